@@ -1,0 +1,135 @@
+"""The one reader of ``settings.KAPSO_CONNECT``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+NAME = "KAPSO_CONNECT"
+
+
+@dataclass(frozen=True)
+class Conf:
+    """The settings of this package, with their defaults.
+
+    ``API_KEY``
+        The key of your Kapso project (Kapso: Project settings, API keys).
+    ``API_BASE_URL``
+        Where Kapso's API is; another address only for the sandbox.
+    ``WEBHOOK_SECRET``
+        The secret that signs Kapso's webhooks: a string, or a list of them while rotating.
+    ``PUBLIC_URL``
+        The https origin of this site as customers' browsers see it: ``https://crm.example.com``.
+    ``SETUP_LINK_DEFAULTS``
+        Options for every new setup link, under Kapso's names (see ``options.SetupLinkOptions``).
+    ``REQUEST_BUDGET``
+        Seconds of API time that one webhook delivery or one page view may spend in all.
+    ``API_BUDGET``
+        Seconds of API time for one operation elsewhere: the admin, commands, tasks.
+    ``MAX_WEBHOOK_BYTES``
+        Largest webhook body that is read.
+    ``RETRY_LIMIT``
+        How often a failed signal receiver or a pending delivery is tried before it counts as failed.
+    ``LEASE_SECONDS``
+        How long one process may work on a delivery before another one takes it over.
+        Longer than your slowest receiver.
+    """
+
+    api_key: str = field(default="", repr=False)
+    api_base_url: str = "https://api.kapso.ai"
+    webhook_secret: tuple[str, ...] = field(default=(), repr=False)
+    public_url: str = ""
+    setup_link_defaults: Mapping[str, Any] = field(default_factory=dict)
+    request_budget: float = 5.0
+    api_budget: float = 30.0
+    max_webhook_bytes: int = 1024 * 1024
+    retry_limit: int = 10
+    lease_seconds: float = 300.0
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ImproperlyConfigured(f"{NAME}[{name!r}] must be a string, not {_kind(value)}.")
+    return value.strip()
+
+
+def _url(name: str, value: object) -> str:
+    return _text(name, value).rstrip("/")
+
+
+def _secrets(name: str, value: object) -> tuple[str, ...]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, (list, tuple)) or not all(isinstance(v, str) for v in values):
+        raise ImproperlyConfigured(
+            f"{NAME}[{name!r}] must be a string or a list of strings, not {_kind(value)}."
+        )
+    # An empty secret would let anybody sign: it counts as none.
+    return tuple(v for v in values if v)
+
+
+def _mapping(name: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ImproperlyConfigured(f"{NAME}[{name!r}] must be a dict, not {_kind(value)}.")
+    return value
+
+
+def _positive(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ImproperlyConfigured(f"{NAME}[{name!r}] must be a number above 0, not {value!r}.")
+    return value
+
+
+def _positive_int(name: str, value: object) -> int:
+    number = _positive(name, value)
+    if not isinstance(number, int):
+        raise ImproperlyConfigured(f"{NAME}[{name!r}] must be a whole number, not {value!r}.")
+    return number
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+READERS = {
+    "API_KEY": _text,
+    "API_BASE_URL": _url,
+    "WEBHOOK_SECRET": _secrets,
+    "PUBLIC_URL": _url,
+    "SETUP_LINK_DEFAULTS": _mapping,
+    "REQUEST_BUDGET": _positive,
+    "API_BUDGET": _positive,
+    "MAX_WEBHOOK_BYTES": _positive_int,
+    "RETRY_LIMIT": _positive_int,
+    "LEASE_SECONDS": _positive,
+}
+
+
+@lru_cache(maxsize=1)
+def get_conf() -> Conf:
+    """Return the settings as typed values.
+
+    Raises ImproperlyConfigured, naming the key, for a value of the wrong type or an unknown key.
+    """
+    given = getattr(settings, NAME, {})
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(f"{NAME} must be a dict, not {_kind(given)}.")
+    unknown = sorted(str(key) for key in given if key not in READERS)
+    if unknown:
+        raise ImproperlyConfigured(
+            f"{NAME} has unknown keys: {', '.join(unknown)}. Known are: {', '.join(READERS)}."
+        )
+    return Conf(**{key.lower(): READERS[key](key, value) for key, value in given.items()})
+
+
+def _forget(*, setting: str, **kwargs: object) -> None:
+    if setting == NAME:
+        get_conf.cache_clear()
+
+
+setting_changed.connect(_forget, dispatch_uid="kapso_connect.conf")
