@@ -1,0 +1,152 @@
+"""Checks for what a client sends: each takes (name, value) and returns the value to store."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.utils.dateparse import parse_datetime
+
+Check = Callable[[str, object], Any]
+Spec = Mapping[str, Check]
+
+MAX_TEXT = 2048
+
+
+class ApiError(Exception):
+    """An answer other than the one hoped for: a status and a text for the client."""
+
+    def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.headers = dict(headers or {})
+
+
+class Invalid(ApiError):
+    """422: understood, and not acceptable."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(422, text)
+
+
+def text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise Invalid(f"{name} must be a string")
+    if len(value) > MAX_TEXT:
+        raise Invalid(f"{name} is too long (maximum is {MAX_TEXT} characters)")
+    return value
+
+
+def filled(name: str, value: object) -> str:
+    if not text(name, value).strip():
+        raise Invalid(f"{name} can't be blank")
+    return text(name, value)
+
+
+def boolean(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise Invalid(f"{name} must be true or false")
+    return value
+
+
+def integer(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Invalid(f"{name} must be a whole number")
+    return value
+
+
+def count(name: str, value: object) -> int:
+    if not 0 <= integer(name, value) <= 1_000_000:
+        raise Invalid(f"{name} must be between 0 and 1000000")
+    return integer(name, value)
+
+
+def seconds(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 86400:
+        raise Invalid(f"{name} must be a number of seconds between 0 and 86400")
+    return float(value)
+
+
+def mapping(name: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Invalid(f"{name} must be an object")
+    return value
+
+
+def url(name: str, value: object) -> str:
+    address = text(name, value)
+    try:
+        parts = urlsplit(address)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or re.search(r"[\s\x00-\x1f\x7f<>\"]", address):
+        raise Invalid(f"{name} is not a valid URL")
+    return address
+
+
+def moment(name: str, value: object) -> datetime:
+    try:
+        parsed = parse_datetime(text(name, value))
+        if parsed is None:
+            raise ValueError
+        if parsed.tzinfo is None:
+            parsed = parsed.replace(tzinfo=timezone.utc)
+        return parsed.astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        raise Invalid(f"{name} must be a date and time in ISO 8601") from None
+
+
+def matching(pattern: str, meaning: str) -> Check:
+    compiled = re.compile(pattern)
+
+    def check(name: str, value: object) -> str:
+        if not compiled.fullmatch(text(name, value)):
+            raise Invalid(f"{name} must be {meaning}")
+        return text(name, value)
+
+    return check
+
+
+def choice(*values: str) -> Check:
+    def check(name: str, value: object) -> str:
+        if not isinstance(value, str) or value not in values:
+            raise Invalid(f"{name} is not included in the list: {', '.join(values)}")
+        return value
+
+    return check
+
+
+def items(check_item: Check) -> Check:
+    def check(name: str, value: object) -> list[Any]:
+        if not isinstance(value, list) or len(value) > 1000:
+            raise Invalid(f"{name} must be a list")
+        return [check_item(f"{name}[{index}]", item) for index, item in enumerate(value)]
+
+    return check
+
+
+def nullable(check_value: Check) -> Check:
+    return lambda name, value: None if value is None else check_value(name, value)
+
+
+hex_colour = matching(r"#[0-9A-Fa-f]{6}", "a hex colour such as #1A2B3C")
+e164 = matching(r"\+[1-9][0-9]{6,14}", "an E.164 phone number such as +14155550100")
+digits = matching(r"[0-9]{1,32}", "a string of digits")
+
+
+def read(spec: Spec, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the known fields of ``given``, checked; like Kapso, pass over the unknown ones."""
+    return {name: check(name, given[name]) for name, check in spec.items() if name in given}
+
+
+def read_strictly(spec: Spec, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for the sandbox's own controls, where an unknown name is a typing error."""
+    unknown = sorted(set(given) - set(spec))
+    if unknown:
+        raise Invalid(f"unknown: {', '.join(unknown)}. Known are: {', '.join(spec)}")
+    return read(spec, given)

@@ -1,0 +1,183 @@
+"""The hosted setup page, where the tester plays the customer who connects WhatsApp."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+
+from . import fields, payloads
+from .fields import Invalid
+from .state import PhoneNumber, SetupLink, new_id, now, world
+from .webhooks import sender
+
+ERRORS = {
+    "facebook_auth_failed": "The customer cancelled the Facebook login",
+    "phone_verification_failed": "The phone number could not be verified",
+    "waba_limit_reached": "The customer has too many WhatsApp accounts",
+    "token_exchange_failed": "Kapso could not get a token from Facebook",
+    "link_expired": "The link has expired",
+    "already_used": "The link was used before",
+}
+TYPES = {
+    "coexistence": "Coexistence: keep the WhatsApp Business app on the phone",
+    "dedicated": "Dedicated: the number works by API only",
+}
+HEADINGS = {
+    "en": "Connect your WhatsApp number",
+    "es": "Conecta tu número de WhatsApp",
+    "pt": "Conecte seu número de WhatsApp",
+    "hi": "अपना WhatsApp नंबर कनेक्ट करें",
+    "id": "Hubungkan nomor WhatsApp Anda",
+    "ar": "اربط رقم واتساب الخاص بك",
+}
+WEBHOOK_FIRST_TIMEOUT = 15
+
+
+def show(request: HttpRequest, token: str) -> HttpResponse:
+    link = world.link_by_token.get(token)
+    return _refusal(request, link) or _form(request, link)
+
+
+def submit(request: HttpRequest, token: str) -> HttpResponse:
+    link = world.link_by_token.get(token)
+    if refusal := _refusal(request, link):
+        return refusal
+    assert link is not None  # noqa: S101
+    outcome = request.POST.get("outcome", "")
+    try:
+        if outcome == "connect":
+            return _connect(request, link)
+        return _fail(request, link, fields.choice("connect", *ERRORS)("outcome", outcome))
+    except Invalid as error:
+        return _form(request, link, error.text)
+
+
+def _refusal(request: HttpRequest, link: SetupLink | None) -> HttpResponse | None:
+    """Return the answer for a link that cannot be used; None when it can."""
+    status = link.current_status if link else "unknown"
+    if link is None or status == "revoked":
+        text = "This link was revoked." if link else "There is no such link."
+        return _message(request, text, 410 if link else 404)
+    if status == "active":
+        return None
+    code = "already_used" if status == "used" else "link_expired"
+    return _to_failure(request, link, code)
+
+
+def _form(request: HttpRequest, link: SetupLink | None, error: str = "") -> HttpResponse:
+    assert link is not None  # noqa: S101
+    language = link.language or _browser_language(request)
+    context = {
+        "link": link,
+        "customer": world.customers[link.customer_id],
+        "types": [(name, TYPES[name]) for name in link.allowed_connection_types],
+        "chosen_type": request.POST.get("connection_type") or link.allowed_connection_types[0],
+        "phone_number": request.POST.get("phone_number", link.reconnect_phone_number or ""),
+        "display_name": request.POST.get("display_name", ""),
+        "errors": ERRORS,
+        "error": error,
+        "language": language,
+        "direction": "rtl" if language == "ar" else "ltr",
+        "heading": HEADINGS[language],
+        "theme": {k.replace("_", "-"): v for k, v in (link.theme_config or {}).items()},
+    }
+    status = 422 if error else 200
+    return render(request, "kapso_sandbox/setup.html", context, status=status)
+
+
+def _browser_language(request: HttpRequest) -> str:
+    wanted = request.headers.get("Accept-Language", "")
+    codes = (part.split(";")[0].strip()[:2].lower() for part in wanted.split(","))
+    return next((code for code in codes if code in HEADINGS), "en")
+
+
+def _connect(request: HttpRequest, link: SetupLink) -> HttpResponse:
+    kind = request.POST.get("connection_type") or link.allowed_connection_types[0]
+    fields.choice(*link.allowed_connection_types)("connection_type", kind)
+    given = re.sub(r"[\s().-]", "", request.POST.get("phone_number", ""))
+    phone_number = fields.e164("phone_number", given) if given else link.reconnect_phone_number
+    name = fields.text("display_name", request.POST.get("display_name", "").strip())
+    number, event = _add_or_reconnect(link, phone_number, kind == "coexistence", name)
+    if link.provision_phone_number:
+        link.provisioned_phone_number = _provisioned(number)
+    link.status = "used"
+    link.whatsapp_setup_status = "completed"
+    link.whatsapp_setup_error = None
+    deliveries = sender.emit(event, payloads.build(event, number))
+    if world.faults.webhook_first:
+        sender.wait(lambda: all(d.attempts for d in deliveries), WEBHOOK_FIRST_TIMEOUT)
+    if not link.success_redirect_url:
+        return _message(request, "Connected. You can close this page.")
+    parameters = {
+        "setup_link_id": link.id,
+        "status": "completed",
+        "phone_number_id": number.phone_number_id,
+        "business_account_id": number.business_account_id,
+        "provisioned_phone_number_id": (link.provisioned_phone_number or {}).get("id"),
+        "display_phone_number": f"+{number.normalized}",
+    }
+    return HttpResponseRedirect(with_query(link.success_redirect_url, parameters))
+
+
+def _add_or_reconnect(
+    link: SetupLink, phone_number: str | None, coexistence: bool, name: str
+) -> tuple[PhoneNumber, str]:
+    customer = world.customers[link.customer_id]
+    known = world.number_by_digits(phone_number.lstrip("+")) if phone_number else None
+    if link.reconnect_phone_number and known and known.customer_id == customer.id:
+        known.status = "CONNECTED"
+        known.is_coexistence = coexistence
+        known.updated_at = now()
+        return known, payloads.RECONNECTED
+    number = world.add_number(
+        phone_number=phone_number,
+        customer_id=customer.id,
+        business_account_id=customer.business_account_id,
+        verified_name=name or customer.name,
+        is_coexistence=coexistence,
+    )
+    return number, payloads.CREATED
+
+
+def _provisioned(number: PhoneNumber) -> dict[str, Any]:
+    return {
+        "id": new_id(),
+        "phone_number": f"+{number.normalized}",
+        "status": "active",
+        "area_code": number.normalized[1:4] if number.normalized.startswith("1") else None,
+        "country_iso": "US",
+        "country_dial_code": "1",
+        "display_number": number.display_phone_number,
+    }
+
+
+def _fail(request: HttpRequest, link: SetupLink, code: str) -> HttpResponse:
+    link.whatsapp_setup_status = "failed"
+    link.whatsapp_setup_error = code
+    if code == "link_expired":
+        link.expires_at = now()
+    return _to_failure(request, link, code)
+
+
+def _to_failure(request: HttpRequest, link: SetupLink, code: str) -> HttpResponse:
+    if not link.failure_redirect_url:
+        return _message(request, f"{ERRORS[code]}.")
+    parameters = {"setup_link_id": link.id, "error_code": code}
+    return HttpResponseRedirect(with_query(link.failure_redirect_url, parameters))
+
+
+def _message(request: HttpRequest, text: str, status: int = 200) -> HttpResponse:
+    return render(request, "kapso_sandbox/message.html", {"text": text}, status=status)
+
+
+def with_query(url: str, parameters: Mapping[str, str | None]) -> str:
+    """Return ``url`` with the parameters that have a value, after those it has already."""
+    parts = urlsplit(url)
+    added = urlencode({name: value for name, value in parameters.items() if value})
+    query = f"{parts.query}&{added}" if parts.query else added
+    return urlunsplit(parts._replace(query=query))

@@ -1,0 +1,109 @@
+"""The webhook events: their names, and their bodies in today's form."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .state import Customer, PhoneNumber, new_id, now, world
+from .web import timestamp
+
+CREATED = "whatsapp.phone_number.created"
+DELETED = "whatsapp.phone_number.deleted"
+OFFBOARDED = "whatsapp.phone_number.offboarded"
+DISCONNECTED = "whatsapp.phone_number.disconnected"
+RECONNECTED = "whatsapp.phone_number.reconnected"
+ACCOUNT = "whatsapp.account."
+
+V2_ONLY = (OFFBOARDED, DISCONNECTED, RECONNECTED)
+EVENTS = (
+    CREATED,
+    DELETED,
+    *V2_ONLY,
+    *(f"{ACCOUNT}{what}" for what in ("disabled", "restricted", "reinstated", "violation")),
+    "whatsapp.config.created",
+    "workflow.execution.handoff",
+    "workflow.execution.failed",
+    "project.event",
+)
+FAMILIES = re.compile(r"(workflow\.execution|kapso_agent\.run)\.[a-z_]{1,50}")
+
+ACCOUNT_DETAILS: dict[str, dict[str, Any]] = {
+    "disabled": {"ban": {"state": "DISABLE", "date_label": None}},
+    "restricted": {
+        "restrictions": [
+            {"type": "RESTRICTED_BIZ_INITIATED_MESSAGING", "expires_at": "2030-01-01T00:00:00Z"}
+        ]
+    },
+    "reinstated": {"ban": {"state": "REINSTATE", "date_label": None}},
+    "violation": {"violation": {"type": "SPAM", "remediation": None}},
+}
+META_EVENTS = {
+    OFFBOARDED: "PARTNER_REMOVED",
+    DISCONNECTED: "ACCOUNT_OFFBOARDED",
+    RECONNECTED: "ACCOUNT_RECONNECTED",
+}
+
+
+def is_known(event: str) -> bool:
+    return event in EVENTS or bool(FAMILIES.fullmatch(event))
+
+
+def _parties(number: PhoneNumber, legacy: bool) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "phone_number_id": number.phone_number_id,
+        "project": {"id": world.project_id},
+    }
+    customer = world.customers.get(number.customer_id or "")
+    if customer:
+        values["customer"] = _customer(customer, legacy)
+        if legacy:
+            values["customer_id"] = customer.id
+    return values
+
+
+def _customer(customer: Customer, legacy: bool) -> dict[str, str]:
+    values = {"id": customer.id}
+    if customer.external_customer_id is not None:
+        values["external_customer_id" if legacy else "external_id"] = customer.external_customer_id
+    return values
+
+
+def build(
+    event: str,
+    number: PhoneNumber,
+    *,
+    legacy: bool = False,
+    reason: str | None = None,
+    initiated_by: str | None = None,
+) -> dict[str, Any]:
+    """Return the body that ``event`` has for ``number``; ``legacy`` asks for the older names."""
+    parties = _parties(number, legacy)
+    if event in (CREATED, DELETED):
+        return parties
+    head = {"id": new_id(), "event": event, "occurred_at": timestamp(now())}
+    waba = number.business_account_id
+    if event.startswith(ACCOUNT):
+        phone = {"id": number.phone_number_id, "display_phone_number": number.display_phone_number}
+        return {
+            **head,
+            "business_account_id": waba,
+            "project": parties["project"],
+            "phone_numbers": [phone],
+            **ACCOUNT_DETAILS.get(event.removeprefix(ACCOUNT), {}),
+            "source": {"provider": "meta", "event": "account_update"},
+        }
+    values = {
+        **head,
+        **parties,
+        "connection_type": "coexistence" if number.is_coexistence else "dedicated",
+    }
+    if event in META_EVENTS:
+        values["source"] = {
+            "provider": "meta",
+            "event": META_EVENTS[event],
+            "business_account_id": waba,
+        }
+    if event == DISCONNECTED:
+        values["disconnection"] = {"reason": reason, "initiated_by": initiated_by}
+    return values

@@ -1,0 +1,107 @@
+"""The process: Django without a database, and a server whose connections can break on request."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
+
+from .state import world
+
+HERE = Path(__file__).parent
+MAX_BODY = 1024 * 1024
+MAX_DRAIN = 16 * MAX_BODY
+# Keys in the WSGI environ.
+HANDLER = "kapso_sandbox.handler"
+TOO_LARGE = "kapso_sandbox.too_large"
+
+
+class RequestHandler(WSGIRequestHandler):
+    connection: Any
+    oversized = False
+
+    def get_environ(self) -> dict[str, Any]:
+        environ: dict[str, Any] = {**super().get_environ(), HANDLER: self}
+        length = environ.get("CONTENT_LENGTH", "")
+        if length.isdigit() and (len(length) > 12 or int(length) > MAX_BODY):
+            environ |= {TOO_LARGE: True, "CONTENT_LENGTH": "0"}
+            self.close_connection = self.oversized = True
+        return environ
+
+    def handle(self) -> None:
+        super().handle()
+        if self.oversized:
+            self._drain()
+
+    def _drain(self) -> None:
+        """Read the rest, lest it become a reset that overtakes the answer."""
+        drained = 0
+        with contextlib.suppress(OSError):
+            self.connection.settimeout(1)
+            while drained < MAX_DRAIN and (piece := self.connection.recv(65536)):
+                drained += len(piece)
+
+    def hang_up(self) -> None:
+        """Break the connection without an answer."""
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        if world.options.verbose:
+            sys.stderr.write(f"{format % args}\n")
+
+
+class Server(ThreadedWSGIServer):
+    request_queue_size = 512  # a burst of connections waits here, not at the client
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):  # a client that left is no news
+            super().handle_error(request, client_address)
+
+
+def configure() -> None:
+    """Make this process a Django project of its own; a site's settings are never read."""
+    settings.configure(
+        SECRET_KEY=secrets.token_hex(),
+        DEBUG=False,
+        ALLOWED_HOSTS=["*"],
+        ROOT_URLCONF="kapso_connect.sandbox.urls",
+        MIDDLEWARE=[
+            "kapso_connect.sandbox.middleware.Platform",
+            "kapso_connect.sandbox.middleware.Guard",
+        ],
+        TEMPLATES=[
+            {
+                "BACKEND": "django.template.backends.django.DjangoTemplates",
+                "DIRS": [HERE / "templates"],
+            }
+        ],
+        DATABASES={},
+        USE_TZ=True,
+        APPEND_SLASH=False,
+        DATA_UPLOAD_MAX_MEMORY_SIZE=MAX_BODY,
+        LOGGING={
+            "version": 1,
+            "disable_existing_loggers": False,
+            "handlers": {"null": {"class": "logging.NullHandler"}},
+            # Refused requests are the sandbox's daily bread.
+            "loggers": {"django": {"handlers": ["null"], "propagate": False}},
+        },
+    )
+
+
+def listen(host: str, port: int) -> Server:
+    """Return a server bound to the address, ready to ``serve_forever``."""
+    from django.core.wsgi import get_wsgi_application
+
+    application = get_wsgi_application()
+    server = Server((host, port), RequestHandler, ipv6=":" in host)
+    server.set_app(application)
+    return server

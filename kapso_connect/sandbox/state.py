@@ -1,0 +1,320 @@
+"""The sandbox's world: what a Kapso project holds, in memory, behind one lock."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from uuid import uuid4
+
+import phonenumbers
+
+from .faults import Faults
+
+LINK_DAYS = 30
+CONNECTION_TYPES = ("coexistence", "dedicated")
+# With 555-01xx behind them, numbers that nobody has.
+AREA_CODES = (
+    *(201, 202, 203, 205, 206, 207, 208, 209, 210, 212, 213, 214, 215, 216, 217, 218, 219, 301),
+    *(302, 303, 304, 305, 307, 308, 309, 310, 312, 313, 314, 315, 316, 317, 318, 401, 402, 404),
+    *(405, 406, 407, 408, 410, 412, 413, 414, 415, 417, 419, 501, 502, 503, 504, 505, 507, 508),
+)
+
+
+def now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def new_id() -> str:
+    return str(uuid4())
+
+
+def new_meta_id() -> str:
+    """An id as Meta gives them: 15 digits, as a string."""
+    return str(10**14 + secrets.randbelow(9 * 10**14))
+
+
+@dataclass
+class Options:
+    """How the process was started."""
+
+    base_url: str = ""
+    api_key: str = ""
+    webhook_url: str = ""
+    webhook_secret: str = ""
+    retry_scale: float = 1.0
+    teardown_seconds: float = 0.2
+    verbose: bool = False
+
+
+@dataclass
+class Customer:
+    name: str
+    external_customer_id: str | None = None
+    id: str = field(default_factory=new_id)
+    business_account_id: str = field(default_factory=new_meta_id)
+    created_at: datetime = field(default_factory=now)
+    updated_at: datetime = field(default_factory=now)
+
+
+@dataclass
+class SetupLink:
+    customer_id: str
+    token: str
+    url: str
+    id: str = field(default_factory=new_id)
+    status: str = "active"  # as stored; `current_status` knows the time
+    created_at: datetime = field(default_factory=now)
+    expires_at: datetime | None = field(default_factory=lambda: now() + timedelta(days=LINK_DAYS))
+    success_redirect_url: str | None = None
+    failure_redirect_url: str | None = None
+    allowed_origins: list[str] = field(default_factory=list)
+    allowed_connection_types: list[str] = field(default_factory=lambda: list(CONNECTION_TYPES))
+    meta_billing_mode: str = "customer_managed"
+    theme_config: dict[str, str] | None = None
+    provision_phone_number: bool = False
+    phone_number_area_code: str | None = None
+    phone_number_country_isos: list[str] = field(default_factory=lambda: ["US"])
+    reconnect_phone_number: str | None = None
+    language: str | None = None
+    whatsapp_setup_status: str = "pending"
+    whatsapp_setup_error: str | None = None
+    provisioned_phone_number: dict[str, Any] | None = None
+
+    @property
+    def current_status(self) -> str:
+        expired = self.expires_at is not None and self.expires_at <= now()
+        return "expired" if self.status == "active" and expired else self.status
+
+
+@dataclass
+class PhoneNumber:
+    phone_number_id: str
+    display_phone_number: str
+    customer_id: str | None = None
+    business_account_id: str | None = None
+    name: str = ""
+    verified_name: str | None = None
+    is_coexistence: bool = False
+    status: str = "CONNECTED"
+    quality_rating: str | None = "GREEN"
+    name_status: str | None = "APPROVED"
+    code_verification_status: str | None = "VERIFIED"
+    internal_id: str = field(default_factory=new_id)
+    created_at: datetime = field(default_factory=now)
+    updated_at: datetime = field(default_factory=now)
+
+    @property
+    def normalized(self) -> str:
+        return "".join(c for c in self.display_phone_number if c.isdigit())
+
+
+@dataclass
+class Webhook:
+    url: str
+    project_id: str
+    id: str = field(default_factory=new_id)
+    kind: str = "kapso"
+    secret_key: str | None = None
+    active: bool = True
+    events: list[str] = field(default_factory=list)
+    headers: dict[str, str] | None = None
+    payload_version: str | None = "v2"
+    phone_number_id: str | None = None
+    buffer_enabled: bool = False
+    buffer_window_seconds: int | None = None
+    max_buffer_size: int | None = None
+    buffer_events: list[str] = field(default_factory=list)
+    inactivity_minutes: int | None = None
+    created_at: datetime = field(default_factory=now)
+    updated_at: datetime = field(default_factory=now)
+    # (when, whether it was answered 200) of the attempts that decide about a pause.
+    outcomes: deque[tuple[datetime, bool]] = field(default_factory=deque)
+
+
+@dataclass
+class Attempt:
+    at: datetime
+    seconds: float
+    status: int | None
+    error: str | None
+
+
+@dataclass
+class Delivery:
+    webhook_id: str
+    event: str
+    body: bytes
+    idempotency_key: str
+    batch_size: int = 0
+    id: str = field(default_factory=new_id)
+    state: str = "pending"  # pending, held, delivered, failed (given up), dropped
+    attempts: list[Attempt] = field(default_factory=list)
+    created_at: datetime = field(default_factory=now)
+    next_attempt_at: datetime | None = None
+    forced: bool = False  # asked for by a person: sent even to a paused webhook
+
+    @property
+    def settled(self) -> bool:
+        return self.state in ("delivered", "failed", "dropped")
+
+
+@dataclass
+class LoggedRequest:
+    method: str
+    path: str
+    query: str
+    body: Any
+    has_key: bool
+    at: datetime = field(default_factory=now)
+    status: int | None = None  # None: no answer was sent, or not yet
+    fault: str | None = None
+
+
+class World:
+    """Everything the sandbox knows. Use it with ``lock`` held."""
+
+    def __init__(self) -> None:
+        self.options = Options()
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.project_id = new_id()
+        self.reset()
+
+    def reset(self) -> None:
+        self.customers: dict[str, Customer] = {}
+        self.customer_by_external_id: dict[str, Customer] = {}
+        self.links: dict[str, SetupLink] = {}
+        self.links_of: dict[str, list[SetupLink]] = {}
+        self.link_by_token: dict[str, SetupLink] = {}
+        self._numbers: dict[str, PhoneNumber] = {}
+        self._gone_at: dict[str, datetime] = {}
+        # Meta keeps the id of a phone number that leaves and comes back.
+        self._id_of_digits: dict[str, str] = {}
+        self._generated = 0
+        self.webhooks: dict[str, Webhook] = {}
+        self.default_webhook_id = ""
+        self.deliveries: dict[str, Delivery] = {}
+        self.requests: deque[LoggedRequest] = deque(maxlen=20_000)
+        self.health: dict[str, tuple[datetime, dict[str, Any]]] = {}
+        self.health_calls: deque[datetime] = deque()
+        self.faults = Faults()
+
+    # Customers
+
+    def add_customer(self, name: str, external_customer_id: str | None = None) -> Customer:
+        customer = Customer(name, external_customer_id)
+        self.customers[customer.id] = customer
+        if external_customer_id is not None:
+            self.customer_by_external_id[external_customer_id] = customer
+        return customer
+
+    def change_customer(self, customer: Customer, changes: Mapping[str, Any]) -> None:
+        if customer.external_customer_id is not None:
+            del self.customer_by_external_id[customer.external_customer_id]
+        apply(customer, changes)
+        if customer.external_customer_id is not None:
+            self.customer_by_external_id[customer.external_customer_id] = customer
+
+    def remove_customer(self, customer: Customer) -> None:
+        self.change_customer(customer, {"external_customer_id": None})
+        for link in self.links_of.pop(customer.id, []):
+            del self.links[link.id]
+            del self.link_by_token[link.token]
+        del self.customers[customer.id]
+
+    # Setup links
+
+    def add_link(self, customer: Customer, values: Mapping[str, Any]) -> SetupLink:
+        token = secrets.token_urlsafe(32)
+        url = f"{self.options.base_url}/setup/{token}"
+        link = SetupLink(customer.id, token, url, **values)
+        self.links[link.id] = self.link_by_token[token] = link
+        self.links_of.setdefault(customer.id, []).append(link)
+        self.revoke_others(link)
+        return link
+
+    def revoke_others(self, link: SetupLink) -> None:
+        """Keep the rule that a customer has one active link."""
+        for other in self.links_of[link.customer_id]:
+            if other is not link and other.current_status == "active":
+                other.status = "revoked"
+
+    # Phone numbers
+
+    def numbers(self) -> dict[str, PhoneNumber]:
+        """The numbers that can be read; those whose teardown is over have gone."""
+        for phone_number_id, gone_at in list(self._gone_at.items()):
+            if gone_at <= now():
+                self.forget_number(phone_number_id)
+        return self._numbers
+
+    def number_by_digits(self, digits: str) -> PhoneNumber | None:
+        return self.numbers().get(self._id_of_digits.get(digits, ""))
+
+    def add_number(
+        self, *, phone_number: str | None = None, phone_number_id: str | None = None, **values: Any
+    ) -> PhoneNumber:
+        """Add a number (``phone_number`` in E.164, None = generate one) or take it over."""
+        display = self.generate_number() if phone_number is None else display_form(phone_number)
+        number = PhoneNumber("", display, **values)
+        known = self._id_of_digits.get(number.normalized)
+        number.phone_number_id = phone_number_id or known or new_meta_id()
+        number.name = number.name or number.verified_name or display
+        self._id_of_digits[number.normalized] = number.phone_number_id
+        self._gone_at.pop(number.phone_number_id, None)
+        self._numbers[number.phone_number_id] = number
+        return number
+
+    def generate_number(self) -> str:
+        line, area = divmod(self._generated, len(AREA_CODES))
+        self._generated += 1
+        return f"+1 {AREA_CODES[area]}-555-{100 + line % 9900:04d}"
+
+    def tear_down_number(self, number: PhoneNumber) -> bool:
+        """Start to remove a number; False when that has begun already."""
+        if number.phone_number_id in self._gone_at:
+            return False
+        lasts = timedelta(seconds=self.options.teardown_seconds)
+        self._gone_at[number.phone_number_id] = now() + lasts
+        return True
+
+    def forget_number(self, phone_number_id: str) -> None:
+        self._numbers.pop(phone_number_id, None)
+        self._gone_at.pop(phone_number_id, None)
+        self.health.pop(phone_number_id, None)
+
+    def numbers_of(self, customer: Customer) -> list[PhoneNumber]:
+        return [n for n in self.numbers().values() if n.customer_id == customer.id]
+
+    def log_delivery(self, delivery: Delivery) -> None:
+        self.deliveries[delivery.id] = delivery
+        if len(self.deliveries) > 20_000:
+            del self.deliveries[next(iter(self.deliveries))]
+
+
+def apply(target: Customer | SetupLink | PhoneNumber | Webhook, changes: Mapping[str, Any]) -> None:
+    for name, value in changes.items():
+        setattr(target, name, value)
+    if not isinstance(target, SetupLink):
+        target.updated_at = now()
+
+
+def display_form(phone_number: str) -> str:
+    """+14155550100 → +1 415-555-0100, as Meta writes it."""
+    try:
+        parsed = phonenumbers.parse(phone_number, None)
+    except phonenumbers.NumberParseException:
+        return phone_number
+    return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.INTERNATIONAL)
+
+
+def newest_first(values: Iterable[Any]) -> list[Any]:
+    return sorted(values, key=lambda value: value.created_at, reverse=True)
+
+
+world = World()

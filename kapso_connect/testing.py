@@ -1,0 +1,325 @@
+"""For a host's own tests: signed webhook requests, and a running sandbox.
+
+Nothing here needs Django; the sandbox is a process of its own and never sees your settings.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from requests import Response, Session
+
+from .sandbox import signing
+from .sandbox.signing import sign
+
+__all__ = ["Sandbox", "SandboxError", "sign", "webhook_headers"]
+
+STARTED = "Kapso sandbox (this is NOT Kapso) on "
+HTTP_TIMEOUT = 70
+
+
+def webhook_headers(
+    body: bytes,
+    secret: str,
+    *,
+    event: str,
+    idempotency_key: str | None = None,
+    payload_version: str = "v2",
+    batch_size: int = 0,
+) -> dict[str, str]:
+    """Return the headers with which Kapso would send ``body``.
+
+    ``idempotency_key`` is made up when None; ``batch_size`` above 0 adds the batch headers.
+    """
+    return signing.headers(
+        body,
+        secret,
+        event=event,
+        idempotency_key=str(uuid.uuid4()) if idempotency_key is None else idempotency_key,
+        payload_version=payload_version,
+        batch_size=batch_size,
+    )
+
+
+class SandboxError(AssertionError):
+    """The sandbox did not start, or refused what a test asked of it."""
+
+
+class Sandbox:
+    """A running sandbox, and its switches.
+
+    ::
+
+        with Sandbox(webhook_url=live_server.url + "/whatsapp/webhook/") as sandbox:
+            ...  # point API_BASE_URL at sandbox.url
+            location = sandbox.complete(link_url)
+
+    ``webhook_url`` and ``webhook_secret`` name the project webhook that gets every event;
+    ``api_key`` is the only key accepted; ``retry_scale`` multiplies Kapso's 10, 40 and 90 s
+    (0 retries at once); ``teardown_seconds`` is how long a deleted number stays readable;
+    ``start_timeout`` is in seconds. Raises SandboxError when it does not start.
+    """
+
+    def __init__(
+        self,
+        *,
+        webhook_url: str = "",
+        webhook_secret: str = "sandbox-webhook-secret",  # noqa: S107
+        api_key: str = "sandbox-api-key",
+        retry_scale: float = 0.0,
+        teardown_seconds: float = 0.2,
+        port: int = 0,
+        start_timeout: float = 20.0,
+    ) -> None:
+        self.api_key = api_key
+        self.webhook_secret = webhook_secret
+        self._http = Session()
+        self._http.trust_env = False
+        with tempfile.NamedTemporaryFile(
+            prefix="kapso-sandbox-", suffix=".log", delete=False
+        ) as log:
+            self._log = Path(log.name)
+            self._process = subprocess.Popen(  # noqa: S603
+                [
+                    *(sys.executable, "-m", "kapso_connect.sandbox", "--stop-on-eof"),
+                    *("--port", str(port), "--api-key", api_key),
+                    *("--webhook-url", webhook_url, "--webhook-secret", webhook_secret),
+                    *("--retry-scale", str(retry_scale)),
+                    *("--teardown-seconds", str(teardown_seconds)),
+                ],
+                # The child stops when this pipe closes, so it never outlives a killed test run.
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            self.url = self._wait_for_url(start_timeout)
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the process; harmless when it has ended already."""
+        self._http.close()
+        self._process.terminate()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdin:
+            self._process.stdin.close()
+        self._log.unlink(missing_ok=True)
+
+    def _wait_for_url(self, timeout: float) -> str:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            for line in self.output().splitlines(keepends=True):
+                if line.startswith(STARTED) and line.endswith("\n"):
+                    return line.removeprefix(STARTED).strip()
+            if self._process.poll() is not None:
+                raise SandboxError(
+                    f"The sandbox ended with code {self._process.returncode}:\n{self.output()}"
+                )
+            time.sleep(0.02)
+        raise SandboxError(f"The sandbox was not ready after {timeout} s:\n{self.output()}")
+
+    def output(self) -> str:
+        """Return what the process has printed so far."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def _call(self, method: str, path: str, body: object = None) -> Any:
+        response = self._http.request(
+            method, self.url + path, json=body, timeout=HTTP_TIMEOUT, allow_redirects=False
+        )
+        if not response.ok:
+            raise SandboxError(f"{method} {path}: {response.status_code} {response.text}")
+        return response.json()
+
+    # Faults
+
+    def faults(self, **rules: Any) -> dict[str, Any]:
+        """Turn faults on (see ``sandbox.faults``); those not named stay. Return all."""
+        result: dict[str, Any] = self._call("POST", "/sandbox/faults", rules)
+        return result
+
+    def clear_faults(self) -> None:
+        """Turn all faults off; deliveries held back for a batch or another order go out."""
+        self._call("DELETE", "/sandbox/faults")
+
+    # The world
+
+    def reset(self) -> None:
+        """Empty the sandbox, back to the webhook it was started with."""
+        self._call("POST", "/sandbox/reset")
+
+    def seed(
+        self,
+        customers: int,
+        numbers_per_customer: int = 0,
+        *,
+        prefix: str = "seed",
+        webhooks: bool = False,
+    ) -> dict[str, int]:
+        """Make many customers (external ids ``<prefix>-1`` …), each with numbers."""
+        result: dict[str, int] = self._call(
+            "POST",
+            "/sandbox/seed",
+            {
+                "customers": customers,
+                "numbers_per_customer": numbers_per_customer,
+                "prefix": prefix,
+                "webhooks": webhooks,
+            },
+        )
+        return result
+
+    def add_number(
+        self,
+        *,
+        customer_id: str | None = None,
+        external_customer_id: str | None = None,
+        webhook: bool = False,
+        **fields: Any,
+    ) -> dict[str, Any]:
+        """Make one number: of a customer, or of the project itself when none is named.
+
+        ``webhook`` announces it; ``fields`` are ``phone_number`` (E.164) and the API's own names.
+        """
+        owner = {"customer_id": customer_id, "external_customer_id": external_customer_id}
+        body = {**owner, "webhook": webhook, **fields}
+        return self._data("POST", "/sandbox/numbers", body)
+
+    def patch_number(self, phone_number_id: str, **fields: Any) -> dict[str, Any]:
+        """Change a number as nobody could at Kapso; ``customer_id`` moves it. No webhook."""
+        return self._data("PATCH", f"/sandbox/numbers/{phone_number_id}", fields)
+
+    def patch_setup_link(self, setup_link_id: str, **fields: Any) -> dict[str, Any]:
+        """Change a setup link, for example ``expires_at="2020-01-01T00:00:00Z"``."""
+        return self._data("PATCH", f"/sandbox/setup_links/{setup_link_id}", fields)
+
+    def state(self) -> dict[str, Any]:
+        """Return counts and all objects."""
+        result: dict[str, Any] = self._call("GET", "/sandbox/state")
+        return result
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Return the API requests received: method, path, query, body, has_key, status, fault."""
+        return self._rows("/sandbox/requests")
+
+    def _data(self, method: str, path: str, body: object) -> dict[str, Any]:
+        result: dict[str, Any] = self._call(method, path, body)["data"]
+        return result
+
+    def _rows(self, path: str) -> list[dict[str, Any]]:
+        result: list[dict[str, Any]] = self._call("GET", path)["data"]
+        return result
+
+    # Webhooks
+
+    def set_webhook(self, url: str | None, secret: str | None = None) -> None:
+        """Send every event to ``url`` from now on; None sends none. ``secret`` None keeps it."""
+        if secret is not None:
+            self.webhook_secret = secret
+        self._call("POST", "/sandbox/webhook", {"url": url, "secret": self.webhook_secret})
+
+    def send_event(
+        self,
+        event: str,
+        *,
+        phone_number_id: str | None = None,
+        payload: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Send any event, for a number of the sandbox or with a ``payload`` as it is.
+
+        With ``phone_number_id`` the right body is built and the number changes as the event
+        says (``apply=False``: it does not); a ``payload`` beside it is laid over that body.
+        ``options``: idempotency_key, webhook_id, apply, legacy, reason, initiated_by.
+        Returns ``payload`` and the ids of the ``deliveries``.
+        """
+        body = {"event": event, **options}
+        if phone_number_id is not None:
+            body["phone_number_id"] = phone_number_id
+        if payload is not None:
+            body["payload"] = payload
+        result: dict[str, Any] = self._call("POST", "/sandbox/events", body)
+        return result
+
+    def deliveries(self) -> list[dict[str, Any]]:
+        """Return the deliveries, oldest first, with their attempts."""
+        return self._rows("/deliveries.json")
+
+    def wait_for_deliveries(self, n: int, timeout: float = 10.0) -> list[dict[str, Any]]:
+        """Wait until ``n`` deliveries are over (answered 200, given up or dropped); return all.
+
+        Raises SandboxError after ``timeout`` seconds (60 at most).
+        """
+        rows = self._rows(f"/deliveries.json?settled={n}&timeout={max(1, round(timeout))}")
+        over = sum(row["state"] in ("delivered", "failed", "dropped") for row in rows)
+        if over < n:
+            seen = [(row["event"], row["state"], row["attempts"]) for row in rows]
+            raise SandboxError(f"{over} of {n} deliveries were over after {timeout} s: {seen}")
+        return rows
+
+    def resend(self, delivery_id: str, *, new_key: bool = False) -> dict[str, Any]:
+        """Send a delivery again, under its own idempotency key or under a new one."""
+        response = self._http.post(
+            f"{self.url}/deliveries/{delivery_id}/resend",
+            data={"new_key": "1" if new_key else ""},
+            headers={"Accept": "application/json"},
+            timeout=HTTP_TIMEOUT,
+        )
+        if not response.ok:
+            raise SandboxError(f"resend: {response.status_code} {response.text}")
+        result: dict[str, Any] = response.json()["data"]
+        return result
+
+    # The hosted page
+
+    def open_setup_page(self, link_url: str) -> Response:
+        """Return the hosted page as a browser gets it, redirects not followed."""
+        return self._http.get(link_url, timeout=HTTP_TIMEOUT, allow_redirects=False)
+
+    def complete(
+        self,
+        link_url: str,
+        *,
+        outcome: str = "connect",
+        connection_type: str | None = None,
+        phone_number: str | None = None,
+        display_name: str | None = None,
+    ) -> str:
+        """Play the customer on the hosted page; return where the browser is sent ("": nowhere).
+
+        ``outcome`` is "connect" or one of Kapso's error codes; ``phone_number`` (E.164) is
+        made up when None. Raises SandboxError when the page refuses what was entered.
+        """
+        form = {
+            "outcome": outcome,
+            "connection_type": connection_type or "",
+            "phone_number": phone_number or "",
+            "display_name": display_name or "",
+        }
+        response = self._http.post(link_url, data=form, timeout=HTTP_TIMEOUT, allow_redirects=False)
+        if response.status_code >= 400:
+            raise SandboxError(f"The setup page answered {response.status_code}: {response.text}")
+        return response.headers.get("Location", "")
