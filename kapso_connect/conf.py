@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -35,7 +35,8 @@ class Conf:
     ``MAX_WEBHOOK_BYTES``
         Largest webhook body that is read.
     ``RETRY_LIMIT``
-        How often a failed signal receiver or a pending delivery is tried before it counts as failed.
+        How often a failed signal receiver or a pending delivery is tried before it counts as
+        failed.
     ``LEASE_SECONDS``
         How long one process may work on a delivery before another one takes it over.
         Longer than your slowest receiver.
@@ -96,7 +97,7 @@ def _kind(value: object) -> str:
     return type(value).__name__
 
 
-READERS = {
+READERS: dict[str, Callable[[str, object], Any]] = {
     "API_KEY": _text,
     "API_BASE_URL": _url,
     "WEBHOOK_SECRET": _secrets,

@@ -1,0 +1,115 @@
+"""System checks: what can be known of a wrong installation without asking the network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import NoReverseMatch, reverse
+
+from .conf import Conf, get_conf
+from .options import InvalidOptions, SetupLinkOptions
+
+
+@register("kapso_connect")
+def check_settings(**kwargs: Any) -> list[CheckMessage]:
+    try:
+        conf = get_conf()
+    except ImproperlyConfigured as error:
+        return [Error(str(error), id="kapso_connect.E001")]
+    return [*_missing(conf), *_public_url(conf), *_link_defaults(conf)]
+
+
+@register(Tags.urls)
+def check_urls(**kwargs: Any) -> list[CheckMessage]:
+    try:
+        reverse("kapso_connect:webhook")
+    except NoReverseMatch:
+        return [
+            Warning(
+                "kapso_connect.urls is not in the URLconf, so Kapso's webhooks and customers "
+                "coming back have nowhere to go.",
+                hint='Add path("whatsapp/", include("kapso_connect.urls")) to urlpatterns.',
+                id="kapso_connect.W004",
+            )
+        ]
+    return []
+
+
+def _missing(conf: Conf) -> list[CheckMessage]:
+    messages: list[CheckMessage] = []
+    if not conf.api_key:
+        messages.append(
+            Warning(
+                "KAPSO_CONNECT['API_KEY'] is not set: setup links cannot be created.",
+                hint="Create a key in Kapso's project settings, or use the sandbox.",
+                id="kapso_connect.W001",
+            )
+        )
+    if not conf.webhook_secret:
+        messages.append(
+            Warning(
+                "KAPSO_CONNECT['WEBHOOK_SECRET'] is not set: every webhook is refused.",
+                hint="Choose a long random string and give the same one to Kapso's webhook.",
+                id="kapso_connect.W002",
+            )
+        )
+    return messages
+
+
+def _public_url(conf: Conf) -> list[CheckMessage]:
+    if not conf.public_url:
+        return [
+            Warning(
+                "KAPSO_CONNECT['PUBLIC_URL'] is not set: setup links cannot be created.",
+                hint="Set it to the origin of this site, such as https://crm.example.com.",
+                id="kapso_connect.W003",
+            )
+        ]
+    if not conf.public_url.startswith(("http://", "https://")):
+        return [
+            Error(
+                "KAPSO_CONNECT['PUBLIC_URL'] must start with https:// (or http:// in development).",
+                id="kapso_connect.E002",
+            )
+        ]
+    return []
+
+
+def _link_defaults(conf: Conf) -> list[CheckMessage]:
+    try:
+        SetupLinkOptions.build(conf.setup_link_defaults)
+    except InvalidOptions as error:
+        return [
+            Error(
+                f"KAPSO_CONNECT['SETUP_LINK_DEFAULTS']: {error}",
+                id="kapso_connect.E003",
+            )
+        ]
+    return []
+
+
+@register("kapso_connect", deploy=True)
+def check_deployment(**kwargs: Any) -> list[CheckMessage]:
+    try:
+        conf = get_conf()
+    except ImproperlyConfigured:
+        return []  # E001 says it
+    messages: list[CheckMessage] = []
+    if conf.public_url.startswith("http://"):
+        messages.append(
+            Warning(
+                "KAPSO_CONNECT['PUBLIC_URL'] is not https: Kapso delivers webhooks to https only.",
+                id="kapso_connect.W005",
+            )
+        )
+    if not conf.api_base_url.startswith("https://"):
+        messages.append(
+            Warning(
+                "KAPSO_CONNECT['API_BASE_URL'] is not https: the API key travels in the clear.",
+                hint="Leave it out; another address is only for the sandbox.",
+                id="kapso_connect.W006",
+            )
+        )
+    return messages

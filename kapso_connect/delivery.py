@@ -1,0 +1,109 @@
+"""The outbox: sends the signal of each ConnectionEvent, after commit, until all have had it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django.db import models
+from django.utils import timezone
+
+from . import signals, tasks
+from .models import Connection, ConnectionEvent, SetupLink, WebhookEvent
+
+logger = logging.getLogger("kapso_connect")
+
+Kind = ConnectionEvent.Kind
+
+SIGNALS: dict[str, tuple[signals.ConnectSignal, type[models.Model]]] = {
+    Kind.SETUP_LINK_CREATED: (signals.setup_link_created, SetupLink),
+    Kind.SETUP_FAILED: (signals.whatsapp_setup_failed, SetupLink),
+    Kind.CONNECTED: (signals.whatsapp_connected, Connection),
+    Kind.DISCONNECTED: (signals.whatsapp_disconnected, Connection),
+    Kind.RECONNECTED: (signals.whatsapp_reconnected, Connection),
+    Kind.ACCOUNT_UPDATED: (signals.whatsapp_account_updated, Connection),
+    Kind.WEBHOOK_RECEIVED: (signals.webhook_received, WebhookEvent),
+}
+
+
+def is_heard(kind: str) -> bool:
+    """True where somebody listens to the signal of this kind of event."""
+    signal, sender = SIGNALS.get(kind, (None, None))
+    return signal is not None and signal.has_listeners(sender)
+
+
+def record(kind: str, *, source: str, **fields: Any) -> ConnectionEvent:
+    """Write one row of the timeline and see to its signal once the transaction commits.
+
+    An event that nobody listens to is delivered already: a receiver that is written later does
+    not hear of the past.
+    """
+    event = ConnectionEvent(kind=kind, source=source, **fields)
+    heard = is_heard(kind)
+    if not heard:
+        event.next_attempt_at = None
+        event.delivered_at = timezone.now()
+    event.save(force_insert=True)
+    if heard:
+        tasks.enqueue_on_commit(tasks.deliver_event, event.pk)
+    return event
+
+
+def deliver(event_id: int) -> bool:
+    """Send the signal of one event; True when every receiver has had it.
+
+    Safe to call from several processes at once: one of them sends. A receiver that raises is
+    noted on the event, and only that one is called again.
+    """
+    event = (
+        ConnectionEvent.objects.select_related(
+            "customer", "connection", "setup_link", "webhook_event"
+        )
+        .filter(pk=event_id)
+        .first()
+    )
+    if event is None or not event.take():
+        return event is not None and event.delivered_at is not None
+    signal, sender = SIGNALS[event.kind]
+    with signal.leaving_out(event.receivers):
+        responses = signal.send_robust(sender=sender, **arguments(event))
+    errors = [
+        f"{signals.receiver_name(receiver)}: {type(response).__name__}: {response}"
+        for receiver, response in responses
+        if isinstance(response, Exception)
+    ]
+    event.receivers = sorted({*event.receivers, *signals.names_done(responses)})
+    if errors:
+        event.put_off("\n".join(errors)[:10_000])
+        logger.error("%s (event %s): %s", event.kind, event.pk, event.last_error)
+    else:
+        event.delivered_at = timezone.now()
+        event.next_attempt_at = None
+        event.last_error = ""
+    # Not over the word of a process that took over because this one was slow.
+    ConnectionEvent.objects.filter(pk=event.pk, delivered_at=None).update(
+        receivers=event.receivers,
+        delivered_at=event.delivered_at,
+        next_attempt_at=event.next_attempt_at,
+        last_error=event.last_error,
+    )
+    return not errors
+
+
+def arguments(event: ConnectionEvent) -> dict[str, Any]:
+    """Return what the event's signal is sent with, as ``signals`` documents it."""
+    common = {"source": event.source, "event": event}
+    if event.kind == Kind.WEBHOOK_RECEIVED:
+        inbox = event.webhook_event
+        return {
+            "webhook_event": inbox,
+            "name": inbox.event if inbox else event.data.get("event", ""),
+            "payload": inbox.payload if inbox else {},
+            **common,
+        }
+    common |= {"customer": event.customer, "setup_link": event.setup_link}
+    if event.kind == Kind.SETUP_FAILED:
+        common["error_code"] = event.data.get("error_code", "")
+    if SIGNALS[event.kind][1] is Connection:
+        common["connection"] = event.connection
+    return common

@@ -1,0 +1,417 @@
+"""What is remembered: who was invited, what is connected, what arrived, what happened.
+
+Rows change only in ``onboarding`` (state), ``webhooks`` (the inbox) and ``delivery`` (the outbox).
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.contrib.contenttypes.fields import GenericForeignKey
+from django.contrib.contenttypes.models import ContentType
+from django.core.serializers.json import DjangoJSONEncoder
+from django.db import models
+from django.db.models import F, Q
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from .conf import get_conf
+
+
+def new_external_id() -> str:
+    return str(uuid.uuid4())
+
+
+class Language(models.TextChoices):
+    """The languages of Kapso's hosted page."""
+
+    ENGLISH = "en", _("English")
+    SPANISH = "es", _("Spanish")
+    PORTUGUESE = "pt", _("Portuguese")
+    HINDI = "hi", _("Hindi")
+    INDONESIAN = "id", _("Indonesian")
+    ARABIC = "ar", _("Arabic")
+
+
+class ConnectionType(models.TextChoices):
+    COEXISTENCE = "coexistence", _("Coexistence (keeps the WhatsApp Business app)")
+    DEDICATED = "dedicated", _("Dedicated (API only)")
+
+
+class Source(models.TextChoices):
+    """Which channel told us."""
+
+    WEBHOOK = "webhook", _("Webhook")
+    REDIRECT = "redirect", _("Redirect")
+    SYNC = "sync", _("Sync")
+    MANUAL = "manual", _("Manual")
+
+
+class CustomerManager(models.Manager["Customer"]):
+    def for_owner(self, owner: models.Model, **defaults: Any) -> Customer:
+        """Return the customer linked to ``owner``, one of the host's own saved objects.
+
+        A missing one is made with ``defaults`` (``name`` is ``str(owner)`` unless given).
+        Raises ValueError for an object that was never saved.
+        """
+        if owner.pk is None:
+            raise ValueError("Save the owner before asking for its customer.")
+        customer, _created = self.get_or_create(
+            owner_type=ContentType.objects.get_for_model(owner),
+            owner_id=str(owner.pk),
+            defaults={"name": str(owner)[:255], **defaults},
+        )
+        return customer
+
+
+class Customer(models.Model):
+    """A business that may connect WhatsApp numbers; a customer in Kapso's terms."""
+
+    name = models.CharField(_("name"), max_length=255)
+    external_customer_id = models.CharField(
+        _("external customer id"),
+        max_length=255,
+        unique=True,
+        null=True,
+        blank=True,
+        default=new_external_id,
+        help_text=_("This site's own id for the customer; Kapso hands it back with its webhooks."),
+    )
+    kapso_id = models.CharField(
+        _("Kapso id"),
+        max_length=64,
+        unique=True,
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("Kapso's id for the customer; set when the first setup link is created."),
+    )
+    owner_type = models.ForeignKey(
+        ContentType,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        verbose_name=_("owner type"),
+    )
+    owner_id = models.CharField(_("owner id"), max_length=64, null=True, blank=True)
+    owner = GenericForeignKey("owner_type", "owner_id")
+    email = models.EmailField(_("e-mail"), blank=True)
+    language = models.CharField(
+        _("language"),
+        max_length=2,
+        choices=Language.choices,
+        blank=True,
+        help_text=_("Language of the hosted page; empty means that of the customer's browser."),
+    )
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+    updated_at = models.DateTimeField(_("updated"), auto_now=True)
+
+    objects: ClassVar[CustomerManager] = CustomerManager()
+
+    class Meta:
+        verbose_name = _("customer")
+        verbose_name_plural = _("customers")
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["owner_type", "owner_id"], name="kapso_connect_one_customer_per_owner"
+            ),
+        ]
+        permissions = [("create_setup_link", _("Can create WhatsApp setup links"))]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class SetupLink(models.Model):
+    """An invitation: the address of Kapso's hosted page on which a customer connects a number."""
+
+    class Status(models.TextChoices):
+        ACTIVE = "active", _("Active")
+        USED = "used", _("Used")
+        EXPIRED = "expired", _("Expired")
+        REVOKED = "revoked", _("Revoked")
+
+    class SetupStatus(models.TextChoices):
+        PENDING = "pending", _("Pending")
+        PROCESSING = "processing", _("Processing")
+        COMPLETED = "completed", _("Completed")
+        FAILED = "failed", _("Failed")
+
+    customer = models.ForeignKey(
+        Customer, on_delete=models.CASCADE, related_name="setup_links", verbose_name=_("customer")
+    )
+    kapso_id = models.CharField(_("Kapso id"), max_length=64, unique=True)
+    url = models.URLField(
+        _("URL"),
+        max_length=2000,
+        help_text=_("Whoever has this address can connect a number for the customer."),
+    )
+    status = models.CharField(
+        _("status"), max_length=16, choices=Status.choices, default=Status.ACTIVE
+    )
+    setup_status = models.CharField(
+        _("setup status"), max_length=16, choices=SetupStatus.choices, default=SetupStatus.PENDING
+    )
+    options = models.JSONField(
+        _("options"), default=dict, blank=True, help_text=_("What Kapso was asked for.")
+    )
+    expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
+    last_error_code = models.CharField(_("last error code"), max_length=64, blank=True)
+    claimed_phone_number_id = models.CharField(
+        _("claimed phone number id"),
+        max_length=64,
+        blank=True,
+        help_text=_("The number a returning browser named; not confirmed by Kapso's API yet."),
+    )
+    claimed_at = models.DateTimeField(_("claimed"), null=True, blank=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        verbose_name=_("created by"),
+    )
+    created_at = models.DateTimeField(
+        _("created"), default=timezone.now, help_text=_("When Kapso created the link.")
+    )
+
+    class Meta:
+        verbose_name = _("setup link")
+        verbose_name_plural = _("setup links")
+        ordering = ["-pk"]
+        indexes = [
+            models.Index(fields=["customer", "status"], name="kapso_connect_link_status"),
+            # Sync looks for the claims that wait.
+            models.Index(fields=["claimed_at"], name="kapso_connect_link_claimed"),
+        ]
+
+    def __str__(self) -> str:
+        # The URL stays out: it is as good as a password.
+        return _("Setup link for %(customer)s") % {"customer": self.customer}
+
+    @property
+    def is_alive(self) -> bool:
+        """True while the customer can still use the link: active and not past ``expires_at``."""
+        return self.status == self.Status.ACTIVE and (
+            self.expires_at is None or self.expires_at > timezone.now()
+        )
+
+
+class Connection(models.Model):
+    """A WhatsApp number of a customer, connected now or once."""
+
+    class Status(models.TextChoices):
+        CONNECTED = "connected", _("Connected")
+        DISCONNECTED = "disconnected", _("Disconnected")
+
+    phone_number_id = models.CharField(
+        _("phone number id"), max_length=64, unique=True, help_text=_("Meta's id of the number.")
+    )
+    customer = models.ForeignKey(
+        Customer, on_delete=models.CASCADE, related_name="connections", verbose_name=_("customer")
+    )
+    setup_link = models.ForeignKey(
+        SetupLink,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="connections",
+        verbose_name=_("setup link"),
+    )
+    business_account_id = models.CharField(
+        _("business account id"),
+        max_length=64,
+        blank=True,
+        db_index=True,
+        help_text=_("The WhatsApp Business Account (WABA) that holds the number."),
+    )
+    provisioned_phone_number_id = models.CharField(
+        _("provisioned phone number id"), max_length=64, blank=True
+    )
+    display_phone_number = models.CharField(_("phone number"), max_length=64, blank=True)
+    verified_name = models.CharField(_("verified name"), max_length=255, blank=True)
+    connection_type = models.CharField(
+        _("connection type"), max_length=16, choices=ConnectionType.choices, blank=True
+    )
+    status = models.CharField(
+        _("status"), max_length=16, choices=Status.choices, default=Status.DISCONNECTED
+    )
+    connected_at = models.DateTimeField(_("connected"), null=True, blank=True)
+    disconnected_at = models.DateTimeField(_("disconnected"), null=True, blank=True)
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+    updated_at = models.DateTimeField(_("updated"), auto_now=True)
+
+    class Meta:
+        verbose_name = _("connection")
+        verbose_name_plural = _("connections")
+        ordering = ["-pk"]
+        indexes = [
+            models.Index(fields=["status", "connected_at"], name="kapso_connect_conn_status"),
+        ]
+
+    def __str__(self) -> str:
+        return self.display_phone_number or self.phone_number_id
+
+    @property
+    def is_connected(self) -> bool:
+        return self.status == self.Status.CONNECTED
+
+
+class Retryable(models.Model):
+    """Work that one process at a time does, that is tried again when it failed, and not forever.
+
+    ``next_attempt_at`` is when it is due. Whoever takes it moves that a lease ahead, so nobody
+    else takes it meanwhile, and it is due again by itself when the taker died.
+    NULL means nobody shall try: it is done, or it failed for good.
+    """
+
+    attempts = models.PositiveSmallIntegerField(_("attempts"), default=0)
+    last_error = models.TextField(_("last error"), blank=True)
+    next_attempt_at = models.DateTimeField(
+        _("next attempt"), null=True, blank=True, default=timezone.now
+    )
+
+    class Meta:
+        abstract = True
+
+    def take(self) -> bool:
+        """Take this work for ``LEASE_SECONDS``; False where another process has it or it is done.
+
+        One conditional UPDATE decides on every database; no lock is held afterwards.
+        """
+        if self.next_attempt_at is None:
+            return False
+        lease_ends = timezone.now() + timedelta(seconds=get_conf().lease_seconds)
+        taken = (
+            type(self)
+            ._default_manager.filter(pk=self.pk, next_attempt_at=self.next_attempt_at)
+            .update(next_attempt_at=lease_ends, attempts=F("attempts") + 1)
+        )
+        if taken:
+            self.next_attempt_at = lease_ends
+            self.attempts += 1
+        return bool(taken)
+
+    def put_off(self, error: str) -> None:
+        """Note why an attempt failed and when the next one is due; none after ``RETRY_LIMIT``.
+
+        The delays double from 15 seconds to an hour. Does not save.
+        """
+        self.last_error = error
+        if self.attempts >= get_conf().retry_limit:
+            self.next_attempt_at = None
+        else:
+            delay = min(15 * 2 ** max(self.attempts - 1, 0), 3600)
+            self.next_attempt_at = timezone.now() + timedelta(seconds=delay)
+
+
+def due(now: Any = None) -> Q:
+    """The condition for Retryable rows that somebody should work on now."""
+    return Q(next_attempt_at__lte=now or timezone.now())
+
+
+class WebhookEvent(Retryable):
+    """The inbox: every signed delivery, as it arrived, before anything followed from it."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending", _("Pending")
+        PROCESSED = "processed", _("Processed")
+        IGNORED = "ignored", _("Ignored")
+        FAILED = "failed", _("Failed")
+
+    idempotency_key = models.CharField(_("idempotency key"), max_length=100, unique=True)
+    event = models.CharField(_("event"), max_length=100)
+    payload = models.JSONField(_("payload"), encoder=DjangoJSONEncoder)
+    status = models.CharField(
+        _("status"), max_length=16, choices=Status.choices, default=Status.PENDING
+    )
+    received_at = models.DateTimeField(_("received"), default=timezone.now)
+    processed_at = models.DateTimeField(_("processed"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("webhook event")
+        verbose_name_plural = _("webhook events")
+        ordering = ["-pk"]
+        indexes = [
+            models.Index(fields=["status", "next_attempt_at"], name="kapso_connect_inbox_due"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.event} {self.idempotency_key}"
+
+
+class ConnectionEvent(Retryable):
+    """The timeline: one row for each thing that happened, and the outbox its signal is sent from.
+
+    ``delivered_at`` is when every receiver of the signal had returned without raising;
+    ``receivers`` are those that did so far, so that a later attempt calls only the others.
+    """
+
+    class Kind(models.TextChoices):
+        SETUP_LINK_CREATED = "setup_link_created", _("Setup link created")
+        SETUP_LINK_REVOKED = "setup_link_revoked", _("Setup link revoked")
+        SETUP_FAILED = "setup_failed", _("Setup failed")
+        CONNECTED = "connected", _("Connected")
+        DISCONNECTED = "disconnected", _("Disconnected")
+        RECONNECTED = "reconnected", _("Reconnected")
+        ACCOUNT_UPDATED = "account_updated", _("Account updated")
+        WEBHOOK_RECEIVED = "webhook_received", _("Webhook received")
+
+    kind = models.CharField(_("kind"), max_length=32, choices=Kind.choices)
+    customer = models.ForeignKey(
+        Customer,
+        on_delete=models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="events",
+        verbose_name=_("customer"),
+    )
+    connection = models.ForeignKey(
+        Connection,
+        on_delete=models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="events",
+        verbose_name=_("connection"),
+    )
+    setup_link = models.ForeignKey(
+        SetupLink,
+        on_delete=models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="events",
+        verbose_name=_("setup link"),
+    )
+    webhook_event = models.ForeignKey(
+        WebhookEvent,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="connection_events",
+        verbose_name=_("webhook event"),
+    )
+    source = models.CharField(_("source"), max_length=16, choices=Source.choices)
+    data = models.JSONField(_("data"), default=dict, blank=True, encoder=DjangoJSONEncoder)
+    occurred_at = models.DateTimeField(_("occurred"), default=timezone.now)
+    delivered_at = models.DateTimeField(_("signal delivered"), null=True, blank=True)
+    receivers = models.JSONField(_("receivers done"), default=list, blank=True)
+
+    class Meta:
+        verbose_name = _("connection event")
+        verbose_name_plural = _("timeline")
+        ordering = ["-pk"]
+        indexes = [
+            models.Index(fields=["customer", "occurred_at"], name="kapso_connect_timeline"),
+            models.Index(
+                fields=["delivered_at", "next_attempt_at"], name="kapso_connect_outbox_due"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()}: {self.connection or self.customer or ''}"

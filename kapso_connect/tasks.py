@@ -1,0 +1,49 @@
+"""The background entry points. Where they run is the site's choice: its TASKS setting."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from .transactions import on_commit
+
+if TYPE_CHECKING:
+    from django_tasks import task
+else:
+    try:
+        from django.tasks import task
+    except ImportError:  # Django 5.2
+        from django_tasks import task
+
+logger = logging.getLogger("kapso_connect")
+
+
+@task()
+def deliver_event(event_id: int) -> None:
+    """Send the signal of one ConnectionEvent, unless another process has."""
+    from . import delivery
+
+    delivery.deliver(event_id)
+
+
+@task()
+def process_webhook_event(webhook_event_id: int) -> None:
+    """Act on one stored delivery that the request could not settle by itself."""
+    from .webhooks import handlers
+
+    handlers.process(webhook_event_id)
+
+
+def enqueue_on_commit(what: Any, row_id: int) -> None:
+    """Enqueue ``what`` for a row once the row is committed.
+
+    A queue that is away costs nobody their answer: the row stays due and ``kapso_sync`` takes it.
+    """
+
+    def enqueue() -> None:
+        try:
+            what.enqueue(row_id)
+        except Exception:
+            logger.exception("Could not enqueue %s(%s); kapso_sync will do it.", what.name, row_id)
+
+    on_commit(enqueue)

@@ -1,0 +1,229 @@
+"""From typed events to ``onboarding``: what each of Kapso's events means for a connection."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from django.db import IntegrityError, OperationalError
+from django.utils import timezone
+
+from .. import delivery, onboarding, tasks
+from ..client import KapsoClient
+from ..conf import get_conf
+from ..exceptions import KapsoError
+from ..models import ConnectionEvent, Source, WebhookEvent
+from ..transactions import atomic, retrying
+from .payloads import MalformedPayload, Message, phone_number_event
+
+logger = logging.getLogger("kapso_connect")
+
+
+class Ignored(Exception):
+    """There is nothing to do about an event; the message says why."""
+
+
+Handler = Callable[[WebhookEvent], None]
+HANDLERS: dict[str, Handler] = {}
+
+
+def handles(name: str) -> Callable[[Handler], Handler]:
+    def register(handler: Handler) -> Handler:
+        HANDLERS[name] = handler
+        return handler
+
+    return register
+
+
+@handles("whatsapp.phone_number.created")
+def created(inbox: WebhookEvent) -> None:
+    event = phone_number_event(inbox.payload)
+    if not event.customer_id:
+        raise Ignored("The number belongs to the Kapso project itself, not to a customer.")
+    onboarding.connect(
+        onboarding.find_or_add_customer(event.customer_id, event.external_customer_id),
+        onboarding.Number(
+            phone_number_id=event.phone_number_id,
+            business_account_id=event.business_account_id,
+            connection_type=event.connection_type,
+        ),
+        source=Source.WEBHOOK,
+        webhook_event=inbox,
+    )
+
+
+@handles("whatsapp.phone_number.deleted")
+def deleted(inbox: WebhookEvent) -> None:
+    event = phone_number_event(inbox.payload)
+    customer = None
+    if event.customer_id:
+        customer = onboarding.find_or_add_customer(event.customer_id, event.external_customer_id)
+    closed = onboarding.disconnect(
+        event.phone_number_id,
+        customer=customer,
+        source=Source.WEBHOOK,
+        webhook_event=inbox,
+        occurred_at=event.occurred_at,
+        data={"reason": "deleted"},
+    )
+    if closed is None:
+        raise Ignored("The number belongs to the Kapso project itself, not to a customer.")
+
+
+# The inbox
+
+
+def receive(message: Message) -> WebhookEvent | None:
+    """Store one event and act on it, in one transaction; None where it was stored before.
+
+    What goes wrong in acting on it is kept with the row, and does not take the row with it.
+    """
+    if WebhookEvent.objects.filter(idempotency_key=message.key).exists():
+        return None
+    try:
+        try:
+            return retrying(lambda: store(message))
+        except (IntegrityError, OperationalError) as error:
+            logger.exception("Could not act on webhook event %s", message.key)
+            reason = describe(error)
+            return retrying(lambda: store(message, postponed_because=reason))
+    except StoredBefore:
+        if WebhookEvent.objects.filter(idempotency_key=message.key).exists():
+            return None
+        raise
+
+
+class StoredBefore(Exception):
+    """Another process stored the same delivery first."""
+
+
+def store(message: Message, *, postponed_because: str = "") -> WebhookEvent:
+    inbox = WebhookEvent(idempotency_key=message.key, event=message.event, payload=message.payload)
+    if postponed_because:
+        inbox.put_off(postponed_because)
+    elif message.error:
+        settle(inbox, WebhookEvent.Status.FAILED, message.error)
+    elif message.event not in HANDLERS:
+        settle(inbox, WebhookEvent.Status.IGNORED, "Not an event this app acts on.")
+    else:
+        # Nobody sees the row before the commit: the usual outcome needs no second statement.
+        settle(inbox, WebhookEvent.Status.PROCESSED)
+    try:
+        inbox.save(force_insert=True)
+    except IntegrityError as error:
+        raise StoredBefore from error
+    if delivery.is_heard(ConnectionEvent.Kind.WEBHOOK_RECEIVED):
+        delivery.record(
+            ConnectionEvent.Kind.WEBHOOK_RECEIVED,
+            source=Source.WEBHOOK,
+            webhook_event=inbox,
+            data={"event": inbox.event},
+        )
+    if inbox.status == WebhookEvent.Status.PROCESSED:
+        try:
+            act(inbox)
+        except onboarding.NeedsConfirmation:
+            inbox.status = WebhookEvent.Status.PENDING
+            inbox.processed_at = None
+            inbox.next_attempt_at = timezone.now()
+            inbox.last_error = "Waits for the API to confirm it."
+        if inbox.status != WebhookEvent.Status.PROCESSED:
+            inbox.save(update_fields=OUTCOME)
+    if inbox.status == WebhookEvent.Status.PENDING and not postponed_because:
+        tasks.enqueue_on_commit(tasks.process_webhook_event, inbox.pk)
+    return inbox
+
+
+OUTCOME = ["status", "last_error", "processed_at", "next_attempt_at"]
+
+
+def act(inbox: WebhookEvent) -> None:
+    """Do what a stored event asks for, inside a savepoint; set the outcome on ``inbox`` (unsaved).
+
+    Raises NeedsConfirmation where the API has to decide, and the database's errors, after which
+    the whole transaction runs again.
+    """
+    try:
+        with atomic():
+            HANDLERS[inbox.event](inbox)
+    except Ignored as reason:
+        settle(inbox, WebhookEvent.Status.IGNORED, str(reason))
+    except MalformedPayload as error:
+        settle(inbox, WebhookEvent.Status.FAILED, str(error))
+    except (onboarding.NeedsConfirmation, IntegrityError, OperationalError):
+        raise
+    except Exception as error:
+        logger.exception("Could not act on webhook event %s", inbox.idempotency_key)
+        settle(inbox, WebhookEvent.Status.FAILED, describe(error))
+    else:
+        settle(inbox, WebhookEvent.Status.PROCESSED)
+
+
+def settle(inbox: WebhookEvent, status: str, reason: str = "") -> None:
+    inbox.status = status
+    inbox.last_error = reason
+    inbox.processed_at = timezone.now()
+    inbox.next_attempt_at = None
+
+
+def describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:10_000]
+
+
+def process(webhook_event_id: int) -> bool:
+    """Act on a stored event that is due, asking the API where it has to decide; True when settled.
+
+    Safe to call from several processes at once: one of them acts. While the API is away the event
+    stays pending and is due again later, ``RETRY_LIMIT`` times.
+    """
+    inbox = WebhookEvent.objects.filter(
+        pk=webhook_event_id, status=WebhookEvent.Status.PENDING
+    ).first()
+    if inbox is None or not inbox.take():
+        return False
+    try:
+        retrying(lambda: act_and_save(inbox))
+    except onboarding.NeedsConfirmation:
+        confirm(inbox)
+    except (IntegrityError, OperationalError) as error:
+        logger.exception("Could not act on webhook event %s", inbox.idempotency_key)
+        put_off(inbox, describe(error))
+    return inbox.status != WebhookEvent.Status.PENDING
+
+
+def act_and_save(inbox: WebhookEvent) -> None:
+    act(inbox)
+    inbox.save(update_fields=OUTCOME)
+
+
+def confirm(inbox: WebhookEvent) -> None:
+    """Let the API decide what a doubtful event is worth."""
+    number = phone_number_event(inbox.payload).phone_number_id
+    try:
+        with KapsoClient.from_settings(budget=get_conf().request_budget) as client:
+            connection = onboarding.follow_api(
+                number, source=Source.WEBHOOK, client=client, webhook_event=inbox
+            )
+    except (KapsoError, onboarding.TryLater) as error:
+        put_off(inbox, str(error))
+        return
+    opens = inbox.event not in CLOSING
+    is_connected = connection is not None and connection.is_connected
+    if is_connected and not opens and timezone.now() - inbox.received_at < onboarding.TEARDOWN:
+        put_off(inbox, "Kapso's API still shows the number as connected.")
+        return
+    if is_connected == opens:
+        settle(inbox, WebhookEvent.Status.PROCESSED)
+    else:
+        settle(inbox, WebhookEvent.Status.IGNORED, "Out of date: Kapso's API says otherwise.")
+    inbox.save(update_fields=OUTCOME)
+
+
+def put_off(inbox: WebhookEvent, error: str) -> None:
+    inbox.put_off(error)
+    if inbox.next_attempt_at is None:
+        settle(inbox, WebhookEvent.Status.FAILED, error)
+    inbox.save(update_fields=OUTCOME)
+
+
+CLOSING = {"whatsapp.phone_number.deleted"}

@@ -1,0 +1,234 @@
+"""From the bytes Kapso posts to typed events: the only place that knows the body forms."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+
+from ..models import ConnectionType
+
+MAX_BATCH = 1000
+MAX_DEPTH = 24
+"""MariaDB's JSON goes 32 levels deep; no payload of Kapso's goes beyond 6."""
+
+UNNAMED = "(unnamed)"
+
+# Values under these names are credentials, wherever in a payload they stand.
+SECRET_NAMES = {"token", "access_token", "api_key", "secret", "secret_key", "password"}
+
+_key = re.compile(r"[0-9a-z][0-9a-z._-]{0,79}")
+_digits = re.compile(r"[0-9]{1,64}")
+_id = re.compile(r"[0-9A-Za-z_-]{1,64}")
+# What JSON may hold and a database may not: U+0000 and halves of surrogate pairs.
+_unstorable = re.compile("[\x00\ud800-\udfff]")
+
+
+class MalformedBody(ValueError):
+    """The signed body is no JSON object."""
+
+
+class MalformedPayload(ValueError):
+    """An event's payload lacks what the event is about, or has it in a wrong form."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One event of a delivery, as it goes to the inbox; ``error`` says why it cannot be used."""
+
+    key: str
+    event: str
+    payload: dict[str, Any]
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class PhoneNumberEvent:
+    """What ``whatsapp.phone_number.*`` tells. "" and None stand for what Kapso left out."""
+
+    phone_number_id: str
+    customer_id: str
+    external_customer_id: str
+    occurred_at: datetime | None
+    connection_type: str
+    business_account_id: str
+    reason: str
+    initiated_by: str
+
+
+def parse(body: bytes, headers: Mapping[str, str]) -> list[Message]:
+    """Return the events in a signed body, in any of Kapso's three forms.
+
+    The event's name is taken from the body where it is there: headers are not signed.
+    Raises MalformedBody where the body is no JSON object.
+    """
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise MalformedBody("The body is not valid JSON.") from error
+    if not isinstance(parsed, dict):
+        raise MalformedBody("The body must be a JSON object.")
+    key = _idempotency_key(headers.get("X-Idempotency-Key", ""), body)
+    header_name = headers.get("X-Webhook-Event", "")
+    data = parsed.get("data")
+    if isinstance(data, list) and (
+        parsed.get("batch") is True or headers.get("X-Webhook-Batch", "").lower() == "true"
+    ):
+        name = _own_name(parsed) or header_name
+        if len(data) > MAX_BATCH:
+            problem = f"A batch of {len(data)} events; {MAX_BATCH} is the most that is read."
+            return [Message(key, _clip(name), {"batch_size": len(data)}, problem)]
+        return [_message(f"{key}:{index}", name, item) for index, item in enumerate(data)]
+    return [_message(key, header_name, parsed)]
+
+
+def _message(key: str, name: str, item: object) -> Message:
+    if not isinstance(item, dict):
+        return Message(key, _clip(name), {"item": storable(item)}, "An event must be an object.")
+    own_name = _own_name(item)
+    is_envelope = own_name and isinstance(item.get("data"), dict)
+    try:
+        payload = storable(item["data"] if is_envelope else item)
+    except RecursionError:
+        error = f"The payload is nested deeper than {MAX_DEPTH} levels."
+        return Message(key, _clip(own_name or name), {}, error)
+    return Message(key, _clip(own_name or name), payload)
+
+
+def _own_name(item: Mapping[str, Any]) -> str:
+    """Return the event's name where the body has it: as ``event``, or as ``type``."""
+    for field in ("event", "type"):
+        name = item.get(field)
+        # A flat payload may have a "type" of its own; only an event's name has dots.
+        if isinstance(name, str) and "." in name:
+            return name
+    return ""
+
+
+def _clip(name: str) -> str:
+    return _unstorable.sub("\ufffd", name.strip())[:100] or UNNAMED
+
+
+def _idempotency_key(given: str, body: bytes) -> str:
+    # Databases differ on whether "a" and "A" are the same key. Kapso's own keys pass as they are.
+    if _key.fullmatch(given):
+        return given
+    return "sha256-" + hashlib.sha256(given.encode("utf-8", "replace") or body).hexdigest()
+
+
+def storable(value: Any, depth: int = 0) -> Any:
+    """Return ``value`` as every database's JSON column takes it, without credentials.
+
+    Raises RecursionError where it is nested deeper than MAX_DEPTH.
+    """
+    if depth > MAX_DEPTH:
+        raise RecursionError
+    if isinstance(value, str):
+        return _unstorable.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {
+            storable(name): "***" if name.lower() in SECRET_NAMES else storable(item, depth + 1)
+            for name, item in value.items()
+        }
+    if isinstance(value, list):
+        return [storable(item, depth + 1) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return str(value)
+    return value
+
+
+def phone_number_event(payload: Mapping[str, Any]) -> PhoneNumberEvent:
+    """Read the payload of ``whatsapp.phone_number.*`` in its newer and older forms.
+
+    Raises MalformedPayload, in words for staff, where an id is missing or is not what ids are.
+    """
+    customer = _object(payload, "customer")
+    source = _object(payload, "source")
+    disconnection = _object(payload, "disconnection")
+    return PhoneNumberEvent(
+        phone_number_id=_required(payload, "phone_number_id", _digits, "a string of digits"),
+        customer_id=_optional_id(customer, "id") or _optional_id(payload, "customer_id"),
+        external_customer_id=_text(customer, "external_id")
+        or _text(customer, "external_customer_id")
+        or _text(payload, "external_customer_id"),
+        occurred_at=occurred_at(payload),
+        connection_type=_connection_type(payload),
+        business_account_id=_optional_id(payload, "business_account_id")
+        or _optional_id(source, "business_account_id"),
+        reason=_text(disconnection, "reason"),
+        initiated_by=_text(disconnection, "initiated_by"),
+    )
+
+
+def occurred_at(payload: Mapping[str, Any]) -> datetime | None:
+    """Return when the event happened, aware, or None where Kapso does not say."""
+    text = _text(payload, "occurred_at")
+    if not text:
+        return None
+    try:
+        moment = parse_datetime(text)
+    except ValueError:
+        moment = None
+    if moment is None:
+        raise MalformedPayload("occurred_at is no date and time.")
+    try:
+        return moment if timezone.is_aware(moment) else timezone.make_aware(moment)
+    except (ValueError, OverflowError):
+        raise MalformedPayload("occurred_at is no date and time.") from None
+
+
+def _connection_type(payload: Mapping[str, Any]) -> str:
+    kind = _text(payload, "connection_type")
+    return kind if kind in ConnectionType.values else ""
+
+
+def _object(payload: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = payload.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise MalformedPayload(f"{name} must be an object, not {_kind(value)}.")
+    return value
+
+
+def _text(payload: Mapping[str, Any], name: str) -> str:
+    value = payload.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise MalformedPayload(f"{name} must be a string, not {_kind(value)}.")
+    if len(value) > 255:
+        raise MalformedPayload(f"{name} is {len(value)} characters long; 255 is the most.")
+    return value
+
+
+def _required(payload: Mapping[str, Any], name: str, form: re.Pattern[str], what: str) -> str:
+    value = payload.get(name)
+    if value is None or value == "":
+        raise MalformedPayload(f"{name} is missing.")
+    if not isinstance(value, str):
+        raise MalformedPayload(f"{name} must be {what}, not {_kind(value)}.")
+    if not form.fullmatch(value):
+        raise MalformedPayload(f"{name} must be {what}, at most 64 characters long.")
+    return value
+
+
+def _optional_id(payload: Mapping[str, Any], name: str) -> str:
+    if payload.get(name) in (None, ""):
+        return ""
+    return _required(payload, name, _id, "an id (letters, digits, - and _)")
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,76 @@
+"""The address Kapso posts its webhooks to."""
+
+from __future__ import annotations
+
+import logging
+
+from django.contrib.auth.decorators import login_not_required
+from django.db import DatabaseError
+from django.http import HttpRequest, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_exempt
+
+from ..conf import get_conf
+from ..transactions import outside_transactions
+from .handlers import StoredBefore, receive
+from .payloads import MalformedBody, parse
+from .signature import is_valid
+
+logger = logging.getLogger("kapso_connect")
+
+
+# The signature takes the place of the CSRF token and of the login. ATOMIC_REQUESTS would commit
+# after the answer was made, and hold a transaction open while signals are sent.
+@outside_transactions
+@login_not_required
+@csrf_exempt
+@never_cache
+def webhook(request: HttpRequest) -> JsonResponse:
+    """Take one delivery of Kapso's: verify, store, act, answer.
+
+    200 once it is stored (also for a duplicate, an unknown event, and one that cannot be acted
+    on, which the admin shows with the reason); 401 without a valid signature; 400 for signed JSON
+    that is no object; 405, 413; 503 where the database is away, so that Kapso tries again.
+    """
+    if request.method != "POST":
+        return _error(405, "Only POST is allowed here.", Allow="POST")
+    conf = get_conf()
+    too_large = f"The body is larger than {conf.max_webhook_bytes} bytes."
+    # The header is looked at first: a body that says it is too large is never read. One that does
+    # not say (chunked) is read up to the limit.
+    if _content_length(request) > conf.max_webhook_bytes:
+        return _error(413, too_large)
+    try:
+        body = request.read(conf.max_webhook_bytes + 1)
+    except OSError:
+        return _error(400, "The body could not be read.")
+    if len(body) > conf.max_webhook_bytes:
+        return _error(413, too_large)
+    if not conf.webhook_secret:
+        logger.error("A webhook was refused: KAPSO_CONNECT['WEBHOOK_SECRET'] is not set.")
+    if not is_valid(body, request.headers.get("X-Webhook-Signature", ""), conf.webhook_secret):
+        return _error(401, "The signature is missing or wrong.")
+    try:
+        messages = parse(body, request.headers)
+    except MalformedBody as error:
+        return _error(400, str(error))
+    try:
+        stored = [receive(message) for message in messages]
+    except (DatabaseError, StoredBefore):
+        logger.exception("A webhook could not be stored.")
+        return _error(
+            503, "The delivery could not be stored. Send it again.", **{"Retry-After": "10"}
+        )
+    duplicates = stored.count(None)
+    return JsonResponse({"received": len(stored) - duplicates, "duplicates": duplicates})
+
+
+def _content_length(request: HttpRequest) -> int:
+    try:
+        return int(request.META.get("CONTENT_LENGTH") or 0)
+    except ValueError:
+        return 0
+
+
+def _error(status: int, text: str, **headers: str) -> JsonResponse:
+    return JsonResponse({"error": text}, status=status, headers=headers)

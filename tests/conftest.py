@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from pytest_django.fixtures import SettingsWrapper
+
+from kapso_connect.testing import Sandbox
+
+WEBHOOK_SECRET = "test-webhook-secret"
+API_KEY = "test-api-key"
+
+
+@pytest.fixture(scope="session")
+def sandbox_process() -> Iterator[Sandbox]:
+    """One sandbox process for the whole run; tests take it through ``sandbox``."""
+    with Sandbox(api_key=API_KEY, webhook_secret=WEBHOOK_SECRET, retry_scale=0.01) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(sandbox_process: Sandbox, settings: SettingsWrapper) -> Sandbox:
+    """A sandbox that knows nothing yet, and the site's settings pointing at it."""
+    sandbox_process.reset()
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_BASE_URL": sandbox_process.url}
+    return sandbox_process
