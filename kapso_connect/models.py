@@ -50,6 +50,14 @@ class Source(models.TextChoices):
     MANUAL = "manual", _("Manual")
 
 
+class AccountStatus(models.TextChoices):
+    """What Meta's decisions leave of the WhatsApp Business Account a number belongs to."""
+
+    ACTIVE = "active", _("Active")
+    RESTRICTED = "restricted", _("Restricted")
+    DISABLED = "disabled", _("Disabled")
+
+
 class CustomerManager(models.Manager["Customer"]):
     def for_owner(self, owner: models.Model, **defaults: Any) -> Customer:
         """Return the customer linked to ``owner``, one of the host's own saved objects.
@@ -169,6 +177,9 @@ class SetupLink(models.Model):
         help_text=_("The number a returning browser named; not confirmed by Kapso's API yet."),
     )
     claimed_at = models.DateTimeField(_("claimed"), null=True, blank=True)
+    checked_at = models.DateTimeField(
+        _("checked"), null=True, blank=True, help_text=_("When the API was last asked about it.")
+    )
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         on_delete=models.SET_NULL,
@@ -187,6 +198,8 @@ class SetupLink(models.Model):
         ordering = ["-pk"]
         indexes = [
             models.Index(fields=["customer", "status"], name="kapso_connect_link_status"),
+            # Sync checks the active links, those first that were checked longest ago.
+            models.Index(fields=["status", "checked_at"], name="kapso_connect_link_checked"),
             # Sync looks for the claims that wait.
             models.Index(fields=["claimed_at"], name="kapso_connect_link_claimed"),
         ]
@@ -243,7 +256,22 @@ class Connection(models.Model):
         _("status"), max_length=16, choices=Status.choices, default=Status.DISCONNECTED
     )
     connected_at = models.DateTimeField(_("connected"), null=True, blank=True)
-    disconnected_at = models.DateTimeField(_("disconnected"), null=True, blank=True)
+    disconnected_at = models.DateTimeField(
+        _("last disconnected"),
+        null=True,
+        blank=True,
+        help_text=_("Kept when the number is connected again."),
+    )
+    account_status = models.CharField(
+        _("account status"),
+        max_length=16,
+        choices=AccountStatus.choices,
+        default=AccountStatus.ACTIVE,
+    )
+    restrictions = models.JSONField(
+        _("restrictions"), default=list, blank=True, help_text=_("Meta's, as Kapso reports them.")
+    )
+    account_updated_at = models.DateTimeField(_("account updated"), null=True, blank=True)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated"), auto_now=True)
 
@@ -356,6 +384,7 @@ class ConnectionEvent(Retryable):
     class Kind(models.TextChoices):
         SETUP_LINK_CREATED = "setup_link_created", _("Setup link created")
         SETUP_LINK_REVOKED = "setup_link_revoked", _("Setup link revoked")
+        SETUP_LINK_EXPIRED = "setup_link_expired", _("Setup link expired")
         SETUP_FAILED = "setup_failed", _("Setup failed")
         CONNECTED = "connected", _("Connected")
         DISCONNECTED = "disconnected", _("Disconnected")

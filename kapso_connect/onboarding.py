@@ -6,13 +6,15 @@ timeline in one short transaction. All are safe to repeat and safe to run at the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
+from django.db.models import Q
 from django.urls import reverse
 from django.utils import timezone
 
@@ -21,6 +23,7 @@ from .client import KapsoClient, KapsoCustomer, KapsoPhoneNumber, KapsoSetupLink
 from .conf import get_conf
 from .exceptions import KapsoConflict, KapsoError, KapsoNotFound, KapsoValidationError
 from .models import (
+    AccountStatus,
     Connection,
     ConnectionEvent,
     ConnectionType,
@@ -212,7 +215,7 @@ def _record_link(
     active = SetupLink.objects.filter(customer=customer, status=SetupLink.Status.ACTIVE)
     superseded = active.filter(created_at__gt=made.created_at).exists()
     for older in active.filter(created_at__lte=made.created_at):
-        _mark_revoked(older, Source.MANUAL)
+        _end_link(older, SetupLink.Status.REVOKED, Source.MANUAL)
     link = SetupLink(
         customer=customer,
         kapso_id=made.id,
@@ -246,18 +249,46 @@ def revoke_setup_link(link: SetupLink, *, client: KapsoClient | None = None) -> 
     finally:
         if own_client:
             client.close()
-    retrying(lambda: _mark_revoked(link, Source.MANUAL))
+    retrying(lambda: _end_link(link, SetupLink.Status.REVOKED, Source.MANUAL))
 
 
-def _mark_revoked(link: SetupLink, source: str) -> None:
-    ended = SetupLink.objects.filter(pk=link.pk, status=SetupLink.Status.ACTIVE).update(
-        status=SetupLink.Status.REVOKED
+LINK_ENDS = {
+    SetupLink.Status.REVOKED: Kind.SETUP_LINK_REVOKED,
+    SetupLink.Status.EXPIRED: Kind.SETUP_LINK_EXPIRED,
+}
+
+
+def _end_link(link: SetupLink, status: str, source: str, **changes: Any) -> bool:
+    """Give an active link another status; one that ended before keeps how it ended."""
+    changed = SetupLink.objects.filter(pk=link.pk, status=SetupLink.Status.ACTIVE).update(
+        status=status, **changes
     )
-    link.status = SetupLink.Status.REVOKED
-    if ended:
+    link.status = status
+    if changed and status in LINK_ENDS:
         delivery.record(
-            Kind.SETUP_LINK_REVOKED, source=source, customer=link.customer, setup_link=link
+            LINK_ENDS[SetupLink.Status(status)],
+            source=source,
+            customer=link.customer,
+            setup_link=link,
         )
+    return bool(changed)
+
+
+def follow_link(link: SetupLink, remote: KapsoSetupLink, *, source: str = Source.SYNC) -> None:
+    """Make what is recorded of an active link what ``remote``, just read, says of it."""
+    remote_status = remote.status if remote.status in SetupLink.Status.values else link.status
+    retrying(lambda: _end_link(link, remote_status, source, expires_at=remote.expires_at))
+
+
+def expire_links(*, source: str = Source.SYNC) -> int:
+    """Mark the links past their ``expires_at`` as expired; return how many there were."""
+    past = SetupLink.objects.filter(
+        status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now()
+    ).select_related("customer")
+    return sum(
+        retrying(partial(_end_link, link, SetupLink.Status.EXPIRED, source))
+        for link in past.iterator(chunk_size=500)
+    )
 
 
 # Connecting
@@ -283,10 +314,13 @@ def claim(link: SetupLink, number: Number, *, source: str = Source.REDIRECT) -> 
             remote = client.get_phone_number(number.phone_number_id)
         if remote.customer_id is None or remote.customer_id != link.customer.kapso_id:
             raise ClaimRefused("This number does not belong to the customer of this link.")
-        told = Number.from_api(
-            remote, provisioned_phone_number_id=number.provisioned_phone_number_id
+        connection = follow(
+            link.customer,
+            remote,
+            source=source,
+            setup_link=link,
+            provisioned_phone_number_id=number.provisioned_phone_number_id,
         )
-        connection = _follow(link.customer, told, remote, source=source, setup_link=link)
         if connection is None:
             raise ClaimRefused("Kapso says that this number is not connected.")
     except (KapsoNotFound, KapsoValidationError, ClaimRefused) as refusal:
@@ -315,8 +349,11 @@ def follow_api(
     source: str,
     client: KapsoClient,
     webhook_event: WebhookEvent | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> Connection | None:
     """Make what is recorded of a number what the API says of it; the word in every doubt.
+
+    ``data`` goes to the timeline where the number turns out to be gone.
 
     Returns the connection, or None for a number that is no customer's of ours and never was.
     Raises TryLater where the API cannot tell yet, and a KapsoError where it is away.
@@ -329,12 +366,10 @@ def follow_api(
             source=source,
             webhook_event=webhook_event,
             confirmed=True,
-            data={"reason": "not_found"},
+            data=data or {"reason": "not_found"},
         )
     customer = customer_from_api(remote.customer_id, client) if remote.customer_id else None
-    return _follow(
-        customer, Number.from_api(remote), remote, source=source, webhook_event=webhook_event
-    )
+    return follow(customer, remote, source=source, webhook_event=webhook_event, data=data)
 
 
 def customer_from_api(kapso_id: str, client: KapsoClient) -> Customer:
@@ -368,15 +403,22 @@ def find_or_add_customer(kapso_id: str, external_customer_id: str, name: str = "
     return customer
 
 
-def _follow(
+def follow(
     customer: Customer | None,
-    number: Number,
     remote: KapsoPhoneNumber,
     *,
     source: str,
     setup_link: SetupLink | None = None,
     webhook_event: WebhookEvent | None = None,
+    provisioned_phone_number_id: str = "",
+    data: Mapping[str, Any] | None = None,
 ) -> Connection | None:
+    """Make what is recorded of a number what ``remote``, just read from the API, says of it.
+
+    ``customer`` is the local one ``remote.customer_id`` stands for, None for the project's own.
+    Returns and raises as ``follow_api`` does.
+    """
+    number = Number.from_api(remote, provisioned_phone_number_id=provisioned_phone_number_id)
     known = Connection.objects.filter(phone_number_id=number.phone_number_id).first()
     status = (remote.status or "").upper()
     if customer is None or status in CLOSED_STATUSES:
@@ -385,7 +427,7 @@ def _follow(
             source=source,
             webhook_event=webhook_event,
             confirmed=True,
-            data={"reason": status.lower() or "no_customer"},
+            data=data or {"reason": status.lower() if customer else "no_customer"},
         )
     kind = Kind.CONNECTED
     if known is not None and not known.is_connected and known.customer_id == customer.pk:
@@ -593,6 +635,90 @@ def _close(
         occurred_at=now,
         data=data,
     )
+
+
+# Meta's decisions
+
+
+def update_account(
+    name: str,
+    *,
+    business_account_id: str,
+    phone_number_ids: Collection[str],
+    source: str,
+    event_id: str = "",
+    occurred_at: datetime | None = None,
+    restrictions: Sequence[Mapping[str, Any]] = (),
+    data: Mapping[str, Any] | None = None,
+    webhook_event: WebhookEvent | None = None,
+) -> tuple[int, int]:
+    """Record that Meta ``name`` (disabled, restricted, reinstated, violation) an account.
+
+    It concerns the connected numbers that are named or belong to the account. Returns how many
+    there are, and for how many this was news: a repeated ``event_id``, and anything but a violation
+    that is older than what is known, changes nothing.
+    """
+
+    def change() -> tuple[int, int]:
+        now = occurred_at or timezone.now()
+        concerned = list(
+            Connection.objects.select_for_update()
+            .filter(
+                Q(phone_number_id__in=phone_number_ids)
+                | Q(business_account_id=business_account_id),
+                status=Connection.Status.CONNECTED,
+            )
+            .order_by("pk")  # the same order in every process: no deadlock
+        )
+        news = [c for c in concerned if _is_account_news(c, name, event_id, now)]
+        for connection in news:
+            if name in ACCOUNT_STATUSES:
+                connection.account_status = ACCOUNT_STATUSES[name]
+                connection.restrictions = list(restrictions)
+                connection.account_updated_at = now
+                connection.save(
+                    update_fields=[
+                        "account_status",
+                        "restrictions",
+                        "account_updated_at",
+                        "updated_at",
+                    ]
+                )
+            delivery.record(
+                Kind.ACCOUNT_UPDATED,
+                source=source,
+                customer=connection.customer,
+                connection=connection,
+                setup_link=connection.setup_link,
+                webhook_event=webhook_event,
+                occurred_at=now,
+                data={
+                    "event": name,
+                    "id": event_id,
+                    "business_account_id": business_account_id,
+                    "restrictions": list(restrictions),
+                    **(data or {}),
+                },
+            )
+        return len(concerned), len(news)
+
+    return retrying(change)
+
+
+ACCOUNT_STATUSES = {
+    "disabled": AccountStatus.DISABLED,
+    "restricted": AccountStatus.RESTRICTED,
+    "reinstated": AccountStatus.ACTIVE,
+}
+
+
+def _is_account_news(connection: Connection, name: str, event_id: str, now: datetime) -> bool:
+    known = connection.events.filter(kind=Kind.ACCOUNT_UPDATED)
+    if event_id and known.filter(data__id=event_id).exists():
+        return False
+    if name not in ACCOUNT_STATUSES:
+        return True
+    return connection.account_updated_at is None or connection.account_updated_at < now
 
 
 # Failing

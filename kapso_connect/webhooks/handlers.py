@@ -12,11 +12,21 @@ from .. import delivery, onboarding, tasks
 from ..client import KapsoClient
 from ..conf import get_conf
 from ..exceptions import KapsoError
-from ..models import ConnectionEvent, Source, WebhookEvent
+from ..models import Connection, ConnectionEvent, Source, WebhookEvent
 from ..transactions import atomic, retrying
-from .payloads import MalformedPayload, Message, phone_number_event
+from .payloads import (
+    MalformedPayload,
+    Message,
+    PhoneNumberEvent,
+    account_event,
+    phone_number_event,
+)
 
 logger = logging.getLogger("kapso_connect")
+
+
+class Unusable(Exception):
+    """An event is well-formed, but about nothing that is known here; the message says what."""
 
 
 class Ignored(Exception):
@@ -53,21 +63,68 @@ def created(inbox: WebhookEvent) -> None:
 
 
 @handles("whatsapp.phone_number.deleted")
-def deleted(inbox: WebhookEvent) -> None:
+@handles("whatsapp.phone_number.offboarded")
+@handles("whatsapp.phone_number.disconnected")
+def closed(inbox: WebhookEvent) -> None:
     event = phone_number_event(inbox.payload)
     customer = None
     if event.customer_id:
         customer = onboarding.find_or_add_customer(event.customer_id, event.external_customer_id)
-    closed = onboarding.disconnect(
+    connection = onboarding.disconnect(
         event.phone_number_id,
         customer=customer,
         source=Source.WEBHOOK,
         webhook_event=inbox,
         occurred_at=event.occurred_at,
-        data={"reason": "deleted"},
+        data=why_closed(inbox.event, event),
     )
-    if closed is None:
+    if connection is None:
         raise Ignored("The number belongs to the Kapso project itself, not to a customer.")
+
+
+def why_closed(name: str, event: PhoneNumberEvent) -> dict[str, str]:
+    told = {
+        "reason": event.reason or name.rpartition(".")[2],
+        "initiated_by": event.initiated_by,
+        "event": name,
+        "id": event.event_id,
+    }
+    return {field: value for field, value in told.items() if value}
+
+
+@handles("whatsapp.phone_number.reconnected")
+def reconnected(inbox: WebhookEvent) -> None:
+    event = phone_number_event(inbox.payload)
+    if not event.customer_id:
+        raise Ignored("The number belongs to the Kapso project itself, not to a customer.")
+    connection = Connection.objects.filter(phone_number_id=event.phone_number_id).first()
+    if connection is None or not connection.is_connected:
+        raise onboarding.NeedsConfirmation
+
+
+@handles("whatsapp.account.disabled")
+@handles("whatsapp.account.restricted")
+@handles("whatsapp.account.reinstated")
+@handles("whatsapp.account.violation")
+def account_updated(inbox: WebhookEvent) -> None:
+    event = account_event(inbox.payload)
+    concerned, news = onboarding.update_account(
+        inbox.event.rpartition(".")[2],
+        business_account_id=event.business_account_id,
+        phone_number_ids=event.phone_number_ids,
+        source=Source.WEBHOOK,
+        event_id=event.event_id,
+        occurred_at=event.occurred_at,
+        restrictions=event.restrictions,
+        data=event.details,
+        webhook_event=inbox,
+    )
+    if not concerned:
+        raise Unusable(
+            f"No connected number here belongs to the account {event.business_account_id}."
+        )
+    if not news:
+        raise Ignored("Out of date: this or a newer word about the account is known.")
 
 
 # The inbox
@@ -148,7 +205,7 @@ def act(inbox: WebhookEvent) -> None:
             HANDLERS[inbox.event](inbox)
     except Ignored as reason:
         settle(inbox, WebhookEvent.Status.IGNORED, str(reason))
-    except MalformedPayload as error:
+    except (MalformedPayload, Unusable) as error:
         settle(inbox, WebhookEvent.Status.FAILED, str(error))
     except (onboarding.NeedsConfirmation, IntegrityError, OperationalError):
         raise
@@ -198,18 +255,23 @@ def act_and_save(inbox: WebhookEvent) -> None:
 
 def confirm(inbox: WebhookEvent) -> None:
     """Let the API decide what a doubtful event is worth."""
-    number = phone_number_event(inbox.payload).phone_number_id
+    event = phone_number_event(inbox.payload)
+    opens = inbox.event in OPENING
     try:
         with KapsoClient.from_settings(budget=get_conf().request_budget) as client:
             connection = onboarding.follow_api(
-                number, source=Source.WEBHOOK, client=client, webhook_event=inbox
+                event.phone_number_id,
+                source=Source.WEBHOOK,
+                client=client,
+                webhook_event=inbox,
+                data=None if opens else why_closed(inbox.event, event),
             )
     except (KapsoError, onboarding.TryLater) as error:
         put_off(inbox, str(error))
         return
-    opens = inbox.event not in CLOSING
     is_connected = connection is not None and connection.is_connected
-    if is_connected and not opens and timezone.now() - inbox.received_at < onboarding.TEARDOWN:
+    is_fresh = timezone.now() - inbox.received_at < onboarding.TEARDOWN
+    if is_connected and not opens and event.occurred_at is None and is_fresh:
         put_off(inbox, "Kapso's API still shows the number as connected.")
         return
     if is_connected == opens:
@@ -226,4 +288,4 @@ def put_off(inbox: WebhookEvent, error: str) -> None:
     inbox.save(update_fields=OUTCOME)
 
 
-CLOSING = {"whatsapp.phone_number.deleted"}
+OPENING = {"whatsapp.phone_number.created", "whatsapp.phone_number.reconnected"}

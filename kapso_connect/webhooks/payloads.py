@@ -54,6 +54,7 @@ class Message:
 class PhoneNumberEvent:
     """What ``whatsapp.phone_number.*`` tells. "" and None stand for what Kapso left out."""
 
+    event_id: str
     phone_number_id: str
     customer_id: str
     external_customer_id: str
@@ -62,6 +63,18 @@ class PhoneNumberEvent:
     business_account_id: str
     reason: str
     initiated_by: str
+
+
+@dataclass(frozen=True)
+class AccountEvent:
+    """What ``whatsapp.account.*`` tells: of a WABA, and of the numbers it holds."""
+
+    event_id: str
+    business_account_id: str
+    phone_number_ids: tuple[str, ...]
+    occurred_at: datetime | None
+    restrictions: list[dict[str, Any]]
+    details: dict[str, Any]
 
 
 def parse(body: bytes, headers: Mapping[str, str]) -> list[Message]:
@@ -156,6 +169,7 @@ def phone_number_event(payload: Mapping[str, Any]) -> PhoneNumberEvent:
     source = _object(payload, "source")
     disconnection = _object(payload, "disconnection")
     return PhoneNumberEvent(
+        event_id=_text(payload, "id"),
         phone_number_id=_required(payload, "phone_number_id", _digits, "a string of digits"),
         customer_id=_optional_id(customer, "id") or _optional_id(payload, "customer_id"),
         external_customer_id=_text(customer, "external_id")
@@ -167,6 +181,27 @@ def phone_number_event(payload: Mapping[str, Any]) -> PhoneNumberEvent:
         or _optional_id(source, "business_account_id"),
         reason=_text(disconnection, "reason"),
         initiated_by=_text(disconnection, "initiated_by"),
+    )
+
+
+def account_event(payload: Mapping[str, Any]) -> AccountEvent:
+    """Read the payload of ``whatsapp.account.*``.
+
+    Raises MalformedPayload, in words for staff, where the account is not named or a part is not
+    what Kapso sends.
+    """
+    numbers = [
+        _required(number, "id", _digits, "a string of digits")
+        for number in _objects(payload, "phone_numbers")
+    ]
+    details = {name: dict(_object(payload, name)) for name in ("violation", "ban", "source")}
+    return AccountEvent(
+        event_id=_text(payload, "id"),
+        business_account_id=_required(payload, "business_account_id", _id, "an id"),
+        phone_number_ids=tuple(numbers),
+        occurred_at=occurred_at(payload),
+        restrictions=_objects(payload, "restrictions"),
+        details={name: value for name, value in details.items() if value},
     )
 
 
@@ -198,6 +233,15 @@ def _object(payload: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise MalformedPayload(f"{name} must be an object, not {_kind(value)}.")
+    return value
+
+
+def _objects(payload: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    value = payload.get(name)
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise MalformedPayload(f"{name} must be a list of objects.")
     return value
 
 
