@@ -269,7 +269,8 @@ class KapsoClient:
     def get_phone_number_health(self, phone_number_id: str) -> KapsoHealth:
         """Return a number's health. Kapso allows 5 of these a second and 60 a minute."""
         path = ["whatsapp", "phone_numbers", phone_number_id, "health"]
-        return self._one(KapsoHealth, "get phone number health", "GET", path)
+        # The one answer that the contract does not wrap.
+        return self._one(KapsoHealth, "get phone number health", "GET", path, wrapped=False)
 
     # Webhooks
 
@@ -320,10 +321,12 @@ class KapsoClient:
         method: str,
         path: Sequence[str],
         body: Mapping[str, Any] | None = None,
+        *,
+        wrapped: bool = True,
     ) -> T:
-        answer = self._call(operation, method, path, body=body)
+        # The answer gets no name here: error reporters show the locals of a frame that raises.
         try:
-            return _parse(kind, _member(answer, "data"))
+            return _value(kind, self._call(operation, method, path, body=body), wrapped)
         except _UnusableError as problem:
             reason = str(problem)
         raise unexpected(operation, method, reason)
@@ -341,9 +344,8 @@ class KapsoClient:
         page = total = 1
         while page <= total:
             query |= {"page": str(page), "per_page": str(per_page)}
-            answer = self._call(operation, "GET", path, query=query)
             try:
-                items, total = _page(kind, answer)
+                items, total = _page(kind, self._call(operation, "GET", path, query=query))
             except _UnusableError as problem:
                 reason = str(problem)
                 break
@@ -401,6 +403,10 @@ def _member(answer: object, name: str) -> Any:
     if not isinstance(answer, Mapping) or name not in answer:
         raise _UnusableError(f"the answer has no {name!r}")
     return answer[name]
+
+
+def _value(kind: type[T], answer: object, wrapped: bool) -> T:
+    return _parse(kind, _member(answer, "data") if wrapped else answer)
 
 
 def _page(kind: type[T], answer: object) -> tuple[dict[object, T], int]:

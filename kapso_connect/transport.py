@@ -11,8 +11,8 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import requests
 import urllib3
@@ -315,10 +315,12 @@ class _ApiKey(AuthBase):
         return request
 
 
-class _Answer(NamedTuple):
+@dataclass(frozen=True)
+class _Answer:
     status: int
     content_type: str
-    body: bytes
+    # Error reporters show the locals of a frame, and here may be a link's token.
+    body: bytes = field(repr=False)
     retry_after: float | None
     repeated: bool
 
@@ -435,9 +437,8 @@ class Transport:
         return unexpected(operation, method, f"{what} ({status}){said}", status)
 
     def _quoted(self, answer: _Answer) -> str:
-        text = _words(answer.body)
-        text = "".join(c for c in " ".join(text.split()) if c.isprintable())
-        text = text.replace(self._key.key, "***")
+        shown = "".join(c for c in _words(answer.body) if c.isprintable() or c.isspace())
+        text = " ".join(shown.split()).replace(self._key.key, "***")
         if len(text) > MAX_QUOTED:
             text = text[:MAX_QUOTED] + "…"
         return f': "{text}"' if text else ""

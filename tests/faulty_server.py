@@ -1,0 +1,205 @@
+"""An HTTP server that does, request by request, what it is told: also what no server should.
+
+::
+
+    with FaultyServer() as server:
+        server.will(broken_off(), answer(200, {"data": []}))
+
+A reply is a function that gets the open socket and the request. The last one of the script serves
+every further request. ``server.requests`` and ``server.connections`` tell what arrived.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import socketserver
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+from urllib.parse import parse_qsl, urlsplit
+
+
+@dataclass(frozen=True)
+class Received:
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes = field(repr=False)
+
+    @property
+    def path(self) -> str:
+        return urlsplit(self.target).path
+
+    @property
+    def query(self) -> dict[str, str]:
+        return dict(parse_qsl(urlsplit(self.target).query, keep_blank_values=True))
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Connection:
+    """What a reply writes to. ``wait`` ends early when the server stops."""
+
+    def __init__(self, sock: socket.socket, stopping: threading.Event) -> None:
+        self.send = sock.sendall
+        self._socket = sock
+        self._stopping = stopping
+
+    def wait(self, seconds: float) -> None:
+        if self._stopping.wait(seconds):
+            raise ConnectionError("the server stops")
+
+    def reset(self) -> None:
+        """Close so that the other side gets a reset instead of an end."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+Reply = Callable[[Connection, Received], bool]  # True keeps the connection open
+
+
+def answer(
+    status: int = 200,
+    body: Any = b"",
+    headers: dict[str, str] | None = None,
+    *,
+    content_type: str = "application/json",
+    keep_alive: bool = True,
+) -> Reply:
+    """Answer properly; what is not bytes goes as JSON."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    fields = {"Content-Type": content_type, "Content-Length": str(len(content)), **(headers or {})}
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return raw(f"HTTP/1.1 {status} Any\r\n{head}\r\n".encode() + content, keep_alive=keep_alive)
+
+
+def raw(content: bytes, *, keep_alive: bool = False) -> Reply:
+    """Send these bytes, whatever they are."""
+
+    def reply(connection: Connection, request: Received) -> bool:
+        connection.send(content)
+        return keep_alive
+
+    return reply
+
+
+def dripped(content: bytes, seconds: float = 0.02) -> Reply:
+    """Send byte after byte, each some seconds after the other."""
+
+    def reply(connection: Connection, request: Received) -> bool:
+        for byte in content:
+            connection.send(bytes([byte]))
+            connection.wait(seconds)
+        return False
+
+    return reply
+
+
+def hung(first: bytes = b"") -> Reply:
+    """Send the first bytes of an answer and then nothing more."""
+
+    def reply(connection: Connection, request: Received) -> bool:
+        connection.send(first)
+        connection.wait(60)
+        return False
+
+    return reply
+
+
+def broken_off(first: bytes = b"") -> Reply:
+    """Send the first bytes of an answer and close."""
+    return raw(first)
+
+
+def reset() -> Reply:
+    """Read the request and reset the connection."""
+
+    def reply(connection: Connection, request: Received) -> bool:
+        connection.reset()
+        return False
+
+    return reply
+
+
+class FaultyServer:
+    """Runs in a thread on a free port of 127.0.0.1 while entered."""
+
+    def __init__(self, wrap: Callable[[socket.socket], socket.socket] | None = None) -> None:
+        self.requests: list[Received] = []
+        self.connections = 0
+        self.stopping = threading.Event()
+        self._script: list[Reply] = []
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        server = self
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                server._serve(self.request, wrap)
+
+        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def will(self, *replies: Reply) -> None:
+        """Set the script anew."""
+        with self._lock:
+            self._script = list(replies)
+
+    def __enter__(self) -> FaultyServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stopping.set()
+        self._server.shutdown()
+        with self._lock:
+            for sock in self._open:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+        self._server.server_close()  # waits for the handlers
+        self._thread.join()
+
+    def _serve(
+        self, plain: socket.socket, wrap: Callable[[socket.socket], socket.socket] | None
+    ) -> None:
+        with self._lock:
+            self.connections += 1
+            self._open.add(plain)
+        sock = plain
+        try:
+            with contextlib.suppress(OSError):  # the other side may leave at any moment
+                sock = wrap(plain) if wrap else plain
+                with sock.makefile("rb") as stream:
+                    while (request := _read(stream)) and self._reply(sock, request):
+                        pass
+        finally:
+            with self._lock:
+                self._open.discard(plain)
+            sock.close()
+
+    def _reply(self, sock: socket.socket, request: Received) -> bool:
+        with self._lock:
+            self.requests.append(request)
+            reply = self._script.pop(0) if len(self._script) > 1 else self._script[0]
+        return reply(Connection(sock, self.stopping), request)
+
+
+def _read(stream: BinaryIO) -> Received | None:
+    line = stream.readline().decode("latin-1").split()
+    if len(line) != 3:
+        return None
+    headers: dict[str, str] = {}
+    while name_value := stream.readline().decode("latin-1").rstrip("\r\n"):
+        name, _, value = name_value.partition(":")
+        headers[name.strip().lower()] = value.strip()
+    body = stream.read(int(headers.get("content-length", 0)))
+    return Received(line[0], line[1], headers, body)
