@@ -27,8 +27,8 @@ HEALTH_LIMITS = ((timedelta(seconds=1), 5), (timedelta(minutes=1), 60))
 
 
 def _theme(name: str, value: object) -> dict[str, Any]:
-    spec = dict.fromkeys(COLOURS, fields.hex_colour)
-    return fields.read(spec, fields.mapping(name, value))
+    given = fields.mapping(name, value)
+    return {c: fields.hex_colour(f"{name}.{c}", given[c]) for c in COLOURS if c in given}
 
 
 def _event(name: str, value: object) -> str:

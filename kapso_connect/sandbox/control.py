@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count, islice
 from typing import Any
 
 from django.http import HttpRequest
@@ -124,27 +125,19 @@ def set_webhook(request: HttpRequest) -> object:
 
 def seed(request: HttpRequest) -> object:
     """Make customers ``<prefix>-1`` … ``<prefix>-n``, each with numbers."""
-    given: dict[str, Any] = {
-        "customers": 0,
-        "numbers_per_customer": 0,
-        "prefix": "seed",
-        "webhooks": False,
-    }
-    given |= fields.read_strictly(SEED, read_object(request))
-    prefix, made, position = given["prefix"], 0, 0
-    if given["customers"] * (1 + given["numbers_per_customer"]) > 1_000_000:
+    given = fields.read_strictly(SEED, read_object(request))
+    prefix, wanted = given.get("prefix", "seed"), given.get("customers", 0)
+    numbers_each = given.get("numbers_per_customer", 0)
+    if wanted * (1 + numbers_each) > 1_000_000:
         raise Invalid("that is more than 1000000 objects")
-    while made < given["customers"]:
-        position += 1
-        if f"{prefix}-{position}" in world.customer_by_external_id:
-            continue
-        made += 1
-        customer = world.add_customer(f"{prefix} {position}", f"{prefix}-{position}")
-        for _ in range(given["numbers_per_customer"]):
+    free = (i for i in count(1) if f"{prefix}-{i}" not in world.customer_by_external_id)
+    for i in islice(free, wanted):
+        customer = world.add_customer(f"{prefix} {i}", f"{prefix}-{i}")
+        for _ in range(numbers_each):
             number = world.add_number(**_of(customer))
-            if given["webhooks"]:
+            if given.get("webhooks"):
                 sender.emit(payloads.CREATED, payloads.build(payloads.CREATED, number))
-    return 201, {"customers": made, "phone_numbers": made * given["numbers_per_customer"]}
+    return 201, {"customers": wanted, "phone_numbers": wanted * numbers_each}
 
 
 def _of(customer: Customer | None) -> dict[str, Any]:
@@ -157,18 +150,21 @@ def _of(customer: Customer | None) -> dict[str, Any]:
 def add_number(request: HttpRequest) -> object:
     given = fields.read_strictly(NEW_NUMBER, read_object(request))
     announce = given.pop("webhook", False)
-    external_id = given.pop("external_customer_id", None)
-    customer = None
-    if external_id is not None:
-        customer = world.customer_by_external_id.get(external_id)
-        if customer is None:
-            raise ApiError(404, f"No customer has the external_customer_id {external_id}")
-    elif given.get("customer_id") is not None:
-        customer = api.find_customer(given["customer_id"])
-    number = world.add_number(**{**_of(customer), **given})
+    owner = _owner(given.pop("customer_id", None), given.pop("external_customer_id", None))
+    number = world.add_number(**{**_of(owner), **given})
     if announce:
         sender.emit(payloads.CREATED, payloads.build(payloads.CREATED, number))
     return 201, {"data": shapes.number(number)}
+
+
+def _owner(customer_id: str | None, external_id: str | None) -> Customer | None:
+    if customer_id is not None:
+        return api.find_customer(customer_id)
+    if external_id is None:
+        return None
+    if external_id not in world.customer_by_external_id:
+        raise ApiError(404, f"No customer has the external_customer_id {external_id}")
+    return world.customer_by_external_id[external_id]
 
 
 def patch_number(request: HttpRequest, phone_number_id: str) -> object:
