@@ -600,11 +600,11 @@ def test_only_the_customer_asked_for_is_found(server: FaultyServer, client: Kaps
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=10,
+    max_leaves=6,
 )
 CALLS = [parameter.values[0] for parameter in OPERATIONS]
 quick = hypothesis_settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
