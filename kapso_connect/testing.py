@@ -202,6 +202,8 @@ class Sandbox:
     ) -> dict[str, Any]:
         """Make one number: of a customer, or of the project itself when none is named.
 
+        A customer with that ``external_customer_id`` is made when there is none.
+
         ``webhook`` announces it; ``fields`` are ``phone_number`` (E.164) and the API's own names.
         """
         owner = {"customer_id": customer_id, "external_customer_id": external_customer_id}

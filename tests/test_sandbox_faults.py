@@ -202,7 +202,6 @@ def test_the_log_has_the_request_and_not_the_key(box: Sandbox, box_api: Api) -> 
         ("POST", "seed", {"count": 5}, 422, "unknown: count"),
         ("POST", "seed", [], 400, "must be a JSON object"),
         ("POST", "numbers", {"phone_number": "123"}, 422, "E.164"),
-        ("POST", "numbers", {"external_customer_id": "none"}, 404, "none"),
         ("POST", "numbers", {"customer_id": "none"}, 404, "Customer not found"),
         ("PATCH", "numbers/1", {}, 404, "Phone number not found"),
         ("PATCH", "setup_links/1", {}, 404, "Setup link not found"),
@@ -242,6 +241,13 @@ def test_seeding_again_adds(box: Sandbox) -> None:
     box.seed(2, prefix="a")
     ids = [row["external_customer_id"] for row in box.state()["customers"]]
     assert ids == ["a-1", "a-2", "a-3", "a-4"]
+
+
+def test_a_number_brings_its_customer_along(box: Sandbox) -> None:
+    first, second = (box.add_number(external_customer_id="new") for _ in range(2))
+    (customer,) = box.state()["customers"]
+    assert customer["external_customer_id"] == "new"
+    assert first["customer_id"] == second["customer_id"] == customer["id"]
 
 
 def test_a_number_can_be_moved_between_customers(box: Sandbox, box_api: Api) -> None:

@@ -162,9 +162,8 @@ def _owner(customer_id: str | None, external_id: str | None) -> Customer | None:
         return api.find_customer(customer_id)
     if external_id is None:
         return None
-    if external_id not in world.customer_by_external_id:
-        raise ApiError(404, f"No customer has the external_customer_id {external_id}")
-    return world.customer_by_external_id[external_id]
+    known = world.customer_by_external_id.get(external_id)
+    return known or world.add_customer(external_id, external_id)
 
 
 def patch_number(request: HttpRequest, phone_number_id: str) -> object:

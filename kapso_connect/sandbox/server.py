@@ -74,6 +74,7 @@ def configure() -> None:
         ALLOWED_HOSTS=["*"],
         ROOT_URLCONF="kapso_connect.sandbox.urls",
         MIDDLEWARE=[
+            "django.middleware.common.CommonMiddleware",  # Content-Length, thus keep-alive
             "kapso_connect.sandbox.middleware.Platform",
             "kapso_connect.sandbox.middleware.Guard",
         ],
