@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from django.contrib import admin
+
+from .models import Company
+
+
+@admin.register(Company)
+class CompanyAdmin(admin.ModelAdmin):
+    list_display = ["name", "email", "whatsapp_connected_at", "whatsapp_problem"]
+    list_filter = [("whatsapp_connected_at", admin.EmptyFieldListFilter)]
+    search_fields = ["name", "email"]
+    readonly_fields = ["whatsapp_number", "whatsapp_connected_at", "whatsapp_problem"]

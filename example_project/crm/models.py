@@ -1,0 +1,51 @@
+"""The site's own data. kapso_connect knows nothing of it, and needs nothing of it."""
+
+from __future__ import annotations
+
+from django.db import models
+
+from kapso_connect.models import Connection, Customer
+
+
+class Company(models.Model):
+    name = models.CharField(max_length=200)
+    email = models.EmailField("e-mail")
+    # What messages are sent from; empty while nothing is connected.
+    whatsapp_phone_number_id = models.CharField(max_length=64, blank=True, editable=False)
+    whatsapp_connected_at = models.DateTimeField(null=True, editable=False)
+    whatsapp_problem = models.CharField(max_length=64, blank=True, editable=False)
+
+    class Meta:
+        verbose_name_plural = "companies"
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def customer(self) -> Customer:
+        """This company in kapso_connect's eyes; made when it is first asked for."""
+        return Customer.objects.for_owner(self, email=self.email)
+
+    @property
+    def whatsapp_number(self) -> str:
+        """The connected number as people write it, or "" while none is connected."""
+        connection = Connection.objects.filter(
+            phone_number_id=self.whatsapp_phone_number_id, status=Connection.Status.CONNECTED
+        ).first()
+        return str(connection) if connection else ""
+
+
+class HandledEvent(models.Model):
+    """A receiver and an event it has dealt with: the memory that makes a repeat harmless."""
+
+    event_id = models.BigIntegerField()
+    receiver = models.CharField(max_length=100)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["event_id", "receiver"], name="crm_handled_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.receiver} {self.event_id}"

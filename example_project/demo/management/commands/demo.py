@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import signal
+import tempfile
+import time
+from argparse import ArgumentParser
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from example_project.demo.browser import Browser
+from example_project.demo.processes import Demo, DemoError, running
+from example_project.demo.story import StepFailed, Story
+from kapso_connect.testing import SandboxError
+
+from .demo_data import USERNAME
+
+WELCOME = """
+The demo runs. It is all on this machine: nothing reaches Kapso or WhatsApp.
+
+  1. Log in     {site}/admin/kapso_connect/customer/
+                user {user}, password {password}
+  2. Invite     Tick a customer, choose “Create WhatsApp setup link”, and follow the link.
+  3. Connect    Play the customer on the page that opens: connect, or let it fail.
+  4. Look       {site}/ shows who is connected; the welcome mail appears here.
+
+  The sandbox, with every webhook it sent: {sandbox}/
+  Ctrl-C ends the demo and forgets everything.
+"""
+
+
+class Command(BaseCommand):
+    help = (
+        "Run this site against a local stand-in for Kapso, with a database of its own. Needs no "
+        "settings and no Kapso account."
+    )
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--once",
+            action="store_true",
+            help="play the whole story by itself, check every step, and end; 0 means all was well",
+        )
+
+    def handle(self, *, once: bool, **options: Any) -> None:
+        signal.signal(signal.SIGTERM, _stop)
+        try:
+            if once:
+                self.play()
+            else:
+                self.run()
+        except (DemoError, SandboxError) as error:
+            raise CommandError(str(error)) from error
+        except KeyboardInterrupt:
+            if once:
+                raise CommandError("Stopped before the end of the story.") from None
+            self.stdout.write("\nThe demo has ended.")
+
+    def run(self) -> None:
+        self.stdout.write("Setting up …")
+        with running() as demo:
+            self.stdout.write(
+                WELCOME.format(
+                    site=demo.site_url,
+                    sandbox=demo.sandbox.url,
+                    user=USERNAME,
+                    password=demo.password,
+                )
+            )
+            self.stdout.flush()
+            code = demo.site.wait()
+            raise DemoError(f"The site ended by itself, with code {code}.")
+
+    def play(self) -> None:
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="kapso-demo-") as folder:
+            log = Path(folder) / "site.log"
+            with running(log=log, retry_scale=0.1) as demo:
+                self.stdout.write(
+                    f"ok  The site is at {demo.site_url}, the sandbox at {demo.sandbox.url}"
+                )
+                self.play_with(demo, log)
+        self.stdout.write(f"All was as it should be ({time.monotonic() - started:.1f} s).")
+
+    def play_with(self, demo: Demo, log: Path) -> None:
+        with Browser() as browser:
+            try:
+                Story(demo, browser, log, self.stdout.write).play()
+            except StepFailed as failure:
+                said = log.read_text(errors="replace").splitlines()[-15:]
+                raise CommandError(
+                    "\n".join([f"FAILED  {failure}", "", "The site printed last:", *said])
+                ) from failure
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management.base import BaseCommand, CommandError
+
+from example_project.crm.models import Company
+
+USERNAME = "demo"
+COMPANIES = [
+    "Ada's Bakery",
+    "Blue Door Dental",
+    "Corner Bikes",
+    "Delta Tours",
+    "Elm Street Books",
+    "Fresh Flowers",
+    "Green Garden Care",
+    "Harbour Hotel",
+]
+
+
+class Command(BaseCommand):
+    help = "Fill this database with a staff user and a few companies; harmless to repeat."
+
+    def handle(self, **options: Any) -> None:
+        password = os.environ.get("DEMO_PASSWORD", "")
+        if not settings.DEBUG or not password:
+            raise CommandError("Only for development: needs DEBUG, and a DEMO_PASSWORD to set.")
+        user, _made = get_user_model().objects.get_or_create(
+            username=USERNAME, defaults={"is_staff": True, "is_superuser": True}
+        )
+        user.set_password(password)
+        user.save()
+        for name in COMPANIES:
+            mailbox = name.split()[0].lower().replace("'", "")
+            Company.objects.get_or_create(name=name, defaults={"email": f"{mailbox}@example.com"})

@@ -1,0 +1,141 @@
+"""The site and the sandbox as processes of their own, each knowing the other's address."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from django.conf import settings
+
+from kapso_connect.testing import Sandbox
+
+HOST = "127.0.0.1"
+START_TIMEOUT = 30
+
+
+class DemoError(Exception):
+    """The demo could not be set up, or its site ended by itself."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What runs: the site's address and process, its staff user's password, and the sandbox."""
+
+    site_url: str
+    site: subprocess.Popen[bytes]
+    password: str
+    sandbox: Sandbox
+
+
+@contextmanager
+def running(*, log: Path | None = None, retry_scale: float = 1.0) -> Iterator[Demo]:
+    """Run sandbox and site on a fresh database; leave nothing behind.
+
+    The site prints to ``log``, or to the terminal. ``retry_scale`` shortens Kapso's waits.
+    Raises DemoError or SandboxError where one of them does not start.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kapso-demo-")))
+        port = free_port(8000)
+        site_url = f"http://{HOST}:{port}"
+        sandbox = stack.enter_context(
+            Sandbox(
+                webhook_url=f"{site_url}/whatsapp/webhook/",
+                webhook_secret=secrets.token_hex(),
+                api_key=secrets.token_hex(),
+                port=free_port(8900),
+                retry_scale=retry_scale,
+            )
+        )
+        password = secrets.token_urlsafe(9)
+        environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "example_project.settings",
+            "PYTHONUNBUFFERED": "1",
+            "DEBUG": "True",
+            "SECRET_KEY": secrets.token_urlsafe(50),
+            "ALLOWED_HOSTS": HOST,
+            "DATABASE_URL": f"sqlite:///{quote(str(folder / 'demo.sqlite3'))}",
+            "KAPSO_API_KEY": sandbox.api_key,
+            "KAPSO_API_BASE_URL": sandbox.url,
+            "KAPSO_WEBHOOK_SECRET": sandbox.webhook_secret,
+            "KAPSO_PUBLIC_URL": site_url,
+            "DEMO_PASSWORD": password,
+        }
+        manage(environment, "migrate", "--verbosity", "0")
+        manage(environment, "demo_data")
+        site = stack.enter_context(serving(environment, port, log))
+        yield Demo(site_url, site, password, sandbox)
+
+
+def free_port(wanted: int) -> int:
+    """Return ``wanted``, or another port where that is taken."""
+    for port in (wanted, 0):
+        with socket.socket() as probe, suppress(OSError):
+            if os.name != "nt":
+                # A port whose last connections are still winding down is free.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((HOST, port))
+            return int(probe.getsockname()[1])
+    raise DemoError("No port is free.")
+
+
+def manage(environment: Mapping[str, str], *arguments: str) -> None:
+    """Run one management command of the demo's site."""
+    done = subprocess.run(  # noqa: S603
+        command(*arguments), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    if done.returncode:
+        raise DemoError(f"manage.py {arguments[0]} failed:\n{done.stdout.decode()}")
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(settings.BASE_DIR / "manage.py"), *arguments]
+
+
+@contextmanager
+def serving(
+    environment: Mapping[str, str], port: int, log: Path | None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Serve the site until the block ends."""
+    with ExitStack() as stack:
+        output = stack.enter_context(log.open("wb")) if log else None
+        process = subprocess.Popen(  # noqa: S603
+            command("runserver", "--noreload", f"{HOST}:{port}"),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
+        )
+        stack.callback(end, process)
+        wait_for_port(process, port, log)
+        yield process
+
+
+def wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path | None) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+            return
+        time.sleep(0.05)
+    said = f":\n{log.read_text(errors='replace')}" if log else "."
+    raise DemoError(f"The site did not start{said}")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,179 @@
+"""The whole story, played over HTTP and checked at every step."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from kapso_connect.failures import FAILURES
+from kapso_connect.testing import SandboxError
+
+from .browser import Browser, Page, PageError
+from .management.commands.demo_data import COMPANIES, USERNAME
+from .processes import Demo
+
+ACTION = "Create WhatsApp setup link"
+PATIENCE = 10.0
+
+
+class StepFailed(Exception):
+    """A step was not observed; the message names it and says why."""
+
+
+class NotObserved(Exception):
+    """What should be there is not."""
+
+
+@dataclass
+class Story:
+    """One customer who connects, and one for each of Kapso's error codes.
+
+    ``log`` is what the site prints: its receivers' lines and its mails. ``say`` is given one line
+    for each step, with what was observed.
+    """
+
+    demo: Demo
+    browser: Browser
+    log: Path
+    say: Callable[[str], None]
+
+    def play(self) -> None:
+        """Raises StepFailed at the first step that was not observed."""
+        self.step("Staff logs in to the admin", self.log_in)
+        connects, *fails = COMPANIES
+        self.succeed(connects)
+        for company, code in zip(fails, FAILURES, strict=False):
+            self.fail(company, code)
+        self.step("The start page", self.start_page_is_right, connects, fails[0])
+
+    def step(self, title: str, do: Callable[..., str], *arguments: object) -> None:
+        try:
+            observed = do(*arguments)
+        except (NotObserved, PageError, SandboxError, requests.RequestException) as error:
+            raise StepFailed(f"{title}: {error}") from error
+        self.say(f"ok  {title}: {observed}")
+
+    def succeed(self, company: str) -> None:
+        self.step(f"{company} is invited", self.invite, company)
+        self.step(f"{company} connects a number", self.connect, company)
+        self.step("Kapso's webhook", self.webhook_arrives)
+        self.step("whatsapp_connected", self.heard_once, "connected", company)
+        self.step("The welcome mail", self.welcomed_once, company)
+        self.step("The same webhook again", self.duplicate_changes_nothing, company)
+
+    def fail(self, company: str, code: str) -> None:
+        self.step(f"{company} is invited", self.invite, company)
+        self.step(f"{company} comes back with {code}", self.give_up, code)
+        self.step("whatsapp_setup_failed", self.heard_once, "setup_failed", company)
+
+    # What staff does
+
+    def log_in(self) -> str:
+        page = self.browser.get(f"{self.demo.site_url}/admin/")
+        home = self.browser.submit(
+            page,
+            page.form("password"),
+            ("username", USERNAME),
+            ("password", self.demo.password),
+        )
+        expect(home.status == 200 and "Log out" in home.text, "the login was refused", home)
+        return f"{home.url} greets {USERNAME}"
+
+    def invite(self, company: str) -> str:
+        customers = f"{self.demo.site_url}/admin/kapso_connect/customer/"
+        listed = self.browser.get(customers, q=company)
+        form = listed.form("_selected_action")
+        found = [box for box in form.boxes if box[0] == "_selected_action"]
+        expect(len(found) == 1, f"{len(found)} customers are called {company}", listed)
+        confirm = self.browser.submit(listed, form, *found, form.option(ACTION))
+        form = confirm.form("_selected_action")
+        expect(company in confirm.text, "the confirm page does not name the customer", confirm)
+        result = self.browser.submit(confirm, form)
+        link = re.search(re.escape(self.demo.sandbox.url) + r"/setup/[\w-]+", result.html)
+        expect(link is not None, "the result page shows no link", result)
+        self.link = link[0] if link else ""
+        return "action, options, and a link to the hosted page"
+
+    # What the customer does, with a browser of their own
+
+    def connect(self, company: str) -> str:
+        page = self.choose("connect")
+        expect(page.url.startswith(f"{self.demo.site_url}/whatsapp/success/?"), "no redirect", page)
+        expect(page.status in (200, 202), "the success page is broken", page)
+        until = time.monotonic() + PATIENCE
+        with Browser() as customer:
+            while page.status == 202 and time.monotonic() < until:
+                time.sleep(0.2)
+                page = customer.get(page.url)
+        expect(page.status == 200 and company in page.text, "it is no success page", page)
+        number = re.search(r"\+[\d ()-]{8,}\d", page.text)
+        expect(number is not None, "the number is not shown", page)
+        return f"sent back to the success page, which shows {number[0] if number else ''}"
+
+    def give_up(self, code: str) -> str:
+        page = self.choose(code)
+        failure = FAILURES[code]
+        expect(page.url.startswith(f"{self.demo.site_url}/whatsapp/failed/?"), "no redirect", page)
+        for words in (failure.title, failure.cause, failure.advice):
+            expect(page.status == 200 and str(words) in page.text, f"it lacks “{words}”", page)
+        with Browser() as customer:
+            again = customer.get(page.url)
+        expect(again.text == page.text, "the page changes when it is loaded again", again)
+        return f"the failure page says “{failure.title}”"
+
+    def choose(self, outcome: str) -> Page:
+        """Press a button on the hosted page, and go where it sends the browser."""
+        with Browser() as customer:
+            page = customer.get(self.link)
+            return customer.submit(page, page.form("outcome"), ("outcome", outcome))
+
+    # What the site learns
+
+    def webhook_arrives(self) -> str:
+        deliveries = self.demo.sandbox.wait_for_deliveries(1, timeout=PATIENCE)
+        expect(len(deliveries) == 1, f"{len(deliveries)} deliveries instead of one")
+        delivery = deliveries[0]
+        expect(delivery["state"] == "delivered", f"it was not taken: {delivery}")
+        return f"{delivery['event']} was delivered and answered 200"
+
+    def heard_once(self, kind: str, company: str) -> str:
+        return self.printed_once(f"{kind}: company={company} ", "the receiver ran")
+
+    def welcomed_once(self, company: str) -> str:
+        return self.printed_once(f"Subject: Welcome to WhatsApp, {company}\n", "the mail was sent")
+
+    def printed_once(self, line: str, what: str) -> str:
+        until = time.monotonic() + PATIENCE
+        while (count := self.printed().count(line)) == 0 and time.monotonic() < until:
+            time.sleep(0.05)
+        expect(count == 1, f"{what} {count} times instead of once")
+        return f"{what} once"
+
+    def printed(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def duplicate_changes_nothing(self, company: str) -> str:
+        sandbox = self.demo.sandbox
+        sandbox.resend(sandbox.deliveries()[0]["id"])
+        again = sandbox.wait_for_deliveries(2, timeout=PATIENCE)[1]
+        expect(again["state"] == "delivered", f"it was not taken: {again}")
+        self.heard_once("connected", company)
+        self.welcomed_once(company)
+        return "answered 200, and nothing happened twice"
+
+    def start_page_is_right(self, connected: str, failed: str) -> str:
+        page = self.browser.get(f"{self.demo.site_url}/")
+        expect(f"{connected} Connected: +" in page.text, f"{connected} is not connected", page)
+        expect(f"{failed} Not connected: {next(iter(FAILURES))}" in page.text, "no error", page)
+        return f"{connected} is connected, the others are not, and it says why"
+
+
+def expect(condition: bool, otherwise: str, page: Page | None = None) -> None:
+    if not condition:
+        seen = f" (at {page.url}, {page.status}: “{page.text[:300]}”)" if page else ""
+        raise NotObserved(f"{otherwise}{seen}")
