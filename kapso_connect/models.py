@@ -344,6 +344,14 @@ def due(now: Any = None) -> Q:
     return Q(next_attempt_at__lte=now or timezone.now())
 
 
+def idle() -> Q:
+    """The condition for Retryable rows that surely nobody works on: failed for good, due, or put
+    off for longer than a lease lasts."""
+    now = timezone.now()
+    lease_ends = now + timedelta(seconds=get_conf().lease_seconds)
+    return due(now) | Q(next_attempt_at=None) | Q(next_attempt_at__gt=lease_ends)
+
+
 class WebhookEvent(Retryable):
     """The inbox: every signed delivery, as it arrived, before anything followed from it."""
 

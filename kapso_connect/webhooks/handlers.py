@@ -12,7 +12,7 @@ from .. import delivery, onboarding, tasks
 from ..client import KapsoClient
 from ..conf import get_conf
 from ..exceptions import KapsoError
-from ..models import Connection, ConnectionEvent, Source, WebhookEvent
+from ..models import Connection, ConnectionEvent, Source, WebhookEvent, idle
 from ..transactions import atomic, retrying
 from .payloads import (
     MalformedPayload,
@@ -246,6 +246,23 @@ def process(webhook_event_id: int) -> bool:
         logger.exception("Could not act on webhook event %s", inbox.idempotency_key)
         put_off(inbox, describe(error))
     return inbox.status != WebhookEvent.Status.PENDING
+
+
+def run_again(inbox: WebhookEvent) -> bool | None:
+    """Act now on an event that failed or waits, with all its attempts before it again.
+
+    True where something came of it, False where it failed again or waits; None where there is
+    nothing to do, or another process may be at it.
+    """
+    status = WebhookEvent.Status
+    freed = WebhookEvent.objects.filter(
+        idle(), pk=inbox.pk, status__in=[status.FAILED, status.PENDING], event__in=HANDLERS
+    ).update(status=status.PENDING, next_attempt_at=timezone.now(), attempts=0)
+    if not freed:
+        return None
+    process(inbox.pk)
+    inbox.refresh_from_db()
+    return inbox.status in {status.PROCESSED, status.IGNORED}
 
 
 def act_and_save(inbox: WebhookEvent) -> None:
