@@ -9,7 +9,7 @@ from django.db import models
 from django.utils import timezone
 
 from . import signals, tasks
-from .models import Connection, ConnectionEvent, SetupLink, WebhookEvent
+from .models import Connection, ConnectionEvent, SetupLink, WebhookEvent, idle
 
 logger = logging.getLogger("kapso_connect")
 
@@ -90,6 +90,18 @@ def deliver(event_id: int) -> bool:
     return not errors
 
 
+def send_again(event: ConnectionEvent) -> bool | None:
+    """Send now the signal of an event that failed or waits, to the receivers that have not had it.
+
+    True where all have had it, False where one raised again; None where there is nothing to do,
+    or another process may be at it.
+    """
+    freed = ConnectionEvent.objects.filter(
+        idle(), pk=event.pk, delivered_at=None, kind__in=SIGNALS
+    ).update(next_attempt_at=timezone.now(), attempts=0)
+    return deliver(event.pk) if freed else None
+
+
 def arguments(event: ConnectionEvent) -> dict[str, Any]:
     """Return what the event's signal is sent with, as ``signals`` documents it."""
     common = {"source": event.source, "event": event}
@@ -97,7 +109,7 @@ def arguments(event: ConnectionEvent) -> dict[str, Any]:
         inbox = event.webhook_event
         return {
             "webhook_event": inbox,
-            "name": inbox.event if inbox else event.data.get("event", ""),
+            "event_name": inbox.event if inbox else event.data.get("event", ""),
             "payload": inbox.payload if inbox else {},
             **common,
         }

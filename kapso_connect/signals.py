@@ -109,6 +109,6 @@ Arguments: ``connection``, ``customer``, ``setup_link`` (or None), ``source``, `
 webhook_received = ConnectSignal()
 """A signed delivery was stored, known to this package or not. ``sender=WebhookEvent``.
 
-Arguments: ``webhook_event``, ``name`` (Kapso's event name), ``payload`` (dict), ``source``,
+Arguments: ``webhook_event``, ``event_name`` (Kapso's), ``payload`` (dict), ``source``,
 ``event``.
 """

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from pytest_django.fixtures import SettingsWrapper
 
 from kapso_connect.testing import Sandbox
 
@@ -19,7 +19,7 @@ def sandbox_process() -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def sandbox(sandbox_process: Sandbox, settings: SettingsWrapper) -> Sandbox:
+def sandbox(sandbox_process: Sandbox, settings: Any) -> Sandbox:
     """A sandbox that knows nothing yet, and the site's settings pointing at it."""
     sandbox_process.reset()
     settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_BASE_URL": sandbox_process.url}

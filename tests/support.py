@@ -1,0 +1,134 @@
+"""What the tests share: signed deliveries, rows to start from, and ears for the signals."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.http import HttpResponse
+from django.test import Client
+from django.utils import timezone
+
+from kapso_connect import signals
+from kapso_connect.models import Connection, Customer, SetupLink
+from kapso_connect.testing import Sandbox, webhook_headers
+
+SECRET = "test-webhook-secret"
+WEBHOOK = "/whatsapp/webhook/"
+CREATED = "whatsapp.phone_number.created"
+DELETED = "whatsapp.phone_number.deleted"
+
+_numbers = itertools.count(100_000_000_000_001)
+
+
+def new_number_id() -> str:
+    return str(next(_numbers))
+
+
+def make_customer(**fields: Any) -> Customer:
+    return Customer.objects.create(
+        **{"name": "Bäckerei Süß", "kapso_id": str(uuid.uuid4()), **fields}
+    )
+
+
+def make_link(customer: Customer | None = None, **fields: Any) -> SetupLink:
+    return SetupLink.objects.create(
+        **{
+            "customer": customer or make_customer(),
+            "kapso_id": str(uuid.uuid4()),
+            "url": "https://setup.example/secret-token",
+            "created_at": timezone.now(),
+            **fields,
+        }
+    )
+
+
+def make_connection(customer: Customer | None = None, **fields: Any) -> Connection:
+    return Connection.objects.create(
+        **{
+            "customer": customer or make_customer(),
+            "phone_number_id": new_number_id(),
+            "status": Connection.Status.CONNECTED,
+            "connected_at": timezone.now(),
+            **fields,
+        }
+    )
+
+
+def remote_customer(sandbox: Sandbox, name: str = "Bäckerei Süß") -> Customer:
+    """A customer that the site and the sandbox both know."""
+    external_id = str(uuid.uuid4())
+    sandbox.add_number(external_customer_id=external_id)  # makes the customer, too
+    kapso_id = next(
+        row["id"]
+        for row in sandbox.state()["customers"]
+        if row["external_customer_id"] == external_id
+    )
+    return make_customer(name=name, kapso_id=kapso_id, external_customer_id=external_id)
+
+
+def payload_for(customer: Customer, phone_number_id: str, **more: Any) -> dict[str, Any]:
+    return {
+        "phone_number_id": phone_number_id,
+        "project": {"id": str(uuid.uuid4())},
+        "customer": {"id": customer.kapso_id, "external_id": customer.external_customer_id},
+        **more,
+    }
+
+
+def post(
+    payload: Any,
+    *,
+    event: str = CREATED,
+    key: str | None = None,
+    secret: str = SECRET,
+    client: Client | None = None,
+    **headers: str,
+) -> HttpResponse:
+    """Deliver ``payload`` (bytes go as they are) as Kapso would, signed."""
+    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    signed = webhook_headers(body, secret, event=event, idempotency_key=key)
+    return (client or Client()).post(
+        WEBHOOK, body, content_type="application/json", headers={**signed, **headers}
+    )
+
+
+ALL_SIGNALS = {
+    name: signal for name, signal in vars(signals).items() if isinstance(signal, signals.Signal)
+}
+
+
+class Heard(list[tuple[str, dict[str, Any]]]):
+    """The signals that were sent, in order, each with its arguments."""
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self]
+
+    def only(self, name: str) -> dict[str, Any]:
+        """The arguments of the one signal of that name."""
+        (arguments,) = [arguments for heard, arguments in self if heard == name]
+        return arguments
+
+
+@contextmanager
+def listening(*names: str) -> Iterator[Heard]:
+    """Hear the signals named, or all but webhook_received."""
+    heard = Heard()
+    chosen = names or [name for name in ALL_SIGNALS if name != "webhook_received"]
+    receivers = {}
+    for name in chosen:
+
+        def receiver(heard_name: str = name, **arguments: Any) -> None:
+            heard.append((heard_name, arguments))
+
+        receivers[name] = receiver
+        ALL_SIGNALS[name].connect(receiver)
+    try:
+        yield heard
+    finally:
+        for name, receiver in receivers.items():
+            ALL_SIGNALS[name].disconnect(receiver)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+
+from kapso_connect.conf import get_conf
+
+
+def test_defaults() -> None:
+    with override_settings(KAPSO_CONNECT={}):
+        conf = get_conf()
+    assert conf.api_base_url == "https://api.kapso.ai"
+    assert conf.webhook_secret == ()
+    assert conf.request_budget == 5
+
+
+def test_missing_setting_is_all_defaults(settings) -> None:
+    del settings.KAPSO_CONNECT
+    assert get_conf().api_key == ""
+
+
+def test_override_settings_takes_effect_and_ends() -> None:
+    with override_settings(KAPSO_CONNECT={"API_KEY": "other"}):
+        assert get_conf().api_key == "other"
+    assert get_conf().api_key == "test-api-key"
+
+
+@pytest.mark.parametrize(
+    ("given", "secrets"),
+    [("a", ("a",)), (["a", "b"], ("a", "b")), (("a", ""), ("a",)), ("", ()), ([""], ())],
+)
+def test_webhook_secret_is_one_or_several_and_never_empty(given, secrets) -> None:
+    with override_settings(KAPSO_CONNECT={"WEBHOOK_SECRET": given}):
+        assert get_conf().webhook_secret == secrets
+
+
+def test_urls_lose_their_trailing_slash() -> None:
+    with override_settings(KAPSO_CONNECT={"PUBLIC_URL": " https://a.example/ "}):
+        assert get_conf().public_url == "https://a.example"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("API_KEY", None),
+        ("API_KEY", 7),
+        ("API_BASE_URL", b"https://x"),
+        ("WEBHOOK_SECRET", 7),
+        ("WEBHOOK_SECRET", ["a", 7]),
+        ("SETUP_LINK_DEFAULTS", []),
+        ("REQUEST_BUDGET", 0),
+        ("REQUEST_BUDGET", "5"),
+        ("REQUEST_BUDGET", True),
+        ("REQUEST_BUDGET", float("nan")),
+        ("MAX_WEBHOOK_BYTES", 1.5),
+        ("RETRY_LIMIT", -1),
+        ("API_KYE", "typo"),
+    ],
+)
+def test_wrong_values_are_named(name: str, value: object) -> None:
+    with (
+        override_settings(KAPSO_CONNECT={name: value}),
+        pytest.raises(ImproperlyConfigured, match=name),
+    ):
+        get_conf()
+
+
+def test_setting_must_be_a_dict() -> None:
+    with (
+        override_settings(KAPSO_CONNECT="key"),
+        pytest.raises(ImproperlyConfigured, match="must be a dict"),
+    ):
+        get_conf()
+
+
+def test_secrets_stay_out_of_the_repr() -> None:
+    with override_settings(KAPSO_CONNECT={"API_KEY": "hush", "WEBHOOK_SECRET": ["hush2"]}):
+        assert "hush" not in repr(get_conf())

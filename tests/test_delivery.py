@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.dispatch import Signal
+from django.utils import timezone
+
+from kapso_connect import delivery, onboarding, signals, tasks
+from kapso_connect.models import ConnectionEvent
+
+from .support import listening, make_customer, new_number_id
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Receiver:
+    """A receiver that raises as long as it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.broken = False
+
+    def __call__(self, event: ConnectionEvent, **kwargs: Any) -> None:
+        self.calls.append(event.pk)
+        if self.broken:
+            raise RuntimeError("receiver is broken")
+
+
+class OtherReceiver(Receiver):
+    pass
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    signals.whatsapp_connected.connect(receiver)
+    yield receiver
+    signals.whatsapp_connected.disconnect(receiver)
+
+
+@pytest.fixture
+def other() -> Iterator[Receiver]:
+    receiver = OtherReceiver()
+    signals.whatsapp_connected.connect(receiver)
+    yield receiver
+    signals.whatsapp_connected.disconnect(receiver)
+
+
+def connect() -> ConnectionEvent:
+    onboarding.connect(make_customer(), onboarding.Number(new_number_id()), source="webhook")
+    return ConnectionEvent.objects.latest("pk")
+
+
+def make_due(event: ConnectionEvent) -> None:
+    ConnectionEvent.objects.filter(pk=event.pk).update(next_attempt_at=timezone.now())
+
+
+def test_a_signal_is_sent_once(receiver: Receiver) -> None:
+    event = connect()
+    assert receiver.calls == [event.pk]
+    assert delivery.deliver(event.pk)
+    assert receiver.calls == [event.pk]
+    event.refresh_from_db()
+    assert event.delivered_at is not None
+    assert event.attempts == 1
+
+
+def test_an_event_nobody_listens_to_is_not_kept_for_later() -> None:
+    event = connect()
+    assert event.delivered_at is not None
+    assert event.next_attempt_at is None
+
+
+def test_only_the_receiver_that_raised_is_called_again(receiver: Receiver, other: Receiver) -> None:
+    receiver.broken = True
+    event = connect()
+    assert (len(receiver.calls), len(other.calls)) == (1, 1)
+    assert event.delivered_at is None
+    assert "Receiver: RuntimeError: receiver is broken" in event.last_error
+    assert event.receivers == ["tests.test_delivery.OtherReceiver"]
+
+    receiver.broken = False
+    make_due(event)
+    assert delivery.deliver(event.pk)
+    assert (len(receiver.calls), len(other.calls)) == (2, 1)
+    event.refresh_from_db()
+    assert event.delivered_at is not None
+    assert event.last_error == ""
+
+
+def test_a_receiver_that_raised_is_left_alone_until_it_is_due(receiver: Receiver) -> None:
+    receiver.broken = True
+    event = connect()
+    delivery.deliver(event.pk)
+    # The row is due again in 15 seconds; who asks before has to wait.
+    assert event.next_attempt_at is not None
+    assert timedelta(seconds=10) < event.next_attempt_at - timezone.now() < timedelta(seconds=16)
+
+
+def test_delays_grow_and_end(receiver: Receiver, settings) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "RETRY_LIMIT": 4}
+    receiver.broken = True
+    event = connect()
+    delays = []
+    while event.next_attempt_at is not None:
+        delays.append(round((event.next_attempt_at - timezone.now()).total_seconds()))
+        make_due(event)
+        assert not delivery.deliver(event.pk)
+        event.refresh_from_db()
+    assert delays == [15, 30, 60]
+    assert event.attempts == 4
+    assert event.delivered_at is None
+    assert len(receiver.calls) == 4
+    assert not delivery.deliver(event.pk)
+    assert len(receiver.calls) == 4
+
+
+def test_what_one_process_has_taken_another_leaves(receiver: Receiver) -> None:
+    receiver.broken = True
+    event = connect()
+    make_due(event)
+    mine = ConnectionEvent.objects.get(pk=event.pk)
+    theirs = ConnectionEvent.objects.get(pk=event.pk)
+    assert mine.take()
+    assert not theirs.take()
+
+
+def test_a_process_that_died_loses_its_lease(receiver: Receiver, settings) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "LEASE_SECONDS": 0.01}
+    receiver.broken = True
+    event = connect()
+    make_due(event)
+    event.refresh_from_db()
+    assert event.take()  # … and dies here
+    receiver.broken = False
+    assert delivery.deliver(event.pk)
+
+
+def test_a_slow_process_does_not_undo_what_another_did(receiver: Receiver) -> None:
+    delivered = timezone.now()
+
+    def overtaken(event: ConnectionEvent, **kwargs: Any) -> None:
+        ConnectionEvent.objects.filter(pk=event.pk).update(delivered_at=delivered)
+        raise RuntimeError("too late")
+
+    signals.whatsapp_connected.connect(overtaken)
+    try:
+        event = connect()
+    finally:
+        signals.whatsapp_connected.disconnect(overtaken)
+    event.refresh_from_db()
+    assert event.delivered_at == delivered
+    assert event.last_error == ""
+
+
+def test_an_event_that_was_deleted_is_no_error() -> None:
+    assert not delivery.deliver(0)
+
+
+def test_receivers_get_the_rows_as_they_are_now(receiver: Receiver) -> None:
+    receiver.broken = True
+    event = connect()
+    assert event.connection is not None
+    onboarding.disconnect(event.connection.phone_number_id, source="webhook")
+    make_due(event)
+    with listening("whatsapp_connected") as heard:
+        delivery.deliver(event.pk)
+    assert not heard.only("whatsapp_connected")["connection"].is_connected
+
+
+def test_a_queue_that_is_away_costs_nothing(receiver: Receiver, monkeypatch, caplog) -> None:
+    def away(*args: Any) -> None:
+        raise ConnectionError("broker is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tasks.deliver_event), "enqueue", away)
+        event = connect()
+    assert receiver.calls == []
+    assert "kapso_sync will do it" in caplog.text
+    assert delivery.deliver(event.pk)
+    assert receiver.calls == [event.pk]
+
+
+def test_two_receivers_of_one_name_count_as_one() -> None:
+    def make(broken: bool) -> Any:
+        def receiver(**kwargs: Any) -> None:
+            if broken:
+                raise RuntimeError
+
+        return receiver
+
+    good, bad = make(False), make(True)
+    for receiver in (good, bad):
+        signals.whatsapp_connected.connect(receiver)
+    try:
+        event = connect()
+    finally:
+        for receiver in (good, bad):
+            signals.whatsapp_connected.disconnect(receiver)
+    assert event.receivers == []
+    assert event.delivered_at is None
+
+
+def test_async_receivers_are_called_and_left_out_too() -> None:
+    calls: list[str] = []
+
+    async def async_receiver(**kwargs: Any) -> None:
+        calls.append("async")
+
+    def broken(**kwargs: Any) -> None:
+        calls.append("broken")
+        raise RuntimeError
+
+    for receiver in (async_receiver, broken):
+        signals.whatsapp_connected.connect(receiver)
+    try:
+        event = connect()
+        make_due(event)
+        delivery.deliver(event.pk)
+    finally:
+        for receiver in (async_receiver, broken):
+            signals.whatsapp_connected.disconnect(receiver)
+    assert sorted(calls) == ["async", "broken", "broken"]
+
+
+def test_every_signal_is_documented_and_every_kind_but_the_silent_ones_has_one() -> None:
+    silent = {"setup_link_revoked", "setup_link_expired"}
+    assert set(ConnectionEvent.Kind.values) - silent == set(delivery.SIGNALS)
+    sent = {id(signal) for signal, _sender in delivery.SIGNALS.values()}
+    public = [value for value in vars(signals).values() if isinstance(value, Signal)]
+    assert {id(signal) for signal in public} == sent
