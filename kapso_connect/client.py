@@ -351,11 +351,9 @@ class KapsoClient:
                 break
             # What is created meanwhile pushes entries on to the next page: once is enough.
             fresh = {key: item for key, item in items.items() if key not in seen}
-            if not items:
-                return
-            if not fresh:
+            if not fresh and (items or page < total):
                 # Ending quietly would make part of a list look like the whole.
-                reason = "a page of the list came twice"
+                reason = "a page of the list is empty or came twice"
                 break
             seen.update(fresh)
             yield from fresh.values()

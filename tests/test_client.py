@@ -558,9 +558,16 @@ def test_lists_come_page_by_page_as_they_are_read(
 def test_an_empty_list_is_one_request(server: FaultyServer, client: KapsoClient) -> None:
     server.will(answer(200, listed("Webhook", pages=0)))
     assert list(client.list_webhooks()) == []
-    server.will(answer(200, listed("Webhook", pages=1_000_000)))
+    server.will(answer(200, listed("Webhook", pages=1)))
     assert list(client.list_webhooks()) == []
     assert len(server.requests) == 2
+
+
+def test_an_empty_page_is_only_the_last_one(server: FaultyServer, client: KapsoClient) -> None:
+    server.will(answer(200, listed("Webhook", pages=1_000_000)))
+    with pytest.raises(KapsoUnexpectedAnswer, match="is empty"):
+        list(client.list_webhooks())
+    assert len(server.requests) == 1
 
 
 def test_a_page_that_repeats_ends_the_list_with_an_error(
