@@ -279,8 +279,7 @@ def test_a_webhook_that_keeps_failing_is_paused(
     box: Sandbox, box_api: Api, box_receiver: Receiver
 ) -> None:
     box_receiver.answer = 503
-    for _ in range(8):
-        box.add_number(webhook=True)
+    box.seed(8, 1, webhooks=True)
     box.wait_for_deliveries(8)
     (webhook,) = box_api("GET", "/whatsapp/webhooks").json()["data"]
     assert webhook["active"] is False

@@ -11,7 +11,7 @@ from . import api, fields, payloads, shapes
 from .faults import Faults
 from .fields import ApiError, Invalid
 from .state import Customer, PhoneNumber, SetupLink, Webhook, apply, world
-from .web import json_response, query, read_object
+from .web import query, read_object
 from .webhooks import sender
 
 SEED: fields.Spec = {
@@ -221,7 +221,6 @@ def _apply_event(event: str, number: PhoneNumber) -> None:
 
 def state(request: HttpRequest) -> object:
     numbers = world.numbers().values()
-    settled = sum(delivery.settled for delivery in world.deliveries.values())
     return {
         "counts": {
             "customers": len(world.customers),
@@ -229,7 +228,7 @@ def state(request: HttpRequest) -> object:
             "phone_numbers": len(numbers),
             "webhooks": len(world.webhooks),
             "deliveries": len(world.deliveries),
-            "deliveries_settled": settled,
+            "deliveries_settled": world.settled,
             "requests": len(world.requests),
         },
         "project_id": world.project_id,
@@ -250,16 +249,14 @@ def requests(request: HttpRequest) -> object:
 
 
 def deliveries(request: HttpRequest) -> object:
-    """List the deliveries; ``?settled=n&timeout=s`` first waits until n of them are over."""
+    """List the deliveries; ``?settled=n&timeout=s`` first waits until n (of any event) are over."""
     event = query(request, "event", fields.text)
     wanted = int(query(request, "settled", _whole) or 0)
     timeout = min(int(query(request, "timeout", _whole) or 10), 60)
 
-    def chosen() -> list[Any]:
-        return [d for d in world.deliveries.values() if event in (None, d.event)]
-
-    sender.wait(lambda: sum(d.settled for d in chosen()) >= wanted, timeout)
-    return json_response({"data": [shapes.delivery(delivery) for delivery in chosen()]})
+    sender.wait(lambda: world.settled >= wanted, timeout)
+    rows = [row for row in world.deliveries.values() if event in (None, row.event)]
+    return {"data": [shapes.delivery(row) for row in rows]}
 
 
 def _whole(name: str, value: object) -> int:

@@ -158,10 +158,6 @@ class Delivery:
     next_attempt_at: datetime | None = None
     forced: bool = False  # asked for by a person: sent even to a paused webhook
 
-    @property
-    def settled(self) -> bool:
-        return self.state in ("delivered", "failed", "dropped")
-
 
 @dataclass
 class LoggedRequest:
@@ -199,6 +195,7 @@ class World:
         self.webhooks: dict[str, Webhook] = {}
         self.default_webhook_id = ""
         self.deliveries: dict[str, Delivery] = {}
+        self.settled = 0  # deliveries that are over
         self.requests: deque[LoggedRequest] = deque(maxlen=20_000)
         self.health: dict[str, tuple[datetime, dict[str, Any]]] = {}
         self.health_calls: deque[datetime] = deque()

@@ -97,8 +97,7 @@ class Sender:
             self.world.log_delivery(delivery)
         if faults.drop:
             for delivery in copies:
-                delivery.state = "dropped"
-            self.world.changed.notify_all()
+                self._settle(delivery, "dropped")
         elif faults.reorder > 1:
             self._hold(copies, faults.reorder)
         else:
@@ -192,6 +191,7 @@ class Sender:
     def _settle(self, delivery: Delivery, state: str) -> None:
         delivery.state = state
         delivery.next_attempt_at = None
+        self.world.settled += 1
         self.world.changed.notify_all()
 
 
@@ -245,6 +245,8 @@ def _post(url: str, headers: dict[str, str], body: bytes) -> Attempt:
 def _note(webhook: Webhook, success: bool) -> None:
     """Pause a webhook that fails too often: 20 deliveries, 10 failures, 85 % of them failed."""
     webhook.outcomes.append((now(), success))
+    if success:
+        return
     while webhook.outcomes[0][0] < now() - PAUSE_WINDOW:
         webhook.outcomes.popleft()
     total = len(webhook.outcomes)
