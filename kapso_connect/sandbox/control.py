@@ -210,9 +210,9 @@ def _event_payload(event: str, given: dict[str, Any]) -> dict[str, Any]:
 def _apply_event(event: str, number: PhoneNumber) -> None:
     """Let the number be as the event says that it is."""
     if event == payloads.DISCONNECTED:
-        number.status = "DISCONNECTED"
+        apply(number, {"status": "DISCONNECTED"})
     elif event == payloads.RECONNECTED:
-        number.status = "CONNECTED"
+        apply(number, {"status": "CONNECTED"})
     elif event == payloads.DELETED:
         world.tear_down_number(number)
     elif event == payloads.OFFBOARDED:
