@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from django.db import models
@@ -10,8 +9,6 @@ from django.utils import timezone
 
 from . import signals, tasks
 from .models import Connection, ConnectionEvent, SetupLink, WebhookEvent, idle
-
-logger = logging.getLogger("kapso_connect")
 
 Kind = ConnectionEvent.Kind
 
@@ -75,7 +72,6 @@ def deliver(event_id: int) -> bool:
     event.receivers = sorted({*event.receivers, *signals.names_done(responses)})
     if errors:
         event.put_off("\n".join(errors)[:10_000])
-        logger.error("%s (event %s): %s", event.kind, event.pk, event.last_error)
     else:
         event.delivered_at = timezone.now()
         event.next_attempt_at = None

@@ -12,6 +12,7 @@ All carry ``event`` and ``source`` ("webhook", "redirect", "sync" or "manual").
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from contextvars import ContextVar
 from typing import Any
 
 from django.dispatch import Signal
+
+logger = logging.getLogger("kapso_connect")
 
 _done: ContextVar[frozenset[str]] = ContextVar("kapso_connect_receivers_done", default=frozenset())
 
@@ -48,6 +51,11 @@ class ConnectSignal(Signal):
         if not done:
             return live
         return tuple([r for r in part if receiver_name(r) not in done] for part in live)
+
+    # Django's own fails on a receiver without __qualname__ (an object, a partial), and takes the
+    # other receivers with it.
+    def _log_robust_failure(self, receiver: Callable[..., Any], err: Exception) -> None:
+        logger.error("Receiver %s raised: %s", receiver_name(receiver), err, exc_info=err)
 
 
 def names_done(responses: list[tuple[Callable[..., Any], Any]]) -> set[str]:

@@ -255,7 +255,7 @@ def claimable(sandbox: Sandbox, **fields: Any) -> tuple[SetupLink, Number]:
 
 
 def test_a_confirmed_claim_connects(sandbox: Sandbox) -> None:
-    link, number = claimable(sandbox, display_phone_number="+1 415-555-2671", is_coexistence=True)
+    link, number = claimable(sandbox, phone_number="+14155552671", is_coexistence=True)
     with listening() as heard:
         connection = onboarding.claim(link, number)
     assert connection is not None
