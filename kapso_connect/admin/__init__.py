@@ -1,0 +1,15 @@
+"""The admin: who is invited, what is connected, what happened, and what has to be looked at."""
+
+from __future__ import annotations
+
+from .connections import ConnectionAdmin, SetupLinkAdmin
+from .customers import CustomerAdmin
+from .events import ConnectionEventAdmin, WebhookEventAdmin
+
+__all__ = [
+    "ConnectionAdmin",
+    "ConnectionEventAdmin",
+    "CustomerAdmin",
+    "SetupLinkAdmin",
+    "WebhookEventAdmin",
+]

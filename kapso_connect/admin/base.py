@@ -1,0 +1,204 @@
+"""What the admin's pages share: read-only pages, badges, JSON, ids in addresses."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django.contrib import admin
+from django.contrib.auth import get_permission_codename
+from django.db import models
+from django.http import HttpRequest, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse, reverse_lazy
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from ..models import Connection, SetupLink
+from ..phones import is_test_number, pretty
+from ..transactions import outside_transactions
+
+M = TypeVar("M", bound=models.Model)
+
+if TYPE_CHECKING:
+    from django.contrib.admin import ModelAdmin
+else:
+
+    class ModelAdmin(admin.ModelAdmin):
+        def __class_getitem__(cls, model):
+            return cls
+
+
+MAX_SELECTED = 100
+"""Rows that one form may name: their ids travel in an address."""
+
+LISTED = 20
+"""Rows that a page which asks for confirmation lists."""
+
+MAX_JSON = 100_000
+
+# SQLite's and PostgreSQL's largest key has 19 digits.
+_ids = re.compile(r"[0-9]{1,19}(,[0-9]{1,19})*")
+
+
+class PackageAdmin(ModelAdmin[M]):
+    """Base of this package's ModelAdmins."""
+
+    show_full_result_count = False
+    list_per_page = 50
+
+    class Media:
+        css = {"all": ["kapso_connect/admin.css"]}
+        js = ["kapso_connect/admin.js"]
+
+    def view_path(self, route: str, view: Callable[..., Any], name: str) -> URLPattern:
+        """Return the path of a view that talks to Kapso or commits before it answers."""
+        wrapped: Any = self.admin_site.admin_view(view)
+        # Where LoginRequiredMiddleware sends people who are not logged in.
+        wrapped.login_url = reverse_lazy("admin:login", current_app=self.admin_site.name)
+        pattern: URLPattern = path(route, outside_transactions(wrapped), name=self.view_name(name))
+        return pattern
+
+    def view_name(self, name: str) -> str:
+        return f"{self.opts.app_label}_{self.opts.model_name}_{name}"
+
+    def view_url(self, name: str, *args: object) -> str:
+        return reverse(f"admin:{self.view_name(name)}", args=args, current_app=self.admin_site.name)
+
+    def page(
+        self, request: HttpRequest, template: str, title: object, **context: Any
+    ) -> TemplateResponse:
+        request.current_app = self.admin_site.name
+        context = {
+            **self.admin_site.each_context(request),
+            "title": title,
+            "opts": self.opts,
+            "media": self.media,
+            **context,
+        }
+        return TemplateResponse(request, f"admin/kapso_connect/{template}.html", context)
+
+    def to_changelist(self) -> HttpResponseRedirect:
+        return HttpResponseRedirect(self.view_url("changelist"))
+
+    def to_view(
+        self, request: HttpRequest, queryset: models.QuerySet[M], name: str
+    ) -> HttpResponseRedirect | None:
+        """Lead from an action to the page ``name`` for the selected rows; None where too many."""
+        pks = [str(pk) for pk in queryset.values_list("pk", flat=True)[: MAX_SELECTED + 1]]
+        if len(pks) > MAX_SELECTED:
+            self.message_user(
+                request,
+                _("Select at most %(max)s at a time.") % {"max": MAX_SELECTED},
+                level="ERROR",
+            )
+            return None
+        return HttpResponseRedirect(f"{self.view_url(name)}?ids={','.join(pks)}")
+
+    def selected(self, request: HttpRequest, ids: str) -> list[M]:
+        """Return the rows that ``ids`` names and this user may see; say so where some are not."""
+        wanted = set(ids.split(",")) if len(ids) < 20 * MAX_SELECTED else set()
+        if not _ids.fullmatch(ids) or not 0 < len(wanted) <= MAX_SELECTED:
+            self.message_user(
+                request, _("Select one row or more in the list first."), level="ERROR"
+            )
+            return []
+        queryset = self.get_queryset(request).filter(pk__in=[int(pk) for pk in wanted])
+        found = [row for row in queryset.order_by("-pk") if self.has_view_permission(request, row)]
+        if len(found) < len(wanted):
+            missing = len(wanted) - len(found)
+            self.message_user(
+                request,
+                _("%(missing)s of the selected rows no longer exist.") % {"missing": missing},
+                level="WARNING",
+            )
+        return found
+
+
+class ReadOnlyAdmin(PackageAdmin[M]):
+    """History is looked at, not edited; state changes through ``onboarding`` alone."""
+
+    def get_readonly_fields(self, request: HttpRequest, obj: M | None = None) -> list[Any]:
+        return list(self.get_fields(request, obj))
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: M | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: M | None = None) -> bool:
+        return False
+
+
+def may(request: HttpRequest, action: str, opts: Any) -> bool:
+    """True where the user has Django's permission for ``action`` on a model."""
+    permission = f"{opts.app_label}.{get_permission_codename(action, opts)}"
+    return request.user.has_perm(permission)
+
+
+def may_create_setup_links(request: HttpRequest) -> bool:
+    return request.user.has_perm("kapso_connect.create_setup_link")
+
+
+def badge(kind: str, text: object) -> SafeString:
+    """Return a label; ``kind`` is good, bad, busy or neutral."""
+    return format_html('<span class="kapso-badge kapso-badge-{}">{}</span>', kind, text)
+
+
+def json_block(value: Any) -> SafeString:
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    except (RecursionError, ValueError):
+        text = _("This cannot be shown.")
+    if len(text) > MAX_JSON:
+        text = text[:MAX_JSON] + "\n… " + _("(shortened)")
+    return format_html('<pre class="kapso-json" tabindex="0">{}</pre>', text)
+
+
+def text_block(text: str) -> SafeString | None:
+    return format_html('<pre class="kapso-json" tabindex="0">{}</pre>', text) if text else None
+
+
+def phone_number(connection: Connection) -> SafeString | str:
+    """Return the number as people write it, with a warning where it is not a real one."""
+    number = connection.display_phone_number
+    shown = pretty(number) if number else connection.phone_number_id
+    if not number or not is_test_number(number):
+        return shown
+    return format_html("{} {}", shown, badge("busy", _("test number")))
+
+
+def link_state(link: SetupLink) -> SafeString:
+    if link.is_alive:
+        return badge("good", link.get_status_display())
+    if link.status == SetupLink.Status.ACTIVE:
+        return badge("neutral", SetupLink.Status.EXPIRED.label)
+    return badge("neutral", link.get_status_display())
+
+
+def connection_state(connection: Connection) -> SafeString:
+    kind = "good" if connection.is_connected else "neutral"
+    return badge(kind, connection.get_status_display())
+
+
+HIDDEN = gettext_lazy("hidden (needs the permission to create setup links)")
+
+
+def copyable(url: str, label: object) -> SafeString:
+    """Return a field from which ``url`` can be copied, with JavaScript or without."""
+    return format_html(
+        '<span class="kapso-copy">'
+        '<input type="text" class="vURLField" readonly value="{}" aria-label="{}">'
+        '<button type="button" class="button" data-kapso-copy data-copied="{}" hidden>{}</button>'
+        '<span class="kapso-copied" role="status"></span>'
+        "</span>",
+        url,
+        label,
+        _("Copied"),
+        _("Copy"),
+    )

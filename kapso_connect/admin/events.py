@@ -1,0 +1,271 @@
+"""The inbox and the timeline: what arrived, what happened, and what has to be run again."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+
+from .. import delivery
+from ..models import ConnectionEvent, WebhookEvent
+from ..webhooks import handlers
+from .base import LISTED, M, ReadOnlyAdmin, badge, json_block, may, text_block
+
+RUN_SECONDS = 15
+"""No further row is begun after so long: web servers end requests at 30 seconds."""
+
+
+class RunAgainAdmin(ReadOnlyAdmin[M]):
+    """Adds "Run again": the action leads to a page that asks, and posts outside a transaction."""
+
+    actions = ["run_again"]
+    run_again_title: Any = ""
+    run_again_help: Any = ""
+
+    def run_one(self, row: M) -> bool | None:
+        """True: it is done. False: it failed again. None: it was not due for another run."""
+        raise NotImplementedError
+
+    def has_run_again_permission(self, request: HttpRequest) -> bool:
+        return may(request, "change", self.opts)
+
+    @admin.action(description=gettext_lazy("Run again"), permissions=["run_again"])
+    def run_again(self, request: HttpRequest, queryset: QuerySet[M]) -> HttpResponseRedirect | None:
+        return self.to_view(request, queryset, "run_again")
+
+    def get_urls(self) -> list[URLPattern]:
+        return [
+            self.view_path("run-again/", self.run_again_view, "run_again"),
+            *super().get_urls(),
+        ]
+
+    def run_again_view(self, request: HttpRequest) -> HttpResponse:
+        if not self.has_run_again_permission(request):
+            raise PermissionDenied
+        ids = (request.POST if request.method == "POST" else request.GET).get("ids", "")
+        rows = self.selected(request, ids)
+        if not rows:
+            return self.to_changelist()
+        if request.method == "POST":
+            self.run(request, rows)
+            return self.to_changelist()
+        return self.page(
+            request,
+            "run_again",
+            self.run_again_title,
+            help=self.run_again_help,
+            rows=rows[:LISTED],
+            more=max(len(rows) - LISTED, 0),
+            ids=",".join(str(row.pk) for row in rows),
+        )
+
+    def run(self, request: HttpRequest, rows: list[M]) -> None:
+        started = time.monotonic()
+        done = failed = skipped = 0
+        for position, row in enumerate(rows):
+            if time.monotonic() - started > RUN_SECONDS:
+                left = len(rows) - position
+                self.message_user(
+                    request,
+                    _("Time ran out: %(left)s were left as they are. Run them again separately.")
+                    % {"left": left},
+                    level="WARNING",
+                )
+                break
+            outcome = self.run_one(row)
+            if outcome is None:
+                skipped += 1
+                continue
+            self.log_change(request, row, _("Run again."))
+            done += outcome
+            failed += not outcome
+        self.tell(request, done, failed, skipped)
+
+    def tell(self, request: HttpRequest, done: int, failed: int, skipped: int) -> None:
+        if done:
+            text = ngettext("%(count)s is done.", "%(count)s are done.", done)
+            self.message_user(request, text % {"count": done}, level="SUCCESS")
+        if failed:
+            text = ngettext(
+                "%(count)s could not be done; its error says why.",
+                "%(count)s could not be done; their errors say why.",
+                failed,
+            )
+            self.message_user(request, text % {"count": failed}, level="ERROR")
+        if skipped:
+            text = ngettext(
+                "%(count)s was left alone: it is done already, or is being worked on right now.",
+                "%(count)s were left alone: they are done already, or are being worked on right "
+                "now.",
+                skipped,
+            )
+            self.message_user(request, text % {"count": skipped}, level="WARNING")
+
+
+INBOX_BADGES = {
+    WebhookEvent.Status.PENDING: "busy",
+    WebhookEvent.Status.PROCESSED: "good",
+    WebhookEvent.Status.IGNORED: "neutral",
+    WebhookEvent.Status.FAILED: "bad",
+}
+
+
+@admin.register(WebhookEvent)
+class WebhookEventAdmin(RunAgainAdmin[WebhookEvent]):
+    list_display = ["event", "state", "received_at", "attempts", "next_attempt_at", "problem"]
+    list_filter = ["status", "received_at"]
+    search_fields = ["=idempotency_key", "^event"]
+    search_help_text = gettext_lazy("Whole idempotency key, or the beginning of an event's name.")
+    fields = [
+        "event",
+        "state",
+        "full_error",
+        "attempts",
+        "next_attempt_at",
+        "received_at",
+        "processed_at",
+        "idempotency_key",
+        "body",
+    ]
+    run_again_title = gettext_lazy("Run webhook events again")
+    run_again_help = gettext_lazy(
+        "Each event that failed or waits is acted on now. What is done already stays as it is."
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[WebhookEvent]:
+        # A list of bodies of up to a megabyte each is not read to show their names.
+        return super().get_queryset(request).defer("payload")
+
+    def run_one(self, row: WebhookEvent) -> bool | None:
+        return handlers.run_again(row)
+
+    @admin.display(description=gettext_lazy("status"), ordering="status")
+    def state(self, event: WebhookEvent) -> SafeString:
+        kind = INBOX_BADGES.get(WebhookEvent.Status(event.status), "neutral")
+        return badge(kind, event.get_status_display())
+
+    @admin.display(description=gettext_lazy("why"))
+    def problem(self, event: WebhookEvent) -> str:
+        return shorten(event.last_error)
+
+    @admin.display(description=gettext_lazy("why"))
+    def full_error(self, event: WebhookEvent) -> SafeString | None:
+        return text_block(event.last_error)
+
+    @admin.display(description=gettext_lazy("payload"))
+    def body(self, event: WebhookEvent) -> SafeString:
+        return json_block(event.payload)
+
+
+class SignalFilter(admin.SimpleListFilter):
+    title = gettext_lazy("signal")
+    parameter_name = "signal"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [
+            ("delivered", _("Delivered")),
+            ("waiting", _("Waiting")),
+            ("failed", _("Failed")),
+        ]
+
+    def queryset(
+        self, request: HttpRequest, queryset: QuerySet[ConnectionEvent]
+    ) -> QuerySet[ConnectionEvent]:
+        conditions = {
+            "delivered": Q(delivered_at__isnull=False),
+            "waiting": Q(delivered_at=None, next_attempt_at__isnull=False),
+            "failed": Q(delivered_at=None, next_attempt_at=None),
+        }
+        return queryset.filter(conditions.get(self.value() or "", Q()))
+
+
+def signal_state(event: ConnectionEvent) -> SafeString:
+    if event.delivered_at is not None:
+        return badge("good", _("Delivered"))
+    if event.next_attempt_at is not None:
+        return badge("busy", _("Waiting"))
+    return badge("bad", _("Failed"))
+
+
+@admin.register(ConnectionEvent)
+class ConnectionEventAdmin(RunAgainAdmin[ConnectionEvent]):
+    list_display = [
+        "what",
+        "customer",
+        "connection",
+        "source",
+        "occurred_at",
+        "signal",
+        "attempts",
+        "problem",
+    ]
+    list_filter = [SignalFilter, "kind", "source", "occurred_at"]
+    list_select_related = ["customer", "connection"]
+    search_fields = [
+        "customer__name",
+        "=customer__external_customer_id",
+        "=connection__phone_number_id",
+    ]
+    search_help_text = gettext_lazy("Customer's name or external id, or Meta's id of the number.")
+    fields = [
+        "what",
+        "customer",
+        "connection",
+        "setup_link",
+        "webhook_event",
+        "source",
+        "occurred_at",
+        "details",
+        "signal",
+        "delivered_at",
+        "attempts",
+        "next_attempt_at",
+        "full_error",
+        "receivers_done",
+    ]
+    run_again_title = gettext_lazy("Send signals again")
+    run_again_help = gettext_lazy(
+        "Each signal that failed or waits is sent now, to the receivers that have not had it."
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ConnectionEvent]:
+        return super().get_queryset(request).select_related("customer", "connection")
+
+    def run_one(self, row: ConnectionEvent) -> bool | None:
+        return delivery.send_again(row)
+
+    @admin.display(description=gettext_lazy("what"), ordering="kind")
+    def what(self, event: ConnectionEvent) -> str:
+        return event.get_kind_display()
+
+    @admin.display(description=gettext_lazy("signal"))
+    def signal(self, event: ConnectionEvent) -> SafeString:
+        return signal_state(event)
+
+    @admin.display(description=gettext_lazy("error"))
+    def problem(self, event: ConnectionEvent) -> str:
+        return shorten(event.last_error)
+
+    @admin.display(description=gettext_lazy("error"))
+    def full_error(self, event: ConnectionEvent) -> SafeString | None:
+        return text_block(event.last_error)
+
+    @admin.display(description=gettext_lazy("data"))
+    def details(self, event: ConnectionEvent) -> SafeString | None:
+        return json_block(event.data) if event.data else None
+
+    @admin.display(description=gettext_lazy("receivers done"))
+    def receivers_done(self, event: ConnectionEvent) -> SafeString | None:
+        return text_block("\n".join(str(name) for name in event.receivers))
+
+
+def shorten(text: str) -> str:
+    return text if len(text) <= 120 else text[:119] + "…"

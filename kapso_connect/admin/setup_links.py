@@ -1,0 +1,438 @@
+"""The flow "Create WhatsApp setup link": choose, confirm, create, show; each safe to repeat."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin import helpers
+from django.contrib.admin.widgets import AdminRadioSelect
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.db import DatabaseError
+from django.db.models import F, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
+from django.urls import NoReverseMatch, URLPattern
+from django.utils.crypto import get_random_string
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from .. import onboarding
+from ..client import KapsoClient
+from ..conf import get_conf
+from ..exceptions import (
+    KapsoConflict,
+    KapsoCredentialsError,
+    KapsoError,
+    KapsoNotFound,
+    KapsoPlanError,
+    KapsoRateLimited,
+    KapsoUnavailable,
+    KapsoValidationError,
+)
+from ..models import Customer, Language, SetupLink
+from ..options import DEFAULT_COUNTRY, InvalidOptions, SetupLinkOptions
+from ..transactions import atomic
+from .base import LISTED, PackageAdmin, copyable, link_state, may_create_setup_links
+
+logger = logging.getLogger("kapso_connect")
+
+KEPT_BATCHES = 5
+SESSION_KEY = "kapso_connect_setup_links"
+WAITING_SECONDS = 120
+"""How long the result page believes that a batch without an end is still being worked on."""
+
+COMMON_TO_ALL = (KapsoCredentialsError, KapsoPlanError, KapsoRateLimited, ImproperlyConfigured)
+"""Errors the next customer would meet as well."""
+
+
+def explain(error: Exception) -> str:
+    """Return what went wrong and what to do about it, for a member of staff."""
+    detail = str(error)
+    if isinstance(error, KapsoCredentialsError):
+        return _(
+            "Kapso refused this site's API key. Ask whoever runs this site to check "
+            "KAPSO_CONNECT['API_KEY']."
+        )
+    if isinstance(error, KapsoPlanError):
+        return _("Your Kapso plan does not include this. Upgrade it in Kapso, then try again.")
+    if isinstance(error, KapsoRateLimited):
+        return _("Kapso was asked too often. Wait a minute, then try again.")
+    if isinstance(error, KapsoUnavailable):
+        return _("Kapso did not answer. Try again in a few minutes; that is safe.")
+    if isinstance(error, KapsoConflict):
+        return _("Kapso says that a limit is reached or this exists already: %(detail)s") % {
+            "detail": detail
+        }
+    if isinstance(error, (KapsoValidationError, InvalidOptions)):
+        return _("Correct what was refused, then try again: %(detail)s") % {"detail": detail}
+    if isinstance(error, KapsoNotFound):
+        return _("Kapso does not know this customer any more: %(detail)s") % {"detail": detail}
+    if isinstance(error, KapsoError):
+        return _("Kapso's answer could not be understood: %(detail)s") % {"detail": detail}
+    if isinstance(error, ImproperlyConfigured):
+        return _("This site's settings are not complete: %(detail)s") % {"detail": detail}
+    if isinstance(error, Customer.DoesNotExist):
+        return _("The customer was deleted meanwhile.")
+    return _("The link could not be recorded. Try again; the site's log says more.")
+
+
+class SetupLinkForm(forms.Form):
+    """The options that matter to staff; the others are the site's ``SETUP_LINK_DEFAULTS``."""
+
+    BOTH = "coexistence,dedicated"
+
+    connection_types = forms.ChoiceField(
+        label=gettext_lazy("Ways to connect"),
+        widget=AdminRadioSelect,
+        choices=[
+            (BOTH, gettext_lazy("Both: the customer chooses.")),
+            (
+                "coexistence",
+                gettext_lazy(
+                    "Coexistence only: the customer keeps the WhatsApp Business app on the phone; "
+                    "up to 5 messages a second."
+                ),
+            ),
+            (
+                "dedicated",
+                gettext_lazy(
+                    "Dedicated only: the number works through the API alone, no longer in the "
+                    "app; up to 1000 messages a second."
+                ),
+            ),
+        ],
+    )
+    language = forms.Field()  # with its choices in __init__
+    provision_phone_number = forms.BooleanField(
+        label=gettext_lazy("Provide a phone number"),
+        required=False,
+        help_text=gettext_lazy("Kapso provides a new number for a customer who has none to use."),
+    )
+    phone_number_country_isos = forms.CharField(
+        label=gettext_lazy("Countries of the number"),
+        required=False,
+        max_length=100,
+        help_text=gettext_lazy("Codes of two letters, such as US, MX. Empty means US."),
+    )
+    phone_number_area_code = forms.CharField(
+        label=gettext_lazy("Area code"),
+        required=False,
+        max_length=10,
+        help_text=gettext_lazy("Three digits, in the United States only, such as 415."),
+    )
+
+    def __init__(self, data: QueryDict | None, defaults: Mapping[str, Any]) -> None:
+        self.defaults = defaults
+        super().__init__(data, initial=self.initial_from(defaults), label_suffix="")
+        given = defaults.get("language")
+        automatic = (
+            _("The customer's own, otherwise %(language)s")
+            % {"language": dict(Language.choices).get(given, given)}
+            if given
+            else _("The customer's own, otherwise the browser's")
+        )
+        self.fields["language"] = forms.ChoiceField(
+            label=_("Language of the page"),
+            required=False,
+            choices=[("", automatic), *Language.choices],
+        )
+
+    @classmethod
+    def initial_from(cls, defaults: Mapping[str, Any]) -> dict[str, Any]:
+        types: Sequence[str] = defaults.get("allowed_connection_types") or ()
+        countries = defaults.get("phone_number_country_isos") or (DEFAULT_COUNTRY,)
+        return {
+            "connection_types": types[0] if len(set(types)) == 1 else cls.BOTH,
+            "provision_phone_number": bool(defaults.get("provision_phone_number")),
+            "phone_number_country_isos": ", ".join(str(code) for code in countries),
+            "phone_number_area_code": defaults.get("phone_number_area_code") or "",
+        }
+
+    def clean(self) -> dict[str, Any]:
+        given = self.cleaned_data
+        area_code = given.get("phone_number_area_code", "")
+        if (
+            area_code
+            and not given.get("provision_phone_number")
+            and area_code != self.initial["phone_number_area_code"]
+        ):
+            self.add_error(
+                "phone_number_area_code", _("Tick “Provide a phone number” to use an area code.")
+            )
+        if not self.errors:
+            try:
+                SetupLinkOptions.build(self.defaults, self.options())
+            except InvalidOptions as error:
+                self._say(error)
+        return given
+
+    def options(self) -> dict[str, Any]:
+        """Return what was chosen, under Kapso's names."""
+        given = self.cleaned_data
+        options: dict[str, Any] = {
+            "allowed_connection_types": given["connection_types"].split(","),
+            "provision_phone_number": given["provision_phone_number"],
+        }
+        if given["language"]:
+            options["language"] = given["language"]
+        if given["provision_phone_number"]:
+            countries = given["phone_number_country_isos"].upper().replace(",", " ").split()
+            options["phone_number_country_isos"] = countries or None
+            options["phone_number_area_code"] = given["phone_number_area_code"] or None
+        return options
+
+    def _say(self, error: InvalidOptions) -> None:
+        fields = {"allowed_connection_types": "connection_types"}
+        for name, problem in error.errors.items():
+            field = fields.get(name, name)
+            if field in self.fields:
+                self.add_error(field, problem)
+            else:
+                self.add_error(None, f"{name}: {problem}")
+
+
+class Batch(TypedDict):
+    """What one form led to, as the session keeps it: keys and words, never an address."""
+
+    pks: list[int]
+    links: dict[str, int]
+    errors: dict[str, str]
+    stopped: str
+    finished: bool
+    started: float
+
+
+def stored_batches(request: HttpRequest) -> dict[str, Batch]:
+    """Return the batches as they are stored now: another request may have added one since this
+    one began."""
+    session = type(request.session)(request.session.session_key)
+    batches: dict[str, Batch] = session.load().get(SESSION_KEY, {})
+    return batches
+
+
+def keep(request: HttpRequest, key: str, batch: Batch) -> None:
+    batches = stored_batches(request)
+    batches.pop(key, None)
+    batches[key] = batch
+    request.session[SESSION_KEY] = dict(list(batches.items())[-KEPT_BATCHES:])
+    request.session.save()
+
+
+def claim(request: HttpRequest, key: str, customers: list[Customer]) -> Batch | None:
+    """Return a new batch for the form with ``key``; None where that form was posted before.
+
+    Sessions know no locks. The same form names the same customers, so the row of one of them
+    makes the second click wait until the first one's batch is stored.
+    """
+    batch: Batch = {
+        "pks": [customer.pk for customer in customers],
+        "links": {},
+        "errors": {},
+        "stopped": "",
+        "finished": False,
+        "started": time.time(),
+    }
+    with atomic():
+        # Writes nothing new, and locks on every database, SQLite included.
+        Customer.objects.filter(pk=customers[0].pk).update(kapso_id=F("kapso_id"))
+        if key in stored_batches(request):
+            return None
+        keep(request, key, batch)
+    return batch
+
+
+if TYPE_CHECKING:
+    _Base = PackageAdmin[Customer]
+else:
+    _Base = object
+
+
+class CreateSetupLinks(_Base):
+    """The part of CustomerAdmin that creates setup links."""
+
+    def has_create_setup_link_permission(self, request: HttpRequest) -> bool:
+        return may_create_setup_links(request)
+
+    @admin.action(
+        description=gettext_lazy("Create WhatsApp setup link"), permissions=["create_setup_link"]
+    )
+    def create_setup_links(
+        self, request: HttpRequest, queryset: QuerySet[Customer]
+    ) -> HttpResponseRedirect | None:
+        return self.to_view(request, queryset, "create_setup_links")
+
+    def get_urls(self) -> list[URLPattern]:
+        route = "create-setup-links/"
+        return [
+            self.view_path(route, self.create_setup_links_view, "create_setup_links"),
+            self.view_path(f"{route}<slug:key>/", self.setup_links_view, "setup_links"),
+            *super().get_urls(),
+        ]
+
+    def _check(self, request: HttpRequest) -> None:
+        allowed = self.has_create_setup_link_permission(request)
+        if not allowed or not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+
+    def create_setup_links_view(self, request: HttpRequest) -> HttpResponse:
+        """Ask for the options (GET), then create the links and lead to them (POST)."""
+        self._check(request)
+        data = request.POST if request.method == "POST" else request.GET
+        key = data.get("key", "") if request.method == "POST" else get_random_string(22)
+        if request.method == "POST" and key in stored_batches(request):
+            return HttpResponseRedirect(self.view_url("setup_links", key))
+        customers = self.selected(request, data.get("ids", ""))
+        if not customers:
+            return self.to_changelist()
+        try:
+            defaults = get_conf().setup_link_defaults
+            onboarding.link_options(customers[0], None)
+        except (ImproperlyConfigured, NoReverseMatch) as error:
+            self.message_user(request, explain(configuration_error(error)), messages.ERROR)
+            return self.to_changelist()
+        except InvalidOptions:
+            pass  # The form says at which option.
+        form = SetupLinkForm(request.POST if request.method == "POST" else None, defaults)
+        if request.method == "POST" and is_key(key) and form.is_valid():
+            batch = claim(request, key, customers)
+            if batch is not None:
+                self.create_batch(request, key, batch, customers, form.options())
+            return HttpResponseRedirect(self.view_url("setup_links", key))
+        return self.confirm_page(request, customers, form, key if is_key(key) else "")
+
+    def confirm_page(
+        self, request: HttpRequest, rows: list[Any], form: SetupLinkForm, key: str
+    ) -> HttpResponse:
+        fieldsets = [
+            (None, {"fields": ["connection_types", "language"]}),
+            (
+                _("A new number"),
+                {
+                    "fields": [
+                        "provision_phone_number",
+                        "phone_number_country_isos",
+                        "phone_number_area_code",
+                    ]
+                },
+            ),
+        ]
+        return self.page(
+            request,
+            "customer/create_setup_links",
+            _("Create WhatsApp setup link"),
+            media=self.media + form.media,
+            form=form,
+            adminform=helpers.AdminForm(form, fieldsets, {}),  # type: ignore[arg-type]
+            rows=rows[:LISTED],
+            more=max(len(rows) - LISTED, 0),
+            total=len(rows),
+            with_link=sum(row.is_invited for row in rows),
+            connected=sum(row.is_connected for row in rows),
+            ids=",".join(str(row.pk) for row in rows),
+            key=key or get_random_string(22),
+        )
+
+    def create_batch(
+        self,
+        request: HttpRequest,
+        key: str,
+        batch: Batch,
+        customers: list[Customer],
+        options: Mapping[str, Any],
+    ) -> None:
+        """Create the links one after the other; what is done is kept as soon as it is."""
+        started = time.monotonic()
+        with KapsoClient.from_settings() as client:
+            for customer in customers:
+                # The half that is left is for the one that is begun last.
+                if time.monotonic() - started > get_conf().api_budget / 2:
+                    batch["stopped"] = _("Time ran out. Go on with those that have no link yet.")
+                    break
+                try:
+                    link = onboarding.create_setup_link(
+                        customer, options=options, created_by=request.user, client=client
+                    )
+                except (*COMMON_TO_ALL, NoReverseMatch) as error:
+                    batch["stopped"] = explain(configuration_error(error))
+                    break
+                except (
+                    KapsoError,
+                    InvalidOptions,
+                    Customer.DoesNotExist,
+                    DatabaseError,
+                ) as error:
+                    logger.warning("No setup link for customer %s: %s", customer.pk, error)
+                    batch["errors"][str(customer.pk)] = explain(error)[:500]
+                else:
+                    batch["links"][str(customer.pk)] = link.pk
+                    self.log_change(request, customer, _("Created a WhatsApp setup link."))
+                keep(request, key, batch)
+        batch["finished"] = True
+        keep(request, key, batch)
+
+    def setup_links_view(self, request: HttpRequest, key: str) -> HttpResponse:
+        """Show what a batch led to; loading it again creates nothing."""
+        self._check(request)
+        batch = stored_batches(request).get(key)
+        if batch is None:
+            self.message_user(
+                request,
+                _("This result is no longer kept. The customers' pages show their links."),
+                messages.WARNING,
+            )
+            return self.to_changelist()
+        rows = list(self.result_rows(request, batch))
+        without = [row["customer"].pk for row in rows if not row["link"]]
+        is_running = not batch["finished"] and time.time() - batch["started"] < WAITING_SECONDS
+        again = self.view_url("create_setup_links") + f"?ids={','.join(map(str, without))}"
+        response = self.page(
+            request,
+            "customer/setup_links",
+            _("WhatsApp setup links"),
+            rows=rows,
+            stopped=batch["stopped"],
+            is_running=is_running,
+            is_broken=not batch["finished"] and not is_running,
+            without=len(without),
+            again_url=again if without and not is_running else "",
+        )
+        if is_running:
+            response.headers["Refresh"] = "3"
+        return response
+
+    def result_rows(self, request: HttpRequest, batch: Batch) -> Iterator[dict[str, Any]]:
+        links = SetupLink.objects.in_bulk(list(batch["links"].values()))
+        customers = self.get_queryset(request).in_bulk(batch["pks"])
+        for pk in batch["pks"]:
+            customer = customers.get(pk)
+            if customer is None:
+                continue
+            link = links.get(batch["links"].get(str(pk), 0))
+            yield {
+                "customer": customer,
+                "link": link,
+                "address": copyable(
+                    link.url, _("Setup link for %(customer)s") % {"customer": customer}
+                )
+                if link and link.is_alive
+                else "",
+                "state": link_state(link) if link else "",
+                "error": batch["errors"].get(str(pk), ""),
+            }
+
+
+def is_key(key: str) -> bool:
+    return len(key) == 22 and key.isascii() and key.isalnum()
+
+
+def configuration_error(error: Exception) -> Exception:
+    if isinstance(error, NoReverseMatch):
+        return ImproperlyConfigured(
+            "kapso_connect.urls is not included in the site's URLconf, so Kapso cannot be told "
+            "where to send customers back to."
+        )
+    return error
