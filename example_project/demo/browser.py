@@ -23,7 +23,7 @@ class Form:
     values: list[tuple[str, str]] = field(default_factory=list)
     """What is sent when nothing is changed."""
     boxes: list[tuple[str, str]] = field(default_factory=list)
-    """The checkboxes that are there to be ticked, as name and value."""
+    """The checkboxes and radio buttons that are there, as name and value."""
     options: list[tuple[str, str, str]] = field(default_factory=list)
     """The select options: name of the select, value, label."""
     buttons: list[tuple[str, str]] = field(default_factory=list)
@@ -133,7 +133,7 @@ class _Reader(HTMLParser):
         if kind == "submit":
             self._form.buttons.append((name, value))
             return
-        if kind == "checkbox":
+        if kind in ("checkbox", "radio"):
             self._form.boxes.append((name, value))
         if name and (kind not in ("checkbox", "radio") or "checked" in given):
             self._form.values.append((name, value))

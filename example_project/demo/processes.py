@@ -9,16 +9,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from django.conf import settings
-
 from kapso_connect.testing import Sandbox
 
+MANAGE = Path(__file__).parents[2] / "manage.py"
 HOST = "127.0.0.1"
 START_TIMEOUT = 30
 
@@ -72,9 +71,9 @@ def running(*, log: Path | None = None, retry_scale: float = 1.0) -> Iterator[De
             "KAPSO_PUBLIC_URL": site_url,
             "DEMO_PASSWORD": password,
         }
-        manage(environment, "migrate", "--verbosity", "0")
         manage(environment, "demo_data")
-        site = stack.enter_context(serving(environment, port, log))
+        runserver = command("runserver", "--noreload", f"{HOST}:{port}")
+        site = stack.enter_context(serving(runserver, environment, port, log))
         yield Demo(site_url, site, password, sandbox)
 
 
@@ -100,19 +99,24 @@ def manage(environment: Mapping[str, str], *arguments: str) -> None:
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, str(settings.BASE_DIR / "manage.py"), *arguments]
+    return [sys.executable, str(MANAGE), *arguments]
 
 
 @contextmanager
 def serving(
-    environment: Mapping[str, str], port: int, log: Path | None
+    arguments: Sequence[str | Path],
+    environment: Mapping[str, str],
+    port: int,
+    log: Path | None,
+    cwd: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Serve the site until the block ends."""
+    """Run a server until the block ends; it listens on ``port`` when the block begins."""
     with ExitStack() as stack:
         output = stack.enter_context(log.open("wb")) if log else None
         process = subprocess.Popen(  # noqa: S603
-            command("runserver", "--noreload", f"{HOST}:{port}"),
+            arguments,
             env=environment,
+            cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT if output else None,
@@ -129,7 +133,7 @@ def wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path | None)
             return
         time.sleep(0.05)
     said = f":\n{log.read_text(errors='replace')}" if log else "."
-    raise DemoError(f"The site did not start{said}")
+    raise DemoError(f"{process.args} did not start{said}")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -14,7 +14,7 @@ from kapso_connect.failures import FAILURES
 from kapso_connect.testing import SandboxError
 
 from .browser import Browser, Page, PageError
-from .management.commands.demo_data import COMPANIES, USERNAME
+from .data import COMPANIES, USERNAME
 from .processes import Demo
 
 ACTION = "Create WhatsApp setup link"
@@ -62,14 +62,18 @@ class Story:
         self.step(f"{company} is invited", self.invite, company)
         self.step(f"{company} connects a number", self.connect, company)
         self.step("Kapso's webhook", self.webhook_arrives)
-        self.step("whatsapp_connected", self.heard_once, "connected", company)
+        self.step("whatsapp_connected", self.heard_once, f"connected: company={company} ")
         self.step("The welcome mail", self.welcomed_once, company)
         self.step("The same webhook again", self.duplicate_changes_nothing, company)
 
     def fail(self, company: str, code: str) -> None:
         self.step(f"{company} is invited", self.invite, company)
         self.step(f"{company} comes back with {code}", self.give_up, code)
-        self.step("whatsapp_setup_failed", self.heard_once, "setup_failed", company)
+        self.step(
+            "whatsapp_setup_failed",
+            self.heard_once,
+            f"setup_failed: company={company} code={code} ",
+        )
 
     # What staff does
 
@@ -91,7 +95,7 @@ class Story:
         found = [box for box in form.boxes if box[0] == "_selected_action"]
         expect(len(found) == 1, f"{len(found)} customers are called {company}", listed)
         confirm = self.browser.submit(listed, form, *found, form.option(ACTION))
-        form = confirm.form("_selected_action")
+        form = confirm.form("connection_types")
         expect(company in confirm.text, "the confirm page does not name the customer", confirm)
         result = self.browser.submit(confirm, form)
         link = re.search(re.escape(self.demo.sandbox.url) + r"/setup/[\w-]+", result.html)
@@ -141,8 +145,8 @@ class Story:
         expect(delivery["state"] == "delivered", f"it was not taken: {delivery}")
         return f"{delivery['event']} was delivered and answered 200"
 
-    def heard_once(self, kind: str, company: str) -> str:
-        return self.printed_once(f"{kind}: company={company} ", "the receiver ran")
+    def heard_once(self, line: str) -> str:
+        return self.printed_once(line, "the receiver ran")
 
     def welcomed_once(self, company: str) -> str:
         return self.printed_once(f"Subject: Welcome to WhatsApp, {company}\n", "the mail was sent")
@@ -162,7 +166,7 @@ class Story:
         sandbox.resend(sandbox.deliveries()[0]["id"])
         again = sandbox.wait_for_deliveries(2, timeout=PATIENCE)[1]
         expect(again["state"] == "delivered", f"it was not taken: {again}")
-        self.heard_once("connected", company)
+        self.heard_once(f"connected: company={company} ")
         self.welcomed_once(company)
         return "answered 200, and nothing happened twice"
 

@@ -11,11 +11,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from example_project.demo.browser import Browser
+from example_project.demo.data import USERNAME
 from example_project.demo.processes import Demo, DemoError, running
 from example_project.demo.story import StepFailed, Story
 from kapso_connect.testing import SandboxError
-
-from .demo_data import USERNAME
 
 WELCOME = """
 The demo runs. It is all on this machine: nothing reaches Kapso or WhatsApp.

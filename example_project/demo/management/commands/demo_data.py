@@ -5,30 +5,21 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
 from example_project.crm.models import Company
-
-USERNAME = "demo"
-COMPANIES = [
-    "Ada's Bakery",
-    "Blue Door Dental",
-    "Corner Bikes",
-    "Delta Tours",
-    "Elm Street Books",
-    "Fresh Flowers",
-    "Green Garden Care",
-    "Harbour Hotel",
-]
+from example_project.demo.data import COMPANIES, USERNAME
 
 
 class Command(BaseCommand):
-    help = "Fill this database with a staff user and a few companies; harmless to repeat."
+    help = "Make the tables, a staff user, and a few companies; harmless to repeat."
 
     def handle(self, **options: Any) -> None:
         password = os.environ.get("DEMO_PASSWORD", "")
         if not settings.DEBUG or not password:
             raise CommandError("Only for development: needs DEBUG, and a DEMO_PASSWORD to set.")
+        call_command("migrate", verbosity=0)
         user, _made = get_user_model().objects.get_or_create(
             username=USERNAME, defaults={"is_staff": True, "is_superuser": True}
         )
