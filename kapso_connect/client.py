@@ -171,6 +171,10 @@ class KapsoClient:
         # Compared here as well: a filter that is not applied must not give us somebody else.
         return next((c for c in found if c.external_customer_id == external_customer_id), None)
 
+    def list_customers(self) -> Iterator[KapsoCustomer]:
+        """Yield the project's customers, a hundred to a request."""
+        return self._pages(KapsoCustomer, "list customers", ["customers"], {})
+
     def create_customer(
         self, *, name: str, external_customer_id: str | None = None
     ) -> KapsoCustomer:

@@ -313,9 +313,11 @@ class Retryable(models.Model):
 
         One conditional UPDATE decides on every database; no lock is held afterwards.
         """
-        if self.next_attempt_at is None:
+        now = timezone.now()
+        # The first attempt is always due: another machine's clock may be ahead of ours.
+        if self.next_attempt_at is None or (self.attempts and self.next_attempt_at > now):
             return False
-        lease_ends = timezone.now() + timedelta(seconds=get_conf().lease_seconds)
+        lease_ends = now + timedelta(seconds=get_conf().lease_seconds)
         taken = (
             type(self)
             ._default_manager.filter(pk=self.pk, next_attempt_at=self.next_attempt_at)

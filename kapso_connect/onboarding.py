@@ -79,9 +79,9 @@ class Number:
     def from_api(cls, number: KapsoPhoneNumber, **known: str) -> Number:
         return cls(
             phone_number_id=number.phone_number_id,
-            business_account_id=number.business_account_id or "",
-            display_phone_number=number.display_phone_number or "",
-            verified_name=number.verified_name or "",
+            business_account_id=(number.business_account_id or "")[:64],
+            display_phone_number=(number.display_phone_number or "")[:64],
+            verified_name=(number.verified_name or "")[:255],
             connection_type={
                 True: ConnectionType.COEXISTENCE.value,
                 False: ConnectionType.DEDICATED.value,
@@ -274,21 +274,29 @@ def _end_link(link: SetupLink, status: str, source: str, **changes: Any) -> bool
     return bool(changed)
 
 
-def follow_link(link: SetupLink, remote: KapsoSetupLink, *, source: str = Source.SYNC) -> None:
-    """Make what is recorded of an active link what ``remote``, just read, says of it."""
-    remote_status = remote.status if remote.status in SetupLink.Status.values else link.status
-    retrying(lambda: _end_link(link, remote_status, source, expires_at=remote.expires_at))
+def follow_link(link: SetupLink, remote: KapsoSetupLink | None) -> bool:
+    """Make what is recorded of an active link what ``remote``, just read from the API, says.
+
+    None stands for a link that Kapso no longer has. True where the link has ended.
+    """
+    status = SetupLink.Status.REVOKED if remote is None else remote.status
+    if remote is not None and status == SetupLink.Status.ACTIVE:
+        if remote.expires_at != link.expires_at:
+            SetupLink.objects.filter(pk=link.pk).update(expires_at=remote.expires_at)
+        return False
+    return retrying(lambda: _end_link(link, status, Source.SYNC))
 
 
-def expire_links(*, source: str = Source.SYNC) -> int:
+def expire_links() -> int:
     """Mark the links past their ``expires_at`` as expired; return how many there were."""
     past = SetupLink.objects.filter(
         status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now()
     ).select_related("customer")
-    return sum(
-        retrying(partial(_end_link, link, SetupLink.Status.EXPIRED, source))
-        for link in past.iterator(chunk_size=500)
-    )
+    expired = 0
+    while batch := list(past[:500]):
+        for link in batch:
+            expired += retrying(partial(_end_link, link, SetupLink.Status.EXPIRED, Source.SYNC))
+    return expired
 
 
 # Connecting
@@ -377,9 +385,13 @@ def customer_from_api(kapso_id: str, client: KapsoClient) -> Customer:
     customer = Customer.objects.filter(kapso_id=kapso_id).first()
     if customer is not None:
         return customer
-    remote = client.get_customer(kapso_id)
+    return add_customer_from_api(client.get_customer(kapso_id))
+
+
+def add_customer_from_api(remote: KapsoCustomer) -> Customer:
+    """Return the local customer that ``remote``, just read from the API, stands for."""
     return retrying(
-        lambda: find_or_add_customer(kapso_id, remote.external_customer_id or "", remote.name)
+        lambda: find_or_add_customer(remote.id, remote.external_customer_id or "", remote.name)
     )
 
 
@@ -403,6 +415,11 @@ def find_or_add_customer(kapso_id: str, external_customer_id: str, name: str = "
     return customer
 
 
+def is_closed(remote: KapsoPhoneNumber) -> bool:
+    """True where the API shows a number that no longer works here."""
+    return (remote.status or "").upper() in CLOSED_STATUSES
+
+
 def follow(
     customer: Customer | None,
     remote: KapsoPhoneNumber,
@@ -421,7 +438,7 @@ def follow(
     number = Number.from_api(remote, provisioned_phone_number_id=provisioned_phone_number_id)
     known = Connection.objects.filter(phone_number_id=number.phone_number_id).first()
     status = (remote.status or "").upper()
-    if customer is None or status in CLOSED_STATUSES:
+    if customer is None or is_closed(remote):
         return disconnect(
             number.phone_number_id,
             source=source,
@@ -464,7 +481,8 @@ def connect(
 ) -> Connection:
     """Record that ``number`` is connected for ``customer``, once, whoever says so first.
 
-    Already connected for this customer: only what was unknown is filled in, nothing is announced.
+    Already connected for this customer: what was unknown is filled in (and corrected, where the API
+    was asked), nothing is announced.
     ``confirmed`` says that the API was asked; without it NeedsConfirmation is raised where the
     number is another customer's or was disconnected. ``kind`` is the event for a number that was
     connected before: CONNECTED or RECONNECTED.
@@ -480,7 +498,7 @@ def connect(
         if connection is None:
             connection = Connection(phone_number_id=number.phone_number_id, customer=customer)
         elif connection.is_connected and connection.customer_id == customer.pk:
-            _fill(connection, number, setup_link)
+            _fill(connection, number, setup_link, overwrite=confirmed)
             return connection
         elif not confirmed:
             raise NeedsConfirmation
@@ -492,7 +510,7 @@ def connect(
         connection.status = Connection.Status.CONNECTED
         connection.connected_at = now
         _apply(connection, number, overwrite=True)
-        link = setup_link or _open_link(customer)
+        link = setup_link or _open_link(customer, number.phone_number_id)
         if link is not None:
             connection.setup_link = link
             _complete(link)
@@ -511,14 +529,17 @@ def connect(
     return retrying(change)
 
 
-def _open_link(customer: Customer) -> SetupLink | None:
-    """The link a connection that names none came by: the newest that is not completed."""
+def _open_link(customer: Customer, phone_number_id: str) -> SetupLink | None:
+    """The link a connection that names none came by: the one that a browser claimed the number
+    for, or else the newest that is not completed and not claimed for another number."""
     return (
         SetupLink.objects.filter(
-            customer=customer, status__in=[SetupLink.Status.ACTIVE, SetupLink.Status.USED]
+            customer=customer,
+            status__in=[SetupLink.Status.ACTIVE, SetupLink.Status.USED],
+            claimed_phone_number_id__in=["", phone_number_id],
         )
         .exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
-        .order_by("-created_at", "-pk")
+        .order_by("-claimed_phone_number_id", "-created_at", "-pk")
         .first()
     )
 
@@ -540,8 +561,10 @@ def _complete(link: SetupLink) -> None:
     )
 
 
-def _fill(connection: Connection, number: Number, link: SetupLink | None) -> None:
-    changed = _apply(connection, number, overwrite=False)
+def _fill(
+    connection: Connection, number: Number, link: SetupLink | None, *, overwrite: bool
+) -> None:
+    changed = _apply(connection, number, overwrite=overwrite)
     if link is not None and connection.setup_link_id is None:
         connection.setup_link = link
         changed.append("setup_link")

@@ -34,6 +34,12 @@ class Ignored(Exception):
 
 
 Handler = Callable[[WebhookEvent], None]
+
+
+def unknown(inbox: WebhookEvent) -> None:
+    raise Ignored("Not an event this app acts on.")
+
+
 HANDLERS: dict[str, Handler] = {}
 
 
@@ -200,9 +206,10 @@ def act(inbox: WebhookEvent) -> None:
     Raises NeedsConfirmation where the API has to decide, and the database's errors, after which
     the whole transaction runs again.
     """
+    handler = HANDLERS.get(inbox.event, unknown)
     try:
         with atomic():
-            HANDLERS[inbox.event](inbox)
+            handler(inbox)
     except Ignored as reason:
         settle(inbox, WebhookEvent.Status.IGNORED, str(reason))
     except (MalformedPayload, Unusable) as error:

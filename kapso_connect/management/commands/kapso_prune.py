@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError
+from datetime import timedelta
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from kapso_connect.models import Connection, ConnectionEvent, WebhookEvent
+
+BATCH = 1000
+
+
+def days(text: str) -> int:
+    # Kapso repeats a delivery for some minutes; the inbox must know it for longer than that.
+    if not text.isdecimal() or not 1 <= int(text) <= 36500:
+        raise ArgumentTypeError("must be a whole number of days, 1 or more")
+    return int(text)
+
+
+class Command(BaseCommand):
+    help = (
+        "Deletes old rows of the inbox and the timeline, in batches. Kept whatever their age: "
+        "webhooks that wait or failed, signals not delivered, and what connected a number that is "
+        "still connected."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--inbox-days", type=days, default=90, help="Days webhooks are kept (default 90)."
+        )
+        parser.add_argument(
+            "--timeline-days",
+            type=days,
+            default=730,
+            help="Days the timeline is kept (default 730).",
+        )
+        parser.add_argument("--dry-run", action="store_true", help="Only count; delete nothing.")
+
+    def handle(
+        self, *args: Any, inbox_days: int, timeline_days: int, dry_run: bool, **options: Any
+    ) -> None:
+        now = timezone.now()
+        inbox = old_webhooks(now - timedelta(days=inbox_days))
+        timeline = old_events(now - timedelta(days=timeline_days))
+        count = models.QuerySet.count if dry_run else delete
+        counts = count(inbox), count(timeline)
+        if options["verbosity"] > 0:
+            verb = "would delete" if dry_run else "deleted"
+            self.stdout.write(f"kapso_prune: {verb} {counts[0]} webhooks, {counts[1]} events")
+
+
+def old_webhooks(before: Any) -> models.QuerySet[WebhookEvent]:
+    # A signal that is still to be sent may carry its webhook's payload.
+    undelivered = ConnectionEvent.objects.filter(
+        webhook_event=models.OuterRef("pk"), delivered_at=None
+    )
+    return WebhookEvent.objects.filter(
+        ~models.Exists(undelivered),
+        received_at__lt=before,
+        status__in=[WebhookEvent.Status.PROCESSED, WebhookEvent.Status.IGNORED],
+    )
+
+
+def old_events(before: Any) -> models.QuerySet[ConnectionEvent]:
+    explains_a_connection = Q(
+        kind__in=[ConnectionEvent.Kind.CONNECTED, ConnectionEvent.Kind.RECONNECTED],
+        connection__status=Connection.Status.CONNECTED,
+    )
+    return ConnectionEvent.objects.filter(
+        occurred_at__lt=before, delivered_at__isnull=False
+    ).exclude(explains_a_connection)
+
+
+def delete(rows: models.QuerySet[Any]) -> int:
+    """Delete in batches, so that no lock is held for long; return how many rows went."""
+    deleted = 0
+    while keys := list(rows.order_by("pk").values_list("pk", flat=True)[:BATCH]):
+        # The condition once more: what became needed meanwhile stays.
+        _total, by_model = rows.filter(pk__in=keys).delete()
+        gone = by_model.get(rows.model._meta.label, 0)
+        deleted += gone
+        if not gone:
+            break
+    return deleted

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from kapso_connect import sync
+
+
+class Command(BaseCommand):
+    help = (
+        "Does what was left behind (stored webhooks, undelivered signals, waiting claims) and "
+        "compares all numbers and links with Kapso's API. Run it from cron, every minute if you "
+        "like, on as many machines as you like. Exit status: 0 all is well, 1 something could not "
+        "be done and will be tried again, 2 something failed for good and needs a person (see the "
+        "admin)."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--dry-run", action="store_true", help="Only count what would be done; change nothing."
+        )
+        parser.add_argument(
+            "--accept-mass-loss",
+            action="store_true",
+            help="Disconnect numbers even where most of them are gone from Kapso.",
+        )
+
+    def handle(self, *args: Any, dry_run: bool, accept_mass_loss: bool, **options: Any) -> None:
+        with Progress(on=sys.stderr.isatty() and options["verbosity"] > 0) as progress:
+            report = sync.run(dry_run=dry_run, accept_mass_loss=accept_mass_loss, progress=progress)
+        if options["verbosity"] > 0:
+            prefix = "would be: " if dry_run else ""
+            self.stdout.write(f"kapso_sync: {prefix}{report.summary()}")
+        if report.errors:
+            raise CommandError("\n".join(report.errors), returncode=1)
+        if report.failed:
+            raise CommandError(
+                f"{report.failed} events or signals failed for good: see the admin.", returncode=2
+            )
+
+
+class Progress:
+    """A bar for each step on a terminal, by tqdm where it is installed."""
+
+    def __init__(self, *, on: bool) -> None:
+        self.bars: dict[str, Any] = {}
+        self.bar: Any = None
+        if on:
+            try:
+                from tqdm import tqdm
+            except ImportError:
+                return
+            self.bar = tqdm
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for bar in self.bars.values():
+            bar.close()
+
+    def __call__(self, step: str, done: int) -> None:
+        if self.bar is not None:
+            bar = self.bars.setdefault(step, None) or self.bar(desc=step, unit="")
+            self.bars[step] = bar
+            bar.update(done - bar.n)

@@ -1,0 +1,350 @@
+"""Recovery: what was left behind is done, and what no webhook told is found out from the API.
+
+Safe to run at any time and on several machines at once: rows are taken by lease, every change goes
+through ``onboarding``, and what another process does meanwhile is found done.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import TypeVar
+
+from django.db import models
+from django.utils import timezone
+
+from . import delivery, onboarding
+from .client import KapsoClient, KapsoCustomer, KapsoPhoneNumber
+from .exceptions import KapsoError, KapsoNotFound
+from .models import Connection, ConnectionEvent, Customer, SetupLink, Source, WebhookEvent, due
+from .webhooks import handlers
+
+logger = logging.getLogger("kapso_connect")
+
+T = TypeVar("T")
+M = TypeVar("M", bound=models.Model)
+Progress = Callable[[str, int], None]
+
+PAGE = 100
+LINKS_A_RUN = 20
+"""Links asked about in one run: Kapso lists them by customer only, so each costs a request."""
+
+CUSTOMERS_ONE_BY_ONE = 10
+"""Unknown customers asked about singly; beyond that listing all of them is cheaper."""
+
+MASS_LOSS = 20
+"""More numbers than this, and more than half of all, do not vanish in one run: then the API key is
+another project's."""
+
+
+@dataclass
+class Report:
+    """What one run did. ``errors`` are in words for the operator."""
+
+    events: int = 0
+    signals: int = 0
+    claims: int = 0
+    connected: int = 0
+    disconnected: int = 0
+    updated: int = 0
+    links: int = 0
+    numbers: int = 0
+    waiting: int = 0
+    failed: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        counts = [
+            f"{item.name} {getattr(self, item.name)}"
+            for item in fields(self)
+            if item.name != "errors"
+        ]
+        return ", ".join(counts)
+
+
+class MassLoss(Exception):
+    """So many numbers are gone at once that the API key is more likely to be wrong."""
+
+
+def run(
+    *,
+    dry_run: bool = False,
+    accept_mass_loss: bool = False,
+    progress: Progress = lambda step, done: None,
+    client: KapsoClient | None = None,
+) -> Report:
+    """Do all that is due, then compare with the API; return what was done.
+
+    ``dry_run`` counts what would be done and changes nothing. ``accept_mass_loss`` believes an API
+    that has lost most numbers. ``progress`` is called with the name of a step and a count.
+    An API that is away ends up in ``errors``; what needs no API is done all the same.
+    """
+    report = Report()
+    inbox = WebhookEvent.objects.filter(due(), status=WebhookEvent.Status.PENDING)
+    outbox = ConnectionEvent.objects.filter(due(), delivered_at=None)
+    if dry_run:
+        report.events, report.signals = inbox.count(), outbox.count()
+    else:
+        report.events = _each(inbox, handlers.process, "events", progress)
+        # Before the API is asked, so that an API that is away delays no signal …
+        report.signals = _each(outbox, delivery.deliver, "signals", progress)
+    own_client = client is None
+    client = client or KapsoClient.from_settings(budget=BUDGET)
+    try:
+        _follow_numbers(report, client, dry_run, accept_mass_loss, progress)
+        _settle_claims(report, dry_run, progress)
+        _follow_links(report, client, dry_run, progress)
+    except (KapsoError, MassLoss) as error:
+        report.errors.append(str(error))
+    finally:
+        if own_client:
+            client.close()
+    if not dry_run:
+        # … and after it for what it led to.
+        report.signals += _each(outbox.all(), delivery.deliver, "signals", progress)
+    report.waiting, report.failed = _left_over()
+    return report
+
+
+BUDGET = 15 * 60.0
+"""Seconds of API time for one run."""
+
+
+def _each(
+    rows: models.QuerySet[M], do: Callable[[int], bool], step: str, progress: Progress
+) -> int:
+    """Call ``do`` with the primary key of each row, and count those it settled."""
+    settled = 0
+    for done, pk in enumerate(_keys(rows), start=1):
+        try:
+            settled += do(pk)
+        except Exception:
+            # One row must not keep the others from being recovered; its lease brings it back.
+            logger.exception("kapso_sync: %s %s", step, pk)
+        progress(step, done)
+    return settled
+
+
+def _keys(rows: models.QuerySet[M]) -> Iterator[int]:
+    """Yield primary keys in batches, without a cursor that stays open over what is done to them."""
+    last = 0
+    while keys := list(
+        rows.filter(pk__gt=last).order_by("pk").values_list("pk", flat=True)[: PAGE * 5]
+    ):
+        yield from keys
+        last = keys[-1]
+
+
+def _left_over() -> tuple[int, int]:
+    """Return how many events and signals still wait, and how many failed for good."""
+    inbox = WebhookEvent.objects
+    outbox = ConnectionEvent.objects.filter(delivered_at=None)
+    waiting = inbox.filter(status=WebhookEvent.Status.PENDING).count()
+    waiting += outbox.filter(next_attempt_at__isnull=False).count()
+    failed = inbox.filter(status=WebhookEvent.Status.FAILED).count()
+    failed += outbox.filter(next_attempt_at=None).count()
+    return waiting, failed
+
+
+# Claims
+
+
+def _settle_claims(report: Report, dry_run: bool, progress: Progress) -> None:
+    claims = SetupLink.objects.filter(claimed_at__isnull=False).select_related("customer")
+    if dry_run:
+        report.claims = claims.count()
+        return
+    for done, link in enumerate(claims.order_by("claimed_at")[:PAGE], start=1):
+        number = onboarding.Number(link.claimed_phone_number_id)
+        try:
+            report.claims += onboarding.claim(link, number, source=Source.SYNC) is not None
+        except onboarding.ClaimRefused:
+            report.claims += 1
+        progress("claims", done)
+
+
+# Numbers
+
+
+def _follow_numbers(
+    report: Report,
+    client: KapsoClient,
+    dry_run: bool,
+    accept_mass_loss: bool,
+    progress: Progress,
+) -> None:
+    started = timezone.now()
+    customers = _Customers(client)
+    seen: set[int] = set()
+    for page in _chunks(client.list_phone_numbers(per_page=PAGE), PAGE):
+        ids = [remote.phone_number_id for remote in page]
+        known = {
+            connection.phone_number_id: connection
+            for connection in Connection.objects.filter(phone_number_id__in=ids)
+        }
+        if not dry_run:
+            customers.load(remote.customer_id for remote in page if remote.customer_id)
+        for remote in page:
+            connection = known.get(remote.phone_number_id)
+            if connection is not None:
+                seen.add(connection.pk)
+            _follow_number(report, remote, connection, customers, dry_run)
+        report.numbers += len(page)
+        progress("numbers", report.numbers)
+    _close_missing(report, client, seen, started, dry_run, accept_mass_loss)
+
+
+def _follow_number(
+    report: Report,
+    remote: KapsoPhoneNumber,
+    known: Connection | None,
+    customers: _Customers,
+    dry_run: bool,
+) -> None:
+    is_open = bool(remote.customer_id) and not onboarding.is_closed(remote)
+    was_open = known is not None and known.is_connected
+    if dry_run:
+        report.connected += is_open and not was_open
+        report.disconnected += was_open and not is_open
+        return
+    if not is_open and not was_open:
+        return
+    customer = customers.get(remote.customer_id)
+    if remote.customer_id and customer is None:
+        return  # deleted at Kapso since the page was read
+    if known is not None and is_open and was_open and not _differs(known, customer, remote):
+        return
+    try:
+        now = onboarding.follow(customer, remote, source=Source.SYNC)
+    except onboarding.TryLater:
+        return
+    except Exception as error:
+        logger.exception("kapso_sync: number %s", remote.phone_number_id)
+        report.errors.append(f"Number {remote.phone_number_id}: {error}")
+        return
+    is_connected = now is not None and now.is_connected
+    moved = now is not None and known is not None and now.customer_id != known.customer_id
+    report.connected += is_connected and (moved or not was_open)
+    report.disconnected += was_open and (moved or not is_connected)
+    report.updated += is_connected and was_open and not moved
+
+
+def _differs(known: Connection, customer: Customer | None, remote: KapsoPhoneNumber) -> bool:
+    """True where ``onboarding.follow`` would find something to do: most numbers need nothing."""
+    if customer is None or known.customer_id != customer.pk:
+        return True
+    told = onboarding.Number.from_api(remote)
+    return any(
+        getattr(told, item.name) not in {"", getattr(known, item.name)} for item in fields(told)
+    )
+
+
+def _close_missing(
+    report: Report,
+    client: KapsoClient,
+    seen: set[int],
+    started: datetime,
+    dry_run: bool,
+    accept_mass_loss: bool,
+) -> None:
+    """Disconnect the numbers that the API did not list; each is asked about once more."""
+    open_before = Connection.objects.filter(
+        status=Connection.Status.CONNECTED, connected_at__lt=started
+    )
+    total = 0
+    missing: list[int] = []
+    for pk in _keys(open_before):
+        total += 1
+        if pk not in seen:
+            missing.append(pk)
+    if len(missing) > MASS_LOSS and len(missing) * 2 > total and not accept_mass_loss:
+        raise MassLoss(
+            f"{len(missing)} of {total} connected numbers are not in this Kapso project. Is "
+            "API_KEY that of another project? Nothing was disconnected. If it is right, run "
+            "kapso_sync --accept-mass-loss."
+        )
+    for number in Connection.objects.filter(pk__in=missing).values_list(
+        "phone_number_id", flat=True
+    ):
+        if dry_run:
+            report.disconnected += 1
+            continue
+        closed = onboarding.follow_api(number, source=Source.SYNC, client=client)
+        report.disconnected += closed is not None and not closed.is_connected
+
+
+class _Customers:
+    """The local customers by Kapso's id, a page at a time; Kapso is asked about unknown ones."""
+
+    def __init__(self, client: KapsoClient) -> None:
+        self.client = client
+        self.local: dict[str, Customer] = {}
+        self.remote: dict[str, KapsoCustomer] = {}
+        self.unknown = 0
+
+    def load(self, kapso_ids: Iterable[str]) -> None:
+        wanted = set(kapso_ids)
+        self.local = {
+            customer.kapso_id: customer
+            for customer in Customer.objects.filter(kapso_id__in=wanted)
+            if customer.kapso_id
+        }
+        unknown = wanted - self.local.keys() - self.remote.keys()
+        self.unknown += len(unknown)
+        if self.unknown > CUSTOMERS_ONE_BY_ONE:
+            self.remote |= {customer.id: customer for customer in self.client.list_customers()}
+            self.unknown = 0
+        else:
+            for kapso_id in unknown:
+                try:
+                    self.remote[kapso_id] = self.client.get_customer(kapso_id)
+                except KapsoNotFound:
+                    continue
+
+    def get(self, kapso_id: str | None) -> Customer | None:
+        if kapso_id is None:
+            return None
+        if kapso_id not in self.local and kapso_id in self.remote:
+            self.local[kapso_id] = onboarding.add_customer_from_api(self.remote[kapso_id])
+        return self.local.get(kapso_id)
+
+
+def _chunks(rows: Iterator[T], size: int) -> Iterator[list[T]]:
+    while chunk := list(itertools.islice(rows, size)):
+        yield chunk
+
+
+# Links
+
+
+def _follow_links(report: Report, client: KapsoClient, dry_run: bool, progress: Progress) -> None:
+    if dry_run:
+        report.links = SetupLink.objects.filter(
+            status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now()
+        ).count()
+        return
+    report.links = onboarding.expire_links()
+    oldest = SetupLink.objects.filter(
+        status=SetupLink.Status.ACTIVE, customer__kapso_id__isnull=False
+    ).select_related("customer")
+    for done, link in enumerate(
+        oldest.order_by(models.F("checked_at").asc(nulls_first=True), "pk")[:LINKS_A_RUN], start=1
+    ):
+        report.links += _follow_link(link, client)
+        progress("links", done)
+
+
+def _follow_link(link: SetupLink, client: KapsoClient) -> bool:
+    """Ask Kapso about one active link; True where it has ended."""
+    checked_at = timezone.now()
+    try:
+        remotes = client.list_setup_links(link.customer.kapso_id or "")
+        remote = next((remote for remote in remotes if remote.id == link.kapso_id), None)
+    except KapsoNotFound:
+        remote = None
+    ended = onboarding.follow_link(link, remote)
+    SetupLink.objects.filter(pk=link.pk).update(checked_at=checked_at)
+    return ended

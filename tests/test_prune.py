@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from kapso_connect.management.commands import kapso_prune
+from kapso_connect.models import ConnectionEvent, WebhookEvent
+
+from .support import make_connection
+
+pytestmark = pytest.mark.django_db
+
+LONG_AGO = timezone.now() - timedelta(days=1000)
+
+
+def prune(*arguments: str) -> str:
+    out = StringIO()
+    call_command("kapso_prune", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def webhook(status: str = "processed", **fields: object) -> WebhookEvent:
+    key = f"k{WebhookEvent.objects.count()}"
+    return WebhookEvent.objects.create(
+        **{"idempotency_key": key, "event": "x.y", "payload": {}, "received_at": LONG_AGO},
+        status=status,
+        **fields,
+    )
+
+
+def event(kind: str = "disconnected", **fields: object) -> ConnectionEvent:
+    return ConnectionEvent.objects.create(
+        **{
+            "kind": kind,
+            "source": "webhook",
+            "occurred_at": LONG_AGO,
+            "delivered_at": LONG_AGO,
+            **fields,
+        }
+    )
+
+
+def test_old_rows_go_and_newer_ones_stay() -> None:
+    webhook(), webhook("ignored"), event()
+    kept = WebhookEvent.objects.create(
+        idempotency_key="new", event="x.y", payload={}, status="processed"
+    )
+    kept_event = event(occurred_at=timezone.now())
+    assert prune() == "kapso_prune: deleted 2 webhooks, 1 events\n"
+    assert WebhookEvent.objects.get() == kept
+    assert ConnectionEvent.objects.get() == kept_event
+
+
+@pytest.mark.parametrize("status", ["pending", "failed"])
+def test_webhooks_that_wait_or_failed_stay(status: str) -> None:
+    webhook(status)
+    prune()
+    assert WebhookEvent.objects.exists()
+
+
+def test_signals_not_delivered_stay_with_their_webhook() -> None:
+    event("webhook_received", webhook_event=webhook(), delivered_at=None)
+    prune()
+    assert ConnectionEvent.objects.exists()
+    assert WebhookEvent.objects.exists()
+
+
+def test_what_explains_a_live_connection_stays() -> None:
+    connection = make_connection()
+    kept = event("connected", connection=connection)
+    event("disconnected", connection=connection)
+    event("connected", connection=make_connection(status="disconnected"))
+    prune()
+    assert ConnectionEvent.objects.get() == kept
+
+
+def test_batches(monkeypatch) -> None:
+    monkeypatch.setattr(kapso_prune, "BATCH", 2)
+    for _ in range(5):
+        event(webhook_event=webhook())
+    assert "deleted 5 webhooks, 5 events" in prune()
+
+
+def test_dry_run_deletes_nothing() -> None:
+    webhook(), event()
+    assert "would delete 1 webhooks, 1 events" in prune("--dry-run")
+    assert WebhookEvent.objects.exists()
+    assert ConnectionEvent.objects.exists()
+
+
+def test_days_are_the_operators_choice() -> None:
+    event(occurred_at=timezone.now() - timedelta(days=2))
+    assert "0 events" in prune()
+    assert "1 events" in prune("--timeline-days", "1")
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "x", "1.5", "99999999"])
+def test_wrong_days(days: str) -> None:
+    with pytest.raises(CommandError):
+        prune("--inbox-days", days)

@@ -1,0 +1,392 @@
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from kapso_connect import onboarding, signals, sync
+from kapso_connect.models import Connection, ConnectionEvent, Customer, SetupLink, WebhookEvent
+from kapso_connect.onboarding import Number
+from kapso_connect.testing import Sandbox
+
+from .support import (
+    listening,
+    make_connection,
+    make_customer,
+    make_link,
+    payload_for,
+    post,
+    remote_customer,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def kapso_sync(*arguments: str) -> str:
+    out = StringIO()
+    call_command("kapso_sync", *arguments, stdout=out, stderr=out)
+    return out.getvalue()
+
+
+def connected(sandbox: Sandbox, **fields: Any) -> Connection:
+    """A connection that the site and the sandbox agree on."""
+    customer = remote_customer(sandbox)
+    (number,) = [
+        n for n in sandbox.state()["phone_numbers"] if n["customer_id"] == customer.kapso_id
+    ]
+    return make_connection(customer, phone_number_id=number["phone_number_id"], **fields)
+
+
+def age(connection: Connection) -> None:
+    """Let the teardown moment of a disconnected number be over."""
+    Connection.objects.filter(pk=connection.pk).update(
+        disconnected_at=timezone.now() - timedelta(minutes=5)
+    )
+
+
+# What was left behind
+
+
+def test_stored_events_are_processed(sandbox: Sandbox) -> None:
+    customer = remote_customer(sandbox)
+    WebhookEvent.objects.create(
+        idempotency_key="k",
+        event="whatsapp.phone_number.created",
+        payload=payload_for(customer, "77"),
+    )
+    sandbox.add_number(customer_id=customer.kapso_id, phone_number_id="77")
+    with listening("whatsapp_connected") as heard:
+        assert "events 1" in kapso_sync()
+    assert "77" in [told["connection"].phone_number_id for _, told in heard]
+    assert WebhookEvent.objects.get().status == "processed"
+
+
+def test_signals_whose_process_died_are_delivered(sandbox: Sandbox, monkeypatch) -> None:
+    with listening("whatsapp_connected") as heard:
+        with monkeypatch.context() as patch:
+            patch.setattr("kapso_connect.tasks.enqueue_on_commit", lambda *a: None)
+            connected(sandbox)
+            onboarding.connect(make_customer(), Number("1"), source="webhook")
+        assert heard == []
+        Connection.objects.filter(phone_number_id="1").delete()
+        onboarding.connect(make_customer(), Number("2"), source="webhook")
+    assert heard.names() == ["whatsapp_connected"]
+
+
+def test_one_row_that_fails_does_not_keep_the_others(sandbox: Sandbox, monkeypatch) -> None:
+    customer = make_customer()
+    for key in ("a", "b"):
+        WebhookEvent.objects.create(idempotency_key=key, event="x.y", payload={})
+    real = sync.handlers.process
+
+    def broken(pk: int) -> bool:
+        if pk == WebhookEvent.objects.get(idempotency_key="a").pk:
+            raise RuntimeError
+        return real(pk)
+
+    monkeypatch.setattr(sync.handlers, "process", broken)
+    assert "events 1" in kapso_sync()
+    assert WebhookEvent.objects.get(idempotency_key="b").status == "ignored"
+    assert customer.connections.count() == 0
+
+
+def test_a_failed_receiver_is_called_again_when_it_is_due(sandbox: Sandbox) -> None:
+    calls = []
+
+    def receiver(event: ConnectionEvent, **kwargs: Any) -> None:
+        calls.append(event.pk)
+        if len(calls) == 1:
+            raise RuntimeError
+
+    signals.whatsapp_setup_failed.connect(receiver)
+    try:
+        onboarding.record_failure(make_link(), "already_used")
+        kapso_sync()
+        assert len(calls) == 1
+        ConnectionEvent.objects.update(next_attempt_at=timezone.now())
+        assert "signals 1" in kapso_sync()
+        assert len(calls) == 2
+        kapso_sync()
+        assert len(calls) == 2
+    finally:
+        signals.whatsapp_setup_failed.disconnect(receiver)
+
+
+def test_waiting_claims_are_settled(sandbox: Sandbox) -> None:
+    customer = remote_customer(sandbox)
+    number = sandbox.add_number(customer_id=customer.kapso_id)
+    link = make_link(customer)
+    sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 401, "times": 1}])
+    assert onboarding.claim(link, Number(number["phone_number_id"])) is None
+    make_link(customer)  # a newer one must not get what was claimed for the older
+    with listening("whatsapp_connected") as heard:
+        kapso_sync()
+    told = [t for _, t in heard if t["connection"].phone_number_id == number["phone_number_id"]]
+    assert [t["setup_link"] for t in told] == [link]
+    link.refresh_from_db()
+    assert link.claimed_at is None
+
+
+def test_a_claim_on_what_is_connected_already_is_settled(sandbox: Sandbox) -> None:
+    known = connected(sandbox)
+    link = make_link(
+        known.customer, claimed_phone_number_id=known.phone_number_id, claimed_at=timezone.now()
+    )
+    with listening() as heard:
+        assert "claims 1" in kapso_sync()
+    assert heard == []
+    link.refresh_from_db()
+    assert (link.claimed_at, link.setup_status) == (None, "completed")
+
+
+def test_a_claim_that_was_not_true_is_forgotten(sandbox: Sandbox) -> None:
+    link = make_link(
+        remote_customer(sandbox), claimed_phone_number_id="1", claimed_at=timezone.now()
+    )
+    kapso_sync()
+    link.refresh_from_db()
+    assert link.claimed_at is None
+    assert not Connection.objects.filter(phone_number_id="1").exists()
+
+
+# What no webhook told
+
+
+def test_numbers_connected_meanwhile_are_found(sandbox: Sandbox) -> None:
+    customer = remote_customer(sandbox)
+    with listening() as heard:
+        assert "connected 1" in kapso_sync()
+    told = heard.only("whatsapp_connected")
+    assert (told["customer"], told["source"]) == (customer, "sync")
+    assert told["connection"].display_phone_number
+    with listening() as heard:
+        assert "connected 0, disconnected 0, updated 0" in kapso_sync()
+    assert heard == []
+
+
+def test_numbers_of_unknown_customers_bring_the_customer(sandbox: Sandbox) -> None:
+    sandbox.add_number(external_customer_id="crm-1")
+    ours = make_customer(kapso_id=None, external_customer_id="crm-1")
+    kapso_sync()
+    assert Connection.objects.get().customer == ours
+    ours.refresh_from_db()
+    assert ours.kapso_id
+
+
+def test_numbers_of_the_project_itself_are_left_alone(sandbox: Sandbox) -> None:
+    sandbox.add_number()
+    assert "connected 0" in kapso_sync()
+    assert not Connection.objects.exists()
+
+
+def test_numbers_gone_meanwhile_are_found(sandbox: Sandbox) -> None:
+    gone = make_connection(connected_at=timezone.now() - timedelta(minutes=1))
+    with listening() as heard:
+        assert "disconnected 1" in kapso_sync()
+    told = heard.only("whatsapp_disconnected")
+    assert told["connection"] == gone
+    assert told["event"].data == {"reason": "not_found"}
+
+
+def test_a_number_that_was_disconnected_is_found(sandbox: Sandbox) -> None:
+    known = connected(sandbox)
+    sandbox.patch_number(known.phone_number_id, status="DISCONNECTED")
+    with listening() as heard:
+        assert "disconnected 1" in kapso_sync()
+    assert heard.only("whatsapp_disconnected")["event"].data == {"reason": "disconnected"}
+
+
+def test_a_number_that_works_again_is_found(sandbox: Sandbox) -> None:
+    known = connected(sandbox)
+    sandbox.patch_number(known.phone_number_id, created_at="2026-01-01T00:00:00Z")
+    onboarding.disconnect(known.phone_number_id, source="webhook")
+    with listening() as heard:
+        kapso_sync()
+        assert heard == []  # it may be in teardown: the API cannot tell yet
+        age(known)
+        assert "connected 1" in kapso_sync()
+    assert heard.names() == ["whatsapp_reconnected"]
+
+
+def test_a_number_that_moved_tells_both(sandbox: Sandbox) -> None:
+    known = connected(sandbox)
+    other = remote_customer(sandbox)
+    sandbox.patch_number(known.phone_number_id, customer_id=other.kapso_id)
+    with listening() as heard:
+        kapso_sync()
+    by_customer = {(name, told["customer"]) for name, told in heard}
+    assert ("whatsapp_disconnected", known.customer) in by_customer
+    assert ("whatsapp_connected", other) in by_customer
+
+
+def test_display_data_is_filled_in_and_kept_up_to_date(sandbox: Sandbox) -> None:
+    known = connected(sandbox)
+    sandbox.patch_number(known.phone_number_id, verified_name="Süß & Co")
+    with listening() as heard:
+        assert "updated 1" in kapso_sync()
+    known.refresh_from_db()
+    assert known.verified_name == "Süß & Co"
+    assert known.display_phone_number
+    sandbox.patch_number(known.phone_number_id, verified_name="Süßer")
+    assert "updated 1" in kapso_sync()
+    known.refresh_from_db()
+    assert known.verified_name == "Süßer"
+    assert "updated 0" in kapso_sync()
+    assert heard == []
+
+
+def test_links_that_expired_were_revoked_or_used_are_found(sandbox: Sandbox) -> None:
+    customers = [make_customer(kapso_id=None) for _ in range(4)]
+    alive, expired, revoked, gone = (onboarding.create_setup_link(c) for c in customers)
+    SetupLink.objects.filter(pk=expired.pk).update(expires_at=timezone.now())
+    sandbox.patch_setup_link(revoked.kapso_id, status="revoked")
+    Customer.objects.filter(pk=gone.customer_id).update(kapso_id=str(uuid.uuid4()))
+    assert "links 3" in kapso_sync()
+    statuses = {link.pk: link.status for link in SetupLink.objects.all()}
+    assert statuses == {
+        alive.pk: "active",
+        expired.pk: "expired",
+        revoked.pk: "revoked",
+        gone.pk: "revoked",
+    }
+    assert "links 0" in kapso_sync()
+    assert ConnectionEvent.objects.filter(kind="setup_link_expired").count() == 1
+
+
+def test_links_are_checked_in_turn(sandbox: Sandbox, monkeypatch) -> None:
+    monkeypatch.setattr(sync, "LINKS_A_RUN", 2)
+    for _ in range(3):
+        onboarding.create_setup_link(make_customer(kapso_id=None))
+    kapso_sync()
+    assert SetupLink.objects.filter(checked_at=None).count() == 1
+    kapso_sync()
+    assert not SetupLink.objects.filter(checked_at=None).exists()
+
+
+def test_a_link_extended_at_kapso(sandbox: Sandbox) -> None:
+    link = onboarding.create_setup_link(make_customer(kapso_id=None))
+    later = timezone.now() + timedelta(days=60)
+    sandbox.patch_setup_link(link.kapso_id, expires_at=later.isoformat())
+    kapso_sync()
+    link.refresh_from_db()
+    assert link.expires_at == later
+
+
+# Cost
+
+
+def test_a_page_of_numbers_costs_a_constant_number_of_queries(
+    sandbox: Sandbox, django_assert_max_num_queries
+) -> None:
+    sandbox.seed(300, 1)
+    kapso_sync()
+    assert Connection.objects.filter(status="connected").count() == 300
+    before = len(sandbox.requests())
+    with django_assert_max_num_queries(22):
+        kapso_sync()
+    paths = [row["path"] for row in sandbox.requests()[before:]]
+    assert paths == ["/platform/v1/whatsapp/phone_numbers"] * 3
+
+
+def test_many_unknown_customers_are_listed_not_asked_one_by_one(sandbox: Sandbox) -> None:
+    sandbox.seed(150, 1)
+    kapso_sync()
+    paths = [row["path"] for row in sandbox.requests()]
+    assert len(paths) <= 6
+    assert Customer.objects.count() == 150
+
+
+# Bad times
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"kind": "status", "status": 500},
+        {"kind": "status", "status": 401},
+        {"kind": "html"},
+        {"kind": "garbage"},
+        {"kind": "close"},
+    ],
+    ids=lambda rule: f"{rule['kind']} {rule.get('status', '')}",
+)
+def test_an_api_that_is_away_delays_nothing_else(sandbox: Sandbox, rule, monkeypatch) -> None:
+    monkeypatch.setattr("kapso_connect.transport.FIRST_WAIT", 0.01)
+    known = make_connection(connected_at=timezone.now() - timedelta(minutes=1))
+    with listening() as heard:
+        with monkeypatch.context() as patch:
+            patch.setattr("kapso_connect.tasks.enqueue_on_commit", lambda *a: None)
+            onboarding.record_failure(make_link(), "already_used")
+        sandbox.faults(api=[{"match": ".*", **rule}])
+        with pytest.raises(CommandError) as error:
+            kapso_sync()
+    assert error.value.returncode == 1
+    assert "list phone numbers" in str(error.value)
+    assert heard.names() == ["whatsapp_setup_failed"]
+    known.refresh_from_db()
+    assert known.is_connected
+
+
+def test_an_api_that_breaks_off_half_way_disconnects_nobody(sandbox: Sandbox, monkeypatch) -> None:
+    monkeypatch.setattr("kapso_connect.transport.FIRST_WAIT", 0.01)
+    sandbox.seed(250, 1)
+    kapso_sync()
+    Connection.objects.update(connected_at=timezone.now() - timedelta(minutes=1))
+    sandbox.faults(api=[{"match": "phone_numbers", "kind": "status", "status": 503, "after": 1}])
+    with pytest.raises(CommandError):
+        kapso_sync()
+    assert Connection.objects.filter(status="connected").count() == 250
+
+
+def test_the_key_of_another_project_disconnects_nobody(sandbox: Sandbox) -> None:
+    customer = make_customer()
+    for _ in range(sync.MASS_LOSS + 1):
+        make_connection(customer, connected_at=timezone.now() - timedelta(minutes=1))
+    with pytest.raises(CommandError, match="another project") as error:
+        kapso_sync()
+    assert error.value.returncode == 1
+    assert Connection.objects.filter(status="connected").count() == sync.MASS_LOSS + 1
+    assert f"disconnected {sync.MASS_LOSS + 1}" in kapso_sync("--accept-mass-loss")
+
+
+def test_what_failed_for_good_ends_with_status_2(sandbox: Sandbox) -> None:
+    post({"phone_number_id": 5})
+    with pytest.raises(CommandError, match="failed for good") as error:
+        kapso_sync()
+    assert error.value.returncode == 2
+
+
+def test_dry_run_counts_and_changes_nothing(sandbox: Sandbox) -> None:
+    make_connection(connected_at=timezone.now() - timedelta(minutes=1))
+    remote_customer(sandbox)
+    known = connected(sandbox)
+    sandbox.patch_number(known.phone_number_id, status="DISCONNECTED")
+    make_link(expires_at=timezone.now())
+    WebhookEvent.objects.create(idempotency_key="k", event="x.y", payload={})
+    make_link(claimed_phone_number_id="1", claimed_at=timezone.now())
+    tables = (Customer, SetupLink, Connection, WebhookEvent, ConnectionEvent)
+
+    def rows() -> list[Any]:
+        return [list(model.objects.order_by("pk").values()) for model in tables]
+
+    before = rows()
+    summary = kapso_sync("--dry-run")
+    assert rows() == before
+    assert "would be: events 1, signals 0, claims 1, connected 1, disconnected 2" in summary
+    assert "links 1" in summary
+
+
+def test_quiet_when_asked(sandbox: Sandbox) -> None:
+    assert kapso_sync("--verbosity", "0") == ""
+
+
+def test_a_bar_on_a_terminal(sandbox: Sandbox, monkeypatch, capsys) -> None:
+    sandbox.seed(3, 1)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    call_command("kapso_sync")
+    assert "numbers: 3" in capsys.readouterr().err
