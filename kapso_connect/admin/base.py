@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.contrib import admin
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.auth import get_permission_codename
 from django.db import models
-from django.http import HttpRequest, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse, reverse_lazy
 from django.utils.html import format_html
@@ -41,8 +42,8 @@ LISTED = 20
 
 MAX_JSON = 100_000
 
-# SQLite's and PostgreSQL's largest key has 19 digits.
-_ids = re.compile(r"[0-9]{1,19}(,[0-9]{1,19})*")
+# A key of 19 digits may be larger than databases can compare with.
+_id = re.compile(r"[0-9]{1,18}")
 
 
 class PackageAdmin(ModelAdmin[M]):
@@ -99,10 +100,19 @@ class PackageAdmin(ModelAdmin[M]):
             return None
         return HttpResponseRedirect(f"{self.view_url(name)}?ids={','.join(pks)}")
 
+    def response_action(
+        self, request: HttpRequest, queryset: models.QuerySet[Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse | None:
+        # Django answers 500 to a selection that holds no keys.
+        if not all(map(_id.fullmatch, request.POST.getlist(ACTION_CHECKBOX_NAME))):
+            self.message_user(request, _("Select the rows in the list."), level="ERROR")
+            return None
+        return super().response_action(request, queryset, *args, **kwargs)
+
     def selected(self, request: HttpRequest, ids: str) -> list[M]:
         """Return the rows that ``ids`` names and this user may see; say so where some are not."""
-        wanted = set(ids.split(",")) if len(ids) < 20 * MAX_SELECTED else set()
-        if not _ids.fullmatch(ids) or not 0 < len(wanted) <= MAX_SELECTED:
+        wanted = set(ids.split(",", MAX_SELECTED))
+        if len(wanted) > MAX_SELECTED or not all(map(_id.fullmatch, wanted)):
             self.message_user(
                 request, _("Select one row or more in the list first."), level="ERROR"
             )
