@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from datetime import datetime, timedelta
 from typing import Any
@@ -158,7 +159,8 @@ def test_deleted_for_a_number_that_was_reopened_waits_for_the_teardown(
 
 
 def _until_gone(sandbox: Sandbox, known: Connection) -> None:
-    for _ in range(100):
+    for _ in range(200):
+        time.sleep(0.02)
         numbers = sandbox.state()["phone_numbers"]
         if known.phone_number_id not in [n["phone_number_id"] for n in numbers]:
             return
