@@ -37,6 +37,9 @@ else:
 MAX_SELECTED = 100
 """Rows that one form may name: their ids travel in an address."""
 
+EMPTY = "-"
+"""What Django writes for nothing; on a change page it would write None for a method's None."""
+
 LISTED = 20
 """Rows that a page which asks for confirmation lists."""
 
@@ -170,8 +173,8 @@ def json_block(value: Any) -> SafeString:
     return format_html('<pre class="kapso-json" tabindex="0">{}</pre>', text)
 
 
-def text_block(text: str) -> SafeString | None:
-    return format_html('<pre class="kapso-json" tabindex="0">{}</pre>', text) if text else None
+def text_block(text: str) -> SafeString | str:
+    return format_html('<pre class="kapso-json" tabindex="0">{}</pre>', text) if text else EMPTY
 
 
 def phone_number(connection: Connection) -> SafeString | str:

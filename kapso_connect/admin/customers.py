@@ -21,6 +21,7 @@ from django.utils.translation import gettext_lazy
 
 from ..models import Connection, ConnectionEvent, Customer, SetupLink
 from .base import (
+    EMPTY,
     HIDDEN,
     PackageAdmin,
     badge,
@@ -100,13 +101,13 @@ class CustomerAdmin(CreateSetupLinks, PackageAdmin[Customer]):
         return customer.setup_links.filter(alive_links()).order_by("-created_at", "-pk").first()
 
     @admin.display(description=gettext_lazy("setup link"))
-    def setup_link(self, customer: Customer) -> SafeString | None:
+    def setup_link(self, customer: Customer) -> SafeString | str:
         link = self._alive_link(customer)
-        return copyable(link.url, _("Setup link")) if link else None
+        return copyable(link.url, _("Setup link")) if link else EMPTY
 
     @admin.display(description=gettext_lazy("setup link"))
-    def hidden_setup_link(self, customer: Customer) -> str | None:
-        return str(HIDDEN) if self._alive_link(customer) else None
+    def hidden_setup_link(self, customer: Customer) -> str:
+        return str(HIDDEN) if self._alive_link(customer) else EMPTY
 
     # The page of one customer
 

@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from .. import delivery
 from ..models import ConnectionEvent, WebhookEvent
 from ..webhooks import handlers
-from .base import LISTED, M, ReadOnlyAdmin, badge, json_block, may, text_block
+from .base import EMPTY, LISTED, M, ReadOnlyAdmin, badge, json_block, may, text_block
 
 RUN_SECONDS = 15
 """No further row is begun after so long: web servers end requests at 30 seconds."""
@@ -157,7 +157,7 @@ class WebhookEventAdmin(RunAgainAdmin[WebhookEvent]):
         return shorten(event.last_error)
 
     @admin.display(description=gettext_lazy("why"))
-    def full_error(self, event: WebhookEvent) -> SafeString | None:
+    def full_error(self, event: WebhookEvent) -> SafeString | str:
         return text_block(event.last_error)
 
     @admin.display(description=gettext_lazy("payload"))
@@ -199,11 +199,11 @@ def signal_state(event: ConnectionEvent) -> SafeString:
 class ConnectionEventAdmin(RunAgainAdmin[ConnectionEvent]):
     list_display = [
         "what",
+        "signal",
         "customer",
         "connection",
-        "source",
         "occurred_at",
-        "signal",
+        "source",
         "attempts",
         "problem",
     ]
@@ -255,15 +255,15 @@ class ConnectionEventAdmin(RunAgainAdmin[ConnectionEvent]):
         return shorten(event.last_error)
 
     @admin.display(description=gettext_lazy("error"))
-    def full_error(self, event: ConnectionEvent) -> SafeString | None:
+    def full_error(self, event: ConnectionEvent) -> SafeString | str:
         return text_block(event.last_error)
 
     @admin.display(description=gettext_lazy("data"))
-    def details(self, event: ConnectionEvent) -> SafeString | None:
-        return json_block(event.data) if event.data else None
+    def details(self, event: ConnectionEvent) -> SafeString | str:
+        return json_block(event.data) if event.data else EMPTY
 
     @admin.display(description=gettext_lazy("receivers done"))
-    def receivers_done(self, event: ConnectionEvent) -> SafeString | None:
+    def receivers_done(self, event: ConnectionEvent) -> SafeString | str:
         return text_block("\n".join(str(name) for name in event.receivers))
 
 

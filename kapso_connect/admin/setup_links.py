@@ -87,7 +87,7 @@ class SetupLinkForm(forms.Form):
 
     connection_types = forms.ChoiceField(
         label=gettext_lazy("Ways to connect"),
-        widget=AdminRadioSelect,
+        widget=AdminRadioSelect(attrs={"class": "radiolist"}),
         choices=[
             (BOTH, gettext_lazy("Both: the customer chooses.")),
             (
