@@ -1,0 +1,111 @@
+"""A real browser for tests: Chromium, driven by Playwright, that notes whatever it complains of."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.http import HttpRequest, HttpResponseBase
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+
+PHONE = {"width": 360, "height": 740}
+DESKTOP = {"width": 1280, "height": 800}
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+class StrictPolicy:
+    """Middleware: the Content-Security-Policy under which the app promises to work."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        response.headers["Content-Security-Policy"] = "default-src 'self'"
+        return response
+
+
+def chromium() -> str:
+    """Return the browser's path; skip the test, or fail it where a browser is required."""
+    path = os.environ.get("KAPSO_TEST_CHROMIUM") or shutil.which("chromium")
+    if path:
+        return path
+    reason = "Chromium is not installed (apt-get install chromium, or set KAPSO_TEST_CHROMIUM)."
+    if os.environ.get("KAPSO_TEST_REQUIRE_BROWSER") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@contextmanager
+def running_chromium() -> Iterator[Browser]:
+    path = chromium()
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+        # Playwright's synchronous API keeps an event loop in this thread, which Django takes for
+        # asynchronous code.
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@dataclass
+class Visitor:
+    """Opens windows that share nothing, and notes what their consoles and networks report."""
+
+    browser: Browser
+    screenshots: Path
+    complaints: list[str] = field(default_factory=list)
+    _contexts: list[BrowserContext] = field(default_factory=list)
+
+    def window(self, viewport: dict[str, int] = DESKTOP, **options: Any) -> Page:
+        context = self.browser.new_context(viewport=viewport, locale="en-GB", **options)
+        context.set_default_timeout(15_000)
+        self._contexts.append(context)
+        page = context.new_page()
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        return page
+
+    def _console(self, message: ConsoleMessage) -> None:
+        # Every site has its own icon, or none.
+        is_icon = message.location["url"].endswith("/favicon.ico")
+        if message.type in ("error", "warning") and not is_icon:
+            self.complaints.append(f"{message.type}: {message.text}")
+
+    def look(self, page: Page, name: str) -> None:
+        """Take screenshots at both widths; nothing may be wider than the screen."""
+        before = page.viewport_size
+        for device, size in {"phone": PHONE, "desktop": DESKTOP}.items():
+            page.set_viewport_size(size)
+            page.screenshot(path=self.screenshots / f"{name}-{device}.png", full_page=True)
+            width = page.evaluate("document.documentElement.scrollWidth")
+            assert width <= size["width"], f"{name} is {width} px wide on a {device}"
+        if before:
+            page.set_viewport_size(before)
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+
+def path_of(page: Page) -> str:
+    return re.sub(r"^https?://[^/]+|\?.*$", "", page.url)
