@@ -112,6 +112,9 @@ def test_staff_invites_and_the_customer_connects(
     link = SetupLink.objects.get()
     expect(staff.get_by_label("Setup link for Ada's Bakery")).to_have_value(link.url)
     visitor.look(staff, "3-setup-link")
+    staff.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    staff.get_by_role("button", name="Copy").click()
+    assert staff.evaluate("navigator.clipboard.readText()") == link.url
 
     page = visitor.window(PHONE)
     page.goto(link.url)
