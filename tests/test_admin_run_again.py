@@ -122,6 +122,14 @@ def test_a_failed_delivery_is_acted_on(admin_client: Client, admin_user: User) -
     assert (logged.user, logged.object_id) == (admin_user, str(row.pk))
 
 
+def test_what_is_done_offers_nothing_to_run(admin_client: Client) -> None:
+    inbox = failed_delivery(status=Status.PROCESSED)
+    event = failed_signal(delivered_at=timezone.now())
+    for address, row in [(INBOX, inbox), (TIMELINE, event)]:
+        page = admin_client.get(f"{address}{row.pk}/change/").content.decode()
+        assert "run-again" not in page
+
+
 def test_the_outcomes_are_counted(admin_client: Client) -> None:
     rows = [
         failed_delivery(),
@@ -234,6 +242,8 @@ def test_running_again_needs_the_permission_to_change(
     client.force_login(user)
     allowed = codename == "change"
     assert ("run_again" in client.get(address).content.decode()) == allowed
+    page = client.get(f"{address}{row.pk}/change/").content.decode()
+    assert (f'href="{address}run-again/?ids={row.pk}"' in page) == allowed
     for response in (
         client.get(address + "run-again/", {"ids": row.pk}),
         client.post(address + "run-again/", {"ids": row.pk}),

@@ -10,6 +10,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.contrib.messages import get_messages
+from django.contrib.sessions.models import Session
 from django.db import OperationalError, connections
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
@@ -414,6 +415,24 @@ def test_a_link_that_cannot_be_recorded_is_no_server_error(
     monkeypatch.setattr(onboarding, "create_setup_link", fail)
     result = text(admin_client, create(admin_client, customers(1)))
     assert "could not be recorded" in result or "deleted meanwhile" in result
+
+
+def test_a_user_who_logs_out_meanwhile_creates_no_more(
+    admin_client: Client, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = onboarding.create_setup_link
+
+    def create_and_log_out(*args: Any, **kwargs: Any) -> SetupLink:
+        link = original(*args, **kwargs)
+        Session.objects.all().delete()
+        return link
+
+    rows = customers(2)
+    key = new_key(admin_client, rows)
+    monkeypatch.setattr(onboarding, "create_setup_link", create_and_log_out)
+    assert create(admin_client, rows, key).status_code == 400
+    assert SetupLink.objects.count() == 1
+    assert not Session.objects.exists()
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,16 @@ class RunAgainAdmin(ReadOnlyAdmin[M]):
     """Adds "Run again": the action leads to a page that asks, and posts outside a transaction."""
 
     actions = ["run_again"]
+    change_form_template = "admin/kapso_connect/run_again_form.html"
     run_again_title: Any = ""
     run_again_help: Any = ""
 
     def run_one(self, row: M) -> bool | None:
         """True: it is done. False: it failed again. None: it was not due for another run."""
+        raise NotImplementedError
+
+    def is_open(self, row: M) -> bool:
+        """True where there is something left to run."""
         raise NotImplementedError
 
     def has_run_again_permission(self, request: HttpRequest) -> bool:
@@ -40,6 +45,14 @@ class RunAgainAdmin(ReadOnlyAdmin[M]):
     @admin.action(description=gettext_lazy("Run again"), permissions=["run_again"])
     def run_again(self, request: HttpRequest, queryset: QuerySet[M]) -> HttpResponseRedirect | None:
         return self.to_view(request, queryset, "run_again")
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        row = context.get("original")
+        if row is not None and self.has_run_again_permission(request) and self.is_open(row):
+            context["run_again_url"] = f"{self.view_url('run_again')}?ids={row.pk}"
+        return super().render_change_form(request, context, *args, **kwargs)
 
     def get_urls(self) -> list[URLPattern]:
         return [
@@ -120,7 +133,7 @@ INBOX_BADGES = {
 
 @admin.register(WebhookEvent)
 class WebhookEventAdmin(RunAgainAdmin[WebhookEvent]):
-    list_display = ["event", "state", "received_at", "attempts", "next_attempt_at", "problem"]
+    list_display = ["event", "state", "problem", "received_at", "attempts", "next_attempt_at"]
     list_filter = ["status", "received_at"]
     search_fields = ["=idempotency_key", "^event"]
     search_help_text = gettext_lazy("Whole idempotency key, or the beginning of an event's name.")
@@ -146,6 +159,9 @@ class WebhookEventAdmin(RunAgainAdmin[WebhookEvent]):
 
     def run_one(self, row: WebhookEvent) -> bool | None:
         return handlers.run_again(row)
+
+    def is_open(self, row: WebhookEvent) -> bool:
+        return row.status in {WebhookEvent.Status.PENDING, WebhookEvent.Status.FAILED}
 
     @admin.display(description=gettext_lazy("status"), ordering="status")
     def state(self, event: WebhookEvent) -> SafeString:
@@ -200,12 +216,12 @@ class ConnectionEventAdmin(RunAgainAdmin[ConnectionEvent]):
     list_display = [
         "what",
         "signal",
+        "problem",
         "customer",
         "connection",
         "occurred_at",
         "source",
         "attempts",
-        "problem",
     ]
     list_filter = [SignalFilter, "kind", "source", "occurred_at"]
     list_select_related = ["customer", "connection"]
@@ -242,6 +258,9 @@ class ConnectionEventAdmin(RunAgainAdmin[ConnectionEvent]):
     def run_one(self, row: ConnectionEvent) -> bool | None:
         return delivery.send_again(row)
 
+    def is_open(self, row: ConnectionEvent) -> bool:
+        return row.delivered_at is None
+
     @admin.display(description=gettext_lazy("what"), ordering="kind")
     def what(self, event: ConnectionEvent) -> str:
         return event.get_kind_display()
@@ -268,4 +287,4 @@ class ConnectionEventAdmin(RunAgainAdmin[ConnectionEvent]):
 
 
 def shorten(text: str) -> str:
-    return text if len(text) <= 120 else text[:119] + "…"
+    return text if len(text) <= 100 else text[:99] + "…"

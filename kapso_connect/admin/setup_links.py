@@ -11,6 +11,8 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin import helpers
 from django.contrib.admin.widgets import AdminRadioSelect
+from django.contrib.sessions.backends.base import UpdateError
+from django.contrib.sessions.exceptions import SessionInterrupted
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import DatabaseError
 from django.db.models import F, QuerySet
@@ -219,7 +221,11 @@ def keep(request: HttpRequest, key: str, batch: Batch) -> None:
     batches.pop(key, None)
     batches[key] = batch
     request.session[SESSION_KEY] = dict(list(batches.items())[-KEPT_BATCHES:])
-    request.session.save()
+    try:
+        request.session.save()
+    except UpdateError:
+        # The user logged out in another tab: Django answers 400, and nothing more is created.
+        raise SessionInterrupted("The session ended before the links were created.") from None
 
 
 def claim(request: HttpRequest, key: str, customers: list[Customer]) -> Batch | None:
@@ -369,10 +375,17 @@ class CreateSetupLinks(_Base):
                     batch["errors"][str(customer.pk)] = explain(error)[:500]
                 else:
                     batch["links"][str(customer.pk)] = link.pk
-                    self.log_change(request, customer, _("Created a WhatsApp setup link."))
+                    self.log_link(request, customer)
                 keep(request, key, batch)
         batch["finished"] = True
         keep(request, key, batch)
+
+    def log_link(self, request: HttpRequest, customer: Customer) -> None:
+        try:
+            self.log_change(request, customer, _("Created a WhatsApp setup link."))
+        except DatabaseError:
+            # The link is there all the same, and says itself who created it.
+            logger.exception("Could not log the setup link of customer %s", customer.pk)
 
     def setup_links_view(self, request: HttpRequest, key: str) -> HttpResponse:
         """Show what a batch led to; loading it again creates nothing."""
