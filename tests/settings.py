@@ -47,7 +47,6 @@ TEMPLATES = [
     },
 ]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
 KAPSO_CONNECT = {
     "API_KEY": "test-api-key",
     "API_BASE_URL": "http://127.0.0.1:9",

@@ -4,6 +4,9 @@ import pytest
 from django.core.checks import run_checks
 from django.test import override_settings
 
+# From Django 6.1 on some checks look at the database.
+pytestmark = pytest.mark.django_db
+
 GOOD = {"API_KEY": "k", "WEBHOOK_SECRET": "s", "PUBLIC_URL": "https://site.example"}
 
 
