@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin import helpers
-from django.contrib.admin.widgets import AdminRadioSelect
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import DatabaseError
 from django.db.models import F, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import NoReverseMatch, URLPattern
 from django.utils.crypto import get_random_string
 from django.utils.translation import gettext as _
@@ -25,20 +23,13 @@ from django.utils.translation import gettext_lazy
 from .. import onboarding
 from ..client import KapsoClient
 from ..conf import get_conf
-from ..exceptions import (
-    KapsoConflict,
-    KapsoCredentialsError,
-    KapsoError,
-    KapsoNotFound,
-    KapsoPlanError,
-    KapsoRateLimited,
-    KapsoUnavailable,
-    KapsoValidationError,
-)
-from ..models import Customer, Language, SetupLink
-from ..options import DEFAULT_COUNTRY, InvalidOptions, SetupLinkOptions
-from ..transactions import atomic
+from ..exceptions import KapsoCredentialsError, KapsoError, KapsoPlanError, KapsoRateLimited
+from ..models import Customer, SetupLink
+from ..options import InvalidOptions
+from ..transactions import retrying
 from .base import LISTED, PackageAdmin, copyable, link_state, may_create_setup_links
+from .explanations import explain
+from .forms import SetupLinkForm
 
 logger = logging.getLogger("kapso_connect")
 
@@ -47,154 +38,14 @@ SESSION_KEY = "kapso_connect_setup_links"
 WAITING_SECONDS = 120
 """How long the result page believes that a batch without an end is still being worked on."""
 
-COMMON_TO_ALL = (KapsoCredentialsError, KapsoPlanError, KapsoRateLimited, ImproperlyConfigured)
+COMMON_TO_ALL = (
+    KapsoCredentialsError,
+    KapsoPlanError,
+    KapsoRateLimited,
+    ImproperlyConfigured,
+    NoReverseMatch,
+)
 """Errors the next customer would meet as well."""
-
-
-def explain(error: Exception) -> str:
-    """Return what went wrong and what to do about it, for a member of staff."""
-    detail = str(error)
-    if isinstance(error, KapsoCredentialsError):
-        return _(
-            "Kapso refused this site's API key. Ask whoever runs this site to check "
-            "KAPSO_CONNECT['API_KEY']."
-        )
-    if isinstance(error, KapsoPlanError):
-        return _("Your Kapso plan does not include this. Upgrade it in Kapso, then try again.")
-    if isinstance(error, KapsoRateLimited):
-        return _("Kapso was asked too often. Wait a minute, then try again.")
-    if isinstance(error, KapsoUnavailable):
-        return _("Kapso did not answer. Try again in a few minutes; that is safe.")
-    if isinstance(error, KapsoConflict):
-        return _("Kapso says that a limit is reached or this exists already: %(detail)s") % {
-            "detail": detail
-        }
-    if isinstance(error, (KapsoValidationError, InvalidOptions)):
-        return _("Correct what was refused, then try again: %(detail)s") % {"detail": detail}
-    if isinstance(error, KapsoNotFound):
-        return _("Kapso does not know this customer any more: %(detail)s") % {"detail": detail}
-    if isinstance(error, KapsoError):
-        return _("Kapso's answer could not be understood: %(detail)s") % {"detail": detail}
-    if isinstance(error, ImproperlyConfigured):
-        return _("This site's settings are not complete: %(detail)s") % {"detail": detail}
-    if isinstance(error, Customer.DoesNotExist):
-        return _("The customer was deleted meanwhile.")
-    return _("The link could not be recorded. Try again; the site's log says more.")
-
-
-class SetupLinkForm(forms.Form):
-    """The options that matter to staff; the others are the site's ``SETUP_LINK_DEFAULTS``."""
-
-    BOTH = "coexistence,dedicated"
-
-    connection_types = forms.ChoiceField(
-        label=gettext_lazy("Ways to connect"),
-        widget=AdminRadioSelect(attrs={"class": "radiolist"}),
-        choices=[
-            (BOTH, gettext_lazy("Both: the customer chooses.")),
-            (
-                "coexistence",
-                gettext_lazy(
-                    "Coexistence only: the customer keeps the WhatsApp Business app on the phone; "
-                    "up to 5 messages a second."
-                ),
-            ),
-            (
-                "dedicated",
-                gettext_lazy(
-                    "Dedicated only: the number works through the API alone, no longer in the "
-                    "app; up to 1000 messages a second."
-                ),
-            ),
-        ],
-    )
-    language = forms.Field()  # with its choices in __init__
-    provision_phone_number = forms.BooleanField(
-        label=gettext_lazy("Provide a phone number"),
-        required=False,
-        help_text=gettext_lazy("Kapso provides a new number for a customer who has none to use."),
-    )
-    phone_number_country_isos = forms.CharField(
-        label=gettext_lazy("Countries of the number"),
-        required=False,
-        max_length=100,
-        help_text=gettext_lazy("Codes of two letters, such as US, MX. Empty means US."),
-    )
-    phone_number_area_code = forms.CharField(
-        label=gettext_lazy("Area code"),
-        required=False,
-        max_length=10,
-        help_text=gettext_lazy("Three digits, in the United States only, such as 415."),
-    )
-
-    def __init__(self, data: QueryDict | None, defaults: Mapping[str, Any]) -> None:
-        self.defaults = defaults
-        super().__init__(data, initial=self.initial_from(defaults), label_suffix="")
-        given = defaults.get("language")
-        automatic = (
-            _("The customer's own, otherwise %(language)s")
-            % {"language": dict(Language.choices).get(given, given)}
-            if given
-            else _("The customer's own, otherwise the browser's")
-        )
-        self.fields["language"] = forms.ChoiceField(
-            label=_("Language of the page"),
-            required=False,
-            choices=[("", automatic), *Language.choices],
-        )
-
-    @classmethod
-    def initial_from(cls, defaults: Mapping[str, Any]) -> dict[str, Any]:
-        types: Sequence[str] = defaults.get("allowed_connection_types") or ()
-        countries = defaults.get("phone_number_country_isos") or (DEFAULT_COUNTRY,)
-        return {
-            "connection_types": types[0] if len(set(types)) == 1 else cls.BOTH,
-            "provision_phone_number": bool(defaults.get("provision_phone_number")),
-            "phone_number_country_isos": ", ".join(str(code) for code in countries),
-            "phone_number_area_code": defaults.get("phone_number_area_code") or "",
-        }
-
-    def clean(self) -> dict[str, Any]:
-        given = self.cleaned_data
-        area_code = given.get("phone_number_area_code", "")
-        if (
-            area_code
-            and not given.get("provision_phone_number")
-            and area_code != self.initial["phone_number_area_code"]
-        ):
-            self.add_error(
-                "phone_number_area_code", _("Tick “Provide a phone number” to use an area code.")
-            )
-        if not self.errors:
-            try:
-                SetupLinkOptions.build(self.defaults, self.options())
-            except InvalidOptions as error:
-                self._say(error)
-        return given
-
-    def options(self) -> dict[str, Any]:
-        """Return what was chosen, under Kapso's names."""
-        given = self.cleaned_data
-        options: dict[str, Any] = {
-            "allowed_connection_types": given["connection_types"].split(","),
-            "provision_phone_number": given["provision_phone_number"],
-        }
-        if given["language"]:
-            options["language"] = given["language"]
-        if given["provision_phone_number"]:
-            countries = given["phone_number_country_isos"].upper().replace(",", " ").split()
-            options["phone_number_country_isos"] = countries or None
-            options["phone_number_area_code"] = given["phone_number_area_code"] or None
-        return options
-
-    def _say(self, error: InvalidOptions) -> None:
-        fields = {"allowed_connection_types": "connection_types"}
-        for name, problem in error.errors.items():
-            field = fields.get(name, name)
-            if field in self.fields:
-                self.add_error(field, problem)
-            else:
-                self.add_error(None, f"{name}: {problem}")
 
 
 class Batch(TypedDict):
@@ -242,13 +93,16 @@ def claim(request: HttpRequest, key: str, customers: list[Customer]) -> Batch | 
         "finished": False,
         "started": time.time(),
     }
-    with atomic():
+
+    def store() -> Batch | None:
         # Writes nothing new, and locks on every database, SQLite included.
         Customer.objects.filter(pk=customers[0].pk).update(kapso_id=F("kapso_id"))
         if key in stored_batches(request):
             return None
         keep(request, key, batch)
-    return batch
+        return batch
+
+    return retrying(store)
 
 
 if TYPE_CHECKING:
@@ -298,7 +152,7 @@ class CreateSetupLinks(_Base):
             defaults = get_conf().setup_link_defaults
             onboarding.link_options(customers[0], None)
         except (ImproperlyConfigured, NoReverseMatch) as error:
-            self.message_user(request, explain(configuration_error(error)), messages.ERROR)
+            self.message_user(request, explain(error), messages.ERROR)
             return self.to_changelist()
         except InvalidOptions:
             pass  # The form says at which option.
@@ -362,8 +216,8 @@ class CreateSetupLinks(_Base):
                     link = onboarding.create_setup_link(
                         customer, options=options, created_by=request.user, client=client
                     )
-                except (*COMMON_TO_ALL, NoReverseMatch) as error:
-                    batch["stopped"] = explain(configuration_error(error))
+                except COMMON_TO_ALL as error:
+                    batch["stopped"] = explain(error)
                     break
                 except (
                     KapsoError,
@@ -440,12 +294,3 @@ class CreateSetupLinks(_Base):
 
 def is_key(key: str) -> bool:
     return len(key) == 22 and key.isascii() and key.isalnum()
-
-
-def configuration_error(error: Exception) -> Exception:
-    if isinstance(error, NoReverseMatch):
-        return ImproperlyConfigured(
-            "kapso_connect.urls is not included in the site's URLconf, so Kapso cannot be told "
-            "where to send customers back to."
-        )
-    return error
