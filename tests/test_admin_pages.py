@@ -99,6 +99,19 @@ def test_every_list_loads(admin_client: Client, model: str, query: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_lists_load_where_mysql_has_no_time_zones(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    make_world(0, 1)
+    monkeypatch.setattr(database.features, "has_zoneinfo_database", False)
+    response = admin_client.get(
+        url(model), {"connected_at__year": "2024"} if model == "connection" else {}
+    )
+    assert response.status_code == 200
+    assert response.context["cl"].date_hierarchy is None
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_every_filter_of_every_list_works(admin_client: Client, model: str) -> None:
     make_world(0, 2)
     page = admin_client.get(url(model)).content.decode()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth import get_permission_codename
-from django.db import models
+from django.db import connections, models
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse, reverse_lazy
@@ -58,6 +59,13 @@ class PackageAdmin(ModelAdmin[M]):
     class Media:
         css = {"all": ["kapso_connect/admin.css"]}
         js = ["kapso_connect/admin.js"]
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        changelist = super().get_changelist_instance(request)
+        # MySQL without its time zone tables cannot tell on which day a moment was.
+        if not connections[changelist.queryset.db].features.has_zoneinfo_database:
+            changelist.date_hierarchy = None
+        return changelist
 
     def view_path(self, route: str, view: Callable[..., Any], name: str) -> URLPattern:
         """Return the path of a view that talks to Kapso or commits before it answers."""
