@@ -17,6 +17,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from kapso_connect.models import Connection, ConnectionEvent, Customer, SetupLink, WebhookEvent
+from kapso_connect.webhooks.payloads import MAX_DEPTH
 
 from .support import make_connection, make_customer, make_link
 
@@ -309,7 +310,7 @@ def test_a_payload_is_shown_escaped(admin_client: Client) -> None:
 
 def test_a_huge_and_deep_payload_is_shown_shortened(admin_client: Client) -> None:
     deep: Any = "x"
-    for _ in range(400):
+    for _ in range(MAX_DEPTH):
         deep = [deep]
     inbox = make_inbox(payload={"big": "y" * 300_000, "deep": deep})
     response = admin_client.get(url("webhookevent", "change", inbox.pk))
