@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
+import django
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
@@ -81,7 +82,22 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
-EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"
+# A developer's mails are printed.
+email = env.email_url("EMAIL_URL", default="consolemail://" if DEBUG else "smtp://localhost:25")
+if django.VERSION < (6, 1):
+    globals().update(email, EMAIL_TIMEOUT=10)
+else:
+    MAILERS = {"default": {"BACKEND": email["EMAIL_BACKEND"]}}
+    if email["EMAIL_HOST"]:
+        MAILERS["default"]["OPTIONS"] = {
+            "host": email["EMAIL_HOST"],
+            "port": email["EMAIL_PORT"],
+            "username": email["EMAIL_HOST_USER"] or "",
+            "password": email["EMAIL_HOST_PASSWORD"] or "",
+            "use_tls": email.get("EMAIL_USE_TLS", False),
+            "use_ssl": email.get("EMAIL_USE_SSL", False),
+            "timeout": 10,
+        }
 DEFAULT_FROM_EMAIL = "hello@example.com"
 LOGGING = {
     "version": 1,

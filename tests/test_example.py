@@ -15,7 +15,14 @@ SERVER = {
     "KAPSO_WEBHOOK_SECRET": "secret",
     "KAPSO_PUBLIC_URL": "https://crm.example.com",
 }
-ALL = [*SERVER, "DEBUG", "DATABASE_URL", "KAPSO_API_BASE_URL", "DJANGO_SETTINGS_MODULE"]
+ALL = [
+    *SERVER,
+    "DEBUG",
+    "DATABASE_URL",
+    "EMAIL_URL",
+    "KAPSO_API_BASE_URL",
+    "DJANGO_SETTINGS_MODULE",
+]
 
 RECEIVERS = """
 from django.core import mail

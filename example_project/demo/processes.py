@@ -65,6 +65,7 @@ def running(*, log: Path | None = None, retry_scale: float = 1.0) -> Iterator[De
             "SECRET_KEY": secrets.token_urlsafe(50),
             "ALLOWED_HOSTS": HOST,
             "DATABASE_URL": f"sqlite:///{quote(str(folder / 'demo.sqlite3'))}",
+            "EMAIL_URL": "consolemail://",
             "KAPSO_API_KEY": sandbox.api_key,
             "KAPSO_API_BASE_URL": sandbox.url,
             "KAPSO_WEBHOOK_SECRET": sandbox.webhook_secret,
