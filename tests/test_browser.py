@@ -20,7 +20,7 @@ from kapso_connect.models import Connection, ConnectionEvent, Customer, SetupLin
 from kapso_connect.signals import whatsapp_connected
 from kapso_connect.testing import Sandbox
 
-from .browser_support import DESKTOP, PHONE, Visitor, path_of, running_chromium
+from .browser_support import PHONE, Visitor, path_of, running_chromium
 
 NUMBER = "+1 415-555-0123"
 
@@ -170,11 +170,8 @@ def test_the_waiting_page_turns_into_success_by_itself(
     assert [told["source"] for told in heard] == ["redirect"]
 
 
-@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_it_works_without_javascript(
-    visitor: Visitor, link: SetupLink, viewport: dict[str, int]
-) -> None:
-    page = visitor.window(viewport, java_script_enabled=False)
+def test_it_works_without_javascript(visitor: Visitor, link: SetupLink) -> None:
+    page = visitor.window(PHONE, java_script_enabled=False)
     connect(page, link.url)
     expect(page.get_by_role("heading")).to_have_text("WhatsApp is connected")
 
