@@ -7,6 +7,8 @@ import pytest
 
 from kapso_connect.testing import Sandbox
 
+from .proof_support import KINDS, new_database
+
 WEBHOOK_SECRET = "test-webhook-secret"
 API_KEY = "test-api-key"
 
@@ -24,3 +26,10 @@ def sandbox(sandbox_process: Sandbox, settings: Any) -> Sandbox:
     sandbox_process.reset()
     settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_BASE_URL": sandbox_process.url}
     return sandbox_process
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def proof_database(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[str]:
+    """The URL of a database with the proof site's tables, one of each kind that is reachable."""
+    with new_database(request.param, tmp_path_factory.mktemp(request.param)) as url:
+        yield url

@@ -1,0 +1,27 @@
+"""A site like a host's own, as a process: what races, crashes, load and fuzzing are tried on."""
+
+from __future__ import annotations
+
+import environ
+
+from tests.settings import *  # noqa: F403
+from tests.settings import DATABASES, INSTALLED_APPS, KAPSO_CONNECT
+
+env = environ.Env()
+
+ROOT_URLCONF = "tests.proof_site.urls"
+INSTALLED_APPS = [*INSTALLED_APPS, "tests.proof_site.apps.ProofSite"]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+DATABASES["default"]["CONN_MAX_AGE"] = env.int("KAPSO_PROOF_CONN_MAX_AGE", default=0)
+KAPSO_CONNECT = {
+    **KAPSO_CONNECT,
+    "API_BASE_URL": env("KAPSO_PROOF_API_URL", default="http://127.0.0.1:9"),
+    "LEASE_SECONDS": env.float("KAPSO_PROOF_LEASE", default=300.0),
+    "REQUEST_BUDGET": 2,
+}
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"stderr": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+}
