@@ -14,6 +14,7 @@ from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
+from django.db import IntegrityError
 from django.db.models import Q
 from django.urls import reverse
 from django.utils import timezone
@@ -35,7 +36,7 @@ from .models import (
     new_external_id,
 )
 from .options import SetupLinkOptions
-from .transactions import retrying
+from .transactions import atomic, retrying
 
 Kind = ConnectionEvent.Kind
 
@@ -162,7 +163,15 @@ def register(customer: Customer, client: KapsoClient) -> str:
     found = client.find_customer(external_id) or _create_remote_customer(
         client, customer.name, external_id
     )
-    Customer.objects.filter(pk=customer.pk).update(kapso_id=found.id)
+    try:
+        with atomic():
+            Customer.objects.filter(pk=customer.pk).update(kapso_id=found.id)
+    except IntegrityError:
+        raise KapsoConflict(
+            f"Kapso's customer {found.id} is another customer of this site: "
+            f"{Customer.objects.get(kapso_id=found.id)}. Use that one.",
+            operation="find customer",
+        ) from None
     customer.kapso_id = found.id
     return found.id
 

@@ -13,6 +13,7 @@ from django.utils import timezone
 from kapso_connect import onboarding
 from kapso_connect.client import KapsoClient
 from kapso_connect.exceptions import (
+    KapsoConflict,
     KapsoCredentialsError,
     KapsoError,
     KapsoUnavailable,
@@ -93,6 +94,15 @@ def test_a_customer_without_an_external_id_gets_one(sandbox: Sandbox) -> None:
     customer.refresh_from_db()
     assert customer.external_customer_id
     assert sandbox.state()["customers"][0]["external_customer_id"] == customer.external_customer_id
+
+
+def test_a_customer_of_kapsos_who_is_another_one_here_is_a_clear_error(sandbox: Sandbox) -> None:
+    # A webhook told of the customer without our external id, so there are two of it here.
+    theirs = remote_customer(sandbox, name="Known by webhook")
+    external_id, theirs.external_customer_id = theirs.external_customer_id, None
+    theirs.save()
+    with pytest.raises(KapsoConflict, match="Known by webhook"):
+        onboarding.create_setup_link(make_customer(kapso_id=None, external_customer_id=external_id))
 
 
 def test_a_new_link_ends_the_one_before(sandbox: Sandbox) -> None:

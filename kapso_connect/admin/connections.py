@@ -13,11 +13,12 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from ..models import Connection, SetupLink
+from ..models import AccountStatus, Connection, SetupLink
 from ..phones import is_test_number
 from .base import (
     HIDDEN,
     ReadOnlyAdmin,
+    badge,
     connection_state,
     copyable,
     json_block,
@@ -113,7 +114,7 @@ class ConnectionAdmin(ReadOnlyAdmin[Connection]):
         "connected_at",
         "disconnected_at",
     ]
-    list_filter = ["status", "connection_type", "connected_at"]
+    list_filter = ["status", "account_status", "connection_type", "connected_at"]
     list_select_related = ["customer"]
     search_fields = [
         "display_phone_number",
@@ -134,6 +135,9 @@ class ConnectionAdmin(ReadOnlyAdmin[Connection]):
         "verified_name",
         "connected_at",
         "disconnected_at",
+        "account_state",
+        "account_restrictions",
+        "account_updated_at",
         "setup_link",
         "phone_number_id",
         "business_account_id",
@@ -146,6 +150,8 @@ class ConnectionAdmin(ReadOnlyAdmin[Connection]):
         fields = list(super().get_fields(request, obj))
         if obj is None or not is_test_number(obj.display_phone_number):
             fields.remove("test_number")
+        if obj is None or not obj.restrictions:
+            fields.remove("account_restrictions")
         return fields
 
     @admin.display(description=gettext_lazy("phone number"), ordering="display_phone_number")
@@ -161,6 +167,15 @@ class ConnectionAdmin(ReadOnlyAdmin[Connection]):
                 "the customer to connect that one."
             ),
         )
+
+    @admin.display(description=gettext_lazy("account status"))
+    def account_state(self, connection: Connection) -> SafeString:
+        is_active = connection.account_status == AccountStatus.ACTIVE
+        return badge("good" if is_active else "bad", connection.get_account_status_display())
+
+    @admin.display(description=gettext_lazy("restrictions"))
+    def account_restrictions(self, connection: Connection) -> SafeString:
+        return json_block(connection.restrictions)
 
     @admin.display(description=gettext_lazy("status"), ordering="status")
     def state(self, connection: Connection) -> SafeString:
