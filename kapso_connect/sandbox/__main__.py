@@ -36,6 +36,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
+    # Who is told twice (a signal, and the end of standard input) ends as cleanly.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise SystemExit(0)
 
 
