@@ -134,6 +134,7 @@ def test_demos_run_side_by_side_until_they_are_stopped(tmp_path: Path) -> None:
             for address in addresses:
                 assert requests.get(address, timeout=10).ok
             process.send_signal(stop)
+            process.send_signal(stop)
             assert process.wait(20) == 0
             for address in addresses:
                 with pytest.raises(requests.ConnectionError):

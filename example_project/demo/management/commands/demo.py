@@ -46,6 +46,7 @@ class Command(BaseCommand):
 
     def handle(self, *, once: bool, **options: Any) -> None:
         signal.signal(signal.SIGTERM, _stop)
+        signal.signal(signal.SIGINT, _stop)
         try:
             if once:
                 self.play()
@@ -96,4 +97,7 @@ class Command(BaseCommand):
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
+    # An impatient second one must not cut the cleaning up short.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt
