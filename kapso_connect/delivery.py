@@ -81,6 +81,7 @@ def deliver(event_id: int) -> bool:
         receivers=event.receivers,
         delivered_at=event.delivered_at,
         next_attempt_at=event.next_attempt_at,
+        taken_at=None,
         last_error=event.last_error,
     )
     return not errors

@@ -304,6 +304,15 @@ class Retryable(models.Model):
     next_attempt_at = models.DateTimeField(
         _("next attempt"), null=True, blank=True, default=timezone.now
     )
+    taken_at = models.DateTimeField(
+        _("taken"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("Since when a process works on it."),
+    )
+
+    FAILED_FOR_GOOD: ClassVar[dict[str, Any]] = {"next_attempt_at": None, "taken_at": None}
 
     class Meta:
         abstract = True
@@ -311,20 +320,27 @@ class Retryable(models.Model):
     def take(self) -> bool:
         """Take this work for ``LEASE_SECONDS``; False where another process has it or it is done.
 
-        One conditional UPDATE decides on every database; no lock is held afterwards.
+        One conditional UPDATE decides on every database; no lock is held afterwards. Work that
+        ``RETRY_LIMIT`` processes died of is not given to another one: it has failed for good.
         """
         now = timezone.now()
         # The first attempt is always due: another machine's clock may be ahead of ours.
         if self.next_attempt_at is None or (self.attempts and self.next_attempt_at > now):
             return False
-        lease_ends = now + timedelta(seconds=get_conf().lease_seconds)
-        taken = (
-            type(self)
-            ._default_manager.filter(pk=self.pk, next_attempt_at=self.next_attempt_at)
-            .update(next_attempt_at=lease_ends, attempts=F("attempts") + 1)
+        mine = type(self)._default_manager.filter(
+            pk=self.pk, next_attempt_at=self.next_attempt_at, attempts=self.attempts
         )
+        if self.attempts >= get_conf().retry_limit:
+            mine.update(
+                last_error=f"Tried {self.attempts} times; the last process did not live to tell.",
+                **self.FAILED_FOR_GOOD,
+            )
+            return False
+        lease_ends = now + timedelta(seconds=get_conf().lease_seconds)
+        taken = mine.update(next_attempt_at=lease_ends, taken_at=now, attempts=F("attempts") + 1)
         if taken:
             self.next_attempt_at = lease_ends
+            self.taken_at = now
             self.attempts += 1
         return bool(taken)
 
@@ -334,6 +350,7 @@ class Retryable(models.Model):
         The delays double from 15 seconds to an hour. Does not save.
         """
         self.last_error = error
+        self.taken_at = None
         if self.attempts >= get_conf().retry_limit:
             self.next_attempt_at = None
         else:
@@ -341,17 +358,14 @@ class Retryable(models.Model):
             self.next_attempt_at = timezone.now() + timedelta(seconds=delay)
 
 
-def due(now: Any = None) -> Q:
+def due() -> Q:
     """The condition for Retryable rows that somebody should work on now."""
-    return Q(next_attempt_at__lte=now or timezone.now())
+    return Q(next_attempt_at__lte=timezone.now())
 
 
 def idle() -> Q:
-    """The condition for Retryable rows that surely nobody works on: failed for good, due, or put
-    off for longer than a lease lasts."""
-    now = timezone.now()
-    lease_ends = now + timedelta(seconds=get_conf().lease_seconds)
-    return due(now) | Q(next_attempt_at=None) | Q(next_attempt_at__gt=lease_ends)
+    """The condition for Retryable rows that nobody works on."""
+    return Q(taken_at=None) | due()
 
 
 class WebhookEvent(Retryable):
@@ -371,6 +385,11 @@ class WebhookEvent(Retryable):
     )
     received_at = models.DateTimeField(_("received"), default=timezone.now)
     processed_at = models.DateTimeField(_("processed"), null=True, blank=True)
+
+    FAILED_FOR_GOOD: ClassVar[dict[str, Any]] = {
+        **Retryable.FAILED_FOR_GOOD,
+        "status": Status.FAILED,
+    }
 
     class Meta:
         verbose_name = _("webhook event")

@@ -154,8 +154,10 @@ def test_work_that_another_process_holds_is_left_to_it(
 
     receivers(receiver)
     lease = timezone.now() + timedelta(seconds=200)
-    inbox = failed_delivery(status=Status.PENDING, next_attempt_at=lease, attempts=1)
-    event = failed_signal(next_attempt_at=lease, attempts=1)
+    inbox = failed_delivery(
+        status=Status.PENDING, next_attempt_at=lease, taken_at=timezone.now(), attempts=1
+    )
+    event = failed_signal(next_attempt_at=lease, taken_at=timezone.now(), attempts=1)
     assert run(admin_client, INBOX, inbox)[0].startswith("1 was left alone")
     assert run(admin_client, TIMELINE, event)[0].startswith("1 was left alone")
     inbox.refresh_from_db()

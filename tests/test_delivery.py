@@ -142,6 +142,43 @@ def test_a_process_that_died_loses_its_lease(receiver: Receiver, settings) -> No
     assert delivery.deliver(event.pk)
 
 
+def test_what_processes_die_of_is_not_given_to_others_for_ever(
+    receiver: Receiver, settings
+) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "RETRY_LIMIT": 2, "LEASE_SECONDS": 0.01}
+    receiver.broken = True
+    event = connect()
+    make_due(event)
+    event.refresh_from_db()
+    assert event.take()  # … and dies here
+    time.sleep(0.02)
+    assert not delivery.deliver(event.pk)
+    assert len(receiver.calls) == 1
+    event.refresh_from_db()
+    assert event.next_attempt_at is None
+    assert "did not live to tell" in event.last_error
+    receiver.broken = False
+    assert delivery.send_again(event)
+
+
+def test_waiting_for_another_attempt_is_not_being_worked_on(receiver: Receiver) -> None:
+    receiver.broken = True
+    event = connect()
+    receiver.broken = False
+    assert delivery.send_again(event)
+    assert len(receiver.calls) == 2
+
+
+def test_what_is_being_worked_on_is_not_sent_again_by_hand(receiver: Receiver) -> None:
+    receiver.broken = True
+    event = connect()
+    make_due(event)
+    event.refresh_from_db()
+    assert event.take()
+    assert delivery.send_again(event) is None
+    assert len(receiver.calls) == 1
+
+
 def test_a_slow_process_does_not_undo_what_another_did(receiver: Receiver) -> None:
     delivered = timezone.now()
 

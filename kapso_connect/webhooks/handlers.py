@@ -197,7 +197,7 @@ def store(message: Message, *, postponed_because: str = "") -> WebhookEvent:
     return inbox
 
 
-OUTCOME = ["status", "last_error", "processed_at", "next_attempt_at"]
+OUTCOME = ["status", "last_error", "processed_at", "next_attempt_at", "taken_at"]
 
 
 def act(inbox: WebhookEvent) -> None:
@@ -227,7 +227,7 @@ def settle(inbox: WebhookEvent, status: str, reason: str = "") -> None:
     inbox.status = status
     inbox.last_error = reason
     inbox.processed_at = timezone.now()
-    inbox.next_attempt_at = None
+    inbox.next_attempt_at = inbox.taken_at = None
 
 
 def describe(error: Exception) -> str:
