@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import pytest
@@ -40,15 +40,21 @@ SERVERS = {
 
 @contextlib.contextmanager
 def new_database(kind: str, folder: Path) -> Iterator[str]:
-    """Yield the URL of a new, empty database with the site's tables; drop it afterwards.
+    """Yield the URL of a new, empty database with the site's tables; drop it afterwards."""
+    with empty_database(kind, folder) as url:
+        migrate(url)
+        yield url
+
+
+@contextlib.contextmanager
+def empty_database(kind: str, folder: Path) -> Iterator[str]:
+    """Yield the URL of a new database without tables; drop it afterwards.
 
     Skips the test where there is no server of the kind, fails it with
     KAPSO_TEST_REQUIRE_SERVICES=1.
     """
     if kind == "sqlite":
-        url = f"sqlite:///{folder / 'proof.sqlite3'}"
-        migrate(url)
-        yield url
+        yield f"sqlite:///{folder / 'proof.sqlite3'}"
         return
     # A plain install with the extra "dev" brings no driver for MariaDB.
     pytest.importorskip({"postgres": "psycopg", "mariadb": "MySQLdb"}[kind])
@@ -56,16 +62,18 @@ def new_database(kind: str, folder: Path) -> Iterator[str]:
     try:
         execute(kind, f"CREATE DATABASE {name}" + UTF8[kind])
     except Exception as error:
-        reason = f"no {kind} at {SERVERS[kind]}: {error}"
-        if os.environ.get("KAPSO_TEST_REQUIRE_SERVICES") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing(f"no {kind} at {SERVERS[kind]}: {error}")
     try:
-        url = SERVERS[kind].rpartition("/")[0] + f"/{name}"
-        migrate(url)
-        yield url
+        yield SERVERS[kind].rpartition("/")[0] + f"/{name}"
     finally:
         execute(kind, f"DROP DATABASE {name}" + FORCE[kind])
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip a test that cannot run here; with KAPSO_TEST_REQUIRE_SERVICES=1, fail it."""
+    if os.environ.get("KAPSO_TEST_REQUIRE_SERVICES") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 UTF8 = {"postgres": "", "mariadb": " CHARACTER SET utf8mb4"}

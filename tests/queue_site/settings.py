@@ -1,0 +1,36 @@
+"""A small site with a queue, set up as the README says. What differs by test is in the environment.
+
+``QUEUE_SITE_SETUP`` is the Python block of the README's "Background processing" that is followed;
+``QUEUE_SITE_FOLDER`` is where the receiver is told what to do, and tells what it did.
+"""
+
+from __future__ import annotations
+
+import environ
+
+env = environ.Env()
+
+SECRET_KEY = "tests-only"
+DEBUG = False
+ALLOWED_HOSTS = ["127.0.0.1"]
+USE_TZ = True
+ROOT_URLCONF = "tests.queue_site.urls"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+DATABASES = {"default": env.db("DATABASE_URL")}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    DATABASES["default"]["OPTIONS"] = {"transaction_mode": "IMMEDIATE", "timeout": 20}
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "kapso_connect",
+    "tests.queue_site.apps.QueueSiteConfig",
+]
+FOLDER = env.path("QUEUE_SITE_FOLDER")
+KAPSO_CONNECT = {
+    "API_KEY": "test-api-key",
+    "API_BASE_URL": env.str("KAPSO_API_BASE_URL"),
+    "WEBHOOK_SECRET": "test-webhook-secret",
+    "PUBLIC_URL": "https://site.example",
+    "LEASE_SECONDS": 3,
+}
+exec(env.str("QUEUE_SITE_SETUP"))
