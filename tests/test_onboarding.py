@@ -17,6 +17,7 @@ from kapso_connect.exceptions import (
     KapsoCredentialsError,
     KapsoError,
     KapsoUnavailable,
+    KapsoValidationError,
 )
 from kapso_connect.models import Connection, ConnectionEvent, Customer, SetupLink
 from kapso_connect.onboarding import Number
@@ -229,6 +230,22 @@ def test_the_api_is_never_asked_inside_a_transaction(sandbox: Sandbox, monkeypat
     assert not any(inside)
 
 
+def test_a_link_that_was_not_made_is_not_made_up(sandbox: Sandbox) -> None:
+    customer = unregistered()
+    sandbox.faults(api=[{"match": "POST .*setup_links", "kind": "status", "status": 500}])
+    with pytest.raises(KapsoUnavailable, match="create setup link"):
+        onboarding.create_setup_link(customer)
+    assert [row["method"] for row in sandbox.requests()][-2:] == ["POST", "GET"]
+
+
+def test_a_refusal_needs_no_second_look(sandbox: Sandbox) -> None:
+    customer = unregistered()
+    sandbox.faults(api=[{"match": "POST .*setup_links", "kind": "status", "status": 422}])
+    with pytest.raises(KapsoValidationError):
+        onboarding.create_setup_link(customer)
+    assert sandbox.requests()[-1]["method"] == "POST"
+
+
 def test_revoking(sandbox: Sandbox) -> None:
     link = onboarding.create_setup_link(unregistered())
     onboarding.revoke_setup_link(link)
@@ -290,6 +307,18 @@ def test_a_claim_on_what_the_webhook_connected_only_fills_in(sandbox: Sandbox) -
     asked = len(sandbox.requests())
     assert onboarding.claim(link, number) == connection
     assert len(sandbox.requests()) == asked  # nothing is missing: nobody is asked again
+
+
+def test_a_claim_names_the_link_of_what_was_connected_without_one(sandbox: Sandbox) -> None:
+    customer = remote_customer(sandbox)
+    number = Number(sandbox.add_number(customer_id=customer.kapso_id)["phone_number_id"])
+    onboarding.connect(customer, number, source="webhook")
+    link, later = make_link(customer), make_link(customer)
+    assert onboarding.claim(link, number).setup_link == link
+    link.refresh_from_db()
+    assert link.setup_status == "completed"
+    # The link a connection came by stays what it was.
+    assert onboarding.claim(later, number).setup_link == link
 
 
 def test_what_the_webhook_connected_needs_no_api(sandbox: Sandbox) -> None:
