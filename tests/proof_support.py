@@ -267,13 +267,13 @@ class Rows:
     links: list[dict[str, str]]
     inbox: dict[str, int]
     inbox_errors: list[str]
-    timeline: list[tuple[int, str, str | None]]
+    timeline: list[tuple[int, str, str, str | None]]
     undelivered: list[tuple[str, str]]
     heard: list[tuple[str, int, str]]
 
     def kinds(self) -> Counter[str]:
         """How many rows of each kind the timeline has, deliveries left out."""
-        return Counter(kind for _, kind, _ in self.timeline if kind != "webhook_received")
+        return Counter(kind for _, kind, *_ in self.timeline if kind != "webhook_received")
 
     def signals(self) -> Counter[str]:
         return Counter(name for name, _, _ in self.heard if name != "webhook_received")
@@ -283,4 +283,4 @@ class Rows:
         assert self.undelivered == []
         told = Counter(event for _, event, _ in self.heard)
         silent = {"setup_link_revoked", "setup_link_expired"}
-        assert told == {pk: 1 for pk, kind, _ in self.timeline if kind not in silent}
+        assert told == {pk: 1 for pk, kind, *_ in self.timeline if kind not in silent}

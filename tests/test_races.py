@@ -175,7 +175,7 @@ def test_an_account_is_restricted_while_its_numbers_are_connected(site: Site) ->
     assert rows.connections == dict.fromkeys(numbers, "connected")
     kinds = rows.kinds()
     assert kinds["connected"] == len(numbers)
-    updated = [number for _, kind, number in rows.timeline if kind == "account_updated"]
+    updated = [number for _, kind, _, number in rows.timeline if kind == "account_updated"]
     assert len(updated) == len(set(updated)), "one event, told to a number twice"
     rows.assert_each_heard_once()
     # Now that all are connected, the event that was there first reaches those it missed.

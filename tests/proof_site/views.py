@@ -28,7 +28,7 @@ def all_rows() -> dict[str, Any]:
         "inbox_errors": list(
             WebhookEvent.objects.exclude(last_error="").values_list("last_error", flat=True)
         ),
-        "timeline": list(events.values_list("pk", "kind", "connection__phone_number_id")),
+        "timeline": list(events.values_list("pk", "kind", "source", "connection__phone_number_id")),
         "undelivered": list(events.filter(delivered_at=None).values_list("kind", "last_error")),
         "heard": list(Heard.objects.order_by("pk").values_list("signal", "event", "number")),
     }
