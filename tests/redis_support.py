@@ -28,7 +28,7 @@ class Redis:
             *(program, "--port", str(self.port), "--bind", HOST, "--dir", str(folder)),
             *("--save", "", "--appendonly", "no"),
         ]
-        self.start()
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self.log.open("ab") as log:
@@ -38,11 +38,14 @@ class Redis:
         wait_for_port(self.process, self.port, self.log)
 
     def stop(self) -> None:
-        end(self.process)
+        if self.process is not None:
+            end(self.process)
+            self.process = None
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
         """It takes connections, and answers nothing, until the block ends."""
+        assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
         try:
             yield
