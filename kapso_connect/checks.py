@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch, reverse
@@ -23,6 +24,8 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.urls)
 def check_urls(**kwargs: Any) -> list[CheckMessage]:
+    if not getattr(settings, "ROOT_URLCONF", None):
+        return []  # a worker's settings, as for Django's own URL checks
     try:
         reverse("kapso_connect:webhook")
     except NoReverseMatch:

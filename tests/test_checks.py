@@ -44,3 +44,10 @@ def test_urls_that_are_not_mounted_are_found() -> None:
     from kapso_connect.checks import check_urls
 
     assert [m.id for m in check_urls()] == ["kapso_connect.W004"]
+
+
+def test_a_worker_without_urls_is_not_told_to_mount_any(settings) -> None:
+    from kapso_connect.checks import check_urls
+
+    del settings.ROOT_URLCONF
+    assert check_urls() == []
