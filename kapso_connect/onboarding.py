@@ -120,9 +120,6 @@ def create_setup_link(
             made = _create_remote_link(client, register(customer, client), wanted)
         except KapsoNotFound:
             # Kapso no longer knows this customer (it was deleted there): register it anew.
-            Customer.objects.filter(pk=customer.pk, kapso_id=customer.kapso_id).update(
-                kapso_id=None
-            )
             customer.kapso_id = None
             made = _create_remote_link(client, register(customer, client), wanted)
     finally:

@@ -277,6 +277,24 @@ def test_a_link_extended_at_kapso(sandbox: Sandbox) -> None:
     assert link.expires_at == later
 
 
+def test_one_number_that_fails_does_not_keep_the_others(sandbox: Sandbox, monkeypatch) -> None:
+    sandbox.seed(3, 1)
+    real = onboarding.follow
+    calls = []
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise LookupError("out of luck")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(onboarding, "follow", broken)
+    with pytest.raises(CommandError, match="out of luck") as error:
+        kapso_sync()
+    assert error.value.returncode == 1
+    assert Connection.objects.filter(status="connected").count() == 2
+
+
 # Cost
 
 
