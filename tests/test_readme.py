@@ -88,7 +88,8 @@ class NewSite:
             assert self.wheel.name.startswith("django_kapso_connect-")
             self.run(
                 *(sys.executable, "-m", "pip", "--python", self.python, "install", "--no-deps"),
-                *("--quiet", str(self.wheel)),
+                # Whether the environment of the tests has it as well is no matter.
+                *("--ignore-installed", "--quiet", str(self.wheel)),
             )
         elif words[1:] == ["manage.py", "runserver"]:
             self.serve([*words, "--noreload", f"{HOST}:{self.port}"], self.port, self.log)
