@@ -134,6 +134,15 @@ def test_nesting_beyond_the_limit_is_said() -> None:
     assert message.event == NAME
 
 
+def test_deep_nesting_in_place_of_an_event_is_said() -> None:
+    nested: object = 1
+    for _ in range(MAX_DEPTH + 1):
+        nested = [nested]
+    (message,) = read({"type": NAME, "batch": True, "data": [nested]})
+    assert "nested" in message.error
+    assert message.payload == {}
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),

@@ -104,16 +104,17 @@ def parse(body: bytes, headers: Mapping[str, str]) -> list[Message]:
 
 
 def _message(key: str, name: str, item: object) -> Message:
-    if not isinstance(item, dict):
-        return Message(key, _clip(name), {"item": storable(item)}, "An event must be an object.")
-    own_name = _own_name(item)
-    is_envelope = own_name and isinstance(item.get("data"), dict)
+    if isinstance(item, dict):
+        own_name = _own_name(item)
+        is_envelope = own_name and isinstance(item.get("data"), dict)
+        payload, error = item["data"] if is_envelope else item, ""
+    else:
+        own_name, payload, error = "", {"item": item}, "An event must be an object."
     try:
-        payload = storable(item["data"] if is_envelope else item)
+        payload = storable(payload)
     except RecursionError:
-        error = f"The payload is nested deeper than {MAX_DEPTH} levels."
-        return Message(key, _clip(own_name or name), {}, error)
-    return Message(key, _clip(own_name or name), payload)
+        payload, error = {}, f"The payload is nested deeper than {MAX_DEPTH} levels."
+    return Message(key, _clip(own_name or name), payload, error)
 
 
 def _own_name(item: Mapping[str, Any]) -> str:
