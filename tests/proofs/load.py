@@ -108,9 +108,9 @@ def run(
     database_url: str, *, deliveries: int, workers: int, threads: int, connections: int, seed: int
 ) -> Figures:
     """Do it on the site; return the figures. Raises AssertionError where something is not right."""
-    with Site(
-        database_url, workers=workers, threads=threads, KAPSO_PROOF_CONN_MAX_AGE="60"
-    ) as site:
+    variables = {"KAPSO_PROOF_CONN_MAX_AGE": "60", "KAPSO_PROOF_SIGNAL": "whatsapp_connected"}
+    with Site(database_url, workers=workers, threads=threads, **variables) as site:
+        site.reset()
         job = {"port": site.port, "count": deliveries, "seed": seed, "connections": connections}
         poster = subprocess.run(
             [sys.executable, "-m", "tests.proofs.load", "--post", json.dumps(job)],
