@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from django.db import models
@@ -9,6 +10,7 @@ from django.utils import timezone
 
 from . import signals, tasks
 from .models import Connection, ConnectionEvent, SetupLink, WebhookEvent, idle
+from .transactions import retrying, turn
 
 Kind = ConnectionEvent.Kind
 
@@ -59,7 +61,7 @@ def deliver(event_id: int) -> bool:
         .filter(pk=event_id)
         .first()
     )
-    if event is None or not event.take():
+    if event is None or not retrying(event.take, within=turn):
         return event is not None and event.delivered_at is not None
     signal, sender = SIGNALS[event.kind]
     with signal.leaving_out(event.receivers):
@@ -77,13 +79,16 @@ def deliver(event_id: int) -> bool:
         event.next_attempt_at = None
         event.last_error = ""
     # Not over the word of a process that took over because this one was slow.
-    ConnectionEvent.objects.filter(pk=event.pk, delivered_at=None).update(
+    outcome = partial(
+        ConnectionEvent.objects.filter(pk=event.pk, delivered_at=None).update,
         receivers=event.receivers,
         delivered_at=event.delivered_at,
         next_attempt_at=event.next_attempt_at,
         taken_at=None,
         last_error=event.last_error,
     )
+    # Retried: what was sent and could not be recorded would be sent again.
+    retrying(outcome, within=turn)
     return not errors
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from django.db import IntegrityError, OperationalError, connections, router, transaction
@@ -23,8 +26,58 @@ def alias() -> str:
     return router.db_for_write(Connection)
 
 
-def atomic() -> transaction.Atomic:
-    return transaction.atomic(using=alias())
+class _Turns:
+    """Lets the threads of this process write to SQLite one after the other.
+
+    SQLite has one writer at a time, and those who wait look again after naps of up to 0.1 s: fifty
+    threads starve one another until some give up with "database is locked".
+    """
+
+    def __init__(self) -> None:
+        self._reset()
+        # A process forked while a thread had the turn would wait for it in vain.
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+
+    def take(self) -> Callable[[], None]:
+        """Wait for the turn, not for ever; return what gives it back, once."""
+        lock = self._lock
+        taken = [lock] if lock.acquire(timeout=PATIENCE) else []
+
+        def give_back() -> None:
+            while taken:
+                taken.pop().release()
+
+        return give_back
+
+
+_turns = _Turns()
+
+
+@contextmanager
+def turn() -> Iterator[Callable[[], None]]:
+    """Hold the turn to write, on SQLite and outside a transaction; elsewhere do nothing.
+
+    Yields what gives the turn back before the end.
+    """
+    database = connections[alias()]
+    needed = database.vendor == "sqlite" and not database.in_atomic_block
+    give_back = _turns.take() if needed else lambda: None
+    try:
+        yield give_back
+    finally:
+        give_back()
+
+
+@contextmanager
+def atomic() -> Iterator[None]:
+    """A transaction, or a savepoint inside one, on the database of this package's tables."""
+    with turn() as give_back, transaction.atomic(using=alias()):
+        # Receivers run after the commit, may take long, and may write, too.
+        on_commit(give_back)
+        yield
 
 
 def on_commit(do: Callable[[], Any]) -> None:
@@ -39,21 +92,24 @@ def outside_transactions(view: V) -> V:
     return view
 
 
-def retrying(do: Callable[[], T]) -> T:
+def retrying(
+    do: Callable[[], T], *, within: Callable[[], AbstractContextManager[object]] = atomic
+) -> T:
     """Run ``do`` in a transaction and return what it returns; run it again when it lost a race.
 
     Two processes may insert the same row (IntegrityError), lock each other out (deadlock) or find
     SQLite locked (OperationalError). All of these vanish when the whole transaction runs again,
     because it then finds the other's row. ``do`` must therefore be safe to repeat. Inside a
     transaction of the caller's nothing is repeated: that is the caller's to do.
-    Raises the last error after ``PATIENCE`` seconds.
+    A single statement needs no transaction: ``within=turn``. Raises the last error after
+    ``PATIENCE`` seconds.
     """
     database = connections[alias()]
     started = time.monotonic()
     pause = 0.01
     while True:
         try:
-            with atomic():
+            with within():
                 return do()
         except (IntegrityError, OperationalError):
             if database.in_atomic_block or time.monotonic() - started > PATIENCE:
