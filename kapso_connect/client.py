@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 from django.utils.dateparse import parse_datetime
 from django.views.decorators.debug import sensitive_variables
 
-from .conf import get_conf
+from .conf import as_stored, get_conf
 from .exceptions import KapsoNotFound
 from .transport import Transport, unexpected
 
@@ -211,7 +211,7 @@ class KapsoClient:
         status: str | None = None,
         created_after: datetime | None = None,
     ) -> Iterator[KapsoSetupLink]:
-        """Yield the customer's links: those of one ``status``, created after an aware datetime."""
+        """Yield the customer's links: those of one ``status``, created after a datetime."""
         return self._pages(
             KapsoSetupLink,
             "list setup links",
@@ -247,7 +247,7 @@ class KapsoClient:
         per_page: int = 100,
     ) -> Iterator[KapsoPhoneNumber]:
         """Yield the project's numbers: a customer's, a WhatsApp account's, or those created after
-        an aware datetime. ``per_page`` is how many one request fetches."""
+        a datetime. ``per_page`` is how many one request fetches."""
         return self._pages(
             KapsoPhoneNumber,
             "list phone numbers",
@@ -468,7 +468,7 @@ def _moment(value: object) -> datetime:
         raise ValueError
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
-    return moment.astimezone(timezone.utc)
+    return as_stored(moment.astimezone(timezone.utc))
 
 
 def _texts(value: object) -> tuple[str, ...]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+from django.utils import timezone
 
 NAME = "KAPSO_CONNECT"
 
@@ -126,6 +128,14 @@ def get_conf() -> Conf:
             f"{NAME} has unknown keys: {', '.join(unknown)}. Known are: {', '.join(READERS)}."
         )
     return Conf(**{key.lower(): READERS[key](key, value) for key, value in given.items()})
+
+
+def as_stored(moment: datetime) -> datetime:
+    """Return an aware ``moment`` as this site's database and clock have it: with USE_TZ off, naive
+    in TIME_ZONE."""
+    if settings.USE_TZ:
+        return moment
+    return timezone.make_naive(moment, timezone.get_default_timezone())
 
 
 def _forget(*, setting: str, **kwargs: object) -> None:

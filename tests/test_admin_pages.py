@@ -122,8 +122,12 @@ def test_every_filter_of_every_list_works(admin_client: Client, model: str) -> N
         assert admin_client.get(url(model) + choice.replace("&amp;", "&")).status_code == 200
 
 
+@pytest.mark.parametrize("use_tz", [True, False])
 @pytest.mark.parametrize("model", MODELS)
-def test_every_change_page_loads(admin_client: Client, model: str) -> None:
+def test_every_change_page_loads(
+    admin_client: Client, model: str, settings: Any, use_tz: bool
+) -> None:
+    settings.USE_TZ = use_tz
     make_world(0, 2)
     row = ROWS[model].objects.first()
     assert admin_client.get(url(model, "change", row.pk)).status_code == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from datetime import datetime, timedelta
+from datetime import timezone as dt_timezone
 from typing import Any
 
 import pytest
@@ -97,6 +98,15 @@ def test_what_closes_a_connection_keeps_why_and_when(known: Connection, event: s
     assert told["event"].occurred_at == at
     assert reload(known).disconnected_at == at
     assert not reload(known).is_connected
+
+
+def test_when_a_connection_was_closed_on_a_site_without_time_zones(settings: Any) -> None:
+    settings.USE_TZ = False
+    settings.TIME_ZONE = "America/New_York"
+    known = make_connection(connected_at=datetime(2026, 1, 1))
+    tell(DISCONNECTED, known, at=datetime(2026, 1, 2, 5, tzinfo=dt_timezone.utc))
+    assert last().status == "processed"
+    assert reload(known).disconnected_at == datetime(2026, 1, 2)
 
 
 def test_a_disconnection_whose_reason_is_null(known: Connection) -> None:

@@ -411,6 +411,26 @@ def test_a_claim_on_a_disconnected_number_is_refused(sandbox: Sandbox) -> None:
     assert not Connection.objects.filter(status="connected").exists()
 
 
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
+def test_a_site_without_time_zones(sandbox: Sandbox, settings: Any, zone: str) -> None:
+    settings.USE_TZ = False
+    settings.TIME_ZONE = zone
+    customer = make_customer(kapso_id=None)
+    first = onboarding.create_setup_link(customer)
+    assert first.expires_at is not None
+    days = first.expires_at - timezone.now()
+    assert timedelta(days=29) < days <= timedelta(days=30, minutes=1)
+    second = onboarding.create_setup_link(customer)
+    assert {link.pk: link.is_alive for link in SetupLink.objects.all()} == {
+        first.pk: False,
+        second.pk: True,
+    }
+    number = sandbox.add_number(customer_id=customer.kapso_id)
+    link, claimed = SetupLink.objects.get(pk=second.pk), Number(number["phone_number_id"])
+    assert onboarding.claim(link, claimed) is not None
+    assert not onboarding.expire_links()
+
+
 # Connecting
 
 

@@ -246,4 +246,5 @@ class CustomerAdmin(CreateSetupLinks, PackageAdmin[Customer]):
 
 
 def localized(moment: datetime) -> str:
-    return date_format(timezone.localtime(moment), "SHORT_DATETIME_FORMAT")
+    local = timezone.localtime(moment) if timezone.is_aware(moment) else moment
+    return date_format(local, "SHORT_DATETIME_FORMAT")

@@ -8,12 +8,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
-from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
+from ..conf import as_stored
 from ..models import ConnectionType
 
 MAX_BATCH = 1000
@@ -207,7 +207,7 @@ def account_event(payload: Mapping[str, Any]) -> AccountEvent:
 
 
 def occurred_at(payload: Mapping[str, Any]) -> datetime | None:
-    """Return when the event happened, aware, or None where Kapso does not say."""
+    """Return when the event happened, or None where Kapso does not say."""
     text = _text(payload, "occurred_at")
     if not text:
         return None
@@ -218,7 +218,7 @@ def occurred_at(payload: Mapping[str, Any]) -> datetime | None:
     if moment is None:
         raise MalformedPayload("occurred_at is no date and time.")
     try:
-        return moment if timezone.is_aware(moment) else timezone.make_aware(moment)
+        return as_stored(moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc))
     except (ValueError, OverflowError):
         raise MalformedPayload("occurred_at is no date and time.") from None
 
