@@ -7,6 +7,7 @@ timeline in one short transaction. All are safe to repeat and safe to run at the
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from functools import partial
@@ -58,7 +59,8 @@ class NeedsConfirmation(Exception):
 
 
 class TryLater(Exception):
-    """The API cannot tell yet: a number that was just taken down is still readable."""
+    """The API cannot tell yet: a number that was just taken down is still readable, or what it
+    answered is older than what was recorded meanwhile."""
 
 
 class ClaimRefused(Exception):
@@ -318,11 +320,15 @@ def claim(link: SetupLink, number: Number, *, source: str = Source.REDIRECT) -> 
     known = Connection.objects.filter(
         phone_number_id=number.phone_number_id, customer_id=link.customer_id
     ).first()
-    if known is not None and known.is_connected and known.display_phone_number:
-        return connect(link.customer, number, source=source, setup_link=link)
     is_connected = known is not None and known.is_connected
+    if known is not None and is_connected and known.display_phone_number:
+        try:
+            return connect(link.customer, number, source=source, setup_link=link)
+        except NeedsConfirmation:
+            is_connected = False  # closed or moved this very moment
     if not is_connected and link.setup_status == SetupLink.SetupStatus.COMPLETED:
         raise ClaimRefused("This setup link was completed before; a link connects once.")
+    asked_at = timezone.now()
     try:
         with KapsoClient.from_settings(budget=get_conf().request_budget) as client:
             remote = client.get_phone_number(number.phone_number_id)
@@ -331,6 +337,7 @@ def claim(link: SetupLink, number: Number, *, source: str = Source.REDIRECT) -> 
         connection = follow(
             link.customer,
             remote,
+            asked_at=asked_at,
             source=source,
             setup_link=link,
             provisioned_phone_number_id=number.provisioned_phone_number_id,
@@ -346,7 +353,8 @@ def claim(link: SetupLink, number: Number, *, source: str = Source.REDIRECT) -> 
         raise ClaimRefused("Kapso does not know this number.") from None
     except (KapsoError, TryLater):
         if is_connected:
-            return connect(link.customer, number, source=source, setup_link=link)
+            with suppress(NeedsConfirmation):
+                return connect(link.customer, number, source=source, setup_link=link)
         # A page that is loaded again is the same claim, as old as it was.
         SetupLink.objects.filter(pk=link.pk).exclude(
             setup_status=SetupLink.SetupStatus.COMPLETED
@@ -372,6 +380,7 @@ def follow_api(
     Returns the connection, or None for a number that is no customer's of ours and never was.
     Raises TryLater where the API cannot tell yet, and a KapsoError where it is away.
     """
+    asked_at = timezone.now()
     try:
         remote = client.get_phone_number(phone_number_id)
     except KapsoNotFound:
@@ -379,11 +388,13 @@ def follow_api(
             phone_number_id,
             source=source,
             webhook_event=webhook_event,
-            confirmed=True,
+            asked_at=asked_at,
             data=data or {"reason": "not_found"},
         )
     customer = customer_from_api(remote.customer_id, client) if remote.customer_id else None
-    return follow(customer, remote, source=source, webhook_event=webhook_event, data=data)
+    return follow(
+        customer, remote, asked_at=asked_at, source=source, webhook_event=webhook_event, data=data
+    )
 
 
 def customer_from_api(kapso_id: str, client: KapsoClient) -> Customer:
@@ -430,14 +441,16 @@ def follow(
     customer: Customer | None,
     remote: KapsoPhoneNumber,
     *,
+    asked_at: datetime,
     source: str,
     setup_link: SetupLink | None = None,
     webhook_event: WebhookEvent | None = None,
     provisioned_phone_number_id: str = "",
     data: Mapping[str, Any] | None = None,
 ) -> Connection | None:
-    """Make what is recorded of a number what ``remote``, just read from the API, says of it.
+    """Make what is recorded of a number what ``remote``, read from the API, says of it.
 
+    ``asked_at`` is when reading began: what was recorded since then is newer and stays.
     ``customer`` is the local one ``remote.customer_id`` stands for, None for the project's own.
     Returns and raises as ``follow_api`` does.
     """
@@ -449,7 +462,7 @@ def follow(
             number.phone_number_id,
             source=source,
             webhook_event=webhook_event,
-            confirmed=True,
+            asked_at=asked_at,
             data=data or {"reason": status.lower() if customer else "no_customer"},
         )
     kind = Kind.CONNECTED
@@ -469,7 +482,7 @@ def follow(
         source=source,
         setup_link=setup_link,
         webhook_event=webhook_event,
-        confirmed=True,
+        asked_at=asked_at,
         kind=kind,
     )
 
@@ -481,7 +494,7 @@ def connect(
     source: str,
     setup_link: SetupLink | None = None,
     webhook_event: WebhookEvent | None = None,
-    confirmed: bool = False,
+    asked_at: datetime | None = None,
     occurred_at: datetime | None = None,
     kind: str = Kind.CONNECTED,
 ) -> Connection:
@@ -489,9 +502,9 @@ def connect(
 
     Already connected for this customer: what was unknown is filled in (and corrected, where the API
     was asked), nothing is announced.
-    ``confirmed`` says that the API was asked; without it NeedsConfirmation is raised where the
-    number is another customer's or was disconnected. ``kind`` is the event for a number that was
-    connected before: CONNECTED or RECONNECTED.
+    ``asked_at`` is when the API was asked and said so; without it NeedsConfirmation is raised where
+    the number is another customer's or was disconnected, with it TryLater where that was recorded
+    since. ``kind`` is the event for a number that was connected before: CONNECTED or RECONNECTED.
     """
 
     def change() -> Connection:
@@ -504,10 +517,12 @@ def connect(
         if connection is None:
             connection = Connection(phone_number_id=number.phone_number_id, customer=customer)
         elif connection.is_connected and connection.customer_id == customer.pk:
-            _fill(connection, number, setup_link, overwrite=confirmed)
+            _fill(connection, number, setup_link, overwrite=asked_at is not None)
             return connection
-        elif not confirmed:
+        elif asked_at is None:
             raise NeedsConfirmation
+        elif _changed_since(connection, asked_at):
+            raise TryLater(CHANGED)
         elif connection.is_connected:
             _close(connection, source, webhook_event, now, {"reason": "moved"})
         if connection.customer_id != customer.pk:
@@ -533,6 +548,14 @@ def connect(
         return connection
 
     return retrying(change)
+
+
+CHANGED = "The number changed while Kapso's API was asked about it."
+
+
+def _changed_since(connection: Connection, asked_at: datetime) -> bool:
+    times = connection.connected_at, connection.disconnected_at
+    return any(moment is not None and moment >= asked_at for moment in times)
 
 
 def _open_link(customer: Customer, phone_number_id: str) -> SetupLink | None:
@@ -600,7 +623,7 @@ def disconnect(
     source: str,
     customer: Customer | None = None,
     webhook_event: WebhookEvent | None = None,
-    confirmed: bool = False,
+    asked_at: datetime | None = None,
     occurred_at: datetime | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> Connection | None:
@@ -608,8 +631,9 @@ def disconnect(
 
     A number nobody knew (its ``created`` comes late) is noted as disconnected for ``customer``, so
     that the late word is checked with the API before it connects anything; nothing is announced.
-    Raises NeedsConfirmation, unless ``confirmed``, where the word may be about an older connection
-    of the number.
+    ``asked_at`` is when the API was asked and said so; without it NeedsConfirmation is raised where
+    the word may be about an older connection of the number, with it TryLater where the number was
+    connected since.
     """
 
     def change() -> Connection | None:
@@ -625,8 +649,10 @@ def disconnect(
             )
         if not connection.is_connected:
             return connection
-        if not confirmed and _is_doubtful(connection, customer, occurred_at):
+        if asked_at is None and _is_doubtful(connection, customer, occurred_at):
             raise NeedsConfirmation
+        if asked_at is not None and _changed_since(connection, asked_at):
+            raise TryLater(CHANGED)
         _close(connection, source, webhook_event, now, dict(data or {}))
         return connection
 

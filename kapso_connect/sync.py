@@ -191,7 +191,7 @@ def _follow_numbers(
             connection = known.get(remote.phone_number_id)
             if connection is not None:
                 seen.add(connection.pk)
-            _follow_number(report, remote, connection, customers, dry_run)
+            _follow_number(report, remote, connection, customers, started, dry_run)
         report.numbers += len(page)
         progress("numbers", report.numbers)
     _close_missing(report, client, seen, started, dry_run, accept_mass_loss)
@@ -202,6 +202,7 @@ def _follow_number(
     remote: KapsoPhoneNumber,
     known: Connection | None,
     customers: _Customers,
+    started: datetime,
     dry_run: bool,
 ) -> None:
     is_open = bool(remote.customer_id) and not onboarding.is_closed(remote)
@@ -218,7 +219,7 @@ def _follow_number(
     if known is not None and is_open and was_open and not _differs(known, customer, remote):
         return
     try:
-        now = onboarding.follow(customer, remote, source=Source.SYNC)
+        now = onboarding.follow(customer, remote, asked_at=started, source=Source.SYNC)
     except onboarding.TryLater:
         return
     except Exception as error:
@@ -272,7 +273,10 @@ def _close_missing(
         if dry_run:
             report.disconnected += 1
             continue
-        closed = onboarding.follow_api(number, source=Source.SYNC, client=client)
+        try:
+            closed = onboarding.follow_api(number, source=Source.SYNC, client=client)
+        except onboarding.TryLater:
+            continue
         report.disconnected += closed is not None and not closed.is_connected
 
 

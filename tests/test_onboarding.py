@@ -404,6 +404,40 @@ def test_a_claim_on_a_number_that_is_being_taken_down_waits(sandbox: Sandbox) ->
     assert heard == []
 
 
+def test_a_number_that_is_closed_while_the_api_is_asked_stays_closed(
+    sandbox: Sandbox, monkeypatch
+) -> None:
+    link, number = claimable(sandbox)
+    known = make_connection(link.customer, phone_number_id=number.phone_number_id)
+    ask = KapsoClient.get_phone_number
+
+    def ask_slowly(client: KapsoClient, phone_number_id: str) -> Any:
+        remote = ask(client, phone_number_id)
+        onboarding.disconnect(phone_number_id, source="webhook")
+        return remote
+
+    monkeypatch.setattr(KapsoClient, "get_phone_number", ask_slowly)
+    with listening() as heard:
+        assert onboarding.claim(link, number) is None
+    assert heard.names() == ["whatsapp_disconnected"]
+    known.refresh_from_db()
+    assert not known.is_connected
+
+
+def test_a_number_that_is_closed_while_the_api_is_away_waits(sandbox: Sandbox, monkeypatch) -> None:
+    link, number = claimable(sandbox)
+    make_connection(link.customer, phone_number_id=number.phone_number_id)
+
+    def ask_in_vain(client: KapsoClient, phone_number_id: str) -> Any:
+        onboarding.disconnect(phone_number_id, source="webhook")
+        raise KapsoUnavailable("away")
+
+    monkeypatch.setattr(KapsoClient, "get_phone_number", ask_in_vain)
+    assert onboarding.claim(link, number) is None
+    link.refresh_from_db()
+    assert link.claimed_phone_number_id == number.phone_number_id
+
+
 def test_a_claim_on_a_disconnected_number_is_refused(sandbox: Sandbox) -> None:
     link, number = claimable(sandbox, status="DISCONNECTED")
     with pytest.raises(onboarding.ClaimRefused):
@@ -463,7 +497,7 @@ def test_reopening_and_moving_need_confirmation(state: str) -> None:
         with pytest.raises(onboarding.NeedsConfirmation):
             onboarding.connect(customer, number, source="webhook")
         assert heard == []
-        onboarding.connect(customer, number, source="sync", confirmed=True)
+        onboarding.connect(customer, number, source="sync", asked_at=timezone.now())
     assert "whatsapp_connected" in heard.names()
 
 
@@ -471,7 +505,9 @@ def test_a_number_that_moves_tells_both_customers() -> None:
     known = make_connection(setup_link=None)
     old, new = known.customer, make_customer()
     with listening() as heard:
-        onboarding.connect(new, Number(known.phone_number_id), source="sync", confirmed=True)
+        onboarding.connect(
+            new, Number(known.phone_number_id), source="sync", asked_at=timezone.now()
+        )
     assert heard.names() == ["whatsapp_disconnected", "whatsapp_connected"]
     assert heard[0][1]["customer"] == old
     assert heard[0][1]["event"].data == {"reason": "moved"}

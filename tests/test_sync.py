@@ -10,6 +10,8 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from kapso_connect import onboarding, signals, sync
+from kapso_connect.client import KapsoClient
+from kapso_connect.exceptions import KapsoNotFound
 from kapso_connect.models import Connection, ConnectionEvent, Customer, SetupLink, WebhookEvent
 from kapso_connect.onboarding import Number
 from kapso_connect.testing import Sandbox
@@ -222,6 +224,67 @@ def test_a_number_that_moved_tells_both(sandbox: Sandbox) -> None:
     by_customer = {(name, told["customer"]) for name, told in heard}
     assert ("whatsapp_disconnected", known.customer) in by_customer
     assert ("whatsapp_connected", other) in by_customer
+
+
+def test_a_number_that_is_closed_while_it_is_followed_stays_closed(
+    sandbox: Sandbox, monkeypatch
+) -> None:
+    known = connected(sandbox)
+    connect = onboarding.connect
+
+    def too_late(*args: Any, **kwargs: Any) -> Connection:
+        onboarding.disconnect(known.phone_number_id, source="webhook")
+        return connect(*args, **kwargs)
+
+    monkeypatch.setattr(onboarding, "connect", too_late)
+    with listening() as heard:
+        kapso_sync()
+    assert heard.names() == ["whatsapp_disconnected"]
+
+
+def test_a_number_that_moves_after_its_page_was_read_does_not_move_back(
+    sandbox: Sandbox, monkeypatch
+) -> None:
+    known = connected(sandbox)
+    other = remote_customer(sandbox)
+    load = sync._Customers.load
+
+    def slowly(customers: Any, kapso_ids: Any) -> None:
+        sandbox.patch_number(known.phone_number_id, customer_id=other.kapso_id)
+        post(payload_for(other, known.phone_number_id))
+        load(customers, kapso_ids)
+
+    monkeypatch.setattr(sync._Customers, "load", slowly)
+    with listening() as heard:
+        kapso_sync()
+    assert [(name, told["customer"]) for name, told in heard if told["connection"] == known] == [
+        ("whatsapp_disconnected", known.customer),
+        ("whatsapp_connected", other),
+    ]
+
+
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_a_number_that_changes_while_it_is_looked_for_is_left_to_the_next_run(
+    sandbox: Sandbox, monkeypatch, is_readable: bool
+) -> None:
+    known = connected(sandbox, connected_at=timezone.now() - timedelta(minutes=1))
+    monkeypatch.setattr(KapsoClient, "list_phone_numbers", lambda *args, **kwargs: iter(()))
+    ask = KapsoClient.get_phone_number
+
+    def ask_slowly(client: KapsoClient, number: str) -> Any:
+        remote = ask(client, number)
+        onboarding.disconnect(number, source="webhook")
+        if is_readable:
+            return remote
+        asked_at = timezone.now()
+        onboarding.connect(known.customer, Number(number), source="webhook", asked_at=asked_at)
+        raise KapsoNotFound("gone")
+
+    monkeypatch.setattr(KapsoClient, "get_phone_number", ask_slowly)
+    with listening() as heard:
+        kapso_sync()
+    expected = ["whatsapp_disconnected"] + ["whatsapp_connected"] * (not is_readable)
+    assert heard.names() == expected
 
 
 def test_display_data_is_filled_in_and_kept_up_to_date(sandbox: Sandbox) -> None:
