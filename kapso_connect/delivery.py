@@ -67,7 +67,7 @@ def deliver(event_id: int) -> bool:
     with signal.leaving_out(event.receivers):
         responses = signal.send_robust(sender=sender, **arguments(event))
     errors = [
-        f"{signals.receiver_name(receiver)}: {type(response).__name__}: {response}"
+        f"{signals.receiver_name(receiver)}: {describe(response)}"
         for receiver, response in responses
         if isinstance(response, Exception)
     ]
@@ -90,6 +90,15 @@ def deliver(event_id: int) -> bool:
     # Retried: what was sent and could not be recorded would be sent again.
     retrying(outcome, within=turn)
     return not errors
+
+
+def describe(error: Exception) -> str:
+    """Return what ``error`` says as every database can store it."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:
+        text = type(error).__name__  # its own __str__ raised
+    return text[:10_000].encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 def send_again(event: ConnectionEvent) -> bool | None:

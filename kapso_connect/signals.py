@@ -55,7 +55,8 @@ class ConnectSignal(Signal):
     # Django's own fails on a receiver without __qualname__ (an object, a partial), and takes the
     # other receivers with it.
     def _log_robust_failure(self, receiver: Callable[..., Any], err: Exception) -> None:
-        logger.error("Receiver %s raised: %s", receiver_name(receiver), err, exc_info=err)
+        name = receiver_name(receiver)
+        logger.error("Receiver %s raised %s", name, type(err).__name__, exc_info=err)
 
 
 def names_done(responses: list[tuple[Callable[..., Any], Any]]) -> set[str]:

@@ -92,6 +92,31 @@ def test_only_the_receiver_that_raised_is_called_again(receiver: Receiver, other
     assert event.last_error == ""
 
 
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("error", [ValueError("\ud800"), ValueError("a\0b"), MuteError()])
+def test_an_error_that_no_database_stores_does_not_repeat_the_signal(
+    receiver: Receiver, error: Exception
+) -> None:
+    def broken(**kwargs: Any) -> None:
+        raise error
+
+    signals.whatsapp_connected.connect(broken)
+    try:
+        event = connect()
+        make_due(event)
+        assert not delivery.deliver(event.pk)
+    finally:
+        signals.whatsapp_connected.disconnect(broken)
+    event.refresh_from_db()
+    assert len(receiver.calls) == 1
+    assert type(error).__name__ in event.last_error
+    assert "\0" not in event.last_error
+
+
 def test_a_receiver_that_raised_is_left_alone_until_it_is_due(receiver: Receiver) -> None:
     receiver.broken = True
     event = connect()

@@ -148,7 +148,7 @@ def receive(message: Message) -> WebhookEvent | None:
             return retrying(lambda: store(message))
         except (IntegrityError, OperationalError) as error:
             logger.exception("Could not act on webhook event %s", message.key)
-            reason = describe(error)
+            reason = delivery.describe(error)
             return retrying(lambda: store(message, postponed_because=reason))
     except StoredBefore:
         if WebhookEvent.objects.filter(idempotency_key=message.key).exists():
@@ -218,7 +218,7 @@ def act(inbox: WebhookEvent) -> None:
         raise
     except Exception as error:
         logger.exception("Could not act on webhook event %s", inbox.idempotency_key)
-        settle(inbox, WebhookEvent.Status.FAILED, describe(error))
+        settle(inbox, WebhookEvent.Status.FAILED, delivery.describe(error))
     else:
         settle(inbox, WebhookEvent.Status.PROCESSED)
 
@@ -228,10 +228,6 @@ def settle(inbox: WebhookEvent, status: str, reason: str = "") -> None:
     inbox.last_error = reason
     inbox.processed_at = timezone.now()
     inbox.next_attempt_at = inbox.taken_at = None
-
-
-def describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:10_000]
 
 
 def process(webhook_event_id: int) -> bool:
@@ -251,7 +247,7 @@ def process(webhook_event_id: int) -> bool:
         confirm(inbox)
     except (IntegrityError, OperationalError) as error:
         logger.exception("Could not act on webhook event %s", inbox.idempotency_key)
-        put_off(inbox, describe(error))
+        put_off(inbox, delivery.describe(error))
     return inbox.status != WebhookEvent.Status.PENDING
 
 
