@@ -104,6 +104,14 @@ def test_keys_that_databases_compare_differently_are_hashed(key: str) -> None:
     assert len(message.key) <= 80
 
 
+def test_without_a_key_events_of_the_same_body_are_told_apart() -> None:
+    keys = {
+        read({"a": 1}, x_idempotency_key="", x_webhook_event=name)[0].key
+        for name in ("whatsapp.phone_number.created", "whatsapp.phone_number.deleted")
+    }
+    assert len(keys) == 2
+
+
 def test_without_a_key_the_body_is_the_key() -> None:
     one, two = read({"a": 1}, x_idempotency_key=""), read({"a": 2}, x_idempotency_key="")
     assert one[0].key != two[0].key

@@ -89,8 +89,8 @@ def parse(body: bytes, headers: Mapping[str, str]) -> list[Message]:
         raise MalformedBody("The body is not valid JSON.") from error
     if not isinstance(parsed, dict):
         raise MalformedBody("The body must be a JSON object.")
-    key = _idempotency_key(headers.get("X-Idempotency-Key", ""), body)
     header_name = headers.get("X-Webhook-Event", "")
+    key = _idempotency_key(headers.get("X-Idempotency-Key", ""), header_name, body)
     data = parsed.get("data")
     if isinstance(data, list) and (
         parsed.get("batch") is True or headers.get("X-Webhook-Batch", "").lower() == "true"
@@ -131,11 +131,13 @@ def _clip(name: str) -> str:
     return _unstorable.sub("\ufffd", name.strip())[:100] or UNNAMED
 
 
-def _idempotency_key(given: str, body: bytes) -> str:
+def _idempotency_key(given: str, name: str, body: bytes) -> str:
     # Databases differ on whether "a" and "A" are the same key. Kapso's own keys pass as they are.
     if _key.fullmatch(given):
         return given
-    return "sha256-" + hashlib.sha256(given.encode("utf-8", "replace") or body).hexdigest()
+    # ``created`` and ``deleted`` have the same body: without a key, the name tells them apart.
+    told = given.encode("utf-8", "replace") or name.encode("utf-8", "replace") + b"\n" + body
+    return "sha256-" + hashlib.sha256(told).hexdigest()
 
 
 def storable(value: Any, depth: int = 0) -> Any:
