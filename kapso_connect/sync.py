@@ -84,13 +84,12 @@ def run(
     """
     report = Report()
     inbox = WebhookEvent.objects.filter(due(), status=WebhookEvent.Status.PENDING)
-    outbox = ConnectionEvent.objects.filter(due(), delivered_at=None)
     if dry_run:
-        report.events, report.signals = inbox.count(), outbox.count()
+        report.events, report.signals = inbox.count(), _outbox().count()
     else:
         report.events = _each(inbox, handlers.process, "events", progress)
         # Before the API is asked, so that an API that is away delays no signal …
-        report.signals = _each(outbox, delivery.deliver, "signals", progress)
+        report.signals = _each(_outbox(), delivery.deliver, "signals", progress)
     own_client = client is None
     client = client or KapsoClient.from_settings(budget=BUDGET)
     try:
@@ -104,9 +103,14 @@ def run(
             client.close()
     if not dry_run:
         # … and after it for what it led to.
-        report.signals += _each(outbox.all(), delivery.deliver, "signals", progress)
+        report.signals += _each(_outbox(), delivery.deliver, "signals", progress)
     report.waiting, report.failed = _left_over()
     return report
+
+
+def _outbox() -> models.QuerySet[ConnectionEvent]:
+    """The signals that are due now: what is recorded later is not among them."""
+    return ConnectionEvent.objects.filter(due(), delivered_at=None)
 
 
 BUDGET = 15 * 60.0

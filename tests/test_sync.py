@@ -72,11 +72,17 @@ def test_signals_whose_process_died_are_delivered(sandbox: Sandbox, monkeypatch)
     with listening("whatsapp_connected") as heard:
         with monkeypatch.context() as patch:
             patch.setattr("kapso_connect.tasks.enqueue_on_commit", lambda *a: None)
-            connected(sandbox)
             onboarding.connect(make_customer(), Number("1"), source="webhook")
         assert heard == []
-        Connection.objects.filter(phone_number_id="1").delete()
-        onboarding.connect(make_customer(), Number("2"), source="webhook")
+        assert "signals 1" in kapso_sync()
+    assert heard.only("whatsapp_connected")["connection"].phone_number_id == "1"
+
+
+def test_signals_of_what_a_run_finds_are_sent_by_that_run(sandbox: Sandbox, monkeypatch) -> None:
+    remote_customer(sandbox)
+    monkeypatch.setattr("kapso_connect.tasks.enqueue_on_commit", lambda *a: None)
+    with listening("whatsapp_connected") as heard:
+        assert "signals 1" in kapso_sync()
     assert heard.names() == ["whatsapp_connected"]
 
 
