@@ -167,6 +167,9 @@ def _settle_claims(report: Report, dry_run: bool, progress: Progress) -> None:
             report.claims += onboarding.claim(link, number, source=Source.SYNC) is not None
         except onboarding.ClaimRefused:
             report.claims += 1
+        except Exception as error:
+            logger.exception("kapso_sync: claim of setup link %s", link.pk)
+            report.errors.append(f"Claim of setup link {link.pk}: {error}")
         progress("claims", done)
 
 
@@ -217,12 +220,12 @@ def _follow_number(
         return
     if not is_open and not was_open:
         return
-    customer = customers.get(remote.customer_id)
-    if remote.customer_id and customer is None:
-        return  # deleted at Kapso since the page was read
-    if known is not None and is_open and was_open and not _differs(known, customer, remote):
-        return
     try:
+        customer = customers.get(remote.customer_id)
+        if remote.customer_id and customer is None:
+            return  # deleted at Kapso since the page was read
+        if known is not None and is_open and was_open and not _differs(known, customer, remote):
+            return
         now = onboarding.follow(customer, remote, asked_at=started, source=Source.SYNC)
     except onboarding.TryLater:
         return
@@ -347,12 +350,11 @@ def _follow_links(report: Report, client: KapsoClient, dry_run: bool, progress: 
 
 def _follow_link(link: SetupLink, client: KapsoClient) -> bool:
     """Ask Kapso about one active link; True where it has ended."""
-    checked_at = timezone.now()
+    # Before it is asked: one that cannot be answered must not keep the others from their turn.
+    SetupLink.objects.filter(pk=link.pk).update(checked_at=timezone.now())
     try:
         remotes = client.list_setup_links(link.customer.kapso_id or "")
         remote = next((remote for remote in remotes if remote.id == link.kapso_id), None)
     except KapsoNotFound:
         remote = None
-    ended = onboarding.follow_link(link, remote)
-    SetupLink.objects.filter(pk=link.pk).update(checked_at=checked_at)
-    return ended
+    return onboarding.follow_link(link, remote)

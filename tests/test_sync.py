@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from datetime import timedelta
 from io import StringIO
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import DataError
 from django.utils import timezone
 
 from kapso_connect import onboarding, signals, sync
@@ -152,6 +154,24 @@ def test_a_claim_on_what_is_connected_already_is_settled(sandbox: Sandbox) -> No
     assert (link.claimed_at, link.setup_status) == (None, "completed")
 
 
+def test_a_claim_that_fails_does_not_keep_the_others(sandbox: Sandbox, monkeypatch) -> None:
+    customer = remote_customer(sandbox)
+    for number in ("1", "2"):
+        make_link(customer, claimed_phone_number_id=number, claimed_at=timezone.now())
+    claim = onboarding.claim
+
+    def broken(link: SetupLink, number: Number, **kwargs: Any) -> Connection | None:
+        if number.phone_number_id == "1":
+            raise DataError("too long")
+        return claim(link, number, **kwargs)
+
+    monkeypatch.setattr(onboarding, "claim", broken)
+    with pytest.raises(CommandError, match="too long"):
+        kapso_sync()
+    claimed = SetupLink.objects.filter(claimed_at__isnull=False)
+    assert [link.claimed_phone_number_id for link in claimed] == ["1"]
+
+
 def test_a_claim_that_was_not_true_is_forgotten(sandbox: Sandbox) -> None:
     link = make_link(
         remote_customer(sandbox), claimed_phone_number_id="1", claimed_at=timezone.now()
@@ -184,6 +204,24 @@ def test_numbers_of_unknown_customers_bring_the_customer(sandbox: Sandbox) -> No
     assert Connection.objects.get().customer == ours
     ours.refresh_from_db()
     assert ours.kapso_id
+
+
+def test_a_customer_that_cannot_be_recorded_does_not_keep_the_others(
+    sandbox: Sandbox, monkeypatch
+) -> None:
+    for external_id in ("x" * 300, "crm-1"):
+        sandbox.add_number(external_customer_id=external_id)
+    add = onboarding.find_or_add_customer
+
+    def strict(kapso_id: str, external_id: str, name: str = "") -> Customer:
+        if len(external_id) > 255:  # as PostgreSQL and MariaDB do
+            raise DataError("value too long")
+        return add(kapso_id, external_id, name)
+
+    monkeypatch.setattr(onboarding, "find_or_add_customer", strict)
+    with pytest.raises(CommandError, match="value too long"):
+        kapso_sync()
+    assert Connection.objects.get().customer.external_customer_id == "crm-1"
 
 
 def test_numbers_of_the_project_itself_are_left_alone(sandbox: Sandbox) -> None:
@@ -335,6 +373,18 @@ def test_links_are_checked_in_turn(sandbox: Sandbox, monkeypatch) -> None:
     assert SetupLink.objects.filter(checked_at=None).count() == 1
     kapso_sync()
     assert not SetupLink.objects.filter(checked_at=None).exists()
+
+
+def test_a_link_that_cannot_be_checked_does_not_keep_the_others(sandbox: Sandbox) -> None:
+    broken, revoked = (onboarding.create_setup_link(make_customer(kapso_id=None)) for _ in "ab")
+    sandbox.patch_setup_link(revoked.kapso_id, status="revoked")
+    its_links = f"/customers/{broken.customer.kapso_id}/setup_links"
+    sandbox.faults(api=[{"match": its_links, "kind": "garbage"}])
+    for _ in range(2):
+        with suppress(CommandError):
+            kapso_sync()
+    revoked.refresh_from_db()
+    assert revoked.status == "revoked"
 
 
 def test_a_link_extended_at_kapso(sandbox: Sandbox) -> None:
