@@ -5,7 +5,7 @@ import uuid
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection, transaction
+from django.db import DataError, OperationalError, connection, transaction
 from django.test import AsyncClient, Client, RequestFactory
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -420,6 +420,18 @@ def test_when_acting_keeps_losing_races_the_delivery_waits_in_the_inbox(monkeypa
     WebhookEvent.objects.update(next_attempt_at=inbox().received_at)
     assert handlers.process(inbox().pk)
     assert Connection.objects.get().is_connected
+
+
+def test_an_error_while_the_api_decides_is_kept_and_tried_again(monkeypatch) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise DataError("value too long")
+
+    closed = make_connection(status="disconnected")
+    monkeypatch.setattr(onboarding, "follow_api", broken)
+    assert post(payload_for(closed.customer, closed.phone_number_id)).status_code == 200
+    assert inbox().status == "pending"
+    assert "value too long" in inbox().last_error
+    assert handlers.run_again(inbox()) is False
 
 
 def test_without_a_database_kapso_is_asked_to_come_again(monkeypatch) -> None:

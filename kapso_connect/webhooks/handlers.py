@@ -242,10 +242,11 @@ def process(webhook_event_id: int) -> bool:
     if inbox is None or not inbox.take():
         return False
     try:
-        retrying(lambda: act_and_save(inbox))
-    except onboarding.NeedsConfirmation:
-        confirm(inbox)
-    except (IntegrityError, OperationalError) as error:
+        try:
+            retrying(lambda: act_and_save(inbox))
+        except onboarding.NeedsConfirmation:
+            confirm(inbox)
+    except Exception as error:
         logger.exception("Could not act on webhook event %s", inbox.idempotency_key)
         put_off(inbox, delivery.describe(error))
     return inbox.status != WebhookEvent.Status.PENDING
