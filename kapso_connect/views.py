@@ -75,10 +75,11 @@ class SuccessView(PageView):
     def get(self, request: HttpRequest) -> HttpResponse:
         if self.parameter("status", _code, required=False) not in {"", "completed"}:
             raise BadParameters
+        # Checked for form only: the API tells what they are.
         self.parameter("display_phone_number", _phone, required=False)
+        self.parameter("business_account_id", _id, required=False)
         number = onboarding.Number(
             phone_number_id=self.parameter("phone_number_id", _digits),
-            business_account_id=self.parameter("business_account_id", _id, required=False),
             provisioned_phone_number_id=self.parameter(
                 "provisioned_phone_number_id", _id, required=False
             ),

@@ -20,7 +20,7 @@ from kapso_connect.models import Connection, ConnectionEvent, Customer, SetupLin
 from kapso_connect.options import ERROR_CODES
 from kapso_connect.testing import Sandbox
 
-from .support import listening, make_customer, make_link, remote_customer
+from .support import listening, make_connection, make_customer, make_link, remote_customer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -74,6 +74,15 @@ def test_kapsos_redirect_with_all_six_parameters_connects(claimable, client: Cli
     assert "WhatsApp is connected" in text(response)
     assert "+44 20 7183 8750" in text(response)
     assert link.customer.name in text(response)
+
+
+def test_what_the_api_can_tell_is_not_taken_from_the_browser(client: Client) -> None:
+    known = make_connection(display_phone_number="+442071838750")
+    link = make_link(known.customer)
+    url = success(link, known.phone_number_id, business_account_id="somebody-elses")
+    assert client.get(url).status_code == 200
+    known.refresh_from_db()
+    assert known.business_account_id == ""
 
 
 def test_a_plus_that_became_a_space_is_the_same_number(claimable, client: Client) -> None:
