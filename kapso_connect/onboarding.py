@@ -483,6 +483,7 @@ def follow(
         setup_link=setup_link,
         webhook_event=webhook_event,
         asked_at=asked_at,
+        since=remote.created_at if known is None else None,
         kind=kind,
     )
 
@@ -495,6 +496,7 @@ def connect(
     setup_link: SetupLink | None = None,
     webhook_event: WebhookEvent | None = None,
     asked_at: datetime | None = None,
+    since: datetime | None = None,
     occurred_at: datetime | None = None,
     kind: str = Kind.CONNECTED,
 ) -> Connection:
@@ -504,7 +506,8 @@ def connect(
     was asked), nothing is announced.
     ``asked_at`` is when the API was asked and said so; without it NeedsConfirmation is raised where
     the number is another customer's or was disconnected, with it TryLater where that was recorded
-    since. ``kind`` is the event for a number that was connected before: CONNECTED or RECONNECTED.
+    meanwhile. ``since`` is when Kapso got the number, where known: no link made later led to it.
+    ``kind`` is the event for a number that was connected before: CONNECTED or RECONNECTED.
     """
 
     def change() -> Connection:
@@ -531,7 +534,7 @@ def connect(
         connection.status = Connection.Status.CONNECTED
         connection.connected_at = now
         _apply(connection, number, overwrite=True)
-        link = setup_link or _open_link(customer, number.phone_number_id)
+        link = setup_link or _open_link(customer, number.phone_number_id, since)
         if link is not None:
             connection.setup_link = link
             _complete(link)
@@ -558,14 +561,21 @@ def _changed_since(connection: Connection, asked_at: datetime) -> bool:
     return any(moment is not None and moment >= asked_at for moment in times)
 
 
-def _open_link(customer: Customer, phone_number_id: str) -> SetupLink | None:
+def _open_link(
+    customer: Customer, phone_number_id: str, since: datetime | None
+) -> SetupLink | None:
     """The link a connection that names none came by: the one that a browser claimed the number
-    for, or else the newest that is not completed and not claimed for another number."""
+    for, or else the newest that is not completed, not claimed for another number, and not made
+    after Kapso got the number."""
+    claimed = Q(claimed_phone_number_id=phone_number_id)
+    free = Q(claimed_phone_number_id="")
+    if since is not None:
+        free &= Q(created_at__lte=since)
     return (
         SetupLink.objects.filter(
+            claimed | free,
             customer=customer,
             status__in=[SetupLink.Status.ACTIVE, SetupLink.Status.USED],
-            claimed_phone_number_id__in=["", phone_number_id],
         )
         .exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
         .order_by("-claimed_phone_number_id", "-created_at", "-pk")

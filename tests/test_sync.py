@@ -197,6 +197,18 @@ def test_numbers_connected_meanwhile_are_found(sandbox: Sandbox) -> None:
     assert heard == []
 
 
+def test_a_number_from_before_an_invitation_does_not_use_it_up(sandbox: Sandbox) -> None:
+    customer = remote_customer(sandbox)
+    (number,) = sandbox.state()["phone_numbers"]
+    sandbox.patch_number(number["phone_number_id"], created_at="2026-01-01T00:00:00Z")
+    link = onboarding.create_setup_link(customer)
+    with listening() as heard:
+        kapso_sync()
+    assert heard.only("whatsapp_connected")["setup_link"] is None
+    link.refresh_from_db()
+    assert link.is_alive
+
+
 def test_numbers_of_unknown_customers_bring_the_customer(sandbox: Sandbox) -> None:
     sandbox.add_number(external_customer_id="crm-1")
     ours = make_customer(kapso_id=None, external_customer_id="crm-1")
