@@ -615,12 +615,19 @@ def _fill(
 
 def _apply(connection: Connection, number: Number, *, overwrite: bool) -> list[str]:
     changed = []
+    former = connection.business_account_id
     for field in fields(number):
         told = getattr(number, field.name)
         known = getattr(connection, field.name)
         if told and told != known and (overwrite or not known):
             setattr(connection, field.name, told)
             changed.append(field.name)
+    if former not in {"", connection.business_account_id}:
+        # What Meta decided about the former account does not hold for this one.
+        connection.account_status = AccountStatus.ACTIVE
+        connection.restrictions = []
+        connection.account_updated_at = None
+        changed += ["account_status", "restrictions", "account_updated_at"]
     return changed
 
 

@@ -343,6 +343,28 @@ def test_a_number_that_changes_while_it_is_looked_for_is_left_to_the_next_run(
     assert heard.names() == expected
 
 
+@pytest.mark.parametrize("is_open", [True, False])
+def test_under_another_account_the_former_ones_restrictions_do_not_hold(
+    sandbox: Sandbox, is_open: bool
+) -> None:
+    known = connected(
+        sandbox,
+        business_account_id="former",
+        account_status="restricted",
+        restrictions=[{"type": "RESTRICTED_BIZ_INITIATED_MESSAGING"}],
+        account_updated_at=timezone.now(),
+    )
+    if not is_open:
+        onboarding.disconnect(known.phone_number_id, source="webhook")
+        sandbox.patch_number(known.phone_number_id, created_at=timezone.now().isoformat())
+    sandbox.patch_number(known.phone_number_id, business_account_id="999")
+    kapso_sync()
+    known.refresh_from_db()
+    assert (known.is_connected, known.business_account_id) == (True, "999")
+    assert (known.account_status, known.restrictions) == ("active", [])
+    assert known.account_updated_at is None
+
+
 def test_display_data_is_filled_in_and_kept_up_to_date(sandbox: Sandbox) -> None:
     known = connected(sandbox)
     sandbox.patch_number(known.phone_number_id, verified_name="Süß & Co")
