@@ -15,7 +15,7 @@ from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
-from django.db import IntegrityError
+from django.db import IntegrityError, connections
 from django.db.models import Q
 from django.urls import reverse
 from django.utils import timezone
@@ -37,7 +37,7 @@ from .models import (
     new_external_id,
 )
 from .options import SetupLinkOptions
-from .transactions import atomic, retrying
+from .transactions import alias, atomic, retrying
 
 Kind = ConnectionEvent.Kind
 
@@ -216,7 +216,10 @@ def _record_link(
 ) -> SetupLink:
     # Two members of staff may invite the same customer at once: the lock makes the second wait,
     # and Kapso's own times say which link it left alive.
-    Customer.objects.select_for_update().get(pk=customer.pk)
+    # It is one that rows which point to the customer need not wait for: no deadlock with those
+    # that hold a link's row and write the timeline.
+    no_key = connections[alias()].features.has_select_for_no_key_update
+    Customer.objects.select_for_update(no_key=no_key).get(pk=customer.pk)
     known = SetupLink.objects.filter(kapso_id=made.id).first()
     if known is not None:
         return known

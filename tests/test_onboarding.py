@@ -8,6 +8,7 @@ import pytest
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection as database
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from kapso_connect import onboarding
@@ -104,6 +105,16 @@ def test_a_customer_of_kapsos_who_is_another_one_here_is_a_clear_error(sandbox: 
     theirs.save()
     with pytest.raises(KapsoConflict, match="Known by webhook"):
         onboarding.create_setup_link(make_customer(kapso_id=None, external_customer_id=external_id))
+
+
+@pytest.mark.skipif(database.vendor != "postgresql", reason="others have no such lock")
+def test_recording_a_link_keeps_nobody_from_writing_the_timeline(sandbox: Sandbox) -> None:
+    # Who holds a link's row and waits for the customer's would be waited for in turn.
+    with CaptureQueriesContext(database) as queries:
+        onboarding.create_setup_link(make_customer(kapso_id=None))
+    locks = [query["sql"] for query in queries if "FOR " in query["sql"]]
+    assert len(locks) == 1
+    assert locks[0].endswith("FOR NO KEY UPDATE")
 
 
 def test_a_new_link_ends_the_one_before(sandbox: Sandbox) -> None:
