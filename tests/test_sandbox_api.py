@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import pytest
 
@@ -46,20 +45,21 @@ def test_any_key_will_do_when_none_was_given() -> None:
     assert statuses == [200, 401]
 
 
+NOBODY = "6f1f7c0e-6f0a-4d0e-9d3c-0b5a3f9f2c11"
 UNKNOWN = [
-    ("GET", f"/customers/{uuid4()}"),
-    ("PATCH", f"/customers/{uuid4()}"),
-    ("DELETE", f"/customers/{uuid4()}"),
-    ("GET", f"/customers/{uuid4()}/setup_links"),
-    ("POST", f"/customers/{uuid4()}/setup_links"),
-    ("PATCH", f"/customers/{uuid4()}/setup_links/{uuid4()}"),
+    ("GET", f"/customers/{NOBODY}"),
+    ("PATCH", f"/customers/{NOBODY}"),
+    ("DELETE", f"/customers/{NOBODY}"),
+    ("GET", f"/customers/{NOBODY}/setup_links"),
+    ("POST", f"/customers/{NOBODY}/setup_links"),
+    ("PATCH", f"/customers/{NOBODY}/setup_links/{NOBODY}"),
     ("GET", "/whatsapp/phone_numbers/123456789012345"),
     ("DELETE", "/whatsapp/phone_numbers/123456789012345"),
     ("GET", "/whatsapp/phone_numbers/123456789012345/health"),
-    ("GET", f"/whatsapp/webhooks/{uuid4()}"),
-    ("PATCH", f"/whatsapp/webhooks/{uuid4()}"),
-    ("DELETE", f"/whatsapp/webhooks/{uuid4()}"),
-    ("POST", f"/whatsapp/webhooks/{uuid4()}/test"),
+    ("GET", f"/whatsapp/webhooks/{NOBODY}"),
+    ("PATCH", f"/whatsapp/webhooks/{NOBODY}"),
+    ("DELETE", f"/whatsapp/webhooks/{NOBODY}"),
+    ("POST", f"/whatsapp/webhooks/{NOBODY}/test"),
     ("GET", "/nothing/here"),
 ]
 

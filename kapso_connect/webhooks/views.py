@@ -37,7 +37,7 @@ def webhook(request: HttpRequest) -> JsonResponse:
     conf = get_conf()
     too_large = f"The body is larger than {conf.max_webhook_bytes} bytes."
     # The header is looked at first: a body that says it is too large is never read. One that does
-    # not say (chunked) is read up to the limit.
+    # not say (chunked) is read up to the limit under ASGI; WSGI gives Django nothing of it.
     if _content_length(request) > conf.max_webhook_bytes:
         return _error(413, too_large)
     try:
