@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -158,8 +159,10 @@ def prepare(
     if connection is not None:
         Connection.objects.create(customer=row, phone_number_id=number, **connection)
     if link:
+        # Before Kapso got the number: a link that is newer did not lead to it.
+        created_at = timezone.now() - timedelta(hours=1)
         SetupLink.objects.create(
-            customer=row, kapso_id=link, url="https://x.example", created_at=timezone.now()
+            customer=row, kapso_id=link, url="https://x.example", created_at=created_at
         )
     for index, event in enumerate(stored):
         WebhookEvent.objects.create(idempotency_key=f"stored-{index}", **event)
