@@ -423,6 +423,12 @@ def find_or_add_customer(kapso_id: str, external_customer_id: str, name: str = "
     customer = Customer.objects.filter(kapso_id=kapso_id).first()
     if customer is None and external_customer_id:
         customer = Customer.objects.filter(external_customer_id=external_customer_id).first()
+        if customer is not None and customer.external_customer_id != external_customer_id:
+            # MySQL and MariaDB take "Ab3" for "aB3", and cannot keep both.
+            raise ValueError(
+                f"Kapso's external customer id {external_customer_id!r} is almost, but not quite, "
+                f"that of a customer here: {customer.external_customer_id!r}. Correct one of them."
+            )
         if customer is not None and customer.kapso_id is None:
             customer.kapso_id = kapso_id
             customer.save(update_fields=["kapso_id", "updated_at"])

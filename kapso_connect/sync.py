@@ -36,8 +36,8 @@ CUSTOMERS_ONE_BY_ONE = 10
 """Unknown customers asked about singly; beyond that listing all of them is cheaper."""
 
 MASS_LOSS = 20
-"""More numbers than this, and more than half of all, do not vanish in one run: then the API key is
-another project's."""
+"""More numbers than this and more than half of all, or all of several, do not vanish in one run:
+then the API key is another project's."""
 
 
 @dataclass
@@ -268,7 +268,9 @@ def _close_missing(
         total += 1
         if pk not in seen:
             missing.append(pk)
-    if len(missing) > MASS_LOSS and len(missing) * 2 > total and not accept_mass_loss:
+    is_mass_loss = len(missing) > MASS_LOSS and len(missing) * 2 > total
+    is_total_loss = len(missing) == total > 1
+    if (is_mass_loss or is_total_loss) and not accept_mass_loss:
         raise MassLoss(
             f"{len(missing)} of {total} connected numbers are not in this Kapso project. Is "
             "API_KEY that of another project? Nothing was disconnected. If it is right, run "

@@ -514,15 +514,25 @@ def test_an_api_that_breaks_off_half_way_disconnects_nobody(sandbox: Sandbox, mo
     assert Connection.objects.filter(status="connected").count() == 250
 
 
-def test_the_key_of_another_project_disconnects_nobody(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize(("lost", "kept"), [(2, 0), (21, 20)])
+def test_the_key_of_another_project_disconnects_nobody(
+    sandbox: Sandbox, lost: int, kept: int
+) -> None:
+    sandbox.seed(kept, 1)
+    kapso_sync()
     customer = make_customer()
-    for _ in range(sync.MASS_LOSS + 1):
+    for _ in range(lost):
         make_connection(customer, connected_at=timezone.now() - timedelta(minutes=1))
     with pytest.raises(CommandError, match="another project") as error:
         kapso_sync()
     assert error.value.returncode == 1
-    assert Connection.objects.filter(status="connected").count() == sync.MASS_LOSS + 1
-    assert f"disconnected {sync.MASS_LOSS + 1}" in kapso_sync("--accept-mass-loss")
+    assert Connection.objects.filter(status="connected").count() == lost + kept
+    assert f"disconnected {lost}" in kapso_sync("--accept-mass-loss")
+
+
+def test_one_number_of_one_may_be_gone(sandbox: Sandbox) -> None:
+    make_connection(connected_at=timezone.now() - timedelta(minutes=1))
+    assert "disconnected 1" in kapso_sync()
 
 
 def test_what_failed_for_good_ends_with_status_2(sandbox: Sandbox) -> None:

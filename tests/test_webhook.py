@@ -283,6 +283,17 @@ def test_our_customer_is_known_by_its_external_id() -> None:
     assert Connection.objects.get().customer == ours
 
 
+@pytest.mark.skipif(
+    connection.vendor != "mysql", reason="Only MySQL and MariaDB compare without regard to case."
+)
+def test_an_external_id_in_other_letters_connects_nobody() -> None:
+    make_customer(kapso_id=None, external_customer_id="Crm-9")
+    post({"phone_number_id": "1", "customer": {"id": "k-9", "external_id": "crm-9"}})
+    assert inbox().status == "failed"
+    assert "'Crm-9'" in inbox().last_error
+    assert not Connection.objects.exists()
+
+
 def test_our_customer_under_a_new_id_at_kapso_stays_ours() -> None:
     ours = make_customer(kapso_id="k-old", external_customer_id="crm-9")
     post({"phone_number_id": "1", "customer": {"id": "k-new", "external_id": "crm-9"}})

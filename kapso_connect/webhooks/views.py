@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from django.contrib.auth.decorators import login_not_required
-from django.db import DatabaseError
+from django.db import Error
 from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
@@ -56,7 +56,7 @@ def webhook(request: HttpRequest) -> JsonResponse:
         return _error(400, str(error))
     try:
         stored = [receive(message) for message in messages]
-    except (DatabaseError, StoredBefore):
+    except (Error, StoredBefore):
         logger.exception("A webhook could not be stored.")
         return _error(
             503, "The delivery could not be stored. Send it again.", **{"Retry-After": "10"}
