@@ -35,10 +35,15 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+def _already_stopping(signum: int, frame: FrameType | None) -> None:
+    pass
+
+
 def _stop(signum: int, frame: FrameType | None) -> None:
-    # Who is told twice (a signal, and the end of standard input) ends as cleanly.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Who is told twice (a signal, and the end of standard input) ends as cleanly. Not SIG_IGN:
+    # Python complains of a second signal that came before it was ignored.
+    signal.signal(signal.SIGTERM, _already_stopping)
+    signal.signal(signal.SIGINT, _already_stopping)
     raise SystemExit(0)
 
 
