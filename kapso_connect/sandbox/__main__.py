@@ -40,7 +40,7 @@ def _already_stopping(signum: int, frame: FrameType | None) -> None:
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    # Who is told twice (a signal, and the end of standard input) ends as cleanly. Not SIG_IGN:
+    # Who is told twice (a signal, and the end of standard input) ends as cleanly. Not SIG_IGN yet:
     # Python complains of a second signal that came before it was ignored.
     signal.signal(signal.SIGTERM, _already_stopping)
     signal.signal(signal.SIGINT, _already_stopping)
@@ -87,6 +87,9 @@ def main(argv: list[str] | None = None) -> None:
         server.serve_forever()
     finally:
         server.server_close()
+        # Python takes its own handlers away before the process is gone.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":
