@@ -45,14 +45,15 @@ def running(*, log: Path | None = None, retry_scale: float = 1.0) -> Iterator[De
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kapso-demo-")))
-        port = free_port(8000)
+        # Where nobody looks, the usual ports are left to others.
+        port = free_port(0 if log else 8000)
         site_url = f"http://{HOST}:{port}"
         sandbox = stack.enter_context(
             Sandbox(
                 webhook_url=f"{site_url}/whatsapp/webhook/",
                 webhook_secret=secrets.token_hex(),
                 api_key=secrets.token_hex(),
-                port=free_port(8900),
+                port=0 if log else free_port(8900),
                 retry_scale=retry_scale,
             )
         )
