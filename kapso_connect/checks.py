@@ -10,7 +10,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch, reverse
 
 from .conf import Conf, get_conf
+from .onboarding.links import own_page
 from .options import InvalidOptions, SetupLinkOptions
+from .theme import READABLE, full_theme, hard_to_read
 
 
 @register("kapso_connect")
@@ -19,7 +21,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         conf = get_conf()
     except ImproperlyConfigured as error:
         return [Error(str(error), id="kapso_connect.E001")]
-    return [*_missing(conf), *_public_url(conf), *_link_defaults(conf)]
+    return [*_missing(conf), *_public_url(conf), *_link_defaults(conf), *_pages(conf)]
 
 
 @register(Tags.urls)
@@ -91,6 +93,45 @@ def _link_defaults(conf: Conf) -> list[CheckMessage]:
             )
         ]
     return []
+
+
+def _pages(conf: Conf) -> list[CheckMessage]:
+    messages: list[CheckMessage] = []
+    try:
+        own_page(conf.next_url)
+    except InvalidOptions:
+        messages.append(
+            Error(
+                "KAPSO_CONNECT['NEXT_URL'] must be a page of this site: customers are led there, "
+                "and it is told who they are.",
+                hint="Give its path, such as /welcome/.",
+                id="kapso_connect.E004",
+            )
+        )
+    logo = conf.logo_url
+    if logo.startswith("//") or ("://" in logo and not logo.startswith(f"{conf.public_url}/")):
+        messages.append(
+            Error(
+                "KAPSO_CONNECT['LOGO_URL'] is on another site: customers' pages show nothing of "
+                "others.",
+                hint="Give the path of a static file, such as crm/logo.svg, or /media/logo.png.",
+                id="kapso_connect.E005",
+            )
+        )
+    try:
+        colors = SetupLinkOptions.build(conf.setup_link_defaults).theme_config or {}
+    except InvalidOptions:
+        colors = {}  # E003 says it
+    for text, behind, contrast in hard_to_read(full_theme(colors)):
+        messages.append(
+            Warning(
+                f"The theme_config of KAPSO_CONNECT['SETUP_LINK_DEFAULTS'] is hard to read: "
+                f"{text} on {behind} has a contrast of {contrast:.1f}.",
+                hint=f"Choose colours with a contrast of at least {READABLE}.",
+                id="kapso_connect.W007",
+            )
+        )
+    return messages
 
 
 @register("kapso_connect", deploy=True)

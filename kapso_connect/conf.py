@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -28,8 +29,19 @@ class Conf:
         The secret that signs Kapso's webhooks: a string, or a list of them while rotating.
     ``PUBLIC_URL``
         The https origin of this site as customers' browsers see it: ``https://crm.example.com``.
+    ``SITE_NAME``
+        What customers know this site by, in e-mails and on pages: ``Example CRM``. Empty means the
+        host of ``PUBLIC_URL``.
     ``SETUP_LINK_DEFAULTS``
         Options for every new setup link, under Kapso's names (see ``options.SetupLinkOptions``).
+    ``LOGO_URL``
+        The picture above customers' pages: a static file (``crm/logo.svg``) or an address of this
+        site (``/media/logo.png``).
+    ``CONTACT_URL``
+        Where customers turn to for help: ``mailto:``, ``tel:``, an https address, or a path.
+    ``NEXT_URL``
+        The page of this site that the success page leads on to, ``/welcome/``, where neither the
+        setup link nor the customer's owner names one.
     ``REQUEST_BUDGET``
         Seconds of API time that one webhook delivery or one page view may spend in all.
     ``API_BUDGET``
@@ -48,12 +60,21 @@ class Conf:
     api_base_url: str = "https://api.kapso.ai"
     webhook_secret: tuple[str, ...] = field(default=(), repr=False)
     public_url: str = ""
+    site_name: str = ""
     setup_link_defaults: Mapping[str, Any] = field(default_factory=dict)
+    logo_url: str = ""
+    contact_url: str = ""
+    next_url: str = ""
     request_budget: float = 5.0
     api_budget: float = 30.0
     max_webhook_bytes: int = 1024 * 1024
     retry_limit: int = 10
     lease_seconds: float = 300.0
+
+    @property
+    def shown_name(self) -> str:
+        """``SITE_NAME``, or what stands in for it."""
+        return self.site_name or urlsplit(self.public_url).netloc
 
 
 def _text(name: str, value: object) -> str:
@@ -64,6 +85,15 @@ def _text(name: str, value: object) -> str:
 
 def _url(name: str, value: object) -> str:
     return _text(name, value).rstrip("/")
+
+
+def _contact(name: str, value: object) -> str:
+    url = _text(name, value)
+    if url and not url.startswith(("mailto:", "tel:", "https://", "http://", "/")):
+        raise ImproperlyConfigured(
+            f"{NAME}[{name!r}] must start with mailto:, tel:, https:// or /, unlike {url!r}."
+        )
+    return url
 
 
 def _secrets(name: str, value: object) -> tuple[str, ...]:
@@ -104,7 +134,11 @@ READERS: dict[str, Callable[[str, object], Any]] = {
     "API_BASE_URL": _url,
     "WEBHOOK_SECRET": _secrets,
     "PUBLIC_URL": _url,
+    "SITE_NAME": _text,
     "SETUP_LINK_DEFAULTS": _mapping,
+    "LOGO_URL": _text,
+    "CONTACT_URL": _contact,
+    "NEXT_URL": _text,
     "REQUEST_BUDGET": _positive,
     "API_BUDGET": _positive,
     "MAX_WEBHOOK_BYTES": _positive_int,

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from django.db import models
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 
+class Action(models.TextChoices):
+    """The best next step after a failure, and what the button that leads on says."""
+
+    TRY_AGAIN = "try_again", _("Try again")
+    OTHER_NUMBER = "other_number", _("Use another number")
+    FRESH_LINK = "fresh_link", _("Get a fresh link")
+    CONTACT = "contact", _("Try again")
+
+
 @dataclass(frozen=True)
 class Failure:
-    """What a customer is told. ``can_retry`` says whether the same link can work at all."""
+    """What a customer is told: what happened, why, and what is best done about it."""
 
     title: str | Promise
     cause: str | Promise
     advice: str | Promise
-    can_retry: bool = True
+    action: Action = Action.TRY_AGAIN
 
 
 FAILURES = {
     "facebook_auth_failed": Failure(
         _("The login was not finished"),
-        _(
-            "The Facebook login was closed or cancelled before it was done, so WhatsApp could not "
-            "be connected."
-        ),
+        _("The Facebook login was closed or cancelled before it was done."),
         _(
             "Try again, and stay in the login window until it says that you are done. You need a "
             "Facebook account that may manage your business."
@@ -32,53 +39,43 @@ FAILURES = {
     ),
     "phone_verification_failed": Failure(
         _("The phone number could not be verified"),
+        _("WhatsApp sent a code to the number. It was wrong, came too late, or did not arrive."),
         _(
-            "WhatsApp sent a code to the number, but it was not confirmed: it was wrong, it came "
-            "too late, or the number cannot receive messages or calls."
+            "Use a number that can receive a message or a call right now. You can also enter the "
+            "same number again: if the code does not come by message, ask for a call."
         ),
-        _(
-            "Check that you have the phone at hand and that the number is right, then try again. "
-            "If the code does not come by message, ask for a call."
-        ),
+        Action.OTHER_NUMBER,
     ),
     "waba_limit_reached": Failure(
         _("Your business has too many WhatsApp accounts"),
+        _("Meta allows a business only a certain number of them, and yours has reached it."),
         _(
-            "Meta allows a business only a certain number of WhatsApp Business Accounts, and yours "
-            "has reached it."
-        ),
-        _(
-            "Try again and choose one of your existing accounts, or remove one you no longer use "
-            "in Meta Business Suite first."
+            "Try again and choose one of your existing accounts, instead of making a new one. Or "
+            "remove one that you no longer use in Meta Business Suite first."
         ),
     ),
     "token_exchange_failed": Failure(
         _("Meta did not confirm the permission"),
-        _(
-            "You allowed the connection, but Meta did not hand over its confirmation. This is "
-            "usually over after a moment."
-        ),
-        _("Wait a minute and try again. If it happens again, contact us."),
+        _("You allowed the connection, but Meta's confirmation did not arrive."),
+        _("This is usually over after a minute. Wait a moment, then try again."),
     ),
     "link_expired": Failure(
         _("This link has expired"),
-        _("For safety, a setup link works for 30 days only."),
-        _("Ask us for a new link; it takes us a moment only."),
-        can_retry=False,
+        _("For safety, a setup link works for a limited time only."),
+        _("Get a fresh link; it takes only a moment."),
+        Action.FRESH_LINK,
     ),
     "already_used": Failure(
         _("This link has been used already"),
-        _("Each setup link connects one number, once."),
-        _(
-            "If your number is connected, there is nothing left to do. To connect another one, ask "
-            "us for a new link."
-        ),
-        can_retry=False,
+        _("Each setup link works once."),
+        _("If you could not finish, get a fresh link; it takes only a moment."),
+        Action.FRESH_LINK,
     ),
 }
 
 UNKNOWN = Failure(
     _("WhatsApp could not be connected"),
     _("Something went wrong while your number was being connected. Nothing was changed."),
-    _("Try again in a few minutes. If it happens again, contact us."),
+    _("Contact us and tell us the reference below, and we will find out what happened."),
+    Action.CONTACT,
 )

@@ -16,6 +16,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
+from django.utils.crypto import get_random_string
 from django.utils.translation import gettext_lazy as _
 
 from .conf import get_conf
@@ -23,6 +24,10 @@ from .conf import get_conf
 
 def new_external_id() -> str:
     return str(uuid.uuid4())
+
+
+def new_connect_key() -> str:
+    return get_random_string(22)
 
 
 class Language(models.TextChoices):
@@ -56,6 +61,15 @@ class AccountStatus(models.TextChoices):
     ACTIVE = "active", _("Active")
     RESTRICTED = "restricted", _("Restricted")
     DISABLED = "disabled", _("Disabled")
+
+
+class Health(models.TextChoices):
+    """What Kapso says when it has looked at a number."""
+
+    HEALTHY = "healthy", _("Healthy")
+    DEGRADED = "degraded", _("Degraded")
+    UNHEALTHY = "unhealthy", _("Unhealthy")
+    ERROR = "error", _("Could not be checked")
 
 
 class CustomerManager(models.Manager["Customer"]):
@@ -115,6 +129,15 @@ class Customer(models.Model):
         blank=True,
         help_text=_("Language of the hosted page; empty means that of the customer's browser."),
     )
+    connect_key = models.CharField(
+        _("connect key"),
+        max_length=32,
+        unique=True,
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("The secret part of the customer's own address; empty where there is none."),
+    )
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated"), auto_now=True)
 
@@ -168,6 +191,21 @@ class SetupLink(models.Model):
     options = models.JSONField(
         _("options"), default=dict, blank=True, help_text=_("What Kapso was asked for.")
     )
+    is_latest = models.BooleanField(
+        _("latest"),
+        default=False,
+        editable=False,
+        help_text=_("The customer's newest link: that which says where the customer stands."),
+    )
+    next_url = models.CharField(
+        _("afterwards"),
+        max_length=2000,
+        blank=True,
+        help_text=_("The page of this site that the success page leads on to."),
+    )
+    opened_at = models.DateTimeField(
+        _("opened"), null=True, blank=True, help_text=_("When the customer first followed it.")
+    )
     expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
     last_error_code = models.CharField(_("last error code"), max_length=64, blank=True)
     claimed_phone_number_id = models.CharField(
@@ -179,6 +217,13 @@ class SetupLink(models.Model):
     claimed_at = models.DateTimeField(_("claimed"), null=True, blank=True)
     checked_at = models.DateTimeField(
         _("checked"), null=True, blank=True, help_text=_("When the API was last asked about it.")
+    )
+    renewing_at = models.DateTimeField(
+        _("being renewed"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("Since when a request of the customer's makes a newer link."),
     )
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
@@ -196,8 +241,16 @@ class SetupLink(models.Model):
         verbose_name = _("setup link")
         verbose_name_plural = _("setup links")
         ordering = ["-pk"]
+        permissions = [
+            ("send_setup_link", _("Can send WhatsApp setup links to customers")),
+            ("extend_setup_link", _("Can extend WhatsApp setup links")),
+            ("revoke_setup_link", _("Can revoke WhatsApp setup links")),
+        ]
         indexes = [
             models.Index(fields=["customer", "status"], name="kapso_connect_link_status"),
+            # The overview looks for those that end soon, and expiry for those past their end.
+            models.Index(fields=["status", "expires_at"], name="kapso_connect_link_expires"),
+            models.Index(fields=["created_at"], name="kapso_connect_link_created"),
             # Sync checks the active links, those first that were checked longest ago.
             models.Index(fields=["status", "checked_at"], name="kapso_connect_link_checked"),
             # Sync looks for the claims that wait.
@@ -214,6 +267,11 @@ class SetupLink(models.Model):
         return self.status == self.Status.ACTIVE and (
             self.expires_at is None or self.expires_at > timezone.now()
         )
+
+    @property
+    def reference(self) -> str:
+        """What a customer tells staff to be helped: the admin's search finds the link by it."""
+        return self.kapso_id[:8]
 
 
 class Connection(models.Model):
@@ -262,6 +320,24 @@ class Connection(models.Model):
         blank=True,
         help_text=_("Kept when the number is connected again."),
     )
+    disconnect_reason = models.CharField(
+        _("why disconnected"),
+        max_length=64,
+        blank=True,
+        help_text=_("Why it was last disconnected."),
+    )
+    quality_rating = models.CharField(
+        _("quality rating"), max_length=32, blank=True, help_text=_("Meta's: GREEN, YELLOW, RED.")
+    )
+    name_status = models.CharField(
+        _("display name status"),
+        max_length=64,
+        blank=True,
+        help_text=_("Meta's: whether it approved the name that people see."),
+    )
+    health_status = models.CharField(_("health"), max_length=16, choices=Health.choices, blank=True)
+    health_error = models.TextField(_("what is wrong"), blank=True)
+    health_checked_at = models.DateTimeField(_("health checked"), null=True, blank=True)
     account_status = models.CharField(
         _("account status"),
         max_length=16,
@@ -279,6 +355,11 @@ class Connection(models.Model):
         verbose_name = _("connection")
         verbose_name_plural = _("connections")
         ordering = ["-pk"]
+        permissions = [
+            ("reconnect_number", _("Can invite customers to reconnect a WhatsApp number")),
+            ("check_health", _("Can check the health of WhatsApp numbers")),
+            ("disconnect_number", _("Can disconnect WhatsApp numbers")),
+        ]
         indexes = [
             models.Index(fields=["status", "connected_at"], name="kapso_connect_conn_status"),
         ]
@@ -414,11 +495,15 @@ class ConnectionEvent(Retryable):
         SETUP_LINK_CREATED = "setup_link_created", _("Setup link created")
         SETUP_LINK_REVOKED = "setup_link_revoked", _("Setup link revoked")
         SETUP_LINK_EXPIRED = "setup_link_expired", _("Setup link expired")
+        SETUP_LINK_EXTENDED = "setup_link_extended", _("Setup link extended")
+        SETUP_LINK_SENT = "setup_link_sent", _("Setup link sent")
+        SETUP_LINK_OPENED = "setup_link_opened", _("Setup link opened")
         SETUP_FAILED = "setup_failed", _("Setup failed")
         CONNECTED = "connected", _("Connected")
         DISCONNECTED = "disconnected", _("Disconnected")
         RECONNECTED = "reconnected", _("Reconnected")
         ACCOUNT_UPDATED = "account_updated", _("Account updated")
+        HEALTH_CHECKED = "health_checked", _("Health checked")
         WEBHOOK_RECEIVED = "webhook_received", _("Webhook received")
 
     kind = models.CharField(_("kind"), max_length=32, choices=Kind.choices)
@@ -455,6 +540,15 @@ class ConnectionEvent(Retryable):
         verbose_name=_("webhook event"),
     )
     source = models.CharField(_("source"), max_length=16, choices=Source.choices)
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        verbose_name=_("by"),
+        help_text=_("The member of staff who did it; empty where nobody of this site did."),
+    )
     data = models.JSONField(_("data"), default=dict, blank=True, encoder=DjangoJSONEncoder)
     occurred_at = models.DateTimeField(_("occurred"), default=timezone.now)
     delivered_at = models.DateTimeField(_("signal delivered"), null=True, blank=True)
@@ -466,6 +560,8 @@ class ConnectionEvent(Retryable):
         ordering = ["-pk"]
         indexes = [
             models.Index(fields=["customer", "occurred_at"], name="kapso_connect_timeline"),
+            # The overview counts one kind over a period.
+            models.Index(fields=["kind", "occurred_at"], name="kapso_connect_kind"),
             models.Index(
                 fields=["delivered_at", "next_attempt_at"], name="kapso_connect_outbox_due"
             ),
@@ -473,3 +569,104 @@ class ConnectionEvent(Retryable):
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()}: {self.connection or self.customer or ''}"
+
+
+class InvitationBatch(models.Model):
+    """Setup links that a member of staff asked for at once, for one customer or for many."""
+
+    options = models.JSONField(
+        _("options"), default=dict, blank=True, help_text=_("What Kapso is asked for.")
+    )
+    next_url = models.CharField(_("afterwards"), max_length=2000, blank=True)
+    send_email = models.BooleanField(_("e-mail the links"), default=False)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        verbose_name=_("created by"),
+    )
+    created_at = models.DateTimeField(_("created"), default=timezone.now)
+    started_at = models.DateTimeField(
+        _("started"),
+        null=True,
+        blank=True,
+        help_text=_("When its options were confirmed; before that nothing is created."),
+    )
+    stopped = models.TextField(
+        _("stopped because"),
+        blank=True,
+        help_text=_("What every further customer would meet as well. Empty while it goes on."),
+    )
+
+    class Meta:
+        verbose_name = _("batch of invitations")
+        verbose_name_plural = _("batches of invitations")
+        ordering = ["-pk"]
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+
+class Invitation(Retryable):
+    """One customer of a batch, and what came of it."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending", _("To do")
+        DONE = "done", _("Done")
+        FAILED = "failed", _("Failed")
+
+    class Email(models.TextChoices):
+        NOT_SENT = "", _("Not sent")
+        SENDING = "sending", _("Being sent")
+        SENT = "sent", _("Sent")
+        FAILED = "failed", _("Failed")
+
+    batch = models.ForeignKey(
+        InvitationBatch,
+        on_delete=models.CASCADE,
+        related_name="invitations",
+        verbose_name=_("batch"),
+    )
+    customer = models.ForeignKey(
+        Customer, on_delete=models.CASCADE, related_name="invitations", verbose_name=_("customer")
+    )
+    setup_link = models.ForeignKey(
+        SetupLink,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        verbose_name=_("setup link"),
+    )
+    status = models.CharField(
+        _("status"), max_length=16, choices=Status.choices, default=Status.PENDING
+    )
+    email_status = models.CharField(
+        _("e-mail"), max_length=16, choices=Email.choices, default=Email.NOT_SENT, blank=True
+    )
+    email_error = models.TextField(_("why no e-mail"), blank=True)
+    FAILED_FOR_GOOD: ClassVar[dict[str, Any]] = {
+        **Retryable.FAILED_FOR_GOOD,
+        "status": Status.FAILED,
+    }
+
+    class Meta:
+        verbose_name = _("invitation")
+        verbose_name_plural = _("invitations")
+        ordering = ["pk"]
+        default_permissions = ()
+        constraints = [
+            models.UniqueConstraint(
+                fields=["batch", "customer"], name="kapso_connect_invited_once_a_batch"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["status", "next_attempt_at"], name="kapso_connect_invite_due"),
+            models.Index(fields=["batch", "status"], name="kapso_connect_invite_batch"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.customer)

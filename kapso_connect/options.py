@@ -105,7 +105,7 @@ class SetupLinkOptions:
         errors: dict[str, str] = {}
         for index, source in enumerate(sources):
             if source is not None and not isinstance(source, Mapping):
-                errors["options"] = _("Give the options by name.")
+                errors["options"] = _("Must be a mapping of option names to values.")
                 continue
             for name, value in (source or {}).items():
                 values[name] = value
@@ -245,11 +245,11 @@ def _origin(value: object) -> str:
 
 def _theme(value: object) -> dict[str, str]:
     if not isinstance(value, Mapping):
-        raise _RefusedError(_("Must be colours by name."))
+        raise _RefusedError(_("Must be a mapping of colour names to colours."))
     unknown = [str(name) for name in value if name not in THEME_COLORS]
     if unknown:
         raise _RefusedError(_("Unknown colour names: %(names)s.") % {"names": ", ".join(unknown)})
-    wrong = [name for name, color in value.items() if not _is_color(color)]
+    wrong = [name for name, color in value.items() if not is_color(color)]
     if wrong:
         raise _RefusedError(
             _("Not a colour such as #1a2b3c: %(names)s.") % {"names": ", ".join(wrong)}
@@ -257,7 +257,7 @@ def _theme(value: object) -> dict[str, str]:
     return dict(value)
 
 
-def _is_color(value: object) -> bool:
+def is_color(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch("#[0-9A-Fa-f]{6}", value) is not None
 
 

@@ -16,10 +16,19 @@ from typing import TypeVar
 from django.db import models
 from django.utils import timezone
 
-from . import delivery, onboarding
+from . import delivery, invitations, onboarding
 from .client import KapsoClient, KapsoCustomer, KapsoPhoneNumber
 from .exceptions import KapsoError, KapsoNotFound
-from .models import Connection, ConnectionEvent, Customer, SetupLink, Source, WebhookEvent, due
+from .models import (
+    Connection,
+    ConnectionEvent,
+    Customer,
+    Invitation,
+    SetupLink,
+    Source,
+    WebhookEvent,
+    due,
+)
 from .webhooks import handlers
 
 logger = logging.getLogger("kapso_connect")
@@ -51,6 +60,7 @@ class Report:
     disconnected: int = 0
     updated: int = 0
     links: int = 0
+    invitations: int = 0
     numbers: int = 0
     waiting: int = 0
     failed: int = 0
@@ -96,6 +106,7 @@ def run(
         _follow_numbers(report, client, dry_run, accept_mass_loss, progress)
         _settle_claims(report, dry_run, progress)
         _follow_links(report, client, dry_run, progress)
+        _invite(report, dry_run, progress)
     except (KapsoError, MassLoss) as error:
         report.errors.append(str(error))
     finally:
@@ -112,6 +123,9 @@ def _outbox() -> models.QuerySet[ConnectionEvent]:
     """The signals that are due now: what is recorded later is not among them."""
     return ConnectionEvent.objects.filter(due(), delivered_at=None)
 
+
+INVITING = 5 * 60.0
+"""Seconds that one run spends on batches of invitations."""
 
 BUDGET = 15 * 60.0
 """Seconds of API time for one run."""
@@ -360,3 +374,21 @@ def _follow_link(link: SetupLink, client: KapsoClient) -> bool:
     except KapsoNotFound:
         remote = None
     return onboarding.follow_link(link, remote)
+
+
+# Invitations
+
+
+def _invite(report: Report, dry_run: bool, progress: Progress) -> None:
+    """Go on with the batches whose process died, or that wait for another try."""
+    if dry_run:
+        report.invitations = Invitation.objects.filter(
+            due(), batch__in=invitations.unfinished(), status=Invitation.Status.PENDING
+        ).count()
+        return
+
+    def tell() -> None:
+        report.invitations += 1
+        progress("invitations", report.invitations)
+
+    invitations.work_all(seconds=INVITING, tell=tell)

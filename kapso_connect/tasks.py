@@ -15,6 +15,9 @@ else:
     except ImportError:  # Django 5.2
         from django_tasks import task
 
+SLICE = 60.0
+"""Seconds after which a task that is not done enqueues the rest as another one."""
+
 logger = logging.getLogger("kapso_connect")
 
 
@@ -32,6 +35,19 @@ def process_webhook_event(webhook_event_id: int) -> None:
     from .webhooks import handlers
 
     handlers.process(webhook_event_id)
+
+
+@task()
+def work_invitations(batch_id: int) -> None:
+    """Make the setup links of one batch, a slice at a time: workers end tasks that take long."""
+    from . import invitations
+
+    if not invitations.is_background():
+        return
+    if invitations.work(batch_id, seconds=SLICE):
+        work_invitations.enqueue(batch_id)
+    elif (later := invitations.due_at(batch_id)) and work_invitations.get_backend().supports_defer:
+        work_invitations.using(run_after=later).enqueue(batch_id)
 
 
 def enqueue_on_commit(what: Any, row_id: int) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from django.urls import path
+from django.urls import path, re_path
 
-from .views import FailedView, SuccessView
+from .views import ConnectView, FailedView, SuccessView, theme_css
 from .webhooks.views import webhook
 
 app_name = "kapso_connect"
 
 urlpatterns = [
     path("webhook/", webhook, name="webhook"),
+    path("connect/<str:token>/", ConnectView.as_view(), name="connect"),
     path("success/", SuccessView.as_view(), name="success"),
     path("failed/", FailedView.as_view(), name="failed"),
+    re_path(r"^theme/((?:[0-9a-f]{6})?(?:-(?:[0-9a-f]{6})?){11})\.css\Z", theme_css, name="theme"),
 ]

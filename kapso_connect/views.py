@@ -1,4 +1,6 @@
-"""The pages customers come back to from Kapso's hosted page.
+"""The customers' pages: the invitation, and where Kapso's hosted page sends them back to.
+
+A site makes them its own by templates, or by a subclass of a view: see ``PageView``.
 
 Nothing in a redirect is signed: its parameters are checked for form, looked up, and believed only
 as far as the API confirms them. None of them is shown.
@@ -6,26 +8,59 @@ as far as the API confirms them. None of them is shown.
 
 from __future__ import annotations
 
+import logging
+import math
 import re
+import time
 from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth.decorators import login_not_required
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.core.cache import cache
+from django.core.exceptions import SuspiciousOperation
+from django.core.signing import BadSignature
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    HttpResponseNotAllowed,
+    HttpResponseRedirect,
+)
 from django.shortcuts import render
-from django.utils import timezone
+from django.templatetags.static import static
+from django.urls import reverse
+from django.utils import timezone, translation
+from django.utils.cache import patch_vary_headers
 from django.utils.decorators import method_decorator
+from django.utils.translation.trans_real import parse_accept_lang_header
 from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.debug import sensitive_variables
 from django.views.generic import View
 
-from . import onboarding
-from .failures import FAILURES, UNKNOWN
-from .models import SetupLink
+from . import onboarding, theme
+from .addresses import connect_path, customer_of, identifying, is_visited_by, remember_visit
+from .conf import get_conf
+from .exceptions import KapsoRateLimited, KapsoUnavailable
+from .failures import FAILURES, UNKNOWN, Action
+from .models import Connection, Customer, Language, SetupLink, Source
+from .onboarding.links import own_page
+from .options import InvalidOptions
 from .phones import pretty
 from .transactions import outside_transactions
 
-REFRESH_SECONDS = 5
-REFRESH_FOR = timedelta(minutes=2)
+logger = logging.getLogger(__name__)
+
+CLICKS = 10
+"""How often a customer may ask for a link within ``CLICKS_PERIOD`` seconds."""
+CLICKS_PERIOD = 10 * 60
+
+REFRESH_SECONDS = 3
+"""How often the waiting page looks again, at first."""
+PATIENCE = timedelta(minutes=1)
+"""After that it tells customers that they may leave, and looks every ``SLOW_REFRESH_SECONDS``."""
+SLOW_REFRESH_SECONDS = 30
+REFRESH_FOR = timedelta(minutes=30)
 
 _id = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _digits = re.compile(r"[0-9]{1,64}")
@@ -39,34 +74,173 @@ class BadParameters(Exception):
 
 @method_decorator([outside_transactions, login_not_required, never_cache], name="dispatch")
 class PageView(View):
-    """Base of the customers' pages: looks up the setup link, and is friendly where it cannot."""
+    """Base of the customers' pages: looks up whose it is, speaks their language, and is friendly
+    where it cannot.
+
+    A subclass of one of the views below adds to what a template is given in ``get_context_data``,
+    and is mounted above ``include("kapso_connect.urls")`` at the same address.
+    """
 
     http_method_names = ["get"]
 
+    def http_method_not_allowed(
+        self, request: HttpRequest, *args: Any, **kwargs: Any
+    ) -> HttpResponseNotAllowed:
+        # Django's own would log the address.
+        return HttpResponseNotAllowed([name.upper() for name in self.http_method_names])
+
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        try:
-            response = super().dispatch(request, *args, **kwargs)
-        except BadParameters:
-            response = self.page("invalid", status=400)
-        except SetupLink.DoesNotExist:
-            response = self.page("invalid", status=404)
-        # The address holds the ids of the customer's link and number.
+        with translation.override(_browser_language(request) or translation.get_language()):
+            try:
+                response = super().dispatch(request, *args, **kwargs)
+            except (BadParameters, SuspiciousOperation):
+                response = self.page("invalid", status=400)
+            except (BadSignature, SetupLink.DoesNotExist):
+                response = self.page("invalid", status=404)
+            response.headers.setdefault("Content-Language", translation.get_language() or "")
+        # The address holds the ids of the customer's link and number, or is a secret itself.
         response.headers.setdefault("Referrer-Policy", "no-referrer")
         response.headers.setdefault("X-Robots-Tag", "noindex, nofollow")
+        patch_vary_headers(response, ["Accept-Language", "Cookie"])
+        # Django would log the address of a page that is not there, or not now.
+        response._has_been_logged = True  # type: ignore[attr-defined]
         return response
 
-    def page(self, name: str, *, status: int = 200, **context: Any) -> HttpResponse:
-        return render(self.request, f"kapso_connect/{name}.html", context, status=status)
+    def page(self, page: str, *, status: int = 200, **context: Any) -> HttpResponse:
+        context = self.get_context_data(page, **context)
+        return render(self.request, f"kapso_connect/{page}.html", context, status=status)
+
+    def get_context_data(self, page: str, **context: Any) -> dict[str, Any]:
+        """Return what the template ``kapso_connect/<page>.html`` is given.
+
+        ``page`` is connect, success, waiting, failed, unavailable, busy, withdrawn or invalid;
+        ``context`` what the view has to say: ``customer`` and ``link`` (the setup link) on all but
+        the last two. Extend it in a subclass.
+        """
+        conf = get_conf()
+        link = context.get("link")
+        own_theme = link.options.get("theme_config") if link else None
+        colors = theme.to_path(own_theme or conf.setup_link_defaults.get("theme_config") or {})
+        return {
+            "site_name": conf.shown_name,
+            "logo_url": _logo_url(conf.logo_url),
+            "contact_url": conf.contact_url,
+            "theme_url": reverse("kapso_connect:theme", args=[colors]) if colors.strip("-") else "",
+            **context,
+        }
 
     def parameter(self, name: str, form: re.Pattern[str], *, required: bool = True) -> str:
-        value = self.request.GET.get(name, "")
-        if (value or required) and not form.fullmatch(value):
+        values = self.request.GET.getlist(name) or [""]
+        value = values[0]
+        if len(values) > 1 or ((value or required) and not form.fullmatch(value)):
             raise BadParameters
         return value
 
     def setup_link(self) -> SetupLink:
+        """Return the link that a redirect names; from here on its customer's language is spoken."""
         kapso_id = self.parameter("setup_link_id", _id)
-        return SetupLink.objects.select_related("customer").get(kapso_id=kapso_id)
+        link = SetupLink.objects.select_related("customer").get(kapso_id=kapso_id)
+        _speak_to(link.customer, link)
+        return link
+
+    def success(
+        self, link: SetupLink | None, connections: list[Connection], *, is_customer: bool
+    ) -> HttpResponse:
+        """``is_customer`` says whether it is the customer who looks: the site's own next page is
+        told who comes only then."""
+        connection = connections[0]
+        next_url = self.get_next_url(connection, link)
+        if next_url and is_customer:
+            next_url = identifying(next_url, connection.customer)
+        return self.page(
+            "success",
+            customer=connection.customer,
+            link=link,
+            connection=connection,
+            phone_numbers=[pretty(c.display_phone_number) for c in connections],
+            next_url=next_url,
+        )
+
+    def get_next_url(self, connection: Connection, link: SetupLink | None) -> str:
+        """Return the page of this site that the success page leads on to, or "".
+
+        It is the link's, else what ``get_whatsapp_next_url(connection)`` of the customer's owner
+        says, else ``NEXT_URL``.
+        """
+        owner: Any = connection.customer.owner
+        url = link.next_url if link else ""
+        try:
+            if not url and hasattr(owner, "get_whatsapp_next_url"):
+                url = owner.get_whatsapp_next_url(connection) or ""
+            return own_page(url or get_conf().next_url)
+        except InvalidOptions:
+            logger.error("The page after the success page must be one of this site: %r", url)
+        except Exception:
+            logger.exception("get_whatsapp_next_url of %s failed", type(owner).__name__)
+        return ""
+
+
+# The POST needs no CSRF token: it acts for whoever has the address, not for whoever is logged in,
+# so that another site could make a browser send nothing that it could not send itself. And it must
+# work where cookies do not: in the browsers inside of other apps, which open e-mails' links.
+@method_decorator(csrf_exempt, name="dispatch")
+class ConnectView(PageView):
+    """The customer's own address: says who invites; its button leads to the setup link of the
+    day. Looking at it changes nothing: programs look at what is in an e-mail, too."""
+
+    http_method_names = ["get", "post"]
+
+    def get(self, request: HttpRequest, token: str) -> HttpResponse:
+        customer = customer_of(token)
+        link = onboarding.newest_link(customer) if customer else None
+        if customer is None or link is None:
+            return self.page("withdrawn", status=410)
+        _speak_to(customer, link)
+        connected = customer.connections.filter(status=Connection.Status.CONNECTED)
+        connections = list(connected.order_by("-connected_at", "-pk"))
+        if connections and onboarding.is_finished(customer, link):
+            return self.success(link, connections, is_customer=True)
+        return self.page(
+            "connect",
+            customer=customer,
+            link=link,
+            connect_path=connect_path(customer),
+            reconnect_number=pretty(str(link.options.get("reconnect_phone_number") or "")),
+            has_failed=link.setup_status == SetupLink.SetupStatus.FAILED,
+            is_waiting=link.claimed_at is not None,
+        )
+
+    @method_decorator(sensitive_variables())
+    def post(self, request: HttpRequest, token: str) -> HttpResponse:
+        customer = customer_of(token)
+        if customer is None:
+            return self.page("withdrawn", status=410)
+        newest = onboarding.newest_link(customer)
+        _speak_to(customer, newest)
+        context = {"customer": customer, "link": newest, "connect_path": connect_path(customer)}
+        if seconds := _seconds_to_wait(customer):
+            response = self.page("busy", status=429, minutes=math.ceil(seconds / 60), **context)
+            response.headers["Retry-After"] = str(seconds)
+            return response
+        try:
+            link = onboarding.link_of_the_day(customer)
+        except (onboarding.Withdrawn, Customer.DoesNotExist):
+            return self.page("withdrawn", status=410)
+        except onboarding.AlreadyConnected:
+            return _see_other(connect_path(customer))
+        except (onboarding.BeingRenewed, KapsoUnavailable, KapsoRateLimited) as error:
+            logger.warning("No setup link for customer %s now: %r", customer.pk, error)
+            response = self.page("unavailable", status=503, **context)
+            response.headers["Retry-After"] = "60"
+            return response
+        except Exception:
+            # Whatever it is, settings or Kapso: the customer can do nothing about it.
+            logger.exception("No setup link for customer %s", customer.pk)
+            return self.page("unavailable", status=503, is_refused=True, **context)
+        onboarding.note_opened(link, source=Source.REDIRECT)
+        response = _see_other(link.url)
+        remember_visit(request, response, customer)
+        return response
 
 
 class SuccessView(PageView):
@@ -91,21 +265,26 @@ class SuccessView(PageView):
             return self.page("invalid", status=404)
         if connection is None:
             return self.waiting(link)
-        return self.page(
-            "success",
-            customer=link.customer,
-            connection=connection,
-            phone_number=pretty(connection.display_phone_number),
-        )
+        # Whoever reads the address in a log or a history has the ids in it, not the cookie.
+        is_customer = is_visited_by(request, link.customer)
+        return self.success(link, [connection], is_customer=is_customer)
 
     def waiting(self, link: SetupLink) -> HttpResponse:
         link.refresh_from_db(fields=["claimed_at"])
-        first = link.claimed_at or timezone.now()
-        is_patient = timezone.now() - first < REFRESH_FOR
-        response = self.page("waiting", status=202, customer=link.customer, is_patient=is_patient)
+        waited = timezone.now() - (link.claimed_at or timezone.now())
+        is_patient = waited < PATIENCE
+        seconds = REFRESH_SECONDS if is_patient else SLOW_REFRESH_SECONDS
+        response = self.page(
+            "waiting",
+            status=202,
+            customer=link.customer,
+            link=link,
+            is_patient=is_patient,
+            refresh_seconds=seconds if waited < REFRESH_FOR else 0,
+        )
         if is_patient:
-            # Works with JavaScript off and under any Content-Security-Policy.
-            response.headers["Refresh"] = str(REFRESH_SECONDS)
+            # For browsers without JavaScript; pages.js calls it off.
+            response.headers["Refresh"] = str(max(5, seconds))
         return response
 
 
@@ -116,12 +295,76 @@ class FailedView(PageView):
         code = self.parameter("error_code", _code)
         link = self.setup_link()
         onboarding.record_failure(link, code)
-        link.refresh_from_db()
+        link.refresh_from_db(fields=["setup_status"])
         failure = FAILURES.get(code, UNKNOWN)
-        can_retry = failure.can_retry and link.is_alive
+        is_completed = link.setup_status == SetupLink.SetupStatus.COMPLETED
+        # The customer's address is a secret, and so is the link's. The id in this page's address
+        # is not: it stands in logs and histories. So only a browser that came by the customer's
+        # address, and still has the cookie that says so, gets a button that leads on; everybody
+        # else is told to open the address again.
+        may_retry = not is_completed and is_visited_by(request, link.customer)
         return self.page(
             "failed",
             customer=link.customer,
+            link=link,
             failure=failure,
-            retry_url=link.url if can_retry else "",
+            is_completed=is_completed,
+            label=failure.action.label,
+            contact_first=failure.action == Action.CONTACT,
+            connect_path=connect_path(link.customer) if may_retry else "",
         )
+
+
+@login_not_required
+def theme_css(request: HttpRequest, colors: str) -> HttpResponse:
+    """The stylesheet with a theme's colours. They are all in its address, so it never changes."""
+    response = HttpResponse(theme.stylesheet(theme.from_path(colors)), content_type="text/css")
+    response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+def _browser_language(request: HttpRequest) -> str:
+    """Return the first of the six languages that the browser asks for, or ""."""
+    wanted = parse_accept_lang_header(request.headers.get("Accept-Language", ""))
+    codes = (code.split("-")[0] for code, _weight in wanted)
+    return next((code for code in codes if code in Language.values), "")
+
+
+def _speak_to(customer: Customer, link: SetupLink | None) -> None:
+    """Go on in the language of the link, or else the customer's; ``dispatch`` ends it."""
+    chosen = (link.options.get("language") if link else "") or customer.language
+    if chosen in Language.values:
+        translation.activate(chosen)
+
+
+def _logo_url(logo: str) -> str:
+    own = get_conf().public_url
+    if not logo or logo.startswith("/") or (own and logo.startswith(f"{own}/")):
+        return logo
+    return static(logo)
+
+
+def _seconds_to_wait(customer: Customer) -> int:
+    """Count a click of ``customer``; return for how many seconds there have been enough.
+
+    A cache that counts nothing, or is out of order, keeps nobody from connecting.
+    """
+    now = int(time.time())
+    period, gone = divmod(now, CLICKS_PERIOD)
+    key = f"kapso_connect.clicks.{customer.pk}.{period}"
+    try:
+        cache.add(key, 0, CLICKS_PERIOD)
+        clicks = cache.incr(key)
+    except ValueError:
+        return 0
+    except Exception:
+        logger.exception("Clicks could not be counted")
+        return 0
+    return CLICKS_PERIOD - gone if clicks > CLICKS else 0
+
+
+def _see_other(url: str) -> HttpResponse:
+    response = HttpResponseRedirect(url)
+    response.status_code = 303
+    return response

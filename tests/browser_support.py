@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from django.http import HttpRequest, HttpResponseBase
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
@@ -77,7 +78,7 @@ class Visitor:
     _contexts: list[BrowserContext] = field(default_factory=list)
 
     def window(self, viewport: dict[str, int] = DESKTOP, **options: Any) -> Page:
-        context = self.browser.new_context(viewport=viewport, locale="en-GB", **options)
+        context = self.browser.new_context(viewport=viewport, **{"locale": "en-GB", **options})
         context.set_default_timeout(15_000)
         self._contexts.append(context)
         page = context.new_page()
@@ -91,10 +92,10 @@ class Visitor:
         if message.type in ("error", "warning") and not is_icon:
             self.complaints.append(f"{message.type}: {message.text}")
 
-    def look(self, page: Page, name: str) -> None:
+    def look(self, page: Page, name: str, phone: dict[str, int] = PHONE) -> None:
         """Take screenshots at both widths; nothing may be wider than the screen."""
         before = page.viewport_size
-        for device, size in {"phone": PHONE, "desktop": DESKTOP}.items():
+        for device, size in {"phone": phone, "desktop": DESKTOP}.items():
             page.set_viewport_size(size)
             page.screenshot(path=self.screenshots / f"{name}-{device}.png", full_page=True)
             width = page.evaluate("document.documentElement.scrollWidth")
@@ -105,6 +106,13 @@ class Visitor:
     def close(self) -> None:
         for context in self._contexts:
             context.close()
+
+
+def assert_accessible(page: Page) -> None:
+    """Let axe-core look for what WCAG 2.2 AA forbids."""
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+    found = Axe().run(page, options={"runOnly": {"type": "tag", "values": tags}})
+    assert found.violations_count == 0, found.generate_report()
 
 
 def path_of(page: Page) -> str:

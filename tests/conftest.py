@@ -1,16 +1,40 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings as django_settings
+from django.test import override_settings
+from playwright.sync_api import Browser
+from pytest_django.live_server_helper import LiveServer
 
 from kapso_connect.testing import Sandbox
 
+from .browser_support import Visitor, running_chromium
 from .proof_support import KINDS, new_database
 
+THOROUGH = os.environ.get("KAPSO_TEST_THOROUGH") == "1"
 WEBHOOK_SECRET = "test-webhook-secret"
 API_KEY = "test-api-key"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In a browser, every language and look is tried where there is time."""
+    if THOROUGH:
+        return
+    for item in items:
+        given = getattr(item, "callspec", None)
+        if "test_browser" not in item.nodeid or given is None:
+            continue
+        if given.params.get("language") not in {None, "en", "ar"}:
+            item.add_marker(pytest.mark.skip(reason="other languages: KAPSO_TEST_THOROUGH=1"))
+        if "dark" in given.params.values():
+            item.add_marker(pytest.mark.skip(reason="in the dark: KAPSO_TEST_THOROUGH=1"))
+        if "code" in given.params and given.params.get("scripts") is False:
+            item.add_marker(pytest.mark.skip(reason="without scripts: KAPSO_TEST_THOROUGH=1"))
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +57,42 @@ def proof_database(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Ite
     """The URL of a database with the proof site's tables, one of each kind that is reachable."""
     with new_database(request.param, tmp_path_factory.mktemp(request.param)) as url:
         yield url
+
+
+# Browsers
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def server(browser: Browser, django_db_setup: None) -> Iterator[LiveServer]:
+    """The site, under a strict Content-Security-Policy."""
+    policy = "tests.browser_support.StrictPolicy"
+    with override_settings(MIDDLEWARE=[policy, *django_settings.MIDDLEWARE]):
+        server = LiveServer("127.0.0.1")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def site(server: LiveServer, sandbox: Sandbox, settings: Any) -> str:
+    """The site's address; it and the sandbox know each other."""
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "PUBLIC_URL": server.url}
+    settings.LOGIN_URL = "/admin/login/"
+    sandbox.set_webhook(f"{server.url}/whatsapp/webhook/")
+    # The test database has one connection, for one request at a time.
+    sandbox.faults(webhook_first=True)
+    return server.url
+
+
+@pytest.fixture
+def visitor(browser: Browser, tmp_path: Path) -> Iterator[Visitor]:
+    folder = Path(os.environ.get("KAPSO_TEST_SCREENSHOTS") or tmp_path)
+    visitor = Visitor(browser, folder)
+    yield visitor
+    visitor.close()
+    assert visitor.complaints == []

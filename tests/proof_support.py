@@ -129,6 +129,7 @@ class Answer:
     status: int
     body: bytes = field(repr=False)
     seconds: float = 0.0
+    location: str = ""
 
     @property
     def json(self) -> Any:
@@ -220,7 +221,9 @@ class Site:
             started = time.monotonic()
             connection.request(request.method, request.target, request.body, request.headers)
             response = connection.getresponse()
-            return Answer(response.status, response.read(), time.monotonic() - started)
+            location = response.getheader("Location", "")
+            body = response.read()
+            return Answer(response.status, body, time.monotonic() - started, location)
 
     def send_at_once(self, requests: Sequence[Request]) -> list[Answer]:
         """Send all at the same instant, each on a connection of its own; answers in order."""
@@ -287,5 +290,5 @@ class Rows:
         """Every row of the timeline that has a signal was told to the receivers, once."""
         assert self.undelivered == []
         told = Counter(event for _, event, _ in self.heard)
-        silent = {"setup_link_revoked", "setup_link_expired"}
+        silent = {"setup_link_revoked", "setup_link_expired", "setup_link_opened"}
         assert told == {pk: 1 for pk, kind, *_ in self.timeline if kind not in silent}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import django
 import environ
 
 env = environ.Env()
@@ -22,7 +23,9 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "rest_framework",
     "kapso_connect",
+    "tests.host_site",
 ]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -53,3 +56,5 @@ KAPSO_CONNECT = {
     "WEBHOOK_SECRET": "test-webhook-secret",
     "PUBLIC_URL": "https://site.example",
 }
+if django.VERSION >= (6, 1):
+    MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}

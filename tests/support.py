@@ -36,9 +36,13 @@ def make_customer(**fields: Any) -> Customer:
 
 
 def make_link(customer: Customer | None = None, **fields: Any) -> SetupLink:
+    customer = customer or make_customer()
+    if fields.get("is_latest", True):
+        customer.setup_links.update(is_latest=False)
     return SetupLink.objects.create(
         **{
-            "customer": customer or make_customer(),
+            "customer": customer,
+            "is_latest": True,
             "kapso_id": str(uuid.uuid4()),
             "url": "https://setup.example/secret-token",
             "created_at": timezone.now(),

@@ -2,65 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from django.conf import settings as django_settings
 from django.contrib.auth.models import User
-from django.test import override_settings
-from playwright.sync_api import Browser, Page, expect
-from pytest_django.live_server_helper import LiveServer
+from playwright.sync_api import Page, expect
 
-from kapso_connect import onboarding, views
-from kapso_connect.failures import FAILURES
+from kapso_connect import onboarding
+from kapso_connect.addresses import connect_url
 from kapso_connect.models import Connection, ConnectionEvent, Customer, SetupLink
 from kapso_connect.signals import whatsapp_connected
-from kapso_connect.testing import Sandbox
 
-from .browser_support import PHONE, Visitor, path_of, running_chromium
+from .browser_support import PHONE, Visitor, path_of
 
 NUMBER = "+1 415-555-0123"
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def server(browser: Browser, django_db_setup: None) -> Iterator[LiveServer]:
-    """The site, under a strict Content-Security-Policy."""
-    policy = "tests.browser_support.StrictPolicy"
-    with override_settings(MIDDLEWARE=[policy, *django_settings.MIDDLEWARE]):
-        server = LiveServer("127.0.0.1")
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def site(server: LiveServer, sandbox: Sandbox, settings: Any) -> str:
-    """The site's address; it and the sandbox know each other."""
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "PUBLIC_URL": server.url}
-    settings.LOGIN_URL = "/admin/login/"
-    sandbox.set_webhook(f"{server.url}/whatsapp/webhook/")
-    # The test database has one connection, for one request at a time.
-    sandbox.faults(webhook_first=True)
-    return server.url
-
-
-@pytest.fixture
-def visitor(browser: Browser, tmp_path: Path) -> Iterator[Visitor]:
-    folder = Path(os.environ.get("KAPSO_TEST_SCREENSHOTS") or tmp_path)
-    visitor = Visitor(browser, folder)
-    yield visitor
-    visitor.close()
-    assert visitor.complaints == []
 
 
 @pytest.fixture
@@ -109,12 +67,14 @@ def test_staff_invites_and_the_customer_connects(
     expect(staff.get_by_role("heading", name="Create WhatsApp setup link").first).to_be_visible()
     visitor.look(staff, "2-options")
     staff.locator("#content form input[type=submit], #content form button[type=submit]").click()
+    expect(staff.get_by_text("Finished: every customer has a link.")).to_be_visible()
     link = SetupLink.objects.get()
-    expect(staff.get_by_label("Setup link for Ada's Bakery")).to_have_value(link.url)
+    address = connect_url(link.customer)
+    expect(staff.get_by_label("Setup link for Ada's Bakery")).to_have_value(address)
     visitor.look(staff, "3-setup-link")
     staff.context.grant_permissions(["clipboard-read", "clipboard-write"])
     staff.get_by_role("button", name="Copy").click()
-    assert staff.evaluate("navigator.clipboard.readText()") == link.url
+    assert staff.evaluate("navigator.clipboard.readText()") == address
 
     page = visitor.window(PHONE)
     page.goto(link.url)
@@ -133,49 +93,6 @@ def test_staff_invites_and_the_customer_connects(
     visitor.look(staff, "6-customer")
 
 
-@pytest.mark.parametrize("code", FAILURES)
-def test_each_failure_is_explained(visitor: Visitor, link: SetupLink, code: str) -> None:
-    failure = FAILURES[code]
-    page = visitor.window(PHONE)
-    page.goto(link.url)
-    page.get_by_role("button", name=code).click()
-    expect(page.get_by_role("heading", level=1)).to_have_text(str(failure.title))
-    expect(page.get_by_text(str(failure.advice))).to_be_visible()
-    assert path_of(page) == "/whatsapp/failed/"
-    visitor.look(page, f"failed-{code}")
-    again = page.get_by_role("link", name="Try again")
-    if failure.can_retry:
-        again.click()
-        assert page.url == link.url
-    else:
-        expect(again).to_have_count(0)
-
-
-def test_the_waiting_page_turns_into_success_by_itself(
-    visitor: Visitor,
-    link: SetupLink,
-    sandbox: Sandbox,
-    monkeypatch: pytest.MonkeyPatch,
-    heard: list[dict[str, Any]],
-) -> None:
-    monkeypatch.setattr(views, "REFRESH_SECONDS", 3)
-    away = {"match": "phone_numbers", "kind": "status", "status": 503}
-    sandbox.faults(webhook_first=False, drop=True, api=[away])
-    page = visitor.window(PHONE)
-    connect(page, link.url)
-    expect(page.get_by_role("heading")).to_have_text("Almost there")
-    visitor.look(page, "waiting")
-    sandbox.faults(api=[])
-    expect(page.get_by_role("heading")).to_have_text("WhatsApp is connected")
-    assert [told["source"] for told in heard] == ["redirect"]
-
-
-def test_it_works_without_javascript(visitor: Visitor, link: SetupLink) -> None:
-    page = visitor.window(PHONE, java_script_enabled=False)
-    connect(page, link.url)
-    expect(page.get_by_role("heading")).to_have_text("WhatsApp is connected")
-
-
 def test_a_link_is_used_once(visitor: Visitor, link: SetupLink) -> None:
     page = visitor.window(PHONE)
     connect(page, link.url)
@@ -183,13 +100,3 @@ def test_a_link_is_used_once(visitor: Visitor, link: SetupLink) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("This link has been used already")
     kinds = ConnectionEvent.objects.values_list("kind", flat=True)
     assert sorted(kinds) == ["connected", "setup_link_created"]
-
-
-def test_an_address_that_leads_nowhere_is_friendly(visitor: Visitor, site: str) -> None:
-    page = visitor.window(PHONE, color_scheme="dark")
-    page.goto(f"{site}/whatsapp/failed/?setup_link_id=nobody&error_code=link_expired")
-    expect(page.get_by_role("heading", level=1)).to_have_text("We cannot find this connection")
-    visitor.look(page, "invalid")
-    # The browser itself notes the status of the page.
-    assert [text for text in visitor.complaints if "404" not in text] == []
-    visitor.complaints.clear()

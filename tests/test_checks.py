@@ -21,6 +21,10 @@ def test_a_complete_installation_is_clean(deploy: bool) -> None:
         assert ids(deploy=deploy) == set()
 
 
+def themed(**colors: str) -> dict[str, object]:
+    return {**GOOD, "SETUP_LINK_DEFAULTS": {"theme_config": colors}}
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -30,6 +34,26 @@ def test_a_complete_installation_is_clean(deploy: bool) -> None:
         ({**GOOD, "PUBLIC_URL": ""}, {"kapso_connect.W003"}),
         ({**GOOD, "PUBLIC_URL": "site.example"}, {"kapso_connect.E002"}),
         ({**GOOD, "SETUP_LINK_DEFAULTS": {"colour": "red"}}, {"kapso_connect.E003"}),
+        ({**GOOD, "CONTACT_URL": "javascript:alert(1)"}, {"kapso_connect.E001"}),
+        ({**GOOD, "NEXT_URL": "https://elsewhere.example/"}, {"kapso_connect.E004"}),
+        ({**GOOD, "NEXT_URL": "//elsewhere.example/"}, {"kapso_connect.E004"}),
+        ({**GOOD, "LOGO_URL": "https://elsewhere.example/logo.png"}, {"kapso_connect.E005"}),
+        ({**GOOD, "LOGO_URL": "//elsewhere.example/logo.png"}, {"kapso_connect.E005"}),
+        (themed(text_color="#999999"), {"kapso_connect.W007"}),
+        (
+            themed(primary_color="#888888", primary_foreground_color="#ffffff"),
+            {"kapso_connect.W007"},
+        ),
+        (themed(primary_color="#888888"), set()),
+        (
+            {
+                **GOOD,
+                "LOGO_URL": f"{GOOD['PUBLIC_URL']}/media/logo.png",
+                "NEXT_URL": "/welcome/",
+                "CONTACT_URL": "mailto:help@example.com",
+            },
+            set(),
+        ),
         ({**GOOD, "PUBLIC_URL": "http://site.example"}, {"kapso_connect.W005"}),
         ({**GOOD, "API_BASE_URL": "http://127.0.0.1:8900"}, {"kapso_connect.W006"}),
     ],

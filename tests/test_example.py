@@ -60,6 +60,37 @@ tell("connected", "reconnected", receivers.note_connection)
 tell("connected", "disconnected", receivers.note_connection)
 """
 
+NEXT_STEP = """
+from django.core.management import call_command
+from django.test import Client
+from django.test.utils import setup_test_environment
+from django.utils import timezone
+from example_project.crm.models import Company
+from kapso_connect.addresses import connect_path
+from kapso_connect.models import Connection, SetupLink, new_connect_key
+
+setup_test_environment()
+call_command("migrate", verbosity=0)
+company = Company.objects.create(name="Ada's Bakery", email="ada@example.com")
+customer = company.customer
+customer.connect_key = new_connect_key()
+customer.save()
+SetupLink.objects.create(
+    customer=customer, kapso_id="1", url="https://x.example", is_latest=True,
+    status="used", setup_status="completed",
+)
+Connection.objects.create(phone_number_id="1", customer=customer, status="connected")
+client = Client()
+print(client.get("/welcome/").status_code)
+url = client.get(connect_path(customer)).context["next_url"]
+print(url.partition("=")[0])
+page = client.get(url, follow=True)
+print(page.redirect_chain, page.context["company"])
+client.post("/welcome/", {"opening_hours": "9 to 5"})
+company.refresh_from_db()
+print(company.opening_hours)
+"""
+
 
 def manage(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return python("manage.py", *arguments, **settings)
@@ -129,3 +160,14 @@ def test_every_variable_it_reads_is_in_the_example_file() -> None:
     read = {part.split('"')[1] for part in source.split("env.")[1:] if '("' in part[:12]}
     assert {"KAPSO_API_KEY", "SECRET_KEY", "DATABASE_URL"} <= read
     assert [name for name in read if f"{name}=" not in example] == []
+
+
+def test_the_success_page_leads_to_a_question_of_the_sites_own() -> None:
+    done = python("manage.py", "shell", "-c", NEXT_STEP)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-4:] == [
+        "403",
+        "/welcome/?kapso_connect",
+        "[('/welcome/', 302)] Ada's Bakery",
+        "9 to 5",
+    ]

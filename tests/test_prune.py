@@ -8,9 +8,15 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from kapso_connect.management.commands import kapso_prune
-from kapso_connect.models import ConnectionEvent, WebhookEvent
+from kapso_connect.models import (
+    ConnectionEvent,
+    Customer,
+    Invitation,
+    InvitationBatch,
+    WebhookEvent,
+)
 
-from .support import make_connection
+from .support import make_connection, make_customer
 
 pytestmark = pytest.mark.django_db
 
@@ -50,7 +56,7 @@ def test_old_rows_go_and_newer_ones_stay() -> None:
         idempotency_key="new", event="x.y", payload={}, status="processed"
     )
     kept_event = event(occurred_at=timezone.now())
-    assert prune() == "kapso_prune: deleted 2 webhooks, 1 events\n"
+    assert prune() == "kapso_prune: deleted 2 webhooks, 1 events, 0 batches of invitations\n"
     assert WebhookEvent.objects.get() == kept
     assert ConnectionEvent.objects.get() == kept_event
 
@@ -96,6 +102,43 @@ def test_days_are_the_operators_choice() -> None:
     event(occurred_at=timezone.now() - timedelta(days=2))
     assert "0 events" in prune()
     assert "1 events" in prune("--timeline-days", "1")
+
+
+def batch(status: str, **fields: object) -> InvitationBatch:
+    made = InvitationBatch.objects.create(
+        **{"created_at": LONG_AGO, "started_at": LONG_AGO, **fields}
+    )
+    for _ in range(3):
+        Invitation.objects.create(batch=made, customer=make_customer(), status=status)
+    return made
+
+
+@pytest.mark.parametrize("status", ["done", "failed"])
+def test_old_finished_batches_go_and_their_customers_stay(status: str) -> None:
+    batch(status)
+    assert "would delete 0 webhooks, 0 events, 1 batches" in prune("--dry-run")
+    assert InvitationBatch.objects.exists()
+    assert "1 batches of invitations" in prune()
+    assert not InvitationBatch.objects.exists()
+    assert Customer.objects.count() == 3
+
+
+def test_drafts_go_after_a_day() -> None:
+    yesterday = timezone.now() - timedelta(hours=25)
+    batch("pending", started_at=None, created_at=yesterday)
+    kept = batch("pending", started_at=None, created_at=timezone.now())
+    prune()
+    assert InvitationBatch.objects.get() == kept
+    assert kept.invitations.count() == 3
+
+
+def test_batches_with_something_left_and_new_ones_stay() -> None:
+    batch("pending"), batch("pending", stopped="No key."), batch("done", started_at=timezone.now())
+    prune()
+    assert InvitationBatch.objects.count() == 3
+    assert Invitation.objects.count() == 9
+    prune("--batch-days", "1")
+    assert InvitationBatch.objects.count() == 3
 
 
 @pytest.mark.parametrize("days", ["0", "-1", "x", "1.5", "99999999"])

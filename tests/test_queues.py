@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
@@ -26,6 +27,7 @@ import pytest
 from requests import Session
 
 from example_project.demo.processes import HOST, end, free_port, serving
+from kapso_connect import invitations
 from kapso_connect.testing import Sandbox, webhook_headers
 
 from .proof_support import empty_database
@@ -81,6 +83,12 @@ class Site:
             os.kill(at_work, signal.SIGKILL)
         self.worker.wait()
         self.worker = None
+
+    def kill_worker_and_its_children(self) -> None:
+        assert self.worker is not None
+        pid = self.worker.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        self.kill_worker(int(children[0]) if children else pid)
 
     def stop_worker(self) -> None:
         if self.worker is not None:
@@ -313,6 +321,36 @@ def test_a_receiver_that_writes_to_the_same_rows_locks_nobody_out(site: Site) ->
     wait_until(lambda: all(map(site.is_delivered, numbers)), site)
     assert [site.done(number) for number in numbers] == [["begins", "ends"]] * 12
     assert {site.announcement(number)["last_error"] for number in numbers} == {""}
+
+
+def test_a_worker_killed_amid_a_batch_of_invitations_doubles_nothing(site: Site) -> None:
+    before = len(site.sandbox.state()["setup_links"])
+    site.sandbox.faults(api=[{"kind": "slow", "seconds": 0.05}])
+    pk = site.http.post(f"{site.url}/invite/60/", timeout=30).json()["batch"]
+
+    def reached() -> dict[str, Any]:
+        answer: dict[str, Any] = site.http.get(f"{site.url}/batch/{pk}/", timeout=30).json()
+        return answer
+
+    wait_until(lambda: reached()["done"] >= 10, site)
+    site.kill_worker_and_its_children()
+    killed_at = reached()
+    assert killed_at["left"] > 0, "It was done before it could be killed."
+    site.start_worker()
+    site.sandbox.clear_faults()
+    # What the dead worker held is free when its lease is over; the queue has forgotten the rest.
+    wait_until(lambda: "invitations" in site.kapso_sync() and not reached()["left"], site)
+    after = reached()
+    made = site.sandbox.state()["setup_links"][: -before or None]
+    assert after["done"] == 60
+    assert sorted(after["links"]) == sorted(link["id"] for link in made)
+    assert len({link["customer_id"] for link in made}) == 60
+    assert after["emails_sent"] + after["emails_failed"] == 60
+    assert after["emails_failed"] <= invitations.AT_ONCE, "only those that were just being sent"
+    mails = [mail.read_text() for mail in (site.folder / "mail").iterdir()]
+    recipients = Counter(re.findall(r"^To: (.+)$", "\n".join(mails), re.MULTILINE))
+    assert set(recipients.values()) == {1}
+    assert len(recipients) >= after["emails_sent"]
 
 
 @pytest.mark.parametrize("site", [RQ], indirect=True)

@@ -195,5 +195,18 @@ def test_a_failure_page_that_is_loaded_20_times(site: Site, kapso: Sandbox) -> N
     rows.assert_each_heard_once()
 
 
+def test_ten_clicks_on_an_address_whose_link_has_expired(site: Site, kapso: Sandbox) -> None:
+    invited = site.send(form("/proof/invite/", external_customer_id=str(uuid.uuid4()))).json
+    kapso.complete(invited["url"], outcome="link_expired")
+    answers = site.send_at_once([Request("POST", invited["connect_path"])] * 10)
+    assert {answer.status for answer in answers} == {303}
+    alive = [link["url"] for link in kapso.state()["setup_links"] if link["status"] == "active"]
+    assert {answer.location for answer in answers} == set(alive[-1:])
+    rows = site.rows()
+    assert len(rows.links) == len(kapso.state()["setup_links"]) == 2
+    assert rows.kinds()["setup_link_opened"] == 2  # one for each link
+    rows.assert_each_heard_once()
+
+
 def rows_of(**kinds: int) -> dict[str, int]:
     return kinds

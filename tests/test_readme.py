@@ -189,6 +189,79 @@ def test_models_and_migrations_agree_in_the_wheel(site: NewSite) -> None:
     site.run(site.python, "manage.py", "makemigrations", "--check", "--dry-run")
 
 
+def test_the_mixin_as_it_is_shown(site: NewSite) -> None:
+    (section,) = re.findall(r"\n## In your own admin\n(.*?)\n## ", README, re.DOTALL)
+    (site.project / "crm" / "models.py").write_text(COMPANY)
+    site.follow(next(BLOCK.finditer(section)))
+    # After the others, whose site must not load it while its table is missing.
+    for words in (["makemigrations", "--verbosity", "0"], ["migrate", "--verbosity", "0"]):
+        site.run(site.python, "manage.py", *words)
+    shown = site.run(site.python, "manage.py", "shell", "--verbosity", "0", "-c", SHOW_COMPANIES)
+    assert shown.splitlines() == ["200", "True", "Ada's Bakery Ltd company-1 es"]
+
+
+def test_the_pages_are_made_its_own_as_it_is_shown(site: NewSite) -> None:
+    (section,) = re.findall(r"\n## Make the pages yours\n(.*?)\n## ", README, re.DOTALL)
+    urls = site.project / "mysite" / "urls.py"
+    before = urls.read_text()
+    for block in BLOCK.finditer(section):
+        site.follow(block)
+    added = 'from crm.views import welcome\nurlpatterns += [path("welcome/", welcome)]\n'
+    urls.write_text(f"{urls.read_text()}\n{added}")
+    try:
+        shown = site.run(site.python, "manage.py", "shell", "--verbosity", "0", "-c", SHOW_PAGES)
+    finally:
+        urls.write_text(before)
+    lines = [line for line in shown.splitlines() if not line.startswith(("Gone:", "Forbidden:"))]
+    assert lines == ["OurConnectView", "410", "nobody", "302 /welcome/", "200"]
+
+
+SHOW_PAGES = """
+from django.test import Client
+from kapso_connect.addresses import connect_path, identifying
+from kapso_connect.models import Customer
+
+client = Client(headers={"host": "127.0.0.1"})
+customer = Customer.objects.create(name="Ada's Bakery", connect_key="key")
+answer = client.get(connect_path(customer))
+print(answer.resolver_match.func.view_class.__name__)
+print(answer.status_code)
+print("nobody" if client.get("/welcome/").status_code == 403 else "?")
+answer = client.get(identifying("/welcome/", customer))
+print(answer.status_code, answer["Location"])
+print(client.get("/welcome/").status_code)
+"""
+COMPANY = """
+from django.db import models
+
+
+class Company(models.Model):
+    legal_name = models.CharField(max_length=255)
+    contact_email = models.EmailField()
+    language = models.CharField(max_length=10)
+
+    class Meta:
+        verbose_name_plural = "companies"
+"""
+SHOW_COMPANIES = """
+from django.contrib import admin
+from django.contrib.auth import get_user_model
+from django.test import Client
+from crm.models import Company
+
+company = Company.objects.create(
+    legal_name="Ada's Bakery Ltd", contact_email="ada@example.com", language="es-MX"
+)
+client = Client()
+client.force_login(get_user_model().objects.get(username="staff"))
+answer = client.get("/admin/crm/company/", headers={"host": "127.0.0.1"})
+print(answer.status_code)
+print("Not invited" in answer.content.decode())
+customer = admin.site.get_model_admin(Company).make_customer(company)
+print(customer.name, customer.external_customer_id, customer.language)
+"""
+
+
 def test_the_new_site_passes_its_checks(site: NewSite) -> None:
     assert "System check identified no issues" in site.log.read_text()
 

@@ -230,7 +230,7 @@ def test_a_customer_that_cannot_be_recorded_does_not_keep_the_others(
             raise DataError("value too long")
         return add(kapso_id, external_id, name)
 
-    monkeypatch.setattr(onboarding, "find_or_add_customer", strict)
+    monkeypatch.setattr(onboarding.customers, "find_or_add_customer", strict)
     with pytest.raises(CommandError, match="value too long"):
         kapso_sync()
     assert Connection.objects.get().customer.external_customer_id == "crm-1"
@@ -292,7 +292,7 @@ def test_a_number_that_is_closed_while_it_is_followed_stays_closed(
         onboarding.disconnect(known.phone_number_id, source="webhook")
         return connect(*args, **kwargs)
 
-    monkeypatch.setattr(onboarding, "connect", too_late)
+    monkeypatch.setattr(onboarding.numbers, "connect", too_late)
     with listening() as heard:
         kapso_sync()
     assert heard.names() == ["whatsapp_disconnected"]
@@ -397,6 +397,45 @@ def test_links_that_expired_were_revoked_or_used_are_found(sandbox: Sandbox) -> 
     }
     assert "links 0" in kapso_sync()
     assert ConnectionEvent.objects.filter(kind="setup_link_expired").count() == 1
+
+
+def test_a_link_whose_page_is_being_used_was_opened(sandbox: Sandbox) -> None:
+    link = onboarding.create_setup_link(make_customer(kapso_id=None))
+    kapso_sync()
+    link.refresh_from_db()
+    assert link.opened_at is None
+    sandbox.patch_setup_link(link.kapso_id, whatsapp_setup_status="processing")
+    for _ in range(2):
+        kapso_sync()
+    link.refresh_from_db()
+    assert link.opened_at is not None
+    assert ConnectionEvent.objects.filter(kind="setup_link_opened").count() == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "code"),
+    [
+        ("waba_limit_reached", "waba_limit_reached"),
+        (None, "unknown"),
+        ("<script> too many\n", "unknown"),
+        ("x" * 65, "unknown"),
+    ],
+    ids=["code", "nothing", "text", "long"],
+)
+def test_a_failure_that_no_browser_told_is_heard_of_once(
+    sandbox: Sandbox, told: str | None, code: str
+) -> None:
+    link = onboarding.create_setup_link(make_customer(kapso_id=None))
+    sandbox.patch_setup_link(
+        link.kapso_id, whatsapp_setup_status="failed", whatsapp_setup_error=told
+    )
+    with listening() as heard:
+        for _ in range(2):
+            kapso_sync()
+    link.refresh_from_db()
+    assert (link.setup_status, link.last_error_code) == ("failed", code)
+    assert heard.only("whatsapp_setup_failed")["error_code"] == code
+    assert heard.only("whatsapp_setup_failed")["source"] == "sync"
 
 
 def test_links_are_checked_in_turn(sandbox: Sandbox, monkeypatch) -> None:

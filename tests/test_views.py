@@ -1,20 +1,24 @@
 from __future__ import annotations
 
+import time
 import uuid
 from datetime import timedelta
+from html import unescape
 from typing import Any
+from unittest import mock
 from urllib.parse import urlencode
 
 import pytest
 from django.db import connection as database
 from django.http import HttpResponse
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.utils import timezone
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from kapso_connect import onboarding
+from kapso_connect.addresses import VISIT_SECONDS, connect_path, remember_visit
 from kapso_connect.failures import FAILURES
 from kapso_connect.models import Connection, ConnectionEvent, Customer, SetupLink
 from kapso_connect.options import ERROR_CODES
@@ -40,6 +44,13 @@ def success(link: SetupLink, number: str, **more: str) -> str:
 
 def failed(link: SetupLink, code: str) -> str:
     return f"{FAILED}?{urlencode({'setup_link_id': link.kapso_id, 'error_code': code})}"
+
+
+def visit(customer: Customer) -> str:
+    """The cookie of a browser that followed the customer's address."""
+    response = HttpResponse()
+    remember_visit(RequestFactory().get("/"), response, customer)
+    return response.cookies["kapso_connect"].value
 
 
 def text(response: HttpResponse) -> str:
@@ -220,22 +231,49 @@ def test_failure_explains_records_and_tells(client: Client, code: str) -> None:
     assert response.status_code == 200
     failure = FAILURES[code]
     for words in (failure.title, failure.cause, failure.advice):
-        assert str(words) in text(response)
+        assert str(words) in unescape(text(response))
+    assert f'ask for help: <bdi dir="ltr">{link.kapso_id[:8]}<' in text(response)
     assert heard.only("whatsapp_setup_failed")["error_code"] == code
     link.refresh_from_db()
     assert link.last_error_code == code
-    assert ("Try again</a>" in text(response)) == failure.can_retry
 
 
-def test_trying_again_leads_to_the_link_while_it_is_alive(client: Client) -> None:
-    link = make_link()
-    assert f'href="{link.url}"' in text(client.get(failed(link, "facebook_auth_failed")))
-    for changes in (
-        {"status": "revoked"},
-        {"status": "active", "expires_at": timezone.now() - timedelta(seconds=1)},
-    ):
-        SetupLink.objects.update(**changes)
-        assert link.url not in text(client.get(failed(link, "facebook_auth_failed")))
+def test_only_who_came_by_the_address_is_led_on(client: Client) -> None:
+    link = make_link(make_customer(connect_key="mine"))
+    other = make_link(make_customer(connect_key="others"))
+    for visited in (None, other):
+        if visited:
+            client.cookies["kapso_connect"] = visit(visited.customer)
+        page = text(client.get(failed(link, "facebook_auth_failed")))
+        assert "<form" not in page
+        assert link.url not in page
+        assert "open the invitation you received again" in page
+    client.cookies["kapso_connect"] = visit(link.customer)
+    page = text(client.get(failed(link, "facebook_auth_failed")))
+    assert f'action="{connect_path(link.customer)}"' in page
+    assert link.url not in page
+
+
+def test_a_cookie_counts_for_two_hours_and_not_after_the_withdrawal(client: Client) -> None:
+    link = make_link(make_customer(connect_key="mine"))
+    client.cookies["kapso_connect"] = cookie = visit(link.customer)
+    in_two_hours = time.time() + VISIT_SECONDS + 1
+    with mock.patch("django.core.signing.time.time", return_value=in_two_hours):
+        assert "<form" not in text(client.get(failed(link, "link_expired")))
+    assert "<form" in text(client.get(failed(link, "link_expired")))
+    client.cookies["kapso_connect"] = cookie[:-1]
+    assert "<form" not in text(client.get(failed(link, "link_expired")))
+    client.cookies["kapso_connect"] = cookie
+    Customer.objects.update(connect_key=None)
+    assert "<form" not in text(client.get(failed(link, "link_expired")))
+
+
+def test_who_connected_is_not_told_to_get_a_fresh_link(client: Client) -> None:
+    link = make_link(make_customer(connect_key="mine"), setup_status="completed", status="used")
+    client.cookies["kapso_connect"] = visit(link.customer)
+    page = text(client.get(failed(link, "already_used")))
+    assert "There is nothing more to do" in page
+    assert "<form" not in page
 
 
 def test_an_unknown_code_has_general_words_and_is_kept_for_staff(client: Client) -> None:

@@ -3,7 +3,10 @@ from __future__ import annotations
 from django.contrib import admin
 from django.urls import include, path
 
+from .host_site.admin import other_site
+
 urlpatterns = [
     path("admin/", admin.site.urls),
+    path("other-admin/", other_site.urls),
     path("whatsapp/", include("kapso_connect.urls")),
 ]

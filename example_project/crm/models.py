@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.db import models
+from django.urls import reverse
 
 from kapso_connect.models import Connection, Customer
 
@@ -10,6 +11,8 @@ from kapso_connect.models import Connection, Customer
 class Company(models.Model):
     name = models.CharField(max_length=200)
     email = models.EmailField("e-mail")
+    # What a company tells after it has connected: the site's own next step.
+    opening_hours = models.CharField(max_length=200, blank=True)
     # What messages are sent from; empty while nothing is connected.
     whatsapp_phone_number_id = models.CharField(max_length=64, blank=True, editable=False)
     whatsapp_connected_at = models.DateTimeField(null=True, editable=False)
@@ -21,6 +24,10 @@ class Company(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def get_whatsapp_next_url(self, connection: Connection) -> str:
+        """Where the success page's button leads; kapso_connect asks the customer's owner."""
+        return reverse("welcome")
 
     @property
     def customer(self) -> Customer:

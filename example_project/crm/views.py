@@ -1,12 +1,46 @@
 from __future__ import annotations
 
+from django import forms
 from django.contrib.admin.views.decorators import staff_member_required
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
+from django.views.decorators.cache import never_cache
+
+from kapso_connect.addresses import returning_customer
 
 from .models import Company
+
+COMPANY = "welcome_company"
+"""The session's key for the company that came from the success page."""
 
 
 @staff_member_required
 def home(request: HttpRequest) -> HttpResponse:
     return render(request, "crm/home.html", {"companies": Company.objects.all()})
+
+
+class WelcomeForm(forms.ModelForm):
+    class Meta:
+        model = Company
+        fields = ["opening_hours"]
+
+
+@never_cache
+def welcome(request: HttpRequest) -> HttpResponse:
+    """What comes after connecting: here, a question that this site has for its companies."""
+    customer = returning_customer(request)
+    if customer is not None and isinstance(customer.owner, Company):
+        # Who it is goes from the address, where it would be seen and shared, into the session.
+        request.session.cycle_key()
+        request.session[COMPANY] = customer.owner.pk
+        return redirect("welcome")
+    company = Company.objects.filter(pk=request.session.get(COMPANY)).first()
+    if company is None:
+        return render(request, "crm/welcome.html", status=403)
+    form = WelcomeForm(request.POST or None, instance=company)
+    is_done = request.method == "POST" and form.is_valid()
+    if is_done:
+        form.save()
+    return render(
+        request, "crm/welcome.html", {"company": company, "form": form, "is_done": is_done}
+    )

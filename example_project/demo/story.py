@@ -98,43 +98,47 @@ class Story:
         form = confirm.form("connection_types")
         expect(company in confirm.text, "the confirm page does not name the customer", confirm)
         result = self.browser.submit(confirm, form)
-        link = re.search(re.escape(self.demo.sandbox.url) + r"/setup/[\w-]+", result.html)
+        address = re.compile(re.escape(self.demo.site_url) + r"/whatsapp/connect/[\w.-]+/")
+        until = time.monotonic() + PATIENCE
+        while not (link := address.search(result.html)) and time.monotonic() < until:
+            time.sleep(0.2)
+            result = self.browser.get(result.url)
         expect(link is not None, "the result page shows no link", result)
         self.link = link[0] if link else ""
-        return "action, options, and a link to the hosted page"
+        return "action, options, and the customer's own address"
 
     # What the customer does, with a browser of their own
 
     def connect(self, company: str) -> str:
-        page = self.choose("connect")
-        expect(page.url.startswith(f"{self.demo.site_url}/whatsapp/success/?"), "no redirect", page)
-        expect(page.status in (200, 202), "the success page is broken", page)
-        until = time.monotonic() + PATIENCE
         with Browser() as customer:
+            page = self.choose(customer, "connect")
+            until = time.monotonic() + PATIENCE
             while page.status == 202 and time.monotonic() < until:
                 time.sleep(0.2)
                 page = customer.get(page.url)
+        expect(page.url.startswith(f"{self.demo.site_url}/whatsapp/success/?"), "no redirect", page)
         expect(page.status == 200 and company in page.text, "it is no success page", page)
         number = re.search(r"\+[\d ()-]{8,}\d", page.text)
         expect(number is not None, "the number is not shown", page)
         return f"sent back to the success page, which shows {number[0] if number else ''}"
 
     def give_up(self, code: str) -> str:
-        page = self.choose(code)
+        with Browser() as customer:
+            page = self.choose(customer, code)
+            again = customer.get(page.url)
         failure = FAILURES[code]
         expect(page.url.startswith(f"{self.demo.site_url}/whatsapp/failed/?"), "no redirect", page)
         for words in (failure.title, failure.cause, failure.advice):
             expect(page.status == 200 and str(words) in page.text, f"it lacks “{words}”", page)
-        with Browser() as customer:
-            again = customer.get(page.url)
         expect(again.text == page.text, "the page changes when it is loaded again", again)
         return f"the failure page says “{failure.title}”"
 
-    def choose(self, outcome: str) -> Page:
-        """Press a button on the hosted page, and go where it sends the browser."""
-        with Browser() as customer:
-            page = customer.get(self.link)
-            return customer.submit(page, page.form("outcome"), ("outcome", outcome))
+    def choose(self, customer: Browser, outcome: str) -> Page:
+        """Press the button of the invitation, then one on the hosted page; go where that leads."""
+        invitation = customer.get(self.link)
+        expect(len(invitation.forms) == 1, "the invitation has no button", invitation)
+        page = customer.submit(invitation, invitation.forms[0])
+        return customer.submit(page, page.form("outcome"), ("outcome", outcome))
 
     # What the site learns
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from .connections import ConnectionAdmin, SetupLinkAdmin
 from .customers import CustomerAdmin
 from .events import ConnectionEventAdmin, WebhookEventAdmin
+from .mixin import SetupLinkAdminMixin
 
 __all__ = [
     "ConnectionAdmin",
     "ConnectionEventAdmin",
     "CustomerAdmin",
     "SetupLinkAdmin",
+    "SetupLinkAdminMixin",
     "WebhookEventAdmin",
 ]

@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth import get_permission_codename
-from django.db import connections, models
+from django.core.paginator import Paginator
+from django.db import models
+from django.forms import Media
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse, reverse_lazy
+from django.utils import timezone
+from django.utils.formats import date_format
+from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from ..models import Connection, SetupLink
+from ..models import Connection, Health, SetupLink
 from ..phones import is_test_number, pretty
 from ..transactions import outside_transactions
 
@@ -41,6 +46,9 @@ MAX_SELECTED = 100
 EMPTY = "-"
 """What Django writes for nothing; on a change page it would write None for a method's None."""
 
+MOST_LISTED = 5000
+"""Rows of history that a list leads through page by page; filters and the search find the rest."""
+
 LISTED = 20
 """Rows that a page which asks for confirmation lists."""
 
@@ -50,22 +58,20 @@ MAX_JSON = 100_000
 _id = re.compile(r"[0-9]{1,18}")
 
 
-class PackageAdmin(ModelAdmin[M]):
-    """Base of this package's ModelAdmins."""
+if TYPE_CHECKING:
+    _AnyAdmin = ModelAdmin[Any]
+else:
+    _AnyAdmin = object
 
-    show_full_result_count = False
-    list_per_page = 50
 
-    class Media:
-        css = {"all": ["kapso_connect/admin.css"]}
-        js = ["kapso_connect/admin.js"]
+class Pages(_AnyAdmin):
+    """Pages of our own in a ModelAdmin, this package's or the site's."""
 
-    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
-        changelist = super().get_changelist_instance(request)
-        # MySQL without its time zone tables cannot tell on which day a moment was.
-        if not connections[changelist.queryset.db].features.has_zoneinfo_database:
-            changelist.date_hierarchy = None
-        return changelist
+    @property
+    def media(self) -> Media:
+        # Not a class Media: that of the site's ModelAdmin would take its place.
+        own = Media(css={"all": ["kapso_connect/admin.css"]}, js=["kapso_connect/admin.js"])
+        return super().media + own
 
     def view_path(self, route: str, view: Callable[..., Any], name: str) -> URLPattern:
         """Return the path of a view that talks to Kapso or commits before it answers."""
@@ -96,6 +102,13 @@ class PackageAdmin(ModelAdmin[M]):
 
     def to_changelist(self) -> HttpResponseRedirect:
         return HttpResponseRedirect(self.view_url("changelist"))
+
+
+class PackageAdmin(Pages, ModelAdmin[M]):
+    """Base of this package's ModelAdmins."""
+
+    show_full_result_count = False
+    list_per_page = 50
 
     def to_view(
         self, request: HttpRequest, queryset: models.QuerySet[M], name: str
@@ -131,17 +144,35 @@ class PackageAdmin(ModelAdmin[M]):
         queryset = self.get_queryset(request).filter(pk__in=[int(pk) for pk in wanted])
         found = [row for row in queryset.order_by("-pk") if self.has_view_permission(request, row)]
         if len(found) < len(wanted):
-            missing = len(wanted) - len(found)
             self.message_user(
                 request,
-                _("%(missing)s of the selected rows no longer exist.") % {"missing": missing},
+                _("Some of the selected rows no longer exist."),
                 level="WARNING",
             )
         return found
 
 
+class FirstPages(Paginator):  # type: ignore[type-arg]
+    """Counts no further than it has to: to count a million rows takes longer than to show fifty."""
+
+    @cached_property
+    def _counted(self) -> int:
+        rows = cast("models.QuerySet[Any]", self.object_list)
+        return rows.order_by()[: MOST_LISTED + 1].count()
+
+    @cached_property
+    def count(self) -> int:
+        return min(self._counted, MOST_LISTED)
+
+    @property
+    def is_cut(self) -> bool:
+        return self._counted > MOST_LISTED
+
+
 class ReadOnlyAdmin(PackageAdmin[M]):
     """History is looked at, not edited; state changes through ``onboarding`` alone."""
+
+    paginator = FirstPages
 
     def get_readonly_fields(self, request: HttpRequest, obj: M | None = None) -> list[Any]:
         return list(self.get_fields(request, obj))
@@ -160,6 +191,11 @@ def may(request: HttpRequest, action: str, opts: Any) -> bool:
     """True where the user has Django's permission for ``action`` on a model."""
     permission = f"{opts.app_label}.{get_permission_codename(action, opts)}"
     return request.user.has_perm(permission)
+
+
+def sees(request: HttpRequest, opts: Any) -> bool:
+    """True where the user may look at the rows of a model."""
+    return may(request, "view", opts) or may(request, "change", opts)
 
 
 def may_create_setup_links(request: HttpRequest) -> bool:
@@ -185,10 +221,22 @@ def text_block(text: str) -> SafeString | str:
     return format_html('<pre class="kapso-json" tabindex="0">{}</pre>', text) if text else EMPTY
 
 
-def phone_number(connection: Connection) -> SafeString | str:
+def shorten(text: str) -> str:
+    return text if len(text) <= 100 else text[:99] + "…"
+
+
+def localized(moment: datetime | None) -> str:
+    if moment is None:
+        return EMPTY
+    local = timezone.localtime(moment) if timezone.is_aware(moment) else moment
+    return date_format(local, "SHORT_DATETIME_FORMAT")
+
+
+def phone_number(connection: Connection) -> SafeString:
     """Return the number as people write it, with a warning where it is not a real one."""
     number = connection.display_phone_number
-    shown = pretty(number) if number else connection.phone_number_id
+    # In a page written from right to left the "+" stays in front.
+    shown = format_html("<bdi>{}</bdi>", pretty(number) if number else connection.phone_number_id)
     if not number or not is_test_number(number):
         return shown
     return format_html("{} {}", shown, badge("busy", _("test number")))
@@ -205,6 +253,21 @@ def link_state(link: SetupLink) -> SafeString:
 def connection_state(connection: Connection) -> SafeString:
     kind = "good" if connection.is_connected else "neutral"
     return badge(kind, connection.get_status_display())
+
+
+HEALTH_BADGES = {
+    Health.HEALTHY: "good",
+    Health.DEGRADED: "busy",
+    Health.UNHEALTHY: "bad",
+    Health.ERROR: "busy",
+}
+
+
+def health_state(connection: Connection) -> SafeString | str:
+    if not connection.health_status:
+        return EMPTY
+    kind = HEALTH_BADGES[Health(connection.health_status)]
+    return badge(kind, connection.get_health_status_display())
 
 
 HIDDEN = gettext_lazy("hidden (needs the permission to create setup links)")

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.exceptions import NotRegistered
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from ..models import AccountStatus, Connection, SetupLink
+from .. import onboarding
+from ..addresses import connect_url
+from ..models import AccountStatus, Connection, Customer, SetupLink
 from ..phones import is_test_number
+from ..statistics import Attention, expiring, needs_attention
 from .base import (
+    EMPTY,
     HIDDEN,
+    M,
     ReadOnlyAdmin,
     badge,
     connection_state,
     copyable,
+    health_state,
     json_block,
     link_state,
     may_create_setup_links,
     phone_number,
 )
+from .manage import NOTED, OF_NUMBERS, ManageViews
+from .standing import disconnect_reason
 
 
 class AliveFilter(admin.SimpleListFilter):
@@ -33,12 +43,18 @@ class AliveFilter(admin.SimpleListFilter):
     parameter_name = "usable"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("yes", _("Usable now")), ("no", _("Over"))]
+        return [
+            ("yes", _("Usable now")),
+            ("soon", _("Ends within 3 days")),
+            ("no", _("No longer usable")),
+        ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[SetupLink]) -> QuerySet[SetupLink]:
         alive = alive_links()
         if self.value() == "yes":
             return queryset.filter(alive)
+        if self.value() == "soon":
+            return queryset.filter(expiring())
         if self.value() == "no":
             return queryset.exclude(alive)
         return queryset
@@ -50,15 +66,58 @@ def alive_links() -> Q:
     return Q(status=SetupLink.Status.ACTIVE) & in_time
 
 
+class ManagedAdmin(ReadOnlyAdmin[M]):
+    """Leads from the page of a link or a number to what staff can do with it, which is done at the
+    customer's."""
+
+    change_form_template = "admin/kapso_connect/managed_form.html"
+
+    def get_manage_actions(self, obj: M) -> Mapping[str, object]:
+        """Return what can be done with ``obj``: labels by the names of the customer's pages."""
+        raise NotImplementedError
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        obj = context.get("original")
+        if obj is not None:
+            context["manage_actions"] = list(self._manage_actions(request, obj))
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def _manage_actions(self, request: HttpRequest, obj: Any) -> Iterator[dict[str, Any]]:
+        try:
+            owner = self.admin_site.get_model_admin(Customer)
+        except NotRegistered:
+            return
+        customer = obj.customer
+        if not isinstance(owner, ManageViews) or not owner.has_view_or_change_permission(
+            request, customer
+        ):
+            return
+        for name, label in self.get_manage_actions(obj).items():
+            if owner.may_manage(request, name):
+                number = [obj.pk] if name in OF_NUMBERS else []
+                url = owner.view_url(f"whatsapp_{name}", customer.pk, *number)
+                yield {"label": label, "url": url, "is_post": name in NOTED}
+
+
 @admin.register(SetupLink)
-class SetupLinkAdmin(ReadOnlyAdmin[SetupLink]):
-    list_display = ["id", "customer", "state", "setup_status", "created_at", "expires_at", "by"]
+class SetupLinkAdmin(ManagedAdmin[SetupLink]):
+    list_display = [
+        "id",
+        "customer",
+        "state",
+        "setup_status",
+        "created_at",
+        "opened_at",
+        "expires_at",
+        "by",
+    ]
     list_filter = [AliveFilter, "status", "setup_status", "created_at"]
     list_select_related = ["customer", "created_by"]
     # Never the URL: a search that finds it would reveal it.
     search_fields = ["kapso_id", "customer__name", "customer__external_customer_id"]
     search_help_text = gettext_lazy("Customer's name or external id, or Kapso's id of the link.")
-    date_hierarchy = "created_at"
 
     def get_fields(self, request: HttpRequest, obj: SetupLink | None = None) -> list[Any]:
         return [
@@ -69,12 +128,28 @@ class SetupLinkAdmin(ReadOnlyAdmin[SetupLink]):
             "last_error_code",
             "created_at",
             "created_by",
+            "opened_at",
             "expires_at",
+            "is_latest",
+            "next_url",
             "claimed_phone_number_id",
             "claimed_at",
             "kapso_id",
             "asked_for",
         ]
+
+    def get_manage_actions(self, obj: SetupLink) -> Mapping[str, object]:
+        actions = {}
+        if obj.is_latest and obj.is_alive:
+            actions = {
+                "email": _("E-mail the link"),
+                "qr": _("QR code"),
+                "share": _("Share the link"),
+                "extend": _("Extend the link"),
+            }
+        if obj.is_latest and onboarding.is_revocable(obj):
+            actions["revoke"] = _("Revoke the link")
+        return actions
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         # ``?url__startswith=…`` would let somebody guess the address letter by letter.
@@ -90,9 +165,10 @@ class SetupLinkAdmin(ReadOnlyAdmin[SetupLink]):
 
     @admin.display(description=gettext_lazy("address"))
     def address(self, link: SetupLink) -> SafeString | str:
-        if not link.is_alive:
+        url = connect_url(link.customer) if link.is_latest else ""
+        if not url or not onboarding.is_revocable(link):
             return _("This link can no longer be used.")
-        return copyable(link.url, _("Setup link"))
+        return copyable(url, _("Setup link"))
 
     @admin.display(description=gettext_lazy("address"))
     def hidden_address(self, link: SetupLink) -> str:
@@ -103,18 +179,33 @@ class SetupLinkAdmin(ReadOnlyAdmin[SetupLink]):
         return json_block(link.options)
 
 
+class AttentionFilter(admin.SimpleListFilter):
+    title = gettext_lazy("needs attention")
+    parameter_name = "attention"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return list(Attention.choices)
+
+    def queryset(
+        self, request: HttpRequest, queryset: QuerySet[Connection]
+    ) -> QuerySet[Connection]:
+        why = self.value()
+        return queryset.filter(needs_attention(why)) if why in Attention.values else queryset
+
+
 @admin.register(Connection)
-class ConnectionAdmin(ReadOnlyAdmin[Connection]):
+class ConnectionAdmin(ManagedAdmin[Connection]):
     list_display = [
         "number",
         "customer",
         "verified_name",
         "state",
+        "health",
         "connection_type",
         "connected_at",
         "disconnected_at",
     ]
-    list_filter = ["status", "account_status", "connection_type", "connected_at"]
+    list_filter = [AttentionFilter, "status", "account_status", "connection_type", "connected_at"]
     list_select_related = ["customer"]
     search_fields = [
         "display_phone_number",
@@ -125,7 +216,6 @@ class ConnectionAdmin(ReadOnlyAdmin[Connection]):
         "customer__external_customer_id",
     ]
     search_help_text = gettext_lazy("Number, name, customer, or Meta's ids.")
-    date_hierarchy = "connected_at"
     fields = [
         "number",
         "test_number",
@@ -135,6 +225,12 @@ class ConnectionAdmin(ReadOnlyAdmin[Connection]):
         "verified_name",
         "connected_at",
         "disconnected_at",
+        "why",
+        "health",
+        "health_error",
+        "health_checked_at",
+        "quality_rating",
+        "name_status",
         "account_state",
         "account_restrictions",
         "account_updated_at",
@@ -153,6 +249,22 @@ class ConnectionAdmin(ReadOnlyAdmin[Connection]):
         if obj is None or not obj.restrictions:
             fields.remove("account_restrictions")
         return fields
+
+    def get_manage_actions(self, obj: Connection) -> Mapping[str, object]:
+        actions: dict[str, object] = {"health": _("Check health now")}
+        if obj.display_phone_number:
+            actions["reconnect"] = _("Reconnect")
+        if obj.is_connected:
+            actions["disconnect"] = _("Disconnect")
+        return actions
+
+    @admin.display(description=gettext_lazy("why disconnected"))
+    def why(self, connection: Connection) -> str:
+        return EMPTY if connection.is_connected else disconnect_reason(connection) or EMPTY
+
+    @admin.display(description=gettext_lazy("health"), ordering="health_status")
+    def health(self, connection: Connection) -> SafeString | str:
+        return health_state(connection)
 
     @admin.display(description=gettext_lazy("phone number"), ordering="display_phone_number")
     def number(self, connection: Connection) -> SafeString | str:

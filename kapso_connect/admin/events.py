@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from .. import delivery
 from ..models import ConnectionEvent, WebhookEvent
 from ..webhooks import handlers
-from .base import EMPTY, LISTED, M, ReadOnlyAdmin, badge, json_block, may, text_block
+from .base import EMPTY, LISTED, M, ReadOnlyAdmin, badge, json_block, may, shorten, text_block
 
 RUN_SECONDS = 15
 """No further row is begun after so long: web servers end requests at 30 seconds."""
@@ -83,13 +83,11 @@ class RunAgainAdmin(ReadOnlyAdmin[M]):
     def run(self, request: HttpRequest, rows: list[M]) -> None:
         started = time.monotonic()
         done = failed = skipped = 0
-        for position, row in enumerate(rows):
+        for row in rows:
             if time.monotonic() - started > RUN_SECONDS:
-                left = len(rows) - position
                 self.message_user(
                     request,
-                    _("Time ran out: %(left)s were left as they are. Run them again separately.")
-                    % {"left": left},
+                    _("Time ran out before all were run. Select the others and run them again."),
                     level="WARNING",
                 )
                 break
@@ -221,10 +219,11 @@ class ConnectionEventAdmin(RunAgainAdmin[ConnectionEvent]):
         "connection",
         "occurred_at",
         "source",
+        "by",
         "attempts",
     ]
     list_filter = [SignalFilter, "kind", "source", "occurred_at"]
-    list_select_related = ["customer", "connection"]
+    list_select_related = ["customer", "connection", "actor"]
     search_fields = [
         "customer__name",
         "=customer__external_customer_id",
@@ -238,6 +237,7 @@ class ConnectionEventAdmin(RunAgainAdmin[ConnectionEvent]):
         "setup_link",
         "webhook_event",
         "source",
+        "actor",
         "occurred_at",
         "details",
         "signal",
@@ -253,7 +253,7 @@ class ConnectionEventAdmin(RunAgainAdmin[ConnectionEvent]):
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ConnectionEvent]:
-        return super().get_queryset(request).select_related("customer", "connection")
+        return super().get_queryset(request).select_related("customer", "connection", "actor")
 
     def run_one(self, row: ConnectionEvent) -> bool | None:
         return delivery.send_again(row)
@@ -264,6 +264,10 @@ class ConnectionEventAdmin(RunAgainAdmin[ConnectionEvent]):
     @admin.display(description=gettext_lazy("what"), ordering="kind")
     def what(self, event: ConnectionEvent) -> str:
         return event.get_kind_display()
+
+    @admin.display(description=gettext_lazy("by"))
+    def by(self, event: ConnectionEvent) -> str | None:
+        return str(event.actor) if event.actor else None
 
     @admin.display(description=gettext_lazy("signal"))
     def signal(self, event: ConnectionEvent) -> SafeString:
@@ -284,7 +288,3 @@ class ConnectionEventAdmin(RunAgainAdmin[ConnectionEvent]):
     @admin.display(description=gettext_lazy("receivers done"))
     def receivers_done(self, event: ConnectionEvent) -> SafeString | str:
         return text_block("\n".join(str(name) for name in event.receivers))
-
-
-def shorten(text: str) -> str:
-    return text if len(text) <= 100 else text[:99] + "…"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import phonenumbers
 from django import forms
 from django.contrib.admin.widgets import AdminRadioSelect
 from django.http import QueryDict
@@ -12,11 +14,22 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from ..models import Language
-from ..options import DEFAULT_COUNTRY, InvalidOptions, SetupLinkOptions
+from ..onboarding.links import own_page
+from ..options import DEFAULT_COUNTRY, MAX_URL_LENGTH, InvalidOptions, SetupLinkOptions
+from ..theme import hard_to_read
+from .colors import COLORS
+
+
+class ColorInput(forms.TextInput):
+    input_type = "color"
 
 
 class SetupLinkForm(forms.Form):
-    """The options that matter to staff; the others are the site's ``SETUP_LINK_DEFAULTS``."""
+    """What staff may decide about a link; the rest is the site's ``SETUP_LINK_DEFAULTS``.
+
+    ``addresses`` is how many of the customers have an e-mail address; None where the user may not
+    send them the link.
+    """
 
     BOTH = "coexistence,dedicated"
 
@@ -28,20 +41,48 @@ class SetupLinkForm(forms.Form):
             (
                 "coexistence",
                 gettext_lazy(
-                    "Coexistence only: the customer keeps the WhatsApp Business app on the phone; "
-                    "up to 5 messages a second."
+                    "Coexistence only: the customer goes on using the number in the WhatsApp "
+                    "Business app on the phone, and this site uses it, too. Up to 5 messages a "
+                    "second."
                 ),
             ),
             (
                 "dedicated",
                 gettext_lazy(
-                    "Dedicated only: the number works through the API alone, no longer in the "
-                    "app; up to 1000 messages a second."
+                    "Dedicated only: the number works through this site alone and leaves the app. "
+                    "Up to 1000 messages a second."
                 ),
             ),
         ],
     )
     language = forms.Field()  # with its choices in __init__
+    next_url = forms.CharField(
+        label=gettext_lazy("Page afterwards"),
+        required=False,
+        max_length=MAX_URL_LENGTH,
+        widget=forms.TextInput(attrs={"class": "vTextField"}),
+        help_text=gettext_lazy(
+            "Where the success page leads the customer on to: a page of this site, such as "
+            "/welcome/. Empty: it leads nowhere."
+        ),
+    )
+    meta_billing_mode = forms.ChoiceField(
+        label=gettext_lazy("Who pays Meta"),
+        required=False,
+        widget=AdminRadioSelect(attrs={"class": "radiolist"}),
+        choices=[
+            ("", gettext_lazy("Kapso's default.")),
+            (
+                "customer_managed",
+                gettext_lazy("The customer pays Meta directly, with a card of their own."),
+            ),
+            (
+                "partner_managed",
+                gettext_lazy("This site pays for the customer, with its credits at Kapso."),
+            ),
+        ],
+        help_text=gettext_lazy("It cannot be changed once the link is made."),
+    )
     provision_phone_number = forms.BooleanField(
         label=gettext_lazy("Provide a phone number"),
         required=False,
@@ -50,19 +91,39 @@ class SetupLinkForm(forms.Form):
     phone_number_country_isos = forms.CharField(
         label=gettext_lazy("Countries of the number"),
         required=False,
-        max_length=100,
+        max_length=1000,
+        widget=forms.TextInput(attrs={"data-kapso-needs": "id_provision_phone_number"}),
         help_text=gettext_lazy("Codes of two letters, such as US, MX. Empty means US."),
     )
     phone_number_area_code = forms.CharField(
         label=gettext_lazy("Area code"),
         required=False,
         max_length=10,
+        widget=forms.TextInput(
+            attrs={"data-kapso-needs": "id_provision_phone_number", "inputmode": "numeric"}
+        ),
         help_text=gettext_lazy("Three digits, in the United States only, such as 415."),
     )
+    send_email = forms.BooleanField(
+        label=gettext_lazy("E-mail the link to each customer"), required=False
+    )
+    accept_contrast = forms.BooleanField(
+        label=gettext_lazy("Use these colours all the same"), required=False
+    )
 
-    def __init__(self, data: QueryDict | None, defaults: Mapping[str, Any]) -> None:
+    def __init__(
+        self, data: QueryDict | None, defaults: Mapping[str, Any], *, addresses: int | None = None
+    ) -> None:
         self.defaults = defaults
-        super().__init__(data, initial=self.initial_from(defaults), label_suffix="")
+        theme = defaults.get("theme_config")
+        self.default_theme: Mapping[str, str] = theme if isinstance(theme, Mapping) else {}
+        initial = self.initial_from(defaults)
+        if data is not None:
+            data = data.copy()
+            # A browser leaves out what does not apply; it may apply the next time.
+            for name in ("phone_number_country_isos", "phone_number_area_code"):
+                data.setdefault(name, initial[name])
+        super().__init__(data, initial=initial, label_suffix="")
         given = defaults.get("language")
         automatic = (
             _("The customer's own, otherwise %(language)s")
@@ -75,6 +136,26 @@ class SetupLinkForm(forms.Form):
             required=False,
             choices=[("", automatic), *Language.choices],
         )
+        self.addresses = addresses
+        if addresses is None:
+            del self.fields["send_email"]
+        for name, color in COLORS.items():
+            shown = self.default_theme.get(name, color.shown)
+            self.fields[f"own_{name}"] = forms.BooleanField(label=str(color.label), required=False)
+            self.fields[name] = forms.RegexField(
+                r"#[0-9A-Fa-f]{6}\Z",
+                label=str(color.label),
+                required=False,
+                initial=shown,
+                widget=ColorInput(
+                    attrs={
+                        "aria-label": _("Colour: %(name)s") % {"name": color.label},
+                        "data-kapso-color": f"id_own_{name}",
+                        "data-shown": shown,
+                    }
+                ),
+                error_messages={"invalid": _("Must be a colour such as #1a2b3c.")},
+            )
 
     @classmethod
     def initial_from(cls, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,19 +163,51 @@ class SetupLinkForm(forms.Form):
         countries = defaults.get("phone_number_country_isos") or (DEFAULT_COUNTRY,)
         return {
             "connection_types": types[0] if len(set(types)) == 1 else cls.BOTH,
+            "meta_billing_mode": defaults.get("meta_billing_mode") or "",
             "provision_phone_number": bool(defaults.get("provision_phone_number")),
             "phone_number_country_isos": ", ".join(str(code) for code in countries),
             "phone_number_area_code": defaults.get("phone_number_area_code") or "",
         }
 
+    def clean_next_url(self) -> str:
+        try:
+            return own_page(self.cleaned_data["next_url"])
+        except InvalidOptions as error:
+            raise forms.ValidationError(error.errors["next_url"]) from None
+
+    def clean_phone_number_country_isos(self) -> list[str]:
+        countries = list(
+            dict.fromkeys(
+                re.findall(r"[^\s,;]+", self.cleaned_data["phone_number_country_isos"].upper())
+            )
+        )
+        wrong = [code for code in countries if code not in phonenumbers.SUPPORTED_REGIONS]
+        if wrong and self.data.get("provision_phone_number"):
+            raise forms.ValidationError(
+                _("Not a country's code of two letters, such as US: %(codes)s.")
+                % {"codes": ", ".join(wrong[:5])}
+            )
+        return countries
+
+    def clean_send_email(self) -> bool:
+        wanted: bool = self.cleaned_data["send_email"]
+        if wanted and not self.addresses:
+            raise forms.ValidationError(_("None of the customers has an e-mail address."))
+        return wanted
+
     def clean(self) -> dict[str, Any]:
         given = self.cleaned_data
         area_code = given.get("phone_number_area_code", "")
-        if (
-            area_code
-            and not given.get("provision_phone_number")
-            and area_code != self.initial["phone_number_area_code"]
-        ):
+        if given.get("provision_phone_number"):
+            if given.get("connection_types") == "coexistence":
+                self.add_error(
+                    "provision_phone_number",
+                    _(
+                        "A new number is not in any WhatsApp Business app yet, so “Dedicated” "
+                        "must be allowed."
+                    ),
+                )
+        elif area_code and area_code != self.initial["phone_number_area_code"]:
             self.add_error(
                 "phone_number_area_code", _("Tick “Provide a phone number” to use an area code.")
             )
@@ -103,6 +216,8 @@ class SetupLinkForm(forms.Form):
                 SetupLinkOptions.build(self.defaults, self.options())
             except InvalidOptions as error:
                 self._say(error)
+        if not self.errors and self.unreadable() and not given["accept_contrast"]:
+            self.add_error("accept_contrast", _("Some text would be hard to read:"))
         return given
 
     def options(self) -> dict[str, Any]:
@@ -110,15 +225,45 @@ class SetupLinkForm(forms.Form):
         given = self.cleaned_data
         options: dict[str, Any] = {
             "allowed_connection_types": given["connection_types"].split(","),
+            "meta_billing_mode": given["meta_billing_mode"] or None,
             "provision_phone_number": given["provision_phone_number"],
         }
         if given["language"]:
             options["language"] = given["language"]
         if given["provision_phone_number"]:
-            countries = given["phone_number_country_isos"].upper().replace(",", " ").split()
-            options["phone_number_country_isos"] = countries or None
+            options["phone_number_country_isos"] = given["phone_number_country_isos"] or None
             options["phone_number_area_code"] = given["phone_number_area_code"] or None
+        if own := self.own_colors():
+            options["theme_config"] = {**self.default_theme, **own}
         return options
+
+    def own_colors(self) -> dict[str, str]:
+        given = self.cleaned_data
+        return {name: given[name] for name in COLORS if given.get(f"own_{name}") and given[name]}
+
+    def unreadable(self) -> list[str]:
+        """Return, in words, the text that the chosen colours make hard to read."""
+        own = self.own_colors()
+        return [
+            _("%(text)s on %(behind)s: contrast %(contrast).1f, below 4.5.")
+            % {
+                "text": COLORS[text].label,
+                "behind": COLORS[behind].label,
+                "contrast": contrast,
+            }
+            for text, behind, contrast in hard_to_read({**self.default_theme, **own})
+            # What the site's developers chose is theirs to answer for.
+            if text in own or behind in own
+        ]
+
+    @property
+    def has_colors(self) -> bool:
+        """True where the part with the colours has something to show at once."""
+        return any(self[f"own_{name}"].value() or self[name].errors for name in COLORS)
+
+    def color_fields(self) -> Iterator[tuple[forms.BoundField, forms.BoundField]]:
+        for name in COLORS:
+            yield self[f"own_{name}"], self[name]
 
     def _say(self, error: InvalidOptions) -> None:
         fields = {"allowed_connection_types": "connection_types"}

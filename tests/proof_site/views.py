@@ -12,6 +12,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from kapso_connect import onboarding
 from kapso_connect import sync as kapso_sync
+from kapso_connect.addresses import connect_path
 from kapso_connect.exceptions import KapsoError
 from kapso_connect.models import Connection, ConnectionEvent, Customer, SetupLink, WebhookEvent
 
@@ -63,10 +64,18 @@ def reset(request: HttpRequest) -> JsonResponse:
 @login_not_required
 def invite(request: HttpRequest) -> JsonResponse:
     try:
-        link = onboarding.create_setup_link(add_customer(request.POST.dict()))
+        customer = add_customer(request.POST.dict())
+        link = onboarding.create_setup_link(customer)
     except KapsoError as error:
         return JsonResponse({"error": str(error)})
-    return JsonResponse({"url": link.url, "kapso_id": link.kapso_id, "status": link.status})
+    return JsonResponse(
+        {
+            "url": link.url,
+            "kapso_id": link.kapso_id,
+            "status": link.status,
+            "connect_path": connect_path(customer),
+        }
+    )
 
 
 @csrf_exempt

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import django
 import environ
 
 env = environ.Env()
@@ -25,7 +26,16 @@ INSTALLED_APPS = [
     "kapso_connect",
     "tests.queue_site.apps.QueueSiteConfig",
 ]
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 FOLDER = env.path("QUEUE_SITE_FOLDER")
+MAIL = {"file_path": f"{FOLDER}/mail"}
+if django.VERSION >= (6, 1):
+    MAILERS = {
+        "default": {"BACKEND": "django.core.mail.backends.filebased.EmailBackend", "OPTIONS": MAIL}
+    }
+else:
+    EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
+    EMAIL_FILE_PATH = MAIL["file_path"]
 KAPSO_CONNECT = {
     "API_KEY": "test-api-key",
     "API_BASE_URL": env.str("KAPSO_API_BASE_URL"),

@@ -8,7 +8,15 @@ from django.urls import include, path
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
-from kapso_connect.models import Connection, ConnectionEvent, WebhookEvent
+from kapso_connect import invitations
+from kapso_connect.models import (
+    Connection,
+    ConnectionEvent,
+    Customer,
+    Invitation,
+    InvitationBatch,
+    WebhookEvent,
+)
 
 
 def rows(request: HttpRequest, number: str) -> JsonResponse:
@@ -55,7 +63,35 @@ def kapso_sync(request: HttpRequest) -> HttpResponse:
     return HttpResponse(out.getvalue())
 
 
+@csrf_exempt
+def invite(request: HttpRequest, count: int) -> JsonResponse:
+    """Invite so many new customers in the background."""
+    customers = Customer.objects.bulk_create(
+        Customer(name=f"Customer {n}", email=f"c{n}@example.com") for n in range(count)
+    )
+    batch = invitations.make_batch([customer.pk for customer in customers])
+    invitations.start(batch, send_email=True)
+    return JsonResponse({"batch": batch.pk})
+
+
+def batch(request: HttpRequest, pk: int) -> JsonResponse:
+    """How far a batch is, and Kapso's ids of its links."""
+    reached = invitations.progress(InvitationBatch.objects.get(pk=pk))
+    links = Invitation.objects.filter(batch=pk).values_list("setup_link__kapso_id", flat=True)
+    return JsonResponse(
+        {
+            "done": reached.done,
+            "left": reached.left,
+            "emails_sent": reached.emails_sent,
+            "emails_failed": reached.emails_failed,
+            "links": list(links),
+        }
+    )
+
+
 urlpatterns = [
+    path("invite/<int:count>/", invite),
+    path("batch/<int:pk>/", batch),
     path("whatsapp/", include("kapso_connect.urls")),
     path("rows/<number>/", rows),
     path("make_due/<number>/", make_due),

@@ -20,6 +20,7 @@ class Migration(migrations.Migration):
                 ),
                 ("name", models.CharField(max_length=200)),
                 ("email", models.EmailField(max_length=254, verbose_name="e-mail")),
+                ("opening_hours", models.CharField(blank=True, max_length=200)),
                 (
                     "whatsapp_phone_number_id",
                     models.CharField(blank=True, editable=False, max_length=64),

@@ -9,7 +9,13 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
-from kapso_connect.models import Connection, ConnectionEvent, WebhookEvent
+from kapso_connect.models import (
+    Connection,
+    ConnectionEvent,
+    Invitation,
+    InvitationBatch,
+    WebhookEvent,
+)
 
 BATCH = 1000
 
@@ -23,9 +29,10 @@ def days(text: str) -> int:
 
 class Command(BaseCommand):
     help = (
-        "Deletes old rows of the inbox and the timeline, in batches. Kept whatever their age: "
-        "webhooks that wait or failed, signals not delivered, and what connected a number that is "
-        "still connected."
+        "Deletes old rows of the inbox, the timeline and the batches of invitations, a thousand at "
+        "a time. Kept whatever their age: webhooks that wait or failed, signals not delivered, "
+        "what connected a number that is still connected, and batches with something left to do. "
+        "Batches that nobody started go after a day."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -38,19 +45,38 @@ class Command(BaseCommand):
             default=730,
             help="Days the timeline is kept (default 730).",
         )
+        parser.add_argument(
+            "--batch-days",
+            type=days,
+            default=90,
+            help="Days finished batches of invitations are kept (default 90); their links stay.",
+        )
         parser.add_argument("--dry-run", action="store_true", help="Only count; delete nothing.")
 
     def handle(
-        self, *args: Any, inbox_days: int, timeline_days: int, dry_run: bool, **options: Any
+        self,
+        *args: Any,
+        inbox_days: int,
+        timeline_days: int,
+        batch_days: int,
+        dry_run: bool,
+        **options: Any,
     ) -> None:
         now = timezone.now()
         inbox = old_webhooks(now - timedelta(days=inbox_days))
         timeline = old_events(now - timedelta(days=timeline_days))
         count = models.QuerySet.count if dry_run else delete
-        counts = count(inbox), count(timeline)
+        batches = old_batches(now - timedelta(days=batch_days), now - timedelta(days=1))
+        if not dry_run:
+            # First: a batch takes its invitations along, however many there are.
+            delete(Invitation.objects.filter(batch__in=batches))
+        counts = count(inbox), count(timeline), count(batches)
         if options["verbosity"] > 0:
             verb = "would delete" if dry_run else "deleted"
-            self.stdout.write(f"kapso_prune: {verb} {counts[0]} webhooks, {counts[1]} events")
+            self.stdout.write(
+                f"kapso_prune: {verb} {counts[0]} webhooks, {counts[1]} events, "
+                f"{counts[2]} batches of invitations"
+            )
 
 
 def old_webhooks(before: Any) -> models.QuerySet[WebhookEvent]:
@@ -73,6 +99,14 @@ def old_events(before: Any) -> models.QuerySet[ConnectionEvent]:
     return ConnectionEvent.objects.filter(
         occurred_at__lt=before, delivered_at__isnull=False
     ).exclude(explains_a_connection)
+
+
+def old_batches(before: Any, drafted_before: Any) -> models.QuerySet[InvitationBatch]:
+    left = Invitation.objects.filter(batch=models.OuterRef("pk"), status=Invitation.Status.PENDING)
+    return InvitationBatch.objects.filter(
+        Q(started_at=None, created_at__lt=drafted_before)
+        | Q(~models.Exists(left), started_at__lt=before)
+    )
 
 
 def delete(rows: models.QuerySet[Any]) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from kapso_connect import sync
+from kapso_connect.management.progress import Progress
 
 
 class Command(BaseCommand):
@@ -40,30 +41,3 @@ class Command(BaseCommand):
             raise CommandError(
                 f"{report.failed} events or signals failed for good: see the admin.", returncode=2
             )
-
-
-class Progress:
-    """A bar for each step on a terminal, by tqdm where it is installed."""
-
-    def __init__(self, *, on: bool) -> None:
-        self.bars: dict[str, Any] = {}
-        self.bar: Any = None
-        if on:
-            try:
-                from tqdm import tqdm
-            except ImportError:
-                return
-            self.bar = tqdm
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for bar in self.bars.values():
-            bar.close()
-
-    def __call__(self, step: str, done: int) -> None:
-        if self.bar is not None:
-            bar = self.bars.setdefault(step, None) or self.bar(desc=step, unit="")
-            self.bars[step] = bar
-            bar.update(done - bar.n)

@@ -6,7 +6,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch
 from django.utils.translation import gettext as _
 
-from ..exceptions import (
+from .exceptions import (
     KapsoConflict,
     KapsoCredentialsError,
     KapsoError,
@@ -16,8 +16,8 @@ from ..exceptions import (
     KapsoUnavailable,
     KapsoValidationError,
 )
-from ..models import Customer
-from ..options import InvalidOptions
+from .models import Customer
+from .options import InvalidOptions
 
 
 def explain(error: Exception) -> str:

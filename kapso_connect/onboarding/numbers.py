@@ -1,8 +1,4 @@
-"""Every change of state, and nothing else: invite, claim, connect, disconnect, fail.
-
-Each function asks the API first and outside any transaction, then changes rows and writes the
-timeline in one short transaction. All are safe to repeat and safe to run at the same time.
-"""
+"""Numbers: claimed, connected, disconnected, and what Meta decides about them."""
 
 from __future__ import annotations
 
@@ -10,45 +6,36 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
-from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-from django.core.exceptions import ImproperlyConfigured
-from django.db import IntegrityError, connections
+from django.contrib.auth.models import AbstractBaseUser
 from django.db.models import Q
-from django.urls import reverse
 from django.utils import timezone
 
-from . import delivery
-from .client import KapsoClient, KapsoCustomer, KapsoPhoneNumber, KapsoSetupLink
-from .conf import get_conf
-from .exceptions import KapsoConflict, KapsoError, KapsoNotFound, KapsoValidationError
-from .models import (
+from .. import delivery
+from ..client import KapsoClient, KapsoHealth, KapsoPhoneNumber
+from ..conf import get_conf
+from ..exceptions import KapsoError, KapsoNotFound, KapsoValidationError
+from ..models import (
     AccountStatus,
     Connection,
     ConnectionEvent,
     ConnectionType,
     Customer,
-    Language,
+    Health,
     SetupLink,
     Source,
     WebhookEvent,
-    new_external_id,
 )
-from .options import SetupLinkOptions
-from .transactions import alias, atomic, retrying
+from ..transactions import retrying
+from .customers import customer_from_api
+from .links import complete, open_link, revoke_setup_link
 
 Kind = ConnectionEvent.Kind
 
 TEARDOWN = timedelta(minutes=2)
 """How long after a disconnection the API may still show the number as it was (KAPSO.md: "for a
 moment")."""
-
-MAX_FAILURES = 20
-"""Failures recorded for one setup link: the redirect is unsigned, so anybody who has the link's id
-could report them without end."""
-
 
 CLOSED_STATUSES = {"DISCONNECTED", "DELETED", "MIGRATED"}
 """Meta's words, in the API's ``status`` of a number, for one that no longer works here."""
@@ -77,6 +64,8 @@ class Number:
     display_phone_number: str = ""
     verified_name: str = ""
     connection_type: str = ""
+    quality_rating: str = ""
+    name_status: str = ""
 
     @classmethod
     def from_api(cls, number: KapsoPhoneNumber, **known: str) -> Number:
@@ -90,224 +79,10 @@ class Number:
                 False: ConnectionType.DEDICATED.value,
                 None: "",
             }[number.is_coexistence],
+            quality_rating=(number.quality_rating or "")[:32],
+            name_status=(number.name_status or "")[:64],
             **known,
         )
-
-
-# Inviting
-
-
-def create_setup_link(
-    customer: Customer,
-    *,
-    options: Mapping[str, Any] | None = None,
-    created_by: AbstractBaseUser | AnonymousUser | None = None,
-    client: KapsoClient | None = None,
-) -> SetupLink:
-    """Create a setup link for ``customer`` and return it; the customer's older links end.
-
-    The customer is registered with Kapso first where needed. ``options`` are Kapso's (see
-    ``options.SetupLinkOptions``) and win over ``SETUP_LINK_DEFAULTS``. ``created_by`` is noted on
-    the link. ``client`` lets many calls share one budget; by default each has ``API_BUDGET``.
-
-    Raises InvalidOptions before anything is asked, a KapsoError where Kapso refuses or is away, and
-    ImproperlyConfigured without ``PUBLIC_URL``. In each case nothing is recorded, and calling
-    again is safe. Do not call it inside a transaction: it waits for Kapso.
-    """
-    wanted = link_options(customer, options)
-    own_client = client is None
-    client = client or KapsoClient.from_settings()
-    try:
-        try:
-            made = _create_remote_link(client, register(customer, client), wanted)
-        except KapsoNotFound:
-            # Kapso no longer knows this customer (it was deleted there): register it anew.
-            customer.kapso_id = None
-            made = _create_remote_link(client, register(customer, client), wanted)
-    finally:
-        if own_client:
-            client.close()
-    return retrying(lambda: _record_link(customer, made, wanted, created_by))
-
-
-def link_options(customer: Customer, options: Mapping[str, Any] | None) -> SetupLinkOptions:
-    """Return the options of a new link: this site's URLs, then defaults, then ``options``."""
-    origin = get_conf().public_url
-    if not origin:
-        raise ImproperlyConfigured(
-            "KAPSO_CONNECT['PUBLIC_URL'] is not set: Kapso needs to know where to send customers "
-            "back to. Set it to the https origin of this site, such as https://crm.example.com."
-        )
-    site = {
-        "success_redirect_url": origin + reverse("kapso_connect:success"),
-        "failure_redirect_url": origin + reverse("kapso_connect:failed"),
-    }
-    own = {"language": customer.language} if customer.language in Language.values else {}
-    return SetupLinkOptions.build(site, get_conf().setup_link_defaults, own, options)
-
-
-def register(customer: Customer, client: KapsoClient) -> str:
-    """Return Kapso's id of ``customer``, making the customer there where there is none.
-
-    Looks before it creates, so that a repeated call after a lost answer makes no second one.
-    """
-    if customer.kapso_id:
-        return customer.kapso_id
-    if not customer.external_customer_id:
-        Customer.objects.filter(pk=customer.pk, external_customer_id=None).update(
-            external_customer_id=new_external_id()
-        )
-        customer.refresh_from_db(fields=["external_customer_id"])
-    external_id = customer.external_customer_id or ""
-    found = client.find_customer(external_id) or _create_remote_customer(
-        client, customer.name, external_id
-    )
-    try:
-        with atomic():
-            Customer.objects.filter(pk=customer.pk).update(kapso_id=found.id)
-    except IntegrityError:
-        raise KapsoConflict(
-            f"Kapso's customer {found.id} is another customer of this site: "
-            f"{Customer.objects.get(kapso_id=found.id)}. Use that one.",
-            operation="find customer",
-        ) from None
-    customer.kapso_id = found.id
-    return found.id
-
-
-def _create_remote_customer(client: KapsoClient, name: str, external_id: str) -> KapsoCustomer:
-    try:
-        return client.create_customer(name=name, external_customer_id=external_id)
-    except KapsoError as error:
-        taken = isinstance(error, (KapsoConflict, KapsoValidationError))
-        # Somebody registered the customer at the same moment, or our request was carried out
-        # although its answer was lost.
-        found = client.find_customer(external_id) if taken or error.outcome_unknown else None
-        if found is None:
-            raise
-        return found
-
-
-def _create_remote_link(
-    client: KapsoClient, kapso_id: str, options: SetupLinkOptions
-) -> KapsoSetupLink:
-    started = timezone.now()
-    try:
-        return client.create_setup_link(kapso_id, options.payload())
-    except KapsoError as error:
-        if not error.outcome_unknown:
-            raise
-        # The link may exist. The allowance is for Kapso's clock being behind ours.
-        since = started - timedelta(seconds=60)
-        known = set(
-            SetupLink.objects.filter(customer__kapso_id=kapso_id).values_list("kapso_id", flat=True)
-        )
-        for link in client.list_setup_links(kapso_id, status="active", created_after=since):
-            if link.id not in known and link.created_at >= since:
-                return link
-        raise
-
-
-def _record_link(
-    customer: Customer,
-    made: KapsoSetupLink,
-    options: SetupLinkOptions,
-    created_by: AbstractBaseUser | AnonymousUser | None,
-) -> SetupLink:
-    # Two members of staff may invite the same customer at once: the lock makes the second wait,
-    # and Kapso's own times say which link it left alive.
-    # It is one that rows which point to the customer need not wait for: no deadlock with those
-    # that hold a link's row and write the timeline.
-    no_key = connections[alias()].features.has_select_for_no_key_update
-    Customer.objects.select_for_update(no_key=no_key).get(pk=customer.pk)
-    known = SetupLink.objects.filter(kapso_id=made.id).first()
-    if known is not None:
-        return known
-    active = SetupLink.objects.filter(customer=customer, status=SetupLink.Status.ACTIVE)
-    superseded = active.filter(created_at__gt=made.created_at).exists()
-    for older in active.filter(created_at__lte=made.created_at):
-        _end_link(older, SetupLink.Status.REVOKED, Source.MANUAL)
-    link = SetupLink(
-        customer=customer,
-        kapso_id=made.id,
-        url=made.url,
-        status=SetupLink.Status.REVOKED if superseded else made.status,
-        options=options.payload(),
-        expires_at=made.expires_at,
-        created_at=made.created_at,
-        created_by_id=created_by.pk if created_by is not None else None,
-    )
-    link.save(force_insert=True)
-    delivery.record(
-        Kind.SETUP_LINK_CREATED, source=Source.MANUAL, customer=customer, setup_link=link
-    )
-    return link
-
-
-def revoke_setup_link(link: SetupLink, *, client: KapsoClient | None = None) -> None:
-    """End ``link``, at Kapso first. Nothing happens where it has ended already.
-
-    Raises a KapsoError where Kapso is away; the link is then as it was.
-    """
-    if link.status != SetupLink.Status.ACTIVE:
-        return
-    own_client = client is None
-    client = client or KapsoClient.from_settings()
-    try:
-        client.revoke_setup_link(link.customer.kapso_id or "", link.kapso_id)
-    except KapsoNotFound:
-        pass  # It is gone, which is what was wanted.
-    finally:
-        if own_client:
-            client.close()
-    retrying(lambda: _end_link(link, SetupLink.Status.REVOKED, Source.MANUAL))
-
-
-LINK_ENDS = {
-    SetupLink.Status.REVOKED: Kind.SETUP_LINK_REVOKED,
-    SetupLink.Status.EXPIRED: Kind.SETUP_LINK_EXPIRED,
-}
-
-
-def _end_link(link: SetupLink, status: str, source: str, **changes: Any) -> bool:
-    """Give an active link another status; one that ended before keeps how it ended."""
-    changed = SetupLink.objects.filter(pk=link.pk, status=SetupLink.Status.ACTIVE).update(
-        status=status, **changes
-    )
-    link.status = status
-    if changed and status in LINK_ENDS:
-        delivery.record(
-            LINK_ENDS[SetupLink.Status(status)],
-            source=source,
-            customer=link.customer,
-            setup_link=link,
-        )
-    return bool(changed)
-
-
-def follow_link(link: SetupLink, remote: KapsoSetupLink | None) -> bool:
-    """Make what is recorded of an active link what ``remote``, just read from the API, says.
-
-    None stands for a link that Kapso no longer has. True where the link has ended.
-    """
-    status = SetupLink.Status.REVOKED if remote is None else remote.status
-    if remote is not None and status == SetupLink.Status.ACTIVE:
-        if remote.expires_at != link.expires_at:
-            SetupLink.objects.filter(pk=link.pk).update(expires_at=remote.expires_at)
-        return False
-    return retrying(lambda: _end_link(link, status, Source.SYNC))
-
-
-def expire_links() -> int:
-    """Mark the links past their ``expires_at`` as expired; return how many there were."""
-    past = SetupLink.objects.filter(
-        status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now()
-    ).select_related("customer")
-    expired = 0
-    while batch := list(past[:500]):
-        for link in batch:
-            expired += retrying(partial(_end_link, link, SetupLink.Status.EXPIRED, Source.SYNC))
-    return expired
 
 
 # Connecting
@@ -398,47 +173,6 @@ def follow_api(
     return follow(
         customer, remote, asked_at=asked_at, source=source, webhook_event=webhook_event, data=data
     )
-
-
-def customer_from_api(kapso_id: str, client: KapsoClient) -> Customer:
-    """Return the local customer with Kapso's id, asking Kapso who it is where nobody knows it."""
-    customer = Customer.objects.filter(kapso_id=kapso_id).first()
-    if customer is not None:
-        return customer
-    return add_customer_from_api(client.get_customer(kapso_id))
-
-
-def add_customer_from_api(remote: KapsoCustomer) -> Customer:
-    """Return the local customer that ``remote``, just read from the API, stands for."""
-    return retrying(
-        lambda: find_or_add_customer(remote.id, remote.external_customer_id or "", remote.name)
-    )
-
-
-def find_or_add_customer(kapso_id: str, external_customer_id: str, name: str = "") -> Customer:
-    """Return the customer Kapso speaks of, by Kapso's id or else by ours; make an unknown one.
-
-    Call it in a transaction that is retried: two processes may hear of the same customer at once.
-    """
-    customer = Customer.objects.filter(kapso_id=kapso_id).first()
-    if customer is None and external_customer_id:
-        customer = Customer.objects.filter(external_customer_id=external_customer_id).first()
-        if customer is not None and customer.external_customer_id != external_customer_id:
-            # MySQL and MariaDB take "Ab3" for "aB3", and cannot keep both.
-            raise ValueError(
-                f"Kapso's external customer id {external_customer_id!r} is almost, but not quite, "
-                f"that of a customer here: {customer.external_customer_id!r}. Correct one of them."
-            )
-        if customer is not None and customer.kapso_id is None:
-            customer.kapso_id = kapso_id
-            customer.save(update_fields=["kapso_id", "updated_at"])
-    if customer is None:
-        customer = Customer.objects.create(
-            kapso_id=kapso_id,
-            external_customer_id=external_customer_id or None,
-            name=(name or external_customer_id or f"Kapso customer {kapso_id[:8]}")[:255],
-        )
-    return customer
 
 
 def is_closed(remote: KapsoPhoneNumber) -> bool:
@@ -543,10 +277,10 @@ def connect(
         connection.status = Connection.Status.CONNECTED
         connection.connected_at = now
         _apply(connection, number, overwrite=True)
-        link = setup_link or _open_link(customer, number.phone_number_id, since)
+        link = setup_link or open_link(customer, number.phone_number_id, since)
         if link is not None:
             connection.setup_link = link
-            _complete(link)
+            complete(link)
         connection.save()
         delivery.record(
             kind,
@@ -570,45 +304,6 @@ def _changed_since(connection: Connection, asked_at: datetime) -> bool:
     return any(moment is not None and moment >= asked_at for moment in times)
 
 
-def _open_link(
-    customer: Customer, phone_number_id: str, since: datetime | None
-) -> SetupLink | None:
-    """The link a connection that names none came by: the one that a browser claimed the number
-    for, or else the newest that is not completed, not claimed for another number, and not made
-    after Kapso got the number."""
-    claimed = Q(claimed_phone_number_id=phone_number_id)
-    free = Q(claimed_phone_number_id="")
-    if since is not None:
-        free &= Q(created_at__lte=since)
-    return (
-        SetupLink.objects.filter(
-            claimed | free,
-            customer=customer,
-            status__in=[SetupLink.Status.ACTIVE, SetupLink.Status.USED],
-        )
-        .exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
-        .order_by("-claimed_phone_number_id", "-created_at", "-pk")
-        .first()
-    )
-
-
-def _complete(link: SetupLink) -> None:
-    link.status = SetupLink.Status.USED
-    link.setup_status = SetupLink.SetupStatus.COMPLETED
-    link.last_error_code = ""
-    link.claimed_phone_number_id = ""
-    link.claimed_at = None
-    link.save(
-        update_fields=[
-            "status",
-            "setup_status",
-            "last_error_code",
-            "claimed_phone_number_id",
-            "claimed_at",
-        ]
-    )
-
-
 def _fill(
     connection: Connection, number: Number, link: SetupLink | None, *, overwrite: bool
 ) -> None:
@@ -617,7 +312,7 @@ def _fill(
         connection.setup_link = link
         changed.append("setup_link")
     if link is not None and link.setup_status != SetupLink.SetupStatus.COMPLETED:
-        _complete(link)
+        complete(link)
     if changed:
         connection.save(update_fields=[*changed, "updated_at"])
 
@@ -652,6 +347,7 @@ def disconnect(
     asked_at: datetime | None = None,
     occurred_at: datetime | None = None,
     data: Mapping[str, Any] | None = None,
+    actor: AbstractBaseUser | None = None,
 ) -> Connection | None:
     """Record that a number is no longer connected, once. ``data`` goes to the timeline: reason ….
 
@@ -679,7 +375,7 @@ def disconnect(
             raise NeedsConfirmation
         if asked_at is not None and _changed_since(connection, asked_at):
             raise TryLater(CHANGED)
-        _close(connection, source, webhook_event, now, dict(data or {}))
+        _close(connection, source, webhook_event, now, dict(data or {}), actor)
         return connection
 
     return retrying(change)
@@ -702,10 +398,12 @@ def _close(
     webhook_event: WebhookEvent | None,
     now: datetime,
     data: dict[str, Any],
+    actor: AbstractBaseUser | None = None,
 ) -> None:
     connection.status = Connection.Status.DISCONNECTED
     connection.disconnected_at = now
-    connection.save(update_fields=["status", "disconnected_at", "updated_at"])
+    connection.disconnect_reason = str(data.get("reason") or "")[:64]
+    connection.save(update_fields=["status", "disconnected_at", "disconnect_reason", "updated_at"])
     delivery.record(
         Kind.DISCONNECTED,
         source=source,
@@ -715,7 +413,112 @@ def _close(
         webhook_event=webhook_event,
         occurred_at=now,
         data=data,
+        actor=actor,
     )
+
+
+STAFF = "staff"
+"""The reason of a disconnection that a member of staff asked for."""
+
+
+def disconnect_number(
+    connection: Connection,
+    *,
+    actor: AbstractBaseUser | None = None,
+    client: KapsoClient | None = None,
+) -> Connection:
+    """Disconnect a number and remove it from Kapso, on behalf of ``actor``; Kapso comes first.
+
+    The customer's links and address on this site end before it does: whoever has them must not
+    connect the number again. Nothing happens to a number that is disconnected already. Raises a
+    KapsoError where Kapso refuses or is away, TryLater where the number was connected anew
+    meanwhile; the number is then as it was.
+    """
+    if not connection.is_connected:
+        return connection
+    if client is None:
+        with KapsoClient.from_settings() as own:
+            return disconnect_number(connection, actor=actor, client=own)
+    alive = SetupLink.objects.filter(
+        customer=connection.customer_id, status=SetupLink.Status.ACTIVE
+    )
+    for link in alive.select_related("customer"):
+        revoke_setup_link(link, actor=actor, client=client)
+    asked_at = timezone.now()
+    with suppress(KapsoNotFound):  # It is gone, which is what was wanted.
+        client.delete_phone_number(connection.phone_number_id)
+    closed = disconnect(
+        connection.phone_number_id,
+        source=Source.MANUAL,
+        asked_at=asked_at,
+        data={"reason": STAFF},
+        actor=actor,
+    )
+
+    def change() -> None:
+        # Kapso's own word of it can be here before its answer.
+        ConnectionEvent.objects.filter(
+            connection=connection, kind=Kind.DISCONNECTED, actor=None, occurred_at__gte=asked_at
+        ).update(actor=actor)
+        Connection.objects.filter(
+            pk=connection.pk, status=Connection.Status.DISCONNECTED, disconnected_at__gte=asked_at
+        ).update(disconnect_reason=STAFF)
+        # After the number, as everywhere: rows locked in one order do not lock each other out.
+        Customer.objects.filter(pk=connection.customer_id).update(connect_key=None)
+
+    retrying(change)
+    return closed or connection
+
+
+# Looking after
+
+
+def check_health(
+    connection: Connection,
+    *,
+    actor: AbstractBaseUser | None = None,
+    client: KapsoClient | None = None,
+) -> KapsoHealth:
+    """Ask Kapso how ``connection`` is, record what it says, and return it.
+
+    Kapso looks at most every 3 minutes, and answers 60 such questions a minute for a whole project.
+    Raises a KapsoError where it refuses (KapsoRateLimited) or is away; nothing is recorded then.
+    """
+    if client is not None:
+        health = client.get_phone_number_health(connection.phone_number_id)
+    else:
+        with KapsoClient.from_settings() as own:
+            health = own.get_phone_number_health(connection.phone_number_id)
+    status = health.status if health.status in Health.values else Health.ERROR.value
+    error = health.error or "; ".join(_failed_checks(health))
+
+    def change() -> None:
+        connection.health_status = status
+        connection.health_error = error[:2000]
+        connection.health_checked_at = timezone.now()
+        connection.save(
+            update_fields=["health_status", "health_error", "health_checked_at", "updated_at"]
+        )
+        delivery.record(
+            Kind.HEALTH_CHECKED,
+            source=Source.MANUAL,
+            customer=connection.customer,
+            connection=connection,
+            actor=actor,
+            data={"status": status, "error": connection.health_error},
+        )
+
+    retrying(change)
+    return health
+
+
+def _failed_checks(health: KapsoHealth) -> list[str]:
+    """Return what did not pass, as "name: why"."""
+    return [
+        f"{name}: {check.get('error') or 'failed'}"
+        for name, check in health.checks.items()
+        if isinstance(check, Mapping) and check.get("passed") is False
+    ]
 
 
 # Meta's decisions
@@ -800,38 +603,3 @@ def _is_account_news(connection: Connection, name: str, event_id: str, now: date
     if name not in ACCOUNT_STATUSES:
         return True
     return connection.account_updated_at is None or connection.account_updated_at < now
-
-
-# Failing
-
-
-def record_failure(link: SetupLink, error_code: str, *, source: str = Source.REDIRECT) -> bool:
-    """Record that the customer came back from ``link`` with Kapso's ``error_code``.
-
-    True where that was news. A page that is loaded again, a link that was completed, and a
-    link with ``MAX_FAILURES`` failures change nothing.
-    """
-
-    def change() -> bool:
-        locked = SetupLink.objects.select_for_update().get(pk=link.pk)
-        if locked.setup_status == SetupLink.SetupStatus.COMPLETED or (
-            locked.setup_status == SetupLink.SetupStatus.FAILED
-            and locked.last_error_code == error_code
-        ):
-            return False
-        failures = ConnectionEvent.objects.filter(setup_link=locked, kind=Kind.SETUP_FAILED)
-        if failures.count() >= MAX_FAILURES:
-            return False
-        locked.setup_status = SetupLink.SetupStatus.FAILED
-        locked.last_error_code = error_code
-        locked.save(update_fields=["setup_status", "last_error_code"])
-        delivery.record(
-            Kind.SETUP_FAILED,
-            source=source,
-            customer=locked.customer,
-            setup_link=locked,
-            data={"error_code": error_code},
-        )
-        return True
-
-    return retrying(change)

@@ -1,0 +1,311 @@
+"""Inviting from the admin: choose the options of the links, then watch them being made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin import helpers
+from django.contrib.admin.utils import quote, unquote
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.core.paginator import Paginator
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.http.response import HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.urls import NoReverseMatch, URLPattern
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from .. import invitations, onboarding
+from ..addresses import connect_url
+from ..conf import get_conf
+from ..explanations import explain
+from ..models import Connection, Customer, Invitation, InvitationBatch, SetupLink, due
+from ..options import InvalidOptions
+from .base import LISTED, MAX_SELECTED, badge, copyable, may_create_setup_links
+from .connections import alive_links
+from .forms import SetupLinkForm
+from .log import log_changes
+from .owners import CHUNK, Owners
+
+PER_PAGE = 50
+
+SLICE = 4.0
+"""Seconds that one request works on a batch where nothing else does."""
+
+LOGGED = 5000
+"""Customers of one batch that get an entry each in the admin's log."""
+
+UNTAKEN_SECONDS = 30
+"""After how long nobody seems to work on what is due."""
+
+Status = Invitation.Status
+
+
+class InviteViews(Owners):
+    """The part of a ModelAdmin that creates setup links."""
+
+    def has_create_setup_link_permission(self, request: HttpRequest) -> bool:
+        return may_create_setup_links(request)
+
+    @admin.action(
+        description=gettext_lazy("Create WhatsApp setup link"), permissions=["create_setup_link"]
+    )
+    def create_setup_links(
+        self, request: HttpRequest, queryset: QuerySet[Any]
+    ) -> HttpResponseRedirect | None:
+        return self._draft(request, queryset)
+
+    def get_urls(self) -> list[URLPattern]:
+        return [
+            self.view_path("whatsapp/invite/", self.invite_view, "whatsapp_invite"),
+            self.view_path("whatsapp/batch/<int:pk>/", self.batch_view, "whatsapp_batch"),
+            *super().get_urls(),
+        ]
+
+    def _check(self, request: HttpRequest) -> None:
+        allowed = self.has_create_setup_link_permission(request)
+        if not allowed or not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+
+    def invite_view(self, request: HttpRequest) -> HttpResponse:
+        """Draft a batch for the objects whose ``ids`` are posted, as the admin quotes them."""
+        self._check(request)
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        ids = request.POST.get("ids", "").split(",", MAX_SELECTED)[:MAX_SELECTED]
+        objs = [self.get_object(request, unquote(pk)) for pk in ids if pk and "\0" not in pk]
+        pks = [obj.pk for obj in objs if obj and self.has_view_or_change_permission(request, obj)]
+        return self._draft(request, self.get_queryset(request).filter(pk__in=pks)) or (
+            self.to_changelist()
+        )
+
+    def _draft(self, request: HttpRequest, objs: QuerySet[Any]) -> HttpResponseRedirect | None:
+        """Lead to a new batch for the ``objs``; None, with a message, where none can be made."""
+        pks, problems = self.make_customers(objs)
+        for problem in problems[:LISTED]:
+            self.message_user(request, problem, messages.WARNING)
+        batch = invitations.make_batch(pks, created_by=request.user)
+        if not batch.invitations.exists():
+            batch.delete()
+            self.message_user(
+                request, _("Select one row or more in the list first."), messages.ERROR
+            )
+            return None
+        return HttpResponseRedirect(self.view_url("whatsapp_batch", batch.pk))
+
+    def batch_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Ask for the options of a draft, then show how its links are made."""
+        self._check(request)
+        batch = get_object_or_404(InvitationBatch.objects.select_related("created_by"), pk=pk)
+        if batch.started_at is None:
+            if batch.created_by_id != request.user.pk:
+                # Whoever drafts it may have been allowed to see other customers.
+                raise Http404
+            return self._options_view(request, batch)
+        if request.method == "POST":
+            if request.POST.get("do") == "resume":
+                if not may_resume(request, batch):
+                    raise PermissionDenied
+                invitations.resume(batch)
+                log_changes(request, [batch], _("Resumed the batch of invitations."))
+                self._work(batch)
+            elif request.POST.get("do") == "work":
+                invitations.work(batch.pk, seconds=SLICE)
+            return HttpResponseRedirect(request.get_full_path())
+        return self._progress_page(request, batch)
+
+    def _work(self, batch: InvitationBatch) -> None:
+        """Begin at once where nobody else will."""
+        if not invitations.is_background():
+            invitations.work(batch.pk, seconds=SLICE)
+
+    # A draft
+
+    def _options_view(self, request: HttpRequest, batch: InvitationBatch) -> HttpResponse:
+        counts = count_customers(batch)
+        if not counts["total"]:
+            self.message_user(request, _("The customers were deleted meanwhile."), messages.ERROR)
+            return self.to_changelist()
+        may_send = request.user.has_perm("kapso_connect.send_setup_link")
+        try:
+            form = SetupLinkForm(
+                request.POST if request.method == "POST" else None,
+                get_conf().setup_link_defaults,
+                addresses=counts["total"] - counts["without_email"] if may_send else None,
+            )
+            onboarding.link_options(Customer(), None)
+        except (ImproperlyConfigured, NoReverseMatch) as error:
+            self.message_user(request, explain(error), messages.ERROR)
+            return self.to_changelist()
+        except InvalidOptions:
+            pass  # The form says at which option.
+        if request.method == "POST" and form.is_valid():
+            invited = invitations.start(
+                batch,
+                options=form.options(),
+                next_url=form.cleaned_data["next_url"],
+                send_email=form.cleaned_data.get("send_email", False),
+            )
+            if invited:
+                self._log(request, batch)
+                self._work(batch)
+            return HttpResponseRedirect(self.view_url("whatsapp_batch", batch.pk))
+        return self._options_page(request, batch, form, counts)
+
+    def _log(self, request: HttpRequest, batch: InvitationBatch) -> None:
+        """Note in the admin's log, on each customer and object, who asked for a link; on the batch
+        where there are so many that writing it would take too long. Their timelines say it all the
+        same."""
+        entry = _("Asked for a WhatsApp setup link.")
+        pks = list(batch.invitations.values_list("customer_id", flat=True)[: LOGGED + 1])
+        if len(pks) > LOGGED:
+            log_changes(request, [batch], entry)
+            return
+        for at in range(0, len(pks), CHUNK):
+            customers = list(Customer.objects.filter(pk__in=pks[at : at + CHUNK]))
+            objs = self.find_objects(request, customers).values()
+            log_changes(
+                request,
+                [*customers, *(obj for obj in objs if not isinstance(obj, Customer))],
+                entry,
+            )
+
+    def _options_page(
+        self,
+        request: HttpRequest,
+        batch: InvitationBatch,
+        form: SetupLinkForm,
+        counts: dict[str, int],
+    ) -> HttpResponse:
+        delivery = [(_("Delivery"), {"fields": ["send_email"]})]
+        fieldsets = [
+            (None, {"fields": ["connection_types", "language", "next_url", "meta_billing_mode"]}),
+            (
+                _("A new number"),
+                {
+                    "fields": [
+                        "provision_phone_number",
+                        "phone_number_country_isos",
+                        "phone_number_area_code",
+                    ]
+                },
+            ),
+            *(delivery if "send_email" in form.fields else []),
+        ]
+        return self.page(
+            request,
+            "invite/options",
+            _("Create WhatsApp setup link"),
+            form=form,
+            adminform=helpers.AdminForm(form, fieldsets, {}),  # type: ignore[arg-type]
+            rows=customers_of(batch).order_by("invitations__pk")[:LISTED],
+            more=max(counts["total"] - LISTED, 0),
+            counts=counts,
+        )
+
+    # A batch that was started
+
+    def _progress_page(self, request: HttpRequest, batch: InvitationBatch) -> HttpResponse:
+        progress = invitations.progress(batch)
+        is_running = bool(progress.left and not batch.stopped)
+        started = batch.started_at or timezone.now()
+        wait = (max(progress.due_at or started, started) - timezone.now()).total_seconds()
+        works_here = is_running and not invitations.is_background()
+        nobody = not batch.invitations.filter(taken_at__isnull=False).exclude(due()).exists()
+        show = request.GET.get("show", "")
+        rows = batch.invitations.select_related("customer", "setup_link").defer(
+            "setup_link__url", "setup_link__options"
+        )
+        if show in Status.values:
+            rows = rows.filter(status=show)
+        page = Paginator(rows.order_by("pk"), PER_PAGE).get_page(request.GET.get("page"))
+        return self.page(
+            request,
+            "invite/batch",
+            _("WhatsApp setup links"),
+            batch=batch,
+            may_resume=may_resume(request, batch),
+            progress=progress,
+            settled=progress.done + progress.failed,
+            is_running=is_running,
+            works_here=works_here,
+            is_waiting=is_running and wait > 1,
+            is_untaken=is_running and not works_here and nobody and wait < -UNTAKEN_SECONDS,
+            poll_ms=int(1000 * min(max(wait, 0.1), 10)) if works_here else 2000,
+            show=show,
+            filters=[
+                ("", _("All"), progress.total),
+                (Status.FAILED.value, Status.FAILED.label, progress.failed),
+                (Status.DONE.value, Status.DONE.label, progress.done),
+                (Status.PENDING.value, Status.PENDING.label, progress.left),
+            ],
+            page=page,
+            pages=page.paginator.get_elided_page_range(page.number, on_each_side=2, on_ends=1),
+            rows=list(self._rows(request, batch, page.object_list)),
+        )
+
+    def _rows(
+        self, request: HttpRequest, batch: InvitationBatch, rows: Iterable[Invitation]
+    ) -> Iterator[dict[str, Any]]:
+        objs = self.find_objects(request, [row.customer for row in rows])
+        for row in rows:
+            obj = objs.get(row.customer_id)
+            if obj is None:
+                yield {"name": _("A customer that you may not see"), "state": state_of(row)}
+                continue
+            address = connect_url(row.customer) if row.setup_link else ""
+            label = _("Setup link for %(customer)s") % {"customer": row.customer}
+            yield {
+                "name": format_html(
+                    '<a href="{}">{}</a>', self.view_url("change", quote(obj.pk)), obj
+                ),
+                "state": state_of(row),
+                "address": copyable(address, label) if address else "",
+                "is_over": row.setup_link is not None and not address,
+                "note_url": self.view_url("whatsapp_copied", quote(obj.pk)),
+                "error": row.last_error if row.status != Status.DONE else "",
+                "email": email_state(row) if batch.send_email else "",
+                "email_error": row.email_error,
+            }
+
+
+def may_resume(request: HttpRequest, batch: InvitationBatch) -> bool:
+    """True where the user may have done again what the batch does: it may send e-mails."""
+    return not batch.send_email or request.user.has_perm("kapso_connect.send_setup_link")
+
+
+def state_of(row: Invitation) -> SafeString:
+    kinds = {Status.DONE: "good", Status.FAILED: "bad"}
+    return badge(kinds.get(Status(row.status), "busy"), row.get_status_display())
+
+
+def email_state(row: Invitation) -> SafeString | str:
+    kinds = {Invitation.Email.SENT: "good", Invitation.Email.FAILED: "bad"}
+    kind = kinds.get(Invitation.Email(row.email_status), "neutral")
+    text = _("E-mail: %(state)s") % {"state": row.get_email_status_display()}
+    return badge(kind, text)
+
+
+def customers_of(batch: InvitationBatch) -> QuerySet[Customer]:
+    own = Connection.objects.filter(customer=OuterRef("pk"), status=Connection.Status.CONNECTED)
+    links = SetupLink.objects.filter(alive_links(), customer=OuterRef("pk"))
+    return Customer.objects.filter(invitations__batch=batch).annotate(
+        is_connected=Exists(own), is_invited=Exists(links)
+    )
+
+
+def count_customers(batch: InvitationBatch) -> dict[str, int]:
+    """Return how many customers a batch is for, and of how many staff should know something."""
+    counts: dict[str, int] = customers_of(batch).aggregate(
+        total=Count("pk"),
+        connected=Count("pk", filter=Q(is_connected=True)),
+        with_link=Count("pk", filter=Q(is_invited=True)),
+        without_email=Count("pk", filter=Q(email="")),
+    )
+    return counts

@@ -1,0 +1,456 @@
+"""Setup links for many customers at once, made in the background, several at a time.
+
+A batch is drafted, started once, and worked off by whoever comes: a worker, the progress page,
+``kapso_sync`` or ``kapso_invite``, several of them at once if need be. Each invitation is taken by
+lease, so one that a process died of is found again; the link it may have made is found, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.core.exceptions import ImproperlyConfigured
+from django.db import models
+from django.db.models import Count, Min, Q
+from django.urls import NoReverseMatch
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from . import mail, onboarding, tasks
+from .client import KapsoClient
+from .delivery import describe
+from .exceptions import (
+    KapsoConflict,
+    KapsoCredentialsError,
+    KapsoNotFound,
+    KapsoPlanError,
+    KapsoRateLimited,
+    KapsoValidationError,
+)
+from .explanations import explain
+from .models import (
+    ConnectionEvent,
+    Customer,
+    Invitation,
+    InvitationBatch,
+    SetupLink,
+    due,
+)
+from .onboarding.links import own_page
+from .options import InvalidOptions
+from .transactions import atomic, retrying, turn
+
+logger = logging.getLogger("kapso_connect")
+
+AT_ONCE = 8
+"""Requests to Kapso that are under way at a time. Kapso names no limit for them; a 429 makes the
+batch wait as long as it says."""
+
+CHUNK = 1000
+
+COMMON_TO_ALL = (KapsoCredentialsError, KapsoPlanError, ImproperlyConfigured, NoReverseMatch)
+"""Errors the next customer would meet as well."""
+
+FOR_GOOD = (KapsoValidationError, KapsoConflict, KapsoNotFound, InvalidOptions)
+"""Errors that trying again would not mend."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a batch is. ``due_at`` is when the next of those ``left`` can be tried, None where
+    all are under way or none is left."""
+
+    total: int
+    done: int
+    failed: int
+    left: int
+    emails_sent: int
+    emails_failed: int
+    due_at: datetime | None
+
+    @property
+    def is_finished(self) -> bool:
+        return not self.left
+
+
+def make_batch(
+    customers: models.QuerySet[Customer] | Iterable[int],
+    *,
+    created_by: AbstractBaseUser | AnonymousUser | None = None,
+) -> InvitationBatch:
+    """Draft a batch for ``customers``, a queryset or primary keys; nothing is asked of Kapso."""
+    if isinstance(customers, models.QuerySet):
+        customers = customers.order_by().values_list("pk", flat=True).iterator(chunk_size=CHUNK)
+    with atomic():
+        batch = InvitationBatch.objects.create(
+            created_by_id=created_by.pk if created_by is not None else None
+        )
+        rows = (Invitation(batch=batch, customer_id=pk) for pk in _once(customers))
+        while chunk := list(islice(rows, CHUNK)):
+            Invitation.objects.bulk_create(chunk)
+    return batch
+
+
+def _once(pks: Iterable[int]) -> Iterator[int]:
+    seen: set[int] = set()
+    for pk in pks:
+        if pk not in seen:
+            seen.add(pk)
+            yield pk
+
+
+def start(
+    batch: InvitationBatch,
+    *,
+    options: Mapping[str, Any] | None = None,
+    next_url: str = "",
+    send_email: bool = False,
+) -> bool:
+    """Confirm what the links of a draft shall be like, and have them made.
+
+    False where the batch was started before: nothing changes then. ``options`` and ``next_url`` are
+    those of ``onboarding.create_setup_link``; with ``send_email`` each customer is sent the link.
+
+    Raises InvalidOptions and ImproperlyConfigured before anything is started.
+    """
+    next_url = own_page(next_url)
+    onboarding.link_options(Customer(), options)
+
+    def change() -> bool:
+        drafts = InvitationBatch.objects.filter(pk=batch.pk, started_at=None)
+        started = drafts.update(
+            options=dict(options or {}),
+            next_url=next_url,
+            send_email=send_email,
+            started_at=timezone.now(),
+        )
+        if started and is_background():
+            tasks.enqueue_on_commit(tasks.work_invitations, batch.pk)
+        return bool(started)
+
+    started = retrying(change)
+    batch.refresh_from_db()
+    return started
+
+
+def resume(batch: InvitationBatch) -> None:
+    """Go on with a started batch that stopped, and try those again that failed."""
+
+    def change() -> None:
+        InvitationBatch.objects.filter(pk=batch.pk).update(stopped="")
+        # Not the first attempt: what that may have made at Kapso is looked for.
+        failed = batch.invitations.filter(status=Invitation.Status.FAILED)
+        failed.update(status=Invitation.Status.PENDING, attempts=1, next_attempt_at=timezone.now())
+        waiting = batch.invitations.filter(status=Invitation.Status.PENDING, taken_at=None)
+        waiting.update(next_attempt_at=timezone.now())
+        if is_background():
+            tasks.enqueue_on_commit(tasks.work_invitations, batch.pk)
+
+    retrying(change)
+    batch.refresh_from_db()
+
+
+def progress(batch: InvitationBatch) -> Progress:
+    """Return how far ``batch`` is, in one query."""
+    status, email = Invitation.Status, Invitation.Email
+    counts = batch.invitations.aggregate(
+        total=Count("pk"),
+        done=Count("pk", filter=Q(status=status.DONE)),
+        failed=Count("pk", filter=Q(status=status.FAILED)),
+        left=Count("pk", filter=Q(status=status.PENDING)),
+        emails_sent=Count("pk", filter=Q(email_status=email.SENT)),
+        emails_failed=Count("pk", filter=Q(email_status=email.FAILED)),
+        due_at=Min("next_attempt_at", filter=Q(status=status.PENDING, taken_at=None)),
+    )
+    return Progress(**counts)
+
+
+def due_at(batch_id: int) -> datetime | None:
+    """Return when the next invitation of a batch that did not stop can be tried; None for never."""
+    left = Invitation.objects.filter(
+        batch=batch_id, batch__stopped="", status=Invitation.Status.PENDING, taken_at=None
+    )
+    moment: datetime | None = left.aggregate(Min("next_attempt_at"))["next_attempt_at__min"]
+    return moment
+
+
+def is_background() -> bool:
+    """True where the site's TASKS backend does the work elsewhere; False where it would be done in
+    the request that asks for it, which a batch is too long for."""
+    return type(tasks.work_invitations.get_backend()).__name__ != "ImmediateBackend"
+
+
+def unfinished() -> models.QuerySet[InvitationBatch]:
+    """The batches that were started, did not stop, and have something due."""
+    left = Invitation.objects.filter(
+        due(), batch=models.OuterRef("pk"), status=Invitation.Status.PENDING
+    )
+    return InvitationBatch.objects.filter(
+        models.Exists(left), started_at__isnull=False, stopped=""
+    ).order_by("pk")
+
+
+# Working
+
+
+def work(
+    batch_id: int,
+    *,
+    seconds: float | None = None,
+    tell: Callable[[], object] = lambda: None,
+    shall_end: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Work off what of a started batch is due, for ``seconds`` or to the end.
+
+    True where something is left that could be done now. Any number of processes may work at once.
+    Only this thread touches rows; Kapso and the mail server are waited for in others. ``tell`` is
+    called whenever an invitation is settled. Once ``shall_end`` says so, what is under way is ended
+    in order and nothing more is begun.
+    """
+    batch = InvitationBatch.objects.select_related("created_by").filter(pk=batch_id).first()
+    if batch is None or batch.started_at is None:
+        return False
+    deadline = None if seconds is None else time.monotonic() + seconds
+    waiting = _take_due(batch, lambda: shall_end() or is_late(deadline))
+    running: dict[Future[Any], onboarding.Steps[None]] = {}
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="kapso-invite") as pool:
+        while True:
+            for invitation in islice(waiting, AT_ONCE - len(running)):
+                _advance(pool, running, _inviting(invitation, batch), tell)
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                _advance(pool, running, running.pop(future), tell, future)
+    return not batch.stopped and unfinished().filter(pk=batch.pk).exists()
+
+
+def work_all(*, seconds: float, tell: Callable[[], object] = lambda: None) -> None:
+    """Work off what is due of every batch, for ``seconds`` in all."""
+    deadline = time.monotonic() + seconds
+    for batch_id in list(unfinished().values_list("pk", flat=True)):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            break
+        work(batch_id, seconds=left, tell=tell)
+
+
+def _advance(
+    pool: ThreadPoolExecutor,
+    running: dict[Future[Any], onboarding.Steps[None]],
+    steps: onboarding.Steps[None],
+    tell: Callable[[], object],
+    answered: Future[Any] | None = None,
+) -> None:
+    """Take the next of ``steps``, with the answer to the one before."""
+    try:
+        if answered is None:
+            ask = next(steps)
+        elif (error := answered.exception()) is not None:
+            ask = steps.throw(error)
+        else:
+            ask = steps.send(answered.result())
+    except StopIteration:
+        tell()
+    else:
+        running[pool.submit(_ask, ask)] = steps
+
+
+def _ask(ask: Callable[[KapsoClient], Any]) -> Any:
+    with KapsoClient.from_settings() as client:
+        return ask(client)
+
+
+def is_late(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() >= deadline
+
+
+def _take_due(batch: InvitationBatch, shall_end: Callable[[], bool]) -> Iterator[Invitation]:
+    """Yield the invitations that are due, each taken by lease, until ``shall_end`` says so."""
+    refused: set[int] = set()
+    while True:
+        rows = batch.invitations.filter(due(), status=Invitation.Status.PENDING)
+        page = list(
+            rows.exclude(pk__in=refused).select_related("customer").order_by("pk")[: AT_ONCE * 4]
+        )
+        # Another process may have met what stops it.
+        batch.refresh_from_db(fields=["stopped"])
+        for invitation in page:
+            if batch.stopped or shall_end():
+                return
+            if retrying(invitation.take, within=turn):
+                yield invitation
+            else:
+                refused.add(invitation.pk)
+        if not page:
+            return
+
+
+def _inviting(invitation: Invitation, batch: InvitationBatch) -> onboarding.Steps[None]:
+    """Make the link of one invitation, and send it; ends with what came of it recorded."""
+    try:
+        if _is_under_way_elsewhere(invitation):
+            # Two batches meet at one customer: whoever comes later finds the other's link, and
+            # what the other sent.
+            _free(invitation, timedelta(seconds=2))
+            return
+        link = _made_since(batch, invitation.customer)
+        if link is not None:
+            # With the address, which the customer may not have had when the page was read.
+            invitation.customer = link.customer
+        else:
+            link = yield from onboarding.creating_setup_link(
+                invitation.customer,
+                options=batch.options,
+                next_url=batch.next_url,
+                created_by=batch.created_by,
+                since=batch.started_at if invitation.attempts > 1 else None,
+            )
+        invitation.setup_link = link
+        if batch.send_email:
+            yield from _sending(invitation, link, batch)
+    except Customer.DoesNotExist:
+        return  # deleted meanwhile, and the invitation with it
+    except COMMON_TO_ALL as error:
+        batch.stopped = explain(error)
+        InvitationBatch.objects.filter(pk=batch.pk).update(stopped=batch.stopped)
+        _free(invitation)
+    except KapsoRateLimited as error:
+        pause = timedelta(seconds=error.retry_after or 60)
+        # Nobody's fault, so none of the attempts that a customer has.
+        invitation.last_error = explain(error)
+        _free(invitation, pause)
+        waiting = batch.invitations.filter(due(), status=Invitation.Status.PENDING, taken_at=None)
+        waiting.update(next_attempt_at=timezone.now() + pause)
+    except FOR_GOOD as error:
+        logger.warning("No setup link for customer %s: %s", invitation.customer_id, error)
+        _note(
+            invitation,
+            status=Invitation.Status.FAILED,
+            last_error=explain(error)[:2000],
+            next_attempt_at=None,
+            taken_at=None,
+        )
+    except Exception as error:
+        logger.warning("No setup link for customer %s", invitation.customer_id, exc_info=True)
+        _put_off(invitation, error)
+    else:
+        _note(
+            invitation,
+            setup_link=invitation.setup_link,
+            status=Invitation.Status.DONE,
+            last_error="",
+            next_attempt_at=None,
+            taken_at=None,
+        )
+
+
+def _made_since(batch: InvitationBatch, customer: Customer) -> SetupLink | None:
+    """Return the link that ``customer`` got since the batch was started, whoever made it (another
+    member of staff, or a process that died before it could note it here), if it works or was used.
+    """
+    event = (
+        ConnectionEvent.objects.filter(
+            kind=ConnectionEvent.Kind.SETUP_LINK_CREATED,
+            customer=customer,
+            occurred_at__gte=batch.started_at,
+            setup_link__is_latest=True,
+            setup_link__status__in=[SetupLink.Status.ACTIVE, SetupLink.Status.USED],
+        )
+        .select_related("setup_link__customer")
+        .first()
+    )
+    link = event.setup_link if event is not None else None
+    is_good = link is not None and (link.is_alive or link.status == SetupLink.Status.USED)
+    return link if is_good else None
+
+
+def _is_under_way_elsewhere(invitation: Invitation) -> bool:
+    others = Invitation.objects.filter(
+        customer_id=invitation.customer_id,
+        status=Invitation.Status.PENDING,
+        taken_at__isnull=False,
+        next_attempt_at__gt=timezone.now(),
+    )
+    return others.exclude(pk=invitation.pk).exists()
+
+
+def _sending(
+    invitation: Invitation, link: SetupLink, batch: InvitationBatch
+) -> onboarding.Steps[None]:
+    """Send the link once: what was sent since the batch was started, or may have been, is not sent
+    again, and nobody needs one that they have used."""
+    email = Invitation.Email
+    if invitation.email_status in {email.SENT, email.FAILED}:
+        return
+    if _was_sent_since(batch, link, invitation.customer.email):
+        _note(invitation, email_status=email.SENT)
+        return
+    if invitation.email_status == email.SENDING:
+        _note(
+            invitation,
+            email_status=email.FAILED,
+            email_error=_(
+                "It is not known whether the e-mail was sent. Ask the customer, or send it again."
+            ),
+        )
+        return
+    if link.status == SetupLink.Status.USED:
+        return
+    try:
+        message = mail.invitation_message(invitation.customer, link)
+        _note(invitation, email_status=email.SENDING)
+        yield lambda client: message.send()
+    except Exception as error:
+        logger.warning("No e-mail for customer %s: %s", invitation.customer_id, describe(error))
+        _note(invitation, email_status=email.FAILED, email_error=mail.why_not_sent(error))
+    else:
+        onboarding.note_sent(link, "email", actor=batch.created_by, to=invitation.customer.email)
+        _note(invitation, email_status=email.SENT, email_error="")
+
+
+def _was_sent_since(batch: InvitationBatch, link: SetupLink, to: str) -> bool:
+    return link.events.filter(
+        kind=ConnectionEvent.Kind.SETUP_LINK_SENT,
+        occurred_at__gte=batch.started_at,
+        data__channel="email",
+        data__to=to,
+    ).exists()
+
+
+def _note(invitation: Invitation, **changes: Any) -> None:
+    for name, value in changes.items():
+        setattr(invitation, name, value)
+    rows = Invitation.objects.filter(pk=invitation.pk)
+    retrying(partial(rows.update, **changes), within=turn)
+
+
+def _put_off(invitation: Invitation, error: Exception) -> None:
+    invitation.put_off(explain(error)[:2000])
+    is_over = invitation.next_attempt_at is None
+    _note(
+        invitation,
+        status=Invitation.Status.FAILED if is_over else Invitation.Status.PENDING,
+        last_error=invitation.last_error,
+        next_attempt_at=invitation.next_attempt_at,
+        taken_at=None,
+    )
+
+
+def _free(invitation: Invitation, pause: timedelta = timedelta()) -> None:
+    """Give back what was taken, as if it had not been."""
+    _note(
+        invitation,
+        attempts=max(invitation.attempts - 1, 0),
+        last_error=invitation.last_error,
+        next_attempt_at=timezone.now() + pause,
+        taken_at=None,
+    )

@@ -1,0 +1,45 @@
+"""Models of a site that calls its fields otherwise, and has keys of every kind."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.db import models
+
+
+class Bakery(models.Model):
+    title = models.TextField()
+    contact = models.CharField(max_length=254, blank=True)
+    reference = models.CharField(max_length=50, blank=True)
+    locale = models.CharField(max_length=10, blank=True)
+    opened = models.BooleanField(default=True)
+
+    class Meta:
+        verbose_name_plural = "bakeries"
+        ordering = ["pk"]
+
+    def __str__(self) -> str:
+        return f"Bakery: {self.title}"
+
+
+class Shop(models.Model):
+    """Has a UUID for its key, and no e-mail."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    name = models.CharField(max_length=200)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Branch(models.Model):
+    """Has a text for its key, with characters that the admin quotes in addresses."""
+
+    code = models.CharField(max_length=50, primary_key=True)
+
+    def __str__(self) -> str:
+        return self.code
+
+
+class Franchise(Bakery):
+    """Has the key of its parent."""
