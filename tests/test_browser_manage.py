@@ -2,68 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from django.conf import settings as django_settings
 from django.contrib.auth.models import User
 from django.core import mail as outbox_of
-from django.test import override_settings
 from django.urls import reverse
-from playwright.sync_api import Browser, Page, expect
-from pytest_django.live_server_helper import LiveServer
+from playwright.sync_api import Page, expect
 
 from kapso_connect import addresses, onboarding
 from kapso_connect.admin.extend import local
 from kapso_connect.models import Connection, ConnectionEvent, Customer, SetupLink
 from kapso_connect.testing import Sandbox
 
-from .browser_support import PHONE, Visitor, path_of, running_chromium
+from .browser_support import PHONE, Visitor, path_of
 from .host_site.models import Bakery
 from .support import make_connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def server(browser: Browser, django_db_setup: None) -> Iterator[LiveServer]:
-    """The site, under a strict Content-Security-Policy."""
-    policy = "tests.browser_support.StrictPolicy"
-    with override_settings(MIDDLEWARE=[policy, *django_settings.MIDDLEWARE]):
-        server = LiveServer("127.0.0.1")
-    yield server
-    server.stop()
-
-
 @pytest.fixture
-def visitor(browser: Browser, tmp_path: Path) -> Iterator[Visitor]:
-    visitor = Visitor(browser, Path(os.environ.get("KAPSO_TEST_SCREENSHOTS") or tmp_path))
-    yield visitor
-    visitor.close()
-    assert visitor.complaints == []
-
-
-@pytest.fixture
-def site(server: LiveServer, sandbox: Sandbox, settings: Any) -> str:
-    settings.KAPSO_CONNECT = {
-        **settings.KAPSO_CONNECT,
-        "PUBLIC_URL": server.url,
-        "SITE_NAME": "Example CRM",
-    }
-    settings.LOGIN_URL = "/admin/login/"
-    sandbox.set_webhook(f"{server.url}/whatsapp/webhook/")
-    sandbox.faults(webhook_first=True)
-    return server.url
+def site(site: str, settings: Any) -> str:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "SITE_NAME": "Example CRM"}
+    return site
 
 
 @pytest.fixture

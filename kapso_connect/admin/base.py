@@ -7,8 +7,11 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from urllib.parse import urlencode
 
 from django.contrib import admin
+from django.contrib.admin import AdminSite
+from django.contrib.admin.exceptions import NotRegistered
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.auth import get_permission_codename
 from django.core.paginator import Paginator
@@ -286,3 +289,29 @@ def copyable(url: str, label: object) -> SafeString:
         _("Copied"),
         _("Copy"),
     )
+
+
+class Addresses:
+    """The addresses, in one admin site, of what a user may see there; "" for the rest."""
+
+    def __init__(self, site: AdminSite, request: HttpRequest) -> None:
+        self._site = site
+        self._request = request
+
+    def of_list(self, model: type[models.Model], **query: str) -> str:
+        url = self._of(model, "changelist")
+        return f"{url}?{urlencode(query)}" if url else ""
+
+    def of_row(self, row: models.Model) -> str:
+        return self._of(type(row), "change", row.pk)
+
+    def _of(self, model: type[models.Model], page: str, *args: object) -> str:
+        try:
+            model_admin = self._site.get_model_admin(model)
+        except NotRegistered:
+            return ""
+        if not model_admin.has_view_permission(self._request):
+            return ""
+        opts = model._meta
+        name = f"admin:{opts.app_label}_{opts.model_name}_{page}"
+        return reverse(name, args=args, current_app=self._site.name)

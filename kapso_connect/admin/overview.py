@@ -6,16 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import Any
-from urllib.parse import urlencode
 
 from django import forms
 from django.conf import settings
-from django.contrib.admin.exceptions import NotRegistered
 from django.core.exceptions import PermissionDenied
-from django.db.models import Model
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, reverse
+from django.urls import URLPattern
 from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.html import format_html
@@ -27,7 +24,7 @@ from django.utils.translation import gettext_lazy
 from .. import statistics
 from ..models import Connection, ConnectionEvent, Customer, Health, SetupLink
 from ..statistics import Attention, Period
-from .base import Pages, badge, localized, phone_number, sees, shorten
+from .base import Addresses, Pages, badge, localized, phone_number, sees, shorten
 from .standing import disconnect_reason
 
 DEFAULT_DAYS = 30
@@ -143,7 +140,7 @@ class Overview(Pages):
         first, last, days = form.chosen()
         period = Period(beginning(first), beginning(last + timedelta(days=1)))
         took = statistics.time_to_connect(period)
-        address = Addresses(self, request)
+        address = Addresses(self.admin_site, request)
         return self.page(
             request,
             "customer/overview",
@@ -180,32 +177,6 @@ class Overview(Pages):
 
 def sees_overview(request: HttpRequest) -> bool:
     return all(sees(request, model._meta) for model in SHOWN)
-
-
-class Addresses:
-    """The addresses, in one admin site, of what a user may see there; "" for the rest."""
-
-    def __init__(self, pages: Pages, request: HttpRequest) -> None:
-        self._site = pages.admin_site
-        self._request = request
-
-    def of_list(self, model: type[Model], **query: str) -> str:
-        url = self._of(model, "changelist")
-        return f"{url}?{urlencode(query)}" if url else ""
-
-    def of_row(self, row: Model) -> str:
-        return self._of(type(row), "change", row.pk)
-
-    def _of(self, model: type[Model], page: str, *args: object) -> str:
-        try:
-            model_admin = self._site.get_model_admin(model)
-        except NotRegistered:
-            return ""
-        if not model_admin.has_view_permission(self._request):
-            return ""
-        opts = model._meta
-        name = f"admin:{opts.app_label}_{opts.model_name}_{page}"
-        return reverse(name, args=args, current_app=self._site.name)
 
 
 def expiring(address: Addresses) -> Listing:

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from django.contrib.admin.exceptions import NotRegistered
 from django.contrib.admin.options import IS_POPUP_VAR
 from django.contrib.admin.utils import quote
-from django.db.models import Model
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -26,6 +23,7 @@ from ..phones import is_test_number
 from ..status import NOBODY, Standing, Status, is_hopeful, standings
 from .base import (
     HIDDEN,
+    Addresses,
     connection_state,
     copyable,
     health_state,
@@ -161,20 +159,10 @@ class StatusPanel(InviteViews, ManageViews):
 
     def _lists(self, request: HttpRequest, customer: Customer) -> Iterator[tuple[str, Any]]:
         """Yield the lists of all there is of the customer, where the user may see them."""
+        address = Addresses(self.admin_site, request)
         for model in (Connection, SetupLink, ConnectionEvent):
-            if url := self._list_url(request, model):
-                yield f"{url}?customer__id__exact={customer.pk}", model._meta.verbose_name_plural
-
-    def _list_url(self, request: HttpRequest, model: type[Model]) -> str:
-        try:
-            model_admin = self.admin_site.get_model_admin(model)
-        except NotRegistered:
-            return ""
-        if not model_admin.has_view_permission(request):
-            return ""
-        opts = model._meta
-        name = f"admin:{opts.app_label}_{opts.model_name}_changelist"
-        return reverse(name, current_app=self.admin_site.name)
+            if url := address.of_list(model, customer__id__exact=str(customer.pk)):
+                yield url, model._meta.verbose_name_plural
 
 
 class Actions:
