@@ -54,6 +54,9 @@ class Conf:
     ``LEASE_SECONDS``
         How long one process may work on a delivery before another one takes it over.
         Longer than your slowest receiver.
+    ``OBSERVERS``
+        Dotted paths of callables that are told what happens, ``(name, fields)``, such as
+        ``kapso_connect.metrics.observe`` (see ``observe.EVENTS``).
     """
 
     api_key: str = field(default="", repr=False)
@@ -70,6 +73,7 @@ class Conf:
     max_webhook_bytes: int = 1024 * 1024
     retry_limit: int = 10
     lease_seconds: float = 300.0
+    observers: tuple[str, ...] = ()
 
     @property
     def shown_name(self) -> str:
@@ -104,6 +108,14 @@ def _secrets(name: str, value: object) -> tuple[str, ...]:
         )
     # An empty secret would let anybody sign: it counts as none.
     return tuple(v for v in values if v)
+
+
+def _paths(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+        raise ImproperlyConfigured(
+            f"{NAME}[{name!r}] must be a list of dotted paths, not {_kind(value)}."
+        )
+    return tuple(value)
 
 
 def _mapping(name: str, value: object) -> Mapping[str, Any]:
@@ -144,6 +156,7 @@ READERS: dict[str, Callable[[str, object], Any]] = {
     "MAX_WEBHOOK_BYTES": _positive_int,
     "RETRY_LIMIT": _positive_int,
     "LEASE_SECONDS": _positive,
+    "OBSERVERS": _paths,
 }
 
 

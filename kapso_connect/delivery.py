@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,8 @@ from django.utils import timezone
 
 from . import signals, tasks
 from .models import Connection, ConnectionEvent, SetupLink, WebhookEvent, idle
-from .transactions import retrying, turn
+from .observe import EVENTS, note
+from .transactions import on_commit, retrying, turn
 
 Kind = ConnectionEvent.Kind
 
@@ -23,6 +25,32 @@ SIGNALS: dict[str, tuple[signals.ConnectSignal, type[models.Model]]] = {
     Kind.ACCOUNT_UPDATED: (signals.whatsapp_account_updated, Connection),
     Kind.WEBHOOK_RECEIVED: (signals.webhook_received, WebhookEvent),
 }
+
+
+NAMES = {
+    Kind.SETUP_LINK_CREATED: "setup_link.created",
+    Kind.SETUP_LINK_SENT: "setup_link.sent",
+    Kind.SETUP_LINK_OPENED: "setup_link.opened",
+    Kind.SETUP_LINK_EXTENDED: "setup_link.extended",
+    Kind.SETUP_LINK_REVOKED: "setup_link.revoked",
+    Kind.SETUP_LINK_EXPIRED: "setup_link.expired",
+    Kind.SETUP_FAILED: "setup.failed",
+    Kind.CONNECTED: "connection.connected",
+    Kind.DISCONNECTED: "connection.disconnected",
+    Kind.RECONNECTED: "connection.reconnected",
+    Kind.ACCOUNT_UPDATED: "connection.account_updated",
+    Kind.HEALTH_CHECKED: "connection.health_checked",
+}
+"""What the kinds of the timeline are called by ``observe``; it tells of webhooks by itself."""
+
+TOLD = {
+    "channel": "channel",
+    "reason": "reason",
+    "error_code": "error_code",
+    "decision": "event",
+    "health": "status",
+}
+"""Fields of events in ``observe``, and where they stand in a row's ``data``."""
 
 
 def is_heard(kind: str) -> bool:
@@ -43,9 +71,31 @@ def record(kind: str, *, source: str, **fields: Any) -> ConnectionEvent:
         event.next_attempt_at = None
         event.delivered_at = timezone.now()
     event.save(force_insert=True)
+    if kind in NAMES:
+        on_commit(partial(_note, event))
     if heard:
         tasks.enqueue_on_commit(tasks.deliver_event, event.pk)
     return event
+
+
+def _note(event: ConnectionEvent) -> None:
+    name = NAMES[Kind(event.kind)]
+    told: dict[str, Any] = {
+        field: event.data.get(source, "")
+        for field, source in TOLD.items()
+        if field in EVENTS[name].fields
+    }
+    note(
+        name,
+        event_id=event.pk,
+        source=str(event.source),
+        customer_id=event.customer_id,
+        connection_id=event.connection_id,
+        setup_link_id=event.setup_link_id,
+        webhook_event_id=event.webhook_event_id,
+        actor_id=event.actor_id,
+        **told,
+    )
 
 
 def deliver(event_id: int) -> bool:
@@ -64,13 +114,15 @@ def deliver(event_id: int) -> bool:
     if event is None or not retrying(event.take, within=turn):
         return event is not None and event.delivered_at is not None
     signal, sender = SIGNALS[event.kind]
+    started = time.monotonic()
     with signal.leaving_out(event.receivers):
         responses = signal.send_robust(sender=sender, **arguments(event))
-    errors = [
-        f"{signals.receiver_name(receiver)}: {describe(response)}"
+    raised = {
+        signals.receiver_name(receiver): response
         for receiver, response in responses
         if isinstance(response, Exception)
-    ]
+    }
+    errors = [f"{name}: {describe(error)}" for name, error in raised.items()]
     event.receivers = sorted({*event.receivers, *signals.names_done(responses)})
     if errors:
         event.put_off("\n".join(errors)[:10_000])
@@ -89,6 +141,18 @@ def deliver(event_id: int) -> bool:
     )
     # Retried: what was sent and could not be recorded would be sent again.
     retrying(outcome, within=turn)
+    told: dict[str, Any] = {
+        "event_id": event.pk,
+        "kind": event.kind,
+        "attempts": event.attempts,
+        "seconds": time.monotonic() - started,
+    }
+    if not errors:
+        note("signal.sent", **told)
+    elif event.next_attempt_at is not None:
+        note("signal.put_off", receivers=sorted(raised), **told)
+    else:
+        note("signal.given_up", receivers=sorted(raised), **told)
     return not errors
 
 

@@ -7,7 +7,6 @@ lease, so one that a process died of is found again; the link it may have made i
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -27,7 +26,6 @@ from django.utils.translation import gettext as _
 
 from . import mail, onboarding, tasks
 from .client import KapsoClient
-from .delivery import describe
 from .exceptions import (
     KapsoConflict,
     KapsoCredentialsError,
@@ -45,11 +43,10 @@ from .models import (
     SetupLink,
     due,
 )
+from .observe import note
 from .onboarding.links import own_page
 from .options import InvalidOptions
 from .transactions import atomic, retrying, turn
-
-logger = logging.getLogger("kapso_connect")
 
 AT_ONCE = 8
 """Requests to Kapso that are under way at a time. Kapso names no limit for them; a 429 makes the
@@ -139,6 +136,8 @@ def start(
 
     started = retrying(change)
     batch.refresh_from_db()
+    if started:
+        note("batch.started", batch_id=batch.pk, actor_id=batch.created_by_id)
     return started
 
 
@@ -322,6 +321,7 @@ def _inviting(invitation: Invitation, batch: InvitationBatch) -> onboarding.Step
     except COMMON_TO_ALL as error:
         batch.stopped = explain(error)
         InvitationBatch.objects.filter(pk=batch.pk).update(stopped=batch.stopped)
+        note("batch.stopped", batch_id=batch.pk, error=str(error))
         _free(invitation)
     except KapsoRateLimited as error:
         pause = timedelta(seconds=error.retry_after or 60)
@@ -331,7 +331,7 @@ def _inviting(invitation: Invitation, batch: InvitationBatch) -> onboarding.Step
         waiting = batch.invitations.filter(due(), status=Invitation.Status.PENDING, taken_at=None)
         waiting.update(next_attempt_at=timezone.now() + pause)
     except FOR_GOOD as error:
-        logger.warning("No setup link for customer %s: %s", invitation.customer_id, error)
+        note("invitation.failed", error=str(error), **_told(invitation))
         _note(
             invitation,
             status=Invitation.Status.FAILED,
@@ -340,7 +340,6 @@ def _inviting(invitation: Invitation, batch: InvitationBatch) -> onboarding.Step
             taken_at=None,
         )
     except Exception as error:
-        logger.warning("No setup link for customer %s", invitation.customer_id, exc_info=True)
         _put_off(invitation, error)
     else:
         _note(
@@ -351,6 +350,19 @@ def _inviting(invitation: Invitation, batch: InvitationBatch) -> onboarding.Step
             next_attempt_at=None,
             taken_at=None,
         )
+        note(
+            "invitation.done",
+            setup_link_id=invitation.setup_link_id,
+            **_told(invitation),
+        )
+
+
+def _told(invitation: Invitation) -> dict[str, Any]:
+    return {
+        "invitation_id": invitation.pk,
+        "batch_id": invitation.batch_id,
+        "customer_id": invitation.customer_id,
+    }
 
 
 def _made_since(batch: InvitationBatch, customer: Customer) -> SetupLink | None:
@@ -410,7 +422,8 @@ def _sending(
         _note(invitation, email_status=email.SENDING)
         yield lambda client: message.send()
     except Exception as error:
-        logger.warning("No e-mail for customer %s: %s", invitation.customer_id, describe(error))
+        # Its name alone: mail servers repeat the address.
+        note("email.failed", customer_id=invitation.customer_id, error=type(error).__name__)
         _note(invitation, email_status=email.FAILED, email_error=mail.why_not_sent(error))
     else:
         onboarding.note_sent(link, "email", actor=batch.created_by, to=invitation.customer.email)
@@ -436,6 +449,11 @@ def _note(invitation: Invitation, **changes: Any) -> None:
 def _put_off(invitation: Invitation, error: Exception) -> None:
     invitation.put_off(explain(error)[:2000])
     is_over = invitation.next_attempt_at is None
+    told = {"error": type(error).__name__, **_told(invitation)}
+    if is_over:
+        note("invitation.failed", exc_info=error, **told)
+    else:
+        note("invitation.put_off", attempts=invitation.attempts, exc_info=error, **told)
     _note(
         invitation,
         status=Invitation.Status.FAILED if is_over else Invitation.Status.PENDING,

@@ -20,6 +20,7 @@ from django.utils.crypto import get_random_string
 from django.utils.translation import gettext_lazy as _
 
 from .conf import get_conf
+from .observe import note
 
 
 def new_external_id() -> str:
@@ -412,10 +413,13 @@ class Retryable(models.Model):
             pk=self.pk, next_attempt_at=self.next_attempt_at, attempts=self.attempts
         )
         if self.attempts >= get_conf().retry_limit:
-            mine.update(
+            abandoned = mine.update(
                 last_error=f"Tried {self.attempts} times; the last process did not live to tell.",
                 **self.FAILED_FOR_GOOD,
             )
+            if abandoned:
+                kind = self._meta.model_name
+                note("work.abandoned", kind=kind, row_id=self.pk, attempts=self.attempts)
             return False
         lease_ends = now + timedelta(seconds=get_conf().lease_seconds)
         taken = mine.update(next_attempt_at=lease_ends, taken_at=now, attempts=F("attempts") + 1)

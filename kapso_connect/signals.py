@@ -12,7 +12,6 @@ All carry ``event`` and ``source`` ("webhook", "redirect", "sync" or "manual").
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from typing import Any
 
 from django.dispatch import Signal
 
-logger = logging.getLogger("kapso_connect")
+from .observe import note
 
 _done: ContextVar[frozenset[str]] = ContextVar("kapso_connect_receivers_done", default=frozenset())
 
@@ -56,7 +55,7 @@ class ConnectSignal(Signal):
     # other receivers with it.
     def _log_robust_failure(self, receiver: Callable[..., Any], err: Exception) -> None:
         name = receiver_name(receiver)
-        logger.error("Receiver %s raised %s", name, type(err).__name__, exc_info=err)
+        note("signal.receiver_raised", receiver=name, error=type(err).__name__, exc_info=err)
 
 
 def names_done(responses: list[tuple[Callable[..., Any], Any]]) -> set[str]:

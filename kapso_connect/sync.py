@@ -7,7 +7,7 @@ through ``onboarding``, and what another process does meanwhile is found done.
 from __future__ import annotations
 
 import itertools
-import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -29,9 +29,8 @@ from .models import (
     WebhookEvent,
     due,
 )
+from .observe import note
 from .webhooks import handlers
-
-logger = logging.getLogger("kapso_connect")
 
 T = TypeVar("T")
 M = TypeVar("M", bound=models.Model)
@@ -92,7 +91,7 @@ def run(
     that has lost most numbers. ``progress`` is called with the name of a step and a count.
     An API that is away ends up in ``errors``; what needs no API is done all the same.
     """
-    report = Report()
+    report, began = Report(), time.monotonic()
     inbox = WebhookEvent.objects.filter(due(), status=WebhookEvent.Status.PENDING)
     if dry_run:
         report.events, report.signals = inbox.count(), _outbox().count()
@@ -109,6 +108,7 @@ def run(
         _invite(report, dry_run, progress)
     except (KapsoError, MassLoss) as error:
         report.errors.append(str(error))
+        note("sync.stopped", error=str(error))
     finally:
         if own_client:
             client.close()
@@ -116,6 +116,9 @@ def run(
         # … and after it for what it led to.
         report.signals += _each(_outbox(), delivery.deliver, "signals", progress)
     report.waiting, report.failed = _left_over()
+    if not dry_run:
+        told = {**vars(report), "errors": len(report.errors)}
+        note("sync.finished", seconds=time.monotonic() - began, **told)
     return report
 
 
@@ -139,11 +142,16 @@ def _each(
     for done, pk in enumerate(_keys(rows), start=1):
         try:
             settled += do(pk)
-        except Exception:
+        except Exception as error:
             # One row must not keep the others from being recovered; its lease brings it back.
-            logger.exception("kapso_sync: %s %s", step, pk)
+            _note_error(step, pk, error)
         progress(step, done)
     return settled
+
+
+def _note_error(step: str, row_id: object, error: Exception) -> None:
+    name = type(error).__name__
+    note("sync.error", step=step, row_id=row_id, error=name, exc_info=error)
 
 
 def _keys(rows: models.QuerySet[M]) -> Iterator[int]:
@@ -182,7 +190,7 @@ def _settle_claims(report: Report, dry_run: bool, progress: Progress) -> None:
         except onboarding.ClaimRefused:
             report.claims += 1
         except Exception as error:
-            logger.exception("kapso_sync: claim of setup link %s", link.pk)
+            _note_error("claims", link.pk, error)
             report.errors.append(f"Claim of setup link {link.pk}: {error}")
         progress("claims", done)
 
@@ -244,7 +252,7 @@ def _follow_number(
     except onboarding.TryLater:
         return
     except Exception as error:
-        logger.exception("kapso_sync: number %s", remote.phone_number_id)
+        _note_error("numbers", remote.phone_number_id, error)
         report.errors.append(f"Number {remote.phone_number_id}: {error}")
         return
     is_connected = now is not None and now.is_connected

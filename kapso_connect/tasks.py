@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
+from .observe import note
 from .transactions import on_commit
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ else:
 
 SLICE = 60.0
 """Seconds after which a task that is not done enqueues the rest as another one."""
-
-logger = logging.getLogger("kapso_connect")
 
 
 @task()
@@ -59,7 +57,8 @@ def enqueue_on_commit(what: Any, row_id: int) -> None:
     def enqueue() -> None:
         try:
             what.enqueue(row_id)
-        except Exception:
-            logger.exception("Could not enqueue %s(%s); kapso_sync will do it.", what.name, row_id)
+        except Exception as error:
+            name = type(error).__name__
+            note("task.not_enqueued", task=what.name, row_id=row_id, error=name, exc_info=True)
 
     on_commit(enqueue)

@@ -43,6 +43,7 @@ from .exceptions import (
     KapsoUnexpectedAnswer,
     KapsoValidationError,
 )
+from .observe import note
 
 MAX_ANSWER_BYTES = 10 * 1024 * 1024
 MAX_QUOTED = 300  # characters of Kapso's own words in a message
@@ -358,6 +359,24 @@ class Transport:
         self, operation: str, method: str, url: str, body: Mapping[str, Any] | None = None
     ) -> Any:
         """Return the JSON of the answer, or None where a 2xx answer is empty. Raises KapsoError."""
+        started = time.monotonic()
+        outcome, status = "ok", None
+        try:
+            status, result = self._call(operation, method, url, body)
+        except KapsoError as error:
+            outcome, status = type(error).__name__, error.status
+            raise
+        finally:
+            seconds = time.monotonic() - started
+            asked: dict[str, Any] = {"operation": operation, "method": method}
+            note("api.called", outcome=outcome, status=status, seconds=seconds, **asked)
+        return result
+
+    @sensitive_variables()
+    def _call(
+        self, operation: str, method: str, url: str, body: Mapping[str, Any] | None
+    ) -> tuple[int, Any]:
+        """Return the status and the JSON of the answer."""
         if problem := self._key.problem():
             raise KapsoCredentialsError(
                 f'Could not {operation}: {problem}. Set KAPSO_CONNECT["API_KEY"] to a key of your '
@@ -374,9 +393,9 @@ class Transport:
         if isinstance(answer, KapsoError):
             raise answer
         if 200 <= answer.status < 300:
-            return _json(operation, method, answer)
+            return answer.status, _json(operation, method, answer)
         if answer.status == 404 and method == "DELETE" and answer.repeated:
-            return None  # gone, and it was us: only the first answer was lost
+            return answer.status, None  # gone, and it was us: only the first answer was lost
         raise self._refusal(operation, method, answer)
 
     def _exchange(

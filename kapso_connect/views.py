@@ -8,7 +8,6 @@ as far as the API confirms them. None of them is shown.
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 import time
@@ -44,12 +43,11 @@ from .conf import get_conf
 from .exceptions import KapsoRateLimited, KapsoUnavailable
 from .failures import FAILURES, UNKNOWN, Action
 from .models import Connection, Customer, Language, SetupLink, Source
+from .observe import note
 from .onboarding.links import own_page
 from .options import InvalidOptions
 from .phones import pretty
 from .transactions import outside_transactions
-
-logger = logging.getLogger(__name__)
 
 CLICKS = 10
 """How often a customer may ask for a link within ``CLICKS_PERIOD`` seconds."""
@@ -174,9 +172,15 @@ class PageView(View):
                 url = owner.get_whatsapp_next_url(connection) or ""
             return own_page(url or get_conf().next_url)
         except InvalidOptions:
-            logger.error("The page after the success page must be one of this site: %r", url)
-        except Exception:
-            logger.exception("get_whatsapp_next_url of %s failed", type(owner).__name__)
+            note("page.next_url_refused", customer_id=connection.customer_id)
+        except Exception as error:
+            note(
+                "page.next_url_error",
+                customer_id=connection.customer_id,
+                owner=type(owner).__name__,
+                error=type(error).__name__,
+                exc_info=True,
+            )
         return ""
 
 
@@ -219,6 +223,7 @@ class ConnectView(PageView):
         _speak_to(customer, newest)
         context = {"customer": customer, "link": newest, "connect_path": connect_path(customer)}
         if seconds := _seconds_to_wait(customer):
+            note("page.busy", customer_id=customer.pk)
             response = self.page("busy", status=429, minutes=math.ceil(seconds / 60), **context)
             response.headers["Retry-After"] = str(seconds)
             return response
@@ -229,13 +234,14 @@ class ConnectView(PageView):
         except onboarding.AlreadyConnected:
             return _see_other(connect_path(customer))
         except (onboarding.BeingRenewed, KapsoUnavailable, KapsoRateLimited) as error:
-            logger.warning("No setup link for customer %s now: %r", customer.pk, error)
+            note("page.put_off", customer_id=customer.pk, error=str(error) or repr(error))
             response = self.page("unavailable", status=503, **context)
             response.headers["Retry-After"] = "60"
             return response
-        except Exception:
+        except Exception as error:
             # Whatever it is, settings or Kapso: the customer can do nothing about it.
-            logger.exception("No setup link for customer %s", customer.pk)
+            name = type(error).__name__
+            note("page.unavailable", customer_id=customer.pk, error=name, exc_info=True)
             return self.page("unavailable", status=503, is_refused=True, **context)
         onboarding.note_opened(link, source=Source.REDIRECT)
         response = _see_other(link.url)
@@ -358,8 +364,8 @@ def _seconds_to_wait(customer: Customer) -> int:
         clicks = cache.incr(key)
     except ValueError:
         return 0
-    except Exception:
-        logger.exception("Clicks could not be counted")
+    except Exception as error:
+        note("page.clicks_not_counted", error=type(error).__name__, exc_info=True)
         return 0
     return CLICKS_PERIOD - gone if clicks > CLICKS else 0
 

@@ -7,7 +7,6 @@ the turn.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -36,6 +35,7 @@ from ..addresses import connect_url
 from ..exceptions import KapsoError, KapsoNotFound
 from ..explanations import explain
 from ..models import Connection, ConnectionEvent, Customer, Health, SetupLink, Source
+from ..observe import note
 from ..options import InvalidOptions
 from ..phones import is_test_number, pretty
 from ..transactions import atomic
@@ -44,8 +44,6 @@ from .extend import ExtendForm, end_of
 from .log import log_change
 from .owners import Owners
 from .qr import qr_code, qr_label
-
-logger = logging.getLogger("kapso_connect")
 
 DOUBLE_CLICK = timedelta(seconds=10)
 """Within which the same thing, handed out by the same person in the same way, counts once."""
@@ -269,7 +267,7 @@ class ManageViews(Owners):
         except DatabaseError:
             raise
         except Exception as error:  # Each mail backend has its own.
-            logger.warning("No e-mail for customer %s", target.customer.pk, exc_info=True)
+            note("email.failed", customer_id=target.customer.pk, error=type(error).__name__)
             self.message_user(request, mail.why_not_sent(error), messages.ERROR)
             return here
         return self._done(

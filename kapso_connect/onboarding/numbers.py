@@ -27,6 +27,7 @@ from ..models import (
     Source,
     WebhookEvent,
 )
+from ..observe import note
 from ..transactions import retrying
 from .customers import customer_from_api
 from .links import complete, open_link, revoke_setup_link
@@ -87,6 +88,8 @@ class Number:
 
 # Connecting
 
+UNKNOWN_NUMBER = "Kapso does not know this number."
+
 
 def claim(link: SetupLink, number: Number, *, source: str = Source.REDIRECT) -> Connection | None:
     """Settle what a returning browser says: that ``link`` led to ``number``.
@@ -126,19 +129,22 @@ def claim(link: SetupLink, number: Number, *, source: str = Source.REDIRECT) -> 
         SetupLink.objects.filter(pk=link.pk, claimed_phone_number_id=number.phone_number_id).update(
             claimed_phone_number_id="", claimed_at=None
         )
-        if isinstance(refusal, ClaimRefused):
-            raise
-        raise ClaimRefused("Kapso does not know this number.") from None
+        reason = str(refusal) if isinstance(refusal, ClaimRefused) else UNKNOWN_NUMBER
+        note("claim.refused", setup_link_id=link.pk, customer_id=link.customer_id, reason=reason)
+        raise ClaimRefused(reason) from None
     except (KapsoError, TryLater):
         if is_connected:
             with suppress(NeedsConfirmation):
                 return connect(link.customer, number, source=source, setup_link=link)
         # A page that is loaded again is the same claim, as old as it was.
-        SetupLink.objects.filter(pk=link.pk).exclude(
-            setup_status=SetupLink.SetupStatus.COMPLETED
-        ).exclude(claimed_phone_number_id=number.phone_number_id).update(
-            claimed_phone_number_id=number.phone_number_id, claimed_at=timezone.now()
+        kept = (
+            SetupLink.objects.filter(pk=link.pk)
+            .exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
+            .exclude(claimed_phone_number_id=number.phone_number_id)
+            .update(claimed_phone_number_id=number.phone_number_id, claimed_at=timezone.now())
         )
+        if kept:
+            note("claim.kept", setup_link_id=link.pk, customer_id=link.customer_id)
         return None
     return connection
 

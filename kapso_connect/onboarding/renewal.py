@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,11 +15,10 @@ from ..client import KapsoClient
 from ..conf import get_conf
 from ..exceptions import KapsoError, KapsoNotFound
 from ..models import Connection, Customer, SetupLink, Source
+from ..observe import note
 from .links import CLOCKS_APART, creating_setup_link, follow_link, revoke_setup_link
 from .numbers import TryLater, follow
 from .steps import run
-
-logger = logging.getLogger(__name__)
 
 ENDING_CODES = {"link_expired", "already_used"}
 """Error codes after which a setup link leads nowhere."""
@@ -92,7 +90,12 @@ def link_of_the_day(customer: Customer) -> SetupLink:
         except KapsoError as error:
             if not newest.is_alive or newest.last_error_code in ENDING_CODES:
                 raise
-            logger.warning("Setup link %s could not be checked: %s", newest.kapso_id, error)
+            note(
+                "setup_link.unchecked",
+                setup_link_id=newest.pk,
+                customer_id=customer.pk,
+                error=str(error),
+            )
             works = True
         return newest if works else _renew(newest, client)
 

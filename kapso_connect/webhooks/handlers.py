@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import time
 from collections.abc import Callable
+from typing import Any
 
 from django.db import IntegrityError, OperationalError
 from django.utils import timezone
@@ -13,7 +14,8 @@ from ..client import KapsoClient
 from ..conf import get_conf
 from ..exceptions import KapsoError
 from ..models import Connection, ConnectionEvent, Source, WebhookEvent, idle
-from ..transactions import atomic, retrying
+from ..observe import note
+from ..transactions import atomic, on_commit, retrying
 from .payloads import (
     MalformedPayload,
     Message,
@@ -21,8 +23,6 @@ from .payloads import (
     account_event,
     phone_number_event,
 )
-
-logger = logging.getLogger("kapso_connect")
 
 
 class Unusable(Exception):
@@ -141,19 +141,37 @@ def receive(message: Message) -> WebhookEvent | None:
 
     What goes wrong in acting on it is kept with the row, and does not take the row with it.
     """
-    if WebhookEvent.objects.filter(idempotency_key=message.key).exists():
+    if _is_known(message):
         return None
     try:
         try:
             return retrying(lambda: store(message))
         except (IntegrityError, OperationalError) as error:
-            logger.exception("Could not act on webhook event %s", message.key)
+            _note_error(None, message.event, message.key, error)
             reason = delivery.describe(error)
             return retrying(lambda: store(message, postponed_because=reason))
     except StoredBefore:
-        if WebhookEvent.objects.filter(idempotency_key=message.key).exists():
+        if _is_known(message):
             return None
         raise
+
+
+def _is_known(message: Message) -> bool:
+    known = WebhookEvent.objects.filter(idempotency_key=message.key).exists()
+    if known:
+        note("webhook.duplicate", event_name=message.event, idempotency_key=message.key)
+    return known
+
+
+def _note_error(pk: int | None, event_name: str, key: str, error: Exception) -> None:
+    note(
+        "webhook.error",
+        webhook_event_id=pk,
+        event_name=event_name,
+        idempotency_key=key,
+        error=type(error).__name__,
+        exc_info=error,
+    )
 
 
 class StoredBefore(Exception):
@@ -175,6 +193,8 @@ def store(message: Message, *, postponed_because: str = "") -> WebhookEvent:
         inbox.save(force_insert=True)
     except IntegrityError as error:
         raise StoredBefore from error
+    # With what has become of it by then.
+    on_commit(lambda: note("webhook.stored", **_told(inbox)))
     if delivery.is_heard(ConnectionEvent.Kind.WEBHOOK_RECEIVED):
         delivery.record(
             ConnectionEvent.Kind.WEBHOOK_RECEIVED,
@@ -197,6 +217,15 @@ def store(message: Message, *, postponed_because: str = "") -> WebhookEvent:
     return inbox
 
 
+def _told(inbox: WebhookEvent) -> dict[str, Any]:
+    return {
+        "webhook_event_id": inbox.pk,
+        "event_name": inbox.event,
+        "idempotency_key": inbox.idempotency_key,
+        "outcome": str(inbox.status),
+    }
+
+
 OUTCOME = ["status", "last_error", "processed_at", "next_attempt_at", "taken_at"]
 
 
@@ -217,7 +246,7 @@ def act(inbox: WebhookEvent) -> None:
     except (onboarding.NeedsConfirmation, IntegrityError, OperationalError):
         raise
     except Exception as error:
-        logger.exception("Could not act on webhook event %s", inbox.idempotency_key)
+        _note_error(inbox.pk, inbox.event, inbox.idempotency_key, error)
         settle(inbox, WebhookEvent.Status.FAILED, delivery.describe(error))
     else:
         settle(inbox, WebhookEvent.Status.PROCESSED)
@@ -241,14 +270,17 @@ def process(webhook_event_id: int) -> bool:
     ).first()
     if inbox is None or not inbox.take():
         return False
+    started = time.monotonic()
     try:
         try:
             retrying(lambda: act_and_save(inbox))
         except onboarding.NeedsConfirmation:
             confirm(inbox)
     except Exception as error:
-        logger.exception("Could not act on webhook event %s", inbox.idempotency_key)
+        _note_error(inbox.pk, inbox.event, inbox.idempotency_key, error)
         put_off(inbox, delivery.describe(error))
+    seconds = time.monotonic() - started
+    note("webhook.settled", attempts=inbox.attempts, seconds=seconds, **_told(inbox))
     return inbox.status != WebhookEvent.Status.PENDING
 
 

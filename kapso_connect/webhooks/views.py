@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import time
 
 from django.contrib.auth.decorators import login_not_required
 from django.db import Error
@@ -11,12 +11,11 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 
 from ..conf import get_conf
+from ..observe import note
 from ..transactions import outside_transactions
 from .handlers import StoredBefore, receive
 from .payloads import MalformedBody, parse
 from .signature import is_valid
-
-logger = logging.getLogger("kapso_connect")
 
 
 # The signature takes the place of the CSRF token and of the login. ATOMIC_REQUESTS would commit
@@ -32,32 +31,39 @@ def webhook(request: HttpRequest) -> JsonResponse:
     on, which the admin shows with the reason); 401 without a valid signature; 400 for signed JSON
     that is no object; 405, 413; 503 where the database is away, so that Kapso tries again.
     """
+    started = time.monotonic()
+    response = _take(request)
+    note("webhook.answered", status=response.status_code, seconds=time.monotonic() - started)
+    return response
+
+
+def _take(request: HttpRequest) -> JsonResponse:
     if request.method != "POST":
-        return _error(405, "Only POST is allowed here.", Allow="POST")
+        return _refusal(405, "Only POST is allowed here.", Allow="POST")
     conf = get_conf()
     too_large = f"The body is larger than {conf.max_webhook_bytes} bytes."
     # The header is looked at first: a body that says it is too large is never read. One that does
     # not say (chunked) is read up to the limit under ASGI; WSGI gives Django nothing of it.
     if _content_length(request) > conf.max_webhook_bytes:
-        return _error(413, too_large)
+        return _refusal(413, too_large)
     try:
         body = request.read(conf.max_webhook_bytes + 1)
     except OSError:
-        return _error(400, "The body could not be read.")
+        return _refusal(400, "The body could not be read.")
     if len(body) > conf.max_webhook_bytes:
-        return _error(413, too_large)
+        return _refusal(413, too_large)
     if not conf.webhook_secret:
-        logger.error("A webhook was refused: KAPSO_CONNECT['WEBHOOK_SECRET'] is not set.")
+        note("webhook.no_secret")
     if not is_valid(body, request.headers.get("X-Webhook-Signature", ""), conf.webhook_secret):
-        return _error(401, "The signature is missing or wrong.")
+        return _refusal(401, "The signature is missing or wrong.")
     try:
         messages = parse(body, request.headers)
     except MalformedBody as error:
-        return _error(400, str(error))
+        return _refusal(400, str(error))
     try:
         stored = [receive(message) for message in messages]
-    except (Error, StoredBefore):
-        logger.exception("A webhook could not be stored.")
+    except (Error, StoredBefore) as error:
+        note("webhook.not_stored", error=type(error).__name__, exc_info=True)
         return _error(
             503, "The delivery could not be stored. Send it again.", **{"Retry-After": "10"}
         )
@@ -70,6 +76,11 @@ def _content_length(request: HttpRequest) -> int:
         return int(request.META.get("CONTENT_LENGTH") or 0)
     except ValueError:
         return 0
+
+
+def _refusal(status: int, reason: str, **headers: str) -> JsonResponse:
+    note("webhook.refused", status=status, reason=reason)
+    return _error(status, reason, **headers)
 
 
 def _error(status: int, text: str, **headers: str) -> JsonResponse:

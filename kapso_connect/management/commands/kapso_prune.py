@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from argparse import ArgumentParser, ArgumentTypeError
 from datetime import timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from kapso_connect.models import (
     InvitationBatch,
     WebhookEvent,
 )
+from kapso_connect.observe import note
 
 BATCH = 1000
 
@@ -62,7 +64,7 @@ class Command(BaseCommand):
         dry_run: bool,
         **options: Any,
     ) -> None:
-        now = timezone.now()
+        now, began = timezone.now(), time.monotonic()
         inbox = old_webhooks(now - timedelta(days=inbox_days))
         timeline = old_events(now - timedelta(days=timeline_days))
         count = models.QuerySet.count if dry_run else delete
@@ -71,6 +73,9 @@ class Command(BaseCommand):
             # First: a batch takes its invitations along, however many there are.
             delete(Invitation.objects.filter(batch__in=batches))
         counts = count(inbox), count(timeline), count(batches)
+        if not dry_run:
+            told: dict[str, Any] = dict(zip(("webhooks", "events", "batches"), counts, strict=True))
+            note("prune.finished", seconds=time.monotonic() - began, **told)
         if options["verbosity"] > 0:
             verb = "would delete" if dry_run else "deleted"
             self.stdout.write(
