@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime, timezone
@@ -89,9 +92,32 @@ class KapsoHealth:
     checks: Mapping[str, Any] = field(default_factory=dict)
 
 
+class KnownSecret:
+    """A secret that can be recognised and not be read: only a fingerprint of it is kept.
+
+    ``is_masked`` where Kapso showed stars or dots in its place, which say nothing about it.
+    """
+
+    _pepper = secrets.token_bytes(32)
+
+    def __init__(self, text: str) -> None:
+        self._fingerprint = self._take(text)
+        self.is_masked = any(mark in text for mark in ("***", "•••", "...", "…"))
+
+    @classmethod
+    def _take(cls, text: str) -> bytes:
+        return hmac.new(cls._pepper, text.encode("utf-8", "replace"), hashlib.sha256).digest()
+
+    def is_same(self, text: str) -> bool:
+        return hmac.compare_digest(self._fingerprint, self._take(text))
+
+
 @dataclass(frozen=True)
 class KapsoWebhook:
-    """A webhook of the Kapso project. Its secret is left where it is."""
+    """A webhook of the Kapso project; with a ``phone_number_id`` it is for that number's messages.
+
+    ``secret`` is None where Kapso showed none.
+    """
 
     id: str
     url: str
@@ -99,6 +125,9 @@ class KapsoWebhook:
     events: tuple[str, ...]
     active: bool
     payload_version: str | None = None
+    phone_number_id: str | None = None
+    # Where Kapso has the secret in its answers; Kapso's own name is secret_key.
+    secret: KnownSecret | None = field(default=None, compare=False, repr=False)
 
 
 class KapsoClient:
@@ -108,7 +137,8 @@ class KapsoClient:
     included, from its creation on: make one per web request, task or command. One attempt gets
     ``connect_timeout`` seconds for each address tried and ``read_timeout`` seconds for the whole
     answer, less where the budget ends earlier. Connections are shared by all clients of the
-    process. Name resolution is the operating system's and not bounded here.
+    process. Name resolution is the operating system's and not bounded here. ``hidden`` are secrets
+    that no error may quote from an answer; the API key is one without being named.
 
     What failed in passing is repeated within the budget. A 429 was refused before anything
     happened and repeats for every method after its ``Retry-After``; so does a connection that
@@ -131,9 +161,10 @@ class KapsoClient:
         budget: float = 30.0,
         connect_timeout: float = 3.0,
         read_timeout: float = 10.0,
+        hidden: Sequence[str] = (),
     ) -> None:
         self._base_url = base_url.rstrip("/")
-        self._transport = Transport(api_key, budget, connect_timeout, read_timeout)
+        self._transport = Transport(api_key, budget, connect_timeout, read_timeout, hidden)
 
     @classmethod
     def from_settings(cls, *, budget: float | None = None) -> KapsoClient:
@@ -143,6 +174,7 @@ class KapsoClient:
             conf.api_key,
             base_url=conf.api_base_url,
             budget=conf.api_budget if budget is None else budget,
+            hidden=conf.webhook_secret,
         )
 
     def __repr__(self) -> str:
@@ -429,7 +461,7 @@ def _parse(kind: type[T], data: object) -> T:
         raise _UnusableError(f"a {kind.__name__} is not an object")
     values = {}
     for name, (read, required) in _SHAPES[kind].items():
-        value = data.get(name)
+        value = data.get(_RENAMED.get(name, name))
         if value is not None:
             try:
                 values[name] = read(value)
@@ -492,7 +524,9 @@ _READERS: dict[object, Callable[[Any], Any]] = {
     datetime | None: _moment,
     tuple[str, ...]: _texts,
     Mapping[str, Any]: _mapping,
+    KnownSecret | None: lambda value: KnownSecret(_text(value)),
 }
+_RENAMED = {"secret": "secret_key"}
 _SHAPES: dict[type[Any], dict[str, tuple[Callable[[Any], Any], bool]]] = {
     kind: _shape(kind)
     for kind in (KapsoCustomer, KapsoSetupLink, KapsoPhoneNumber, KapsoHealth, KapsoWebhook)

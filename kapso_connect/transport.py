@@ -10,7 +10,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from urllib3.exceptions import (
     HTTPError,
     InvalidHeader,
     MaxRetryError,
+    NameResolutionError,
     ProxyError,
     ReadTimeoutError,
     SSLError,
@@ -270,8 +271,9 @@ class _Retry(Retry):
 
 
 class _Adapter(HTTPAdapter):
-    def __init__(self, retry: Retry, timeout: Timeout) -> None:
+    def __init__(self, retry: Retry, timeout: Timeout, own: _Connections | None = None) -> None:
         self._timeout = timeout
+        self._own = own
         super().__init__(max_retries=retry)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -283,12 +285,16 @@ class _Adapter(HTTPAdapter):
         return manager if proxy.lower().startswith("socks") else _with_our_pools(manager)
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
-        self.poolmanager = _connections.manager
-        self.proxy_manager = _connections.proxies
+        connections = self._own or _connections
+        self.poolmanager = connections.manager
+        self.proxy_manager = connections.proxies
         return super().send(request, *args, **{**kwargs, "timeout": self._timeout})
 
     def close(self) -> None:
-        """Keep the connections: they are for the next client."""
+        """Keep the process's connections: they are for the next client."""
+        if self._own is not None:
+            for manager in (self._own.manager, *self._own.proxies.values()):
+                manager.clear()
 
 
 class _Session(requests.Session):
@@ -327,12 +333,21 @@ class _Answer:
 
 
 class Transport:
-    """Makes one request after the other for a client, within one budget of seconds."""
+    """Makes one request after the other for a client, within one budget of seconds.
+
+    ``hidden`` are secrets besides the key that no message may quote from an answer.
+    """
 
     def __init__(
-        self, api_key: str, budget: float, connect_timeout: float, read_timeout: float
+        self,
+        api_key: str,
+        budget: float,
+        connect_timeout: float,
+        read_timeout: float,
+        hidden: Iterable[str] = (),
     ) -> None:
         self._key = _ApiKey(api_key)
+        self._hidden = (api_key, *hidden)
         self._budget = _Budget(budget)
         self._session = _Session()
         self._session.auth = self._key
@@ -456,8 +471,11 @@ class Transport:
         return unexpected(operation, method, f"{what} ({status}){said}", status)
 
     def _quoted(self, answer: _Answer) -> str:
-        shown = "".join(c for c in _words(answer.body) if c.isprintable() or c.isspace())
-        text = " ".join(shown.split()).replace(self._key.key, "***")
+        words = _words(answer.body)
+        for secret in filter(None, self._hidden):
+            words = words.replace(secret, "***")
+        shown = "".join(c for c in words if c.isprintable() or c.isspace())
+        text = " ".join(shown.split())
         if len(text) > MAX_QUOTED:
             text = text[:MAX_QUOTED] + "…"
         return f': "{text}"' if text else ""
@@ -509,7 +527,7 @@ def _words(body: bytes) -> str:
 
 
 def _no_answer(operation: str, method: str, error: Exception) -> KapsoUnavailable:
-    what, sent = _what_broke(error)
+    what, sent = _what_broke(error, "Kapso")
     unknown = sent and method == "POST"
     return KapsoUnavailable(
         f"Could not {operation}: {what}. " + (_LOOK_FIRST if unknown else _LATER),
@@ -518,8 +536,8 @@ def _no_answer(operation: str, method: str, error: Exception) -> KapsoUnavailabl
     )
 
 
-def _what_broke(error: Exception) -> tuple[str, bool]:
-    """Return what happened, and whether Kapso may have got the request."""
+def _what_broke(error: Exception, who: str) -> tuple[str, bool]:
+    """Return what happened, and whether the other side, ``who``, may have got the request."""
     cause: Any = error
     if isinstance(error, requests.RequestException) and error.args:
         cause = error.args[0]
@@ -527,15 +545,80 @@ def _what_broke(error: Exception) -> tuple[str, bool]:
         cause = cause.reason
     if isinstance(cause, ProxyError):  # urllib3: never past the proxy
         return "the proxy of this site's environment did not let it through", False
+    if isinstance(cause, NameResolutionError):
+        return f"the name in the address of {who} cannot be resolved (DNS)", False
     if isinstance(cause, ConnectTimeoutError):
-        return "there is no connection to Kapso", False
+        return f"there is no connection to {who}", False
     if isinstance(cause, SSLError):
         unverified = any(isinstance(arg, ssl.SSLCertVerificationError) for arg in cause.args)
         if unverified:
             return "the certificate is not one this site trusts (check its CA bundle)", False
         return "the TLS connection failed", True
     if isinstance(cause, ReadTimeoutError):
-        return "Kapso did not answer in time", True
+        return f"{who} did not answer in time", True
     if isinstance(error, ValueError):
         return 'KAPSO_CONNECT["API_BASE_URL"] or the proxy\'s address is not usable', False
-    return "the connection to Kapso broke", True
+    return f"the connection to {who} broke", True
+
+
+# Addresses that are not Kapso's API
+
+
+class Unreachable(Exception):
+    """There was no answer; the message says what broke."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """An answer to ``visit``. ``headers`` by lower-case name."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+class _NoCredentials(AuthBase):
+    """Keeps requests from taking credentials out of a netrc file."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        return request
+
+
+@sensitive_variables()
+def visit(
+    method: str,
+    url: str,
+    *,
+    who: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    seconds: float = 10.0,
+) -> Visit:
+    """Make one request without the API key, on a connection of its own: behind one that is kept
+    there is always the same process. Nothing is repeated, no redirect is followed.
+
+    ``seconds`` are for the whole answer, name resolution not counted. Raises Unreachable, whose
+    message calls the other side ``who``.
+    """
+    budget = _Budget(seconds)
+    once = _Retry(total=0, other=0, status_forcelist=(), raise_on_status=False, budget=budget)
+    adapter = _Adapter(once, _BudgetTimeout(min(3.0, seconds), seconds, budget), _Connections())
+    failure = ""
+    with _Session() as session:
+        session.auth = _NoCredentials()
+        session.mount("https://", adapter)
+        session.mount("http://", adapter)
+        try:
+            response = session.request(
+                method, url, data=body, headers=headers, allow_redirects=False, stream=True
+            )
+            content = response.raw.data or b""
+        except _AnswerTooLargeError:
+            failure = f"{who} sent more than 10 MB"
+        except (requests.RequestException, HTTPError, http.client.HTTPException, OSError) as error:
+            failure = "no usable address" if isinstance(error, ValueError) else ""
+            failure = failure or _what_broke(error, who)[0]
+        else:
+            lower = {name.lower(): value for name, value in response.headers.items()}
+            return Visit(response.status_code, lower, content)
+    raise Unreachable(failure)

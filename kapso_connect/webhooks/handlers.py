@@ -21,6 +21,7 @@ from .payloads import (
     Message,
     PhoneNumberEvent,
     account_event,
+    is_test,
     phone_number_event,
 )
 
@@ -41,6 +42,7 @@ def unknown(inbox: WebhookEvent) -> None:
 
 
 HANDLERS: dict[str, Handler] = {}
+"""By the name of the event. These are the events that Kapso's webhook is subscribed to."""
 
 
 def handles(name: str) -> Callable[[Handler], Handler]:
@@ -184,6 +186,8 @@ def store(message: Message, *, postponed_because: str = "") -> WebhookEvent:
         inbox.put_off(postponed_because)
     elif message.error:
         settle(inbox, WebhookEvent.Status.FAILED, message.error)
+    elif is_test(message.payload):
+        settle(inbox, WebhookEvent.Status.IGNORED, "A test delivery: nothing follows from it.")
     elif message.event not in HANDLERS:
         settle(inbox, WebhookEvent.Status.IGNORED, "Not an event this app acts on.")
     else:

@@ -17,6 +17,8 @@ from .handlers import StoredBefore, receive
 from .payloads import MalformedBody, parse
 from .signature import is_valid
 
+WRONG_SIGNATURE = "The signature is missing or wrong."
+
 
 # The signature takes the place of the CSRF token and of the login. ATOMIC_REQUESTS would commit
 # after the answer was made, and hold a transaction open while signals are sent.
@@ -55,7 +57,7 @@ def _take(request: HttpRequest) -> JsonResponse:
     if not conf.webhook_secret:
         note("webhook.no_secret")
     if not is_valid(body, request.headers.get("X-Webhook-Signature", ""), conf.webhook_secret):
-        return _refusal(401, "The signature is missing or wrong.")
+        return _refusal(401, WRONG_SIGNATURE)
     try:
         messages = parse(body, request.headers)
     except MalformedBody as error:

@@ -19,6 +19,8 @@ if env.bool("KAPSO_PROOF_FAST_SQLITE", default=False):
 KAPSO_CONNECT = {
     **KAPSO_CONNECT,
     "API_BASE_URL": env("KAPSO_PROOF_API_URL", default="http://127.0.0.1:9"),
+    "WEBHOOK_SECRET": env.list("KAPSO_PROOF_SECRETS", default=[KAPSO_CONNECT["WEBHOOK_SECRET"]]),
+    "PUBLIC_URL": env("KAPSO_PROOF_PUBLIC_URL", default=KAPSO_CONNECT["PUBLIC_URL"]),
     "LEASE_SECONDS": env.float("KAPSO_PROOF_LEASE", default=300.0),
     "REQUEST_BUDGET": 2,
 }
