@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +16,7 @@ from django.core.signals import setting_changed
 from django.utils import timezone
 
 NAME = "KAPSO_CONNECT"
+THROTTLE_RATES = {"read": "600/min", "write": "60/min", "kapso": "30/min"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,12 @@ class Conf:
     ``OBSERVERS``
         Dotted paths of callables that are told what happens, ``(name, fields)``, such as
         ``kapso_connect.metrics.observe`` (see ``observe.EVENTS``).
+    ``API_PERMISSIONS``
+        Dotted paths of the permission classes of the REST API, in place of the default: staff, with
+        this package's permissions.
+    ``API_THROTTLE_RATES``
+        How often one user may use the REST API: ``read``, ``write``, and ``kapso`` for what asks
+        Kapso, each such as ``"30/min"``, or None for no limit.
     """
 
     api_key: str = field(default="", repr=False)
@@ -74,6 +82,8 @@ class Conf:
     retry_limit: int = 10
     lease_seconds: float = 300.0
     observers: tuple[str, ...] = ()
+    api_permissions: tuple[str, ...] = ()
+    api_throttle_rates: Mapping[str, str | None] = field(default_factory=lambda: THROTTLE_RATES)
 
     @property
     def shown_name(self) -> str:
@@ -124,6 +134,23 @@ def _mapping(name: str, value: object) -> Mapping[str, Any]:
     return value
 
 
+def _rates(name: str, value: object) -> Mapping[str, str | None]:
+    rates = _mapping(name, value)
+    for kind, rate in rates.items():
+        if kind not in THROTTLE_RATES:
+            raise ImproperlyConfigured(
+                f"{NAME}[{name!r}] knows {', '.join(THROTTLE_RATES)}, not {kind!r}."
+            )
+        if rate is not None and not (isinstance(rate, str) and RATE.fullmatch(rate)):
+            raise ImproperlyConfigured(
+                f'{NAME}[{name!r}][{kind!r}] must be a rate such as "30/min", not {rate!r}.'
+            )
+    return {**THROTTLE_RATES, **rates}
+
+
+RATE = re.compile("[1-9][0-9]{0,8}/(s|sec|second|m|min|minute|h|hour|d|day)")
+
+
 def _positive(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise ImproperlyConfigured(f"{NAME}[{name!r}] must be a number above 0, not {value!r}.")
@@ -157,6 +184,8 @@ READERS: dict[str, Callable[[str, object], Any]] = {
     "RETRY_LIMIT": _positive_int,
     "LEASE_SECONDS": _positive,
     "OBSERVERS": _paths,
+    "API_PERMISSIONS": _paths,
+    "API_THROTTLE_RATES": _rates,
 }
 
 

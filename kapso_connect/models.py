@@ -238,6 +238,10 @@ class SetupLink(models.Model):
         _("created"), default=timezone.now, help_text=_("When Kapso created the link.")
     )
 
+    token: str | None = None
+    """Kapso's secret for a browser SDK: on the object that ``create_setup_link`` returns, never in
+    the database."""
+
     class Meta:
         verbose_name = _("setup link")
         verbose_name_plural = _("setup links")
@@ -246,6 +250,7 @@ class SetupLink(models.Model):
             ("send_setup_link", _("Can send WhatsApp setup links to customers")),
             ("extend_setup_link", _("Can extend WhatsApp setup links")),
             ("revoke_setup_link", _("Can revoke WhatsApp setup links")),
+            ("receive_setup_token", "Can receive the tokens of WhatsApp setup links"),
         ]
         indexes = [
             models.Index(fields=["customer", "status"], name="kapso_connect_link_status"),
@@ -674,3 +679,30 @@ class Invitation(Retryable):
 
     def __str__(self) -> str:
         return str(self.customer)
+
+
+class IdempotentRequest(models.Model):
+    """A creation that was asked for under an ``Idempotency-Key``, and what it was answered.
+
+    Without ``answer`` it is under way until ``leased_until``; afterwards the next request with the
+    key takes it over.
+    """
+
+    digest = models.CharField(
+        max_length=64, unique=True, help_text="Of the key, of whose it is, and of where it is used."
+    )
+    fingerprint = models.CharField(max_length=64, help_text="Of the request's body.")
+    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+    leased_until = models.DateTimeField()
+    answer = models.JSONField(
+        null=True, encoder=DjangoJSONEncoder, help_text="The body, without addresses and tokens."
+    )
+    customer = models.ForeignKey(Customer, on_delete=models.CASCADE, null=True, related_name="+")
+    setup_link = models.ForeignKey(SetupLink, on_delete=models.CASCADE, null=True, related_name="+")
+
+    class Meta:
+        ordering = ["-pk"]
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.digest[:8]

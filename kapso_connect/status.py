@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import models
-from django.db.models import Count, Exists, F, OuterRef, Q, Subquery
+from django.db.models import Count, Exists, F, FilteredRelation, OuterRef, Q, Subquery
 from django.utils.translation import gettext_lazy as _
 
 from .models import Connection, Customer, SetupLink
@@ -65,21 +65,7 @@ _hopeful = (
 
 def standings(customers: Iterable[Customer]) -> dict[int, Status]:
     """Return where each of the ``customers`` stands, by primary key, in three queries."""
-    pks = [customer.pk for customer in customers]
-    own = Connection.objects.filter(customer=OuterRef("pk"))
-    links = SetupLink.objects.filter(customer=OuterRef("pk"))
-    rows: list[Any] = list(
-        Customer.objects.filter(pk__in=pks)
-        .annotate(
-            open_pk=Subquery(_newest(own.filter(_connected), "connected_at")),
-            lost_pk=Subquery(_newest(own.filter(_lost), "disconnected_at")),
-            link_pk=Subquery(_newest(links.filter(is_latest=True), "created_at")),
-            waits=Exists(links.filter(claimed_at__isnull=False)),
-            connected=Subquery(_count(own.filter(_connected))),
-        )
-        .order_by()
-        .values_list("pk", "open_pk", "lost_pk", "link_pk", "waits", "connected", named=True)
-    )
+    rows = list(_located(Customer.objects.filter(pk__in=[customer.pk for customer in customers])))
     numbers = Connection.objects.in_bulk([r.open_pk or r.lost_pk for r in rows])
     known = SetupLink.objects.defer("url", "options").in_bulk([r.link_pk for r in rows])
     return {
@@ -91,6 +77,49 @@ def standings(customers: Iterable[Customer]) -> dict[int, Status]:
         )
         for row in rows
     }
+
+
+def status_of(customers: models.QuerySet[Customer]) -> tuple[Customer, Status] | None:
+    """Return the one customer in ``customers`` and where it stands, in two queries; None where
+    there is none. The link has its ``url`` and ``options`` here."""
+    row = _located(customers).first()
+    if row is None:
+        return None
+    same: Any = Customer.objects.filter(pk=row.pk)
+    customer = (
+        same.annotate(
+            number=FilteredRelation(
+                "connections", condition=Q(connections=row.open_pk or row.lost_pk or 0)
+            ),
+            newest=FilteredRelation("setup_links", condition=Q(setup_links=row.link_pk or 0)),
+        )
+        .select_related("number", "newest")
+        .first()
+    )
+    if customer is None:
+        return None
+    return customer, _status(
+        customer.number,
+        customer.newest,
+        waits=row.waits,
+        more=max((row.connected or 0) - 1, 0),
+    )
+
+
+def _located(customers: models.QuerySet[Customer]) -> Any:
+    own = Connection.objects.filter(customer=OuterRef("pk"))
+    links = SetupLink.objects.filter(customer=OuterRef("pk"))
+    return (
+        customers.annotate(
+            open_pk=Subquery(_newest(own.filter(_connected), "connected_at")),
+            lost_pk=Subquery(_newest(own.filter(_lost), "disconnected_at")),
+            link_pk=Subquery(_newest(links.filter(is_latest=True), "created_at")),
+            waits=Exists(links.filter(claimed_at__isnull=False)),
+            connected=Subquery(_count(own.filter(_connected))),
+        )
+        .order_by()
+        .values_list("pk", "open_pk", "lost_pk", "link_pk", "waits", "connected", named=True)
+    )
 
 
 def _newest(rows: models.QuerySet[Any], moment: str) -> models.QuerySet[Any]:

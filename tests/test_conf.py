@@ -55,6 +55,13 @@ def test_urls_lose_their_trailing_slash() -> None:
         ("REQUEST_BUDGET", float("nan")),
         ("MAX_WEBHOOK_BYTES", 1.5),
         ("RETRY_LIMIT", -1),
+        ("API_PERMISSIONS", "one.path"),
+        ("API_PERMISSIONS", [object]),
+        ("API_THROTTLE_RATES", ["30/min"]),
+        ("API_THROTTLE_RATES", {"reading": "30/min"}),
+        ("API_THROTTLE_RATES", {"read": "30"}),
+        ("API_THROTTLE_RATES", {"read": "0/min"}),
+        ("API_THROTTLE_RATES", {"read": 30}),
         ("API_KYE", "typo"),
     ],
 )
@@ -64,6 +71,12 @@ def test_wrong_values_are_named(name: str, value: object) -> None:
         pytest.raises(ImproperlyConfigured, match=name),
     ):
         get_conf()
+
+
+def test_one_throttle_rate_leaves_the_others_as_they_are() -> None:
+    with override_settings(KAPSO_CONNECT={"API_THROTTLE_RATES": {"read": None}}):
+        rates = get_conf().api_throttle_rates
+    assert rates == {"read": None, "write": "60/min", "kapso": "30/min"}
 
 
 def test_setting_must_be_a_dict() -> None:

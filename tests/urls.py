@@ -9,4 +9,5 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("other-admin/", other_site.urls),
     path("whatsapp/", include("kapso_connect.urls")),
+    path("api/whatsapp/", include("kapso_connect.api.urls")),
 ]

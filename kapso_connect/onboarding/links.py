@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -73,11 +73,13 @@ def creating_setup_link(
     next_url: str = "",
     created_by: AbstractBaseUser | AnonymousUser | None = None,
     since: datetime | None = None,
+    recorded: Callable[[SetupLink], object] = lambda link: None,
 ) -> Steps[SetupLink]:
     """``create_setup_link`` in steps, for those who ask Kapso several things at a time.
 
     ``since`` is when an earlier attempt for the same purpose began, whose end is not known: a link
     that Kapso made since then, and nobody recorded, is taken instead of making a second one.
+    ``recorded`` is called in the transaction that records the link.
     """
     wanted = link_options(customer, options)
     next_url = own_page(next_url)
@@ -92,7 +94,15 @@ def creating_setup_link(
         customer.kapso_id = None
         kapso_id = yield from registering(customer)
         made = yield partial(_find_or_make, kapso_id, wanted, known, since)
-    return retrying(lambda: _record_link(customer, made, wanted, next_url, created_by))
+
+    def record() -> SetupLink:
+        link = _record_link(customer, made, wanted, next_url, created_by)
+        recorded(link)
+        return link
+
+    link = retrying(record)
+    link.token = made.token
+    return link
 
 
 def link_options(customer: Customer, options: Mapping[str, Any] | None) -> SetupLinkOptions:
@@ -141,10 +151,11 @@ def _find_or_make(
     try:
         return client.create_setup_link(kapso_id, options.payload())
     except KapsoError as error:
-        # The link may exist.
-        made = error.outcome_unknown and _unrecorded(client, kapso_id, known, started)
-        if made:
-            return made
+        # The link may exist. Where looking for it fails as well, that stays the last word.
+        with suppress(KapsoError):
+            made = error.outcome_unknown and _unrecorded(client, kapso_id, known, started)
+            if made:
+                return made
         raise
 
 

@@ -1,0 +1,90 @@
+"""Fields that take the JSON type they say and no other, and write times in one way everywhere."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+from django.conf import settings
+from django.utils.dateparse import parse_datetime
+from django.utils.timezone import get_default_timezone
+from rest_framework import serializers
+
+from ..conf import as_stored
+
+MAX_ID = 10**18 - 1
+"""Above every key there is, and below what databases can compare with."""
+
+
+def is_key(text: str) -> bool:
+    """True for what can be the key of a row, in an address."""
+    return text.isascii() and text.isdigit() and len(text) <= 18
+
+
+class TextField(serializers.CharField):
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class EmailField(serializers.EmailField):
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class FlagField(serializers.BooleanField):
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            self.fail("invalid", input=data)
+        return data
+
+
+class ChoiceField(serializers.ChoiceField):
+    def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, str):
+            self.fail("invalid_choice", input=data)
+        return super().to_internal_value(data)
+
+
+class IdField(serializers.IntegerField):
+    """A key of a row."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"min_value": 1, "max_value": MAX_ID, **kwargs})
+
+    def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, bool) or not isinstance(data, int):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class NumberParameter(IdField):
+    """A whole number in an address."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if not (isinstance(data, str) and is_key(data)):
+            self.fail("invalid")
+        return super().to_internal_value(int(data))
+
+
+class MomentField(serializers.DateTimeField):
+    """A time with its offset from UTC (RFC 3339); written in UTC, whatever the site's settings."""
+
+    def to_internal_value(self, value: Any) -> datetime:
+        try:
+            moment = parse_datetime(value) if isinstance(value, str) else None
+        except ValueError:
+            moment = None
+        # No database and no clock goes further than that.
+        if moment is None or moment.tzinfo is None or not 1900 < moment.year < 9000:
+            self.fail("invalid", format="2026-01-31T12:00:00Z")
+        return as_stored(moment)
+
+    def to_representation(self, value: Any) -> str:
+        if not settings.USE_TZ:
+            value = value.replace(tzinfo=get_default_timezone())
+        moment: datetime = value.astimezone(timezone.utc)
+        return moment.isoformat().replace("+00:00", "Z")

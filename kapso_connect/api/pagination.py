@@ -1,0 +1,41 @@
+"""Pages of bounded size; what was asked for is checked by ``filters`` before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework.exceptions import NotFound
+from rest_framework.pagination import Cursor, CursorPagination, PageNumberPagination
+from rest_framework.request import Request
+
+from .errors import invalid_value
+from .fields import is_key
+from .filters import MAX_PAGE_SIZE, PAGE_SIZE
+
+
+class Pages(PageNumberPagination):
+    page_size = PAGE_SIZE
+    page_size_query_param = "page_size"
+    max_page_size = MAX_PAGE_SIZE
+
+
+class Timeline(CursorPagination):
+    """Newest first. What arrives meanwhile shifts nothing: a page goes on below the last row."""
+
+    page_size = PAGE_SIZE
+    page_size_query_param = "page_size"
+    max_page_size = MAX_PAGE_SIZE
+    ordering = "-pk"
+
+    def decode_cursor(self, request: Request) -> Cursor | None:
+        try:
+            cursor: Cursor | None = super().decode_cursor(request)
+        except NotFound:
+            raise BAD_CURSOR from None
+        position: Any = cursor.position if cursor is not None else None
+        if position is not None and not is_key(position):
+            raise BAD_CURSOR
+        return cursor
+
+
+BAD_CURSOR = invalid_value("cursor", "This is no cursor of this list.", code="invalid_cursor")

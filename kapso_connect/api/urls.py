@@ -1,0 +1,51 @@
+"""Mount with ``path("api/whatsapp/", include("kapso_connect.api.urls"))``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.urls import URLPattern, path
+
+from .views import Api, Connections, Customers, Events, Root, SetupLinks
+
+app_name = "kapso_connect_api"
+
+LIST = {"get": "list"}
+LIST_CREATE = {"get": "list", "post": "create"}
+RETRIEVE = {"get": "retrieve"}
+CHANGE = {"get": "retrieve", "put": "update", "patch": "partial_update"}
+
+ROUTES: list[tuple[str, type[Api], dict[str, str], str]] = [
+    ("", Root, LIST, "root"),
+    ("customers/", Customers, LIST_CREATE, "customers"),
+    ("customers/<str:pk>/", Customers, CHANGE, "customer"),
+    ("customers/<str:pk>/status/", Customers, {"get": "status"}, "customer-status"),
+    ("setup-links/", SetupLinks, LIST_CREATE, "setup-links"),
+    ("setup-links/<str:pk>/", SetupLinks, RETRIEVE, "setup-link"),
+    ("setup-links/<str:pk>/revoke/", SetupLinks, {"post": "revoke"}, "setup-link-revoke"),
+    ("connections/", Connections, LIST, "connections"),
+    ("connections/<str:pk>/", Connections, RETRIEVE, "connection"),
+    ("connections/<str:pk>/refresh/", Connections, {"post": "refresh"}, "connection-refresh"),
+    (
+        "connections/<str:pk>/disconnect/",
+        Connections,
+        {"post": "disconnect"},
+        "connection-disconnect",
+    ),
+    ("events/", Events, LIST, "events"),
+]
+
+
+def urls_for(*mixins: type[Any]) -> tuple[list[URLPattern], str]:
+    """Return the whole API with ``mixins`` before each of its views, for ``include()``."""
+    views: dict[type[Api], Any] = {
+        view: type(view.__name__, (*mixins, view), {"__doc__": view.__doc__})
+        for _route, view, _actions, _name in ROUTES
+    }
+    return [
+        path(route, views[view].as_view(dict(actions)), name=name)
+        for route, view, actions, name in ROUTES
+    ], app_name
+
+
+urlpatterns, _app_name = urls_for()
