@@ -115,5 +115,5 @@ def retrying(
             if database.in_atomic_block or time.monotonic() - started > PATIENCE:
                 raise
             database.close_if_unusable_or_obsolete()
-        time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  (spreads the racers)
+        time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  (spreads the racers)  # nosec B311
         pause = min(pause * 2, 0.5)

@@ -19,7 +19,7 @@ ERRORS = {
     "facebook_auth_failed": "The customer cancelled the Facebook login",
     "phone_verification_failed": "The phone number could not be verified",
     "waba_limit_reached": "The customer has too many WhatsApp accounts",
-    "token_exchange_failed": "Kapso could not get a token from Facebook",
+    "token_exchange_failed": "Kapso could not get a token from Facebook",  # nosec B105
     "link_expired": "The link has expired",
     "already_used": "The link was used before",
 }
@@ -47,7 +47,7 @@ def submit(request: HttpRequest, token: str) -> HttpResponse:
     link = world.link_by_token.get(token)
     if refusal := _refusal(request, link):
         return refusal
-    assert link is not None  # noqa: S101
+    assert link is not None  # noqa: S101  # nosec B101
     outcome = request.POST.get("outcome", "")
     try:
         if outcome == "connect":
@@ -70,7 +70,7 @@ def _refusal(request: HttpRequest, link: SetupLink | None) -> HttpResponse | Non
 
 
 def _form(request: HttpRequest, link: SetupLink | None, error: str = "") -> HttpResponse:
-    assert link is not None  # noqa: S101
+    assert link is not None  # noqa: S101  # nosec B101
     language = link.language or _browser_language(request)
     context = {
         "link": link,

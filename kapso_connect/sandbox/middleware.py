@@ -182,6 +182,6 @@ def _drip(response: HttpResponseBase, seconds: float) -> HttpResponseBase:
 
 def _hang_up(request: HttpRequest) -> HttpResponse:
     handler = request.META[HANDLER]
-    assert isinstance(handler, RequestHandler)  # noqa: S101
+    assert isinstance(handler, RequestHandler)  # noqa: S101  # nosec B101
     handler.hang_up()
     return HttpResponse()  # goes nowhere
