@@ -1,6 +1,6 @@
 """Background processing, with a real site, real queues, and real workers that are killed.
 
-The site and its workers are set up by the very lines of the README.
+The site and its workers are set up by the very lines of docs/how-to/queues.md.
 """
 
 from __future__ import annotations
@@ -35,10 +35,9 @@ from .redis_support import Redis
 from .support import CREATED, SECRET
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text().partition("\n## Background processing\n")[2]
 SETUPS = re.findall(
     r"^```python\n(.+?)^```.+?^```console\n(.+?)^```",
-    README.partition("\n## ")[0],
+    (ROOT / "docs" / "how-to" / "queues.md").read_text(),
     re.MULTILINE | re.DOTALL,
 )
 RQ = "RQ on postgres"
@@ -203,7 +202,7 @@ def site(
     tmp_path_factory: pytest.TempPathFactory,
     sandbox_process: Sandbox,
 ) -> Iterator[Site]:
-    """A site with a worker, for each set-up of the README: its queue on its database."""
+    """A site with a worker, for each set-up of the guide: its queue on its database."""
     folder = tmp_path_factory.mktemp("queue-site")
     (folder / "mode").write_text("return")
     sandbox_process.reset()
@@ -370,6 +369,6 @@ def test_a_broker_that_hangs_or_is_away_costs_nobody_their_answer(site: Site) ->
         assert site.done(number) == ["begins", "ends"]
 
 
-def test_the_readme_shows_the_two_setups_and_their_workers() -> None:
+def test_the_guide_shows_the_two_setups_and_their_workers() -> None:
     commands = [console.splitlines()[-1].split()[2] for _, console in SETUPS]
     assert commands == ["db_worker", "rqworker"]

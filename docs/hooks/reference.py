@@ -1,3 +1,235 @@
-"""What the documentation takes from the code."""
+"""What the documentation takes from the code, so that nobody has to write it twice.
+
+``<!-- from the code: settings -->`` in a page is replaced by what ``settings()`` below returns.
+"""
 
 from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+MARK = re.compile(r"<!-- from the code: (\w+) -->")
+PLAIN = {
+    "str": "a text",
+    "tuple[str, ...]": "a text, or a list of texts",
+    "Mapping[str, Any]": "a dict",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "True or False",
+}
+
+
+def on_page_markdown(markdown: str, **kwargs: Any) -> str:
+    return MARK.sub(lambda mark: PARTS[mark[1]](), markdown)
+
+
+def set_up() -> None:
+    """Let Django know the models, unless a test has done so."""
+    import django
+    from django.conf import settings
+
+    if not settings.configured:
+        # Of two copies of the package, this one.
+        sys.path.insert(0, str(ROOT))
+        apps = ["django.contrib.auth", "django.contrib.contenttypes", "kapso_connect"]
+        settings.configure(INSTALLED_APPS=apps, SECRET_KEY="-")  # noqa: S106
+        django.setup()
+
+
+# Settings
+
+
+def settings() -> str:
+    from kapso_connect.conf import READERS, Conf
+
+    described = dict(definitions(inspect.getdoc(Conf) or ""))
+    kinds = {field.name: str(field.type) for field in fields(Conf)}
+    defaults = Conf()
+    parts = []
+    for name in READERS:
+        default = getattr(defaults, name.lower())
+        kind = PLAIN[kinds[name.lower()]]
+        shown = f"`{default!r}`" if default not in ("", ()) else "none"
+        parts.append(f"## {name}\n\n{described.pop(name)}\n\n*{kind}; default: {shown}*\n")
+    if described:
+        raise ValueError(f"Described, but no settings: {', '.join(described)}")
+    return "\n".join(parts)
+
+
+def definitions(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the terms of a docstring's definition list, and what is said of each."""
+    for found in re.finditer(r"^``(\w+)``\n((?:    .*\n?)+)", text, re.MULTILINE):
+        yield found[1], inspect.cleandoc("\n" + found[2])
+
+
+# Signals
+
+
+def signals() -> str:
+    from kapso_connect import signals
+
+    names = [name for name, it in vars(signals).items() if isinstance(it, signals.ConnectSignal)]
+    return "\n\n".join(f"::: kapso_connect.signals.{name}" for name in names)
+
+
+# Models
+
+
+def models() -> str:
+    from django.apps import apps
+
+    return "\n".join(
+        model_part(model) for model in apps.get_app_config("kapso_connect").get_models()
+    )
+
+
+def model_part(model: Any) -> str:
+    lines = [f"## {model.__name__}", "", inspect.getdoc(model) or "", ""]
+    lines += ["| Field | Type | |", "| --- | --- | --- |"]
+    lines += [f"| `{field.name}` | {kind_of(field)} | {about(field)} |" for field in own(model)]
+    lines.append("")
+    for place, prefix in ((type(model.objects), "objects."), (model, "")):
+        for name, member in vars(place).items():
+            signature = signature_of(member)
+            if not name.startswith("_") and signature is not None and inspect.getdoc(member):
+                lines += [f"### {prefix}{name}{signature}".replace("*", r"\*"), ""]
+                lines += [inspect.getdoc(member) or "", ""]
+    if model._meta.permissions:
+        names = ", ".join(f"`kapso_connect.{name}`" for name, _label in model._meta.permissions)
+        lines += [f"Permissions besides Django's own: {names}.", ""]
+    return "\n".join(lines)
+
+
+def own(model: Any) -> Iterator[Any]:
+    """Yield the model's own columns, and what stands for several of them."""
+    hidden = {"id"} | {
+        name
+        for field in model._meta.private_fields
+        for name in (getattr(field, "ct_field", ""), getattr(field, "fk_field", ""))
+    }
+    for field in [*model._meta.private_fields, *model._meta.fields]:
+        if field.name not in hidden:
+            yield field
+
+
+def kind_of(field: Any) -> str:
+    if not field.concrete:
+        return "any model"
+    if field.related_model:
+        return f"`{field.related_model.__name__}`" + (" or None" if field.null else "")
+    kinds = {
+        "CharField": f"text, up to {field.max_length}",
+        "DateTimeField": "date and time",
+        "EmailField": "e-mail address",
+        "JSONField": "JSON",
+        "PositiveSmallIntegerField": "whole number",
+        "BooleanField": "True or False",
+        "TextField": "text",
+        "URLField": "address",
+    }
+    kind = kinds[type(field).__name__]
+    return f"{kind} or None" if field.null else kind
+
+
+def about(field: Any) -> str:
+    text = str(getattr(field, "help_text", "")) or f"{str(field.verbose_name).capitalize()}." * (
+        field.concrete
+    )
+    values = [f"`{value}`" for value, _label in getattr(field, "choices", None) or [] if value]
+    return " ".join([text, *([f"One of {', '.join(values)}."] if values else [])]).replace(
+        "|", "\\|"
+    )
+
+
+def signature_of(member: Any) -> str | None:
+    """Return what stands in the parentheses of a call; None for what is not documented."""
+    if isinstance(member, property):
+        return ""
+    if not inspect.isfunction(member):
+        return None
+    named = list(inspect.signature(member).parameters.values())[1:]
+    return f"({', '.join(str(one).partition(':')[0] for one in named)})"
+
+
+# Commands
+
+
+def commands() -> str:
+    from django.core.management import load_command_class
+    from django.core.management.base import BaseCommand
+
+    from kapso_connect.management import commands as package
+    from kapso_connect.sandbox.__main__ import parser
+
+    usual = {action.dest for action in BaseCommand().create_parser("", "")._actions}
+    parts = []
+    for module in pkgutil.iter_modules(package.__path__):
+        one = load_command_class("kapso_connect", module.name).create_parser(
+            "manage.py", module.name
+        )
+        parts.append(command_part(f"manage.py {module.name}", one, usual))
+    parts.append(command_part("python -m kapso_connect.sandbox", parser(), {"help"}))
+    return "\n".join(parts)
+
+
+def command_part(name: str, parser: argparse.ArgumentParser, usual: set[str]) -> str:
+    lines = [f"## {name}", "", parser.description or "", "", "| Option | |", "| --- | --- |"]
+    formatter = parser._get_formatter()
+    for action in parser._actions:
+        if action.dest not in usual:
+            called = ", ".join(action.option_strings) or action.dest
+            value = action.metavar or (
+                "{" + ",".join(action.choices) + "}" if action.choices else action.dest.upper()
+            )
+            takes = f" {value}" if action.option_strings and action.nargs != 0 else ""
+            text = formatter._expand_help(action).replace("|", "\\|")
+            lines.append(f"| `{called}{takes}` | {text[:1].upper()}{text[1:]} |")
+    return "\n".join([*lines, ""])
+
+
+# Checks
+
+
+def checks() -> str:
+    found: dict[str, tuple[str, str, str]] = {}
+    for path in sorted((ROOT / "kapso_connect").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                given = {keyword.arg: words(keyword.value) for keyword in node.keywords}
+                identity = given.get("id", "")
+                if re.fullmatch(r"kapso_connect\.[EW]\d{3}", identity):
+                    hint = given.get("hint", "")
+                    found[identity] = (words(node.args[0]) if node.args else "", hint, identity)
+    lines = []
+    for identity in sorted(found):
+        message, hint, _ = found[identity]
+        lines += [f"## {identity}", "", message, ""]
+        lines += [f"What to do: {hint}", ""] if hint else []
+    return "\n".join(lines)
+
+
+def words(node: ast.expr) -> str:
+    """Return the text that stands in the code, with … for what is filled in."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(
+            words(part) if isinstance(part, ast.Constant) else "…" for part in node.values
+        )
+    return "…"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    part.__name__: part for part in (settings, signals, models, commands, checks)
+}
+
+set_up()

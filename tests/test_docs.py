@@ -1,0 +1,316 @@
+"""The documentation: it builds, its blocks are right, and what it says of the code is the code's.
+
+The pages that ``test_readme`` follows to the letter are not looked at here once more, but for their
+commands.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import distribution
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from django.core.management import get_commands, load_command_class
+from django.template import Template, engines
+from django.template.loader_tags import BlockNode, ExtendsNode
+from django.test import override_settings
+from django.utils.module_loading import import_string
+from mkdocs.__main__ import cli as mkdocs
+from packaging.requirements import Requirement
+
+from kapso_connect import conf, signals
+from kapso_connect.sandbox.__main__ import parser as sandbox_parser
+
+from .docs_support import DOCS, ROOT, Block, blocks, blocks_of, pages, write
+
+FOLLOWED = {
+    f"docs/{name}.md"
+    for name in (
+        "tutorial",
+        "how-to/own-model",
+        "how-to/wizard",
+        "how-to/templates",
+        "how-to/migrating",
+    )
+}
+"""Pages that ``test_readme`` follows; the files of README's blocks are those of the tutorial."""
+
+BLOCKS = list(blocks())
+
+
+def of(*languages: str) -> list[Block]:
+    return [block for block in BLOCKS if block.language in languages]
+
+
+def each(found: list[Block]) -> Any:
+    assert found
+    return pytest.mark.parametrize("block", found, ids=str)
+
+
+# Blocks
+
+
+def test_every_block_is_of_a_kind_that_is_looked_at() -> None:
+    known = {"python", "console", "text", "html+django", "json"}
+    assert [f"{block}: {block.language}" for block in BLOCKS if block.language not in known] == []
+    fences = [line for page in pages() for line in page.read_text().splitlines() if "```" in line]
+    assert len(BLOCKS) * 2 == len(fences), "a fence that is not understood"
+
+
+def test_python_blocks_pass_mypy(tmp_path: Path) -> None:
+    """In one project, which has what the followed pages put into it."""
+    make_project(tmp_path)
+    names = {}
+    for block in of("python"):
+        if block.page not in FOLLOWED and block.page != "README.md":
+            place = Path(block.path or "shell.py")
+            name = re.sub(r"\W", "_", f"{block.page.removesuffix('.md')}_{block.line}")
+            module = tmp_path / place.with_name(f"{place.stem}_{name}.py")
+            names[module.relative_to(tmp_path).as_posix()] = str(block)
+            module.parent.mkdir(parents=True, exist_ok=True)
+            known = f"from {'.'.join(place.with_suffix('').parts)} import *  # noqa\n"
+            module.write_text((known if block.path.startswith("mysite/") else "") + block.text)
+    assert names
+    (tmp_path / "mypy.ini").write_text(MYPY)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--no-incremental", "."],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**_environment(), "PYTHONPATH": f"{ROOT}:{tmp_path}", "MYPYPATH": str(ROOT)},
+    )
+    told = re.sub(
+        r"^\S+?\.py",
+        lambda f: f"{f[0]} ({names.get(f[0], 'a followed page')})",
+        done.stdout,
+        flags=re.M,
+    )
+    assert done.returncode == 0, told + done.stderr
+
+
+MYPY = """
+[mypy]
+plugins = mypy_django_plugin.main
+check_untyped_defs = True
+exclude = manage
+[mypy-kapso_connect.*]
+follow_imports = silent
+[mypy.plugins.django-stubs]
+django_settings_module = mysite.settings
+"""
+
+
+def make_project(folder: Path) -> None:
+    start = [sys.executable, "-m", "django", "startproject", "mysite", "."]
+    subprocess.run(start, cwd=folder, check=True, env=_environment())
+    for name, untyped, typed in (
+        ("settings", "ALLOWED_HOSTS = ", "ALLOWED_HOSTS: list[str] = "),
+        ("urls", "urlpatterns = ", "urlpatterns: list[Any] = "),
+    ):
+        path = folder / "mysite" / f"{name}.py"
+        path.write_text(f"from typing import Any\n{path.read_text().replace(untyped, typed)}")
+    (folder / "crm").mkdir()
+    (folder / "crm" / "__init__.py").touch()
+    for page in ("tutorial", "how-to/own-model", "how-to/wizard"):
+        for block in blocks_of(DOCS / f"{page}.md"):
+            if block.path.endswith(".py"):
+                write(block, folder)
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+
+
+@each([block for block in of("python") if block.path == "mysite/settings.py"])
+def test_settings_are_those_that_the_package_takes(block: Block) -> None:
+    known: dict[str, Any] = {
+        "INSTALLED_APPS": [],
+        "MIDDLEWARE": [],
+        "DATABASES": {"default": {}},
+        "TEMPLATES": [{}],
+        "BASE_DIR": ROOT,
+        "KAPSO_CONNECT": {},
+    }
+    exec(block.text, known)
+    with override_settings(KAPSO_CONNECT=known["KAPSO_CONNECT"]):
+        conf.get_conf()
+    for app in known["INSTALLED_APPS"]:
+        assert app == "crm" or importlib.util.find_spec(app), app
+    for backend in known.get("TASKS", {}).values():
+        import_string(backend["BACKEND"])
+
+
+@each(of("html+django"))
+def test_templates_change_blocks_that_are_there(block: Block) -> None:
+    assert block.path.startswith(("templates/", "crm/templates/"))
+    template: Template = engines["django"].from_string(block.text).template
+    parents = template.nodelist.get_nodes_by_type(ExtendsNode)
+    if not parents:
+        return
+    parent = engines["django"].get_template(parents[0].parent_name.var).template
+    there = set()
+    while parent is not None:
+        there |= {node.name for node in parent.nodelist.get_nodes_by_type(BlockNode)}
+        above = parent.nodelist.get_nodes_by_type(ExtendsNode)
+        parent = (
+            engines["django"].get_template(above[0].parent_name.var).template if above else None
+        )
+    assert {node.name for node in template.nodelist.get_nodes_by_type(BlockNode)} <= there
+
+
+def test_json_is_json() -> None:
+    for block in of("json"):
+        json.loads(block.text)
+
+
+# Commands
+
+
+def crontab(block: Block) -> list[str]:
+    """Return the command lines of a crontab."""
+    lines = [
+        re.fullmatch(r"(?:[\d*/,-]+ ){5}cd /\S+ && venv/bin/(.+)", line) for line in block.lines
+    ]
+    assert all(lines), f"{block}: neither a crontab nor anything else that is looked at"
+    return [line[1] for line in lines if line]
+
+
+COMMANDS = [
+    *((block, line) for block in of("console") for line in block.lines),
+    *((block, line) for block in of("text") for line in crontab(block)),
+]
+
+
+@pytest.mark.parametrize(("block", "line"), COMMANDS, ids=[f"{b} {c}" for b, c in COMMANDS])
+def test_commands_and_their_options_exist(block: Block, line: str) -> None:
+    for command in line.split(" && "):
+        words = shlex.split(command)
+        while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+            words.pop(0)
+        check_command(words)
+
+
+def check_command(words: list[str]) -> None:
+    if words[0] == "export":
+        assert re.fullmatch(r"[A-Z_]+=\S+", words[1])
+    elif words[:2] == ["python", "manage.py"]:
+        check_management_command(words[2], words[3:])
+    elif words[:2] == ["python", "-m"]:
+        MODULES[words[2]](words[3:])
+    elif words[:2] == ["python", "-c"]:
+        (code,) = words[2:]
+        exec(code, {})
+    else:
+        assert words == ["source", ".venv/bin/activate"]
+
+
+def check_management_command(name: str, words: list[str]) -> None:
+    if name not in {"db_worker", "rqworker"}:  # test_queues runs these
+        app = "example_project.demo" if name == "demo" else get_commands()[name]
+        load_command_class(app, name).create_parser("manage.py", name).parse_args(words)
+
+
+def check_requirements(words: list[str]) -> None:
+    assert words.pop(0) == "install"
+    for word in words:
+        if word == "-e":
+            continue
+        wanted = Requirement(re.sub(r"^\.", "django-kapso-connect", word))
+        assert wanted.extras <= set(
+            distribution(wanted.name).metadata.get_all("Provides-Extra") or []
+        )
+
+
+MODULES: dict[str, Callable[[list[str]], Any]] = {
+    "django": lambda words: check_management_command(words[0], words[1:]),
+    "kapso_connect.sandbox": sandbox_parser().parse_args,
+    "mkdocs": lambda words: mkdocs.commands[words[0]].make_context("mkdocs", words[1:]),
+    "pip": check_requirements,
+    "pytest": lambda words: None if not words else pytest.fail(str(words)),
+    "venv": lambda words: None if words == [".venv"] else pytest.fail(str(words)),
+}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python manage.py kapso_sink",
+        "python manage.py kapso_sync --quietly",
+        "python -m pip install 'django-kapso-connect[queue]'",
+        "python -m kapso_connect.sandbox --colour",
+        "python -m mkdocs serve --softly",
+        "rm -r venv",
+    ],
+)
+def test_a_wrong_command_is_found(line: str) -> None:
+    with pytest.raises((Exception, SystemExit)):
+        check_command(shlex.split(line))
+
+
+# Reference
+
+
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reference", DOCS / "hooks" / "reference.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_setting_is_described_with_its_default(reference: ModuleType) -> None:
+    parts = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", reference.settings(), re.M | re.S))
+    assert set(parts) == set(conf.READERS)
+    assert all(len(text.split("\n*")[0].strip()) > 20 for text in parts.values())
+    assert "default: `300.0`" in parts["LEASE_SECONDS"]
+    assert "default: none" in parts["API_KEY"]
+
+
+def test_every_signal_is_named(reference: ModuleType) -> None:
+    public = [name for name, it in vars(signals).items() if isinstance(it, signals.ConnectSignal)]
+    assert "whatsapp_connected" in public
+    assert re.findall(r"::: kapso_connect\.signals\.(\w+)", reference.signals()) == public
+
+
+def test_every_model_is_there_with_its_fields(reference: ModuleType) -> None:
+    text = reference.models()
+    for name in ("Customer", "SetupLink", "Connection", "WebhookEvent", "ConnectionEvent"):
+        assert f"## {name}\n" in text
+    assert "| `language` | text, up to 2 | Language of the hosted page;" in text
+    assert "### objects.for_owner(owner, \\*\\*defaults)" in text
+    assert "`kapso_connect.create_setup_link`" in text
+
+
+def test_every_command_is_there_with_its_options(reference: ModuleType) -> None:
+    text = reference.commands()
+    folder = ROOT / "kapso_connect" / "management" / "commands"
+    names = [path.stem for path in folder.glob("[a-z]*.py")]
+    assert [name for name in names if f"## manage.py {name}\n" not in text] == []
+    assert "| `--inbox-days INBOX_DAYS` | Days webhooks are kept (default 90). |" in text
+    assert "| `--port PORT` | 0 picks a free one (default: 8900) |" in text
+    assert "--verbosity" not in text
+
+
+def test_every_check_is_there(reference: ModuleType) -> None:
+    text = reference.checks()
+    source = "".join(path.read_text() for path in (ROOT / "kapso_connect").rglob("*.py"))
+    there = set(re.findall(r"kapso_connect\.[EW]\d{3}", source))
+    assert set(re.findall(r"^## (\S+)$", text, re.MULTILINE)) == there
+    assert "is not set: setup links cannot be created." in text
+
+
+def test_no_part_is_left_out(reference: ModuleType) -> None:
+    asked = {name for page in pages() for name in reference.MARK.findall(page.read_text())}
+    assert asked == set(reference.PARTS)
