@@ -121,14 +121,25 @@ def make_project(folder: Path) -> None:
         ("settings", "ALLOWED_HOSTS = ", "ALLOWED_HOSTS: list[str] = "),
         ("urls", "urlpatterns = ", "urlpatterns: list[Any] = "),
     ):
-        path = folder / "mysite" / f"{name}.py"
-        path.write_text(f"from typing import Any\n{path.read_text().replace(untyped, typed)}")
+        retype(folder / "mysite" / f"{name}.py", untyped, typed)
     (folder / "crm").mkdir()
     (folder / "crm" / "__init__.py").touch()
     for page in ("tutorial", "how-to/own-model", "how-to/wizard"):
         for block in blocks_of(DOCS / f"{page}.md"):
             if block.path.endswith(".py"):
                 write(block, folder)
+    # Other pages show other values of other types.
+    retype(
+        folder / "mysite" / "settings.py",
+        "\nKAPSO_CONNECT = ",
+        "\nKAPSO_CONNECT: dict[str, Any] = ",
+    )
+
+
+def retype(path: Path, untyped: str, typed: str) -> None:
+    text = path.read_text()
+    assert untyped in text
+    path.write_text(f"from typing import Any\n{text.replace(untyped, typed)}")
 
 
 def _environment() -> dict[str, str]:
@@ -178,12 +189,17 @@ def test_json_is_json() -> None:
 
 
 @each(of("text"))
-def test_text_is_a_crontab_or_a_log_record_or_a_rule_for_alerts(block: Block) -> None:
+def test_text_is_a_crontab_or_an_environment_or_a_log_record_or_a_rule_for_alerts(
+    block: Block,
+) -> None:
     if block.text.startswith("{"):
         record = json.loads(block.text)
         usual = {"asctime", "levelname", "name", "message", "kapso_event"}
         assert usual < set(record)
         assert set(observe.EVENTS[record["kapso_event"]].fields) == set(record) - usual
+    elif all(re.fullmatch(r"KAPSO_[A-Z_]+=\S.*", line) for line in block.lines):
+        names = [line.partition("=")[0] for line in block.lines]
+        assert [name for name in names if name not in (DOCS / "tutorial.md").read_text()] == []
     elif not crontab(block):
         source = (ROOT / "kapso_connect" / "metrics.py").read_text()
         metrics = re.findall(r"kapso_(?!connect\.)\w+", block.text)

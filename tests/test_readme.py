@@ -216,6 +216,7 @@ def test_moving_from_an_own_webhook_announces_nothing_again(companies: NewSite) 
         "None connected",
         "",
     ]
+    moving.follow(page, first="4. Let Kapso tell both", last="4. Let Kapso tell both")
     # What comes after it is announced, and once.
     number_at_kapso(moving, "company-1")
     for expected in (["Ada's Bakery Ltd connected number N"], []):

@@ -12,20 +12,20 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
 MARK = re.compile(r"<!-- from the code: (\w+) -->")
-PLAIN = {
-    "str": "a text",
-    "tuple[str, ...]": "a text, or a list of texts",
-    "Mapping[str, Any]": "a dict",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "True or False",
+KINDS = {
+    "_secrets": "a text, or a list of texts",
+    "_paths": "a list of dotted paths",
+    "_mapping": "a dict",
+    "_rates": "a dict",
+    "_positive": "a number",
+    "_positive_int": "a whole number",
 }
+"""What the readers of settings take; the others take a text."""
 
 
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
@@ -52,12 +52,11 @@ def settings() -> str:
     from kapso_connect.conf import READERS, Conf
 
     described = dict(definitions(inspect.getdoc(Conf) or ""))
-    kinds = {field.name: str(field.type) for field in fields(Conf)}
     defaults = Conf()
     parts = []
-    for name in READERS:
+    for name, reader in READERS.items():
         default = getattr(defaults, name.lower())
-        kind = PLAIN[kinds[name.lower()]]
+        kind = KINDS.get(reader.__name__, "a text")
         shown = f"`{default!r}`" if default not in ("", ()) else "none"
         parts.append(f"## {name}\n\n{described.pop(name)}\n\n*{kind}; default: {shown}*\n")
     if described:
