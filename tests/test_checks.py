@@ -1,77 +1,378 @@
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import django
 import pytest
 from django.core.checks import run_checks
+from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
+from django.urls import include, path, re_path, set_script_prefix
+
+from kapso_connect import checks
+from kapso_connect.views import SuccessView
 
 # From Django 6.1 on some checks look at the database.
 pytestmark = pytest.mark.django_db
 
-GOOD = {"API_KEY": "k", "WEBHOOK_SECRET": "s", "PUBLIC_URL": "https://site.example"}
+GOOD = {
+    "API_KEY": "k",
+    "WEBHOOK_SECRET": "Vx3nL2mG9qTz7RpY",
+    "PUBLIC_URL": "https://site.example",
+}
+SMTP = "django.core.mail.backends.smtp.EmailBackend"
+
+
+@pytest.fixture(autouse=True)
+def _server(settings: Any, tmp_path: Path) -> None:
+    """A site that is ready to be deployed."""
+    settings.CACHES = {
+        "default": {
+            "BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
+            "LOCATION": str(tmp_path),
+        }
+    }
+    settings.KAPSO_CONNECT = GOOD
 
 
 def ids(*, deploy: bool = False) -> set[str]:
     messages = run_checks(include_deployment_checks=deploy)
-    return {m.id for m in messages if m.id and m.id.startswith("kapso_connect.")}
+    found = [m for m in messages if m.id and m.id.startswith("kapso_connect.")]
+    for message in found:
+        assert message.hint or message.id == "kapso_connect.E001"
+    return {m.id.removeprefix("kapso_connect.") for m in found if m.id}
 
 
 @pytest.mark.parametrize("deploy", [False, True])
 def test_a_complete_installation_is_clean(deploy: bool) -> None:
-    with override_settings(KAPSO_CONNECT=GOOD):
-        assert ids(deploy=deploy) == set()
+    assert ids(deploy=deploy) == set()
 
 
 def themed(**colors: str) -> dict[str, object]:
-    return {**GOOD, "SETUP_LINK_DEFAULTS": {"theme_config": colors}}
+    return {"SETUP_LINK_DEFAULTS": {"theme_config": colors}}
+
+
+SANDBOX = {"API_BASE_URL": "http://127.0.0.1:8900"}
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
+    ("changes", "expected"),
     [
-        ({"API_KEY": 1}, {"kapso_connect.E001"}),
-        ({**GOOD, "API_KEY": ""}, {"kapso_connect.W001"}),
-        ({**GOOD, "WEBHOOK_SECRET": [""]}, {"kapso_connect.W002"}),
-        ({**GOOD, "PUBLIC_URL": ""}, {"kapso_connect.W003"}),
-        ({**GOOD, "PUBLIC_URL": "site.example"}, {"kapso_connect.E002"}),
-        ({**GOOD, "SETUP_LINK_DEFAULTS": {"colour": "red"}}, {"kapso_connect.E003"}),
-        ({**GOOD, "CONTACT_URL": "javascript:alert(1)"}, {"kapso_connect.E001"}),
-        ({**GOOD, "NEXT_URL": "https://elsewhere.example/"}, {"kapso_connect.E004"}),
-        ({**GOOD, "NEXT_URL": "//elsewhere.example/"}, {"kapso_connect.E004"}),
-        ({**GOOD, "LOGO_URL": "https://elsewhere.example/logo.png"}, {"kapso_connect.E005"}),
-        ({**GOOD, "LOGO_URL": "//elsewhere.example/logo.png"}, {"kapso_connect.E005"}),
-        (themed(text_color="#999999"), {"kapso_connect.W007"}),
-        (
-            themed(primary_color="#888888", primary_foreground_color="#ffffff"),
-            {"kapso_connect.W007"},
-        ),
+        ({"API_KEY": 1}, {"E001"}),
+        ({"CONTACT_URL": "javascript:alert(1)"}, {"E001"}),
+        ({"OBSERVERS": "one.path"}, {"E001"}),
+        ({"OBSERVERS": [1]}, {"E001"}),
+        ({"API_KEY": ""}, {"W001"}),
+        ({"WEBHOOK_SECRET": [""]}, {"W002"}),
+        ({"PUBLIC_URL": ""}, {"W003"}),
+        ({"PUBLIC_URL": "site.example"}, {"E002"}),
+        ({"PUBLIC_URL": "https://"}, {"E002"}),
+        ({"PUBLIC_URL": "https://:443"}, {"E006"}),
+        ({"PUBLIC_URL": "https://site.example:http"}, {"E006"}),
+        ({"PUBLIC_URL": "https://[::1"}, {"E006"}),
+        ({"PUBLIC_URL": "https://ada:secret@site.example"}, {"E006"}),
+        ({"PUBLIC_URL": "https://site.example?a=b"}, {"E006"}),
+        ({"PUBLIC_URL": "https://site.example?"}, {"E006"}),
+        ({"PUBLIC_URL": "https://site.example#a"}, {"E006"}),
+        ({"PUBLIC_URL": "https://site.exam ple"}, {"E006"}),
+        ({"PUBLIC_URL": "https://site.example\0"}, {"E006"}),
+        ({"PUBLIC_URL": "https://süß.example"}, {"E006"}),
+        ({"PUBLIC_URL": "https://site.example/crm"}, {"W008"}),
+        ({"PUBLIC_URL": "https://site.example:8443/"}, set()),
+        ({"SETUP_LINK_DEFAULTS": {"colour": "red"}}, {"E003"}),
+        ({"NEXT_URL": "https://elsewhere.example/"}, {"E004"}),
+        ({"NEXT_URL": "//elsewhere.example/"}, {"E004"}),
+        ({"LOGO_URL": "https://elsewhere.example/logo.png"}, {"E005"}),
+        ({"LOGO_URL": "//elsewhere.example/logo.png"}, {"E005"}),
+        (themed(text_color="#999999"), {"W007"}),
+        (themed(primary_color="#888888", primary_foreground_color="#ffffff"), {"W007"}),
         (themed(primary_color="#888888"), set()),
         (
             {
-                **GOOD,
                 "LOGO_URL": f"{GOOD['PUBLIC_URL']}/media/logo.png",
                 "NEXT_URL": "/welcome/",
                 "CONTACT_URL": "mailto:help@example.com",
             },
             set(),
         ),
-        ({**GOOD, "PUBLIC_URL": "http://site.example"}, {"kapso_connect.W005"}),
-        ({**GOOD, "API_BASE_URL": "http://127.0.0.1:8900"}, {"kapso_connect.W006"}),
+        ({"OBSERVERS": ["kapso_connect.metrics.observe"]}, set()),
+        ({"OBSERVERS": ["kapso_connect.metrics.nothing"]}, {"W009"}),
+        ({"OBSERVERS": ["nowhere"]}, {"W009"}),
+        ({"OBSERVERS": ["kapso_connect.observe.ROOT"]}, {"W009"}),
+        ({"LEASE_SECONDS": 30}, {"W011"}),
+        ({"LEASE_SECONDS": 4.0, "API_BUDGET": 1}, {"W011"}),
+        ({"LEASE_SECONDS": 31}, set()),
+        ({"REQUEST_BUDGET": 10}, {"W012"}),
+        ({"REQUEST_BUDGET": 9.9}, set()),
     ],
 )
-def test_what_is_wrong_is_found(settings: dict[str, object], expected: set[str]) -> None:
-    with override_settings(KAPSO_CONNECT=settings):
-        assert ids(deploy=True) == expected
+def test_what_is_wrong_is_found(
+    settings: Any, changes: dict[str, object], expected: set[str]
+) -> None:
+    settings.KAPSO_CONNECT = {**GOOD, **changes}
+    assert ids() == expected
+    assert ids(deploy=True) == expected
 
 
-@override_settings(ROOT_URLCONF="tests.bare_urls", KAPSO_CONNECT=GOOD)
+@pytest.mark.parametrize("given", [None, [], "settings", 7])
+def test_settings_that_are_no_dict_are_found(settings: Any, given: object) -> None:
+    settings.KAPSO_CONNECT = given
+    assert ids(deploy=True) == {"E001"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"PUBLIC_URL": "http://site.example"}, {"W005"}),
+        ({"PUBLIC_URL": "http://localhost:8000"}, {"W005", "W015"}),
+        ({"PUBLIC_URL": "https://localhost"}, {"W015"}),
+        ({"PUBLIC_URL": "https://127.0.0.1"}, {"W015"}),
+        ({"PUBLIC_URL": "https://10.0.0.7"}, {"W015"}),
+        ({"PUBLIC_URL": "https://[::1]:8000"}, {"W015"}),
+        ({"PUBLIC_URL": "https://crm.localhost"}, {"W015"}),
+        ({"PUBLIC_URL": "https://printer.local."}, {"W015"}),
+        ({"PUBLIC_URL": "https://8.8.8.8"}, set()),
+        (SANDBOX, {"W016"}),
+        ({"API_BASE_URL": "https://localhost:8900"}, {"W016"}),
+        ({"API_BASE_URL": "http://sandbox:8900"}, {"W016"}),
+        ({"API_BASE_URL": "http://api.kapso.example"}, {"W006"}),
+        ({"WEBHOOK_SECRET": "sandbox"}, {"W017"}),
+        ({"WEBHOOK_SECRET": "sandbox-webhook-secret"}, {"W017"}),
+        ({"WEBHOOK_SECRET": "x" * 15}, {"W017"}),
+        ({"WEBHOOK_SECRET": [GOOD["WEBHOOK_SECRET"], "short"]}, {"W017"}),
+        ({"WEBHOOK_SECRET": "the key of this site"}, {"W017"}),
+        ({"WEBHOOK_SECRET": "k" * 40, "API_KEY": "k" * 40}, {"W017"}),
+        ({"API_KEY": "sandbox"}, {"W018"}),
+        ({"API_KEY": "sandbox-api-key"}, {"W018"}),
+    ],
+)
+def test_what_a_server_must_not_have_is_found(
+    settings: Any, changes: dict[str, object], expected: set[str]
+) -> None:
+    settings.SECRET_KEY = "the key of this site"
+    settings.KAPSO_CONNECT = {**GOOD, **changes}
+    assert ids() == set()
+    assert ids(deploy=True) == expected
+
+
+def test_no_message_tells_a_secret(settings: Any) -> None:
+    settings.KAPSO_CONNECT = {
+        **GOOD,
+        "API_KEY": "sandbox",
+        "WEBHOOK_SECRET": "s3cret",
+        "PUBLIC_URL": "https://ada:s3cret@site.example",
+    }
+    messages = [m for m in run_checks(include_deployment_checks=True) if "kapso" in (m.id or "")]
+    assert len(messages) == 3
+    assert "s3cret" not in repr(messages)
+
+
+# The URLconf and the pages
+
+
+def own_view(request: HttpRequest) -> HttpResponse:
+    return HttpResponse()
+
+
+class OurSuccessView(SuccessView):
+    pass
+
+
+class Shadowed:
+    urlpatterns = [
+        re_path("^whatsapp/web", own_view),
+        path("whatsapp/", include("kapso_connect.urls")),
+        re_path("", own_view),
+    ]
+
+
+class Subclassed:
+    urlpatterns = [
+        path("whatsapp/success/", OurSuccessView.as_view()),
+        path("whatsapp/", include("kapso_connect.urls")),
+        re_path("", own_view),
+    ]
+
+
+class AllShadowed:
+    urlpatterns = [re_path("", own_view), path("whatsapp/", include("kapso_connect.urls"))]
+
+
+@pytest.mark.parametrize(
+    ("urlconf", "paths"),
+    [
+        (Shadowed, ["/whatsapp/webhook/"]),
+        (Subclassed, []),
+        (AllShadowed, ["/whatsapp/webhook/", "/whatsapp/success/", "/whatsapp/failed/"]),
+    ],
+)
+def test_a_view_that_takes_our_address_is_found(urlconf: Any, paths: list[str]) -> None:
+    with override_settings(ROOT_URLCONF=urlconf):
+        found = checks.check_urls()
+    assert [m.id for m in found] == ["kapso_connect.W010"] * len(paths)
+    assert [m.msg.split()[0] for m in found] == paths
+
+
+def test_a_site_under_a_path_is_clean() -> None:
+    set_script_prefix("/crm/")
+    try:
+        with override_settings(ROOT_URLCONF=AllShadowed):
+            assert len(checks.check_urls()) == 3
+        assert checks.check_urls() == []
+    finally:
+        set_script_prefix("/")
+
+
+@override_settings(ROOT_URLCONF="tests.bare_urls")
 def test_urls_that_are_not_mounted_are_found() -> None:
-    from kapso_connect.checks import check_urls
-
-    assert [m.id for m in check_urls()] == ["kapso_connect.W004"]
+    assert [m.id for m in checks.check_urls()] == ["kapso_connect.W004"]
 
 
-def test_a_worker_without_urls_is_not_told_to_mount_any(settings) -> None:
-    from kapso_connect.checks import check_urls
+def test_pages_without_their_templates_are_found(settings: Any) -> None:
+    settings.TEMPLATES = []
+    assert [m.id for m in checks.check_urls()] == ["kapso_connect.E007"]
+    settings.TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates"}]
+    assert [m.id for m in checks.check_urls()] == ["kapso_connect.E007"]
 
+
+def test_a_template_of_the_site_s_own_that_is_broken_is_left_to_it(
+    settings: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "kapso_connect").mkdir()
+    (tmp_path / "kapso_connect" / "connect.html").write_text("{% nonsense %}")
+    settings.TEMPLATES = [{**settings.TEMPLATES[0], "DIRS": [tmp_path]}]
+    assert checks.check_urls() == []
+
+
+def test_pages_without_their_styles_are_found(settings: Any) -> None:
+    settings.INSTALLED_APPS = [
+        app for app in settings.INSTALLED_APPS if app != "django.contrib.staticfiles"
+    ]
+    assert [m.id for m in checks.check_urls()] == ["kapso_connect.W014"]
+
+
+def test_a_worker_without_urls_is_not_told_of_pages(settings: Any) -> None:
     del settings.ROOT_URLCONF
-    assert check_urls() == []
+    settings.TEMPLATES = []
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    settings.ALLOWED_HOSTS = ["elsewhere.example"]
+    assert checks.check_urls() == []
+    assert checks.check_deployment() == []
+
+
+# What is around it
+
+
+def test_a_task_backend_that_runs_nothing_is_found(settings: Any) -> None:
+    package = "django" if django.VERSION >= (6, 0) else "django_tasks"
+    module = "tasks.backends.dummy" if package == "django" else "backends.dummy"
+    settings.TASKS = {"default": {"BACKEND": f"{package}.{module}.DummyBackend"}}
+    assert ids() == {"W013"}
+
+
+def test_the_sandbox_as_an_app_is_found(settings: Any) -> None:
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "kapso_connect.sandbox"]
+    assert ids() == set()
+    assert ids(deploy=True) == {"W019"}
+
+
+@pytest.mark.parametrize("backend", ["locmem.LocMemCache", "dummy.DummyCache"])
+def test_a_cache_that_no_two_processes_share_is_found(settings: Any, backend: str) -> None:
+    settings.CACHES = {"default": {"BACKEND": f"django.core.cache.backends.{backend}"}}
+    assert ids() == set()
+    assert ids(deploy=True) == {"W020"}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "expected"),
+    [
+        (["elsewhere.example"], {"W021"}),
+        ([".site.example"], set()),
+        (["SITE.example"], set()),
+        (["*"], set()),
+        ([], set()),
+    ],
+)
+def test_a_host_that_django_turns_away_is_found(
+    settings: Any, allowed: list[str], expected: set[str]
+) -> None:
+    settings.ALLOWED_HOSTS = allowed
+    assert ids(deploy=True) == expected
+
+
+def send_mail_by(settings: Any, backend: str, timeout: int | None) -> None:
+    if django.VERSION >= (6, 1):
+        options = {"host": "localhost"} | ({} if timeout is None else {"timeout": timeout})
+        settings.MAILERS = {"default": {"BACKEND": backend, "OPTIONS": options}}
+    else:
+        settings.EMAIL_BACKEND, settings.EMAIL_TIMEOUT = backend, timeout
+
+
+def test_e_mail_that_may_hang_or_be_refused_is_found(settings: Any) -> None:
+    send_mail_by(settings, SMTP, None)
+    assert ids() == set()
+    assert ids(deploy=True) == {"W022", "W023"}
+    send_mail_by(settings, SMTP, 10)
+    assert ids(deploy=True) == {"W023"}
+    settings.DEFAULT_FROM_EMAIL = "hello@site.example"
+    assert ids(deploy=True) == set()
+
+
+def test_e_mail_that_is_not_usable_is_left_to_django(settings: Any) -> None:
+    send_mail_by(settings, "nowhere.Backend", None)
+    assert checks.check_deployment() == []
+
+
+# Together
+
+
+def table() -> dict[str, str]:
+    found = re.findall(r"^``kapso_connect\.(\w+)``\n    (.+)$", checks.__doc__ or "", re.MULTILINE)
+    assert len(found) == len(dict(found))
+    return dict(found)
+
+
+def test_every_id_is_in_the_table_once_and_tested() -> None:
+    code = Path(checks.__file__).read_text().partition('"""\n\n')[2]
+    used = re.findall(r'id="kapso_connect\.(\w+)"', code)
+    assert sorted(used) == sorted(set(used))
+    assert set(used) == set(table())
+    tests = Path(__file__).read_text()
+    for name in used:
+        assert f'"{name}"' in tests or f'"kapso_connect.{name}"' in tests, name
+
+
+def test_warnings_of_deployment_are_in_their_part_of_the_table() -> None:
+    before, _, after = (checks.__doc__ or "").partition("--deploy")
+    code = Path(checks.__file__).read_text()
+    plain, _, deploy = code.partition("deploy=True")
+    for part, listed in ((plain.partition('"""\n\n')[2], before), (deploy, after)):
+        used = re.findall(r'id="kapso_connect\.(\w+)"', part)
+        assert sorted(re.findall(r"``kapso_connect\.([EW]\d+)``", listed)) == sorted(used)
+
+
+def test_a_queue_of_another_name_says_so_at_once() -> None:
+    """What no check can tell: the task itself refuses to be made."""
+    package = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
+    code = (
+        "from tests.settings import *\n"
+        f"TASKS = {{'default': {{'BACKEND': '{package}.backends.immediate.ImmediateBackend',"
+        " 'QUEUES': ['low']}}\n"
+        "import django; from django.conf import settings\n"
+        "settings.configure(**{k: v for k, v in globals().items() if k.isupper()})\n"
+        "django.setup()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KAPSO_TEST_DATABASE_URL": "sqlite://:memory:"},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Queue 'default' is not valid for backend" in done.stderr

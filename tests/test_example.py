@@ -12,12 +12,13 @@ SERVER = {
     "SECRET_KEY": "k9" + "abcdefghijklmnopqrstuvwxyz" * 2,
     "ALLOWED_HOSTS": "crm.example.com",
     "KAPSO_API_KEY": "key",
-    "KAPSO_WEBHOOK_SECRET": "secret",
+    "KAPSO_WEBHOOK_SECRET": "a secret that is long enough",
     "KAPSO_PUBLIC_URL": "https://crm.example.com",
 }
 ALL = [
     *SERVER,
     "DEBUG",
+    "CACHE_URL",
     "DATABASE_URL",
     "EMAIL_URL",
     "KAPSO_API_BASE_URL",
