@@ -87,14 +87,11 @@ class Backlog(Collector):
 
 def _gauges() -> list[GaugeMetricFamily]:
     texts = {
-        "waiting": "Webhooks and signals that wait for another attempt.",
-        "failed": "Webhooks and signals that failed for good.",
-        "lag_seconds": "For how long the oldest of them has been due.",
+        "kapso_connect_waiting": "Webhooks and signals that wait for another attempt.",
+        "kapso_connect_failed": "Webhooks and signals that failed for good.",
+        "kapso_connect_lag_seconds": "For how long the oldest of them has been due.",
     }
-    return [
-        GaugeMetricFamily(f"kapso_connect_{name}", text, labels=["queue"])
-        for name, text in texts.items()
-    ]
+    return [GaugeMetricFamily(name, text, labels=["queue"]) for name, text in texts.items()]
 
 
 @login_not_required
