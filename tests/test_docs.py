@@ -348,3 +348,28 @@ def test_every_check_is_there(reference: ModuleType) -> None:
 def test_no_part_is_left_out(reference: ModuleType) -> None:
     asked = {name for page in pages() for name in reference.MARK.findall(page.read_text())}
     assert asked == set(reference.PARTS)
+
+
+# Guarantees
+
+
+def test_the_tests_that_the_guarantees_name_exist() -> None:
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (DOCS / "guarantees.md").read_text())
+    assert len(named) > 40
+    tests = ROOT / "tests"
+    missing = [
+        f"{file}::{test}"
+        for file, test in named
+        if not re.search(rf"^def {test}\(", (tests / file).read_text(), re.MULTILINE)
+    ]
+    assert missing == []
+
+
+def test_every_promise_is_tested() -> None:
+    _title, _how_it_works, *promising, _versions = (
+        (DOCS / "guarantees.md").read_text().split("\n## ")
+    )
+    assert [part.splitlines()[0] for part in promising if "Tested by `" not in part] == []
+    for part in promising:
+        promises = re.split(r"^(?=\*\*)", part, flags=re.MULTILINE)[1:]
+        assert [promise for promise in promises if "Tested by" not in promise] == []
