@@ -24,11 +24,13 @@ class Conf:
     """The settings of this package, with their defaults.
 
     ``API_KEY``
-        The key of your Kapso project (Kapso: Project settings, API keys).
+        The key of your Kapso project (Kapso: Project settings, API keys). Without it no setup link
+        can be created, and nothing that is in doubt can be confirmed.
     ``API_BASE_URL``
         Where Kapso's API is; another address only for the sandbox.
     ``WEBHOOK_SECRET``
-        The secret that signs Kapso's webhooks: a string, or a list of them while rotating.
+        The secret that signs Kapso's webhooks: a string, or a list of them while rotating. Each of
+        them is accepted; Kapso is given the first. Without one every webhook is refused.
     ``PUBLIC_URL``
         The https origin of this site as customers' browsers see it: ``https://crm.example.com``.
     ``SITE_NAME``
@@ -45,16 +47,18 @@ class Conf:
         The page of this site that the success page leads on to, ``/welcome/``, where neither the
         setup link nor the customer's owner names one.
     ``REQUEST_BUDGET``
-        Seconds of API time that one webhook delivery or one page view may spend in all.
+        Seconds of API time that one webhook delivery or one page view may spend in all. Kapso waits
+        10 seconds for the answer to a webhook.
     ``API_BUDGET``
         Seconds of API time for one operation elsewhere: the admin, commands, tasks.
     ``MAX_WEBHOOK_BYTES``
-        Largest webhook body that is read.
+        Largest webhook body that is read; a larger one is answered 413.
     ``RETRY_LIMIT``
         How often a failed signal receiver or a pending delivery is tried before it counts as
-        failed.
+        failed. The waits in between double, from 15 seconds to an hour. What has failed can be run
+        again in the admin.
     ``LEASE_SECONDS``
-        How long one process may work on a delivery before another one takes it over.
+        How many seconds one process may work on a delivery before another one takes it over.
         Longer than your slowest receiver.
     ``OBSERVERS``
         Dotted paths of callables that are told what happens, ``(name, fields)``, such as

@@ -62,16 +62,16 @@ class SetupLinkOptions:
     ``allowed_origins``
         Origins (``https://crm.example.com``) whose pages may embed the hosted page.
     ``allowed_connection_types``
-        Of ``CONNECTION_TYPES``; a single one pre-selects it.
+        A list of ``CONNECTION_TYPES``; a single one is chosen already.
     ``language``
-        Of ``LANGUAGES``; without it the page speaks the browser's language.
+        One of ``LANGUAGES``; without it the page speaks the browser's language.
     ``theme_config``
-        Colours as ``#rrggbb``, by the names in ``THEME_COLORS``.
+        Colours as ``#rrggbb``, by the names ``THEME_COLORS``.
     ``provision_phone_number``, ``phone_number_country_isos``, ``phone_number_area_code``
         Have Kapso provide a number: in which countries (ISO 3166, ``["US"]`` where absent), and
         with which area code (three digits, United States only).
     ``meta_billing_mode``
-        Of ``BILLING_MODES``; who pays Meta. Kapso fixes it when the link is created.
+        One of ``BILLING_MODES``: who pays Meta. Kapso fixes it when the link is created.
     ``reconnect_phone_number``
         The number to connect again, as ``+15551234567``. Kapso then decides the connection type
         and provides no number.

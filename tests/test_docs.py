@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from importlib.metadata import distribution
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,7 @@ from mkdocs.__main__ import cli as mkdocs
 from packaging.requirements import Requirement
 
 from kapso_connect import conf, observe, signals
+from kapso_connect.options import SetupLinkOptions
 from kapso_connect.sandbox.__main__ import parser as sandbox_parser
 
 from .docs_support import DOCS, ROOT, Block, blocks, blocks_of, pages, write
@@ -310,6 +312,12 @@ def test_every_setting_is_described_with_its_default(reference: ModuleType) -> N
     assert all(len(text.split("\n*")[0].strip()) > 20 for text in parts.values())
     assert "default: `300.0`" in parts["LEASE_SECONDS"]
     assert "default: none" in parts["API_KEY"]
+
+
+def test_every_option_of_a_link_is_described_with_its_values(reference: ModuleType) -> None:
+    text = reference.options()
+    assert [one.name for one in fields(SetupLinkOptions) if f"`{one.name}`" not in text] == []
+    assert "| One of `customer_managed`, `partner_managed`: who pays Meta." in text
 
 
 def test_every_signal_is_named(reference: ModuleType) -> None:

@@ -66,8 +66,23 @@ def settings() -> str:
 
 def definitions(text: str) -> Iterator[tuple[str, str]]:
     """Yield the terms of a docstring's definition list, and what is said of each."""
-    for found in re.finditer(r"^``(\w+)``\n((?:    .*\n?)+)", text, re.MULTILINE):
-        yield found[1], inspect.cleandoc("\n" + found[2])
+    for found in re.finditer(r"^(``\w+``(?:, ``\w+``)*)\n((?:    .*\n?)+)", text, re.MULTILINE):
+        yield found[1].replace("``", ""), inspect.cleandoc("\n" + found[2])
+
+
+def options() -> str:
+    from kapso_connect import options
+
+    def values(constant: re.Match[str]) -> str:
+        return ", ".join(f"`{value}`" for value in getattr(options, constant[1]))
+
+    described = inspect.getdoc(options.SetupLinkOptions) or ""
+    lines = [described.partition("\n``")[0], "", "| Option | |", "| --- | --- |"]
+    for names, text in definitions(described):
+        shown = ", ".join(f"`{name}`" for name in names.split(", "))
+        told = re.sub("``([A-Z_]+)``", values, " ".join(text.split()))
+        lines.append(f"| {shown} | {told} |")
+    return "\n".join(lines)
 
 
 # Signals
@@ -135,14 +150,17 @@ def kind_of(field: Any) -> str:
         "TextField": "text",
         "URLField": "address",
     }
-    kind = kinds[type(field).__name__]
+    name = type(field).__name__
+    kind = kinds.get(name, f"`{name}`")
     return f"{kind} or None" if field.null else kind
 
 
 def about(field: Any) -> str:
-    text = str(getattr(field, "help_text", "")) or f"{str(field.verbose_name).capitalize()}." * (
-        field.concrete
-    )
+    if not field.concrete:
+        return "The object of this site's own that it stands for, or None."
+    text = str(field.help_text)
+    if not text and str(field.verbose_name).replace(" ", "_") not in field.name:
+        text = f"{str(field.verbose_name).capitalize()}."
     values = [f"`{value}`" for value, _label in getattr(field, "choices", None) or [] if value]
     return " ".join([text, *([f"One of {', '.join(values)}."] if values else [])]).replace(
         "|", "\\|"
@@ -228,7 +246,7 @@ def words(node: ast.expr) -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
-    part.__name__: part for part in (settings, signals, models, commands, checks)
+    part.__name__: part for part in (settings, options, signals, models, commands, checks)
 }
 
 set_up()
