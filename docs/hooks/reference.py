@@ -66,7 +66,9 @@ def settings() -> str:
 
 def definitions(text: str) -> Iterator[tuple[str, str]]:
     """Yield the terms of a docstring's definition list, and what is said of each."""
-    for found in re.finditer(r"^(``\w+``(?:, ``\w+``)*)\n((?:    .*\n?)+)", text, re.MULTILINE):
+    for found in re.finditer(
+        r"^(``[\w.]+``(?:, ``[\w.]+``)*)\n((?:    .*\n?)+)", text, re.MULTILINE
+    ):
         yield found[1].replace("``", ""), inspect.cleandoc("\n" + found[2])
 
 
@@ -217,21 +219,34 @@ def command_part(name: str, parser: argparse.ArgumentParser, usual: set[str]) ->
 
 
 def checks() -> str:
-    found: dict[str, tuple[str, str, str]] = {}
-    for path in sorted((ROOT / "kapso_connect").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call):
-                given = {keyword.arg: words(keyword.value) for keyword in node.keywords}
-                identity = given.get("id", "")
-                if re.fullmatch(r"kapso_connect\.[EW]\d{3}", identity):
-                    hint = given.get("hint", "")
-                    found[identity] = (words(node.args[0]) if node.args else "", hint, identity)
+    from kapso_connect import checks
+
+    said = dict(messages())
+    described = inspect.getdoc(checks) or ""
     lines = []
-    for identity in sorted(found):
-        message, hint, _ = found[identity]
-        lines += [f"## {identity}", "", message, ""]
-        lines += [f"What to do: {hint}", ""] if hint else []
+    for part in described.split("\n\n")[1:]:
+        found = list(definitions(part))
+        if not found:
+            lines += [f"## {part.rstrip(':').partition(';')[0]}", ""]
+        for identity, text in found:
+            message, hint = said.pop(identity)
+            lines += [f"### {identity}", "", text, ""]
+            # Where nothing but an error's own words would be shown, there is nothing to show.
+            lines += [f"*{message}*", ""] if message.strip("….: ") else []
+            lines += [f"What to do: {hint}", ""] if hint else []
+    if said:
+        raise ValueError(f"The docstring of checks.py does not name {', '.join(said)}.")
     return "\n".join(lines)
+
+
+def messages() -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield the id of each check with its message and its hint, as they stand in the code."""
+    source = (ROOT / "kapso_connect" / "checks.py").read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            given = {keyword.arg: words(keyword.value) for keyword in node.keywords}
+            if given.get("id", "").startswith("kapso_connect."):
+                yield given["id"], (words(node.args[0]), given.get("hint", ""))
 
 
 def words(node: ast.expr) -> str:
