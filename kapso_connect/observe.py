@@ -233,6 +233,13 @@ EVENTS: dict[str, Event] = {
         ("customer_id", "error"),
         "An invitation could not be e-mailed.",
     ),
+    # The REST API
+    "rest.failed": Event(
+        ERROR,
+        "The REST API answered %(status)s %(code)s: %(error)s",
+        ("status", "code", "error"),
+        "Kapso was away or refused this site, or the site's settings are not complete.",
+    ),
     # Behind the scenes
     "api.called": Event(
         DEBUG,
@@ -276,8 +283,9 @@ EVENTS: dict[str, Event] = {
     ),
     "prune.finished": Event(
         INFO,
-        "kapso_prune deleted %(webhooks)s webhooks, %(events)s events, %(batches)s batches",
-        ("webhooks", "events", "batches", "seconds"),
+        "kapso_prune deleted %(webhooks)s webhooks, %(events)s events, %(batches)s batches, "
+        "%(keys)s idempotency keys",
+        ("webhooks", "events", "batches", "keys", "seconds"),
         "Old rows are gone.",
     ),
     "observer.failed": Event(

@@ -89,9 +89,9 @@ def status_of(customers: models.QuerySet[Customer]) -> tuple[Customer, Status] |
     customer = (
         same.annotate(
             number=FilteredRelation(
-                "connections", condition=Q(connections=row.open_pk or row.lost_pk or 0)
+                "connections", condition=Q(connections__pk=row.open_pk or row.lost_pk or 0)
             ),
-            newest=FilteredRelation("setup_links", condition=Q(setup_links=row.link_pk or 0)),
+            newest=FilteredRelation("setup_links", condition=Q(setup_links__pk=row.link_pk or 0)),
         )
         .select_related("number", "newest")
         .first()
@@ -99,8 +99,8 @@ def status_of(customers: models.QuerySet[Customer]) -> tuple[Customer, Status] |
     if customer is None:
         return None
     return customer, _status(
-        customer.number,
-        customer.newest,
+        getattr(customer, "number", None),  # Django sets what there is
+        getattr(customer, "newest", None),
         waits=row.waits,
         more=max((row.connected or 0) - 1, 0),
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.core.cache import cache
 from django.test import override_settings
 from playwright.sync_api import Browser
 from pytest_django.live_server_helper import LiveServer
@@ -57,6 +58,12 @@ def proof_database(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Ite
     """The URL of a database with the proof site's tables, one of each kind that is reachable."""
     with new_database(request.param, tmp_path_factory.mktemp(request.param)) as url:
         yield url
+
+
+@pytest.fixture
+def unthrottled() -> None:
+    """Nobody has asked the REST API anything yet."""
+    cache.clear()
 
 
 # Browsers

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth import get_user_model
 from django.core.cache import caches
 from django.core.management import call_command
 from django.db import OperationalError
@@ -409,6 +410,21 @@ def test_a_customer_who_has_to_wait_is_told(
         response = client.post(address)
     assert response.status_code == 429
     assert only("page.busy") == {"customer_id": link.customer_id}
+
+
+def test_what_the_rest_api_cannot_do_is_told(
+    client: Client, sandbox: Sandbox, settings: Any
+) -> None:
+    change(settings, API_BUDGET=0.3)
+    client.force_login(get_user_model().objects.create_superuser("staff", password="x"))
+    customer = make_customer()
+    sandbox.faults(api=[{**AWAY, "status": 401}])
+    body = {"customer": customer.pk}
+    answer = client.post("/api/whatsapp/setup-links/", body, content_type="application/json")
+    assert answer.status_code == 502
+    failed = only("rest.failed")
+    assert (failed["status"], failed["code"]) == (502, "kapso_credentials")
+    assert "KapsoCredentialsError" in failed["error"]
 
 
 def test_a_cache_that_is_out_of_order_is_told(

@@ -11,6 +11,7 @@ from kapso_connect.management.commands import kapso_prune
 from kapso_connect.models import (
     ConnectionEvent,
     Customer,
+    IdempotentRequest,
     Invitation,
     InvitationBatch,
     WebhookEvent,
@@ -56,7 +57,9 @@ def test_old_rows_go_and_newer_ones_stay() -> None:
         idempotency_key="new", event="x.y", payload={}, status="processed"
     )
     kept_event = event(occurred_at=timezone.now())
-    assert prune() == "kapso_prune: deleted 2 webhooks, 1 events, 0 batches of invitations\n"
+    assert prune() == (
+        "kapso_prune: deleted 2 webhooks, 1 events, 0 batches of invitations, 0 idempotency keys\n"
+    )
     assert WebhookEvent.objects.get() == kept
     assert ConnectionEvent.objects.get() == kept_event
 
@@ -145,3 +148,21 @@ def test_batches_with_something_left_and_new_ones_stay() -> None:
 def test_wrong_days(days: str) -> None:
     with pytest.raises(CommandError):
         prune("--inbox-days", days)
+
+
+def test_idempotency_keys_go_after_a_week_but_not_from_under_a_request() -> None:
+    now = timezone.now()
+
+    def key(digest: str, days: float, lease: float = -1, answer: object = None) -> None:
+        IdempotentRequest.objects.create(
+            digest=digest,
+            created_at=now - timedelta(days=days),
+            leased_until=now + timedelta(hours=lease),
+            answer=answer,
+        )
+
+    key("answered", 8, 1, {"id": 1}), key("died", 8), key("young", 6), key("at work", 8, 1)
+    assert "2 idempotency keys" in prune("--dry-run")
+    assert "2 idempotency keys" in prune()
+    assert set(IdempotentRequest.objects.values_list("digest", flat=True)) == {"young", "at work"}
+    assert "1 idempotency keys" in prune("--key-days=5")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,10 +29,9 @@ from ..exceptions import (
     KapsoUnavailable,
     KapsoValidationError,
 )
+from ..observe import note
 from ..onboarding import TryLater
 from ..options import InvalidOptions
-
-logger = logging.getLogger("kapso_connect")
 
 RETRY_SECONDS = 30
 """What a client is asked to wait where nobody knows better."""
@@ -67,7 +65,7 @@ def invalid(fields: Fields, *, code: str = "invalid") -> ApiError:
 
 
 def invalid_value(path: str, message: str, *, code: str = "invalid") -> ApiError:
-    return invalid({path: [{"code": code, "message": message}]})
+    return invalid({path: [{"code": code, "message": message}]}, code=code)
 
 
 def handle(error: Exception, context: Mapping[str, Any]) -> Response | None:
@@ -80,8 +78,14 @@ def handle(error: Exception, context: Mapping[str, Any]) -> Response | None:
         return None
     if known.status_code >= 500:
         # With its trace only where this site is at fault: an outage of Kapso's has none to show.
-        trace = None if isinstance(error, KapsoError) else error
-        logger.error("The REST API answers %s: %s", known.code, error, exc_info=trace)
+        trace = False if isinstance(error, KapsoError) else error
+        note(
+            "rest.failed",
+            status=known.status_code,
+            code=known.code,
+            error=f"{type(error).__name__}: {error}",
+            exc_info=trace,
+        )
     body = {"code": known.code, "message": str(known.detail), "fields": known.fields}
     headers = {}
     if header := getattr(error, "auth_header", None):

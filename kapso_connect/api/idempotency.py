@@ -107,7 +107,7 @@ def attempt(request: Request, owner: Callable[[Request], str]) -> Iterator[Attem
         return
     # Not where another process took over because this one was slow.
     row = IdempotentRequest.objects.filter(
-        Q(leased_until=tried.leased_until), digest=digest, answer=None
+        Q(leased_until=tried.leased_until), digest=digest, answer__isnull=True
     )
     try:
         yield tried
@@ -136,7 +136,7 @@ def _take(digest: str, fingerprint: str) -> Attempt:
     if row.answer is not None:
         return Attempt(row)
     mine = IdempotentRequest.objects.filter(
-        pk=row.pk, leased_until=row.leased_until, leased_until__lte=now, answer=None
+        pk=row.pk, leased_until=row.leased_until, leased_until__lte=now, answer__isnull=True
     )
     if not retrying(partial(mine.update, leased_until=until), within=turn):
         raise ApiError(

@@ -8,7 +8,7 @@ from rest_framework.exceptions import NotFound
 from rest_framework.pagination import Cursor, CursorPagination, PageNumberPagination
 from rest_framework.request import Request
 
-from .errors import invalid_value
+from .errors import ApiError, invalid_value
 from .fields import is_key
 from .filters import MAX_PAGE_SIZE, PAGE_SIZE
 
@@ -31,11 +31,12 @@ class Timeline(CursorPagination):
         try:
             cursor: Cursor | None = super().decode_cursor(request)
         except NotFound:
-            raise BAD_CURSOR from None
+            raise _bad_cursor() from None
         position: Any = cursor.position if cursor is not None else None
         if position is not None and not is_key(position):
-            raise BAD_CURSOR
+            raise _bad_cursor()
         return cursor
 
 
-BAD_CURSOR = invalid_value("cursor", "This is no cursor of this list.", code="invalid_cursor")
+def _bad_cursor() -> ApiError:
+    return invalid_value("cursor", "This is no cursor of this list.", code="invalid_cursor")

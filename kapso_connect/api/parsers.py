@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import IO, Any, NoReturn
 
 from rest_framework.exceptions import ParseError
-from rest_framework.parsers import BaseParser
+from rest_framework.parsers import JSONParser
 
 MAX_BYTES = 64 * 1024
 """The largest body that is read."""
@@ -15,10 +16,8 @@ MAX_BYTES = 64 * 1024
 MAX_DEPTH = 20
 
 
-class BoundedJSONParser(BaseParser):
+class BoundedJSONParser(JSONParser):
     """Reads what RFC 8259 calls JSON: in UTF-8, without NaN. Raises ParseError for all else."""
-
-    media_type = "application/json"
 
     def parse(
         self,
@@ -56,4 +55,7 @@ def _inside(item: Any) -> list[Any]:
 
 
 def _is_storable(text: str) -> bool:
-    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
+    return UNSTORABLE.search(text) is None
+
+
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")

@@ -211,6 +211,14 @@ class OptionsSerializer(Body):
         help_text="A number of this customer's, as +15551234567.",
     )
 
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        types = attrs.get("allowed_connection_types")
+        if attrs.get("provision_phone_number") and types and "dedicated" not in types:
+            # It is in no WhatsApp Business app yet.
+            problem = "A new number needs the connection type dedicated."
+            raise serializers.ValidationError({"provision_phone_number": [problem]})
+        return attrs
+
 
 class SetupLinkRequestSerializer(Body):
     """A setup link that is wanted; the customer's older one ends."""

@@ -131,6 +131,7 @@ class Api(GenericViewSet[Any]):
         found: Customer | None = self.limit(Customer.objects.filter(pk=pk), "pk").first()
         if found is None:
             raise Http404
+        self.check_object_permissions(self.request, found)
         return found
 
     def get_object(self) -> Any:
@@ -341,7 +342,8 @@ class SetupLinks(Api):
 
     def may_receive_token(self, request: Request) -> bool:
         """True where this user may be given Kapso's token for a browser SDK."""
-        return request.user.has_perm("kapso_connect.receive_setup_token")
+        has_perm = getattr(request.user, "has_perm", None)
+        return has_perm is not None and has_perm("kapso_connect.receive_setup_token")
 
     def create(self, request: Request) -> Response:
         values = self.checked_body()

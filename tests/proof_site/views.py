@@ -14,7 +14,14 @@ from kapso_connect import onboarding
 from kapso_connect import sync as kapso_sync
 from kapso_connect.addresses import connect_path
 from kapso_connect.exceptions import KapsoError
-from kapso_connect.models import Connection, ConnectionEvent, Customer, SetupLink, WebhookEvent
+from kapso_connect.models import (
+    Connection,
+    ConnectionEvent,
+    Customer,
+    IdempotentRequest,
+    SetupLink,
+    WebhookEvent,
+)
 
 from .models import Heard
 
@@ -36,7 +43,8 @@ def all_rows() -> dict[str, Any]:
 
 
 def forget_all() -> None:
-    for model in (Heard, ConnectionEvent, WebhookEvent, Connection, SetupLink, Customer):
+    hanging = (Heard, IdempotentRequest, ConnectionEvent, WebhookEvent, Connection)
+    for model in (*hanging, SetupLink, Customer):
         model._base_manager.all()._raw_delete(using="default")  # no need to collect what hangs on
 
 

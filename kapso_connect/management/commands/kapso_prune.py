@@ -13,6 +13,7 @@ from django.utils import timezone
 from kapso_connect.models import (
     Connection,
     ConnectionEvent,
+    IdempotentRequest,
     Invitation,
     InvitationBatch,
     WebhookEvent,
@@ -31,9 +32,10 @@ def days(text: str) -> int:
 
 class Command(BaseCommand):
     help = (
-        "Deletes old rows of the inbox, the timeline and the batches of invitations, a thousand at "
-        "a time. Kept whatever their age: webhooks that wait or failed, signals not delivered, "
-        "what connected a number that is still connected, and batches with something left to do. "
+        "Deletes old rows of the inbox, the timeline, the batches of invitations and the REST "
+        "API's idempotency keys, a thousand at a time. Kept whatever their age: webhooks that wait "
+        "or failed, signals not delivered, what connected a number that is still connected, and "
+        "batches with something left to do. "
         "Batches that nobody started go after a day."
     )
 
@@ -53,6 +55,12 @@ class Command(BaseCommand):
             default=90,
             help="Days finished batches of invitations are kept (default 90); their links stay.",
         )
+        parser.add_argument(
+            "--key-days",
+            type=days,
+            default=7,
+            help="Days the REST API's idempotency keys are kept (default 7).",
+        )
         parser.add_argument("--dry-run", action="store_true", help="Only count; delete nothing.")
 
     def handle(
@@ -61,6 +69,7 @@ class Command(BaseCommand):
         inbox_days: int,
         timeline_days: int,
         batch_days: int,
+        key_days: int,
         dry_run: bool,
         **options: Any,
     ) -> None:
@@ -72,15 +81,17 @@ class Command(BaseCommand):
         if not dry_run:
             # First: a batch takes its invitations along, however many there are.
             delete(Invitation.objects.filter(batch__in=batches))
-        counts = count(inbox), count(timeline), count(batches)
+        keys = old_keys(now - timedelta(days=key_days), now)
+        counts = count(inbox), count(timeline), count(batches), count(keys)
         if not dry_run:
-            told: dict[str, Any] = dict(zip(("webhooks", "events", "batches"), counts, strict=True))
+            names = ("webhooks", "events", "batches", "keys")
+            told: dict[str, Any] = dict(zip(names, counts, strict=True))
             note("prune.finished", seconds=time.monotonic() - began, **told)
         if options["verbosity"] > 0:
             verb = "would delete" if dry_run else "deleted"
             self.stdout.write(
                 f"kapso_prune: {verb} {counts[0]} webhooks, {counts[1]} events, "
-                f"{counts[2]} batches of invitations"
+                f"{counts[2]} batches of invitations, {counts[3]} idempotency keys"
             )
 
 
@@ -112,6 +123,11 @@ def old_batches(before: Any, drafted_before: Any) -> models.QuerySet[InvitationB
         Q(started_at=None, created_at__lt=drafted_before)
         | Q(~models.Exists(left), started_at__lt=before)
     )
+
+
+def old_keys(before: Any, now: Any) -> models.QuerySet[IdempotentRequest]:
+    under_way = Q(answer__isnull=True, leased_until__gt=now)
+    return IdempotentRequest.objects.filter(~under_way, created_at__lt=before)
 
 
 def delete(rows: models.QuerySet[Any]) -> int:
