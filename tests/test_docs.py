@@ -59,6 +59,35 @@ def each(found: list[Block]) -> Any:
     return pytest.mark.parametrize("block", found, ids=str)
 
 
+# The site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation as it is built; not at all where a link leads nowhere."""
+    folder = tmp_path_factory.mktemp("docs")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(build, cwd=ROOT, env=_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_every_page_is_built(site: Path) -> None:
+    made = {path.relative_to(site).with_suffix(".md").as_posix() for path in site.rglob("*.html")}
+    assert made == {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")} | {"404.md"}
+
+
+def test_no_page_asks_another_site_for_anything(site: Path) -> None:
+    asked = set()
+    for page in site.rglob("*.html"):
+        tags = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", page.read_text())
+        assert tags
+        asked |= {tag for tag in tags if re.search(r'(?:src|href)="?(?:https?:)?//', tag)}
+    for sheet in site.rglob("*.css"):
+        asked |= set(re.findall(r"""url\(["']?(?:https?:)?//|@import""", sheet.read_text()))
+    assert asked == set()
+
+
 # Blocks
 
 
