@@ -73,7 +73,7 @@ class Visitor:
     """Opens windows that share nothing, and notes what their consoles and networks report."""
 
     browser: Browser
-    screenshots: Path
+    screenshots: Path | None = None
     complaints: list[str] = field(default_factory=list)
     _contexts: list[BrowserContext] = field(default_factory=list)
 
@@ -92,12 +92,17 @@ class Visitor:
         if message.type in ("error", "warning") and not is_icon:
             self.complaints.append(f"{message.type}: {message.text}")
 
+    def shoot(self, page: Page, name: str, *, full_page: bool = True) -> None:
+        """Take a screenshot, where somebody wants to look at it."""
+        if self.screenshots:
+            page.screenshot(path=self.screenshots / f"{name}.png", full_page=full_page)
+
     def look(self, page: Page, name: str, phone: dict[str, int] = PHONE) -> None:
-        """Take screenshots at both widths; nothing may be wider than the screen."""
+        """See the page at both widths; nothing may be wider than the screen."""
         before = page.viewport_size
         for device, size in {"phone": phone, "desktop": DESKTOP}.items():
             page.set_viewport_size(size)
-            page.screenshot(path=self.screenshots / f"{name}-{device}.png", full_page=True)
+            self.shoot(page, f"{name}-{device}")
             width = page.evaluate("document.documentElement.scrollWidth")
             assert width <= size["width"], f"{name} is {width} px wide on a {device}"
         if before:
@@ -108,8 +113,14 @@ class Visitor:
             context.close()
 
 
+def settle(page: Page) -> None:
+    """Wait until colours that change with the scheme have changed."""
+    page.evaluate("Promise.all(document.getAnimations().map((one) => one.finished))")
+
+
 def assert_accessible(page: Page) -> None:
     """Let axe-core look for what WCAG 2.2 AA forbids."""
+    settle(page)
     tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
     found = Axe().run(page, options={"runOnly": {"type": "tag", "values": tags}})
     assert found.violations_count == 0, found.generate_report()

@@ -97,9 +97,9 @@ def site(server: LiveServer, sandbox: Sandbox, settings: Any) -> str:
 
 
 @pytest.fixture
-def visitor(browser: Browser, tmp_path: Path) -> Iterator[Visitor]:
-    folder = Path(os.environ.get("KAPSO_TEST_SCREENSHOTS") or tmp_path)
-    visitor = Visitor(browser, folder)
+def visitor(browser: Browser) -> Iterator[Visitor]:
+    folder = os.environ.get("KAPSO_TEST_SCREENSHOTS")
+    visitor = Visitor(browser, Path(folder) if folder else None)
     yield visitor
     visitor.close()
     assert visitor.complaints == []

@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 from kapso_connect.models import Customer
 from kapso_connect.testing import Sandbox
 
-from .browser_support import PHONE, Visitor
+from .browser_support import PHONE, Visitor, settle
 from .conftest import THOROUGH
 from .staff_pages import PAGES, StaffWorld, make_staff_world
 
@@ -49,6 +49,7 @@ def too_wide(page: Page) -> list[str]:
 
 def serious(page: Page) -> list[str]:
     """What axe-core finds serious or critical, less what Django's own parts are the reason of."""
+    settle(page)
     found = Axe().run(page, {"exclude": DJANGOS_OWN}).response["violations"]
     return [
         f"{rule['id']} ({rule['impact']}): {node['html'][:300]} {node['any'][:1]}"
@@ -73,8 +74,7 @@ def test_axe_finds_nothing_serious(
         page.emulate_media(color_scheme=scheme)
         for size in LOOKS[scheme]:
             page.set_viewport_size(size)
-            path = visitor.screenshots / f"{name}-{scheme}-{size['width']}.png"
-            page.screenshot(path=path, full_page=True)
+            visitor.shoot(page, f"{name}-{scheme}-{size['width']}")
             if found := serious(page):
                 problems[f"{scheme} {size['width']}"] = found
             if wide := too_wide(page):

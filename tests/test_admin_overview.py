@@ -269,7 +269,7 @@ def test_it_is_readable_in_every_width_without_javascript(
     page.goto(server.url + URL)
     expect(page.get_by_role("heading", name="WhatsApp overview")).to_be_visible()
     visitor.look(page, f"overview-{scheme}")
-    page.screenshot(path=visitor.screenshots / f"overview-{scheme}-wide.png", full_page=True)
+    visitor.shoot(page, f"overview-{scheme}-wide")
     page.get_by_role("link", name="7 days").click()
     expect(page.get_by_role("link", name="7 days")).to_have_attribute("aria-current", "true")
     page.get_by_label("From", exact=True).fill(f"{day(3)}")

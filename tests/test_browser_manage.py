@@ -110,7 +110,7 @@ def test_staff_show_a_qr_code(staff: Staff, visitor: Visitor) -> None:
     staff.page.emulate_media(media="print")
     expect(staff.page.locator("#header")).to_be_hidden()
     expect(code).to_be_visible()
-    staff.page.screenshot(path=visitor.screenshots / "manage-qr-print.png")
+    visitor.shoot(staff.page, "manage-qr-print", full_page=False)
 
 
 def test_staff_share_the_link(staff: Staff, visitor: Visitor) -> None:
@@ -212,9 +212,7 @@ def test_every_page_works_from_right_to_left_and_without_javascript(
     for name in PAGES:
         staff.open(name)
         expect(staff.page.locator("html")).to_have_attribute("dir", "rtl")
-        staff.page.screenshot(
-            path=visitor.screenshots / f"manage-arabic-{name}.png", full_page=True
-        )
+        visitor.shoot(staff.page, f"manage-arabic-{name}")
     staff.page.goto(site + staff.path("revoke"))
     staff.page.locator("#content form input[type=submit]").click()
     assert last_event().kind == "setup_link_revoked"

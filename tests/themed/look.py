@@ -42,8 +42,7 @@ def test_every_page_is_whole(site: str, sandbox: Sandbox, visitor: Visitor) -> N
         expect(page.get_by_text("Jazzmin version")).to_be_attached()
         for size in (WIDE, PHONE):
             page.set_viewport_size(size)
-            path = visitor.screenshots / f"themed-{name}-{size['width']}.png"
-            page.screenshot(path=path, full_page=True)
+            visitor.shoot(page, f"themed-{name}-{size['width']}")
             if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
                 wide.add((name, size["width"]))
     assert wide <= TOO_WIDE
