@@ -101,7 +101,7 @@ def webhook_url() -> str:
             "https://crm.example.com."
         )
     try:
-        usable = bool(urlsplit(origin).hostname)
+        usable = bool(urlsplit(origin).hostname) and "@" not in origin
     except ValueError:
         usable = False
     if not usable or not origin.startswith(("http://", "https://")):
