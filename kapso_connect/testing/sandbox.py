@@ -1,4 +1,4 @@
-"""For a host's own tests: signed webhook requests, and a running sandbox.
+"""A running sandbox, and signed webhook requests.
 
 Nothing here needs Django; the sandbox is a process of its own and never sees your settings.
 """
@@ -12,14 +12,14 @@ import time
 import uuid
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from requests import Response, Session
 
-from .sandbox import signing
-from .sandbox.signing import sign
+from ..sandbox import signing
 
-__all__ = ["Sandbox", "SandboxError", "sign", "webhook_headers"]
+if TYPE_CHECKING:
+    from django.test import Client
 
 STARTED = "Kapso sandbox (this is NOT Kapso) on "
 HTTP_TIMEOUT = 70
@@ -80,6 +80,7 @@ class Sandbox:
     ) -> None:
         self.api_key = api_key
         self.webhook_secret = webhook_secret
+        self._handed_over: set[str] = set()
         self._http = Session()
         self._http.trust_env = False
         with tempfile.NamedTemporaryFile(
@@ -281,6 +282,32 @@ class Sandbox:
             seen = [(row["event"], row["state"], row["attempts"]) for row in rows]
             raise SandboxError(f"{over} of {n} deliveries were over after {timeout} s: {seen}")
         return rows
+
+    def hold_webhooks(self, url: str) -> None:
+        """Keep what would be sent to ``url``, until ``deliver_to`` hands it over."""
+        self.set_webhook(url)
+        self.faults(drop=True)
+
+    def deliver_to(self, client: Client) -> list[Any]:
+        """Post what was sent since the last call with Django's test ``client``, oldest first, and
+        return its answers: this process has no server that the sandbox could reach."""
+        from .customers import post_webhook
+
+        answers = []
+        for row in self.deliveries():
+            if row["id"] not in self._handed_over:
+                self._handed_over.add(row["id"])
+                answers.append(
+                    post_webhook(
+                        client,
+                        row["event"],
+                        row["body"].encode(),
+                        idempotency_key=row["idempotency_key"],
+                        secret=self.webhook_secret,
+                        batch_size=row["batch_size"],
+                    )
+                )
+        return answers
 
     def resend(self, delivery_id: str, *, new_key: bool = False) -> dict[str, Any]:
         """Send a delivery again, under its own idempotency key or under a new one."""

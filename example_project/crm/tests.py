@@ -1,0 +1,144 @@
+"""What this site does when its companies connect, tested without Kapso."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from example_project.crm import receivers
+from example_project.crm.models import Company
+from kapso_connect.addresses import connect_path
+from kapso_connect.delivery import send_again
+from kapso_connect.models import ConnectionEvent
+from kapso_connect.onboarding import create_setup_link
+from kapso_connect.testing import (
+    Sandbox,
+    connect_customer,
+    disconnect_customer,
+    fail_setup,
+    invite_customer,
+    post_webhook,
+    reconnect_customer,
+    webhook_payload,
+)
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def company() -> Company:
+    return Company.objects.create(name="Ada's Bakery", email="ada@example.com")
+
+
+def test_a_new_company_can_be_invited_at_once(company: Company) -> None:
+    assert company.customer.email == "ada@example.com"
+    assert company.customer.name == "Ada's Bakery"
+
+
+def test_a_company_that_connects_is_noted_and_welcomed(company: Company, mailoutbox: Any) -> None:
+    connection = connect_customer(owner=company, phone_number="+1 415-555-0100")
+    company.refresh_from_db()
+    assert company.whatsapp_number == "+1 415-555-0100"
+    assert company.whatsapp_connected_at == connection.connected_at
+    (welcome,) = mailoutbox
+    assert welcome.to == ["ada@example.com"]
+    assert welcome.subject == "Welcome to WhatsApp, Ada's Bakery"
+
+
+def test_the_state_follows_the_number(company: Company, mailoutbox: Any) -> None:
+    connection = connect_customer(owner=company, phone_number="+1 415-555-0100")
+    disconnect_customer(connection)
+    company.refresh_from_db()
+    assert (company.whatsapp_number, company.whatsapp_connected_at) == ("", None)
+    reconnect_customer(connection)
+    company.refresh_from_db()
+    assert company.whatsapp_number == "+1 415-555-0100"
+    assert len(mailoutbox) == 1, "who comes back is not welcomed again"
+
+
+def test_a_late_word_changes_nothing(company: Company) -> None:
+    connection = connect_customer(owner=company)
+    disconnect_customer(connection)
+    left = ConnectionEvent.objects.get(kind="disconnected")
+    receivers.HandledEvent.objects.filter(event_id=left.pk).delete()
+    reconnect_customer(connection)
+    customer = company.customer
+    receivers.note_connection(customer=customer, event=left)
+    company.refresh_from_db()
+    assert company.whatsapp_phone_number_id == connection.phone_number_id
+
+
+def test_a_repeated_delivery_welcomes_nobody_twice(
+    company: Company, client: Client, mailoutbox: Any
+) -> None:
+    event = "whatsapp.phone_number.created"
+    payload = webhook_payload(event, connect_customer(owner=company).customer)
+    for key in ("one", "one", "another"):
+        assert post_webhook(client, event, payload, idempotency_key=key).status_code == 200
+    assert len(mailoutbox) == 2, "one for each of two numbers"
+
+
+def test_a_welcome_that_could_not_be_sent_is_sent_later(
+    company: Company, mailoutbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*args: Any, **kwargs: Any) -> None:
+        raise OSError("no mail server")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(receivers, "send_mail", away)
+        connect_customer(owner=company)
+    company.refresh_from_db()
+    assert company.whatsapp_connected_at is not None, "the other receiver has done its part"
+    assert mailoutbox == []
+    # kapso_sync does it when it is due; staff have a button.
+    assert send_again(ConnectionEvent.objects.get(kind="connected"))
+    assert len(mailoutbox) == 1
+
+
+def test_staff_see_who_is_stuck_and_why(company: Company) -> None:
+    link = invite_customer(owner=company)
+    fail_setup(link, "waba_limit_reached")
+    company.refresh_from_db()
+    assert company.whatsapp_problem == "waba_limit_reached"
+    connect_customer(setup_link=link)
+    company.refresh_from_db()
+    assert company.whatsapp_problem == ""
+
+
+def test_the_success_page_leads_to_a_question_of_ours(company: Company, client: Client) -> None:
+    assert client.get("/welcome/").status_code == 403
+    connection = connect_customer(setup_link=invite_customer(owner=company))
+    url = client.get(connect_path(connection.customer)).context["next_url"]
+    page = client.get(url, follow=True)
+    assert page.redirect_chain == [("/welcome/", 302)]
+    assert page.context["company"] == company
+    client.post("/welcome/", {"opening_hours": "9 to 5"})
+    company.refresh_from_db()
+    assert company.opening_hours == "9 to 5"
+
+
+# With the sandbox in Kapso's place
+
+
+def test_a_company_goes_all_the_way(
+    company: Company, client: Client, kapso_sandbox: Sandbox, mailoutbox: Any
+) -> None:
+    link = create_setup_link(company.customer)
+    location = kapso_sandbox.complete(link.url, phone_number="+14155550100")
+    kapso_sandbox.deliver_to(client)
+    assert client.get(location).status_code == 200
+    company.refresh_from_db()
+    assert company.whatsapp_connected_at is not None
+    assert len(mailoutbox) == 1, "the webhook and the browser tell of one connection"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_kapso_delivers_to_the_running_site(
+    company: Company, kapso_live_sandbox: Sandbox, mailoutbox: Any
+) -> None:
+    kapso_live_sandbox.complete(create_setup_link(company.customer).url)
+    company.refresh_from_db()
+    assert company.whatsapp_connected_at is not None
+    assert [row["state"] for row in kapso_live_sandbox.deliveries()] == ["delivered"]

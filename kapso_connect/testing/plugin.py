@@ -1,0 +1,56 @@
+"""Fixtures for pytest-django: ``pytest_plugins = ["kapso_connect.testing.plugin"]`` in the
+``conftest.py`` beside your pytest settings.
+
+No entry point names this module, so no other project's tests get it by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from .sandbox import Sandbox
+
+
+@pytest.fixture(scope="session")
+def kapso_sandbox_process() -> Iterator[Sandbox]:
+    """One sandbox for the whole run; tests take it through ``kapso_sandbox``."""
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def kapso_sandbox(kapso_sandbox_process: Sandbox, settings: Any) -> Sandbox:
+    """An empty sandbox, which KAPSO_CONNECT points at: its key, its secret, its address.
+
+    ``PUBLIC_URL`` is the test client's. Webhooks wait until ``deliver_to(client)`` hands them over.
+    """
+    from django.urls import reverse
+
+    sandbox = kapso_sandbox_process
+    sandbox.reset()
+    public_url = "https://testserver"
+    settings.KAPSO_CONNECT = {
+        **getattr(settings, "KAPSO_CONNECT", {}),
+        "API_KEY": sandbox.api_key,
+        "API_BASE_URL": sandbox.url,
+        "WEBHOOK_SECRET": sandbox.webhook_secret,
+        "PUBLIC_URL": public_url,
+    }
+    sandbox.hold_webhooks(public_url + reverse("kapso_connect:webhook"))
+    return sandbox
+
+
+@pytest.fixture
+def kapso_live_sandbox(kapso_sandbox: Sandbox, live_server: Any, settings: Any) -> Sandbox:
+    """``kapso_sandbox`` and pytest-django's ``live_server``, each knowing the other's address:
+    webhooks arrive by themselves, and before the browser is sent back."""
+    from django.urls import reverse
+
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "PUBLIC_URL": live_server.url}
+    kapso_sandbox.set_webhook(live_server.url + reverse("kapso_connect:webhook"))
+    # A test database in memory has one connection, for one request at a time.
+    kapso_sandbox.faults(drop=False, webhook_first=True)
+    return kapso_sandbox
