@@ -278,6 +278,7 @@ class Rows:
     timeline: list[tuple[int, str, str, str | None]]
     undelivered: list[tuple[str, str]]
     heard: list[tuple[str, int, str]]
+    keys: int = 0
 
     def kinds(self) -> Counter[str]:
         """How many rows of each kind the timeline has, deliveries left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import uuid
 from collections.abc import Iterator
@@ -205,6 +206,67 @@ def test_ten_clicks_on_an_address_whose_link_has_expired(site: Site, kapso: Sand
     rows = site.rows()
     assert len(rows.links) == len(kapso.state()["setup_links"]) == 2
     assert rows.kinds()["setup_link_opened"] == 2  # one for each link
+    rows.assert_each_heard_once()
+
+
+def ask(path: str, body: Any, key: str = "") -> Request:
+    headers = {"Content-Type": "application/json"}
+    if key:
+        headers["Idempotency-Key"] = key
+    return Request("POST", f"/api/whatsapp/{path}", json.dumps(body).encode(), headers)
+
+
+def test_a_link_is_asked_for_ten_times_under_one_key(site: Site, kapso: Sandbox) -> None:
+    customer = site.send(ask("customers/", {"name": "A"})).json["id"]
+    wanted = ask("setup-links/", {"customer": customer}, "the-same")
+    answers = site.send_at_once([wanted] * 10)
+    assert {answer.status for answer in answers} <= {201, 409}
+    made = [answer.json for answer in answers if answer.status == 201]
+    busy = [answer.json["code"] for answer in answers if answer.status == 409]
+    assert set(busy) <= {"idempotency_key_in_use"}
+    assert made
+    (link,) = kapso.state()["setup_links"]
+    # Whoever comes later is told the same.
+    made.append(site.send(wanted).json)
+    assert {answer["kapso_id"] for answer in made} == {link["id"]}
+    assert len({answer["id"] for answer in made}) == 1
+    rows = site.rows()
+    assert (len(rows.links), rows.keys) == (1, 1)
+    assert rows.signals() == {"setup_link_created": 1}
+    rows.assert_each_heard_once()
+
+
+def test_a_customer_is_asked_for_ten_times_under_one_key(site: Site) -> None:
+    wanted = ask("customers/", {"name": "A"}, "the-same")
+    answers = site.send_at_once([wanted] * 10)
+    assert {answer.status for answer in answers} <= {201, 409}
+    made = {answer.json["id"] for answer in [*answers, site.send(wanted)] if answer.status == 201}
+    assert len(made) == 1
+    rows = site.rows()
+    assert (len(rows.customers), rows.keys) == (1, 1)
+
+
+def test_an_external_id_is_asked_for_ten_times(site: Site) -> None:
+    wanted = ask("customers/", {"name": "A", "external_customer_id": "acme"})
+    answers = site.send_at_once([wanted] * 10)
+    assert sorted(answer.status for answer in answers) == [201] + [409] * 9
+    taken = [answer.json["code"] for answer in answers if answer.status == 409]
+    assert set(taken) == {"external_customer_id_taken"}
+    assert len(site.rows().customers) == 1
+
+
+def test_a_number_is_disconnected_ten_times(site: Site, kapso: Sandbox) -> None:
+    external_id = str(uuid.uuid4())
+    invited = site.send(form("/proof/invite/", external_customer_id=external_id)).json
+    returns_to = urlsplit(kapso.complete(invited["url"]))
+    site.send(Request("GET", f"{returns_to.path}?{returns_to.query}"))
+    listed = Request("GET", "/api/whatsapp/connections/")
+    (number,) = site.send(listed).json["results"]
+    answers = site.send_at_once([ask(f"connections/{number['id']}/disconnect/", {})] * 10)
+    assert {answer.status for answer in answers} == {200}
+    assert {answer.json["status"] for answer in answers} == {"disconnected"}
+    rows = site.rows()
+    assert rows.kinds()["disconnected"] == 1
     rows.assert_each_heard_once()
 
 

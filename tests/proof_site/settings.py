@@ -24,6 +24,7 @@ KAPSO_CONNECT = {
     "LEASE_SECONDS": env.float("KAPSO_PROOF_LEASE", default=300.0),
     "REQUEST_BUDGET": 2,
 }
+REST_FRAMEWORK = {"DEFAULT_AUTHENTICATION_CLASSES": ["tests.proof_site.staff.TheStaff"]}
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

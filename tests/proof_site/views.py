@@ -38,6 +38,7 @@ def all_rows() -> dict[str, Any]:
         ),
         "timeline": list(events.values_list("pk", "kind", "source", "connection__phone_number_id")),
         "undelivered": list(events.filter(delivered_at=None).values_list("kind", "last_error")),
+        "keys": IdempotentRequest.objects.count(),
         "heard": list(Heard.objects.order_by("pk").values_list("signal", "event", "number")),
     }
 
