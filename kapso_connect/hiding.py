@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -32,7 +33,12 @@ def _named_values() -> Iterator[tuple[str, Any]]:
     yield from os.environ.items()
     for name in dir(settings):
         if name.isupper() and name not in NO_SECRETS:
-            value = getattr(settings, name, None)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of settings that are deprecated
+                    value = getattr(settings, name)
+            except Exception:  # noqa: S112 - what cannot be read is not shown either
+                continue
             # The keys of a dict say which of its values are secret.
             if name == NAME and isinstance(value, Mapping):
                 yield "", value

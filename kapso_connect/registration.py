@@ -27,7 +27,7 @@ from .exceptions import KapsoError
 from .models import WebhookEvent
 from .transport import Unreachable, Visit, visit
 from .webhooks.handlers import HANDLERS
-from .webhooks.payloads import NOT_AN_OBJECT
+from .webhooks.payloads import NOT_AN_OBJECT, PROBE
 from .webhooks.signature import sign
 from .webhooks.views import WRONG_SIGNATURE
 
@@ -286,10 +286,6 @@ def carry_out(client: KapsoClient, step: Step) -> KapsoWebhook:
 
 
 # Does this site accept what is signed with a secret?
-
-
-PROBE = b"[]"
-"""No JSON object, so no delivery: a signature that is accepted gets a 400 that says so."""
 
 
 class Outcome(Enum):

@@ -766,7 +766,7 @@ def test_what_counts_as_a_secret(settings: Any, monkeypatch: Any) -> None:
     monkeypatch.setitem(settings.DATABASES["default"], "PASSWORD", "db-pass")
     monkeypatch.setitem(settings.DATABASES["default"], "OPTIONS", {"note": "database-name"})
     settings.BROKER = "redis://:pa%2Fss@host/0"
-    settings.EMAIL_HOST_PASSWORD = "mail-pass"
+    settings.QUEUE_PASSWORD = "mail-pass"
     monkeypatch.setenv("SOME_TOKEN", "env-token")
     hidden = secret_values()
     for value in (

@@ -23,6 +23,7 @@ from pytest_django.live_server_helper import LiveServer
 from kapso_connect import registration
 from kapso_connect.client import KapsoClient
 from kapso_connect.models import Connection, Customer, WebhookEvent
+from kapso_connect.registration import Outcome
 from kapso_connect.testing import Sandbox
 from kapso_connect.webhooks.payloads import NOT_AN_OBJECT, SAMPLE_NUMBER
 from kapso_connect.webhooks.views import WRONG_SIGNATURE
@@ -274,6 +275,21 @@ def test_a_secret_the_running_site_refuses_is_not_set(sandbox: Sandbox, settings
         assert "runs with another WEBHOOK_SECRET" in (said := fails("--yes"))
         assert said.endswith("Nothing was changed.")
         assert webhooks(sandbox)[pk]["secret_key"] == "another"
+
+
+def test_a_site_that_does_not_answer_is_warned_of(sandbox: Sandbox, settings: Any) -> None:
+    change(settings, PUBLIC_URL="http://127.0.0.1:9")
+    pk = add_webhook(sandbox, f"http://127.0.0.1:9{WEBHOOK}", active=False)
+    assert "Warning: No answer from http://127.0.0.1:9" in run("--yes")
+    assert webhooks(sandbox)[pk]["active"]
+
+
+def test_a_probe_is_nothing_to_worry_about(here: str, caplog: Any) -> None:
+    assert registration.probe(here, SECRET).outcome is Outcome.ACCEPTED
+    assert registration.probe(here, NEW).outcome is Outcome.REFUSED
+    assert not WebhookEvent.objects.exists()
+    refused = [row for row in caplog.records if "webhook.refused" in str(vars(row).values())]
+    assert [vars(row)["status"] for row in refused] == [401]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,10 @@ UNNAMED = "(unnamed)"
 
 NOT_AN_OBJECT = "The body must be a JSON object."
 
+PROBE = b'["kapso_connect"]'
+"""What this site's own commands post, signed, to hear whether the signature is accepted. No JSON
+object, so no delivery: one that is accepted gets a 400 that says so, and nothing is stored."""
+
 SAMPLE_NUMBER = "123456789012345"
 """The number in Kapso's samples and test deliveries. It is nobody's."""
 

@@ -14,7 +14,7 @@ from ..conf import get_conf
 from ..observe import note
 from ..transactions import outside_transactions
 from .handlers import StoredBefore, receive
-from .payloads import MalformedBody, parse
+from .payloads import PROBE, MalformedBody, parse
 from .signature import is_valid
 
 WRONG_SIGNATURE = "The signature is missing or wrong."
@@ -61,6 +61,8 @@ def _take(request: HttpRequest) -> JsonResponse:
     try:
         messages = parse(body, request.headers)
     except MalformedBody as error:
+        if body == PROBE:
+            return _error(400, str(error))
         return _refusal(400, str(error))
     try:
         stored = [receive(message) for message in messages]

@@ -129,8 +129,7 @@ class Command(BaseCommand):
             return
         webhook = found.mine
         if steps:
-            if not rotate:
-                self.check_secret(url, steps)
+            self.check_site(url, steps)
             self.confirm(yes)
             webhook = self.carry_out(client, steps, rotate) or webhook
         if webhook is not None and (test or rotate):
@@ -156,12 +155,11 @@ class Command(BaseCommand):
         if not steps:
             self.say("Nothing to change.")
 
-    def check_secret(self, url: str, steps: Sequence[Step]) -> None:
-        """Have Kapso sign with nothing that the running site is known to refuse."""
-        if not any("secret_key" in step.changes for step in steps):
-            return
+    def check_site(self, url: str, steps: Sequence[Step]) -> None:
+        """Have Kapso sign with nothing that the running site is known to refuse; warn where it
+        would deliver to nobody."""
         seen = registration.probe(url, get_conf().webhook_secret[0])
-        if seen.outcome is Outcome.REFUSED:
+        if seen.outcome is Outcome.REFUSED and any("secret_key" in step.changes for step in steps):
             raise Stopped(seen.said)
         if seen.outcome is not Outcome.ACCEPTED:
             self.say(f"Warning: {seen.said}")
