@@ -31,6 +31,7 @@ from packaging.requirements import Requirement
 
 from kapso_connect import conf, observe, signals
 from kapso_connect.options import SetupLinkOptions
+from kapso_connect.sandbox import faults
 from kapso_connect.sandbox.__main__ import parser as sandbox_parser
 
 from .docs_support import DOCS, ROOT, Block, blocks, blocks_of, pages, write
@@ -343,6 +344,13 @@ def test_every_option_of_a_link_is_described_with_its_values(reference: ModuleTy
     text = reference.options()
     assert [one.name for one in fields(SetupLinkOptions) if f"`{one.name}`" not in text] == []
     assert "| One of `customer_managed`, `partner_managed`: who pays Meta." in text
+
+
+def test_every_fault_is_described(reference: ModuleType) -> None:
+    text = reference.faults()
+    named = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    assert named == {*faults.SPEC, *faults.RULE_SPEC}
+    assert [kind for kind in faults.KINDS if f"``{kind}``" not in text] == []
 
 
 def test_every_signal_is_named(reference: ModuleType) -> None:

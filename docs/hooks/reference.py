@@ -78,13 +78,23 @@ def options() -> str:
     def values(constant: re.Match[str]) -> str:
         return ", ".join(f"`{value}`" for value in getattr(options, constant[1]))
 
-    described = inspect.getdoc(options.SetupLinkOptions) or ""
-    lines = [described.partition("\n``")[0], "", "| Option | |", "| --- | --- |"]
-    for names, text in definitions(described):
+    return re.sub("``([A-Z_]+)``", values, table(options.SetupLinkOptions, "Option"))
+
+
+def table(described: Any, title: str) -> str:
+    """Return a docstring with its definitions as a table."""
+    text = inspect.getdoc(described) or ""
+    lines = [text.partition("\n``")[0], "", f"| {title} | |", "| --- | --- |"]
+    for names, told in definitions(text):
         shown = ", ".join(f"`{name}`" for name in names.split(", "))
-        told = re.sub("``([A-Z_]+)``", values, " ".join(text.split()))
-        lines.append(f"| {shown} | {told} |")
+        lines.append(f"| {shown} | {' '.join(told.split())} |")
     return "\n".join(lines)
+
+
+def faults() -> str:
+    from kapso_connect.sandbox.faults import Faults, Rule
+
+    return f"{table(Faults, 'Fault')}\n\n### Rules\n\n{table(Rule, 'Key')}"
 
 
 # Signals
@@ -261,7 +271,7 @@ def words(node: ast.expr) -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
-    part.__name__: part for part in (settings, options, signals, models, commands, checks)
+    part.__name__: part for part in (settings, options, faults, signals, models, commands, checks)
 }
 
 set_up()

@@ -28,16 +28,37 @@ KINDS = (
 
 @dataclass
 class Rule:
-    """One API fault: what happens to the requests whose ``METHOD /path`` matches."""
+    """One API fault: what happens to the requests that ``match``.
+
+    ``match``
+        A regular expression that is searched for in ``METHOD /path``.
+    ``kind``
+        ``status`` answers an error (500), ``html`` a proxy's page (502), ``meta_error`` what Meta
+        would (400), ``garbage`` what is no JSON, ``empty`` nothing at all, ``redirect`` another
+        address. ``hang`` never answers, ``slow`` a few bytes at a time, ``close`` breaks the
+        connection. ``apply_then_500`` and ``apply_then_close`` do first what was asked.
+    ``status``
+        The HTTP status, where another one than the usual is wanted.
+    ``retry_after``
+        The header ``Retry-After`` of an error: seconds, or any text.
+    ``seconds``
+        How long it hangs (for good unless given) or drips (10).
+    ``location``
+        Where a redirect leads; an address of the sandbox unless given.
+    ``after``
+        How many requests pass first.
+    ``times``
+        How many requests are hit; None means all.
+    """
 
     match: str
     kind: str
-    status: int = 0  # 0: what is usual for the kind
+    status: int = 0
     retry_after: int | float | str | None = None
-    seconds: float = 0.0  # 0: hang for good, drip for ten seconds
-    location: str = ""  # of a redirect; empty: /elsewhere in the sandbox
-    after: int = 0  # let so many pass first
-    times: int | None = None  # None: always
+    seconds: float = 0.0
+    location: str = ""
+    after: int = 0
+    times: int | None = None
 
     def takes(self, line: str) -> bool:
         """Say whether the request ``line`` is hit, and count it."""
@@ -53,15 +74,33 @@ class Rule:
 
 @dataclass
 class Faults:
-    """What is turned on; a fresh one is a world in which all goes well."""
+    """What is turned on; a fresh one is a world in which all goes well.
 
-    duplicate: int = 0  # extra copies of every delivery
-    delay: float = 0.0  # seconds before a delivery is sent
-    reorder: int = 0  # hold until so many are there, then send them in reverse
-    batch: int = 0  # collect so many of one event into one delivery
-    envelope: bool | str = False  # True: {"event", "data"}; "type": {"type", "data"}
-    drop: bool = False  # deliveries are noted and never sent
-    webhook_first: bool = False  # the redirect waits until the webhook was answered
+    ``duplicate``
+        How many extra copies there are of every delivery.
+    ``delay``
+        Seconds before a delivery is sent.
+    ``reorder``
+        Deliveries are held until so many are there, and then sent in reverse.
+    ``batch``
+        So many deliveries of one event are collected into one.
+    ``envelope``
+        True wraps payloads as ``{"event", "data"}``, ``"type"`` as ``{"type", "data"}``.
+    ``drop``
+        True notes deliveries and never sends them.
+    ``webhook_first``
+        True keeps the customer's redirect until the webhook was answered.
+    ``api``
+        A list of rules for requests to the API; the first that matches takes a request.
+    """
+
+    duplicate: int = 0
+    delay: float = 0.0
+    reorder: int = 0
+    batch: int = 0
+    envelope: bool | str = False
+    drop: bool = False
+    webhook_first: bool = False
     api: list[Rule] = field(default_factory=list)
     # Set when the API faults are over, so that no request hangs on for a fault of yesterday.
     over: threading.Event = field(default_factory=threading.Event, repr=False)
