@@ -30,7 +30,7 @@ def names(caller: Caller, query: str = "") -> list[str]:
 
 def test_root_says_where_everything_is(caller: Caller) -> None:
     answer = caller.get("").json()
-    assert set(answer) == {"customers", "setup_links", "connections", "events"}
+    assert set(answer) == {"customers", "setup_links", "connections", "events", "schema"}
     for url in answer.values():
         assert caller.client.get(url).status_code == 200
 

@@ -144,6 +144,9 @@ def test_nobody_reads_or_changes_what_is_anothers(
     if route == "":
         assert all(f"http://testserver{AT}" in url for url in answer.json().values())
         return
+    if route == "schema/":
+        assert "theirs" not in answer.content.decode()
+        return
     assert route in LISTS, f"Say in this test what {route} shows."
     rows = answer.json()["results"]
     assert [row["id"] for row in rows] == [own[route.strip("/")]]
@@ -185,7 +188,7 @@ def test_a_mixin_that_does_not_say_whose_they_are_shows_nothing(
 ) -> None:
     before = everything()
     caller = Caller(make_user("root", "superuser"), "/forgetful/")
-    if route == "" or (method, route) == ("POST", "customers/"):
+    if route in {"", "schema/"} or (method, route) == ("POST", "customers/"):
         assert send(caller, method, route, own).status_code in {200, 403}
     else:
         with pytest.raises(NotImplementedError):

@@ -18,6 +18,10 @@ class Pages(PageNumberPagination):
     page_size_query_param = "page_size"
     max_page_size = MAX_PAGE_SIZE
 
+    def get_paginated_response_schema(self, schema: Any) -> dict[str, Any]:
+        count = {"type": "integer", "description": "How many there are in all.", "example": 1}
+        return _page(schema, count=count)
+
 
 class Timeline(CursorPagination):
     """Newest first. What arrives meanwhile shifts nothing: a page goes on below the last row."""
@@ -36,6 +40,21 @@ class Timeline(CursorPagination):
         if position is not None and not is_key(position):
             raise _bad_cursor()
         return cursor
+
+    def get_paginated_response_schema(self, schema: Any) -> dict[str, Any]:
+        return _page(schema)
+
+
+def _page(rows: Any, **more: Any) -> dict[str, Any]:
+    """Return the JSON schema of a page of ``rows``."""
+    link = {"type": "string", "nullable": True, "format": "uri", "example": None}
+    properties = {
+        **more,
+        "next": {**link, "description": "The next page; null on the last one."},
+        "previous": {**link, "description": "The page before; null on the first one."},
+        "results": rows,
+    }
+    return {"type": "object", "required": list(properties), "properties": properties}
 
 
 def _bad_cursor() -> ApiError:

@@ -45,6 +45,8 @@ class Nothing(Body):
 
 
 class ErrorFieldSerializer(serializers.Serializer[Any]):
+    """What is wrong with one value."""
+
     code = serializers.CharField()
     message = serializers.CharField()
 
@@ -64,6 +66,8 @@ class ErrorSerializer(serializers.Serializer[Any]):
 
 
 class CustomerSerializer(Body):
+    """Who connects a number, or has one."""
+
     id = IdField(read_only=True)
     name = TextField(max_length=255)
     external_customer_id = TextField(
@@ -98,6 +102,8 @@ class CustomerSerializer(Body):
 
 
 class StatusConnectionSerializer(serializers.Serializer[Connection]):
+    """A number, in short."""
+
     id = IdField()
     phone_number_id = serializers.CharField()
     display_phone_number = serializers.CharField()
@@ -110,6 +116,8 @@ class StatusConnectionSerializer(serializers.Serializer[Connection]):
 
 
 class StatusLinkSerializer(serializers.Serializer[SetupLink]):
+    """A setup link, in short."""
+
     id = IdField()
     status = serializers.SerializerMethodField()
     setup_status = serializers.ChoiceField(choices=SetupLink.SetupStatus.choices)
@@ -121,6 +129,8 @@ class StatusLinkSerializer(serializers.Serializer[SetupLink]):
 
 
 class FailureSerializer(serializers.Serializer[Any]):
+    """Why connecting failed, in words for the customer."""
+
     code = serializers.ChoiceField(choices=[*FAILURES, "unknown"])
     kapso_code = serializers.CharField(help_text="As Kapso or the browser told it.")
     title = serializers.CharField(help_text="For the customer, in the request's language.")
@@ -172,6 +182,8 @@ def failure(kapso_code: str) -> dict[str, Any]:
 
 
 class ThemeSerializer(Body):
+    """Colours of the hosted page."""
+
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         return {
             name: TextField(required=False, max_length=7, help_text="As #rrggbb.")
@@ -240,6 +252,8 @@ class SetupLinkRequestSerializer(Body):
 
 
 class SetupLinkSerializer(serializers.Serializer[SetupLink]):
+    """An invitation to connect a number."""
+
     id = IdField()
     customer = IdField(source="customer_id")
     kapso_id = serializers.CharField()
@@ -311,6 +325,8 @@ def shown_user(key: Any, context: Mapping[str, Any]) -> str | None:
 
 
 class ConnectionSerializer(serializers.Serializer[Connection]):
+    """A number that is connected or was once."""
+
     id = IdField()
     customer = IdField(source="customer_id")
     setup_link = IdField(source="setup_link_id", allow_null=True)
@@ -346,6 +362,8 @@ class ConnectionSerializer(serializers.Serializer[Connection]):
 
 
 class EventSerializer(serializers.Serializer[ConnectionEvent]):
+    """Something that happened."""
+
     id = IdField()
     kind = serializers.ChoiceField(choices=ConnectionEvent.Kind.choices)
     customer = IdField(source="customer_id", allow_null=True)

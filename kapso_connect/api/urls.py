@@ -6,7 +6,7 @@ from typing import Any
 
 from django.urls import URLPattern, path
 
-from .views import Api, Connections, Customers, Events, Root, SetupLinks
+from .views import Api, Connections, Customers, Events, Root, Schema, SetupLinks
 
 app_name = "kapso_connect_api"
 
@@ -33,6 +33,7 @@ ROUTES: list[tuple[str, type[Api], dict[str, str], str]] = [
         "connection-disconnect",
     ),
     ("events/", Events, LIST, "events"),
+    ("schema/", Schema, {"get": "describe"}, "schema"),
 ]
 
 
@@ -42,10 +43,18 @@ def urls_for(*mixins: type[Any]) -> tuple[list[URLPattern], str]:
         view: type(view.__name__, (*mixins, view), {"__doc__": view.__doc__})
         for _route, view, _actions, _name in ROUTES
     }
-    return [
-        path(route, views[view].as_view(dict(actions)), name=name)
-        for route, view, actions, name in ROUTES
-    ], app_name
+    patterns = [
+        path(route, _view(views[view], actions), name=name) for route, view, actions, name in ROUTES
+    ]
+    views[Schema].patterns = patterns
+    return patterns, app_name
+
+
+def _view(view: type[Api], actions: dict[str, str]) -> Any:
+    """Return the view of one address, with what its page says in a browser."""
+    told = [view.operations[action] for action in actions.values()]
+    description = "\n\n".join(one.description for one in told)
+    return view.as_view(dict(actions), name=told[0].title, description=description)
 
 
 urlpatterns, _app_name = urls_for()

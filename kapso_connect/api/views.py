@@ -13,10 +13,12 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404
+from django.urls import URLPattern
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 from django.utils.http import parse_etags
 from rest_framework.permissions import BasePermission
+from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request, clone_request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
@@ -30,7 +32,7 @@ from ..client import KapsoClient
 from ..models import Connection, ConnectionEvent, Customer, SetupLink, Source
 from ..status import standings, status_of
 from ..transactions import outside_transactions, retrying
-from . import idempotency, permissions, serializers
+from . import idempotency, operations, permissions, serializers
 from .errors import ApiError, handle, invalid_value
 from .fields import is_key
 from .filters import (
@@ -41,6 +43,8 @@ from .filters import (
     SetupLinkFilters,
     checked,
 )
+from .inspection import Inspected, is_installed
+from .operations import Operation
 from .pagination import Pages, Timeline
 from .parsers import MAX_BYTES, BoundedJSONParser
 from .permissions import needing
@@ -68,6 +72,13 @@ class Api(GenericViewSet[Any]):
     throttle_kinds: ClassVar[Mapping[str, str]] = {}
     """By action, the key of ``API_THROTTLE_RATES``, where it is not ``read``."""
 
+    operations: ClassVar[Mapping[str, Operation]] = {}
+    """By action, what is said of it."""
+    tag: ClassVar[str] = "WhatsApp"
+    """The group of these operations in the schema."""
+    schema_name: ClassVar[str] = "whatsapp"
+    """What operations' ids begin with: another one where this API is mounted again."""
+
     shows_details: ClassVar[bool] = True
     """Whether these users may read Kapso's own words, and who of the staff did what."""
     sets_external_ids: ClassVar[bool] = True
@@ -80,6 +91,7 @@ class Api(GenericViewSet[Any]):
     filter_backends = ()
     versioning_class = None
     metadata_class = None
+    schema = Inspected()
 
     @classmethod
     def as_view(cls, *args: Any, **kwargs: Any) -> Any:
@@ -218,9 +230,14 @@ class Root(Api):
     """Where everything is."""
 
     serializer_class = serializers.Nothing
+    operations = operations.ROOT
+    answer_schema: ClassVar[dict[str, Any]] = {
+        "type": "object",
+        "additionalProperties": {"type": "string", "format": "uri"},
+    }
 
     def list(self, request: Request) -> Response:
-        names = ("customers", "setup-links", "connections", "events")
+        names = ("customers", "setup-links", "connections", "events", "schema")
         return Response({name.replace("-", "_"): self.url_of(name) for name in names})
 
 
@@ -229,6 +246,8 @@ class Customers(Api):
 
     rows = Customer.objects.all()
     owned_by = "pk"
+    operations = operations.CUSTOMERS
+    tag = "WhatsApp customers"
     filters = CustomerFilters
     serializer_class = serializers.CustomerSerializer
     needs = {
@@ -322,6 +341,8 @@ class SetupLinks(Api):
     """Invitations, the newest first."""
 
     rows = SetupLink.objects.select_related("customer")
+    operations = operations.SETUP_LINKS
+    tag = "WhatsApp setup links"
     filters = SetupLinkFilters
     serializer_class = serializers.SetupLinkSerializer
     serializer_classes = {
@@ -419,6 +440,8 @@ class Connections(Api):
     """Numbers, connected now or once."""
 
     rows = Connection.objects.all()
+    operations = operations.CONNECTIONS
+    tag = "WhatsApp connections"
     filters = ConnectionFilters
     serializer_class = serializers.ConnectionSerializer
     serializer_classes = {"refresh": serializers.Nothing, "disconnect": serializers.Nothing}
@@ -455,7 +478,43 @@ class Events(Api):
     """The timeline, the newest first."""
 
     rows = ConnectionEvent.objects.all()
+    operations = operations.EVENTS
+    tag = "WhatsApp timeline"
     filters = EventFilters
     pagination_class = Timeline
     serializer_class = serializers.EventSerializer
     needs = {"list": needing("view_connectionevent")}
+
+
+class Schema(Api):
+    """This API's description in OpenAPI; drf-spectacular makes it."""
+
+    serializer_class = serializers.Nothing
+    operations = operations.SCHEMA
+    answer_schema: ClassVar[dict[str, Any]] = {"type": "object", "additionalProperties": {}}
+    patterns: ClassVar[Sequence[URLPattern]] = ()
+    """The views of this API as they are mounted."""
+
+    def get_renderers(self) -> list[BaseRenderer]:
+        if not is_installed():
+            return super().get_renderers()
+        from drf_spectacular import renderers
+
+        return [
+            renderers.OpenApiJsonRenderer2(),
+            renderers.OpenApiJsonRenderer(),
+            renderers.OpenApiYamlRenderer2(),
+            renderers.OpenApiYamlRenderer(),
+        ]
+
+    def describe(self, request: Request) -> Response:
+        if not is_installed():
+            raise ApiError(
+                501,
+                "openapi_not_installed",
+                "This site has no drf-spectacular, which writes the schema. Its developers can "
+                'install it: pip install "django-kapso-connect[openapi]"',
+            )
+        from .schema import make
+
+        return Response(make(self.patterns, self.request.path.removesuffix("schema/")))
