@@ -166,6 +166,12 @@ def test_the_same_from_python(here: str, sandbox: Sandbox) -> None:
     assert {finding.level for finding in findings} == {Level.OK, Level.SKIPPED}
 
 
+def test_the_documentation_names_every_check() -> None:
+    page = Path("docs/how-to/webhook.md").read_text()
+    for name in [*doctor.CHECKS, "webhook"]:
+        assert re.search(rf"^\| .*`{name}`.* \|", page, re.M), name
+
+
 # Exit status
 
 
