@@ -586,7 +586,7 @@ def _webhook(found: Survey) -> Iterator[Finding]:
     missing = sorted(set(registration.EVENTS) - set(mine.events))
     extra = [webhook.id for webhook in found.extra if webhook.active]
     if mine.url != found.url:
-        told = f"It leads to {mine.url} instead of {found.url}."
+        told = f"It leads to {registration.shown(mine.url)} instead of {found.url}."
         yield Finding("webhook.address", Level.PROBLEM, told, REPAIR)
     if not mine.active:
         told = "It is not active: Kapso pauses a webhook whose deliveries fail."

@@ -164,6 +164,17 @@ def points_to(webhook: KapsoWebhook, url: str) -> bool:
         return False
 
 
+def shown(url: str) -> str:
+    """Return ``url`` for a person: without a user's name, a password, or a query, which may be
+    as good as one."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "no usable address"
+    query = "?..." if parts.query else ""
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{query}"
+
+
 def _place(url: SplitResult) -> tuple[str, int | None, str]:
     port = None if url.port == {"http": 80, "https": 443}.get(url.scheme) else url.port
     return url.hostname or "", port, url.path.rstrip("/")
@@ -250,7 +261,7 @@ def _repair(
     why: list[str] = []
     changes: dict[str, Any] = {}
     if mine.url != url:
-        why.append(f"url: {mine.url} -> {url}")
+        why.append(f"url: {shown(mine.url)} -> {url}")
         changes["url"] = url
     wanted = {*EVENTS, *(event for webhook in superfluous for event in webhook.events)}
     if missing := sorted(wanted - set(mine.events)):

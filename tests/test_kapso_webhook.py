@@ -176,6 +176,30 @@ def test_what_leads_elsewhere_is_left_alone(here: str, sandbox: Sandbox) -> None
     assert len(webhooks(sandbox)) == len(others) + 1
 
 
+def test_addresses_are_shown_without_what_may_be_a_secret(here: str, sandbox: Sandbox) -> None:
+    for other in range(12):
+        add_webhook(sandbox, f"https://u:pw-{NEW}@hooks{other}.example/{NEW}?key={NEW}")
+    add_webhook(sandbox, f"{here}?key={NEW}".replace("//", f"//u:{NEW}@"))
+    out = run("--yes")
+    assert f"url: {here}?... -> {here}" in out
+    assert "to hooks11.example" in out
+    assert "to hooks1.example" not in out
+    assert "Left alone: 2 more" in out
+
+
+def test_whoever_is_asked_may_think_for_long(
+    here: str, sandbox: Sandbox, settings: Any, monkeypatch: Any
+) -> None:
+    change(settings, API_BUDGET=1)
+
+    def think(prompt: str) -> str:
+        time.sleep(1.2)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", think)
+    assert "Done: created" in run()
+
+
 def test_a_webhook_can_be_adopted(here: str, sandbox: Sandbox) -> None:
     pk = add_webhook(sandbox, "https://old.example/whatsapp/webhook/")
     run("--yes", "--adopt", pk)
@@ -199,7 +223,7 @@ def test_one_of_several_is_kept_with_all_that_was_subscribed(here: str, sandbox:
 def test_the_one_with_our_secret_is_kept_of_two(here: str, sandbox: Sandbox) -> None:
     right = add_webhook(sandbox, here)
     wrong = add_webhook(sandbox, here, secret_key="another")
-    assert "Done" in run("--yes", "--test")
+    assert "It arrived" in run("--yes", "--test")
     assert webhooks(sandbox)[right]["active"]
     assert not webhooks(sandbox)[wrong]["active"]
 
@@ -216,6 +240,7 @@ def test_a_creation_that_failed_is_told(here: str, sandbox: Sandbox) -> None:
     assert "Run the command again" in said
     sandbox.faults(api=[{"match": "^POST", "kind": "status", "status": 402}])
     assert "plan does not include" in fails("--yes")
+    assert sandbox.requests()[-1]["method"] == "POST"
 
 
 @pytest.mark.parametrize(
@@ -353,14 +378,14 @@ def test_without_a_word_nothing_is_said(here: str) -> None:
 
 
 def test_output_that_cannot_hold_it_is_no_error(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.set_webhook("https://bäckerei.example/\u202e")
+    sandbox.set_webhook("https://bäckerei\u202e.example/")
     command = [sys.executable, "-m", "django", "kapso_webhook", "--dry-run", "--no-color"]
     variables = {"KAPSO_PROOF_API_URL": sandbox.url, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(
         command, env=environment("sqlite://:memory:", **variables), capture_output=True, text=True
     )
     assert done.returncode == 3, done.stderr
-    assert r"b\xe4ckerei.example/\x202e" in done.stdout
+    assert r"b\xe4ckerei\x202e.example" in done.stdout
 
 
 # A test delivery

@@ -5,6 +5,7 @@ from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
@@ -18,6 +19,7 @@ from kapso_connect.management.plain import plain
 from kapso_connect.registration import Outcome, SecretState, Step, Stopped, Survey
 
 WOULD_CHANGE = 3
+LISTED = 10
 
 UNCHANGED = "Nothing was changed."
 
@@ -91,8 +93,7 @@ class Command(BaseCommand):
         self.verbosity = options["verbosity"]
         self.state = UNCHANGED
         try:
-            with KapsoClient.from_settings() as client:
-                self.work(client, **options)
+            self.work(**options)
         except (ImproperlyConfigured, KapsoError, Stopped) as error:
             raise CommandError(f"{self.plain(str(error))}\n{self.state}") from None
         except Error as error:
@@ -106,7 +107,6 @@ class Command(BaseCommand):
 
     def work(
         self,
-        client: KapsoClient,
         *,
         yes: bool,
         dry_run: bool,
@@ -118,7 +118,8 @@ class Command(BaseCommand):
         **options: Any,
     ) -> None:
         url = registration.webhook_url()
-        found = registration.survey(client, url, adopt=adopt)
+        with KapsoClient.from_settings() as client:
+            found = registration.survey(client, url, adopt=adopt)
         steps = registration.plan(found, set_secret=set_secret or rotate)
         self.show(found, steps)
         if rotate:
@@ -127,13 +128,15 @@ class Command(BaseCommand):
             if steps:
                 raise SystemExit(WOULD_CHANGE)
             return
-        webhook = found.mine
         if steps:
             self.check_site(url, steps)
             self.confirm(yes)
-            webhook = self.carry_out(client, steps, rotate) or webhook
-        if webhook is not None and (test or rotate):
-            self.test(client, webhook, url, timeout)
+        # Another one: whoever was asked may have thought for longer than a client's budget lasts.
+        with KapsoClient.from_settings() as client:
+            webhook = self.carry_out(client, steps, rotate) if steps else None
+            webhook = webhook or found.mine
+            if webhook is not None and (test or rotate):
+                self.test(client, webhook, url, timeout)
         if rotate:
             self.say_when_over()
 
@@ -147,8 +150,11 @@ class Command(BaseCommand):
             self.say(f"Kapso has {describe(webhook)}")
         if len(found.extra) > sum(not webhook.active for webhook in found.extra):
             self.say("Several lead there: everything is delivered more than once.")
-        for webhook in found.others:
-            self.say(f"Left alone: {webhook.id} to {webhook.url}")
+        for webhook in found.others[:LISTED]:
+            # The rest of their addresses is nobody's business here: it may be a secret.
+            self.say(f"Left alone: {webhook.id} to {host_of(webhook.url)}")
+        if len(found.others) > LISTED:
+            self.say(f"Left alone: {len(found.others) - LISTED} more")
         for step in steps:
             what = f"Change {step.webhook.id}" if step.webhook else "Create a webhook"
             self.say("\n  ".join([f"{what}:", *step.why]))
@@ -240,11 +246,19 @@ class Command(BaseCommand):
         return plain(text, self.stdout)
 
 
+def host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or "nowhere"
+    except ValueError:
+        return "no usable address"
+
+
 def describe(webhook: KapsoWebhook) -> str:
     subscribed = len(set(registration.EVENTS) & set(webhook.events))
-    return (
-        f"{webhook.id} to {webhook.url}: {'active' if webhook.active else 'NOT active'}, payload "
-        f"{webhook.payload_version or 'version not shown'}, {subscribed} of the "
-        f"{len(registration.EVENTS)} events, secret: "
-        f"{registration.SECRETS[registration.secret_state(webhook)]}"
+    told = (
+        "active" if webhook.active else "NOT active",
+        f"payload {webhook.payload_version or 'version not shown'}",
+        f"{subscribed} of the {len(registration.EVENTS)} events",
+        f"secret: {registration.SECRETS[registration.secret_state(webhook)]}",
     )
+    return f"{webhook.id} to {registration.shown(webhook.url)}: {', '.join(told)}"
