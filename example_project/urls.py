@@ -3,6 +3,9 @@ from __future__ import annotations
 from django.contrib import admin
 from django.urls import include, path
 
+from kapso_connect.api.urls import urls_for
+
+from .crm.api import CompanyApi
 from .crm.views import home, welcome
 
 urlpatterns = [
@@ -10,4 +13,6 @@ urlpatterns = [
     path("welcome/", welcome, name="welcome"),
     path("admin/", admin.site.urls),
     path("whatsapp/", include("kapso_connect.urls")),
+    path("api/whatsapp/", include("kapso_connect.api.urls")),
+    path("api/company/", include(urls_for(CompanyApi), namespace="company_api")),
 ]

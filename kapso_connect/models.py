@@ -89,6 +89,13 @@ class CustomerManager(models.Manager["Customer"]):
         )
         return customer
 
+    def for_owners(self, owners: models.QuerySet[Any]) -> models.QuerySet[Customer]:
+        """Return the customers linked to ``owners``, some of the host's own objects; make none."""
+        return self.filter(
+            owner_type=ContentType.objects.get_for_model(owners.model),
+            owner_id__in=[str(key) for key in owners.values_list("pk", flat=True)],
+        )
+
 
 class Customer(models.Model):
     """A business that may connect WhatsApp numbers; a customer in Kapso's terms."""

@@ -158,6 +158,10 @@ def make_project(folder: Path) -> None:
         for block in blocks_of(DOCS / f"{page}.md"):
             if block.path.endswith(".py"):
                 write(block, folder)
+    for block in blocks_of(DOCS / "how-to" / "multi-tenant-api.md"):
+        # One file of its own is named by another.
+        if block.path and not (folder / block.path).exists():
+            write(block, folder)
     # Other pages show other values of other types.
     retype(
         folder / "mysite" / "settings.py",

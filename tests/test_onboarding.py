@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection as database
 from django.test.utils import CaptureQueriesContext
@@ -616,6 +617,17 @@ def test_for_owner_links_the_hosts_own_object() -> None:
     assert Customer.objects.for_owner(owner) == customer
     with pytest.raises(ValueError, match="Save the owner"):
         Customer.objects.for_owner(User(username="unsaved"))
+
+
+def test_for_owners_finds_their_customers_and_makes_none() -> None:
+    owners = [User.objects.create(username=name) for name in "abc"]
+    mine = [Customer.objects.for_owner(owner) for owner in owners[:2]]
+    other = make_customer(owner_type=ContentType.objects.get_for_model(Customer))
+    Customer.objects.filter(pk=other.pk).update(owner_id=str(owners[0].pk))
+    found = Customer.objects.for_owners(User.objects.filter(username__in="ac"))
+    assert list(found) == mine[:1]
+    assert list(Customer.objects.for_owners(User.objects.none())) == []
+    assert Customer.objects.count() == 3
 
 
 def test_strings_tell_whom_but_no_secret() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.db import models
 from django.urls import reverse
 
@@ -11,6 +12,8 @@ from kapso_connect.models import Connection, Customer
 class Company(models.Model):
     name = models.CharField(max_length=200)
     email = models.EmailField("e-mail")
+    # Those of the company who log in here: the REST API shows them their company's customer.
+    members = models.ManyToManyField(settings.AUTH_USER_MODEL, blank=True, related_name="companies")
     # What a company tells after it has connected: the site's own next step.
     opening_hours = models.CharField(max_length=200, blank=True)
     # What messages are sent from; empty while nothing is connected.

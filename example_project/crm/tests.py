@@ -142,3 +142,21 @@ def test_kapso_delivers_to_the_running_site(
     company.refresh_from_db()
     assert company.whatsapp_connected_at is not None
     assert [row["state"] for row in kapso_live_sandbox.deliveries()] == ["delivered"]
+
+
+def test_a_member_sees_the_own_company_in_the_rest_api(
+    company: Company, django_user_model: Any, client: Client
+) -> None:
+    other = Company.objects.create(name="Other", email="other@example.com")
+    member = django_user_model.objects.create_user("ada")
+    company.members.add(member)
+    client.force_login(member)
+    listed = client.get("/api/company/customers/").json()["results"]
+    assert [row["name"] for row in listed] == ["Ada's Bakery"]
+    assert client.get(f"/api/company/customers/{other.customer.pk}/status/").status_code == 404
+    assert client.get("/api/whatsapp/customers/").status_code == 403
+
+
+def test_staff_see_all_companies_in_the_rest_api(company: Company, admin_client: Client) -> None:
+    Company.objects.create(name="Other", email="other@example.com")
+    assert admin_client.get("/api/whatsapp/customers/").json()["count"] == 2

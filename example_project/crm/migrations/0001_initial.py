@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from django.conf import settings
 from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
     initial = True
 
-    dependencies = []
+    dependencies = [
+        migrations.swappable_dependency(settings.AUTH_USER_MODEL),
+    ]
 
     operations = [
         migrations.CreateModel(
@@ -27,6 +30,12 @@ class Migration(migrations.Migration):
                 ),
                 ("whatsapp_connected_at", models.DateTimeField(editable=False, null=True)),
                 ("whatsapp_problem", models.CharField(blank=True, editable=False, max_length=64)),
+                (
+                    "members",
+                    models.ManyToManyField(
+                        blank=True, related_name="companies", to=settings.AUTH_USER_MODEL
+                    ),
+                ),
             ],
             options={
                 "verbose_name_plural": "companies",
