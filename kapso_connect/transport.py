@@ -25,7 +25,6 @@ from urllib3.exceptions import (
     HTTPError,
     InvalidHeader,
     MaxRetryError,
-    NameResolutionError,
     ProxyError,
     ReadTimeoutError,
     SSLError,
@@ -545,7 +544,7 @@ def _what_broke(error: Exception, who: str) -> tuple[str, bool]:
         cause = cause.reason
     if isinstance(cause, ProxyError):  # urllib3: never past the proxy
         return "the proxy of this site's environment did not let it through", False
-    if isinstance(cause, NameResolutionError):
+    if type(cause).__name__ == "NameResolutionError":  # urllib3 2 has it
         return f"the name in the address of {who} cannot be resolved (DNS)", False
     if isinstance(cause, ConnectTimeoutError):
         return f"there is no connection to {who}", False

@@ -215,6 +215,12 @@ def test_a_check_that_breaks_is_a_finding_and_keeps_no_other_from_being_made(
     assert found["two"]["level"] == "ok"
 
 
+@pytest.mark.parametrize("limit", ["0", "-1", "1.5", "3601", "²", "9" * 5000], ids=len)
+def test_a_time_limit_is_a_number_of_seconds(limit: str) -> None:
+    with pytest.raises(CommandError, match="whole number of seconds, 1 to 3600"):
+        call_command("kapso_doctor", f"--time-limit={limit}")
+
+
 def test_ctrl_c_is_no_traceback(monkeypatch: Any) -> None:
     def interrupted(exam: Examination) -> Iterator[Finding]:
         raise KeyboardInterrupt

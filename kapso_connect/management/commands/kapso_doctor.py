@@ -3,21 +3,16 @@ from __future__ import annotations
 import json
 import os
 import threading
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
 from kapso_connect.doctor import Examination, Finding, Level
+from kapso_connect.management.arguments import seconds
 from kapso_connect.management.plain import plain
 
 WORDS = {Level.OK: "ok", Level.SKIPPED: "-", Level.WARNING: "WARNING", Level.PROBLEM: "PROBLEM"}
-
-
-def seconds(text: str) -> float:
-    if not text.isdecimal() or not 1 <= int(text) <= 3600:
-        raise ArgumentTypeError("must be a whole number of seconds, 1 to 3600")
-    return float(text)
 
 
 class Command(BaseCommand):
@@ -54,7 +49,7 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--time-limit",
-            type=seconds,
+            type=seconds(3600),
             default=90.0,
             metavar="SECONDS",
             help="After this long, tell what is known and end with status 1 (default 90).",

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import secrets
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -15,6 +15,7 @@ from kapso_connect import registration
 from kapso_connect.client import KapsoClient, KapsoWebhook
 from kapso_connect.conf import get_conf
 from kapso_connect.exceptions import KapsoError
+from kapso_connect.management.arguments import seconds
 from kapso_connect.management.plain import plain
 from kapso_connect.registration import Outcome, SecretState, Step, Stopped, Survey
 
@@ -22,12 +23,6 @@ WOULD_CHANGE = 3
 LISTED = 10
 
 UNCHANGED = "Nothing was changed."
-
-
-def seconds(text: str) -> float:
-    if not text.isdecimal() or not 1 <= int(text) <= 600:
-        raise ArgumentTypeError("must be a whole number of seconds, 1 to 600")
-    return float(text)
 
 
 class Command(BaseCommand):
@@ -58,7 +53,7 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--timeout",
-            type=seconds,
+            type=seconds(600),
             default=30.0,
             metavar="SECONDS",
             help="How long to wait for the test delivery (default 30).",
