@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,12 @@ class Subclassed:
     ]
 
 
+class Selective:
+    """Leaves a page out."""
+
+    urlpatterns = [re_path("^whatsapp/(?!success)", include("kapso_connect.urls"))]
+
+
 class AllShadowed:
     urlpatterns = [re_path("", own_view), path("whatsapp/", include("kapso_connect.urls"))]
 
@@ -208,6 +215,7 @@ class AllShadowed:
     [
         (Shadowed, ["/whatsapp/webhook/"]),
         (Subclassed, []),
+        (Selective, []),
         (AllShadowed, ["/whatsapp/webhook/", "/whatsapp/success/", "/whatsapp/failed/"]),
     ],
 )
@@ -221,8 +229,8 @@ def test_a_view_that_takes_our_address_is_found(urlconf: Any, paths: list[str]) 
 def test_a_site_under_a_path_is_clean() -> None:
     set_script_prefix("/crm/")
     try:
-        with override_settings(ROOT_URLCONF=AllShadowed):
-            assert len(checks.check_urls()) == 3
+        with override_settings(ROOT_URLCONF=Shadowed):
+            assert [m.msg.split()[0] for m in checks.check_urls()] == ["/crm/whatsapp/webhook/"]
         assert checks.check_urls() == []
     finally:
         set_script_prefix("/")
@@ -321,6 +329,19 @@ def test_e_mail_that_may_hang_or_be_refused_is_found(settings: Any) -> None:
     assert ids(deploy=True) == {"W023"}
     settings.DEFAULT_FROM_EMAIL = "hello@site.example"
     assert ids(deploy=True) == set()
+
+
+@pytest.mark.skipif(django.VERSION < (6, 1), reason="Nothing is deprecated yet.")
+def test_e_mail_is_looked_at_where_its_settings_are_deprecated(settings: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with override_settings(EMAIL_BACKEND=SMTP):
+            del settings.MAILERS
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                found = {m.id for m in checks.check_deployment()}
+            settings.MAILERS = {}
+    assert found == {"kapso_connect.W022", "kapso_connect.W023"}
 
 
 def test_e_mail_that_is_not_usable_is_left_to_django(settings: Any) -> None:

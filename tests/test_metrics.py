@@ -163,6 +163,12 @@ def test_what_waits_and_what_failed_is_read_from_the_database(
     assert [round(lag, -1) for lag in lags] == [300, 60]
 
 
+def test_what_is_due_later_is_not_late() -> None:
+    inbox("1", "pending", timedelta(hours=1))
+    figures = backlog()
+    assert (figures["waiting webhooks"], figures["lag_seconds webhooks"]) == (1, 0)
+
+
 def test_a_database_that_is_away_costs_the_other_figures_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

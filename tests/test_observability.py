@@ -392,12 +392,12 @@ def test_a_customer_who_has_to_wait_is_told(
     address = connect_path(link.customer)
     assert client.post(address).status_code == 303
     assert only("setup_link.unchecked")["setup_link_id"] == link.pk
-    assert "503" in only("setup_link.unchecked")["error"]
+    assert only("setup_link.unchecked")["error"].startswith("Could not list setup links: ")
     SetupLink.objects.update(status="expired")
     assert client.post(address).status_code == 503
     put_off = only("page.put_off")
     assert put_off["customer_id"] == link.customer_id
-    assert "503" in put_off["error"]
+    assert put_off["error"].startswith("Could not create setup link: ")
     # The attempt before, whose end is not known, would be waited for.
     SetupLink.objects.update(renewing_at=None)
     sandbox.faults(api=[{**AWAY, "status": 401}])
