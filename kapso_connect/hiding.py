@@ -37,7 +37,7 @@ def _named_values() -> Iterator[tuple[str, Any]]:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of settings that are deprecated
                     value = getattr(settings, name)
-            except Exception:  # noqa: S112 - what cannot be read is not shown either
+            except Exception:  # noqa: S112  (what cannot be read is not shown either)  # nosec B112
                 continue
             # The keys of a dict say which of its values are secret.
             if name == NAME and isinstance(value, Mapping):

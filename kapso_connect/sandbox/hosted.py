@@ -19,7 +19,7 @@ ERRORS = {
     "facebook_auth_failed": "The customer cancelled the Facebook login",
     "phone_verification_failed": "The phone number could not be verified",
     "waba_limit_reached": "The customer has too many WhatsApp accounts",
-    "token_exchange_failed": "Kapso could not get a token from Facebook",  # nosec B105
+    "token_exchange_failed": "Kapso could not get a token from Facebook",
     "link_expired": "The link has expired",
     "already_used": "The link was used before",
 }

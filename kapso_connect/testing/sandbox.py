@@ -87,7 +87,7 @@ class Sandbox:
             prefix="kapso-sandbox-", suffix=".log", delete=False
         ) as log:
             self._log = Path(log.name)
-            self._process = subprocess.Popen(  # noqa: S603
+            self._process = subprocess.Popen(  # noqa: S603  # nosec B603
                 [
                     *(sys.executable, "-m", "kapso_connect.sandbox", "--stop-on-eof"),
                     *("--port", str(port), "--api-key", api_key),
