@@ -50,7 +50,21 @@ then the API key is another project's."""
 
 @dataclass
 class Report:
-    """What one run did. ``errors`` are in words for the operator."""
+    """What one run did, or would do.
+
+    ``events``, ``signals``, ``claims``
+        How many stored webhooks were worked on, signals delivered, and claims settled.
+    ``connected``, ``disconnected``, ``updated``
+        How many numbers turned out to be connected or not, or have other data.
+    ``links``, ``invitations``
+        How many setup links had ended, and invitations were made.
+    ``numbers``
+        How many numbers Kapso listed.
+    ``waiting``, ``failed``
+        How many webhooks and signals wait for another attempt, or failed for good.
+    ``errors``
+        What could not be done, in words for the operator; it is tried again by the next run.
+    """
 
     events: int = 0
     signals: int = 0

@@ -33,6 +33,7 @@ from kapso_connect import conf, observe, signals
 from kapso_connect.options import SetupLinkOptions
 from kapso_connect.sandbox import faults
 from kapso_connect.sandbox.__main__ import parser as sandbox_parser
+from kapso_connect.sync import Report
 
 from .docs_support import DOCS, ROOT, Block, blocks, blocks_of, pages, write
 
@@ -348,6 +349,11 @@ def test_every_option_of_a_link_is_described_with_its_values(reference: ModuleTy
     text = reference.options()
     assert [one.name for one in fields(SetupLinkOptions) if f"`{one.name}`" not in text] == []
     assert "| One of `customer_managed`, `partner_managed`: who pays Meta." in text
+
+
+def test_every_figure_of_a_report_is_described(reference: ModuleType) -> None:
+    text = reference.report()
+    assert [one.name for one in fields(Report) if f"`{one.name}`" not in text] == []
 
 
 def test_every_fault_is_described(reference: ModuleType) -> None:

@@ -91,6 +91,12 @@ def table(described: Any, title: str) -> str:
     return "\n".join(lines)
 
 
+def report() -> str:
+    from kapso_connect.sync import Report
+
+    return table(Report, "Field")
+
+
 def faults() -> str:
     from kapso_connect.sandbox.faults import Faults, Rule
 
@@ -271,7 +277,8 @@ def words(node: ast.expr) -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
-    part.__name__: part for part in (settings, options, faults, signals, models, commands, checks)
+    part.__name__: part
+    for part in (settings, options, report, faults, signals, models, commands, checks)
 }
 
 set_up()

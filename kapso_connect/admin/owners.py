@@ -75,7 +75,7 @@ class Owners(Pages):
 
     def make_customer(self, obj: Any) -> Customer:
         """Return the customer that ``obj`` owns, made where there is none, and brought up to date
-        with ``get_customer_data``."""
+        with ``get_customer_data``. Raises IntegrityError where its external id is another's."""
         data = clean_customer_data(self.get_customer_data(obj))
         customer = Customer.objects.for_owner(obj, **data)
         if changed := _bring_up_to_date(customer, data):

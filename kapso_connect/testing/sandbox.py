@@ -55,8 +55,6 @@ class SandboxError(AssertionError):
 class Sandbox:
     """A running sandbox, and its switches.
 
-    ::
-
         with Sandbox(webhook_url=live_server.url + "/whatsapp/webhook/") as sandbox:
             ...  # point API_BASE_URL at sandbox.url
             location = sandbox.complete(link_url)
