@@ -54,6 +54,9 @@ def test_following_the_tutorial_gives_a_working_connection(site: NewSite) -> Non
     while (lines := printed(site.log.read_text())) == [] and time.monotonic() < deadline:
         time.sleep(0.05)
     assert lines == ["Ada's Bakery connected number N (event N)"]
+    # The browser would have done: see that Kapso's webhook was accepted, too.
+    settled = requests.get(f"{site.sandbox}/deliveries.json?settled=1&timeout=10", timeout=20)
+    assert {delivery["state"] for delivery in settled.json()["data"]} == {"delivered"}
 
 
 def printed(output: str) -> list[str]:
@@ -201,7 +204,7 @@ print(invitation_message(customer, link).subject)
 def test_moving_from_an_own_webhook_announces_nothing_again(companies: NewSite) -> None:
     moving = companies.branch("migrating")
     page = "how-to/migrating.md"
-    known = [number_at_kapso(moving, "company-1"), number_at_kapso(moving, "somebody-else")]
+    known = [number_at_kapso(moving, "ada"), number_at_kapso(moving, "somebody-else")]
     moving.follow(page, last="1. Write receivers that may overlap")
     kapso_id = known[0]["customer_id"]
     moving.shell(
@@ -218,7 +221,7 @@ def test_moving_from_an_own_webhook_announces_nothing_again(companies: NewSite) 
     ]
     moving.follow(page, first="4. Let Kapso tell both", last="4. Let Kapso tell both")
     # What comes after it is announced, and once.
-    number_at_kapso(moving, "company-1")
+    number_at_kapso(moving, "ada")
     for expected in (["Ada's Bakery Ltd connected number N"], []):
         assert printed(moving.command("python manage.py kapso_sync")) == expected
 
