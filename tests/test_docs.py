@@ -25,6 +25,7 @@ from django.core.management import get_commands, load_command_class
 from django.template import Template, engines
 from django.template.loader_tags import BlockNode, ExtendsNode
 from django.test import override_settings
+from django.urls import resolve
 from django.utils.module_loading import import_string
 from mkdocs.__main__ import cli as mkdocs
 from packaging.requirements import Requirement
@@ -223,8 +224,23 @@ def test_json_is_json() -> None:
         json.loads(block.text)
 
 
+REQUEST = re.compile(
+    r"(GET|POST|PUT|PATCH|DELETE) (/\S+)\n((?:[\w-]+: .+\n)*)(?:\n(.+))?", re.DOTALL
+)
+
+
+def check_request(method: str, path: str, headers: str, body: str | None) -> None:
+    """See that this package's own views take a request."""
+    view = resolve(path, "tests.urls").func
+    assert view.__module__.startswith("kapso_connect.")
+    assert method.lower() in getattr(view, "actions", {})
+    if body:
+        assert "Content-Type: application/json\n" in headers
+        json.loads(body)
+
+
 @each(of("text"))
-def test_text_is_a_crontab_or_an_environment_or_a_log_record_or_a_rule_for_alerts(
+def test_text_is_a_crontab_or_an_environment_or_a_request_or_tells_of_events(
     block: Block,
 ) -> None:
     if block.text.startswith("{"):
@@ -235,6 +251,8 @@ def test_text_is_a_crontab_or_an_environment_or_a_log_record_or_a_rule_for_alert
     elif all(re.fullmatch(r"KAPSO_[A-Z_]+=\S.*", line) for line in block.lines):
         names = [line.partition("=")[0] for line in block.lines]
         assert [name for name in names if name not in (DOCS / "tutorial.md").read_text()] == []
+    elif request := REQUEST.fullmatch(block.text):
+        check_request(*request.groups())
     elif not crontab(block):
         source = (ROOT / "kapso_connect" / "metrics.py").read_text()
         metrics = re.findall(r"kapso_(?!connect\.)\w+", block.text)
