@@ -16,6 +16,8 @@ Errors stop the site from starting; what they name cannot work.
     ``PUBLIC_URL`` is no origin: no host, a user name, a query, a wrong port.
 ``kapso_connect.E007``
     No template engine finds the templates of the customers' pages.
+``kapso_connect.E008``
+    A class of ``API_PERMISSIONS`` cannot be imported.
 
 Warnings of every ``manage.py check``:
 
@@ -121,6 +123,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         *_link_defaults(conf),
         *_pages(conf),
         *_observers(conf),
+        *_api_permissions(conf),
         *_times(conf),
         *_task_backend(),
     ]
@@ -315,6 +318,19 @@ def _pages(conf: Conf) -> list[CheckMessage]:
             )
         )
     return messages
+
+
+def _api_permissions(conf: Conf) -> Iterator[CheckMessage]:
+    for path in conf.api_permissions:
+        try:
+            import_string(path)
+        except Exception as error:
+            yield Error(
+                f"KAPSO_CONNECT['API_PERMISSIONS'] names {path}, and the REST API lets nobody in: "
+                f"{type(error).__name__}: {error}.",
+                hint="Name permission classes of Django REST framework by their import paths.",
+                id="kapso_connect.E008",
+            )
 
 
 def _observers(conf: Conf) -> Iterator[CheckMessage]:

@@ -127,7 +127,7 @@ class Customer(models.Model):
         related_name="+",
         verbose_name=_("owner type"),
     )
-    owner_id = models.CharField(_("owner id"), max_length=64, null=True, blank=True)
+    owner_id = models.CharField(_("owner id"), max_length=255, null=True, blank=True)
     owner = GenericForeignKey("owner_type", "owner_id")
     email = models.EmailField(_("e-mail"), blank=True)
     language = models.CharField(

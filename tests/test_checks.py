@@ -105,6 +105,8 @@ SANDBOX = {"API_BASE_URL": "http://127.0.0.1:8900"}
         ({"OBSERVERS": ["kapso_connect.metrics.nothing"]}, {"W009"}),
         ({"OBSERVERS": ["nowhere"]}, {"W009"}),
         ({"OBSERVERS": ["kapso_connect.observe.ROOT"]}, {"W009"}),
+        ({"API_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"]}, set()),
+        ({"API_PERMISSIONS": ["rest_framework.permissions.Nobody"]}, {"E008"}),
         ({"LEASE_SECONDS": 30}, {"W011"}),
         ({"LEASE_SECONDS": 4.0, "API_BUDGET": 1}, {"W011"}),
         ({"LEASE_SECONDS": 31}, set()),

@@ -26,6 +26,7 @@ from kapso_connect.onboarding import Number
 from kapso_connect.options import InvalidOptions
 from kapso_connect.testing import Sandbox
 
+from .host_site.models import Branch
 from .support import (
     listening,
     make_connection,
@@ -617,6 +618,14 @@ def test_for_owner_links_the_hosts_own_object() -> None:
     assert Customer.objects.for_owner(owner) == customer
     with pytest.raises(ValueError, match="Save the owner"):
         Customer.objects.for_owner(User(username="unsaved"))
+
+
+def test_an_owners_key_may_be_a_long_text() -> None:
+    owner = Branch.objects.create(code="b" * 255)
+    customer = Customer.objects.for_owner(owner)
+    customer.full_clean(exclude=["name"])
+    assert Customer.objects.for_owner(owner) == customer
+    assert customer.owner == owner
 
 
 def test_for_owners_finds_their_customers_and_makes_none() -> None:

@@ -53,7 +53,9 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "owner_id",
-                    models.CharField(blank=True, max_length=64, null=True, verbose_name="owner id"),
+                    models.CharField(
+                        blank=True, max_length=255, null=True, verbose_name="owner id"
+                    ),
                 ),
                 ("email", models.EmailField(blank=True, max_length=254, verbose_name="e-mail")),
                 (

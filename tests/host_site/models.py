@@ -35,7 +35,7 @@ class Shop(models.Model):
 class Branch(models.Model):
     """Has a text for its key, with characters that the admin quotes in addresses."""
 
-    code = models.CharField(max_length=50, primary_key=True)
+    code = models.CharField(max_length=255, primary_key=True)
 
     def __str__(self) -> str:
         return self.code
