@@ -93,7 +93,7 @@ SETUP_LINK: dict[str, Any] = {
     "id": 7,
     "customer": 1,
     "kapso_id": "c1f4e7a2-0b5d-4c3e-8f6a-9d2b7e5a1c80",
-    "reference": "7KQ2-M9XD",
+    "reference": "c1f4e7a2",
     "connect_url": "https://crm.example.com/whatsapp/connect/Hq3vX8sTn2LmRz5yWc7KdA/",
     "url": "https://app.kapso.ai/whatsapp/setup/aBcDeF123456",
     "status": "active",

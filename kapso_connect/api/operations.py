@@ -25,6 +25,8 @@ class Operation:
 
 MESSAGES: dict[str, str] = {
     "invalid": "Some values are not right; fields says which.",
+    "invalid_cursor": "Some values are not right; fields says which.",
+    "invalid_idempotency_key": "Some values are not right; fields says which.",
     "invalid_filter": "Some values are not right; fields says which.",
     "parse_error": "The body is not valid JSON.",
     "not_authenticated": "Authentication credentials were not provided.",
@@ -70,7 +72,7 @@ _body: Codes = {
     413: ("too_large",),
     415: ("unsupported_media_type",),
 }
-_key: Codes = {409: ("idempotency_key_in_use",), 422: ("idempotency_key_reused",)}
+_key: Codes = {400: ("invalid_idempotency_key",), 409: ("idempotency_key_in_use",), 422: ("idempotency_key_reused",)}
 _kapso: Codes = {
     409: ("kapso_conflict", "kapso_not_found"),
     422: ("kapso_refused",),
@@ -175,7 +177,7 @@ EVENTS = {
         "Timeline",
         "What happened to customers, links and numbers, the newest first. Follow next: what "
         "arrives meanwhile shifts no page.",
-        together(_rows, {400: ("invalid",)}),
+        together(_rows, {400: ("invalid_cursor",)}),
     ),
 }
 
@@ -183,6 +185,6 @@ SCHEMA = {
     "describe": Operation(
         "Schema",
         "This description: OpenAPI 3.1, as JSON or YAML.",
-        {501: ("openapi_not_installed",)},
+        together(_row, {501: ("openapi_not_installed",)}),
     ),
 }

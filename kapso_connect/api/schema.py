@@ -104,6 +104,15 @@ CHOICES_OF_METHODS = {
 
 MOMENT_PATTERN = r"^(19(?!00)|[2-8]\d)\d\d-"
 """The years that ``MomentField`` takes: 1901 to 8999."""
+NOT_BLANK = r"[^\s\u001c-\u001f\u0085]"
+"""Something is left when Python has stripped the text; what it strips besides is named."""
+
+COLOR_PATTERN = "^#[0-9A-Fa-f]{6}$"
+PATTERNS_OF_OPTIONS = {
+    "phone_number_area_code": "^[0-9]{3}$",
+    "reconnect_phone_number": r"^\+[0-9 ().-]{5,30}$",
+}
+"""What ``options.SetupLinkOptions`` takes."""
 
 
 class ApiSchema(AutoSchema):
@@ -339,10 +348,15 @@ def _description(serializer: Any, name: str) -> str:
 
 def _limits(field: Any) -> Spec:
     """Return what a field refuses that drf-spectacular does not say."""
+    kind = type(field.parent)
+    if kind is serializers.ThemeSerializer:
+        return {"pattern": COLOR_PATTERN}
+    if kind is serializers.OptionsSerializer and field.field_name in PATTERNS_OF_OPTIONS:
+        return {"pattern": PATTERNS_OF_OPTIONS[field.field_name]}
     if isinstance(field, MomentField):
         return {"pattern": MOMENT_PATTERN}
     if isinstance(field, drf.CharField) and not field.allow_blank:
-        return {"minLength": 1} | ({"pattern": r"\S"} if field.trim_whitespace else {})
+        return {"minLength": 1} | ({"pattern": NOT_BLANK} if field.trim_whitespace else {})
     if isinstance(field, drf.ListField) and not field.allow_empty:
         return {"minItems": 1}
     return {}

@@ -52,9 +52,12 @@ def urls_for(*mixins: type[Any]) -> tuple[list[URLPattern], str]:
 
 def _view(view: type[Api], actions: dict[str, str]) -> Any:
     """Return the view of one address, with what its page says in a browser."""
-    told = [view.operations[action] for action in actions.values()]
-    description = "\n\n".join(one.description for one in told)
-    return view.as_view(dict(actions), name=told[0].title, description=description)
+    told = {method: view.operations[action] for method, action in actions.items()}
+    first, *others = told
+    paragraphs = [told[first].description]
+    paragraphs += [f"{method.upper()}: {told[method].description}" for method in others]
+    title = told[first].title
+    return view.as_view(dict(actions), name=title, description="\n\n".join(paragraphs))
 
 
 urlpatterns, _app_name = urls_for()

@@ -33,6 +33,7 @@ from ..models import Connection, ConnectionEvent, Customer, SetupLink, Source
 from ..status import standings, status_of
 from ..transactions import outside_transactions, retrying
 from . import idempotency, operations, permissions, serializers
+from .browsing import FilterLinks, form_for
 from .errors import ApiError, handle, invalid_value
 from .fields import is_key
 from .filters import (
@@ -88,7 +89,7 @@ class Api(GenericViewSet[Any]):
     permission_classes: Any = ()
     parser_classes = (BoundedJSONParser,)
     pagination_class: Any = Pages
-    filter_backends = ()
+    filter_backends: Any = (FilterLinks,)
     versioning_class = None
     metadata_class = None
     schema = Inspected()
@@ -185,6 +186,11 @@ class Api(GenericViewSet[Any]):
 
     def get_serializer_class(self) -> type[BaseSerializer[Any]]:
         return self.serializer_classes.get(self.action) or super().get_serializer_class()
+
+    def get_serializer(self, *args: Any, **kwargs: Any) -> Any:
+        if "data" not in kwargs:  # it is for the form on a page
+            return form_for(self, kwargs.get("instance"))
+        return super().get_serializer(*args, **kwargs)
 
     def checked_body(self, **options: Any) -> dict[str, Any]:
         """Return the request's body as this action's serializer understands it."""
