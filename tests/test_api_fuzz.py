@@ -104,7 +104,7 @@ def attack(live_server: LiveServer, settings: Any, tmp_path: Path) -> Any:
         words = ["--config-file", "config.toml", "run", "schema.json", "--no-color"]
         words += ["--url", f"{live_server.url}{mount}", "--continue-on-failure"]
         if not THOROUGH:
-            words += ["--phases", "examples,fuzzing" if user else "examples"]
+            words += ["--phases", "examples,fuzzing"]
         done = subprocess.run(
             [sys.executable, "-m", "schemathesis.cli", *words],
             cwd=tmp_path,

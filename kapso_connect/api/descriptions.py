@@ -168,3 +168,16 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "occurred_at": "2026-01-31T12:05:00Z",
     },
 }
+
+WRONG: dict[str, dict[str, Any]] = {
+    code: {
+        "code": code,
+        "message": "Some values are not right; fields says which.",
+        "fields": {where: [{"code": problem, "message": message}]},
+    }
+    for code, where, problem, message in (
+        ("invalid", "name", "required", "This field is required."),
+        ("invalid_filter", "kind", "unknown_filter", "There is no such filter."),
+    )
+}
+"""By code, what is answered where values are wrong."""

@@ -72,7 +72,11 @@ _body: Codes = {
     413: ("too_large",),
     415: ("unsupported_media_type",),
 }
-_key: Codes = {400: ("invalid_idempotency_key",), 409: ("idempotency_key_in_use",), 422: ("idempotency_key_reused",)}
+_key: Codes = {
+    400: ("invalid_idempotency_key",),
+    409: ("idempotency_key_in_use",),
+    422: ("idempotency_key_reused",),
+}
 _kapso: Codes = {
     409: ("kapso_conflict", "kapso_not_found"),
     422: ("kapso_refused",),

@@ -45,7 +45,7 @@ from ..models import (
 from ..options import BILLING_MODES
 from ..status import Standing
 from . import idempotency, serializers
-from .descriptions import EXAMPLES, FIELDS
+from .descriptions import EXAMPLES, FIELDS, WRONG
 from .fields import MAX_ID, MomentField
 from .inspection import making
 from .operations import COMMON, MESSAGES, Operation, together
@@ -250,7 +250,7 @@ class ApiSchema(AutoSchema):
         errors = together(COMMON, self.operation.codes)
         return {
             **self._successes(),
-            **{status: _error(status, errors[status]) for status in errors},
+            **{status: _error(errors[status]) for status in errors},
         }
 
     def _successes(self) -> Mapping[int, OpenApiResponse]:
@@ -362,23 +362,12 @@ def _limits(field: Any) -> Spec:
     return {}
 
 
-def _error(status: int, codes: Sequence[str]) -> OpenApiResponse:
+def _error(codes: Sequence[str]) -> OpenApiResponse:
     return OpenApiResponse(
         serializers.ErrorSerializer,
         description=" ".join(f"`{code}`: {MESSAGES[code]}" for code in codes),
-        examples=[OpenApiExample("example", _problem(codes[-1]))] if status == 400 else [],
+        examples=[OpenApiExample("example", WRONG[code]) for code in codes if code in WRONG],
     )
-
-
-def _problem(code: str) -> Spec:
-    """Return a body that says which value is wrong."""
-    fields = {
-        "invalid": {"name": [{"code": "required", "message": "This field is required."}]},
-        "invalid_filter": {
-            "page": [{"code": "invalid", "message": "A valid integer is required."}]
-        },
-    }
-    return {"code": code, "message": MESSAGES[code], "fields": fields[code]}
 
 
 # The whole document
