@@ -30,8 +30,9 @@ from kapso_connect.webhooks.views import WRONG_SIGNATURE
 
 from .faulty_server import FaultyServer, answer, hung
 from .proof_support import Site, delivery, environment, new_database
-from .sandbox_support import Api
 from .support import CREATED, SECRET, WEBHOOK, listening, payload_for, post
+
+pytest_plugins = ("tests.sandbox_support",)
 
 NEW = "a-new-secret-nobody-may-see"
 
@@ -65,6 +66,8 @@ def fails(*arguments: str, status: int = 1) -> str:
 
 
 def add_webhook(sandbox: Sandbox, url: str, **fields: Any) -> str:
+    from .sandbox_support import Api
+
     good = {
         "url": url,
         "secret_key": SECRET,
