@@ -11,6 +11,7 @@ from django.core.exceptions import (
     ObjectDoesNotExist,
     PermissionDenied,
     RequestDataTooBig,
+    SuspiciousOperation,
 )
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, UnreadablePostError
@@ -119,6 +120,7 @@ OTHERS: dict[tuple[type[Exception], ...], tuple[int, str, str]] = {
     (Http404, ObjectDoesNotExist): (404, "not_found", "There is no such thing."),
     (PermissionDenied,): (403, "permission_denied", "You may not do this."),
     (RequestDataTooBig,): (413, "too_large", "The body is too large."),
+    (SuspiciousOperation,): (400, "bad_request", "This site takes no such request."),
     (UnreadablePostError,): (400, "parse_error", "The body could not be read."),
     (ImproperlyConfigured, NoReverseMatch): (
         503,

@@ -57,6 +57,7 @@ def together(*parts: Codes) -> Codes:
 
 NO_ENTRY = ("not_authenticated", "authentication_failed")
 COMMON: Codes = {
+    400: ("bad_request",),
     401: NO_ENTRY,
     403: ("permission_denied", *NO_ENTRY),
     406: ("not_acceptable",),

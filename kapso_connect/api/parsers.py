@@ -17,7 +17,8 @@ MAX_DEPTH = 20
 
 
 class BoundedJSONParser(JSONParser):
-    """Reads what RFC 8259 calls JSON: in UTF-8, without NaN. Raises ParseError for all else."""
+    """Reads what RFC 8259 calls JSON: in UTF-8, without NaN, no name twice. Raises
+    ParseError for all else."""
 
     def parse(
         self,
@@ -26,11 +27,20 @@ class BoundedJSONParser(JSONParser):
         parser_context: Mapping[str, Any] | None = None,
     ) -> Any:
         try:
-            value = json.loads(stream.read().decode(), parse_constant=_refuse)
+            value = json.loads(
+                stream.read().decode(), parse_constant=_refuse, object_pairs_hook=_object
+            )
         except (ValueError, RecursionError):  # that it is not UTF-8 is a ValueError, too
             raise ParseError("The body is not valid JSON.") from None
         _check(value)
         return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ParseError("The body has the same name twice in an object.")
+    return found
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -172,6 +172,7 @@ class Api(GenericViewSet[Any]):
             length = 0
         if length > MAX_BYTES:
             raise ApiError(413, "too_large", f"The body is larger than {MAX_BYTES} bytes.")
+        request.get_host()  # before something is made whose address cannot be told
         super().initial(request, *args, **kwargs)
 
     def get_exception_handler(self) -> Any:
