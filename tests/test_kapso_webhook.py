@@ -28,6 +28,7 @@ from kapso_connect.testing import Sandbox
 from kapso_connect.webhooks.payloads import NOT_AN_OBJECT, SAMPLE_NUMBER
 from kapso_connect.webhooks.views import WRONG_SIGNATURE
 
+from .conftest import THOROUGH
 from .faulty_server import FaultyServer, answer, hung
 from .proof_support import Site, delivery, environment, new_database
 from .support import CREATED, SECRET, WEBHOOK, listening, payload_for, post
@@ -560,6 +561,7 @@ def test_a_change_that_kapso_failed_at_is_safe(here: str, sandbox: Sandbox, sett
     assert "this site accepts both" in fails("--rotate", "--yes")
 
 
+@pytest.mark.skipif(not THOROUGH, reason="takes long: KAPSO_TEST_THOROUGH=1")
 def test_nothing_is_lost_or_refused_while_the_secret_is_rotated(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:

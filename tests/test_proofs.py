@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from .conftest import THOROUGH
 from .proofs import load
 
 
@@ -14,8 +15,9 @@ def test_load(proof_database: str) -> None:
 
 
 def test_fuzz() -> None:
+    requests = "3000" if THOROUGH else "1000"
     result = subprocess.run(
-        [sys.executable, "-m", "tests.proofs.fuzz", "--requests", "3000", "--body-mb", "64"],
+        [sys.executable, "-m", "tests.proofs.fuzz", "--requests", requests, "--body-mb", "64"],
         capture_output=True,
         text=True,
     )
