@@ -110,7 +110,9 @@ def signals() -> str:
     from kapso_connect import signals
 
     names = [name for name, it in vars(signals).items() if isinstance(it, signals.ConnectSignal)]
-    return "\n\n".join(f"::: kapso_connect.signals.{name}" for name in names)
+    # What is behind the name is no news: every one is a ConnectSignal.
+    options = "    options:\n      separate_signature: false"
+    return "\n\n".join(f"::: kapso_connect.signals.{name}\n{options}" for name in names)
 
 
 # Models
