@@ -31,9 +31,15 @@ class Forgetful(TenantMixin):
     """Says nothing of its customers."""
 
 
+class CustomersOfTheTeam(TenantMixin):
+    def get_customers(self, request: Request) -> QuerySet[Customer]:
+        return Customer.objects.filter(email=f"{self.kwargs['team']}@example.com")
+
+
 urlpatterns = [
     *site,
     path("tenant/", include(urls_for(OwnCustomers), namespace="tenant")),
     path("making/", include(urls_for(MakingCustomers), namespace="making")),
+    path("of/<slug:team>/api/", include(urls_for(CustomersOfTheTeam), namespace="team")),
     path("forgetful/", include(urls_for(Forgetful), namespace="forgetful")),
 ]

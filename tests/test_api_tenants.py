@@ -289,3 +289,34 @@ def test_what_was_made_under_a_key_is_shown_to_those_only_who_may_see_it_still()
     Customer.objects.filter(pk=made.json()["id"]).update(email="theirs@example.com")
     again = caller.post("customers/", {"name": "A"}, headers={"Idempotency-Key": "k"})
     assert code(again, 404) == "not_found"
+
+
+@pytest.mark.parametrize(("method", "route"), endpoints())
+def test_whose_they_are_may_be_said_by_the_address(
+    own: dict[str, int], theirs: dict[str, int], sandbox: Sandbox, method: str, route: str
+) -> None:
+    caller = Caller(make_user("root", "superuser"), "/of/theirs/api/")
+    before = everything()
+    answer = send(caller, method, route, own)
+    if "<str:pk>" in route or (route == "setup-links/" and method == "POST"):
+        assert code(answer, 404) == "not_found"
+    elif method == "GET":
+        assert answer.status_code == 200
+        assert AT not in answer.content.decode()
+    assert everything() == before
+    if method == "GET":
+        assert send(caller, method, route, theirs).status_code == 200
+
+
+def test_what_is_made_below_such_an_address_is_found_there(
+    theirs: dict[str, int], sandbox: Sandbox
+) -> None:
+    Customer.objects.update(kapso_id=None)
+    caller = Caller(make_user("root", "superuser"), "/of/theirs/api/")
+    answer = caller.post("setup-links/", {"customer": theirs["customers"]})
+    assert answer.status_code == 201, answer.content
+    assert "/of/theirs/api/setup-links/" in answer.headers["Location"]
+    assert caller.client.get(answer.headers["Location"]).json()["id"] == answer.json()["id"]
+    urls = caller.get("").json()
+    assert urls["customers"] == "http://testserver/of/theirs/api/customers/"
+    assert caller.get("schema/").json()["servers"] == [{"url": "/of/theirs/api"}]

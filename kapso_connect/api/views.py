@@ -164,7 +164,14 @@ class Api(GenericViewSet[Any]):
 
     # Requests and answers
 
+    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        # What else is in the address is the mount's, for a mixin to read in ``kwargs``.
+        self.in_address = kwargs
+        own = {name: value for name, value in kwargs.items() if name == "pk"}
+        return super().dispatch(request, *args, **own)
+
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        self.kwargs = self.in_address
         # Before anything looks into the body.
         try:
             length = int(request.META.get("CONTENT_LENGTH") or 0)
@@ -212,7 +219,10 @@ class Api(GenericViewSet[Any]):
     def url_of(self, name: str, *args: Any) -> str:
         """Return the address of a view where this API is mounted."""
         match: Any = self.request.resolver_match
-        return reverse(f"{match.namespace}:{name}", args=args, request=self.request)
+        kwargs = {key: value for key, value in self.kwargs.items() if key != "pk"}
+        if args:
+            (kwargs["pk"],) = args
+        return reverse(f"{match.namespace}:{name}", kwargs=kwargs, request=self.request)
 
     def created(
         self, name: str, key: Any, body: Mapping[str, Any], *, replayed: bool = False
