@@ -30,7 +30,7 @@ from . import __version__, invitations, registration, tasks
 from .checks import check_urls
 from .client import API_PATH, KapsoClient
 from .conf import NAME, Conf, get_conf
-from .exceptions import KapsoCredentialsError, KapsoError
+from .exceptions import KapsoCredentialsError, KapsoError, KapsoNotFound
 from .hiding import hide, secret_values
 from .models import (
     ConnectionEvent,
@@ -215,6 +215,10 @@ def _is_installed(names: Iterable[str]) -> bool:
 
 LEVELS = {True: Level.PROBLEM, False: Level.WARNING}
 
+STANDSTILL = {f"kapso_connect.{number}" for number in ("W001", "W002", "W003", "W004", "W016")}
+"""Checks that warn, so that a new site can be begun with, of what keeps everybody from connecting:
+a monitor has to hear of it."""
+
 
 def _settings(exam: Examination) -> Iterator[Finding]:
     found = checks.run_checks(tags=["kapso_connect"], include_deployment_checks=not settings.DEBUG)
@@ -234,7 +238,7 @@ def _urls(exam: Examination) -> Iterator[Finding]:
 
 
 def _from_check(name: str, message: checks.CheckMessage) -> Finding:
-    level = LEVELS[message.level >= checks.ERROR]
+    level = LEVELS[message.level >= checks.ERROR or message.id in STANDSTILL]
     hint = str(message.hint or "Correct it in the settings.")
     number = str(message.id).rpartition(".")[2]
     return Finding(f"{name}.{number}", level, str(message.msg), hint, {"id": message.id})
@@ -244,7 +248,11 @@ def _cache(exam: Examination) -> Iterator[Finding]:
     backend = str(settings.CACHES["default"]["BACKEND"]).rpartition(".")[2]
     data = {"backend": backend}
     hint = "Set CACHES['default'] to one that all processes share: Redis, Memcached, the database."
-    if backend == "DummyCache" or (backend == "LocMemCache" and not settings.DEBUG):
+    if backend == "DummyCache":
+        told = "The default cache is DummyCache: clicks on a customer's address are not counted."
+        yield Finding("cache", Level.WARNING, told, hint, data)
+        return
+    if backend == "LocMemCache" and not settings.DEBUG:
         yield Finding(
             "cache",
             Level.WARNING,
@@ -286,7 +294,8 @@ def _tasks(exam: Examination) -> Iterator[Finding]:
         yield Finding(
             "tasks",
             Level.PROBLEM,
-            "The default backend of TASKS is DummyBackend: nothing is ever done.",
+            "The default backend of TASKS is DummyBackend: what should be done at once is left to "
+            "kapso_sync.",
             "Leave TASKS out, or set a backend that does the work.",
             data,
         )
@@ -567,6 +576,10 @@ def _kapso(exam: Examination) -> Iterator[Finding]:
     except KapsoCredentialsError as error:
         yield Finding("kapso.key", Level.PROBLEM, str(error), "Kapso: Project settings, API keys.")
         return
+    except KapsoNotFound as error:
+        hint = "Is KAPSO_CONNECT['API_BASE_URL'] Kapso's? Leave it out for Kapso itself."
+        yield Finding("kapso.api", Level.PROBLEM, str(error), hint)
+        return
     except KapsoError as error:
         hint = "Run this again in a minute; if it stays so, ask Kapso's support."
         yield Finding("kapso.api", Level.PROBLEM, str(error), hint)
@@ -630,6 +643,8 @@ def _delivery(exam: Examination) -> Iterator[Finding]:
         raise CannotTell("Not examined: repair the webhook first.")
     if not get_conf().webhook_secret:
         raise CannotTell("Not examined: there is no WEBHOOK_SECRET.")
+    if registration.secret_state(mine) is SecretState.FOREIGN:
+        raise CannotTell("Not examined: this site refuses what Kapso signs now.")
     try:
         with KapsoClient.from_settings(budget=KAPSO_SECONDS) as client:
             took = registration.send_test(client, mine, seconds=DELIVERY_SECONDS)

@@ -288,10 +288,31 @@ def test_deploy_checks_are_for_production(settings: Any) -> None:
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("key", "value", "check"),
+    [
+        ("API_KEY", "", "settings.W001"),
+        ("WEBHOOK_SECRET", "", "settings.W002"),
+        ("PUBLIC_URL", "", "settings.W003"),
+        ("API_BASE_URL", "http://127.0.0.1:8900", "settings.W016"),
+    ],
+)
+def test_a_monitor_hears_of_what_keeps_everybody_from_connecting(
+    settings: Any, key: str, value: str, check: str
+) -> None:
+    change(settings, API_BASE_URL="https://api.kapso.ai", PUBLIC_URL="https://crm.example.com")
+    assert run("--no-network")[0] == 0
+    change(settings, **{key: value})
+    status, found = run("--no-network")
+    assert found[check]["level"] == "problem"
+    assert status == 1
+
+
+@pytest.mark.django_db
 def test_an_app_that_is_not_mounted(settings: Any) -> None:
     settings.ROOT_URLCONF = "tests.bare_urls"
     _status, found = run()
-    assert found["urls.W004"]["level"] == "warning"
+    assert found["urls.W004"]["level"] == "problem"
     assert "not in the URLconf" in found["site"]["message"]
     settings.ROOT_URLCONF = "no.such.urls"
     assert "Could not be examined: ModuleNotFoundError" in offline()["urls"]["message"]
@@ -308,7 +329,7 @@ class DeadCache(LocMemCache):
     [
         ("django.core.cache.backends.locmem.LocMemCache", False, "warning", "not shared"),
         ("django.core.cache.backends.locmem.LocMemCache", True, "ok", "LocMemCache"),
-        ("django.core.cache.backends.dummy.DummyCache", True, "warning", "not shared"),
+        ("django.core.cache.backends.dummy.DummyCache", True, "warning", "not counted"),
         ("django.core.cache.backends.db.DatabaseCache", False, "warning", "does not answer"),
         ("tests.test_kapso_doctor.DeadCache", False, "warning", "the connection was refused"),
         ("no.such.Cache", False, "warning", "InvalidCacheBackendError"),
@@ -329,7 +350,10 @@ def test_tasks_that_nobody_does(settings: Any) -> None:
     assert offline()["tasks"]["data"] == {"backend": "ImmediateBackend", "background": False}
     module = type(backend).__module__.replace("immediate", "dummy")
     settings.TASKS = {"default": {"BACKEND": f"{module}.DummyBackend"}}
-    assert "nothing is ever done" in offline()["tasks"]["message"]
+    found = offline()
+    assert found["tasks"]["level"] == "problem"
+    assert "left to kapso_sync" in found["tasks"]["message"]
+    assert "by kapso_sync" in found["settings.W013"]["message"]
     module = module.replace("dummy", "immediate")
     settings.TASKS = {"default": {"BACKEND": f"{module}.ImmediateBackend", "QUEUES": ["other"]}}
     found = offline()["tasks"]
@@ -552,6 +576,16 @@ def test_what_is_wrong_with_kapso_is_said(
 
 
 @pytest.mark.django_db
+def test_who_asks_an_address_that_is_not_kapsos_is_told_where_it_is_set(settings: Any) -> None:
+    change(settings, PUBLIC_URL="http://127.0.0.1:9")
+    with FaultyServer() as other:
+        other.will(answer(404, b"<h1>Not found</h1>", content_type="text/html"))
+        change(settings, API_BASE_URL=other.url)
+        found = run()[1]["kapso.api"]
+    assert "API_BASE_URL" in found["hint"]
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize(
     ("seconds", "level", "words"),
     [
@@ -631,6 +665,14 @@ def test_a_rotation_that_was_not_finished(here: str, sandbox: Sandbox, settings:
     assert found["webhook.secret"]["level"] == "warning"
     assert "--rotate" in found["webhook.secret"]["hint"]
     assert found["delivery"]["level"] == "ok"
+
+
+def test_no_delivery_is_waited_for_that_the_site_refuses(here: str, sandbox: Sandbox) -> None:
+    add_webhook(sandbox, here, secret_key="another")
+    found = run()[1]
+    assert found["webhook.secret"]["level"] == "problem"
+    assert found["delivery"]["level"] == "skipped"
+    assert "refuses" in found["delivery"]["message"]
 
 
 def test_a_secret_kapso_hides_is_left_to_the_test_delivery() -> None:
