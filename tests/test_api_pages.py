@@ -97,6 +97,10 @@ def test_a_body_that_could_not_be_read_is_no_reason_to_fail(caller: Caller) -> N
         assert "Ada" in answer.content.decode()
     answer = caller.post("customers/", {"name": "", "more": 1}, headers={"Accept": "text/html"})
     assert "&quot;more&quot;: 1" in answer.content.decode()
+    answer = caller.post("customers/", {"name": "Made"}, headers={"Accept": "text/html"})
+    assert answer.status_code == 201
+    (area,) = re.findall(r"<textarea.*?</textarea>", answer.content.decode(), re.S)
+    assert "Made" not in area  # pressing again makes no second one
 
 
 def test_what_is_over_the_limits_is_told_on_a_page_too(caller: Caller, settings: Any) -> None:

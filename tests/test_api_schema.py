@@ -187,6 +187,58 @@ def test_a_body_that_is_refused_is_refused_by_the_schema(document: Any) -> None:
     assert known["KapsoOptionsRequest"]["properties"]["allowed_connection_types"]["minItems"] == 1
 
 
+@pytest.mark.parametrize(
+    ("component", "body", "is_right"),
+    [
+        ("Customer", {"name": "A", "email": ""}, True),
+        ("Customer", {"name": "A", "email": "nobody"}, False),
+        ("Customer", {"name": "A", "language": ""}, True),
+        ("Customer", {"name": "A", "external_customer_id": None}, True),
+        ("Customer", {"name": " \u001d"}, False),
+        ("Customer", {"email": "a@example.com"}, False),
+        ("Theme", {"text_color": "#aabbcc"}, True),
+        ("Theme", {"text_color": "red"}, False),
+        ("Options", {"phone_number_area_code": "415", "reconnect_phone_number": None}, True),
+        ("Options", {"phone_number_area_code": "41"}, False),
+        ("Options", {"reconnect_phone_number": "15551234567"}, False),
+    ],
+)
+def test_bodies(document: Any, component: str, body: Any, is_right: bool) -> None:
+    whole = {"$ref": f"#/components/schemas/Kapso{component}Request", **document}
+    checker = Draft202012Validator.FORMAT_CHECKER
+    assert Draft202012Validator(whole, format_checker=checker).is_valid(body) == is_right
+
+
+def test_times_that_no_database_stores(document: Any) -> None:
+    parameters = document["paths"]["/events/"]["get"]["parameters"]
+    (since,) = [one["schema"] for one in parameters if one["name"] == "since"]
+    years = {"1900": False, "1901": True, "2026": True, "8999": True, "9000": False, "0001": False}
+    for year, is_right in years.items():
+        found = Draft202012Validator(since).is_valid(f"{year}-01-31T12:00:00Z")
+        assert found == is_right, year
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PARSER_WHITELIST", []),
+        ("TITLE", "The site's"),
+        ("COMPONENT_SPLIT_REQUEST", True),
+        ("SCHEMA_PATH_PREFIX_INSERT", "/elsewhere"),
+        ("POSTPROCESSING_HOOKS", [lambda **given: {}]),
+        ("PREPROCESSING_HOOKS", [lambda endpoints: []]),
+        ("ENUM_SUFFIX", "Choice"),
+        ("SERVERS", [{"url": "/elsewhere"}]),
+        ("APPEND_PATHS", {"/more/": {}}),
+    ],
+)
+def test_what_a_site_sets_for_its_own_schema_leaves_it_alone(
+    document: Any, monkeypatch: Any, name: str, value: Any
+) -> None:
+    monkeypatch.setattr(spectacular_settings, name, value)
+    assert schemas.make(urls.urlpatterns, API) == document
+
+
 def test_headers_and_what_is_not_sent_again(document: Any) -> None:
     create = document["paths"]["/customers/"]["post"]
     assert "Idempotency-Key" in [p["name"] for p in create["parameters"]]

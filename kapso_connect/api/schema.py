@@ -169,8 +169,9 @@ class ApiSchema(AutoSchema):
         if kind is serializers.CustomerSerializer and not self.view.sets_external_ids:
             name = f"{name}OfTenant" if direction == "request" else name
         is_split = spectacular_settings.COMPONENT_SPLIT_REQUEST
-        suffix = "Request" if direction == "request" and not is_split else ""
-        return f"{PREFIX}{name.removesuffix(suffix)}{suffix}"
+        if direction == "request":
+            name = name.removesuffix("Request") + ("" if is_split else "Request")
+        return PREFIX + name
 
     # Parameters and headers
 
