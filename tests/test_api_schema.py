@@ -223,7 +223,6 @@ def test_times_that_no_database_stores(document: Any) -> None:
     [
         ("PARSER_WHITELIST", []),
         ("TITLE", "The site's"),
-        ("COMPONENT_SPLIT_REQUEST", True),
         ("SCHEMA_PATH_PREFIX_INSERT", "/elsewhere"),
         ("POSTPROCESSING_HOOKS", [lambda **given: {}]),
         ("PREPROCESSING_HOOKS", [lambda endpoints: []]),
