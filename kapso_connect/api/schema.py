@@ -1,7 +1,9 @@
 """The API's description in OpenAPI, by drf-spectacular: for this API alone, or in a site's own.
 
-Imported only where drf-spectacular is installed and somebody asks. What it makes depends on none of
-the site's SPECTACULAR_SETTINGS, and changes none: a site's own schema may be made at the same time.
+Imported only where drf-spectacular is installed and somebody asks. It changes none of the site's
+SPECTACULAR_SETTINGS, not for a moment: a site's own schema may be made at the same time. Of these,
+what is said of authentication holds here, too; a site that splits its components finds a minLength
+beside some patterns.
 """
 
 from __future__ import annotations
