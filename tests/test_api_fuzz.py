@@ -1,7 +1,8 @@
 """Schemathesis at the REST API: whatever it sends, the answers are those that the schema tells of.
 
 It runs in a process of its own, with all of its checks, against a real server: as staff, as a
-tenant's user and as nobody. It always sends the same; with KAPSO_TEST_THOROUGH=1 much more of it.
+tenant's user and as nobody. It always sends the same; with KAPSO_TEST_THOROUGH=1 more of it, and
+with KAPSO_TEST_FUZZ=50 so many examples of each request: some minutes.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .support import make_connection, make_link, remote_customer
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls("tests.tenant_api")]
 
 ROOT = Path(__file__).parent.parent
+EXAMPLES = int(os.environ.get("KAPSO_TEST_FUZZ", 5 if THOROUGH else 1))
 
 # Which statuses a request may get that the schema calls right.
 CONFIG = """\
@@ -99,7 +101,7 @@ def attack(live_server: LiveServer, settings: Any, tmp_path: Path) -> Any:
             "kapso_openapi", namespace=namespace, format="json", file=tmp_path / "schema.json"
         )
         statuses = ["2xx", "304", "403", "404", "409", "422"] if user else ["401", "403"]
-        config = CONFIG.format(examples=50 if THOROUGH else 1, statuses=statuses)
+        config = CONFIG.format(examples=EXAMPLES, statuses=statuses)
         (tmp_path / "config.toml").write_text(config + (EXCEPT.format(user=user) if user else ""))
         words = ["--config-file", "config.toml", "run", "schema.json", "--no-color"]
         words += ["--url", f"{live_server.url}{mount}", "--continue-on-failure"]
