@@ -179,6 +179,9 @@ class Api(GenericViewSet[Any]):
             length = 0
         if length > MAX_BYTES:
             raise ApiError(413, "too_large", f"The body is larger than {MAX_BYTES} bytes.")
+        if "HTTP_TRANSFER_ENCODING" in request.META and not length:
+            # It would be taken for an empty one, and a change for done.
+            raise ApiError(400, "parse_error", "The body comes without its Content-Length.")
         request.get_host()  # before something is made whose address cannot be told
         super().initial(request, *args, **kwargs)
 
