@@ -517,6 +517,12 @@ def test_reopening_and_moving_need_confirmation(state: str) -> None:
 def test_a_number_that_moves_tells_both_customers() -> None:
     known = make_connection(setup_link=None)
     old, new = known.customer, make_customer()
+    looked_at = {
+        "health_status": "error",
+        "health_error": "no",
+        "health_checked_at": timezone.now(),
+    }
+    Connection.objects.update(**looked_at)
     with listening() as heard:
         onboarding.connect(
             new, Number(known.phone_number_id), source="sync", asked_at=timezone.now()
@@ -525,7 +531,10 @@ def test_a_number_that_moves_tells_both_customers() -> None:
     assert heard[0][1]["customer"] == old
     assert heard[0][1]["event"].data == {"reason": "moved"}
     assert heard[1][1]["customer"] == new
-    assert Connection.objects.get().customer == new
+    moved = Connection.objects.get()
+    assert moved.customer == new
+    # What the old customer was told of its health is none of the new one's business.
+    assert (moved.health_status, moved.health_error, moved.health_checked_at) == ("", "", None)
 
 
 def test_a_disconnection_before_its_connection_is_remembered() -> None:

@@ -278,7 +278,10 @@ def connect(
         elif connection.is_connected:
             _close(connection, source, webhook_event, now, {"reason": "moved"})
         if connection.customer_id != customer.pk:
+            # What was found out about it was another customer's.
             connection.setup_link = None
+            connection.health_status = connection.health_error = ""
+            connection.health_checked_at = None
         connection.customer = customer
         connection.status = Connection.Status.CONNECTED
         connection.connected_at = now
