@@ -435,7 +435,13 @@ def why_not_arrived(webhook: KapsoWebhook, url: str) -> str:
             f"The site at {url} stores deliveries in another database than the one of these "
             "settings. Run this command with the site's environment."
         )
-    if secret_state(webhook) is SecretState.HIDDEN:
+    state = secret_state(webhook)
+    if state is SecretState.FOREIGN:
+        return (
+            "The site refuses what Kapso signs: Kapso has another secret than these settings. Run: "
+            "manage.py kapso_webhook"
+        )
+    if state is SecretState.HIDDEN:
         return (
             "The site is well as seen from here, and Kapso does not show its secret: it may sign "
             "with another one. Set it with: manage.py kapso_webhook --set-secret. Else Kapso does "
