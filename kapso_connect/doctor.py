@@ -27,7 +27,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone as clock
 
 from . import __version__, invitations, registration, tasks
-from .checks import check_urls
+from .checks import SANDBOX, check_urls
 from .client import API_PATH, KapsoClient
 from .conf import NAME, Conf, get_conf
 from .exceptions import KapsoCredentialsError, KapsoError, KapsoNotFound
@@ -102,7 +102,8 @@ class Examination:
         self.test_delivery = test_delivery
         self.findings: list[Finding] = []
         self.current = ""
-        self._hidden = secret_values()
+        # What the documentation has everybody begin with is a word, and needed as one.
+        self._hidden = [text for text in secret_values() if text not in SANDBOX]
         self._has_database = self._has_tables = False
         self._is_kapso_there = False
         self._survey: Survey | None = None
@@ -196,7 +197,7 @@ def _optional() -> dict[str, list[str]]:
     extras: dict[str, list[str]] = {}
     for line in importlib.metadata.requires("django-kapso-connect") or []:
         match = re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", line)
-        if match and match[2] not in {"dev", "example"}:
+        if match and match[2] not in {"dev", "docs", "example"}:
             extras.setdefault(match[2], []).append(match[1])
     return extras
 

@@ -309,6 +309,14 @@ def test_a_monitor_hears_of_what_keeps_everybody_from_connecting(
 
 
 @pytest.mark.django_db
+def test_what_the_tutorial_sets_garbles_no_words(settings: Any) -> None:
+    change(settings, API_KEY="sandbox", WEBHOOK_SECRET="sandbox")
+    found = offline()
+    assert "is the sandbox's" in found["settings.W018"]["message"]
+    assert set(found["extras"]["data"]) & {"dev", "docs", "example"} == set()
+
+
+@pytest.mark.django_db
 def test_an_app_that_is_not_mounted(settings: Any) -> None:
     settings.ROOT_URLCONF = "tests.bare_urls"
     _status, found = run()

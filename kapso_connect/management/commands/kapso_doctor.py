@@ -89,7 +89,7 @@ class Command(BaseCommand):
         try:
             exam.run()
         except KeyboardInterrupt:
-            raise CommandError("Interrupted. Nothing was changed.", returncode=130) from None
+            raise CommandError("Interrupted.", returncode=130) from None
         finally:
             watch.cancel()
         with telling:
