@@ -10,7 +10,11 @@ import django
 from django.core.management import call_command
 from mysite import settings
 
-EXTRAS = {"drf_spectacular", "health_check", "prometheus_client", "pytest", "segno", "tqdm"}
+# uritemplate comes with drf-spectacular.
+EXTRAS = {
+    *("drf_spectacular", "uritemplate"),
+    *("health_check", "prometheus_client", "pytest", "segno", "tqdm"),
+}
 
 settings.INSTALLED_APPS += ["kapso_connect"]
 django.setup()
