@@ -71,6 +71,7 @@ def page(at: str, visitor: Visitor) -> Iterator[Page]:
     value = client.cookies["sessionid"].value
     page.context.add_cookies([{"name": "sessionid", "value": value, "url": at}])
     yield page
+    visitor.close()  # nothing more is told after that
     # A strict Content-Security-Policy blocks the framework's colours, and no more; browsers tell of
     # every status from 400.
     known = ("Applying inline style violates", "Failed to load resource: the server responded")
