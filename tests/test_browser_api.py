@@ -191,7 +191,9 @@ def test_a_customer_is_changed_with_the_form(page: Page, at: str) -> None:
     assert customer.name.startswith("Bäckerei long")
 
 
-def test_a_number_is_disconnected_with_the_form(page: Page, at: str) -> None:
+def test_a_number_is_disconnected_with_the_form(page: Page, at: str, sandbox: Sandbox) -> None:
+    # The test database has one connection, for one request at a time.
+    sandbox.faults(delay=1)
     page.goto(at + "connections/77/disconnect/")
     send(page, "POST", {})
     expect(page.locator(".response-info")).to_contain_text("HTTP 200 OK")
