@@ -1,0 +1,97 @@
+"""All benchmarks, each in a process of its own: python -m tests.benchmarks
+
+Prints one table and writes ``benchmarks.json``. The peers come with the extra "benchmarks"; one
+that is not installed is left out, and the table says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .measuring import Row, table
+
+CASES = ("webhook", "links", "sync", "pages", "startup")
+WITHOUT_DATABASE = {"startup"}
+PACKAGES = (
+    "Django",
+    "djangorestframework",
+    "dj-stripe",
+    "django-anymail",
+    "kapso-whatsapp-cloud-api",
+    "psycopg",
+    "gunicorn",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
+    parser.add_argument("cases", nargs="*", help=f"Some of {', '.join(CASES)}; all by default.")
+    parser.add_argument("--database-url", help="A PostgreSQL server, or sqlite://.")
+    parser.add_argument("--quick", action="store_true", help="Small: to see that all runs.")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks.json"))
+    given = parser.parse_args()
+    if unknown := set(given.cases) - set(CASES):
+        parser.error(f"There is no {', '.join(sorted(unknown))}; there are {', '.join(CASES)}.")
+    started, rows = time.monotonic(), []
+    for case in given.cases or CASES:
+        rows += run(case, given)
+    told = machine()
+    result = {"machine": told, "rows": rows}
+    given.json.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"\n{table(Row(**row) for row in rows)}\n")
+    print("; ".join(f"{name} {value}" for name, value in told.items()))
+    print(f"It took {time.monotonic() - started:.0f} s. The figures are in {given.json}.")
+
+
+def run(case: str, given: argparse.Namespace) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "figures.json"
+        options = ["--json", str(figures)]
+        if given.quick:
+            options.append("--quick")
+        if given.database_url and case not in WITHOUT_DATABASE:
+            options += ["--database-url", given.database_url]
+        subprocess.run([sys.executable, "-m", f"tests.benchmarks.{case}", *options], check=True)
+        rows: list[dict[str, Any]] = json.loads(figures.read_text())
+        return rows
+
+
+def machine() -> dict[str, str]:
+    """What the figures were made on."""
+    model = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if _has_cpuinfo() else ():
+        if line.startswith("model name"):
+            model = line.partition(": ")[2]
+            break
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "processor": model,
+        "cores": str(os.cpu_count()),
+        "system": f"{platform.system()} {platform.release()}",
+        "Python": platform.python_version(),
+        "load": f"{os.getloadavg()[0]:.1f}",
+        **versions,
+    }
+
+
+def _has_cpuinfo() -> bool:
+    return Path("/proc/cpuinfo").exists()
+
+
+if __name__ == "__main__":
+    main()

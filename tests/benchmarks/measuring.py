@@ -1,0 +1,162 @@
+"""What all benchmarks share: turns, medians, ratios, tables, and the command line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+OURS = "kapso_connect"
+
+Subject = Callable[[], float | None]
+"""Does one round of the work. What it returns counts as its seconds; None: it is timed."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. Times in seconds; ``spread`` and ``ratio_spread`` are quartiles.
+
+    ``ratio`` is the median, over the rounds, of the time of this one to the time of the ``base`` in
+    the same round: what slows the machine down slows both.
+    """
+
+    case: str
+    who: str
+    seconds: float
+    spread: tuple[float, float]
+    ratio: float | None = None
+    ratio_spread: tuple[float, float] | None = None
+    base: str = ""
+    queries: int | None = None
+    requests: int | None = None
+    peak_bytes: int | None = None
+    note: str = ""
+
+
+def in_turn(
+    case: str,
+    subjects: Mapping[str, Subject],
+    *,
+    rounds: int,
+    base: str = "",
+    warm_up: int = 1,
+    facts: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Row]:
+    """Let every subject do ``rounds`` rounds, one after the other in an order that changes.
+
+    ``facts`` are further fields of the rows, by subject.
+    """
+    for _ in range(warm_up):
+        for subject in subjects.values():
+            subject()
+    times: dict[str, list[float]] = {who: [] for who in subjects}
+    order = random.Random(1)
+    for _ in range(rounds):
+        for who in order.sample(list(subjects), len(subjects)):
+            started = time.perf_counter()
+            took = subjects[who]()
+            times[who].append(time.perf_counter() - started if took is None else took)
+    return [
+        Row(
+            case,
+            who,
+            statistics.median(taken),
+            quartiles(taken),
+            **_ratio(taken, times.get(base)),
+            base=base,
+            **(facts or {}).get(who, {}),
+        )
+        for who, taken in times.items()
+    ]
+
+
+def _ratio(taken: Sequence[float], base: Sequence[float] | None) -> dict[str, Any]:
+    if base is None:
+        return {}
+    ratios = [one / other for one, other in zip(taken, base, strict=True)]
+    return {"ratio": statistics.median(ratios), "ratio_spread": quartiles(ratios)}
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return (values[0], values[0])
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return (first, third)
+
+
+def is_installed(module: str) -> bool:
+    """True where a peer is there; the extra "benchmarks" brings them."""
+    return importlib.util.find_spec(module) is not None
+
+
+# The command line of each benchmark
+
+
+def parser(module: str, *, databases: bool = True) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog=f"python -m tests.benchmarks.{module}")
+    if databases:
+        made.add_argument(
+            "--database-url",
+            default="postgres://postgres@127.0.0.1:5432/postgres",
+            help="A PostgreSQL server on which databases may be created, or sqlite://.",
+        )
+    made.add_argument("--quick", action="store_true", help="Small: to see that it runs.")
+    made.add_argument("--json", type=Path, help="A file to write the figures to.")
+    return made
+
+
+def finish(rows: Iterable[Row], path: Path | None) -> list[Row]:
+    """Print the rows as a table, and write them to a file where one is asked for."""
+    told = list(rows)
+    print("\n" + table(told), flush=True)
+    if path:
+        path.write_text(json.dumps([asdict(row) for row in told], indent=2) + "\n")
+    return told
+
+
+# The table
+
+
+def table(rows: Iterable[Row]) -> str:
+    """Return the rows as a table in Markdown, each case under a line of its own."""
+    lines = [
+        "| | median | ratio | queries | requests | peak memory | |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    case = None
+    for row in rows:
+        if row.case != case:
+            case = row.case
+            lines.append(f"| **{case}** | | | | | | |")
+        cells = [
+            row.who,
+            f"{duration(row.seconds)} ({duration(row.spread[0])} – {duration(row.spread[1])})",
+            _ratio_cell(row),
+            "" if row.queries is None else f"{row.queries:,}",
+            "" if row.requests is None else f"{row.requests:,}",
+            "" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.1f} MiB",
+            row.note,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _ratio_cell(row: Row) -> str:
+    if row.ratio is None or row.ratio_spread is None:
+        return ""
+    if row.who == row.base:
+        return "1"
+    return f"{row.ratio:.2f} ({row.ratio_spread[0]:.2f} – {row.ratio_spread[1]:.2f})"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.3g} ms"
+    return f"{seconds:.3g} s"
