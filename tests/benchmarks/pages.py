@@ -1,0 +1,152 @@
+"""How pages and lists fare with many rows: python -m tests.benchmarks.pages
+
+Builds a site of 100 customers and one of 100,000 with 1,000,000 rows of the timeline, and asks both
+for the same pages of the admin and lists of the REST API in turn, through Django's test client. The
+small site is the base: a ratio of 1 means that the page does not care how many rows there are.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import django
+
+from .measuring import Row, Subject, finish, in_turn, parser
+from .routing import Router, own_databases
+
+APP = "/admin/kapso_connect"
+API = "/api/whatsapp"
+STANDINGS = (
+    *("not_invited", "invited", "opened", "waiting", "failed"),
+    *("connected", "disconnected"),
+)
+PAGES = {
+    "admin: customers": f"{APP}/customer/",
+    **{f"admin: customers, {one}": f"{APP}/customer/?whatsapp_status={one}" for one in STANDINGS},
+    "admin: customers, searched": f"{APP}/customer/?q=company+0000",
+    "admin: companies": "/admin/crm/company/",
+    "admin: companies, connected": "/admin/crm/company/?whatsapp_status=connected",
+    "admin: companies, not invited": "/admin/crm/company/?whatsapp_status=not_invited",
+    "admin: setup links": f"{APP}/setuplink/",
+    "admin: connections": f"{APP}/connection/",
+    "admin: timeline": f"{APP}/connectionevent/",
+    "admin: timeline, one kind": f"{APP}/connectionevent/?kind__exact=connected",
+    "admin: inbox": f"{APP}/webhookevent/",
+    "admin: one customer": f"{APP}/customer/1/change/",
+    "admin: overview, 30 days": f"{APP}/customer/overview/",
+    "admin: overview, a year": f"{APP}/customer/overview/?days=365",
+    "API: customers": f"{API}/customers/",
+    **{f"API: customers, {one}": f"{API}/customers/?standing={one}" for one in STANDINGS},
+    "API: customers, searched": f"{API}/customers/?search=company+0000",
+    "API: one by external id": f"{API}/customers/?external_customer_id=crm-7",
+    "API: status of one": f"{API}/customers/7/status/",
+    "API: setup links": f"{API}/setup-links/",
+    "API: setup links, active": f"{API}/setup-links/?status=active",
+    "API: setup links of one": f"{API}/setup-links/?customer=7",
+    "API: connections": f"{API}/connections/",
+    "API: connections, connected": f"{API}/connections/?status=connected",
+    "API: timeline": f"{API}/events/",
+    "API: timeline, second page": f"{API}/events/ next",
+    "API: timeline, one kind": f"{API}/events/?kind=connected",
+    "API: timeline of one": f"{API}/events/?customer=1",
+}
+"""The address of each page; " next" stands for the page that it leads on to."""
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Row]:
+    options = parser("pages")
+    options.add_argument("--customers", type=int, help="By default 100,000.")
+    options.add_argument("--rounds", type=int, help="By default 15.")
+    options.add_argument("--only", default="", help="Pages that have this in their names.")
+    given = options.parse_args(arguments)
+    few, many = (40, 400) if given.quick else (100, 100_000)
+    many = given.customers or many
+    rounds = given.rounds or (2 if given.quick else 15)
+    with own_databases(given.database_url, "kapso_bench_small", "kapso_bench_large") as urls:
+        os.environ.update(zip(["KAPSO_BENCH_SMALL", "KAPSO_BENCH_LARGE"], urls, strict=True))
+        os.environ["DJANGO_SETTINGS_MODULE"] = "tests.benchmarks.settings"
+        django.setup()
+        from django.db import connections
+
+        try:
+            sizes = {
+                f"{customers:,} customers": database
+                for database, customers in (("small", few), ("large", many))
+            }
+            build("small", few)
+            build("large", many)
+            rows = list(measure(sizes, rounds, given.only))
+        finally:
+            connections.close_all()
+    return finish(rows, given.json)
+
+
+def build(database: str, customers: int) -> None:
+    from django.contrib.auth.models import User
+    from django.core.management import call_command
+
+    from .data import Population
+
+    started = time.monotonic()
+    Router.chosen = database
+    call_command("migrate", database=database, verbosity=0)
+    User.objects.create_superuser("staff")
+    Population(customers, 10 * customers).insert()
+    took = time.monotonic() - started
+    print(f"{customers:,} customers, {10 * customers:,} events, made in {took:.0f} s", flush=True)
+
+
+def measure(sizes: dict[str, str], rounds: int, only: str) -> Iterator[Row]:
+    sites = {size: Site(database) for size, database in sizes.items()}
+    base = next(iter(sites))
+    for page, url in PAGES.items():
+        if only not in page:
+            continue
+        subjects = {size: site.asks_for(url) for size, site in sites.items()}
+        facts = {size: {"queries": site.queries(subjects[size])} for size, site in sites.items()}
+        yield from in_turn(page, subjects, rounds=rounds, base=base, facts=facts)
+
+
+class Site:
+    """One of the two sites, and its member of staff, whose browser has a session."""
+
+    def __init__(self, database: str) -> None:
+        from django.contrib.auth.models import User
+        from django.test import Client
+
+        self.database = Router.chosen = database
+        self.client = Client()
+        self.client.force_login(User.objects.get())
+
+    def asks_for(self, address: str) -> Subject:
+        url, _, leads_on = address.partition(" ")
+        if leads_on:
+            url = self.get(url).json()[leads_on]
+
+        def ask() -> None:
+            self.get(url)
+
+        return ask
+
+    def get(self, url: str) -> Any:
+        Router.chosen = self.database
+        response = self.client.get(url)
+        assert response.status_code == 200, f"{url}: {response.status_code}"
+        return response
+
+    def queries(self, subject: Subject) -> int:
+        from django.db import connections
+        from django.test.utils import CaptureQueriesContext
+
+        subject()  # what is remembered from then on is not counted
+        with CaptureQueriesContext(connections[self.database]) as captured:
+            subject()
+        return len(captured)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
