@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +22,25 @@ class Router:
 
     def allow_relation(self, *objs: Any, **hints: Any) -> bool:
         return True
+
+
+@dataclass
+class Queries:
+    count: int = 0
+
+    def __call__(self, execute: Any, *asked: Any) -> Any:
+        self.count += 1
+        return execute(*asked)
+
+
+@contextmanager
+def counted_queries() -> Iterator[Queries]:
+    """Yield how many statements were sent to the chosen database: any number, kept nowhere."""
+    from django.db import connections
+
+    queries = Queries()
+    with connections[Router.chosen].execute_wrapper(queries):
+        yield queries
 
 
 @contextmanager
