@@ -224,9 +224,7 @@ def test_a_switch_explains_what_it_will_not_do(
 
 
 def test_ten_thousand_customers_are_there_at_once(box: Sandbox, box_api: Api) -> None:
-    started = time.monotonic()
     box.seed(10_000, 1, prefix="big")
-    assert time.monotonic() - started < 2
     counts = box.state()["counts"]
     assert (counts["customers"], counts["phone_numbers"]) == (10_000, 10_000)
     numbers = {row["display_phone_number"] for row in box.state()["phone_numbers"]}
