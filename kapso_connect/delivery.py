@@ -12,6 +12,7 @@ from django.utils import timezone
 from . import signals, tasks
 from .models import Connection, ConnectionEvent, SetupLink, WebhookEvent, idle
 from .observe import EVENTS, note
+from .statements import insert
 from .transactions import on_commit, retrying, turn
 
 Kind = ConnectionEvent.Kind
@@ -70,7 +71,7 @@ def record(kind: str, *, source: str, **fields: Any) -> ConnectionEvent:
     if not heard:
         event.next_attempt_at = None
         event.delivered_at = timezone.now()
-    event.save(force_insert=True)
+    insert(event)
     if kind in NAMES:
         on_commit(partial(_note, event))
     if heard:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from django.db import IntegrityError, OperationalError, connections, router, transaction
@@ -92,6 +93,10 @@ def outside_transactions(view: V) -> V:
     return view
 
 
+_is_part: ContextVar[bool] = ContextVar("kapso_connect_is_part", default=False)
+"""True while ``retrying`` does what it was given: what that calls is part of the transaction."""
+
+
 def retrying(
     do: Callable[[], T], *, within: Callable[[], AbstractContextManager[object]] = atomic
 ) -> T:
@@ -100,17 +105,25 @@ def retrying(
     Two processes may insert the same row (IntegrityError), lock each other out (deadlock) or find
     SQLite locked (OperationalError). All of these vanish when the whole transaction runs again,
     because it then finds the other's row. ``do`` must therefore be safe to repeat. Inside a
-    transaction of the caller's nothing is repeated: that is the caller's to do.
+    transaction of the caller's nothing is repeated: that is the caller's to do. Inside of another
+    ``do`` there is not even a savepoint: an error takes all of it back.
     A single statement needs no transaction: ``within=turn``. Raises the last error after
     ``PATIENCE`` seconds.
     """
+    if _is_part.get():
+        return do()
     database = connections[alias()]
     started = time.monotonic()
     pause = 0.01
     while True:
         try:
             with within():
-                return do()
+                # Reset before the commit: what runs after it is none of this.
+                part = _is_part.set(True)
+                try:
+                    return do()
+                finally:
+                    _is_part.reset(part)
         except (IntegrityError, OperationalError):
             if database.in_atomic_block or time.monotonic() - started > PATIENCE:
                 raise

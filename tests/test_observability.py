@@ -200,7 +200,7 @@ def test_a_database_that_is_away_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_handler_that_raises_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(inbox: WebhookEvent) -> None:
+    def broken(inbox: WebhookEvent, seen: handlers.Seen) -> None:
         raise RuntimeError
 
     monkeypatch.setitem(handlers.HANDLERS, CREATED, broken)
@@ -212,7 +212,7 @@ def test_a_handler_that_raises_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_delivery_that_the_database_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def locked(inbox: WebhookEvent) -> None:
+    def locked(inbox: WebhookEvent, seen: handlers.Seen) -> None:
         raise OperationalError
 
     monkeypatch.setattr("kapso_connect.transactions.PATIENCE", 0)

@@ -12,7 +12,8 @@ from typing import Any
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
-from django.db.models import Q
+from django.db.models import OuterRef, Q, QuerySet
+from django.db.models.functions import Coalesce
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -454,43 +455,46 @@ def expire_links() -> int:
     return expired
 
 
-def open_link(customer: Customer, phone_number_id: str, since: datetime | None) -> SetupLink | None:
-    """The link a connection that names none came by: the one that a browser claimed the number
-    for, or else the newest that is not completed, not claimed for another number, and not made
-    after Kapso got the number."""
+def open_links(
+    customer: Customer | OuterRef, phone_number_id: str, since: datetime | None = None
+) -> QuerySet[SetupLink]:
+    """The links a connection that names none may have come by, the likeliest first: the one that a
+    browser claimed the number for, then the newest that is not completed, not claimed for another
+    number, and not made after Kapso got the number."""
+    links = SetupLink.objects.filter(_is_open(phone_number_id, since), customer=customer)
+    return links.order_by("-claimed_phone_number_id", "-created_at", "-pk")
+
+
+def _is_open(phone_number_id: str, since: datetime | None = None) -> Q:
     claimed = Q(claimed_phone_number_id=phone_number_id)
     free = Q(claimed_phone_number_id="")
     if since is not None:
         free &= Q(created_at__lte=since)
-    return (
-        SetupLink.objects.filter(
-            claimed | free,
-            customer=customer,
-            status__in=[SetupLink.Status.ACTIVE, SetupLink.Status.USED],
-        )
-        .exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
-        .order_by("-claimed_phone_number_id", "-created_at", "-pk")
-        .first()
-    )
+    alive = Q(status__in=[SetupLink.Status.ACTIVE, SetupLink.Status.USED])
+    return (claimed | free) & alive & ~Q(setup_status=SetupLink.SetupStatus.COMPLETED)
+
+
+def complete_open(link_id: int, phone_number_id: str) -> bool:
+    """Complete a link that ``open_links`` found a moment ago; False where that is no longer so."""
+    still_open = SetupLink.objects.filter(_is_open(phone_number_id), pk=link_id)
+    opened_at = Coalesce("opened_at", timezone.now())
+    return bool(still_open.update(opened_at=opened_at, **COMPLETE))
+
+
+COMPLETE: dict[str, Any] = {
+    "status": SetupLink.Status.USED,
+    "setup_status": SetupLink.SetupStatus.COMPLETED,
+    "last_error_code": "",
+    "claimed_phone_number_id": "",
+    "claimed_at": None,
+}
 
 
 def complete(link: SetupLink) -> None:
     link.opened_at = link.opened_at or timezone.now()
-    link.status = SetupLink.Status.USED
-    link.setup_status = SetupLink.SetupStatus.COMPLETED
-    link.last_error_code = ""
-    link.claimed_phone_number_id = ""
-    link.claimed_at = None
-    link.save(
-        update_fields=[
-            "opened_at",
-            "status",
-            "setup_status",
-            "last_error_code",
-            "claimed_phone_number_id",
-            "claimed_at",
-        ]
-    )
+    for field, value in COMPLETE.items():
+        setattr(link, field, value)
+    link.save(update_fields=["opened_at", *COMPLETE])
 
 
 # Failing

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser
+from django.db import IntegrityError
 from django.db.models import Q
 from django.utils import timezone
 
@@ -28,9 +29,10 @@ from ..models import (
     WebhookEvent,
 )
 from ..observe import note
+from ..statements import insert
 from ..transactions import retrying
 from .customers import customer_from_api
-from .links import complete, open_link, revoke_setup_link
+from .links import complete, complete_open, open_links, revoke_setup_link
 
 Kind = ConnectionEvent.Kind
 
@@ -237,8 +239,23 @@ def follow(
     )
 
 
+@dataclass(frozen=True)
+class Newcomer:
+    """A customer who was found with a number that nobody knew, and the link it came by, if any.
+
+    With it ``connect`` reads nothing. Where it is no longer so, an IntegrityError is raised.
+    """
+
+    customer_id: int
+    setup_link_id: int | None
+
+
+class Outdated(IntegrityError):
+    """What was found a moment ago is no longer so: as with any lost race, look again."""
+
+
 def connect(
-    customer: Customer,
+    customer: Customer | Newcomer,
     number: Number,
     *,
     source: str,
@@ -258,6 +275,8 @@ def connect(
     meanwhile. ``since`` is when Kapso got the number, where known: no link made later led to it.
     ``kind`` is the event for a number that was connected before: CONNECTED or RECONNECTED.
     """
+    if isinstance(customer, Newcomer):
+        return _connect_newcomer(customer, number, source, webhook_event)
 
     def change() -> Connection:
         now = occurred_at or timezone.now()
@@ -286,7 +305,7 @@ def connect(
         connection.status = Connection.Status.CONNECTED
         connection.connected_at = now
         _apply(connection, number, overwrite=True)
-        link = setup_link or open_link(customer, number.phone_number_id, since)
+        link = setup_link or open_links(customer, number.phone_number_id, since).first()
         if link is not None:
             connection.setup_link = link
             complete(link)
@@ -297,6 +316,36 @@ def connect(
             customer=customer,
             connection=connection,
             setup_link=link,
+            webhook_event=webhook_event,
+            occurred_at=now,
+        )
+        return connection
+
+    return retrying(change)
+
+
+def _connect_newcomer(
+    newcomer: Newcomer, number: Number, source: str, webhook_event: WebhookEvent | None
+) -> Connection:
+    def change() -> Connection:
+        now = timezone.now()
+        link_id = newcomer.setup_link_id
+        if link_id is not None and not complete_open(link_id, number.phone_number_id):
+            raise Outdated("The setup link was completed or ended meanwhile.")
+        connection = Connection(
+            customer_id=newcomer.customer_id,
+            setup_link_id=link_id,
+            status=Connection.Status.CONNECTED,
+            connected_at=now,
+            **vars(number),
+        )
+        insert(connection)
+        delivery.record(
+            Kind.CONNECTED,
+            source=source,
+            customer_id=newcomer.customer_id,
+            connection=connection,
+            setup_link_id=link_id,
             webhook_event=webhook_event,
             occurred_at=now,
         )

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from django.db import IntegrityError, OperationalError
+from django.db.models import Exists, OuterRef, QuerySet, Subquery
 from django.utils import timezone
 
 from .. import delivery, onboarding, tasks
 from ..client import KapsoClient
 from ..conf import get_conf
 from ..exceptions import KapsoError
-from ..models import Connection, ConnectionEvent, Source, WebhookEvent, idle
+from ..models import Connection, ConnectionEvent, Customer, Source, WebhookEvent, idle
 from ..observe import note
-from ..transactions import atomic, on_commit, retrying
+from ..statements import Lookup, insert
+from ..transactions import on_commit, retrying
 from .payloads import (
     MalformedPayload,
     Message,
@@ -34,12 +39,27 @@ class Ignored(Exception):
     """There is nothing to do about an event; the message says why."""
 
 
-Handler = Callable[[WebhookEvent], None]
+@dataclass(frozen=True)
+class Seen:
+    """What one look at the database found before a delivery was stored: what was there then."""
+
+    before: bool = False
+    newcomer: onboarding.Newcomer | None = None
 
 
-def unknown(inbox: WebhookEvent) -> None:
+NOTHING = Seen()
+
+FORESEEN = (Ignored, Unusable, MalformedPayload, onboarding.NeedsConfirmation)
+"""What a handler raises to say what an event is worth; anything else is an error of somebody's."""
+
+Handler = Callable[[WebhookEvent, Seen], None]
+
+
+def unknown(inbox: WebhookEvent, seen: Seen) -> None:
     raise Ignored("Not an event this app acts on.")
 
+
+CREATED = "whatsapp.phone_number.created"
 
 HANDLERS: dict[str, Handler] = {}
 """By the name of the event. These are the events that Kapso's webhook is subscribed to."""
@@ -53,13 +73,14 @@ def handles(name: str) -> Callable[[Handler], Handler]:
     return register
 
 
-@handles("whatsapp.phone_number.created")
-def created(inbox: WebhookEvent) -> None:
+@handles(CREATED)
+def created(inbox: WebhookEvent, seen: Seen) -> None:
     event = phone_number_event(inbox.payload)
     if not event.customer_id:
         raise Ignored("The number belongs to the Kapso project itself, not to a customer.")
     onboarding.connect(
-        onboarding.find_or_add_customer(event.customer_id, event.external_customer_id),
+        seen.newcomer
+        or onboarding.find_or_add_customer(event.customer_id, event.external_customer_id),
         onboarding.Number(
             phone_number_id=event.phone_number_id,
             business_account_id=event.business_account_id,
@@ -73,7 +94,7 @@ def created(inbox: WebhookEvent) -> None:
 @handles("whatsapp.phone_number.deleted")
 @handles("whatsapp.phone_number.offboarded")
 @handles("whatsapp.phone_number.disconnected")
-def closed(inbox: WebhookEvent) -> None:
+def closed(inbox: WebhookEvent, seen: Seen) -> None:
     event = phone_number_event(inbox.payload)
     customer = None
     if event.customer_id:
@@ -101,7 +122,7 @@ def why_closed(name: str, event: PhoneNumberEvent) -> dict[str, str]:
 
 
 @handles("whatsapp.phone_number.reconnected")
-def reconnected(inbox: WebhookEvent) -> None:
+def reconnected(inbox: WebhookEvent, seen: Seen) -> None:
     event = phone_number_event(inbox.payload)
     if not event.customer_id:
         raise Ignored("The number belongs to the Kapso project itself, not to a customer.")
@@ -114,7 +135,7 @@ def reconnected(inbox: WebhookEvent) -> None:
 @handles("whatsapp.account.restricted")
 @handles("whatsapp.account.reinstated")
 @handles("whatsapp.account.violation")
-def account_updated(inbox: WebhookEvent) -> None:
+def account_updated(inbox: WebhookEvent, seen: Seen) -> None:
     event = account_event(inbox.payload)
     concerned, news = onboarding.update_account(
         inbox.event.rpartition(".")[2],
@@ -141,49 +162,95 @@ def account_updated(inbox: WebhookEvent) -> None:
 def receive(message: Message) -> WebhookEvent | None:
     """Store one event and act on it, in one transaction; None where it was stored before.
 
-    What goes wrong in acting on it is kept with the row, and does not take the row with it.
+    Where acting on it fails, all of that is taken back, and it is stored with why.
     """
-    if _is_known(message):
+    seen = look(message)
+    if seen.before:
         return None
+    # What was seen is true at first. When a race was lost it may not be.
+    looks = iter([seen])
     try:
         try:
-            return retrying(lambda: store(message))
-        except (IntegrityError, OperationalError) as error:
-            _note_error(None, message.event, message.key, error)
-            reason = delivery.describe(error)
-            return retrying(lambda: store(message, postponed_because=reason))
+            return retrying(lambda: store(message, next(looks, NOTHING)))
+        except StoredBefore:
+            raise
+        except Exception as error:
+            verdict = judge(error)
+            inbox = retrying(lambda: store(message, verdict=verdict))
+            _note_error(inbox, error)
+            return inbox
     except StoredBefore:
-        if _is_known(message):
+        if look(message).before:
             return None
         raise
 
 
-def _is_known(message: Message) -> bool:
-    known = WebhookEvent.objects.filter(idempotency_key=message.key).exists()
-    if known:
+def look(message: Message) -> Seen:
+    """See in one statement whether a delivery is known, and whose new number it tells of."""
+    seen = _look(message)
+    if seen.before:
         note("webhook.duplicate", event_name=message.event, idempotency_key=message.key)
-    return known
+    return seen
 
 
-def _note_error(pk: int | None, event_name: str, key: str, error: Exception) -> None:
-    note(
-        "webhook.error",
-        webhook_event_id=pk,
-        event_name=event_name,
-        idempotency_key=key,
-        error=type(error).__name__,
-        exc_info=error,
+def _look(message: Message) -> Seen:
+    if message.event == CREATED and not message.error:
+        with suppress(MalformedPayload):
+            event = phone_number_event(message.payload)
+            found = _newcomers.first(
+                kapso_id=event.customer_id, number=event.phone_number_id, key=message.key
+            )
+            if found is not None:
+                customer_id, setup_link_id, number_is_known, before = found
+                newcomer = onboarding.Newcomer(customer_id, setup_link_id)
+                return Seen(bool(before), None if number_is_known else newcomer)
+    return Seen(before=_deliveries.first(key=message.key) is not None)
+
+
+def _find_newcomer(kapso_id: str, number: str, key: str) -> QuerySet[Customer, Any]:
+    links = onboarding.open_links(OuterRef("pk"), number)
+    return (
+        Customer.objects.filter(kapso_id=kapso_id)
+        .order_by()
+        .values_list(
+            "pk",
+            Subquery(links.values("pk")[:1]),
+            Exists(Connection.objects.filter(phone_number_id=number)),
+            Exists(WebhookEvent.objects.filter(idempotency_key=key)),
+        )
     )
+
+
+def _find_delivery(key: str) -> QuerySet[WebhookEvent, Any]:
+    return WebhookEvent.objects.filter(idempotency_key=key).order_by().values_list("pk")
+
+
+_newcomers = Lookup(_find_newcomer, "kapso_id", "number", "key")
+_deliveries = Lookup(_find_delivery, "key")
+
+
+def _note_error(inbox: WebhookEvent, error: Exception) -> None:
+    if not isinstance(error, FORESEEN):
+        note(
+            "webhook.error",
+            webhook_event_id=inbox.pk,
+            event_name=inbox.event,
+            idempotency_key=inbox.idempotency_key,
+            error=type(error).__name__,
+            exc_info=error,
+        )
 
 
 class StoredBefore(Exception):
     """Another process stored the same delivery first."""
 
 
-def store(message: Message, *, postponed_because: str = "") -> WebhookEvent:
+def store(
+    message: Message, seen: Seen = NOTHING, *, verdict: Verdict | None = None
+) -> WebhookEvent:
     inbox = WebhookEvent(idempotency_key=message.key, event=message.event, payload=message.payload)
-    if postponed_because:
-        inbox.put_off(postponed_because)
+    if verdict:
+        verdict(inbox)
     elif message.error:
         settle(inbox, WebhookEvent.Status.FAILED, message.error)
     elif is_test(message.payload):
@@ -194,7 +261,7 @@ def store(message: Message, *, postponed_because: str = "") -> WebhookEvent:
         # Nobody sees the row before the commit: the usual outcome needs no second statement.
         settle(inbox, WebhookEvent.Status.PROCESSED)
     try:
-        inbox.save(force_insert=True)
+        insert(inbox)
     except IntegrityError as error:
         raise StoredBefore from error
     # With what has become of it by then.
@@ -207,16 +274,8 @@ def store(message: Message, *, postponed_because: str = "") -> WebhookEvent:
             data={"event": inbox.event},
         )
     if inbox.status == WebhookEvent.Status.PROCESSED:
-        try:
-            act(inbox)
-        except onboarding.NeedsConfirmation:
-            inbox.status = WebhookEvent.Status.PENDING
-            inbox.processed_at = None
-            inbox.next_attempt_at = timezone.now()
-            inbox.last_error = "Waits for the API to confirm it."
-        if inbox.status != WebhookEvent.Status.PROCESSED:
-            inbox.save(update_fields=OUTCOME)
-    if inbox.status == WebhookEvent.Status.PENDING and not postponed_because:
+        act(inbox, seen)
+    elif verdict is confirm_first:
         tasks.enqueue_on_commit(tasks.process_webhook_event, inbox.pk)
     return inbox
 
@@ -233,27 +292,34 @@ def _told(inbox: WebhookEvent) -> dict[str, Any]:
 OUTCOME = ["status", "last_error", "processed_at", "next_attempt_at", "taken_at"]
 
 
-def act(inbox: WebhookEvent) -> None:
-    """Do what a stored event asks for, inside a savepoint; set the outcome on ``inbox`` (unsaved).
+def act(inbox: WebhookEvent, seen: Seen = NOTHING) -> None:
+    """Do what a stored event asks for. What it raises takes the transaction back, and is judged."""
+    HANDLERS.get(inbox.event, unknown)(inbox, seen)
 
-    Raises NeedsConfirmation where the API has to decide, and the database's errors, after which
-    the whole transaction runs again.
-    """
-    handler = HANDLERS.get(inbox.event, unknown)
-    try:
-        with atomic():
-            handler(inbox)
-    except Ignored as reason:
-        settle(inbox, WebhookEvent.Status.IGNORED, str(reason))
-    except (MalformedPayload, Unusable) as error:
-        settle(inbox, WebhookEvent.Status.FAILED, str(error))
-    except (onboarding.NeedsConfirmation, IntegrityError, OperationalError):
-        raise
-    except Exception as error:
-        _note_error(inbox.pk, inbox.event, inbox.idempotency_key, error)
-        settle(inbox, WebhookEvent.Status.FAILED, delivery.describe(error))
-    else:
-        settle(inbox, WebhookEvent.Status.PROCESSED)
+
+Verdict = Callable[[WebhookEvent], None]
+"""Sets on an event (unsaved) what has become of it."""
+
+
+def judge(error: Exception) -> Verdict:
+    """Return what has become of an event that was acted on and raised ``error``."""
+    status = WebhookEvent.Status
+    if isinstance(error, onboarding.NeedsConfirmation):
+        return confirm_first
+    if isinstance(error, Ignored):
+        return partial(settle, status=status.IGNORED, reason=str(error))
+    if isinstance(error, (MalformedPayload, Unusable)):
+        return partial(settle, status=status.FAILED, reason=str(error))
+    reason = delivery.describe(error)
+    if isinstance(error, (IntegrityError, OperationalError)):
+        return lambda inbox: inbox.put_off(reason)
+    return partial(settle, status=status.FAILED, reason=reason)
+
+
+def confirm_first(inbox: WebhookEvent) -> None:
+    inbox.status = WebhookEvent.Status.PENDING
+    inbox.next_attempt_at = timezone.now()
+    inbox.last_error = "Waits for the API to confirm it."
 
 
 def settle(inbox: WebhookEvent, status: str, reason: str = "") -> None:
@@ -280,8 +346,14 @@ def process(webhook_event_id: int) -> bool:
             retrying(lambda: act_and_save(inbox))
         except onboarding.NeedsConfirmation:
             confirm(inbox)
+        except (IntegrityError, OperationalError):
+            raise
+        except Exception as error:
+            judge(error)(inbox)
+            _note_error(inbox, error)
+            inbox.save(update_fields=OUTCOME)
     except Exception as error:
-        _note_error(inbox.pk, inbox.event, inbox.idempotency_key, error)
+        _note_error(inbox, error)
         put_off(inbox, delivery.describe(error))
     seconds = time.monotonic() - started
     note("webhook.settled", attempts=inbox.attempts, seconds=seconds, **_told(inbox))
@@ -307,6 +379,7 @@ def run_again(inbox: WebhookEvent) -> bool | None:
 
 def act_and_save(inbox: WebhookEvent) -> None:
     act(inbox)
+    settle(inbox, WebhookEvent.Status.PROCESSED)
     inbox.save(update_fields=OUTCOME)
 
 
@@ -345,4 +418,4 @@ def put_off(inbox: WebhookEvent, error: str) -> None:
     inbox.save(update_fields=OUTCOME)
 
 
-OPENING = {"whatsapp.phone_number.created", "whatsapp.phone_number.reconnected"}
+OPENING = {CREATED, "whatsapp.phone_number.reconnected"}
