@@ -8,7 +8,7 @@ lease, so one that a process died of is found again; the link it may have made i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +19,7 @@ from typing import Any
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
-from django.db.models import Count, Min, Q
+from django.db.models import Case, Count, Min, Q, Value, When
 from django.urls import NoReverseMatch
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -219,16 +219,24 @@ def work(
     if batch is None or batch.started_at is None:
         return False
     deadline = None if seconds is None else time.monotonic() + seconds
-    waiting = _take_due(batch, lambda: shall_end() or is_late(deadline))
-    running: dict[Future[Any], onboarding.Steps[None]] = {}
+    running: dict[Future[Any], onboarding.Steps[Invitation | None]] = {}
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="kapso-invite") as pool:
         while True:
-            for invitation in islice(waiting, AT_ONCE - len(running)):
-                _advance(pool, running, _inviting(invitation, batch), tell)
-            if not running:
+            # Another process may have met what stops it.
+            batch.refresh_from_db(fields=["stopped"])
+            is_over = batch.stopped or shall_end() or is_late(deadline)
+            taken = [] if is_over else _take_due(batch, AT_ONCE - len(running))
+            ended: list[Invitation | None] = []
+            for steps in _begin(taken, batch):
+                _advance(pool, running, steps, ended)
+            if not (running or taken):
                 break
+            # Those that were answered meanwhile are settled together: one commit for all.
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                _advance(pool, running, running.pop(future), tell, future)
+                _advance(pool, running, running.pop(future), ended, future)
+            _settle(ended)
+            for _ended in ended:
+                tell()
     return not batch.stopped and unfinished().filter(pk=batch.pk).exists()
 
 
@@ -244,9 +252,9 @@ def work_all(*, seconds: float, tell: Callable[[], object] = lambda: None) -> No
 
 def _advance(
     pool: ThreadPoolExecutor,
-    running: dict[Future[Any], onboarding.Steps[None]],
-    steps: onboarding.Steps[None],
-    tell: Callable[[], object],
+    running: dict[Future[Any], onboarding.Steps[Invitation | None]],
+    steps: onboarding.Steps[Invitation | None],
+    ended: list[Invitation | None],
     answered: Future[Any] | None = None,
 ) -> None:
     """Take the next of ``steps``, with the answer to the one before."""
@@ -257,8 +265,8 @@ def _advance(
             ask = steps.throw(error)
         else:
             ask = steps.send(answered.result())
-    except StopIteration:
-        tell()
+    except StopIteration as end:
+        ended.append(end.value)
     else:
         running[pool.submit(_ask, ask)] = steps
 
@@ -272,36 +280,43 @@ def is_late(deadline: float | None) -> bool:
     return deadline is not None and time.monotonic() >= deadline
 
 
-def _take_due(batch: InvitationBatch, shall_end: Callable[[], bool]) -> Iterator[Invitation]:
-    """Yield the invitations that are due, each taken by lease, until ``shall_end`` says so."""
-    refused: set[int] = set()
-    while True:
+def _take_due(batch: InvitationBatch, count: int) -> list[Invitation]:
+    """Return up to ``count`` invitations that are due, each taken by lease."""
+
+    def change() -> list[Invitation]:
         rows = batch.invitations.filter(due(), status=Invitation.Status.PENDING)
-        page = list(
-            rows.exclude(pk__in=refused).select_related("customer").order_by("pk")[: AT_ONCE * 4]
-        )
-        # Another process may have met what stops it.
-        batch.refresh_from_db(fields=["stopped"])
-        for invitation in page:
-            if batch.stopped or shall_end():
-                return
-            if retrying(invitation.take, within=turn):
-                yield invitation
-            else:
-                refused.add(invitation.pk)
-        if not page:
-            return
+        page = rows.select_related("customer").order_by("pk")[:count]
+        return [invitation for invitation in page if invitation.take()]
+
+    return retrying(change)
 
 
-def _inviting(invitation: Invitation, batch: InvitationBatch) -> onboarding.Steps[None]:
-    """Make the link of one invitation, and send it; ends with what came of it recorded."""
-    try:
-        if _is_under_way_elsewhere(invitation):
+def _begin(
+    taken: Collection[Invitation], batch: InvitationBatch
+) -> Iterator[onboarding.Steps[Invitation | None]]:
+    """Yield the steps of each of the ``taken``, after a look at what others do or did for all."""
+    if not taken:
+        return
+    elsewhere = _under_way_elsewhere(taken)
+    made = _made_since(batch, taken)
+    for invitation in taken:
+        if invitation.customer_id in elsewhere:
             # Two batches meet at one customer: whoever comes later finds the other's link, and
             # what the other sent.
             _free(invitation, timedelta(seconds=2))
-            return
-        link = _made_since(batch, invitation.customer)
+        else:
+            yield _inviting(invitation, batch, made.get(invitation.customer_id))
+
+
+def _inviting(
+    invitation: Invitation, batch: InvitationBatch, link: SetupLink | None
+) -> onboarding.Steps[Invitation | None]:
+    """Make the link of one invitation where it has none, and send it.
+
+    Returns the invitation where that is done and to be settled; otherwise what came of it is
+    recorded.
+    """
+    try:
         if link is not None:
             # With the address, which the customer may not have had when the page was read.
             invitation.customer = link.customer
@@ -317,7 +332,7 @@ def _inviting(invitation: Invitation, batch: InvitationBatch) -> onboarding.Step
         if batch.send_email:
             yield from _sending(invitation, link, batch)
     except Customer.DoesNotExist:
-        return  # deleted meanwhile, and the invitation with it
+        pass  # deleted meanwhile, and the invitation with it
     except COMMON_TO_ALL as error:
         batch.stopped = explain(error)
         InvitationBatch.objects.filter(pk=batch.pk).update(stopped=batch.stopped)
@@ -342,19 +357,31 @@ def _inviting(invitation: Invitation, batch: InvitationBatch) -> onboarding.Step
     except Exception as error:
         _put_off(invitation, error)
     else:
-        _note(
-            invitation,
-            setup_link=invitation.setup_link,
+        return invitation
+    return None
+
+
+def _settle(ended: Iterable[Invitation | None]) -> None:
+    """Record that those invitations are done which were not settled otherwise."""
+    done = [invitation for invitation in ended if invitation is not None]
+    if not done:
+        return
+    link_of = Case(
+        *(When(pk=invitation.pk, then=Value(invitation.setup_link_id)) for invitation in done)
+    )
+    retrying(
+        partial(
+            Invitation.objects.filter(pk__in=[invitation.pk for invitation in done]).update,
+            setup_link_id=link_of,
             status=Invitation.Status.DONE,
             last_error="",
             next_attempt_at=None,
             taken_at=None,
-        )
-        note(
-            "invitation.done",
-            setup_link_id=invitation.setup_link_id,
-            **_told(invitation),
-        )
+        ),
+        within=turn,
+    )
+    for invitation in done:
+        note("invitation.done", setup_link_id=invitation.setup_link_id, **_told(invitation))
 
 
 def _told(invitation: Invitation) -> dict[str, Any]:
@@ -365,34 +392,34 @@ def _told(invitation: Invitation) -> dict[str, Any]:
     }
 
 
-def _made_since(batch: InvitationBatch, customer: Customer) -> SetupLink | None:
-    """Return the link that ``customer`` got since the batch was started, whoever made it (another
-    member of staff, or a process that died before it could note it here), if it works or was used.
+def _made_since(batch: InvitationBatch, taken: Iterable[Invitation]) -> dict[int, SetupLink]:
+    """Return, by customer, the links made since the batch was started, whoever made them (another
+    member of staff, or a process that died before it could note it here), that work or were used.
     """
-    event = (
-        ConnectionEvent.objects.filter(
-            kind=ConnectionEvent.Kind.SETUP_LINK_CREATED,
-            customer=customer,
-            occurred_at__gte=batch.started_at,
-            setup_link__is_latest=True,
-            setup_link__status__in=[SetupLink.Status.ACTIVE, SetupLink.Status.USED],
-        )
-        .select_related("setup_link__customer")
-        .first()
-    )
-    link = event.setup_link if event is not None else None
-    is_good = link is not None and (link.is_alive or link.status == SetupLink.Status.USED)
-    return link if is_good else None
+    events = ConnectionEvent.objects.filter(
+        kind=ConnectionEvent.Kind.SETUP_LINK_CREATED,
+        customer__in=[invitation.customer_id for invitation in taken],
+        occurred_at__gte=batch.started_at,
+        setup_link__is_latest=True,
+        setup_link__status__in=[SetupLink.Status.ACTIVE, SetupLink.Status.USED],
+    ).select_related("setup_link__customer")
+    links = [event.setup_link for event in events if event.setup_link is not None]
+    return {
+        link.customer_id: link
+        for link in links
+        if link.is_alive or link.status == SetupLink.Status.USED
+    }
 
 
-def _is_under_way_elsewhere(invitation: Invitation) -> bool:
+def _under_way_elsewhere(taken: Collection[Invitation]) -> set[int]:
+    """Return the customers whom another batch invites at this moment."""
     others = Invitation.objects.filter(
-        customer_id=invitation.customer_id,
+        customer__in=[invitation.customer_id for invitation in taken],
         status=Invitation.Status.PENDING,
         taken_at__isnull=False,
         next_attempt_at__gt=timezone.now(),
-    )
-    return others.exclude(pk=invitation.pk).exists()
+    ).exclude(pk__in=[invitation.pk for invitation in taken])
+    return set(others.values_list("customer_id", flat=True))
 
 
 def _sending(
