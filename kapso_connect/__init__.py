@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
-try:
-    __version__ = version("django-kapso-connect")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0"
+if TYPE_CHECKING:
+    __version__: str
+
+
+def __getattr__(name: str) -> str:
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Loaded by whoever asks: it takes longer than this package's own modules.
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("django-kapso-connect")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "0"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
+from django.conf import settings
 from django.utils.translation import gettext_lazy as _
 
 
@@ -11,3 +12,7 @@ class KapsoConnectConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks  # noqa: F401  (registers the system checks)
+
+        if settings.is_overridden("TASKS"):
+            # What tasks cannot run on fails here, and not with the first webhook.
+            from . import tasks  # noqa: F401

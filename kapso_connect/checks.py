@@ -76,7 +76,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from django.apps import apps
@@ -87,19 +87,22 @@ from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
-from django.core.mail.backends.smtp import EmailBackend
 from django.http.request import validate_host
 from django.template import TemplateDoesNotExist, TemplateSyntaxError
 from django.template.loader import get_template
 from django.urls import NoReverseMatch, get_script_prefix, resolve, reverse
 from django.utils.module_loading import import_string
 
-from . import tasks
 from .conf import Conf, get_conf
-from .onboarding.links import own_page
-from .options import InvalidOptions, SetupLinkOptions
-from .theme import READABLE, full_theme, hard_to_read
-from .views import PageView
+from .later import later
+
+if TYPE_CHECKING:
+    from . import options, tasks, theme, views
+    from .onboarding import links
+else:
+    options, tasks, theme, views, links = later(
+        "options", "tasks", "theme", "views", "onboarding.links"
+    )
 
 KAPSO_WAITS = 10.0
 """Seconds within which Kapso wants its webhook answered."""
@@ -156,7 +159,7 @@ def _shadowed() -> Iterator[CheckMessage]:
         found = resolve("/" + path.removeprefix(get_script_prefix()))
         # A site may put a subclass of a page there.
         page = getattr(found.func, "view_class", None)
-        is_page = isinstance(page, type) and issubclass(page, PageView)
+        is_page = isinstance(page, type) and issubclass(page, views.PageView)
         if found.view_name != f"kapso_connect:{name}" and not is_page:
             yield Warning(
                 f"{path} is answered by {found._func_path}, not by kapso_connect's own view.",
@@ -269,8 +272,8 @@ def _split(url: str) -> SplitResult | None:
 
 def _link_defaults(conf: Conf) -> list[CheckMessage]:
     try:
-        SetupLinkOptions.build(conf.setup_link_defaults)
-    except InvalidOptions as error:
+        options.SetupLinkOptions.build(conf.setup_link_defaults)
+    except options.InvalidOptions as error:
         return [
             Error(
                 f"KAPSO_CONNECT['SETUP_LINK_DEFAULTS']: {error}",
@@ -284,8 +287,8 @@ def _link_defaults(conf: Conf) -> list[CheckMessage]:
 def _pages(conf: Conf) -> list[CheckMessage]:
     messages: list[CheckMessage] = []
     try:
-        own_page(conf.next_url)
-    except InvalidOptions:
+        links.own_page(conf.next_url)
+    except options.InvalidOptions:
         messages.append(
             Error(
                 "KAPSO_CONNECT['NEXT_URL'] must be a page of this site: customers are led there, "
@@ -305,15 +308,15 @@ def _pages(conf: Conf) -> list[CheckMessage]:
             )
         )
     try:
-        colors = SetupLinkOptions.build(conf.setup_link_defaults).theme_config or {}
-    except InvalidOptions:
+        colors = options.SetupLinkOptions.build(conf.setup_link_defaults).theme_config or {}
+    except options.InvalidOptions:
         colors = {}  # E003 says it
-    for text, behind, contrast in hard_to_read(full_theme(colors)):
+    for text, behind, contrast in theme.hard_to_read(theme.full_theme(colors)):
         messages.append(
             Warning(
                 f"The theme_config of KAPSO_CONNECT['SETUP_LINK_DEFAULTS'] is hard to read: "
                 f"{text} on {behind} has a contrast of {contrast:.1f}.",
-                hint=f"Choose colours with a contrast of at least {READABLE}.",
+                hint=f"Choose colours with a contrast of at least {theme.READABLE}.",
                 id="kapso_connect.W007",
             )
         )
@@ -479,6 +482,8 @@ def _surroundings(conf: Conf) -> Iterator[CheckMessage]:
 
 
 def _mail() -> Iterator[CheckMessage]:
+    from django.core.mail.backends.smtp import EmailBackend
+
     backend = _mail_backend()
     if not isinstance(backend, EmailBackend):
         return

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-import phonenumbers
-
 TEST_NUMBER = r"^[^0-9]*1[^0-9]*5[^0-9]*5[^0-9]*5"
 """A regular expression for Meta's display-name-only test numbers, "+1 555-…" in any notation; as
 databases and Python understand it."""
@@ -13,6 +11,8 @@ databases and Python understand it."""
 
 def pretty(number: str) -> str:
     """Return ``number`` in international form, "+1 555-123-4567"; as it is where it is none."""
+    import phonenumbers  # its metadata takes long to load
+
     digits = number.strip()
     if digits and not digits.startswith("+"):
         digits = f"+{digits}"

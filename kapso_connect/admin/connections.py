@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.contrib.admin.exceptions import NotRegistered
@@ -15,11 +15,10 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from .. import onboarding
 from ..addresses import connect_url
+from ..later import later
 from ..models import AccountStatus, Connection, Customer, SetupLink
 from ..phones import is_test_number
-from ..statistics import Attention, expiring, needs_attention
 from .base import (
     EMPTY,
     HIDDEN,
@@ -36,6 +35,11 @@ from .base import (
 )
 from .manage import NOTED, OF_NUMBERS, ManageViews
 from .standing import disconnect_reason
+
+if TYPE_CHECKING:
+    from .. import onboarding, statistics
+else:
+    onboarding, statistics = later("onboarding", "statistics")
 
 
 class AliveFilter(admin.SimpleListFilter):
@@ -54,7 +58,7 @@ class AliveFilter(admin.SimpleListFilter):
         if self.value() == "yes":
             return queryset.filter(alive)
         if self.value() == "soon":
-            return queryset.filter(expiring())
+            return queryset.filter(statistics.expiring())
         if self.value() == "no":
             return queryset.exclude(alive)
         return queryset
@@ -184,13 +188,15 @@ class AttentionFilter(admin.SimpleListFilter):
     parameter_name = "attention"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return list(Attention.choices)
+        return list(statistics.Attention.choices)
 
     def queryset(
         self, request: HttpRequest, queryset: QuerySet[Connection]
     ) -> QuerySet[Connection]:
         why = self.value()
-        return queryset.filter(needs_attention(why)) if why in Attention.values else queryset
+        if why not in statistics.Attention.values:
+            return queryset
+        return queryset.filter(statistics.needs_attention(why))
 
 
 @admin.register(Connection)

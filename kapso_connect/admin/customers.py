@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.contrib.admin.exceptions import NotRegistered
 from django.contrib.admin.utils import quote
+from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from ..later import later
 from ..models import Connection, ConnectionEvent, Customer, SetupLink
 from .base import PackageAdmin
 from .mixin import SetupLinkAdminMixin
-from .overview import Overview
 from .standing import StandingFilter
+
+if TYPE_CHECKING:
+    from . import overview
+else:
+    overview = later("admin.overview")
 
 NEWEST = 20
 EDITABLE = ["name", "external_customer_id", "email", "language"]
 
 
 @admin.register(Customer)
-class CustomerAdmin(Overview, SetupLinkAdminMixin, PackageAdmin[Customer]):
+class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin[Customer]):
     list_display = [
         "name",
         "whatsapp_status",
@@ -63,6 +70,26 @@ class CustomerAdmin(Overview, SetupLinkAdminMixin, PackageAdmin[Customer]):
 
     def make_customers(self, objs: QuerySet[Customer]) -> tuple[Iterable[int], list[str]]:
         return objs.order_by().values_list("pk", flat=True).iterator(), []
+
+    # The overview
+
+    def get_urls(self) -> list[URLPattern]:
+        return [
+            self.view_path("overview/", self.overview_view, "overview"),
+            *super().get_urls(),
+        ]
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        overview_url = self.view_url("overview") if overview.is_seen_by(request) else ""
+        context = {"overview_url": overview_url, **(extra_context or {})}
+        return super().changelist_view(request, context)
+
+    def overview_view(self, request: HttpRequest) -> TemplateResponse:
+        if not overview.is_seen_by(request):
+            raise PermissionDenied
+        return overview.show(self, request)
 
     # The page of one customer
 

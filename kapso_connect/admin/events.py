@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
@@ -14,10 +14,15 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from .. import delivery
+from ..later import later
 from ..models import ConnectionEvent, WebhookEvent
-from ..webhooks import handlers
 from .base import EMPTY, LISTED, M, ReadOnlyAdmin, badge, json_block, may, shorten, text_block
+
+if TYPE_CHECKING:
+    from .. import delivery
+    from ..webhooks import handlers
+else:
+    delivery, handlers = later("delivery", "webhooks.handlers")
 
 RUN_SECONDS = 15
 """No further row is begun after so long: web servers end requests at 30 seconds."""

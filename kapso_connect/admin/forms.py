@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import phonenumbers
 from django import forms
 from django.contrib.admin.widgets import AdminRadioSelect
 from django.http import QueryDict
@@ -176,6 +175,8 @@ class SetupLinkForm(forms.Form):
             raise forms.ValidationError(error.errors["next_url"]) from None
 
     def clean_phone_number_country_isos(self) -> list[str]:
+        import phonenumbers  # its metadata takes long to load
+
         countries = list(
             dict.fromkeys(
                 re.findall(r"[^\s,;]+", self.cleaned_data["phone_number_country_isos"].upper())

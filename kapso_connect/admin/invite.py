@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.contrib.admin import helpers
@@ -21,17 +21,22 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from .. import invitations, onboarding
 from ..addresses import connect_url
 from ..conf import get_conf
-from ..explanations import explain
+from ..later import later
 from ..models import Connection, Customer, Invitation, InvitationBatch, SetupLink, due
-from ..options import InvalidOptions
 from .base import LISTED, MAX_SELECTED, badge, copyable, may_create_setup_links
 from .connections import alive_links
-from .forms import SetupLinkForm
 from .log import log_changes
 from .owners import CHUNK, Owners
+
+if TYPE_CHECKING:
+    from .. import explanations, invitations, onboarding, options
+    from . import forms
+else:
+    explanations, invitations, onboarding, options, forms = later(
+        "explanations", "invitations", "onboarding", "options", "admin.forms"
+    )
 
 PER_PAGE = 50
 
@@ -134,16 +139,16 @@ class InviteViews(Owners):
             return self.to_changelist()
         may_send = request.user.has_perm("kapso_connect.send_setup_link")
         try:
-            form = SetupLinkForm(
+            form = forms.SetupLinkForm(
                 request.POST if request.method == "POST" else None,
                 get_conf().setup_link_defaults,
                 addresses=counts["total"] - counts["without_email"] if may_send else None,
             )
             onboarding.link_options(Customer(), None)
         except (ImproperlyConfigured, NoReverseMatch) as error:
-            self.message_user(request, explain(error), messages.ERROR)
+            self.message_user(request, explanations.explain(error), messages.ERROR)
             return self.to_changelist()
-        except InvalidOptions:
+        except options.InvalidOptions:
             pass  # The form says at which option.
         if request.method == "POST" and form.is_valid():
             invited = invitations.start(
@@ -180,7 +185,7 @@ class InviteViews(Owners):
         self,
         request: HttpRequest,
         batch: InvitationBatch,
-        form: SetupLinkForm,
+        form: forms.SetupLinkForm,
         counts: dict[str, int],
     ) -> HttpResponse:
         delivery = [(_("Delivery"), {"fields": ["send_email"]})]

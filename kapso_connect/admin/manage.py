@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote as url_quote
 
 from django.contrib import messages
@@ -30,13 +30,11 @@ from django.utils.formats import date_format
 from django.utils.translation import get_language_info
 from django.utils.translation import gettext as _
 
-from .. import mail, onboarding
 from ..addresses import connect_url
 from ..exceptions import KapsoError, KapsoNotFound
-from ..explanations import explain
+from ..later import later
 from ..models import Connection, ConnectionEvent, Customer, Health, SetupLink, Source
 from ..observe import note
-from ..options import InvalidOptions
 from ..phones import is_test_number, pretty
 from ..transactions import atomic
 from .base import may_create_setup_links
@@ -44,6 +42,11 @@ from .extend import ExtendForm, end_of
 from .log import log_change
 from .owners import Owners
 from .qr import qr_code, qr_label
+
+if TYPE_CHECKING:
+    from .. import explanations, mail, onboarding, options
+else:
+    explanations, mail, onboarding, options = later("explanations", "mail", "onboarding", "options")
 
 DOUBLE_CLICK = timedelta(seconds=10)
 """Within which the same thing, handed out by the same person in the same way, counts once."""
@@ -154,12 +157,12 @@ class ManageViews(Owners):
             problem = _("The number changed meanwhile. Look at it again before you go on.")
         except (
             KapsoError,
-            InvalidOptions,
+            options.InvalidOptions,
             ImproperlyConfigured,
             NoReverseMatch,
             Customer.DoesNotExist,
         ) as error:
-            problem = explain(error)
+            problem = explanations.explain(error)
         except DatabaseError:
             if Customer.objects.filter(pk=target.customer.pk).exists():
                 raise

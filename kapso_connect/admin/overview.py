@@ -9,10 +9,8 @@ from typing import Any
 
 from django import forms
 from django.conf import settings
-from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.template.response import TemplateResponse
-from django.urls import URLPattern
 from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.html import format_html
@@ -117,65 +115,48 @@ class Listing:
     all_url: str
 
 
-class Overview(Pages):
-    """Adds the page, and the way to it, to the ModelAdmin of our own customers."""
-
-    def get_urls(self) -> list[URLPattern]:
-        return [
-            self.view_path("overview/", self.overview_view, "overview"),
-            *super().get_urls(),
-        ]
-
-    def changelist_view(
-        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        overview_url = self.view_url("overview") if sees_overview(request) else ""
-        context = {"overview_url": overview_url, **(extra_context or {})}
-        return super().changelist_view(request, context)
-
-    def overview_view(self, request: HttpRequest) -> TemplateResponse:
-        if not sees_overview(request):
-            raise PermissionDenied
-        form = PeriodForm(request.GET)
-        first, last, days = form.chosen()
-        period = Period(beginning(first), beginning(last + timedelta(days=1)))
-        took = statistics.time_to_connect(period)
-        address = Addresses(self.admin_site, request)
-        return self.page(
-            request,
-            "customer/overview",
-            _("WhatsApp overview"),
-            form=form,
-            first=first,
-            last=last,
-            periods=[
-                {"title": title, "url": f"?days={count}", "is_chosen": count == days}
-                for count, title in PERIODS.items()
-            ],
-            earliest=EARLIEST.isoformat(),
-            today=today().isoformat(),
-            is_empty=not SetupLink.objects.exists() and not Connection.objects.exists(),
-            steps=list(
-                zip(
-                    [_("Invited"), _("Opened the link"), _("Connected")],
-                    statistics.funnel(period).steps,
-                    strict=True,
-                )
-            ),
-            took=took,
-            median=duration(took.median) if took.median is not None else "",
-            failures=statistics.failures(period),
-            failures_url=address.of_list(
-                ConnectionEvent,
-                kind__exact=ConnectionEvent.Kind.SETUP_FAILED,
-                **{name: str(moment) for name, moment in period.of("occurred_at").items()},
-            ),
-            expiring=expiring(address),
-            attention=attention(address),
-        )
+def show(model_admin: Pages, request: HttpRequest) -> TemplateResponse:
+    """Return the page of the period that ``request`` names."""
+    form = PeriodForm(request.GET)
+    first, last, days = form.chosen()
+    period = Period(beginning(first), beginning(last + timedelta(days=1)))
+    took = statistics.time_to_connect(period)
+    address = Addresses(model_admin.admin_site, request)
+    return model_admin.page(
+        request,
+        "customer/overview",
+        _("WhatsApp overview"),
+        form=form,
+        first=first,
+        last=last,
+        periods=[
+            {"title": title, "url": f"?days={count}", "is_chosen": count == days}
+            for count, title in PERIODS.items()
+        ],
+        earliest=EARLIEST.isoformat(),
+        today=today().isoformat(),
+        is_empty=not SetupLink.objects.exists() and not Connection.objects.exists(),
+        steps=list(
+            zip(
+                [_("Invited"), _("Opened the link"), _("Connected")],
+                statistics.funnel(period).steps,
+                strict=True,
+            )
+        ),
+        took=took,
+        median=duration(took.median) if took.median is not None else "",
+        failures=statistics.failures(period),
+        failures_url=address.of_list(
+            ConnectionEvent,
+            kind__exact=ConnectionEvent.Kind.SETUP_FAILED,
+            **{name: str(moment) for name, moment in period.of("occurred_at").items()},
+        ),
+        expiring=expiring(address),
+        attention=attention(address),
+    )
 
 
-def sees_overview(request: HttpRequest) -> bool:
+def is_seen_by(request: HttpRequest) -> bool:
     return all(sees(request, model._meta) for model in SHOWN)
 
 

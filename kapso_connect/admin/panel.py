@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.contrib.admin.options import IS_POPUP_VAR
 from django.contrib.admin.utils import quote
@@ -17,8 +17,8 @@ from django.utils.translation import gettext_lazy
 
 from ..addresses import connect_url
 from ..failures import FAILURES
+from ..later import later
 from ..models import AccountStatus, Connection, ConnectionEvent, Customer, SetupLink
-from ..onboarding import is_revocable
 from ..phones import is_test_number
 from ..status import NOBODY, Standing, Status, is_hopeful, standings
 from .base import (
@@ -36,6 +36,11 @@ from .invite import InviteViews
 from .manage import ManageViews
 from .qr import qr_code, qr_label
 from .standing import REASONS, disconnect_reason, failure_reason, has_expired, standing_badge
+
+if TYPE_CHECKING:
+    from .. import onboarding
+else:
+    onboarding = later("onboarding")
 
 NEWEST = 20
 TEMPLATE = "admin/kapso_connect/panel.html"
@@ -207,7 +212,7 @@ class Actions:
                 if self.link and self.link.expires_at
                 else None,
             ]
-        if self.link and is_revocable(self.link):
+        if self.link and onboarding.is_revocable(self.link):
             found.append(self._manage("revoke", _("Revoke the link")))
         return sorted((action for action in found if action), key=lambda action: not action.is_next)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import phonenumbers
 from django.utils import timezone
 from rest_framework import serializers
 
@@ -207,13 +206,6 @@ class OptionsSerializer(Body):
     language = ChoiceField(choices=Language.choices, required=False, allow_null=True)
     theme_config = ThemeSerializer(required=False, allow_null=True)
     provision_phone_number = FlagField(required=False, allow_null=True)
-    phone_number_country_isos = serializers.ListField(
-        child=ChoiceField(choices=sorted(phonenumbers.SUPPORTED_REGIONS)),
-        required=False,
-        allow_null=True,
-        allow_empty=False,
-        max_length=300,
-    )
     phone_number_area_code = TextField(max_length=3, required=False, allow_null=True)
     meta_billing_mode = ChoiceField(choices=BILLING_MODES, required=False, allow_null=True)
     reconnect_phone_number = TextField(
@@ -222,6 +214,18 @@ class OptionsSerializer(Body):
         allow_null=True,
         help_text="A number of this customer's, as +15551234567.",
     )
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        import phonenumbers  # its metadata takes long to load
+
+        countries = serializers.ListField(
+            child=ChoiceField(choices=sorted(phonenumbers.SUPPORTED_REGIONS)),
+            required=False,
+            allow_null=True,
+            allow_empty=False,
+            max_length=300,
+        )
+        return {**super().get_fields(), "phone_number_country_isos": countries}
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         types = attrs.get("allowed_connection_types")
