@@ -68,15 +68,30 @@ def record(kind: str, *, source: str, **fields: Any) -> ConnectionEvent:
     """
     event = ConnectionEvent(kind=kind, source=source, **fields)
     heard = is_heard(kind)
+    here = heard and tasks.runs_here(tasks.deliver_event)
     if not heard:
         event.next_attempt_at = None
         event.delivered_at = timezone.now()
+    elif here:
+        event.take_new()
     insert(event)
     if kind in NAMES:
         on_commit(partial(_note, event))
     if heard:
-        tasks.enqueue_on_commit(tasks.deliver_event, event.pk)
+        tasks.enqueue_on_commit(
+            tasks.deliver_event, event.pk, here=partial(_deliver_new, event) if here else None
+        )
     return event
+
+
+def _deliver_new(event: ConnectionEvent) -> None:
+    """Send the signal of an event that this process wrote and took, now that it is committed."""
+    lease_ends = event.next_attempt_at
+    if lease_ends is not None and timezone.now() < lease_ends:
+        _send(event)
+    else:
+        # The transaction took longer than the lease: another process may be at it.
+        deliver(event.pk)
 
 
 def _note(event: ConnectionEvent) -> None:
@@ -114,6 +129,10 @@ def deliver(event_id: int) -> bool:
     )
     if event is None or not retrying(event.take, within=turn):
         return event is not None and event.delivered_at is not None
+    return _send(event)
+
+
+def _send(event: ConnectionEvent) -> bool:
     signal, sender = SIGNALS[event.kind]
     started = time.monotonic()
     with signal.leaving_out(event.receivers):

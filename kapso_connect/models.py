@@ -6,7 +6,7 @@ Rows change only in ``onboarding`` (state), ``webhooks`` (the inbox) and ``deliv
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from django.conf import settings
@@ -436,10 +436,19 @@ class Retryable(models.Model):
         lease_ends = now + timedelta(seconds=get_conf().lease_seconds)
         taken = mine.update(next_attempt_at=lease_ends, taken_at=now, attempts=F("attempts") + 1)
         if taken:
-            self.next_attempt_at = lease_ends
-            self.taken_at = now
-            self.attempts += 1
+            self._note_taken(now, lease_ends)
         return bool(taken)
+
+    def take_new(self) -> None:
+        """Take work that is about to be written, as ``take`` does with what is there: its process
+        sets about it as soon as it is committed. Does not save."""
+        now = timezone.now()
+        self._note_taken(now, now + timedelta(seconds=get_conf().lease_seconds))
+
+    def _note_taken(self, now: datetime, lease_ends: datetime) -> None:
+        self.next_attempt_at = lease_ends
+        self.taken_at = now
+        self.attempts += 1
 
     def put_off(self, error: str) -> None:
         """Note why an attempt failed and when the next one is due; none after ``RETRY_LIMIT``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .observe import note
@@ -48,15 +49,25 @@ def work_invitations(batch_id: int) -> None:
         work_invitations.using(run_after=later).enqueue(batch_id)
 
 
-def enqueue_on_commit(what: Any, row_id: int) -> None:
+def runs_here(what: Any) -> bool:
+    """True where the site's TASKS backend runs ``what`` in the process that enqueues it."""
+    return type(what.get_backend()).__name__ == "ImmediateBackend"
+
+
+def enqueue_on_commit(what: Any, row_id: int, *, here: Callable[[], object] | None = None) -> None:
     """Enqueue ``what`` for a row once the row is committed.
 
-    A queue that is away costs nobody their answer: the row stays due and ``kapso_sync`` takes it.
+    ``here`` does the same with the row that is at hand, in place of a task that runs in this
+    process. A queue that is away costs nobody their answer: the row stays due and ``kapso_sync``
+    takes it.
     """
 
     def enqueue() -> None:
         try:
-            what.enqueue(row_id)
+            if here is not None:
+                here()
+            else:
+                what.enqueue(row_id)
         except Exception as error:
             name = type(error).__name__
             note("task.not_enqueued", task=what.name, row_id=row_id, error=name, exc_info=True)

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 
-from kapso_connect import signals
+from kapso_connect import signals, tasks
 from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.testing import Sandbox, webhook_headers
 
@@ -73,6 +74,12 @@ def remote_customer(sandbox: Sandbox, name: str = "Bäckerei Süß") -> Customer
         if row["external_customer_id"] == external_id
     )
     return make_customer(name=name, kapso_id=kapso_id, external_customer_id=external_id)
+
+
+def queue_without_worker(patch: pytest.MonkeyPatch) -> None:
+    """From now on tasks are enqueued, and nobody does them."""
+    patch.setattr(tasks, "runs_here", lambda task: False)
+    patch.setattr(tasks, "enqueue_on_commit", lambda *args, **kwargs: None)
 
 
 def payload_for(customer: Customer, phone_number_id: str, **more: Any) -> dict[str, Any]:

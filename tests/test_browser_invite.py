@@ -12,13 +12,14 @@ from django.contrib.auth.models import User
 from django.test import Client
 from playwright.sync_api import Page, expect
 
-from kapso_connect import invitations, tasks
+from kapso_connect import invitations
 from kapso_connect.addresses import connect_url
 from kapso_connect.admin import invite
 from kapso_connect.models import Customer, InvitationBatch, SetupLink
 from kapso_connect.testing import Sandbox
 
 from .browser_support import Visitor, assert_accessible
+from .support import queue_without_worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -205,7 +206,7 @@ def test_the_page_follows_what_workers_do(
     open_batch: Callable[..., Page], monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
 ) -> None:
     monkeypatch.setattr(invitations, "is_background", lambda: True)
-    monkeypatch.setattr(tasks, "enqueue_on_commit", lambda task, pk: None)  # a queue without worker
+    queue_without_worker(monkeypatch)
     page = open_batch(3, is_started=True)
     expect(page.get_by_text("3 left")).to_be_visible()
     assert not sandbox.requests()

@@ -7,7 +7,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection as database
+from django.db import transaction
 from django.dispatch import Signal
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from kapso_connect import delivery, onboarding, signals, tasks
@@ -244,6 +247,7 @@ def test_a_queue_that_is_away_costs_nothing(receiver: Receiver, monkeypatch, cap
         raise ConnectionError("broker is down")
 
     with monkeypatch.context() as patch:
+        patch.setattr(tasks, "runs_here", lambda task: False)
         patch.setattr(type(tasks.deliver_event), "enqueue", away)
         event = connect()
     assert receiver.calls == []
@@ -307,3 +311,37 @@ def test_every_signal_is_documented_and_every_kind_but_the_silent_ones_has_one()
     sent = {id(signal) for signal, _sender in delivery.SIGNALS.values()}
     public = [value for value in vars(signals).values() if isinstance(value, Signal)]
     assert {id(signal) for signal in public} == sent
+
+
+def test_what_is_sent_at_once_costs_one_statement(receiver: Receiver) -> None:
+    customer = make_customer()
+    with CaptureQueriesContext(database) as captured:
+        onboarding.connect(customer, onboarding.Number("1"), source="webhook")
+    assert receiver.calls
+    outbox = [q["sql"].split()[0] for q in captured if "connect_connectionevent" in q["sql"]]
+    assert outbox == ["INSERT", "UPDATE"]
+
+
+def test_a_process_that_dies_before_it_sends_leaves_it_to_the_next(
+    receiver: Receiver, monkeypatch, settings
+) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "LEASE_SECONDS": 0.05}
+    with monkeypatch.context() as patch:
+        patch.setattr(delivery, "_send", lambda event: None)
+        event = connect()
+    assert receiver.calls == []
+    assert not delivery.deliver(event.pk), "it was taken, and may be at work"
+    time.sleep(0.05)
+    assert delivery.deliver(event.pk)
+    assert receiver.calls == [event.pk]
+
+
+def test_a_transaction_longer_than_the_lease_sends_what_nobody_has(
+    receiver: Receiver, settings
+) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "LEASE_SECONDS": 0.01}
+    with transaction.atomic():
+        connect()
+        time.sleep(0.02)
+    assert len(receiver.calls) == 1
+    assert ConnectionEvent.objects.get().attempts == 2

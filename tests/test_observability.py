@@ -349,6 +349,7 @@ def test_a_queue_that_is_away_is_told(broken: None, monkeypatch: pytest.MonkeyPa
     def away(*args: Any) -> None:
         raise ConnectionError
 
+    monkeypatch.setattr(tasks, "runs_here", lambda task: False)
     monkeypatch.setattr(type(tasks.deliver_event), "enqueue", away)
     connect()
     told_of = only("task.not_enqueued")

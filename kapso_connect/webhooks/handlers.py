@@ -175,10 +175,11 @@ def receive(message: Message) -> WebhookEvent | None:
         except StoredBefore:
             raise
         except Exception as error:
-            verdict = judge(error)
-            inbox = retrying(lambda: store(message, verdict=verdict))
-            _note_error(inbox, error)
-            return inbox
+            raised = error
+        # Out here nothing is being handled: what is logged from now on is not about ``raised``.
+        inbox = retrying(partial(store, message, verdict=judge(raised)))
+        _note_error(inbox, raised)
+        return inbox
     except StoredBefore:
         if look(message).before:
             return None
