@@ -9,8 +9,10 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 from django.db import models
@@ -30,6 +32,7 @@ from .models import (
     due,
 )
 from .observe import note
+from .transactions import retrying
 from .webhooks import handlers
 
 T = TypeVar("T")
@@ -37,6 +40,9 @@ M = TypeVar("M", bound=models.Model)
 Progress = Callable[[str, int], None]
 
 PAGE = 100
+AT_ONCE = 10
+"""New rows written in one transaction: few enough that nobody waits long for one of them."""
+
 LINKS_A_RUN = 20
 """Links asked about in one run: Kapso lists them by customer only, so each costs a request."""
 
@@ -222,6 +228,7 @@ def _follow_numbers(
     started = timezone.now()
     customers = _Customers(client)
     seen: set[int] = set()
+    connected: set[str] = set()
     for page in _chunks(client.list_phone_numbers(per_page=PAGE), PAGE):
         ids = [remote.phone_number_id for remote in page]
         known = {
@@ -230,7 +237,12 @@ def _follow_numbers(
         }
         if not dry_run:
             customers.load(remote.customer_id for remote in page if remote.customer_id)
+            new = [remote for remote in page if remote.phone_number_id not in known]
+            connected = _connect_newcomers(new, customers)
+            report.connected += len(connected)
         for remote in page:
+            if remote.phone_number_id in connected:
+                continue
             connection = known.get(remote.phone_number_id)
             if connection is not None:
                 seen.add(connection.pk)
@@ -238,6 +250,56 @@ def _follow_numbers(
         report.numbers += len(page)
         progress("numbers", report.numbers)
     _close_missing(report, client, seen, started, dry_run, accept_mass_loss)
+
+
+def _connect_newcomers(new: list[KapsoPhoneNumber], customers: _Customers) -> set[str]:
+    """Connect those of the ``new`` numbers of a page that take nothing but to be written down.
+
+    Returns their ids. The others have to be looked at one by one, as have all of a group that met
+    somebody who writes about the same number or link at this moment.
+    """
+    opened = [remote for remote in new if remote.customer_id and not onboarding.is_closed(remote)]
+    customers.add(remote.customer_id for remote in opened if remote.customer_id)
+    found = [
+        (customer, onboarding.Number.from_api(remote))
+        for remote in opened
+        if (customer := customers.local.get(remote.customer_id or ""))
+    ]
+    invited = set(
+        SetupLink.objects.filter(
+            customer__in=[customer for customer, _ in found],
+            status__in=[SetupLink.Status.ACTIVE, SetupLink.Status.USED],
+        )
+        .exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
+        .values_list("customer_id", flat=True)
+    )
+    easy = (
+        (onboarding.Newcomer(customer.pk, None), number)
+        for customer, number in found
+        if customer.pk not in invited
+    )
+    connected: set[str] = set()
+    for group in _chunks(easy, AT_ONCE):
+        if _connect_group(group):
+            connected |= {number.phone_number_id for _, number in group}
+    return connected
+
+
+def _connect_group(group: list[tuple[onboarding.Newcomer, onboarding.Number]]) -> bool:
+    """Connect all of a group, or none."""
+    is_first = iter([True])
+
+    def change() -> bool:
+        if not next(is_first, False):
+            return False  # a race was lost: writing the same again would lose it again
+        for newcomer, number in group:
+            onboarding.connect(newcomer, number, source=Source.SYNC)
+        return True
+
+    try:
+        return retrying(change)
+    except Exception:
+        return False  # one of them cannot be written: which one, and why, is found out one by one
 
 
 def _follow_number(
@@ -353,11 +415,23 @@ class _Customers:
                 except KapsoNotFound:
                     continue
 
+    def add(self, kapso_ids: Iterable[str]) -> None:
+        """Make local customers of those of the page whom Kapso alone knows, some at a time."""
+        unknown = sorted({*kapso_ids} & self.remote.keys() - self.local.keys())
+        for group in _chunks(iter(unknown), AT_ONCE):
+            # Who cannot be recorded, and why, is found out one by one.
+            with suppress(Exception):
+                self.local |= retrying(partial(self._add, group))
+
+    def _add(self, kapso_ids: Iterable[str]) -> dict[str, Customer]:
+        add = onboarding.add_customer_from_api
+        return {kapso_id: add(self.remote[kapso_id]) for kapso_id in kapso_ids}
+
     def get(self, kapso_id: str | None) -> Customer | None:
         if kapso_id is None:
             return None
         if kapso_id not in self.local and kapso_id in self.remote:
-            self.local[kapso_id] = onboarding.add_customer_from_api(self.remote[kapso_id])
+            self.local |= self._add([kapso_id])
         return self.local.get(kapso_id)
 
 

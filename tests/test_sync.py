@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import DataError
+from django.db.models.signals import pre_save
 from django.utils import timezone
 
 from kapso_connect import onboarding, signals, sync
@@ -25,7 +26,6 @@ from .support import (
     make_link,
     payload_for,
     post,
-    queue_without_worker,
     remote_customer,
 )
 
@@ -38,12 +38,14 @@ def kapso_sync(*arguments: str) -> str:
     return out.getvalue()
 
 
+def numbers_at(sandbox: Sandbox) -> list[dict[str, Any]]:
+    return list(sandbox.state()["phone_numbers"])
+
+
 def connected(sandbox: Sandbox, **fields: Any) -> Connection:
     """A connection that the site and the sandbox agree on."""
     customer = remote_customer(sandbox)
-    (number,) = [
-        n for n in sandbox.state()["phone_numbers"] if n["customer_id"] == customer.kapso_id
-    ]
+    (number,) = [n for n in numbers_at(sandbox) if n["customer_id"] == customer.kapso_id]
     return make_connection(customer, phone_number_id=number["phone_number_id"], **fields)
 
 
@@ -74,7 +76,7 @@ def test_stored_events_are_processed(sandbox: Sandbox) -> None:
 def test_signals_whose_process_died_are_delivered(sandbox: Sandbox, monkeypatch) -> None:
     with listening("whatsapp_connected") as heard:
         with monkeypatch.context() as patch:
-            queue_without_worker(patch)
+            patch.setattr("kapso_connect.tasks.enqueue_on_commit", lambda *a: None)
             onboarding.connect(make_customer(), Number("1"), source="webhook")
         assert heard == []
         assert "signals 1" in kapso_sync()
@@ -83,7 +85,7 @@ def test_signals_whose_process_died_are_delivered(sandbox: Sandbox, monkeypatch)
 
 def test_signals_of_what_a_run_finds_are_sent_by_that_run(sandbox: Sandbox, monkeypatch) -> None:
     remote_customer(sandbox)
-    queue_without_worker(monkeypatch)
+    monkeypatch.setattr("kapso_connect.tasks.enqueue_on_commit", lambda *a: None)
     with listening("whatsapp_connected") as heard:
         assert "signals 1" in kapso_sync()
     assert heard.names() == ["whatsapp_connected"]
@@ -470,22 +472,60 @@ def test_a_link_extended_at_kapso(sandbox: Sandbox) -> None:
     assert link.expires_at == later
 
 
-def test_one_number_that_fails_does_not_keep_the_others(sandbox: Sandbox, monkeypatch) -> None:
+def test_one_number_that_fails_does_not_keep_the_others(sandbox: Sandbox) -> None:
     sandbox.seed(3, 1)
-    real = onboarding.follow
-    calls = []
+    unlucky = numbers_at(sandbox)[1]["phone_number_id"]
 
-    def broken(*args: Any, **kwargs: Any) -> Any:
-        calls.append(args)
-        if len(calls) == 2:
+    def broken(instance: Connection, **kwargs: Any) -> None:
+        if instance.phone_number_id == unlucky:
             raise LookupError("out of luck")
-        return real(*args, **kwargs)
 
-    monkeypatch.setattr(onboarding, "follow", broken)
-    with pytest.raises(CommandError, match="out of luck") as error:
-        kapso_sync()
+    pre_save.connect(broken, sender=Connection)
+    try:
+        with pytest.raises(CommandError, match="out of luck") as error:
+            kapso_sync()
+    finally:
+        pre_save.disconnect(broken, sender=Connection)
     assert error.value.returncode == 1
     assert Connection.objects.filter(status="connected").count() == 2
+
+
+@pytest.mark.parametrize("told", ["connected", "disconnected"])
+def test_a_number_that_is_told_of_while_its_page_is_worked_on_is_announced_once(
+    sandbox: Sandbox, monkeypatch, told: str
+) -> None:
+    customers = [remote_customer(sandbox) for _ in range(3)]
+    numbers = {row["customer_id"]: row["phone_number_id"] for row in numbers_at(sandbox)}
+    add = sync._Customers.add
+
+    def slowly(*args: Any) -> None:
+        number = numbers[customers[1].kapso_id]
+        if told == "connected":
+            onboarding.connect(customers[1], Number(number), source="webhook")
+        else:
+            onboarding.disconnect(number, customer=customers[1], source="webhook")
+        add(*args)
+
+    monkeypatch.setattr(sync._Customers, "add", slowly)
+    with listening() as heard:
+        expected = "connected 3" if told == "connected" else "connected 2"
+        assert expected in kapso_sync()
+    assert heard.names() == ["whatsapp_connected"] * int(expected[-1])
+    assert Connection.objects.filter(status="connected").count() == len(heard)
+    assert Connection.objects.count() == 3
+
+
+def test_a_number_that_no_webhook_told_completes_the_link_it_came_by(sandbox: Sandbox) -> None:
+    customer, other = remote_customer(sandbox), remote_customer(sandbox)
+    link = make_link(customer, created_at=timezone.now() - timedelta(hours=1))
+    with listening() as heard:
+        kapso_sync()
+    assert {told["customer"]: told["setup_link"] for _, told in heard} == {
+        customer: link,
+        other: None,
+    }
+    link.refresh_from_db()
+    assert (link.status, link.setup_status) == ("used", "completed")
 
 
 # Cost
@@ -502,6 +542,15 @@ def test_a_page_of_numbers_costs_a_constant_number_of_queries(
         kapso_sync()
     paths = [row["path"] for row in sandbox.requests()[before:]]
     assert paths == ["/platform/v1/whatsapp/phone_numbers"] * 3
+
+
+def test_a_new_number_costs_two_statements(sandbox: Sandbox, django_assert_max_num_queries) -> None:
+    sandbox.seed(100, 1)
+    kapso_sync()
+    assert Connection.objects.all().delete()
+    with django_assert_max_num_queries(100 * 2 + 100 // sync.AT_ONCE * 2 + 20):
+        kapso_sync()
+    assert Connection.objects.filter(status="connected").count() == 100
 
 
 def test_many_unknown_customers_are_listed_not_asked_one_by_one(sandbox: Sandbox) -> None:
@@ -531,7 +580,7 @@ def test_an_api_that_is_away_delays_nothing_else(sandbox: Sandbox, rule, monkeyp
     known = make_connection(connected_at=timezone.now() - timedelta(minutes=1))
     with listening() as heard:
         with monkeypatch.context() as patch:
-            queue_without_worker(patch)
+            patch.setattr("kapso_connect.tasks.enqueue_on_commit", lambda *a: None)
             onboarding.record_failure(make_link(), "already_used")
         sandbox.faults(api=[{"match": ".*", **rule}])
         with pytest.raises(CommandError) as error:
