@@ -26,6 +26,7 @@ from .support import (
     make_link,
     payload_for,
     post,
+    queue_without_worker,
     remote_customer,
 )
 
@@ -76,7 +77,7 @@ def test_stored_events_are_processed(sandbox: Sandbox) -> None:
 def test_signals_whose_process_died_are_delivered(sandbox: Sandbox, monkeypatch) -> None:
     with listening("whatsapp_connected") as heard:
         with monkeypatch.context() as patch:
-            patch.setattr("kapso_connect.tasks.enqueue_on_commit", lambda *a: None)
+            queue_without_worker(patch)
             onboarding.connect(make_customer(), Number("1"), source="webhook")
         assert heard == []
         assert "signals 1" in kapso_sync()
@@ -85,7 +86,7 @@ def test_signals_whose_process_died_are_delivered(sandbox: Sandbox, monkeypatch)
 
 def test_signals_of_what_a_run_finds_are_sent_by_that_run(sandbox: Sandbox, monkeypatch) -> None:
     remote_customer(sandbox)
-    monkeypatch.setattr("kapso_connect.tasks.enqueue_on_commit", lambda *a: None)
+    queue_without_worker(monkeypatch)
     with listening("whatsapp_connected") as heard:
         assert "signals 1" in kapso_sync()
     assert heard.names() == ["whatsapp_connected"]
@@ -580,7 +581,7 @@ def test_an_api_that_is_away_delays_nothing_else(sandbox: Sandbox, rule, monkeyp
     known = make_connection(connected_at=timezone.now() - timedelta(minutes=1))
     with listening() as heard:
         with monkeypatch.context() as patch:
-            patch.setattr("kapso_connect.tasks.enqueue_on_commit", lambda *a: None)
+            queue_without_worker(patch)
             onboarding.record_failure(make_link(), "already_used")
         sandbox.faults(api=[{"match": ".*", **rule}])
         with pytest.raises(CommandError) as error:
