@@ -3,6 +3,9 @@
 Builds a site of 100 customers and one of 100,000 with 1,000,000 rows of the timeline, and asks both
 for the same pages of the admin and lists of the REST API in turn, through Django's test client. The
 small site is the base: a ratio of 1 means that the page does not care how many rows there are.
+
+Where the small site has too few to fill a list, the large one shows as many, and once more a full
+page.
 """
 
 from __future__ import annotations
@@ -11,11 +14,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 import django
 
-from .measuring import Row, Subject, finish, in_turn, parser
+from .measuring import Row, finish, in_turn, parser
 from .routing import Router, own_databases
 
 APP = "/admin/kapso_connect"
@@ -63,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     options.add_argument("--rounds", type=int, help="By default 15.")
     options.add_argument("--only", default="", help="Pages that have this in their names.")
     given = options.parse_args(arguments)
-    few, many = (40, 400) if given.quick else (100, 100_000)
+    few, many = (100, 400) if given.quick else (100, 100_000)
     many = given.customers or many
     rounds = given.rounds or (2 if given.quick else 15)
     with own_databases(given.database_url, "kapso_bench_small", "kapso_bench_large") as urls:
@@ -102,13 +108,29 @@ def build(database: str, customers: int) -> None:
 
 def measure(sizes: dict[str, str], rounds: int, only: str) -> Iterator[Row]:
     sites = {size: Site(database) for size, database in sizes.items()}
-    base = next(iter(sites))
-    for page, url in PAGES.items():
+    base, large = sites
+    for page, address in PAGES.items():
         if only not in page:
             continue
-        subjects = {size: site.asks_for(url) for size, site in sites.items()}
-        facts = {size: {"queries": site.queries(subjects[size])} for size, site in sites.items()}
-        yield from in_turn(page, subjects, rounds=rounds, base=base, facts=facts)
+        asks = {size: Ask(site, site.url_of(address)) for size, site in sites.items()}
+        few, many = (len_of(ask()) for ask in asks.values())
+        if few < many:
+            asks = {
+                base: asks[base],
+                large: replace(asks[large], rows=max(few, 1)),
+                f"{large}, a full page": asks[large],
+            }
+        notes = [f"{rows} rows" if rows else "" for rows in (few, min(few, many), many)]
+        yield from in_turn(
+            page,
+            {who: ask.timed for who, ask in asks.items()},
+            rounds=rounds,
+            base=base,
+            facts={
+                who: {"queries": ask.queries(), "note": note}
+                for (who, ask), note in zip(asks.items(), notes, strict=False)
+            },
+        )
 
 
 class Site:
@@ -122,15 +144,9 @@ class Site:
         self.client = Client()
         self.client.force_login(User.objects.get())
 
-    def asks_for(self, address: str) -> Subject:
+    def url_of(self, address: str) -> str:
         url, _, leads_on = address.partition(" ")
-        if leads_on:
-            url = self.get(url).json()[leads_on]
-
-        def ask() -> None:
-            self.get(url)
-
-        return ask
+        return self.get(url).json()[leads_on] if leads_on else url
 
     def get(self, url: str) -> Any:
         Router.chosen = self.database
@@ -138,14 +154,51 @@ class Site:
         assert response.status_code == 200, f"{url}: {response.status_code}"
         return response
 
-    def queries(self, subject: Subject) -> int:
+
+@dataclass(frozen=True)
+class Ask:
+    """Asks a site for a page; a list shows at most ``rows``, or as many as it does by itself."""
+
+    site: Site
+    url: str
+    rows: int | None = None
+
+    def __call__(self) -> Any:
+        with ExitStack() as stack:
+            for kind, name in lists() if self.rows else ():
+                stack.enter_context(mock.patch.object(kind, name, self.rows))
+            return self.site.get(self.url)
+
+    def timed(self) -> None:
+        self()
+
+    def queries(self) -> int:
         from django.db import connections
         from django.test.utils import CaptureQueriesContext
 
-        subject()  # what is remembered from then on is not counted
-        with CaptureQueriesContext(connections[self.database]) as captured:
-            subject()
+        self()  # what is remembered from then on is not counted
+        with CaptureQueriesContext(connections[self.site.database]) as captured:
+            self()
         return len(captured)
+
+
+def lists() -> Iterator[tuple[object, str]]:
+    """Yield where each list has the number of its rows."""
+    from django.contrib import admin
+
+    from kapso_connect.api.pagination import Pages, Timeline
+
+    for model_admin in admin.site._registry.values():
+        yield model_admin, "list_per_page"
+    yield from ((kind, "page_size") for kind in (Pages, Timeline))
+
+
+def len_of(response: Any) -> int:
+    """Return how many rows are shown; 0 for what is no list."""
+    if response.headers["Content-Type"].startswith("text/html"):
+        shown = response.context_data.get("cl")
+        return len(shown.result_list) if shown else 0
+    return len(response.json().get("results", ()))
 
 
 if __name__ == "__main__":
