@@ -225,9 +225,18 @@ def needs_attention(why: str) -> Q:
 
 def numbers_needing_attention() -> dict[Attention, Rows[Connection]]:
     found = {why: Connection.objects.filter(needs_attention(why)) for why in Attention}
+    lost = Attention.DISCONNECTED
+    # The others are of connected numbers: one look at each of those counts them all.
+    counts: dict[str, int] = Connection.objects.filter(
+        status=Connection.Status.CONNECTED
+    ).aggregate(
+        **{why.value: Count("pk", filter=needs_attention(why)) for why in found if why != lost}
+    )
+    counts[lost.value] = found[lost].count()
     return {
         why: Rows(
-            numbers.count(), list(numbers.select_related("customer").order_by("-pk")[:NEWEST])
+            counts[why.value],
+            list(numbers.select_related("customer").order_by("-pk")[:NEWEST]),
         )
         for why, numbers in found.items()
     }
