@@ -13,6 +13,6 @@ class KapsoConnectConfig(AppConfig):
     def ready(self) -> None:
         from . import checks  # noqa: F401  (registers the system checks)
 
-        if settings.is_overridden("TASKS"):
+        if settings.is_overridden("TASKS"):  # type: ignore[misc]
             # What tasks cannot run on fails here, and not with the first webhook.
             from . import tasks  # noqa: F401
