@@ -12,7 +12,7 @@ from django.utils import timezone
 from . import signals, tasks
 from .models import Connection, ConnectionEvent, SetupLink, WebhookEvent, idle
 from .observe import EVENTS, note
-from .statements import insert
+from .statements import Slot, Update, insert
 from .transactions import on_commit, retrying, turn
 
 Kind = ConnectionEvent.Kind
@@ -150,13 +150,12 @@ def _send(event: ConnectionEvent) -> bool:
         event.delivered_at = timezone.now()
         event.next_attempt_at = None
         event.last_error = ""
-    # Not over the word of a process that took over because this one was slow.
     outcome = partial(
-        ConnectionEvent.objects.filter(pk=event.pk, delivered_at=None).update,
+        _outcome.execute,
+        pk=event.pk,
         receivers=event.receivers,
         delivered_at=event.delivered_at,
         next_attempt_at=event.next_attempt_at,
-        taken_at=None,
         last_error=event.last_error,
     )
     # Retried: what was sent and could not be recorded would be sent again.
@@ -174,6 +173,24 @@ def _send(event: ConnectionEvent) -> bool:
     else:
         note("signal.given_up", receivers=sorted(raised), **told)
     return not errors
+
+
+def _record_outcome(
+    pk: Slot, **changes: Slot
+) -> tuple[models.QuerySet[ConnectionEvent], dict[str, Any]]:
+    # Not over the word of a process that took over because this one was slow.
+    rows = ConnectionEvent.objects.filter(pk=pk, delivered_at=None).order_by()
+    return rows, {**changes, "taken_at": None}
+
+
+_outcome = Update(
+    _record_outcome,
+    pk=models.BigAutoField(),
+    receivers=models.JSONField(),
+    delivered_at=models.DateTimeField(),
+    next_attempt_at=models.DateTimeField(),
+    last_error=models.TextField(),
+)
 
 
 def describe(error: Exception) -> str:

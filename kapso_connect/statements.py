@@ -6,13 +6,15 @@ SQL is Django's own, for whichever database it is; only its values are put in af
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connections, models
+from django.db.models.expressions import Expression
 from django.db.models.signals import post_save, pre_save
-from django.db.models.sql import InsertQuery
+from django.db.models.sql import InsertQuery, Query, UpdateQuery
 
 from .transactions import alias
 
@@ -29,7 +31,13 @@ def insert(row: models.Model) -> None:
     using = alias()
     database = connections[using]
     sql, columns, returns = _insertion(model, using)
-    values = [field.get_db_prep_save(field.pre_save(row, True), database) for field in columns]
+    values = []
+    for field, is_text, is_own in columns:
+        value = getattr(row, field.attname) if is_own else field.pre_save(row, True)
+        # Most values are texts or nothing, and go to the database as they are.
+        if not (value is None or (is_text and type(value) is str)):
+            value = field.get_db_prep_save(value, database)
+        values.append(value)
     with database.cursor() as cursor:
         cursor.execute(sql, values)
         # MySQL cannot return columns; its driver knows the key.
@@ -38,44 +46,103 @@ def insert(row: models.Model) -> None:
     row._state.db = using
 
 
+class Column(NamedTuple):
+    field: models.Field[Any, Any]
+    is_text: bool
+    is_own: bool
+    """It is written as the row has it, not made up by the field as ``auto_now`` is."""
+
+
 @lru_cache(maxsize=32)
-def _insertion(
-    model: type[models.Model], using: str
-) -> tuple[str, Sequence[models.Field[Any, Any]], bool]:
+def _insertion(model: type[models.Model], using: str) -> tuple[str, Sequence[Column], bool]:
     database = connections[using]
     key = model._meta.pk
-    columns = [field for field in model._meta.local_concrete_fields if field is not key]
+    fields = [field for field in model._meta.local_concrete_fields if field is not key]
     query = InsertQuery(model)
-    query.insert_values(columns, [model()])
+    query.insert_values(fields, [model()])
     compiler = query.get_compiler(using=using)
     returns = database.features.can_return_columns_from_insert
     compiler.returning_fields = [key] if returns else None
     [(sql, _)] = compiler.as_sql()
+    columns = [
+        Column(
+            field,
+            is_text=isinstance(field, (models.CharField, models.TextField)),
+            is_own=type(field).pre_save is models.Field.pre_save,
+        )
+        for field in fields
+    ]
     return sql, columns, returns
 
 
-class Lookup:
-    """A query for one row of keys, texts and truths, whose values are put in afterwards.
+class Slot(Expression):
+    """Stands in a query for a value that is put in when the statement is executed."""
 
-    ``build`` is called once with a text for each of ``names`` and returns a queryset of tuples.
-    The values must be texts, too, as the database has them.
-    """
+    def __init__(self, name: str, field: models.Field[Any, Any]) -> None:
+        super().__init__(output_field=field)
+        self.name = name
 
-    def __init__(self, build: Callable[..., models.QuerySet[Any, Any]], *names: str) -> None:
+    def as_sql(self, compiler: Any, connection: Any) -> Any:
+        return "%s", (self,)
+
+
+class Compiled:
+    """A statement that is built once for each database, from a slot for each of ``fields``."""
+
+    def __init__(self, build: Callable[..., Any], **fields: models.Field[Any, Any]) -> None:
         self.build = build
-        self.marks = {f"<{name}>": name for name in names}
+        self.slots = {name: Slot(name, field) for name, field in fields.items()}
         self.compiled: dict[str, tuple[str, tuple[Any, ...]]] = {}
 
-    def first(self, **values: str) -> tuple[Any, ...] | None:
-        """Return the first row, or None."""
+    def query(self) -> Query:
+        raise NotImplementedError
+
+    @contextmanager
+    def executed(self, values: Mapping[str, Any]) -> Iterator[Any]:
+        """Yield the cursor that has executed it."""
         using = alias()
+        database = connections[using]
         if using not in self.compiled:
-            marked = self.build(**{name: mark for mark, name in self.marks.items()})
-            self.compiled[using] = marked.query.get_compiler(using).as_sql()
+            self.compiled[using] = self.query().get_compiler(using).as_sql()
         sql, parameters = self.compiled[using]
-        with connections[using].cursor() as cursor:
+        with database.cursor() as cursor:
             cursor.execute(
-                sql, [values[self.marks[p]] if p in self.marks else p for p in parameters]
+                sql,
+                [
+                    p.output_field.get_db_prep_save(values[p.name], database)
+                    if isinstance(p, Slot)
+                    else p
+                    for p in parameters
+                ],
             )
+            yield cursor
+
+
+class Lookup(Compiled):
+    """A queryset of tuples of keys, texts and truths."""
+
+    def query(self) -> Query:
+        queryset: models.QuerySet[Any, Any] = self.build(**self.slots)
+        return queryset.query
+
+    def first(self, **values: Any) -> tuple[Any, ...] | None:
+        """Return the first row as the database's driver has it, or None."""
+        with self.executed(values) as cursor:
             row: tuple[Any, ...] | None = cursor.fetchone()
         return row
+
+
+class Update(Compiled):
+    """A queryset, and what is changed in its rows."""
+
+    def query(self) -> Query:
+        queryset, changes = self.build(**self.slots)
+        query: UpdateQuery = queryset.query.chain(UpdateQuery)
+        query.add_update_values(changes)
+        return query
+
+    def execute(self, **values: Any) -> int:
+        """Return how many rows there were."""
+        with self.executed(values) as cursor:
+            count: int = cursor.rowcount
+        return count

@@ -12,7 +12,7 @@ from typing import Any
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
-from django.db.models import OuterRef, Q, QuerySet
+from django.db.models import BigAutoField, CharField, DateTimeField, OuterRef, Q, QuerySet
 from django.db.models.functions import Coalesce
 from django.urls import reverse
 from django.utils import timezone
@@ -25,6 +25,7 @@ from ..conf import get_conf
 from ..exceptions import KapsoError, KapsoNotFound, KapsoValidationError
 from ..models import ConnectionEvent, Customer, Language, SetupLink, Source, new_connect_key
 from ..options import MAX_URL_LENGTH, InvalidOptions, SetupLinkOptions
+from ..statements import Slot, Update
 from ..transactions import alias, retrying
 from .customers import registering
 from .steps import Steps, run
@@ -456,7 +457,7 @@ def expire_links() -> int:
 
 
 def open_links(
-    customer: Customer | OuterRef, phone_number_id: str, since: datetime | None = None
+    customer: Customer | OuterRef, phone_number_id: str | Slot, since: datetime | None = None
 ) -> QuerySet[SetupLink]:
     """The links a connection that names none may have come by, the likeliest first: the one that a
     browser claimed the number for, then the newest that is not completed, not claimed for another
@@ -465,7 +466,7 @@ def open_links(
     return links.order_by("-claimed_phone_number_id", "-created_at", "-pk")
 
 
-def _is_open(phone_number_id: str, since: datetime | None = None) -> Q:
+def _is_open(phone_number_id: str | Slot, since: datetime | None = None) -> Q:
     claimed = Q(claimed_phone_number_id=phone_number_id)
     free = Q(claimed_phone_number_id="")
     if since is not None:
@@ -476,9 +477,15 @@ def _is_open(phone_number_id: str, since: datetime | None = None) -> Q:
 
 def complete_open(link_id: int, phone_number_id: str) -> bool:
     """Complete a link that ``open_links`` found a moment ago; False where that is no longer so."""
-    still_open = SetupLink.objects.filter(_is_open(phone_number_id), pk=link_id)
-    opened_at = Coalesce("opened_at", timezone.now())
-    return bool(still_open.update(opened_at=opened_at, **COMPLETE))
+    now = timezone.now()
+    return bool(_completion.execute(link_id=link_id, phone_number_id=phone_number_id, now=now))
+
+
+def _complete_open(
+    link_id: Slot, phone_number_id: Slot, now: Slot
+) -> tuple[QuerySet[SetupLink], dict[str, Any]]:
+    still_open = SetupLink.objects.filter(_is_open(phone_number_id), pk=link_id).order_by()
+    return still_open, {"opened_at": Coalesce("opened_at", now), **COMPLETE}
 
 
 COMPLETE: dict[str, Any] = {
@@ -488,6 +495,10 @@ COMPLETE: dict[str, Any] = {
     "claimed_phone_number_id": "",
     "claimed_at": None,
 }
+
+_completion = Update(
+    _complete_open, link_id=BigAutoField(), phone_number_id=CharField(), now=DateTimeField()
+)
 
 
 def complete(link: SetupLink) -> None:

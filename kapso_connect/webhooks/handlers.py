@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from django.db import IntegrityError, OperationalError
-from django.db.models import Exists, OuterRef, QuerySet, Subquery
+from django.db.models import CharField, Exists, OuterRef, QuerySet, Subquery
 from django.utils import timezone
 
 from .. import delivery, onboarding, tasks
@@ -19,7 +19,7 @@ from ..conf import get_conf
 from ..exceptions import KapsoError
 from ..models import Connection, ConnectionEvent, Customer, Source, WebhookEvent, idle
 from ..observe import note
-from ..statements import Lookup, insert
+from ..statements import Lookup, Slot, insert
 from ..transactions import on_commit, retrying
 from .payloads import (
     MalformedPayload,
@@ -208,7 +208,7 @@ def _look(message: Message) -> Seen:
     return Seen(before=_deliveries.first(key=message.key) is not None)
 
 
-def _find_newcomer(kapso_id: str, number: str, key: str) -> QuerySet[Customer, Any]:
+def _find_newcomer(kapso_id: Slot, number: Slot, key: Slot) -> QuerySet[Customer, Any]:
     links = onboarding.open_links(OuterRef("pk"), number)
     return (
         Customer.objects.filter(kapso_id=kapso_id)
@@ -222,12 +222,13 @@ def _find_newcomer(kapso_id: str, number: str, key: str) -> QuerySet[Customer, A
     )
 
 
-def _find_delivery(key: str) -> QuerySet[WebhookEvent, Any]:
+def _find_delivery(key: Slot) -> QuerySet[WebhookEvent, Any]:
     return WebhookEvent.objects.filter(idempotency_key=key).order_by().values_list("pk")
 
 
-_newcomers = Lookup(_find_newcomer, "kapso_id", "number", "key")
-_deliveries = Lookup(_find_delivery, "key")
+_text = CharField()
+_newcomers = Lookup(_find_newcomer, kapso_id=_text, number=_text, key=_text)
+_deliveries = Lookup(_find_delivery, key=_text)
 
 
 def _note_error(inbox: WebhookEvent, error: Exception) -> None:
