@@ -137,7 +137,7 @@ def table(rows: Iterable[Row]) -> str:
             lines.append(f"| **{case}** | | | | | | |")
         cells = [
             row.who,
-            f"{duration(row.seconds)} ({duration(row.spread[0])} – {duration(row.spread[1])})",
+            f"{duration(row.seconds)} ({duration(row.spread[0])} to {duration(row.spread[1])})",
             _ratio_cell(row),
             "" if row.queries is None else f"{row.queries:,}",
             "" if row.requests is None else f"{row.requests:,}",
@@ -153,7 +153,7 @@ def _ratio_cell(row: Row) -> str:
         return ""
     if row.who == row.base:
         return "1"
-    return f"{row.ratio:.2f} ({row.ratio_spread[0]:.2f} – {row.ratio_spread[1]:.2f})"
+    return f"{row.ratio:.2f} ({row.ratio_spread[0]:.2f} to {row.ratio_spread[1]:.2f})"
 
 
 def duration(seconds: float) -> str:

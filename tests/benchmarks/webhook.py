@@ -17,12 +17,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import django
@@ -30,10 +31,11 @@ import django
 from kapso_connect.testing import webhook_headers
 
 from .measuring import OURS, Row, Subject, finish, in_turn, is_installed, parser
-from .peer_site.settings import WEBHOOK_SECRET
+from .peer_site import WEBHOOK_SECRET
 from .routing import own_databases
 
-FLOOR = "by hand (the floor)"
+FLOOR = "by hand, the fewest statements"
+MOST = "by hand, update_or_create"
 INVITED = f"{OURS}, invited, with a receiver"
 STRIPE = "dj-stripe"
 ANYMAIL = "django-anymail"
@@ -42,7 +44,8 @@ CREATED = "whatsapp.phone_number.created"
 FIRST, AGAIN, UNKNOWN = "first delivery", "the same again", "unknown event"
 
 NOTES = {
-    FLOOR: "no customer, no timeline, no signal",
+    FLOOR: "the floor: no customer, no timeline, no signal",
+    MOST: "the same in less code",
     OURS: "a customer that is known",
     INVITED: "also ends the link, calls the receiver, records that it had it",
     ANYMAIL: "stores nothing",
@@ -158,6 +161,7 @@ def prepare() -> dict[str, Sender]:
     invite(invited)
     senders = {
         FLOOR: by_kapso("/by-hand/", known, "1"),
+        MOST: by_kapso("/as-most-would/", known, "4"),
         OURS: by_kapso("/whatsapp/webhook/", known, "2"),
         INVITED: by_kapso("/whatsapp/webhook/", invited, "3"),
     }
@@ -210,16 +214,20 @@ def invite(kapso_ids: Sequence[str]) -> None:
     )
 
 
-class Counter:
-    """Gives each delivery a number of its own."""
+class Deliveries:
+    """Deliveries of one sender, each time new ones: numbered from ``first`` on."""
 
-    def __init__(self) -> None:
-        self.last = 0
+    def __init__(self, make: Sender, first: int = 1) -> None:
+        self.make = make
+        self.next = first
 
-    def take(self, size: int) -> range:
-        first = self.last + 1
-        self.last += size
-        return range(first, first + size)
+    def take(self, kind: str, size: int) -> list[Post]:
+        """Return ``size`` of this kind; the same again are one more, the first of them."""
+        numbers = range(self.next, self.next + size)
+        self.next += size
+        if kind == AGAIN:
+            return [self.make(numbers[0], FIRST)] * (size + 1)
+        return [self.make(number, kind) for number in numbers]
 
 
 def heard(**kwargs: Any) -> None:
@@ -237,66 +245,69 @@ def listening() -> Iterator[None]:
         whatsapp_connected.disconnect(heard)
 
 
+def measure(
+    where: str,
+    senders: Mapping[str, Deliveries],
+    answer: Callable[[Sequence[Post]], None],
+    rounds: int,
+    size: int,
+    count: Callable[[Callable[[], None]], int] | None = None,
+) -> Iterator[Row]:
+    """``answer`` lets all of the deliveries be answered; ``count`` counts statements meanwhile."""
+
+    def prepared(who: str, kind: str) -> Callable[[], None]:
+        posts = senders[who].take(kind, size)
+        if kind == AGAIN:
+            answer([posts.pop()])
+
+        def do() -> None:
+            with listening() if who == INVITED else nullcontext():
+                answer(posts)
+
+        return do
+
+    def turn(who: str, kind: str) -> float:
+        do = prepared(who, kind)
+        started = time.perf_counter()
+        do()
+        return (time.perf_counter() - started) / size
+
+    for kind in (FIRST, AGAIN, UNKNOWN):
+        subjects: dict[str, Subject] = {}
+        facts: dict[str, dict[str, Any]] = {}
+        for who in senders:
+            if who in {MOST, INVITED} and kind != FIRST:
+                continue
+            subjects[who] = partial(turn, who, kind)
+            facts[who] = {"note": NOTES.get(who, "")}
+            if count:
+                turn(who, kind)
+                facts[who]["queries"] = round(count(prepared(who, kind)) / size)
+        yield from in_turn(f"{where}: {kind}", subjects, rounds=rounds, base=FLOOR, facts=facts)
+
+
 # In process
 
 
 def in_process(senders: Mapping[str, Sender], rounds: int, size: int) -> list[Row]:
     from .peer_site.wsgi import application
 
-    def answer(post: Post) -> None:
-        call(application, post)
-
-    rows = []
-    counters = {who: Counter() for who in senders}
-    for kind in (FIRST, AGAIN, UNKNOWN):
-        subjects = {}
-        facts = {}
-        for who, make in senders.items():
-            if who == INVITED and kind != FIRST:
-                continue
-            subjects[who] = turn(who, kind, make, counters[who], size, answer)
-            facts[who] = {"queries": queries(subjects[who], size), "note": NOTES.get(who, "")}
-        case = f"Webhook in process: {kind}"
-        rows += in_turn(case, subjects, rounds=rounds, base=FLOOR, facts=facts)
-    return rows
-
-
-def turn(
-    who: str, kind: str, make: Sender, counter: Counter, size: int, answer: Callable[[Post], None]
-) -> Subject:
-    """Return what posts ``size`` deliveries and returns the seconds of one."""
-
-    def post_all() -> float:
-        numbers = counter.take(size)
-        if kind == AGAIN:
-            answer(make(numbers[0], FIRST))
-            posts = [make(numbers[0], FIRST)] * size
-        else:
-            posts = [make(number, kind) for number in numbers]
-        started = time.perf_counter()
+    def answer(posts: Sequence[Post]) -> None:
         for post in posts:
-            answer(post)
-        return (time.perf_counter() - started) / size
+            call(application, post)
 
-    if who != INVITED:
-        return post_all
-
-    def post_all_heard() -> float:
-        with listening():
-            return post_all()
-
-    return post_all_heard
+    deliveries = {who: Deliveries(make) for who, make in senders.items()}
+    return list(measure("Webhook in process", deliveries, answer, rounds, size, queries))
 
 
-def queries(subject: Subject, size: int) -> int:
-    """Return how many statements one delivery costs, those that begin and end transactions too."""
+def queries(do: Callable[[], None]) -> int:
+    """Return how many statements it costs, those that begin and end transactions too."""
     from django.db import connection
     from django.test.utils import CaptureQueriesContext
 
-    subject()
     with CaptureQueriesContext(connection) as captured:
-        subject()
-    return round(len(captured) / size)
+        do()
+    return len(captured)
 
 
 def call(application: Any, post: Post) -> None:
@@ -342,36 +353,18 @@ CONNECTIONS = 4
 
 
 def over_http(senders: Mapping[str, Sender], rounds: int, size: int) -> list[Row]:
-    """The same first deliveries to gunicorn with two workers, over connections that stay open."""
-    rows = []
-    with serving() as port:
-        counters = {who: Counter() for who in senders}
-        for counter in counters.values():
-            counter.last = 1_000_000
-        counters[INVITED].last = 10_000
-        subjects = {
-            who: http_turn(port, make, counters[who], size)
-            for who, make in senders.items()
-            if who != INVITED
-        }
-        case = f"Webhook over HTTP, gunicorn, 2 workers, {CONNECTIONS} connections: {FIRST}"
-        rows += in_turn(case, subjects, rounds=rounds, base=FLOOR)
-    return rows
+    """To gunicorn with two workers, over connections that stay open."""
+    deliveries = {
+        who: Deliveries(make, 1_000_000) for who, make in senders.items() if who != INVITED
+    }
+    where = f"Webhook over HTTP, gunicorn, 2 workers, {CONNECTIONS} connections"
+    with serving() as port, ThreadPoolExecutor(CONNECTIONS) as pool:
 
+        def answer(posts: Sequence[Post]) -> None:
+            parts = [posts[index::CONNECTIONS] for index in range(CONNECTIONS)]
+            list(pool.map(partial(send, port), parts))
 
-def http_turn(port: int, make: Sender, counter: Counter, size: int) -> Subject:
-    def post_all() -> float:
-        posts = [make(number, FIRST) for number in counter.take(size)]
-        parts = [posts[index::CONNECTIONS] for index in range(CONNECTIONS)]
-        threads = [threading.Thread(target=send, args=(port, part)) for part in parts]
-        started = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return (time.perf_counter() - started) / size
-
-    return post_all
+        return list(measure(where, deliveries, answer, rounds, size))
 
 
 def send(port: int, posts: Sequence[Post]) -> None:
@@ -380,7 +373,7 @@ def send(port: int, posts: Sequence[Post]) -> None:
         connection.request("POST", post.path, post.body, dict(post.headers))
         response = connection.getresponse()
         body = response.read()
-        assert response.status == 200, body
+        assert response.status == 200, (post.path, response.status, body)
     connection.close()
 
 

@@ -7,6 +7,7 @@ import os
 import environ
 
 from ..measuring import is_installed
+from . import WEBHOOK_SECRET
 
 SECRET_KEY = "benchmarks-only"
 DEBUG = False
@@ -49,7 +50,6 @@ TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP
 # Everybody's records go the same short way: to nobody.
 LOGGING = {"version": 1, "disable_existing_loggers": False, "root": {"level": "CRITICAL"}}
 
-WEBHOOK_SECRET = "benchmark-webhook-secret"
 KAPSO_CONNECT = {
     "API_KEY": "benchmark",
     "API_BASE_URL": "http://127.0.0.1:9",

@@ -8,6 +8,7 @@ from . import views
 urlpatterns = [
     path("whatsapp/", include("kapso_connect.urls")),
     path("by-hand/", views.webhook),
+    path("as-most-would/", views.webhook_as_most_would),
 ]
 if is_installed("djstripe"):
     urlpatterns.append(path("stripe/", include("djstripe.urls", namespace="djstripe")))
