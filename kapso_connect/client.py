@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime, timezone
 from typing import Any, TypeVar, get_type_hints
@@ -376,7 +376,7 @@ class KapsoClient:
         per_page: int = 100,
     ) -> Iterator[T]:
         query = {name: _query_value(v) for name, v in filters.items() if v is not None}
-        seen: set[object] = set()
+        before: Collection[object] = ()
         page = total = 1
         while page <= total:
             query |= {"page": str(page), "per_page": str(per_page)}
@@ -385,13 +385,14 @@ class KapsoClient:
             except _UnusableError as problem:
                 reason = str(problem)
                 break
-            # What is created meanwhile pushes entries on to the next page: once is enough.
-            fresh = {key: item for key, item in items.items() if key not in seen}
+            # What is created meanwhile pushes entries on to the next page: once is enough. To
+            # remember all pages would take memory that grows with the list.
+            fresh = {key: item for key, item in items.items() if key not in before}
             if not fresh and (items or page < total):
                 # Ending quietly would make part of a list look like the whole.
                 reason = "a page of the list is empty or came twice"
                 break
-            seen.update(fresh)
+            before = items.keys()
             yield from fresh.values()
             page += 1
         else:
