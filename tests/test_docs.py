@@ -36,6 +36,7 @@ from kapso_connect.sandbox import faults
 from kapso_connect.sandbox.__main__ import parser as sandbox_parser
 from kapso_connect.sync import Report
 
+from .benchmarks.__main__ import parser as benchmarks_parser
 from .docs_support import DOCS, ROOT, Block, blocks, blocks_of, pages, write
 
 FOLLOWED = {
@@ -321,6 +322,7 @@ MODULES: dict[str, Callable[[list[str]], Any]] = {
     "kapso_connect.sandbox": sandbox_parser().parse_args,
     "mkdocs": lambda words: mkdocs.commands[words[0]].make_context("mkdocs", words[1:]),
     "pip": check_requirements,
+    "tests.benchmarks": benchmarks_parser().parse_args,
     "pytest": lambda words: None if not words else pytest.fail(str(words)),
     "venv": lambda words: None if words == [".venv"] else pytest.fail(str(words)),
 }
@@ -334,6 +336,7 @@ MODULES: dict[str, Callable[[list[str]], Any]] = {
         "python -m pip install 'django-kapso-connect[queue]'",
         "python -m kapso_connect.sandbox --colour",
         "python -m mkdocs serve --softly",
+        "python -m tests.benchmarks everything",
         "rm -r venv",
     ],
 )

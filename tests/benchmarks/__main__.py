@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -33,24 +34,62 @@ PACKAGES = (
 )
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
-    parser.add_argument("cases", nargs="*", help=f"Some of {', '.join(CASES)}; all by default.")
+    parser.add_argument(
+        "cases",
+        nargs="*",
+        choices=[*CASES, []],
+        metavar="CASE",
+        help=f"{', '.join(CASES)}, or all.",
+    )
     parser.add_argument("--database-url", help="A PostgreSQL server, or sqlite://.")
     parser.add_argument("--quick", action="store_true", help="Small: to see that all runs.")
     parser.add_argument("--json", type=Path, default=Path("benchmarks.json"))
-    given = parser.parse_args()
-    if unknown := set(given.cases) - set(CASES):
-        parser.error(f"There is no {', '.join(sorted(unknown))}; there are {', '.join(CASES)}.")
-    started, rows = time.monotonic(), []
-    for case in given.cases or CASES:
-        rows += run(case, given)
-    told = machine()
-    result = {"machine": told, "rows": rows}
+    parser.add_argument(
+        "--docs", action="store_true", help="Write the figures into the documentation, too."
+    )
+    return parser
+
+
+def main() -> None:
+    given = parser().parse_args()
+    started = time.monotonic()
+    result = {
+        "machine": machine(),
+        "cases": {case: run(case, given) for case in given.cases or CASES},
+    }
     given.json.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"\n{table(Row(**row) for row in rows)}\n")
-    print("; ".join(f"{name} {value}" for name, value in told.items()))
+    for rows in result["cases"].values():
+        print(f"\n{table([Row(**row) for row in rows])}")
+    print(f"\n{described(result['machine'])}")
     print(f"It took {time.monotonic() - started:.0f} s. The figures are in {given.json}.")
+    if given.docs:
+        FIGURES.write_text(json.dumps(result, indent=2) + "\n")
+        PAGE.write_text(filled(PAGE.read_text(), result))
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "benchmarks.md"
+FIGURES = DOCS / "benchmarks.json"
+PLACE = re.compile(r"(<!-- (\w+) -->\n\n).+?(\n\n|\n?\Z)", re.DOTALL)
+
+
+def filled(page: str, result: dict[str, Any]) -> str:
+    """Return ``page`` with the tables of ``result`` after ``<!-- webhook -->`` and the like."""
+
+    def fill(place: re.Match[str]) -> str:
+        if place[2] == "machine":
+            text = described(result["machine"])
+        else:
+            text = table([Row(**row) for row in result["cases"][place[2]]])
+        return place[1] + text + place[3]
+
+    return PLACE.sub(fill, page)
+
+
+def described(machine: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in machine.items()) + "."
 
 
 def run(case: str, given: argparse.Namespace) -> list[dict[str, Any]]:

@@ -115,7 +115,7 @@ def parser(module: str, *, databases: bool = True) -> argparse.ArgumentParser:
 def finish(rows: Iterable[Row], path: Path | None) -> list[Row]:
     """Print the rows as a table, and write them to a file where one is asked for."""
     told = list(rows)
-    print("\n" + table(told), flush=True)
+    print(f"\n{table(told)}\n", flush=True)
     if path:
         path.write_text(json.dumps([asdict(row) for row in told], indent=2) + "\n")
     return told
@@ -124,28 +124,36 @@ def finish(rows: Iterable[Row], path: Path | None) -> list[Row]:
 # The table
 
 
-def table(rows: Iterable[Row]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """Return the rows as a table in Markdown, each case under a line of its own."""
-    lines = [
-        "| | median | ratio | queries | requests | peak memory | |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
-    ]
+    cells = {
+        "": lambda row: row.who,
+        "median (quartiles)": lambda row: (
+            f"{duration(row.seconds)} ({duration(row.spread[0])} to {duration(row.spread[1])})"
+        ),
+        "ratio": _ratio_cell,
+        "queries": lambda row: "" if row.queries is None else f"{row.queries:,}",
+        "requests": lambda row: "" if row.requests is None else f"{row.requests:,}",
+        "peak memory": lambda row: (
+            "" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.1f} MiB"
+        ),
+        "remarks": lambda row: row.note,
+    }
+    # What no row has is no column.
+    shown = {name: cell for name, cell in cells.items() if any(map(cell, rows))}
+    marks = {"": "---", "remarks": "---"}
+    lines = [_line(shown), _line(marks.get(name, "---:") for name in shown)]
     case = None
     for row in rows:
         if row.case != case:
             case = row.case
-            lines.append(f"| **{case}** | | | | | | |")
-        cells = [
-            row.who,
-            f"{duration(row.seconds)} ({duration(row.spread[0])} to {duration(row.spread[1])})",
-            _ratio_cell(row),
-            "" if row.queries is None else f"{row.queries:,}",
-            "" if row.requests is None else f"{row.requests:,}",
-            "" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.1f} MiB",
-            row.note,
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+            lines.append(_line([f"**{case}**", *[""] * (len(shown) - 1)]))
+        lines.append(_line(cell(row) for cell in shown.values()))
     return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _ratio_cell(row: Row) -> str:
