@@ -1,8 +1,8 @@
 """What adding the app costs each process as it starts: python -m tests.benchmarks.startup
 
 The base is a site of Django's own apps and Django REST framework, with the admin and one view set
-in its URLconf. Every figure is of a fresh interpreter that finds its modules compiled, and every
-step has those before it in it.
+in its URLconf. Every figure is of a fresh interpreter that finds its modules compiled, in the
+processor's time, and every step has those before it in it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ START = """
 import json, sys, time
 
 site, last = json.loads(sys.argv[1]), sys.argv[2]
-started = time.perf_counter()
+started = time.process_time()
 
 import django
 from django.conf import settings
@@ -120,7 +120,7 @@ if last == "check":
     from django.core.management import call_command
 
     call_command("check", verbosity=0, stdout=open("/dev/null", "w"))
-took = time.perf_counter() - started
+took = time.process_time() - started
 
 import resource
 
@@ -175,14 +175,14 @@ class Start:
 
 
 def told(rows: list[Row]) -> list[Row]:
-    """Return ``rows`` with what each adds to the base, the first of them."""
+    """Return ``rows`` with what each adds to the base, the first of them, as the ratio has it."""
     base = rows[0]
     return [
         base,
         *(
             replace(
                 row,
-                note=f"{1000 * (row.seconds - base.seconds):+.0f} ms, "
+                note=f"{1000 * base.seconds * ((row.ratio or 1) - 1):+.0f} ms, "
                 f"{((row.peak_bytes or 0) - (base.peak_bytes or 0)) / 2**20:+.1f} MiB",
             )
             for row in rows[1:]
