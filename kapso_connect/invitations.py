@@ -8,7 +8,8 @@ lease, so one that a process died of is found again; the link it may have made i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -48,7 +49,7 @@ from .onboarding.links import own_page
 from .options import InvalidOptions
 from .transactions import atomic, retrying, turn
 
-AT_ONCE = 8
+AT_ONCE = 16
 """Requests to Kapso that are under way at a time. Kapso names no limit for them; a 429 makes the
 batch wait as long as it says."""
 
@@ -219,21 +220,22 @@ def work(
     if batch is None or batch.started_at is None:
         return False
     deadline = None if seconds is None else time.monotonic() + seconds
-    running: dict[Future[Any], onboarding.Steps[Invitation | None]] = {}
+    running: Running = {}
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="kapso-invite") as pool:
         while True:
             # Another process may have met what stops it.
             batch.refresh_from_db(fields=["stopped"])
             is_over = batch.stopped or shall_end() or is_late(deadline)
             taken = [] if is_over else _take_due(batch, AT_ONCE - len(running))
-            ended: list[Invitation | None] = []
-            for steps in _begin(taken, batch):
-                _advance(pool, running, steps, ended)
+            begun = [(steps, partial(next, steps)) for steps in _begin(taken, batch)]
+            ended = _advance(pool, running, begun)
             if not (running or taken):
                 break
-            # Those that were answered meanwhile are settled together: one commit for all.
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                _advance(pool, running, running.pop(future), ended, future)
+            # Those that were answered meanwhile are written together: one commit for all.
+            answered = wait(running, return_when=FIRST_COMPLETED).done
+            ended += _advance(
+                pool, running, [_answer(running.pop(future), future) for future in answered]
+            )
             _settle(ended)
             for _ended in ended:
                 tell()
@@ -250,25 +252,57 @@ def work_all(*, seconds: float, tell: Callable[[], object] = lambda: None) -> No
         work(batch_id, seconds=left, tell=tell)
 
 
+InvitationSteps = onboarding.Steps[Invitation | None]
+Running = dict[Future[Any], InvitationSteps]
+Move = tuple[InvitationSteps, Callable[[], Any]]
+"""Some steps, and what takes the next of them."""
+
+
+def _answer(steps: InvitationSteps, answered: Future[Any]) -> Move:
+    error = answered.exception()
+    return steps, partial(steps.throw, error) if error else partial(steps.send, answered.result())
+
+
 def _advance(
-    pool: ThreadPoolExecutor,
-    running: dict[Future[Any], onboarding.Steps[Invitation | None]],
-    steps: onboarding.Steps[Invitation | None],
-    ended: list[Invitation | None],
-    answered: Future[Any] | None = None,
-) -> None:
-    """Take the next of ``steps``, with the answer to the one before."""
+    pool: ThreadPoolExecutor, running: Running, moves: Iterable[Move]
+) -> list[Invitation | None]:
+    """Make the ``moves``, and those that lead to; return what has ended.
+
+    What is to be asked is ``running`` then, and what was to be written is written, all of a kind
+    together.
+    """
+    ended: list[Invitation | None] = []
+    while moves:
+        writing: dict[Any, list[tuple[InvitationSteps, Any]]] = defaultdict(list)
+        for steps, move in moves:
+            try:
+                wanted = move()
+            except StopIteration as end:
+                ended.append(end.value)
+            else:
+                if isinstance(wanted, onboarding.Writing):
+                    writing[wanted.write].append((steps, wanted.rows))
+                else:
+                    running[pool.submit(_ask, wanted)] = steps
+        moves = [move for write, waiting in writing.items() for move in _write(write, waiting)]
+    return ended
+
+
+def _write(
+    write: Callable[[Sequence[Any]], Sequence[Any]], waiting: Sequence[tuple[InvitationSteps, Any]]
+) -> Iterator[Move]:
     try:
-        if answered is None:
-            ask = next(steps)
-        elif (error := answered.exception()) is not None:
-            ask = steps.throw(error)
+        written = write([rows for _, rows in waiting])
+    except Exception as error:
+        if len(waiting) == 1:
+            yield waiting[0][0], partial(waiting[0][0].throw, error)
         else:
-            ask = steps.send(answered.result())
-    except StopIteration as end:
-        ended.append(end.value)
+            # What cannot be written must not keep the others.
+            for one in waiting:
+                yield from _write(write, [one])
     else:
-        running[pool.submit(_ask, ask)] = steps
+        for (steps, _), result in zip(waiting, written, strict=True):
+            yield steps, partial(steps.send, result)
 
 
 def _ask(ask: Callable[[KapsoClient], Any]) -> Any:
@@ -285,32 +319,34 @@ def _take_due(batch: InvitationBatch, count: int) -> list[Invitation]:
 
     def change() -> list[Invitation]:
         rows = batch.invitations.filter(due(), status=Invitation.Status.PENDING)
-        page = rows.select_related("customer").order_by("pk")[:count]
-        return [invitation for invitation in page if invitation.take()]
+        return Invitation.take_all(rows.prefetch_related("customer").order_by("pk")[:count])
 
-    return retrying(change)
+    return retrying(change) if count else []
 
 
-def _begin(
-    taken: Collection[Invitation], batch: InvitationBatch
-) -> Iterator[onboarding.Steps[Invitation | None]]:
+def _begin(taken: Collection[Invitation], batch: InvitationBatch) -> Iterator[InvitationSteps]:
     """Yield the steps of each of the ``taken``, after a look at what others do or did for all."""
     if not taken:
         return
     elsewhere = _under_way_elsewhere(taken)
     made = _made_since(batch, taken)
+    known: dict[int, list[str]] = defaultdict(list)
+    links = SetupLink.objects.filter(customer__in=[invitation.customer_id for invitation in taken])
+    for customer_id, kapso_id in links.values_list("customer_id", "kapso_id"):
+        known[customer_id].append(kapso_id)
     for invitation in taken:
         if invitation.customer_id in elsewhere:
             # Two batches meet at one customer: whoever comes later finds the other's link, and
             # what the other sent.
             _free(invitation, timedelta(seconds=2))
         else:
-            yield _inviting(invitation, batch, made.get(invitation.customer_id))
+            customer_id = invitation.customer_id
+            yield _inviting(invitation, batch, made.get(customer_id), known[customer_id])
 
 
 def _inviting(
-    invitation: Invitation, batch: InvitationBatch, link: SetupLink | None
-) -> onboarding.Steps[Invitation | None]:
+    invitation: Invitation, batch: InvitationBatch, link: SetupLink | None, known: list[str]
+) -> InvitationSteps:
     """Make the link of one invitation where it has none, and send it.
 
     Returns the invitation where that is done and to be settled; otherwise what came of it is
@@ -327,6 +363,7 @@ def _inviting(
                 next_url=batch.next_url,
                 created_by=batch.created_by,
                 since=batch.started_at if invitation.attempts > 1 else None,
+                known=known,
             )
         invitation.setup_link = link
         if batch.send_email:

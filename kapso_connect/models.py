@@ -13,7 +13,7 @@ from django.conf import settings
 from django.contrib.contenttypes.fields import GenericForeignKey
 from django.contrib.contenttypes.models import ContentType
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import models
+from django.db import connections, models
 from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.crypto import get_random_string
@@ -438,6 +438,25 @@ class Retryable(models.Model):
         if taken:
             self._note_taken(now, lease_ends)
         return bool(taken)
+
+    @classmethod
+    def take_all(cls, rows: models.QuerySet[Any]) -> list[Any]:
+        """Take those of ``rows``, which are due, that no other process is just taking: ``take`` for
+        many in one UPDATE. Call it in a transaction."""
+        skip_locked = connections[rows.db].features.has_select_for_update_skip_locked
+        found = list(rows.select_for_update(skip_locked=skip_locked))
+        taken = [row for row in found if row.attempts < get_conf().retry_limit]
+        for row in found:
+            if row not in taken:
+                row.take()  # gives it up
+        now = timezone.now()
+        lease_ends = now + timedelta(seconds=get_conf().lease_seconds)
+        cls._default_manager.filter(pk__in=[row.pk for row in taken]).update(
+            next_attempt_at=lease_ends, taken_at=now, attempts=F("attempts") + 1
+        )
+        for row in taken:
+            row._note_taken(now, lease_ends)
+        return taken
 
     def take_new(self) -> None:
         """Take work that is about to be written, as ``take`` does with what is there: its process

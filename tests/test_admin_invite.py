@@ -948,9 +948,9 @@ def test_kapso_is_asked_outside_any_transaction(
     inside: list[bool] = []
     original = invitations._advance
 
-    def advance(*args: Any) -> None:
+    def advance(*args: Any) -> Any:
         inside.append(connections["default"].in_atomic_block)
-        original(*args)
+        return original(*args)
 
     monkeypatch.setattr(invitations, "_advance", advance)
     assert "2 done" in create(admin_client, customers(2))

@@ -132,14 +132,14 @@ def test_a_new_link_ends_the_one_before(sandbox: Sandbox) -> None:
 def test_recording_links_out_of_order_follows_kapsos_times(sandbox: Sandbox, monkeypatch) -> None:
     # Two members of staff: the first asked Kapso first but records last.
     customer = unregistered()
-    real = onboarding.links._record_link
+    real = onboarding.links.record_links
 
-    def slow(*args: Any) -> SetupLink:
-        monkeypatch.setattr(onboarding.links, "_record_link", real)
+    def slow(*args: Any) -> Any:
+        monkeypatch.setattr(onboarding.links, "record_links", real)
         onboarding.create_setup_link(customer)
         return real(*args)
 
-    monkeypatch.setattr(onboarding.links, "_record_link", slow)
+    monkeypatch.setattr(onboarding.links, "record_links", slow)
     first = onboarding.create_setup_link(customer)
     (active,) = SetupLink.objects.filter(status="active")
     assert first.status == "revoked"

@@ -55,7 +55,7 @@ from .renewal import (
     link_of_the_day,
     newest_link,
 )
-from .steps import Steps, run
+from .steps import Steps, Writing, run
 
 __all__ = [
     "MAX_FAILURES",
@@ -69,6 +69,7 @@ __all__ = [
     "Steps",
     "TryLater",
     "Withdrawn",
+    "Writing",
     "add_customer_from_api",
     "check_health",
     "claim",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from copy import copy
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -25,10 +27,10 @@ from ..conf import get_conf
 from ..exceptions import KapsoError, KapsoNotFound, KapsoValidationError
 from ..models import ConnectionEvent, Customer, Language, SetupLink, Source, new_connect_key
 from ..options import MAX_URL_LENGTH, InvalidOptions, SetupLinkOptions
-from ..statements import Slot, Update
+from ..statements import Slot, Update, insert
 from ..transactions import alias, retrying
 from .customers import registering
-from .steps import Steps, run
+from .steps import Steps, Writing, run
 
 Kind = ConnectionEvent.Kind
 
@@ -75,19 +77,20 @@ def creating_setup_link(
     next_url: str = "",
     created_by: AbstractBaseUser | AnonymousUser | None = None,
     since: datetime | None = None,
+    known: Collection[str] | None = None,
     recorded: Callable[[SetupLink], object] = lambda link: None,
 ) -> Steps[SetupLink]:
     """``create_setup_link`` in steps, for those who ask Kapso several things at a time.
 
     ``since`` is when an earlier attempt for the same purpose began, whose end is not known: a link
     that Kapso made since then, and nobody recorded, is taken instead of making a second one.
+    ``known`` are Kapso's ids of the customer's recorded links, where they were just read.
     ``recorded`` is called in the transaction that records the link.
     """
     wanted = link_options(customer, options)
     next_url = own_page(next_url)
-    known = frozenset(
-        SetupLink.objects.filter(customer=customer).values_list("kapso_id", flat=True)
-    )
+    if known is None:
+        known = set(SetupLink.objects.filter(customer=customer).values_list("kapso_id", flat=True))
     kapso_id = yield from registering(customer)
     try:
         made = yield partial(_find_or_make, kapso_id, wanted, known, since)
@@ -96,13 +99,12 @@ def creating_setup_link(
         customer.kapso_id = None
         kapso_id = yield from registering(customer)
         made = yield partial(_find_or_make, kapso_id, wanted, known, since)
-
-    def record() -> SetupLink:
-        link = _record_link(customer, made, wanted, next_url, created_by)
-        recorded(link)
-        return link
-
-    link = retrying(record)
+    new = NewLink(customer, made, wanted, next_url, created_by, recorded)
+    link: SetupLink | None = yield Writing(new, record_links)
+    if link is None:
+        raise Customer.DoesNotExist
+    # Not on the one that receivers were given.
+    link = copy(link)
     link.token = made.token
     return link
 
@@ -142,7 +144,7 @@ def own_page(url: str) -> str:
 def _find_or_make(
     kapso_id: str,
     options: SetupLinkOptions,
-    known: frozenset[str],
+    known: Collection[str],
     since: datetime | None,
     client: KapsoClient,
 ) -> KapsoSetupLink:
@@ -162,7 +164,7 @@ def _find_or_make(
 
 
 def _unrecorded(
-    client: KapsoClient, kapso_id: str, known: frozenset[str], since: datetime
+    client: KapsoClient, kapso_id: str, known: Collection[str], since: datetime
 ) -> KapsoSetupLink | None:
     """Return the active link that Kapso made ``since`` then and that is not among the ``known``."""
     since -= CLOCKS_APART
@@ -172,28 +174,60 @@ def _unrecorded(
     return None
 
 
-def _record_link(
-    customer: Customer,
-    made: KapsoSetupLink,
-    options: SetupLinkOptions,
-    next_url: str,
-    created_by: AbstractBaseUser | AnonymousUser | None,
-) -> SetupLink:
+@dataclass(frozen=True)
+class NewLink:
+    """A link that Kapso made and nobody recorded yet; see ``creating_setup_link``."""
+
+    customer: Customer
+    made: KapsoSetupLink
+    options: SetupLinkOptions
+    next_url: str
+    created_by: AbstractBaseUser | AnonymousUser | None
+    recorded: Callable[[SetupLink], object]
+
+
+def record_links(new: Sequence[NewLink]) -> list[SetupLink | None]:
+    """Record links of different customers in one transaction; None where a customer is gone."""
+
+    def change() -> list[SetupLink | None]:
+        rows = _lock([one.customer.pk for one in new])
+        return [
+            _record_link(one, *rows[one.customer.pk]) if one.customer.pk in rows else None
+            for one in new
+        ]
+
+    return retrying(change)
+
+
+def _lock(customers: Collection[int]) -> dict[int, tuple[Customer, list[SetupLink]]]:
+    """Return the customers, locked and with a key for their address each, and all their links."""
     # Two members of staff may invite the same customer at once: the lock makes the second wait,
     # and Kapso's own times say which link it left alive.
     # It is one that rows which point to the customer need not wait for: no deadlock with those
     # that hold a link's row and write the timeline.
     no_key = connections[alias()].features.has_select_for_no_key_update
-    locked = Customer.objects.select_for_update(no_key=no_key).get(pk=customer.pk)
-    links = list(SetupLink.objects.filter(customer=customer))
+    # In the same order in every process: no deadlock among them.
+    locked = Customer.objects.select_for_update(no_key=no_key).filter(pk__in=customers)
+    rows: dict[int, tuple[Customer, list[SetupLink]]] = {
+        customer.pk: (customer, []) for customer in locked.order_by("pk")
+    }
+    for link in SetupLink.objects.filter(customer__in=customers):
+        rows[link.customer_id][1].append(link)
+    keyless = [customer for customer, _ in rows.values() if customer.connect_key is None]
+    for customer in keyless:
+        customer.connect_key = new_connect_key()
+    Customer.objects.bulk_update(keyless, ["connect_key"])
+    return rows
+
+
+def _record_link(new: NewLink, locked: Customer, links: Sequence[SetupLink]) -> SetupLink:
+    customer, made = new.customer, new.made
+    customer.connect_key = locked.connect_key
     for known in links:
         if known.kapso_id == made.id:
+            new.recorded(known)
             return known
-    if locked.connect_key is None:
-        locked.connect_key = new_connect_key()
-        locked.save(update_fields=["connect_key"])
-    customer.connect_key = locked.connect_key
-    actor = created_by if isinstance(created_by, AbstractBaseUser) else None
+    actor = new.created_by if isinstance(new.created_by, AbstractBaseUser) else None
     active = [link for link in links if link.status == SetupLink.Status.ACTIVE]
     latest = [link for link in links if link.is_latest]
     superseded = any(link.created_at > made.created_at for link in (*active, *latest))
@@ -208,13 +242,13 @@ def _record_link(
         url=made.url,
         status=SetupLink.Status.REVOKED if superseded else made.status,
         is_latest=not superseded,
-        options=options.payload(),
-        next_url=next_url,
+        options=new.options.payload(),
+        next_url=new.next_url,
         expires_at=made.expires_at,
         created_at=made.created_at,
         created_by_id=actor.pk if actor else None,
     )
-    link.save(force_insert=True)
+    insert(link)
     delivery.record(
         Kind.SETUP_LINK_CREATED,
         source=Source.MANUAL,
@@ -222,6 +256,7 @@ def _record_link(
         setup_link=link,
         actor=actor,
     )
+    new.recorded(link)
     return link
 
 
