@@ -10,9 +10,9 @@ from django.db import models
 from django.utils import timezone
 
 from . import signals, tasks
-from .models import Connection, ConnectionEvent, SetupLink, WebhookEvent, idle
+from .models import Connection, ConnectionEvent, Customer, SetupLink, WebhookEvent, idle
 from .observe import EVENTS, note
-from .statements import Slot, Update, insert
+from .statements import Lookup, Slot, Update, insert
 from .transactions import on_commit, retrying, turn
 
 Kind = ConnectionEvent.Kind
@@ -88,6 +88,7 @@ def _deliver_new(event: ConnectionEvent) -> None:
     """Send the signal of an event that this process wrote and took, now that it is committed."""
     lease_ends = event.next_attempt_at
     if lease_ends is not None and timezone.now() < lease_ends:
+        _load(event)
         _send(event)
     else:
         # The transaction took longer than the lease: another process may be at it.
@@ -130,6 +131,37 @@ def deliver(event_id: int) -> bool:
     if event is None or not retrying(event.take, within=turn):
         return event is not None and event.delivered_at is not None
     return _send(event)
+
+
+def _load(event: ConnectionEvent) -> None:
+    """Read at once whose event it is, and of which link, where only their keys are at hand."""
+    is_known = ConnectionEvent._meta.get_field("customer").is_cached
+    if event.customer_id is None or is_known(event):
+        return
+    found = _customers.first(pk=event.customer_id, link=event.setup_link_id)
+    if found is None:
+        return
+    using = event._state.db
+    event.customer = Customer.from_db(using, CUSTOMER, found[: len(CUSTOMER)])
+    if event.setup_link_id is not None and found[-1] is not None:
+        event.setup_link = SetupLink.from_db(using, LINK, found[len(CUSTOMER) :])
+        event.setup_link.customer = event.customer
+    if event.connection is not None:
+        event.connection.customer = event.customer
+        event.connection.setup_link = event.setup_link
+
+
+CUSTOMER = [field.attname for field in Customer._meta.concrete_fields]
+LINK = [field.attname for field in SetupLink._meta.concrete_fields]
+
+
+def _find_customer(pk: Slot, link: Slot) -> models.QuerySet[Customer, Any]:
+    of_the_event = models.FilteredRelation("setup_links", condition=models.Q(setup_links=link))
+    customers = Customer.objects.annotate(link=of_the_event).filter(pk=pk).order_by()
+    return customers.values_list(*CUSTOMER, *(f"link__{name}" for name in LINK))
+
+
+_customers = Lookup(_find_customer, pk=models.BigAutoField(), link=models.BigAutoField())
 
 
 def _send(event: ConnectionEvent) -> bool:

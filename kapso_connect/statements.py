@@ -6,6 +6,7 @@ SQL is Django's own, for whichever database it is; only its values are put in af
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -92,19 +93,22 @@ class Compiled:
     def __init__(self, build: Callable[..., Any], **fields: models.Field[Any, Any]) -> None:
         self.build = build
         self.slots = {name: Slot(name, field) for name, field in fields.items()}
-        self.compiled: dict[str, tuple[str, tuple[Any, ...]]] = {}
+        self.compiled: dict[str, tuple[str, tuple[Any, ...], list[Any]]] = {}
 
     def query(self) -> Query:
         raise NotImplementedError
 
     @contextmanager
-    def executed(self, values: Mapping[str, Any]) -> Iterator[Any]:
-        """Yield the cursor that has executed it."""
+    def executed(self, values: Mapping[str, Any]) -> Iterator[tuple[Any, list[Any]]]:
+        """Yield the cursor that has executed it, and the columns of its rows."""
         using = alias()
         database = connections[using]
         if using not in self.compiled:
-            self.compiled[using] = self.query().get_compiler(using).as_sql()
-        sql, parameters = self.compiled[using]
+            compiler = self.query().get_compiler(using)
+            sql, parameters = compiler.as_sql()
+            columns = [column for column, *_ in compiler.select or ()]
+            self.compiled[using] = (sql, parameters, columns)
+        sql, parameters, columns = self.compiled[using]
         with database.cursor() as cursor:
             cursor.execute(
                 sql,
@@ -115,21 +119,33 @@ class Compiled:
                     for p in parameters
                 ],
             )
-            yield cursor
+            yield cursor, columns
 
 
 class Lookup(Compiled):
-    """A queryset of tuples of keys, texts and truths."""
+    """A queryset of tuples."""
 
     def query(self) -> Query:
         queryset: models.QuerySet[Any, Any] = self.build(**self.slots)
         return queryset.query
 
     def first(self, **values: Any) -> tuple[Any, ...] | None:
-        """Return the first row as the database's driver has it, or None."""
-        with self.executed(values) as cursor:
-            row: tuple[Any, ...] | None = cursor.fetchone()
-        return row
+        """Return the first row, or None."""
+        with self.executed(values) as (cursor, columns):
+            row = cursor.fetchone()
+        if row is None:
+            return None
+        database = connections[alias()]
+        return tuple(map(_converted, row, columns, itertools.repeat(database)))
+
+
+def _converted(value: Any, column: Any, database: Any) -> Any:
+    """Return a value of the database's driver as the field has it."""
+    for convert in database.ops.get_db_converters(column):
+        value = convert(value, column, database)
+    for convert in column.get_db_converters(database):
+        value = convert(value, column, database)
+    return value
 
 
 class Update(Compiled):
@@ -143,6 +159,6 @@ class Update(Compiled):
 
     def execute(self, **values: Any) -> int:
         """Return how many rows there were."""
-        with self.executed(values) as cursor:
+        with self.executed(values) as (cursor, _):
             count: int = cursor.rowcount
         return count

@@ -15,6 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from kapso_connect.models import Connection, ConnectionEvent, Customer, WebhookEvent
+from kapso_connect.signals import whatsapp_connected
 from kapso_connect.statements import Lookup, Slot, Update, insert
 
 from .support import CREATED, DELETED, make_customer, make_link, payload_for, post
@@ -181,6 +182,39 @@ def test_the_link_that_led_to_it_costs_one_more() -> None:
     link.refresh_from_db()
     assert link.setup_status == "completed"
     assert Connection.objects.get().setup_link == link
+
+
+@pytest.mark.parametrize("invited", [True, False])
+def test_receivers_have_all_rows_for_one_look_and_one_word(invited: bool) -> None:
+    link = make_link(next_url="/welcome/") if invited else None
+    customer = link.customer if link else make_customer()
+    body = payload_for(customer, "1")
+    seen: list[Any] = []
+
+    def look(connection: Connection, customer: Customer, setup_link: Any, **kwargs: Any) -> None:
+        with CaptureQueriesContext(database) as captured:
+            seen.extend((connection.customer.name, customer.email, setup_link, connection))
+            seen.append(connection.setup_link)
+        assert not captured.captured_queries
+
+    whatsapp_connected.connect(look)
+    try:
+        done = "INSERT UPDATE INSERT INSERT" if invited else "INSERT INSERT INSERT"
+        with statements(f"SELECT BEGIN {done} COMMIT SELECT UPDATE"):
+            post(body)
+    finally:
+        whatsapp_connected.disconnect(look)
+    name, email, setup_link, connection, its_link = seen
+    assert (name, email, setup_link) == (customer.name, customer.email, link)
+    assert its_link == link
+    if setup_link:
+        # As it is now, and of the types that its fields have.
+        link.refresh_from_db()
+        assert {
+            field.attname: getattr(setup_link, field.attname)
+            for field in setup_link._meta.concrete_fields
+        } == {field.attname: getattr(link, field.attname) for field in link._meta.concrete_fields}
+    assert connection.customer == customer
 
 
 def test_a_duplicate_costs_one() -> None:

@@ -79,6 +79,11 @@ def test_no_csrf_token_and_no_login_is_asked_for() -> None:
     assert post({}, client=Client(enforce_csrf_checks=True)).status_code == 200
 
 
+def test_no_answer_is_kept_by_a_cache() -> None:
+    assert post({})["Cache-Control"] == "no-store"
+    assert Client().get(WEBHOOK)["Cache-Control"] == "no-store"
+
+
 def test_exempt_from_atomic_requests(monkeypatch) -> None:
     monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
     inside = []

@@ -7,8 +7,8 @@ from . import views
 
 urlpatterns = [
     path("whatsapp/", include("kapso_connect.urls")),
-    path("by-hand/", views.webhook),
-    path("as-most-would/", views.webhook_as_most_would),
+    path("shortest/", views.shortest),
+    path("fewest-statements/", views.fewest_statements),
 ]
 if is_installed("djstripe"):
     urlpatterns.append(path("stripe/", include("djstripe.urls", namespace="djstripe")))

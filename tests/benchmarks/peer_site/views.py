@@ -1,7 +1,4 @@
-"""The floor: the shortest views that do the same durable work.
-
-``webhook`` needs the fewest statements, ``webhook_as_most_would`` the fewest ideas.
-"""
+"""The floor: views written by hand that do the same durable work, and nothing else."""
 
 from __future__ import annotations
 
@@ -45,7 +42,15 @@ def take(request: HttpRequest, connect: Callable[[str, dict[str, Any]], object])
 
 
 @csrf_exempt
-def webhook(request: HttpRequest) -> JsonResponse:
+def shortest(request: HttpRequest) -> JsonResponse:
+    def connect(phone_number_id: str, state: dict[str, Any]) -> None:
+        Number.objects.update_or_create(phone_number_id=phone_number_id, defaults=state)
+
+    return take(request, connect)
+
+
+@csrf_exempt
+def fewest_statements(request: HttpRequest) -> JsonResponse:
     def connect(phone_number_id: str, state: dict[str, Any]) -> None:
         Number.objects.bulk_create(
             [Number(phone_number_id=phone_number_id, **state)],
@@ -53,13 +58,5 @@ def webhook(request: HttpRequest) -> JsonResponse:
             unique_fields=["phone_number_id"],
             update_fields=list(state),
         )
-
-    return take(request, connect)
-
-
-@csrf_exempt
-def webhook_as_most_would(request: HttpRequest) -> JsonResponse:
-    def connect(phone_number_id: str, state: dict[str, Any]) -> None:
-        Number.objects.update_or_create(phone_number_id=phone_number_id, defaults=state)
 
     return take(request, connect)
