@@ -604,8 +604,8 @@ class ConnectionEvent(Retryable):
         ordering = ["-pk"]
         indexes = [
             models.Index(fields=["customer", "occurred_at"], name="kapso_connect_timeline"),
-            # The overview counts one kind over a period.
-            models.Index(fields=["kind", "occurred_at"], name="kapso_connect_kind"),
+            # The overview counts the links of one kind over a period.
+            models.Index(fields=["kind", "occurred_at", "setup_link"], name="kapso_connect_kind"),
             models.Index(
                 fields=["delivered_at", "next_attempt_at"], name="kapso_connect_outbox_due"
             ),

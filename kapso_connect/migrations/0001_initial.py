@@ -941,7 +941,9 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="connectionevent",
-            index=models.Index(fields=["kind", "occurred_at"], name="kapso_connect_kind"),
+            index=models.Index(
+                fields=["kind", "occurred_at", "setup_link"], name="kapso_connect_kind"
+            ),
         ),
         migrations.AddIndex(
             model_name="connectionevent",
