@@ -9,7 +9,6 @@ at 0 ms a loop of posts waits for it a third of the time, and nobody else is hel
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +16,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import django
-
 from kapso_connect.testing import Sandbox
 
 from .measuring import OURS, Row, finish, in_turn, is_installed, parser
-from .routing import counted_queries, own_databases
+from .routing import counted_queries, site_with_sandbox
 
 PEER = "kapso-whatsapp-cloud-api"
 BATCH = f"{OURS}, a batch"
@@ -36,25 +33,9 @@ REGISTERS = "registers the customers first: three requests for each link"
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
     given = parser("links").parse_args(arguments)
-    with (
-        own_databases(given.database_url, "kapso_bench_links") as [url],
-        Sandbox(api_key="benchmark") as sandbox,
-    ):
-        os.environ |= {
-            "KAPSO_BENCH_SMALL": url,
-            "KAPSO_BENCH_API": sandbox.url,
-            "DJANGO_SETTINGS_MODULE": "tests.benchmarks.settings",
-        }
-        django.setup()
-        from django.core.management import call_command
-        from django.db import connections
-
-        try:
-            call_command("migrate", database="small", verbosity=0)
-            links, rounds = (10, 1) if given.quick else (100, 5)
-            rows = [row for ms in (0, 50) for row in compare(sandbox, links, ms, rounds)]
-        finally:
-            connections.close_all()
+    with site_with_sandbox(given.database_url, "kapso_bench_links") as sandbox:
+        links, rounds = (10, 1) if given.quick else (100, 5)
+        rows = [row for ms in (0, 50) for row in compare(sandbox, links, ms, rounds)]
     return finish(rows, given.json)
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import django
+
+from kapso_connect.testing import Sandbox
 
 
 class Router:
@@ -35,7 +40,8 @@ class Queries:
 
 @contextmanager
 def counted_queries() -> Iterator[Queries]:
-    """Yield how many statements were sent to the chosen database: any number, kept nowhere."""
+    """Yield how many statements were sent to the chosen database, kept nowhere: but for those that
+    begin and end transactions."""
     from django.db import connections
 
     queries = Queries()
@@ -67,3 +73,23 @@ def own_databases(server: str, *names: str) -> Iterator[list[str]]:
     finally:
         for name in names:
             execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@contextmanager
+def site_with_sandbox(server: str, name: str) -> Iterator[Sandbox]:
+    """Set up the example site on a new database, with a sandbox in place of Kapso."""
+    with own_databases(server, name) as [url], Sandbox(api_key="benchmark") as sandbox:
+        os.environ |= {
+            "KAPSO_BENCH_SMALL": url,
+            "KAPSO_BENCH_API": sandbox.url,
+            "DJANGO_SETTINGS_MODULE": "tests.benchmarks.settings",
+        }
+        django.setup()
+        from django.core.management import call_command
+        from django.db import connections
+
+        try:
+            call_command("migrate", database="small", verbosity=0)
+            yield sandbox
+        finally:
+            connections.close_all()

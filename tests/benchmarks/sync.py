@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import sys
 import time
 import tracemalloc
@@ -19,12 +18,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
-import django
-
 from kapso_connect.testing import Sandbox
 
 from .measuring import OURS, Row, finish, in_turn, parser
-from .routing import Router, counted_queries, own_databases
+from .routing import Router, counted_queries, site_with_sandbox
 
 PAGE = 100
 Forget = Sequence[str]
@@ -39,27 +36,11 @@ STATES: dict[str, Forget] = {
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
     given = parser("sync").parse_args(arguments)
-    with (
-        own_databases(given.database_url, "kapso_bench_sync") as [url],
-        Sandbox(api_key="benchmark") as sandbox,
-    ):
-        os.environ |= {
-            "KAPSO_BENCH_SMALL": url,
-            "KAPSO_BENCH_API": sandbox.url,
-            "DJANGO_SETTINGS_MODULE": "tests.benchmarks.settings",
-        }
-        django.setup()
-        from django.core.management import call_command
-        from django.db import connections
-
-        try:
-            call_command("migrate", database="small", verbosity=0)
-            sizes = (20, 40) if given.quick else (100, 1_000, 10_000)
-            with nobody_listening():
-                rows = [row for size in sizes for row in measure(sandbox, size, given.quick)]
-                rows.sort(key=lambda row: row.case)  # each state with its growth
-        finally:
-            connections.close_all()
+    with site_with_sandbox(given.database_url, "kapso_bench_sync") as sandbox:
+        sizes = (20, 40) if given.quick else (100, 1_000, 10_000)
+        with nobody_listening():
+            rows = [row for size in sizes for row in measure(sandbox, size, given.quick)]
+            rows.sort(key=lambda row: row.case)  # each state with its growth
     return finish(rows, given.json)
 
 
