@@ -5,7 +5,8 @@ Each is sent after the transaction that recorded it committed, from its row in t
 once, and again only to a receiver that raised, or when the process died between calling the
 receivers and recording that. A receiver that raises is logged, noted on the event, and tried again
 by ``kapso_sync``; it never costs Kapso its answer. Retries may come late: where it matters, look at
-``connection.status``, which is read from the database just before the signal is sent.
+``connection.status``, which is what was just committed or, in a retry and from a queue, what the
+database says just before the signal is sent.
 
 All carry ``event`` and ``source`` ("webhook", "redirect", "sync" or "manual").
 """
