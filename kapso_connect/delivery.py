@@ -134,9 +134,8 @@ def deliver(event_id: int) -> bool:
 
 
 def _load(event: ConnectionEvent) -> None:
-    """Read at once whose event it is, and of which link, where only their keys are at hand."""
-    is_known = ConnectionEvent._meta.get_field("customer").is_cached
-    if event.customer_id is None or is_known(event):
+    """Read whose event it is, and of which link: what is at hand is a caller's, and may be old."""
+    if event.customer_id is None:
         return
     found = _customers.first(pk=event.customer_id, link=event.setup_link_id)
     if found is None:

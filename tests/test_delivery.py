@@ -345,3 +345,13 @@ def test_a_transaction_longer_than_the_lease_sends_what_nobody_has(
         time.sleep(0.02)
     assert len(receiver.calls) == 1
     assert ConnectionEvent.objects.get().attempts == 2
+
+
+def test_receivers_are_given_what_the_database_says(receiver: Receiver) -> None:
+    customer = make_customer(email="old@example.com")
+    type(customer).objects.update(email="new@example.com")
+    with listening("whatsapp_connected") as heard:
+        onboarding.connect(customer, onboarding.Number("1"), source="webhook")
+    given = heard.only("whatsapp_connected")["customer"]
+    assert given.email == "new@example.com"
+    assert customer.email == "old@example.com"

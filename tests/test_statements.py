@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from kapso_connect.models import Connection, ConnectionEvent, Customer, WebhookEvent
 from kapso_connect.signals import whatsapp_connected
-from kapso_connect.statements import Lookup, Slot, Update, insert
+from kapso_connect.statements import Lookup, Slot, Update, _insertion, insert
 
 from .support import CREATED, DELETED, make_customer, make_link, payload_for, post
 
@@ -72,6 +72,22 @@ def test_an_inserted_row_is_a_saved_one(make: Callable[[], models.Model]) -> Non
     inserted.delete()
     saved.save(force_insert=True)
     assert kept == told(saved)
+
+
+def test_a_database_that_returns_no_columns_tells_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As MySQL, of which MariaDB and SQLite have this way, too.
+    if database.vendor == "postgresql":
+        pytest.skip("PostgreSQL has no other way than to return it.")
+    monkeypatch.setattr(database.features, "can_return_columns_from_insert", False)
+    _insertion.cache_clear()
+    try:
+        first, second = a_delivery(), a_delivery()
+        insert(first)
+        insert(second)
+    finally:
+        _insertion.cache_clear()
+    assert WebhookEvent.objects.get(pk=second.pk).idempotency_key == second.idempotency_key
+    assert first.pk < second.pk
 
 
 def test_times_that_fields_make_up_are_made_up() -> None:

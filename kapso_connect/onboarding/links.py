@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -103,8 +102,6 @@ def creating_setup_link(
     link: SetupLink | None = yield Writing(new, record_links)
     if link is None:
         raise Customer.DoesNotExist
-    # Not on the one that receivers were given.
-    link = copy(link)
     link.token = made.token
     return link
 
