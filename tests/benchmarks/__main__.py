@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "cases",
         nargs="*",
-        choices=[*CASES, []],
+        choices=[*CASES, []],  # where none is named, the empty list is looked for, too
         metavar="CASE",
         help=f"{', '.join(CASES)}, or all.",
     )
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="Small: to see that all runs.")
     parser.add_argument("--json", type=Path, default=Path("benchmarks.json"))
     parser.add_argument(
-        "--docs", action="store_true", help="Write the figures into the documentation, too."
+        "--docs", action="store_true", help="Write these cases into the documentation, too."
     )
     return parser
 
@@ -65,6 +65,9 @@ def main() -> None:
     print(f"\n{described(result['machine'])}")
     print(f"It took {time.monotonic() - started:.0f} s. The figures are in {given.json}.")
     if given.docs:
+        if FIGURES.exists():
+            kept = json.loads(FIGURES.read_text())["cases"]
+            result["cases"] = {**kept, **result["cases"]}
         FIGURES.write_text(json.dumps(result, indent=2) + "\n")
         PAGE.write_text(filled(PAGE.read_text(), result))
 
