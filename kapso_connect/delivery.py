@@ -142,12 +142,16 @@ def _load(event: ConnectionEvent) -> None:
         return
     using = event._state.db
     event.customer = Customer.from_db(using, CUSTOMER, found[: len(CUSTOMER)])
-    if event.setup_link_id is not None and found[-1] is not None:
-        event.setup_link = SetupLink.from_db(using, LINK, found[len(CUSTOMER) :])
+    link = found[len(CUSTOMER) :]
+    if link[0] is not None:
+        event.setup_link = SetupLink.from_db(using, LINK, link)
         event.setup_link.customer = event.customer
-    if event.connection is not None:
-        event.connection.customer = event.customer
-        event.connection.setup_link = event.setup_link
+    connection = event.connection
+    # It may have moved on meanwhile, to another customer and by another link.
+    if connection is not None and connection.customer_id == event.customer_id:
+        connection.customer = event.customer
+        if connection.setup_link_id == event.setup_link_id:
+            connection.setup_link = event.setup_link
 
 
 CUSTOMER = [field.attname for field in Customer._meta.concrete_fields]

@@ -16,7 +16,7 @@ from django.utils import timezone
 from kapso_connect import delivery, onboarding, signals, tasks
 from kapso_connect.models import ConnectionEvent
 
-from .support import listening, make_customer, new_number_id
+from .support import listening, make_customer, make_link, new_number_id
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -355,3 +355,36 @@ def test_receivers_are_given_what_the_database_says(receiver: Receiver) -> None:
     given = heard.only("whatsapp_connected")["customer"]
     assert given.email == "new@example.com"
     assert customer.email == "old@example.com"
+
+
+def test_receivers_change_nothing_by_being_told() -> None:
+    """A number that moves is the same row in both signals, and keeps what it has."""
+    old, new = make_customer(), make_customer()
+    link = make_link(old)
+    number = onboarding.Number("1")
+    onboarding.connect(old, number, source="webhook", setup_link=link)
+    with listening("whatsapp_connected", "whatsapp_disconnected") as heard:
+        moved = onboarding.connect(new, number, source="sync", asked_at=timezone.now())
+    assert heard.names() == ["whatsapp_disconnected", "whatsapp_connected"]
+    lost, won = heard.only("whatsapp_disconnected"), heard.only("whatsapp_connected")
+    assert (lost["customer"], lost["setup_link"]) == (old, link)
+    assert (won["customer"], won["setup_link"]) == (new, None)
+    for connection in (moved, lost["connection"], won["connection"]):
+        assert (connection.customer, connection.setup_link) == (new, None)
+
+
+def test_a_number_that_is_reconnected_keeps_its_link() -> None:
+    link = make_link()
+    number = onboarding.Number("1")
+    onboarding.connect(link.customer, number, source="webhook", setup_link=link)
+    onboarding.disconnect("1", source="webhook")
+    with listening("whatsapp_connected") as heard:
+        again = onboarding.connect(
+            link.customer, number, source="sync", asked_at=timezone.now() + timedelta(seconds=1)
+        )
+    told = heard.only("whatsapp_connected")
+    assert told["setup_link"] is None
+    assert told["connection"].setup_link == again.setup_link == link
+    again.save()
+    again.refresh_from_db()
+    assert again.setup_link == link

@@ -124,7 +124,7 @@ def machine() -> dict[str, str]:
     return {
         "processor": model,
         "cores": str(os.cpu_count()),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "Python": platform.python_version(),
         "load": f"{os.getloadavg()[0]:.1f}",
         **versions,
