@@ -69,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     options.add_argument("--rounds", type=int, help="By default 15.")
     options.add_argument("--only", default="", help="Pages that have this in their names.")
     given = options.parse_args(arguments)
-    few, many = (100, 400) if given.quick else (100, 100_000)
+    few, many = (100, 200) if given.quick else (100, 100_000)
     many = given.customers or many
-    rounds = given.rounds or (2 if given.quick else 15)
+    rounds = given.rounds or (1 if given.quick else 15)
     with own_databases(given.database_url, "kapso_bench_small", "kapso_bench_large") as urls:
         os.environ.update(zip(["KAPSO_BENCH_SMALL", "KAPSO_BENCH_LARGE"], urls, strict=True))
         os.environ["DJANGO_SETTINGS_MODULE"] = "tests.benchmarks.settings"
