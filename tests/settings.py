@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
+
 import django
 import environ
 
@@ -14,6 +18,15 @@ USE_TZ = True
 ROOT_URLCONF = "tests.urls"
 STATIC_URL = "static/"
 DATABASES = {"default": env.db("KAPSO_TEST_DATABASE_URL", default="sqlite://:memory:")}
+if DATABASES["default"]["NAME"] == ":memory:":
+    # A file that is not waited for: in memory, the threads of a live server would share the one
+    # connection of the test with it, and its transactions.
+    folder = tempfile.mkdtemp(prefix="kapso-connect-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    DATABASES["default"]["TEST"] = {"NAME": f"{folder}/test.sqlite3"}
+    DATABASES["default"]["OPTIONS"] = {
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF"
+    }
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
