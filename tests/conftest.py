@@ -91,7 +91,7 @@ def site(server: LiveServer, sandbox: Sandbox, settings: Any) -> str:
     settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "PUBLIC_URL": server.url}
     settings.LOGIN_URL = "/admin/login/"
     sandbox.set_webhook(f"{server.url}/whatsapp/webhook/")
-    # The test database has one connection, for one request at a time.
+    # Webhook and page write one after the other, whichever database it is.
     sandbox.faults(webhook_first=True)
     return server.url
 

@@ -192,7 +192,7 @@ def test_a_customer_is_changed_with_the_form(page: Page, at: str) -> None:
 
 
 def test_a_number_is_disconnected_with_the_form(page: Page, at: str, sandbox: Sandbox) -> None:
-    # The test database has one connection, for one request at a time.
+    # Webhook and page write one after the other, whichever database it is.
     sandbox.faults(delay=1)
     page.goto(at + "connections/77/disconnect/")
     send(page, "POST", {})

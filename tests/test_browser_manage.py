@@ -169,7 +169,7 @@ def test_staff_reconnect_a_number(staff: Staff, visitor: Visitor) -> None:
 def test_staff_disconnect_a_number_and_kapsos_own_word_of_it_changes_nothing(
     staff: Staff, visitor: Visitor, sandbox: Sandbox
 ) -> None:
-    # The test database has one connection, for one request at a time.
+    # Webhook and page write one after the other, whichever database it is.
     sandbox.faults(delay=1)
     staff.open("disconnect")
     visitor.look(staff.page, "manage-disconnect")
