@@ -1,4 +1,4 @@
-"""The benchmarks, small enough for every day, and what the documentation says of them."""
+"""The benchmarks, made small, and what the documentation says of them."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Rows]:
     folder = tmp_path_factory.mktemp("benchmarks")
 
     def rows(case: str) -> Rows:
+        if case != "webhook" and os.environ.get("KAPSO_TEST_THOROUGH") != "1":
+            pytest.skip("takes long: KAPSO_TEST_THOROUGH=1")
         figures = folder / f"{case}.json"
         if not figures.exists():
             options = [] if case in benchmarks.WITHOUT_DATABASE else ["--database-url", "sqlite://"]
