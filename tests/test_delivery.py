@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from kapso_connect import delivery, onboarding, signals, tasks
-from kapso_connect.models import ConnectionEvent
+from kapso_connect.models import Connection, ConnectionEvent
 
 from .support import listening, make_customer, make_link, new_number_id
 
@@ -363,8 +363,18 @@ def test_receivers_change_nothing_by_being_told() -> None:
     link = make_link(old)
     number = onboarding.Number("1")
     onboarding.connect(old, number, source="webhook", setup_link=link)
-    with listening("whatsapp_connected", "whatsapp_disconnected") as heard:
-        moved = onboarding.connect(new, number, source="sync", asked_at=timezone.now())
+    at_the_time = []
+
+    def look(connection: Connection, **kwargs: Any) -> None:
+        at_the_time.append(connection.customer_id)
+
+    signals.whatsapp_disconnected.connect(look)
+    try:
+        with listening("whatsapp_connected", "whatsapp_disconnected") as heard:
+            moved = onboarding.connect(new, number, source="sync", asked_at=timezone.now())
+    finally:
+        signals.whatsapp_disconnected.disconnect(look)
+    assert at_the_time == [new.pk]
     assert heard.names() == ["whatsapp_disconnected", "whatsapp_connected"]
     lost, won = heard.only("whatsapp_disconnected"), heard.only("whatsapp_connected")
     assert (lost["customer"], lost["setup_link"]) == (old, link)
