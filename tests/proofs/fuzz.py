@@ -31,7 +31,7 @@ from urllib.parse import quote, quote_from_bytes
 
 from kapso_connect.webhooks.signature import is_valid, sign
 from tests.faulty_server import FaultyServer, answer
-from tests.proof_support import KINDS, SECRET, WEBHOOK, Site, environment, new_database
+from tests.proof_support import KINDS, SECRET, WEBHOOK, Request, Site, environment, new_database
 
 SUCCESS = "/whatsapp/success/"
 FAILED = "/whatsapp/failed/"
@@ -410,6 +410,8 @@ def huge_bodies(database_url: str, megabytes: int) -> None:
     """Post huge bodies to gunicorn; its workers' memory may not show it."""
     with Site(database_url, workers=2, threads=4) as site:
         site.rows()
+        # Both workers load what a webhook needs with their first one.
+        site.send_at_once([Request("POST", WEBHOOK)] * 32)
         before = {pid: memory_mb(pid, "VmHWM") for pid in site.worker_pids()}
         assert len(before) == 2
         print(f"{megabytes} MB to gunicorn:")
