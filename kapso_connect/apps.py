@@ -15,4 +15,5 @@ class KapsoConnectConfig(AppConfig):
 
         if settings.is_overridden("TASKS"):  # type: ignore[misc]
             # What tasks cannot run on fails here, and not with the first webhook.
-            from . import tasks  # noqa: F401
+            from .onboarding import invitations  # noqa: F401
+            from .webhooks import inbox  # noqa: F401

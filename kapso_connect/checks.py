@@ -76,7 +76,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from django.apps import apps
@@ -93,16 +93,10 @@ from django.template.loader import get_template
 from django.urls import NoReverseMatch, get_script_prefix, resolve, reverse
 from django.utils.module_loading import import_string
 
+from . import exceptions, outbox, utils
 from .conf import Conf, get_conf
-from .later import later
-
-if TYPE_CHECKING:
-    from . import options, tasks, theme, views
-    from .onboarding import links
-else:
-    options, tasks, theme, views, links = later(
-        "options", "tasks", "theme", "views", "onboarding.links"
-    )
+from .kapso import setup_link_options
+from .pages import theme, views
 
 KAPSO_WAITS = 10.0
 """Seconds within which Kapso wants its webhook answered."""
@@ -272,12 +266,12 @@ def _split(url: str) -> SplitResult | None:
 
 def _link_defaults(conf: Conf) -> list[CheckMessage]:
     try:
-        options.SetupLinkOptions.build(conf.setup_link_defaults)
-    except options.InvalidOptions as error:
+        setup_link_options.SetupLinkOptions.build(conf.setup_link_defaults)
+    except exceptions.InvalidOptions as error:
         return [
             Error(
                 f"KAPSO_CONNECT['SETUP_LINK_DEFAULTS']: {error}",
-                hint="Its options are Kapso's: see kapso_connect.options.SetupLinkOptions.",
+                hint="The options are Kapso's: see SetupLinkOptions in kapso_connect.kapso.",
                 id="kapso_connect.E003",
             )
         ]
@@ -287,8 +281,8 @@ def _link_defaults(conf: Conf) -> list[CheckMessage]:
 def _pages(conf: Conf) -> list[CheckMessage]:
     messages: list[CheckMessage] = []
     try:
-        links.own_page(conf.next_url)
-    except options.InvalidOptions:
+        utils.validate_same_site_url(conf.next_url)
+    except exceptions.InvalidOptions:
         messages.append(
             Error(
                 "KAPSO_CONNECT['NEXT_URL'] must be a page of this site: customers are led there, "
@@ -308,8 +302,10 @@ def _pages(conf: Conf) -> list[CheckMessage]:
             )
         )
     try:
-        colors = options.SetupLinkOptions.build(conf.setup_link_defaults).theme_config or {}
-    except options.InvalidOptions:
+        colors = (
+            setup_link_options.SetupLinkOptions.build(conf.setup_link_defaults).theme_config or {}
+        )
+    except exceptions.InvalidOptions:
         colors = {}  # E003 says it
     for text, behind, contrast in theme.hard_to_read(theme.full_theme(colors)):
         messages.append(
@@ -345,7 +341,7 @@ def _observers(conf: Conf) -> Iterator[CheckMessage]:
         if problem:
             yield Warning(
                 f"KAPSO_CONNECT['OBSERVERS'] names {path}, which is told nothing: {problem}.",
-                hint="Correct the path. For kapso_connect.metrics: "
+                hint="Correct the path. For kapso_connect.monitoring.metrics: "
                 'python -m pip install "django-kapso-connect[prometheus]"',
                 id="kapso_connect.W009",
             )
@@ -370,7 +366,7 @@ def _times(conf: Conf) -> Iterator[CheckMessage]:
 
 
 def _task_backend() -> Iterator[CheckMessage]:
-    if type(tasks.deliver_event.get_backend()).__name__ == "DummyBackend":
+    if type(outbox.deliver_event.get_backend()).__name__ == "DummyBackend":
         yield Warning(
             "The default of TASKS is a DummyBackend, which runs nothing: signals are sent and "
             "webhooks finished by kapso_sync only.",

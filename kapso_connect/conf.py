@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,7 +12,6 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
-from django.utils import timezone
 
 NAME = "KAPSO_CONNECT"
 THROTTLE_RATES = {"read": "600/min", "write": "60/min", "kapso": "30/min"}
@@ -62,7 +60,7 @@ class Conf:
         Longer than your slowest receiver.
     ``OBSERVERS``
         Dotted paths of callables that are told what happens, ``(name, fields)``, such as
-        ``kapso_connect.metrics.observe`` (see ``observe.EVENTS``).
+        ``kapso_connect.monitoring.metrics.observe`` (see ``observe.EVENTS``).
     ``API_PERMISSIONS``
         Dotted paths of the permission classes of the REST API, in place of the default: staff, with
         this package's permissions.
@@ -90,7 +88,7 @@ class Conf:
     api_throttle_rates: Mapping[str, str | None] = field(default_factory=lambda: THROTTLE_RATES)
 
     @property
-    def shown_name(self) -> str:
+    def display_name(self) -> str:
         """``SITE_NAME``, or what stands in for it."""
         return self.site_name or urlsplit(self.public_url).netloc
 
@@ -208,14 +206,6 @@ def get_conf() -> Conf:
             f"{NAME} has unknown keys: {', '.join(unknown)}. Known are: {', '.join(READERS)}."
         )
     return Conf(**{key.lower(): READERS[key](key, value) for key, value in given.items()})
-
-
-def as_stored(moment: datetime) -> datetime:
-    """Return an aware ``moment`` as this site's database and clock have it: with USE_TZ off, naive
-    in TIME_ZONE."""
-    if settings.USE_TZ:
-        return moment
-    return timezone.make_naive(moment, timezone.get_default_timezone())
 
 
 def _forget(*, setting: str, **kwargs: object) -> None:

@@ -1,6 +1,8 @@
-"""What can go wrong when Kapso is asked something, one class per thing a caller does about it."""
+"""Everything that a caller may have to catch, one class for each thing a caller does about it."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class KapsoError(Exception):
@@ -68,3 +70,64 @@ class KapsoUnavailable(KapsoError):
 
 class KapsoUnexpectedAnswer(KapsoError):
     """Kapso answered what its contract does not know: a redirect, HTML, a missing field."""
+
+
+class InvalidOptions(ValueError):
+    """Options that Kapso would refuse. ``errors`` has every problem: option name to plain words."""
+
+    def __init__(self, errors: Mapping[str, str]) -> None:
+        self.errors: dict[str, str] = dict(errors)
+        super().__init__(" ".join(f"{name}: {problem}" for name, problem in self.errors.items()))
+
+
+class NeedsConfirmation(Exception):
+    """What was told would reopen, move or wrongly close a connection: the API decides first."""
+
+
+class TryLater(Exception):
+    """The API cannot tell yet: a number that was just taken down is still readable, or what it
+    answered is older than what was recorded meanwhile."""
+
+
+class Rejected(Exception):
+    """The API does not know the claimed number, or not as the link's customer's."""
+
+
+class Withdrawn(Exception):
+    """The customer's invitation was taken back, or there never was one."""
+
+
+class AlreadyConnected(Exception):
+    """The customer has connected a number, and was not invited to connect another one since."""
+
+
+class BeingRenewed(Exception):
+    """Another request makes the customer's link at this moment, and is not done."""
+
+
+class CannotInvite(Exception):
+    """There is nothing to send to this customer; base of the reasons. Its message is for staff."""
+
+
+class NoEmailAddress(CannotInvite):
+    """The customer has no e-mail address, or what is noted as one is none."""
+
+
+class NoConnectAddress(CannotInvite):
+    """The customer's own address does not exist: nobody invited them, or it was withdrawn."""
+
+
+class Unusable(Exception):
+    """An event is well-formed, but about nothing that is known here; the message says what."""
+
+
+class Ignored(Exception):
+    """There is nothing to do about an event; the message says why."""
+
+
+class MalformedBody(ValueError):
+    """The signed body is no JSON object."""
+
+
+class MalformedPayload(ValueError):
+    """An event's payload lacks what the event is about, or has it in a wrong form."""

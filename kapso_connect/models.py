@@ -6,21 +6,18 @@ Rows change only in ``onboarding`` (state), ``webhooks`` (the inbox) and ``deliv
 from __future__ import annotations
 
 import uuid
-from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib.contenttypes.fields import GenericForeignKey
 from django.contrib.contenttypes.models import ContentType
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import connections, models
-from django.db.models import F, Q
+from django.db import models
 from django.utils import timezone
 from django.utils.crypto import get_random_string
 from django.utils.translation import gettext_lazy as _
 
-from .conf import get_conf
-from .observe import note
+from .retries import Retryable
 
 
 def new_external_id() -> str:
@@ -216,13 +213,13 @@ class SetupLink(models.Model):
     )
     expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
     last_error_code = models.CharField(_("last error code"), max_length=64, blank=True)
-    claimed_phone_number_id = models.CharField(
+    unconfirmed_phone_number_id = models.CharField(
         _("claimed phone number id"),
         max_length=64,
         blank=True,
         help_text=_("The number a returning browser named; not confirmed by Kapso's API yet."),
     )
-    claimed_at = models.DateTimeField(_("claimed"), null=True, blank=True)
+    unconfirmed_since = models.DateTimeField(_("claimed"), null=True, blank=True)
     checked_at = models.DateTimeField(
         _("checked"), null=True, blank=True, help_text=_("When the API was last asked about it.")
     )
@@ -267,7 +264,7 @@ class SetupLink(models.Model):
             # Sync checks the active links, those first that were checked longest ago.
             models.Index(fields=["status", "checked_at"], name="kapso_connect_link_checked"),
             # Sync looks for the claims that wait.
-            models.Index(fields=["claimed_at"], name="kapso_connect_link_claimed"),
+            models.Index(fields=["unconfirmed_since"], name="kapso_connect_link_claimed"),
         ]
 
     def __str__(self) -> str:
@@ -275,7 +272,7 @@ class SetupLink(models.Model):
         return _("Setup link for %(customer)s") % {"customer": self.customer}
 
     @property
-    def is_alive(self) -> bool:
+    def is_usable(self) -> bool:
         """True while the customer can still use the link: active and not past ``expires_at``."""
         return self.status == self.Status.ACTIVE and (
             self.expires_at is None or self.expires_at > timezone.now()
@@ -385,114 +382,6 @@ class Connection(models.Model):
         return self.status == self.Status.CONNECTED
 
 
-class Retryable(models.Model):
-    """Work that one process at a time does, that is tried again when it failed, and not forever.
-
-    ``next_attempt_at`` is when it is due. Whoever takes it moves that a lease ahead, so nobody
-    else takes it meanwhile, and it is due again by itself when the taker died.
-    NULL means nobody shall try: it is done, or it failed for good.
-    """
-
-    attempts = models.PositiveSmallIntegerField(_("attempts"), default=0)
-    last_error = models.TextField(_("last error"), blank=True)
-    next_attempt_at = models.DateTimeField(
-        _("next attempt"), null=True, blank=True, default=timezone.now
-    )
-    taken_at = models.DateTimeField(
-        _("taken"),
-        null=True,
-        blank=True,
-        editable=False,
-        help_text=_("Since when a process works on it."),
-    )
-
-    FAILED_FOR_GOOD: ClassVar[dict[str, Any]] = {"next_attempt_at": None, "taken_at": None}
-
-    class Meta:
-        abstract = True
-
-    def take(self) -> bool:
-        """Take this work for ``LEASE_SECONDS``; False where another process has it or it is done.
-
-        One conditional UPDATE decides on every database; no lock is held afterwards. Work that
-        ``RETRY_LIMIT`` processes died of is not given to another one: it has failed for good.
-        """
-        now = timezone.now()
-        # The first attempt is always due: another machine's clock may be ahead of ours.
-        if self.next_attempt_at is None or (self.attempts and self.next_attempt_at > now):
-            return False
-        mine = type(self)._default_manager.filter(
-            pk=self.pk, next_attempt_at=self.next_attempt_at, attempts=self.attempts
-        )
-        if self.attempts >= get_conf().retry_limit:
-            abandoned = mine.update(
-                last_error=f"Tried {self.attempts} times; the last process did not live to tell.",
-                **self.FAILED_FOR_GOOD,
-            )
-            if abandoned:
-                kind = self._meta.model_name
-                note("work.abandoned", kind=kind, row_id=self.pk, attempts=self.attempts)
-            return False
-        lease_ends = now + timedelta(seconds=get_conf().lease_seconds)
-        taken = mine.update(next_attempt_at=lease_ends, taken_at=now, attempts=F("attempts") + 1)
-        if taken:
-            self._note_taken(now, lease_ends)
-        return bool(taken)
-
-    @classmethod
-    def take_all(cls, rows: models.QuerySet[Any]) -> list[Any]:
-        """Take those of ``rows``, which are due, that no other process is just taking: ``take`` for
-        many in one UPDATE. Call it in a transaction."""
-        skip_locked = connections[rows.db].features.has_select_for_update_skip_locked
-        found = list(rows.select_for_update(skip_locked=skip_locked))
-        taken = [row for row in found if row.attempts < get_conf().retry_limit]
-        for row in found:
-            if row not in taken:
-                row.take()  # gives it up
-        now = timezone.now()
-        lease_ends = now + timedelta(seconds=get_conf().lease_seconds)
-        cls._default_manager.filter(pk__in=[row.pk for row in taken]).update(
-            next_attempt_at=lease_ends, taken_at=now, attempts=F("attempts") + 1
-        )
-        for row in taken:
-            row._note_taken(now, lease_ends)
-        return taken
-
-    def take_new(self) -> None:
-        """Take work that is about to be written, as ``take`` does with what is there: its process
-        sets about it as soon as it is committed. Does not save."""
-        now = timezone.now()
-        self._note_taken(now, now + timedelta(seconds=get_conf().lease_seconds))
-
-    def _note_taken(self, now: datetime, lease_ends: datetime) -> None:
-        self.next_attempt_at = lease_ends
-        self.taken_at = now
-        self.attempts += 1
-
-    def put_off(self, error: str) -> None:
-        """Note why an attempt failed and when the next one is due; none after ``RETRY_LIMIT``.
-
-        The delays double from 15 seconds to an hour. Does not save.
-        """
-        self.last_error = error
-        self.taken_at = None
-        if self.attempts >= get_conf().retry_limit:
-            self.next_attempt_at = None
-        else:
-            delay = min(15 * 2 ** max(self.attempts - 1, 0), 3600)
-            self.next_attempt_at = timezone.now() + timedelta(seconds=delay)
-
-
-def due() -> Q:
-    """The condition for Retryable rows that somebody should work on now."""
-    return Q(next_attempt_at__lte=timezone.now())
-
-
-def idle() -> Q:
-    """The condition for Retryable rows that nobody works on."""
-    return Q(taken_at=None) | due()
-
-
 class WebhookEvent(Retryable):
     """The inbox: every signed delivery, as it arrived, before anything followed from it."""
 
@@ -511,8 +400,8 @@ class WebhookEvent(Retryable):
     received_at = models.DateTimeField(_("received"), default=timezone.now)
     processed_at = models.DateTimeField(_("processed"), null=True, blank=True)
 
-    FAILED_FOR_GOOD: ClassVar[dict[str, Any]] = {
-        **Retryable.FAILED_FOR_GOOD,
+    PERMANENTLY_FAILED: ClassVar[dict[str, Any]] = {
+        **Retryable.PERMANENTLY_FAILED,
         "status": Status.FAILED,
     }
 
@@ -528,7 +417,7 @@ class WebhookEvent(Retryable):
         return f"{self.event} {self.idempotency_key}"
 
 
-class ConnectionEvent(Retryable):
+class TimelineEvent(Retryable):
     """The timeline: one row for each thing that happened, and the outbox its signal is sent from.
 
     ``delivered_at`` is when every receiver of the signal had returned without raising;
@@ -580,7 +469,7 @@ class ConnectionEvent(Retryable):
         on_delete=models.SET_NULL,
         null=True,
         blank=True,
-        related_name="connection_events",
+        related_name="timeline_events",
         verbose_name=_("webhook event"),
     )
     source = models.CharField(_("source"), max_length=16, choices=Source.choices)
@@ -599,7 +488,7 @@ class ConnectionEvent(Retryable):
     receivers = models.JSONField(_("receivers done"), default=list, blank=True)
 
     class Meta:
-        verbose_name = _("connection event")
+        verbose_name = _("timeline event")
         verbose_name_plural = _("timeline")
         ordering = ["-pk"]
         indexes = [
@@ -692,8 +581,8 @@ class Invitation(Retryable):
         _("e-mail"), max_length=16, choices=Email.choices, default=Email.NOT_SENT, blank=True
     )
     email_error = models.TextField(_("why no e-mail"), blank=True)
-    FAILED_FOR_GOOD: ClassVar[dict[str, Any]] = {
-        **Retryable.FAILED_FOR_GOOD,
+    PERMANENTLY_FAILED: ClassVar[dict[str, Any]] = {
+        **Retryable.PERMANENTLY_FAILED,
         "status": Status.FAILED,
     }
 

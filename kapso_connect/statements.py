@@ -17,7 +17,7 @@ from django.db.models.expressions import Expression
 from django.db.models.signals import post_save, pre_save
 from django.db.models.sql import InsertQuery, Query, UpdateQuery
 
-from .transactions import alias
+from .db import alias
 
 
 def insert(row: models.Model) -> None:

@@ -18,22 +18,24 @@ from typing import TypeVar
 from django.db import models
 from django.utils import timezone
 
-from . import delivery, invitations, onboarding
-from .client import KapsoClient, KapsoCustomer, KapsoPhoneNumber
+from . import exceptions, onboarding, outbox
+from .db import retry_on_conflict
 from .exceptions import KapsoError, KapsoNotFound
+from .kapso.client import KapsoClient
+from .kapso.types import KapsoCustomer, KapsoPhoneNumber
+from .log import log_event
 from .models import (
     Connection,
-    ConnectionEvent,
     Customer,
     Invitation,
     SetupLink,
     Source,
+    TimelineEvent,
     WebhookEvent,
-    due,
 )
-from .observe import note
-from .transactions import retrying
-from .webhooks import handlers
+from .onboarding import customers, invitations, numbers, redirects, setup_links
+from .retries import due
+from .webhooks import inbox
 
 T = TypeVar("T")
 M = TypeVar("M", bound=models.Model)
@@ -112,13 +114,13 @@ def run(
     An API that is away ends up in ``errors``; what needs no API is done all the same.
     """
     report, began = Report(), time.monotonic()
-    inbox = WebhookEvent.objects.filter(due(), status=WebhookEvent.Status.PENDING)
+    pending = WebhookEvent.objects.filter(due(), status=WebhookEvent.Status.PENDING)
     if dry_run:
-        report.events, report.signals = inbox.count(), _outbox().count()
+        report.events, report.signals = pending.count(), _outbox().count()
     else:
-        report.events = _each(inbox, handlers.process, "events", progress)
+        report.events = _each(pending, inbox.process, "events", progress)
         # Before the API is asked, so that an API that is away delays no signal …
-        report.signals = _each(_outbox(), delivery.deliver, "signals", progress)
+        report.signals = _each(_outbox(), outbox.deliver, "signals", progress)
     own_client = client is None
     client = client or KapsoClient.from_settings(budget=BUDGET)
     try:
@@ -128,23 +130,23 @@ def run(
         _invite(report, dry_run, progress)
     except (KapsoError, MassLoss) as error:
         report.errors.append(str(error))
-        note("sync.stopped", error=str(error))
+        log_event("sync.stopped", error=str(error))
     finally:
         if own_client:
             client.close()
     if not dry_run:
         # … and after it for what it led to.
-        report.signals += _each(_outbox(), delivery.deliver, "signals", progress)
+        report.signals += _each(_outbox(), outbox.deliver, "signals", progress)
     report.waiting, report.failed = _left_over()
     if not dry_run:
         told = {**vars(report), "errors": len(report.errors)}
-        note("sync.finished", seconds=time.monotonic() - began, **told)
+        log_event("sync.finished", seconds=time.monotonic() - began, **told)
     return report
 
 
-def _outbox() -> models.QuerySet[ConnectionEvent]:
+def _outbox() -> models.QuerySet[TimelineEvent]:
     """The signals that are due now: what is recorded later is not among them."""
-    return ConnectionEvent.objects.filter(due(), delivered_at=None)
+    return TimelineEvent.objects.filter(due(), delivered_at=None)
 
 
 INVITING = 5 * 60.0
@@ -164,14 +166,14 @@ def _each(
             settled += do(pk)
         except Exception as error:
             # One row must not keep the others from being recovered; its lease brings it back.
-            _note_error(step, pk, error)
+            _log_error(step, pk, error)
         progress(step, done)
     return settled
 
 
-def _note_error(step: str, row_id: object, error: Exception) -> None:
+def _log_error(step: str, row_id: object, error: Exception) -> None:
     name = type(error).__name__
-    note("sync.error", step=step, row_id=row_id, error=name, exc_info=error)
+    log_event("sync.error", step=step, row_id=row_id, error=name, exc_info=error)
 
 
 def _keys(rows: models.QuerySet[M]) -> Iterator[int]:
@@ -186,11 +188,11 @@ def _keys(rows: models.QuerySet[M]) -> Iterator[int]:
 
 def _left_over() -> tuple[int, int]:
     """Return how many events and signals still wait, and how many failed for good."""
-    inbox = WebhookEvent.objects
-    outbox = ConnectionEvent.objects.filter(delivered_at=None)
-    waiting = inbox.filter(status=WebhookEvent.Status.PENDING).count()
+    events = WebhookEvent.objects
+    outbox = TimelineEvent.objects.filter(delivered_at=None)
+    waiting = events.filter(status=WebhookEvent.Status.PENDING).count()
     waiting += outbox.filter(next_attempt_at__isnull=False).count()
-    failed = inbox.filter(status=WebhookEvent.Status.FAILED).count()
+    failed = events.filter(status=WebhookEvent.Status.FAILED).count()
     failed += outbox.filter(next_attempt_at=None).count()
     return waiting, failed
 
@@ -199,18 +201,20 @@ def _left_over() -> tuple[int, int]:
 
 
 def _settle_claims(report: Report, dry_run: bool, progress: Progress) -> None:
-    claims = SetupLink.objects.filter(claimed_at__isnull=False).select_related("customer")
+    claims = SetupLink.objects.filter(unconfirmed_since__isnull=False).select_related("customer")
     if dry_run:
         report.claims = claims.count()
         return
-    for done, link in enumerate(claims.order_by("claimed_at")[:PAGE], start=1):
-        number = onboarding.Number(link.claimed_phone_number_id)
+    for done, link in enumerate(claims.order_by("unconfirmed_since")[:PAGE], start=1):
+        number = numbers.Number(link.unconfirmed_phone_number_id)
         try:
-            report.claims += onboarding.claim(link, number, source=Source.SYNC) is not None
-        except onboarding.ClaimRefused:
+            report.claims += (
+                redirects.confirm_redirect(link, number, source=Source.SYNC) is not None
+            )
+        except exceptions.Rejected:
             report.claims += 1
         except Exception as error:
-            _note_error("claims", link.pk, error)
+            _log_error("claims", link.pk, error)
             report.errors.append(f"Claim of setup link {link.pk}: {error}")
         progress("claims", done)
 
@@ -258,10 +262,10 @@ def _connect_newcomers(new: list[KapsoPhoneNumber], customers: _Customers) -> se
     Returns their ids. The others have to be looked at one by one, as have all of a group that met
     somebody who writes about the same number or link at this moment.
     """
-    opened = [remote for remote in new if remote.customer_id and not onboarding.is_closed(remote)]
+    opened = [remote for remote in new if remote.customer_id and not numbers.is_closed(remote)]
     customers.add(remote.customer_id for remote in opened if remote.customer_id)
     found = [
-        (customer, onboarding.Number.from_api(remote))
+        (customer, numbers.Number.from_api(remote))
         for remote in opened
         if (customer := customers.local.get(remote.customer_id or ""))
     ]
@@ -274,7 +278,7 @@ def _connect_newcomers(new: list[KapsoPhoneNumber], customers: _Customers) -> se
         .values_list("customer_id", flat=True)
     )
     easy = (
-        (onboarding.Newcomer(customer.pk, None), number)
+        (numbers.KnownCustomer(customer.pk, None), number)
         for customer, number in found
         if customer.pk not in invited
     )
@@ -285,19 +289,19 @@ def _connect_newcomers(new: list[KapsoPhoneNumber], customers: _Customers) -> se
     return connected
 
 
-def _connect_group(group: list[tuple[onboarding.Newcomer, onboarding.Number]]) -> bool:
+def _connect_group(group: list[tuple[numbers.KnownCustomer, numbers.Number]]) -> bool:
     """Connect all of a group, or none."""
     is_first = iter([True])
 
     def change() -> bool:
         if not next(is_first, False):
             return False  # a race was lost: writing the same again would lose it again
-        for newcomer, number in group:
-            onboarding.connect(newcomer, number, source=Source.SYNC)
+        for known_customer, number in group:
+            onboarding.connect(known_customer, number, source=Source.SYNC)
         return True
 
     try:
-        return retrying(change)
+        return retry_on_conflict(change)
     except Exception:
         return False  # one of them cannot be written: which one, and why, is found out one by one
 
@@ -310,7 +314,7 @@ def _follow_number(
     started: datetime,
     dry_run: bool,
 ) -> None:
-    is_open = bool(remote.customer_id) and not onboarding.is_closed(remote)
+    is_open = bool(remote.customer_id) and not numbers.is_closed(remote)
     was_open = known is not None and known.is_connected
     if dry_run:
         report.connected += is_open and not was_open
@@ -324,11 +328,11 @@ def _follow_number(
             return  # deleted at Kapso since the page was read
         if known is not None and is_open and was_open and not _differs(known, customer, remote):
             return
-        now = onboarding.follow(customer, remote, asked_at=started, source=Source.SYNC)
-    except onboarding.TryLater:
+        now = numbers.apply_remote_number(customer, remote, asked_at=started, source=Source.SYNC)
+    except exceptions.TryLater:
         return
     except Exception as error:
-        _note_error("numbers", remote.phone_number_id, error)
+        _log_error("numbers", remote.phone_number_id, error)
         report.errors.append(f"Number {remote.phone_number_id}: {error}")
         return
     is_connected = now is not None and now.is_connected
@@ -342,7 +346,7 @@ def _differs(known: Connection, customer: Customer | None, remote: KapsoPhoneNum
     """True where ``onboarding.follow`` would find something to do: most numbers need nothing."""
     if customer is None or known.customer_id != customer.pk:
         return True
-    told = onboarding.Number.from_api(remote)
+    told = numbers.Number.from_api(remote)
     return any(
         getattr(told, item.name) not in {"", getattr(known, item.name)} for item in fields(told)
     )
@@ -381,8 +385,8 @@ def _close_missing(
             report.disconnected += 1
             continue
         try:
-            closed = onboarding.follow_api(number, source=Source.SYNC, client=client)
-        except onboarding.TryLater:
+            closed = numbers.refresh_number(number, source=Source.SYNC, client=client)
+        except exceptions.TryLater:
             continue
         report.disconnected += closed is not None and not closed.is_connected
 
@@ -421,10 +425,10 @@ class _Customers:
         for group in _chunks(iter(unknown), AT_ONCE):
             # Who cannot be recorded, and why, is found out one by one.
             with suppress(Exception):
-                self.local |= retrying(partial(self._add, group))
+                self.local |= retry_on_conflict(partial(self._add, group))
 
     def _add(self, kapso_ids: Iterable[str]) -> dict[str, Customer]:
-        add = onboarding.add_customer_from_api
+        add = customers.add_customer_from_api
         return {kapso_id: add(self.remote[kapso_id]) for kapso_id in kapso_ids}
 
     def get(self, kapso_id: str | None) -> Customer | None:
@@ -449,7 +453,7 @@ def _follow_links(report: Report, client: KapsoClient, dry_run: bool, progress: 
             status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now()
         ).count()
         return
-    report.links = onboarding.expire_links()
+    report.links = setup_links.expire_links()
     oldest = SetupLink.objects.filter(
         status=SetupLink.Status.ACTIVE, customer__kapso_id__isnull=False
     ).select_related("customer")
@@ -469,7 +473,7 @@ def _follow_link(link: SetupLink, client: KapsoClient) -> bool:
         remote = next((remote for remote in remotes if remote.id == link.kapso_id), None)
     except KapsoNotFound:
         remote = None
-    return onboarding.follow_link(link, remote)
+    return setup_links.apply_remote_link(link, remote)
 
 
 # Invitations

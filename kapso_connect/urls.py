@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path, re_path
 
-from .views import ConnectView, FailedView, SuccessView, theme_css
+from .pages.views import ConnectView, FailedView, SuccessView, theme_css
 from .webhooks.views import webhook
 
 app_name = "kapso_connect"

@@ -14,8 +14,8 @@ from pytest_django.live_server_helper import LiveServer
 
 from kapso_connect.testing import Sandbox
 
-from .browser_support import Visitor, running_chromium
-from .proof_support import KINDS, new_database
+from .browser.support import Visitor, running_chromium
+from .proofs.support import KINDS, new_database
 
 THOROUGH = os.environ.get("KAPSO_TEST_THOROUGH") == "1"
 WEBHOOK_SECRET = "test-webhook-secret"
@@ -78,7 +78,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def server(browser: Browser, django_db_setup: None) -> Iterator[LiveServer]:
     """The site, under a strict Content-Security-Policy."""
-    policy = "tests.browser_support.StrictPolicy"
+    policy = "tests.browser.support.StrictPolicy"
     with override_settings(MIDDLEWARE=[policy, *django_settings.MIDDLEWARE]):
         server = LiveServer("127.0.0.1")
     yield server

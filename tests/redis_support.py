@@ -9,7 +9,7 @@ from pathlib import Path
 
 from example_project.demo.processes import HOST, end, free_port, wait_for_port
 
-from .proof_support import missing
+from .proofs.support import missing
 
 
 class Redis:

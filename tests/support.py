@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from django.dispatch import Signal
 from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 
-from kapso_connect import signals, tasks
+from kapso_connect import db, signals
 from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.testing import Sandbox, webhook_headers
 
@@ -78,8 +79,8 @@ def remote_customer(sandbox: Sandbox, name: str = "Bäckerei Süß") -> Customer
 
 def queue_without_worker(patch: pytest.MonkeyPatch) -> None:
     """From now on tasks are enqueued, and nobody does them."""
-    patch.setattr(tasks, "runs_here", lambda task: False)
-    patch.setattr(tasks, "enqueue_on_commit", lambda *args, **kwargs: None)
+    patch.setattr(db, "runs_here", lambda task: False)
+    patch.setattr(db, "enqueue_on_commit", lambda *args, **kwargs: None)
 
 
 def payload_for(customer: Customer, phone_number_id: str, **more: Any) -> dict[str, Any]:
@@ -108,9 +109,7 @@ def post(
     )
 
 
-ALL_SIGNALS = {
-    name: signal for name, signal in vars(signals).items() if isinstance(signal, signals.Signal)
-}
+ALL_SIGNALS = {name: signal for name, signal in vars(signals).items() if isinstance(signal, Signal)}
 
 
 class Heard(list[tuple[str, dict[str, Any]]]):

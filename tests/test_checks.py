@@ -16,7 +16,8 @@ from django.test import override_settings
 from django.urls import include, path, re_path, set_script_prefix
 
 from kapso_connect import checks
-from kapso_connect.views import SuccessView
+from kapso_connect.pages.views import SuccessView
+from tests import ROOT
 
 # From Django 6.1 on some checks look at the database.
 pytestmark = pytest.mark.django_db
@@ -101,10 +102,10 @@ SANDBOX = {"API_BASE_URL": "http://127.0.0.1:8900"}
             },
             set(),
         ),
-        ({"OBSERVERS": ["kapso_connect.metrics.observe"]}, set()),
-        ({"OBSERVERS": ["kapso_connect.metrics.nothing"]}, {"W009"}),
+        ({"OBSERVERS": ["kapso_connect.monitoring.metrics.observe"]}, set()),
+        ({"OBSERVERS": ["kapso_connect.monitoring.metrics.nothing"]}, {"W009"}),
         ({"OBSERVERS": ["nowhere"]}, {"W009"}),
-        ({"OBSERVERS": ["kapso_connect.observe.ROOT"]}, {"W009"}),
+        ({"OBSERVERS": ["kapso_connect.log.ROOT"]}, {"W009"}),
         ({"API_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"]}, set()),
         ({"API_PERMISSIONS": ["rest_framework.permissions.Nobody"]}, {"E008"}),
         ({"LEASE_SECONDS": 30}, {"W011"}),
@@ -238,7 +239,7 @@ def test_a_site_under_a_path_is_clean() -> None:
         set_script_prefix("/")
 
 
-@override_settings(ROOT_URLCONF="tests.bare_urls")
+@override_settings(ROOT_URLCONF="tests.sites.bare_urls")
 def test_urls_that_are_not_mounted_are_found() -> None:
     assert [m.id for m in checks.check_urls()] == ["kapso_connect.W004"]
 
@@ -393,7 +394,7 @@ def test_a_queue_of_another_name_says_so_at_once() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "KAPSO_TEST_DATABASE_URL": "sqlite://:memory:"},
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

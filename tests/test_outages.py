@@ -18,8 +18,8 @@ from django.test import Client
 
 from kapso_connect import onboarding
 from kapso_connect.exceptions import KapsoError
-from kapso_connect.models import Connection, ConnectionEvent, SetupLink, WebhookEvent
-from kapso_connect.onboarding import Number
+from kapso_connect.models import Connection, SetupLink, TimelineEvent, WebhookEvent
+from kapso_connect.onboarding.numbers import Number
 from kapso_connect.testing import Sandbox
 
 from .support import listening, make_customer, make_link, new_number_id, remote_customer
@@ -91,10 +91,10 @@ def test_create_link(trouble: Any) -> None:
         onboarding.create_setup_link(customer)
     assert str(caught.value)
     assert not SetupLink.objects.exists()
-    assert not ConnectionEvent.objects.exists()
+    assert not TimelineEvent.objects.exists()
     trouble.stop()
     with listening() as heard:
-        assert onboarding.create_setup_link(customer).is_alive
+        assert onboarding.create_setup_link(customer).is_usable
     assert heard.names() == ["setup_link_created"]
 
 
@@ -146,7 +146,7 @@ def test_a_short_429_is_waited_out(what: str, sandbox: Sandbox, client: Client) 
     )
     started = time.monotonic()
     if what == "create link":
-        assert onboarding.create_setup_link(link.customer).is_alive
+        assert onboarding.create_setup_link(link.customer).is_usable
     elif what == "redirect":
         assert client.get("/whatsapp/success/", success(link, number)).status_code == 200
     else:

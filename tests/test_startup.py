@@ -5,19 +5,27 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
+
 SETUP = "import django; django.setup()"
 URLCONF = f"{SETUP}; from django.urls import get_resolver; get_resolver()._populate()"
 CHECK = f"{URLCONF}; from django.core.management import call_command; call_command('check')"
 
-SPEAKS_WITH_KAPSO = ["kapso_connect.client", "requests", "urllib3"]
+SPEAKS_WITH_KAPSO = ["kapso_connect.kapso.client", "requests", "urllib3"]
 OPTIONAL = ["drf_spectacular", "jsonschema", "prometheus_client", "segno"]
-PAGES = ["kapso_connect.admin.forms", "kapso_connect.admin.overview", "kapso_connect.statistics"]
-ELSEWHERE = ["kapso_connect.doctor", "kapso_connect.metrics", "kapso_connect.sandbox"]
+PAGES = [
+    "kapso_connect.admin.forms",
+    "kapso_connect.admin.overview",
+    "kapso_connect.monitoring.reports",
+]
+ELSEWHERE = [
+    "kapso_connect.monitoring.doctor",
+    "kapso_connect.monitoring.metrics",
+    "kapso_connect.sandbox",
+]
 FOR_SOME = ["phonenumbers", *OPTIONAL, *PAGES, *ELSEWHERE]
 
 

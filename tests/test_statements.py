@@ -14,9 +14,10 @@ from django.db.models.signals import post_save, pre_save
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from kapso_connect.models import Connection, ConnectionEvent, Customer, WebhookEvent
+from kapso_connect.models import Connection, Customer, TimelineEvent, WebhookEvent
 from kapso_connect.signals import whatsapp_connected
 from kapso_connect.statements import Lookup, Slot, Update, _insertion, insert
+from kapso_connect.webhooks import inbox
 
 from .support import CREATED, DELETED, make_customer, make_link, payload_for, post
 
@@ -43,8 +44,8 @@ def a_connection() -> Connection:
     )
 
 
-def an_event() -> ConnectionEvent:
-    return ConnectionEvent(kind=ConnectionEvent.Kind.CONNECTED, customer=make_customer(), data={})
+def an_event() -> TimelineEvent:
+    return TimelineEvent(kind=TimelineEvent.Kind.CONNECTED, customer=make_customer(), data={})
 
 
 ROWS = [a_delivery, a_connection, an_event]
@@ -132,7 +133,7 @@ def test_a_site_that_listens_to_models_hears_of_every_row(signal: Any) -> None:
     assert [row for row in heard if row is not Customer] == [
         WebhookEvent,
         Connection,
-        ConnectionEvent,
+        TimelineEvent,
     ]
 
 
@@ -253,7 +254,7 @@ def test_a_number_that_is_known_is_looked_at_with_its_row_locked() -> None:
     with CaptureQueriesContext(database) as captured:
         post(payload_for(customer, "1"))
     assert not [q for q in captured if "SAVEPOINT" in q["sql"]]
-    assert Connection.objects.count() == ConnectionEvent.objects.count() == 1
+    assert Connection.objects.count() == TimelineEvent.objects.count() == 1
 
 
 def test_a_number_that_goes_costs_no_savepoint() -> None:
@@ -274,7 +275,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]
     from kapso_connect.webhooks import handlers
 
     def let(happen: Callable[[], object]) -> None:
-        real = handlers.look
+        real = inbox.look
 
         def look(message: Any) -> Any:
             seen = real(message)
@@ -293,7 +294,7 @@ def test_a_number_that_another_channel_connects_meanwhile_is_connected_once(mean
     meanwhile(lambda: post(body, key="other"))
     assert post(body, key="this").json() == {"received": 1, "duplicates": 0}
     assert WebhookEvent.objects.filter(status="processed").count() == 2
-    assert ConnectionEvent.objects.get().kind == "connected"
+    assert TimelineEvent.objects.get().kind == "connected"
 
 
 def test_a_link_that_is_completed_meanwhile_is_not_completed_again(meanwhile: Any) -> None:

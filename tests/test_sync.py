@@ -13,10 +13,11 @@ from django.db.models.signals import pre_save
 from django.utils import timezone
 
 from kapso_connect import onboarding, signals, sync
-from kapso_connect.client import KapsoClient
 from kapso_connect.exceptions import KapsoNotFound
-from kapso_connect.models import Connection, ConnectionEvent, Customer, SetupLink, WebhookEvent
-from kapso_connect.onboarding import Number
+from kapso_connect.kapso.client import KapsoClient
+from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
+from kapso_connect.onboarding import customers, redirects, setup_links
+from kapso_connect.onboarding.numbers import Number
 from kapso_connect.testing import Sandbox
 
 from .support import (
@@ -112,17 +113,17 @@ def test_one_row_that_fails_does_not_keep_the_others(sandbox: Sandbox, monkeypat
 def test_a_failed_receiver_is_called_again_when_it_is_due(sandbox: Sandbox) -> None:
     calls = []
 
-    def receiver(event: ConnectionEvent, **kwargs: Any) -> None:
+    def receiver(event: TimelineEvent, **kwargs: Any) -> None:
         calls.append(event.pk)
         if len(calls) == 1:
             raise RuntimeError
 
     signals.whatsapp_setup_failed.connect(receiver)
     try:
-        onboarding.record_failure(make_link(), "already_used")
+        setup_links.record_failure(make_link(), "already_used")
         kapso_sync()
         assert len(calls) == 1
-        ConnectionEvent.objects.update(next_attempt_at=timezone.now())
+        TimelineEvent.objects.update(next_attempt_at=timezone.now())
         assert "signals 1" in kapso_sync()
         assert len(calls) == 2
         kapso_sync()
@@ -136,53 +137,55 @@ def test_waiting_claims_are_settled(sandbox: Sandbox) -> None:
     number = sandbox.add_number(customer_id=customer.kapso_id)
     link = make_link(customer)
     sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 401, "times": 1}])
-    assert onboarding.claim(link, Number(number["phone_number_id"])) is None
+    assert redirects.confirm_redirect(link, Number(number["phone_number_id"])) is None
     make_link(customer)  # a newer one must not get what was claimed for the older
     with listening("whatsapp_connected") as heard:
         kapso_sync()
     told = [t for _, t in heard if t["connection"].phone_number_id == number["phone_number_id"]]
     assert [t["setup_link"] for t in told] == [link]
     link.refresh_from_db()
-    assert link.claimed_at is None
+    assert link.unconfirmed_since is None
 
 
 def test_a_claim_on_what_is_connected_already_is_settled(sandbox: Sandbox) -> None:
     known = connected(sandbox)
     link = make_link(
-        known.customer, claimed_phone_number_id=known.phone_number_id, claimed_at=timezone.now()
+        known.customer,
+        unconfirmed_phone_number_id=known.phone_number_id,
+        unconfirmed_since=timezone.now(),
     )
     with listening() as heard:
         assert "claims 1" in kapso_sync()
     assert heard == []
     link.refresh_from_db()
-    assert (link.claimed_at, link.setup_status) == (None, "completed")
+    assert (link.unconfirmed_since, link.setup_status) == (None, "completed")
 
 
 def test_a_claim_that_fails_does_not_keep_the_others(sandbox: Sandbox, monkeypatch) -> None:
     customer = remote_customer(sandbox)
     for number in ("1", "2"):
-        make_link(customer, claimed_phone_number_id=number, claimed_at=timezone.now())
-    claim = onboarding.claim
+        make_link(customer, unconfirmed_phone_number_id=number, unconfirmed_since=timezone.now())
+    confirm_redirect = redirects.confirm_redirect
 
     def broken(link: SetupLink, number: Number, **kwargs: Any) -> Connection | None:
         if number.phone_number_id == "1":
             raise DataError("too long")
-        return claim(link, number, **kwargs)
+        return confirm_redirect(link, number, **kwargs)
 
     monkeypatch.setattr(onboarding, "claim", broken)
     with pytest.raises(CommandError, match="too long"):
         kapso_sync()
-    claimed = SetupLink.objects.filter(claimed_at__isnull=False)
-    assert [link.claimed_phone_number_id for link in claimed] == ["1"]
+    claimed = SetupLink.objects.filter(unconfirmed_since__isnull=False)
+    assert [link.unconfirmed_phone_number_id for link in claimed] == ["1"]
 
 
 def test_a_claim_that_was_not_true_is_forgotten(sandbox: Sandbox) -> None:
     link = make_link(
-        remote_customer(sandbox), claimed_phone_number_id="1", claimed_at=timezone.now()
+        remote_customer(sandbox), unconfirmed_phone_number_id="1", unconfirmed_since=timezone.now()
     )
     kapso_sync()
     link.refresh_from_db()
-    assert link.claimed_at is None
+    assert link.unconfirmed_since is None
     assert not Connection.objects.filter(phone_number_id="1").exists()
 
 
@@ -210,7 +213,7 @@ def test_a_number_from_before_an_invitation_does_not_use_it_up(sandbox: Sandbox)
         kapso_sync()
     assert heard.only("whatsapp_connected")["setup_link"] is None
     link.refresh_from_db()
-    assert link.is_alive
+    assert link.is_usable
 
 
 def test_numbers_of_unknown_customers_bring_the_customer(sandbox: Sandbox) -> None:
@@ -227,7 +230,7 @@ def test_a_customer_that_cannot_be_recorded_does_not_keep_the_others(
 ) -> None:
     for external_id in ("x" * 300, "crm-1"):
         sandbox.add_number(external_customer_id=external_id)
-    add = onboarding.find_or_add_customer
+    add = customers.find_or_add_customer
 
     def strict(kapso_id: str, external_id: str, name: str = "") -> Customer:
         if len(external_id) > 255:  # as PostgreSQL and MariaDB do
@@ -400,7 +403,7 @@ def test_links_that_expired_were_revoked_or_used_are_found(sandbox: Sandbox) -> 
         gone.pk: "revoked",
     }
     assert "links 0" in kapso_sync()
-    assert ConnectionEvent.objects.filter(kind="setup_link_expired").count() == 1
+    assert TimelineEvent.objects.filter(kind="setup_link_expired").count() == 1
 
 
 def test_a_link_whose_page_is_being_used_was_opened(sandbox: Sandbox) -> None:
@@ -413,7 +416,7 @@ def test_a_link_whose_page_is_being_used_was_opened(sandbox: Sandbox) -> None:
         kapso_sync()
     link.refresh_from_db()
     assert link.opened_at is not None
-    assert ConnectionEvent.objects.filter(kind="setup_link_opened").count() == 1
+    assert TimelineEvent.objects.filter(kind="setup_link_opened").count() == 1
 
 
 @pytest.mark.parametrize(
@@ -577,12 +580,12 @@ def test_many_unknown_customers_are_listed_not_asked_one_by_one(sandbox: Sandbox
     ids=lambda rule: f"{rule['kind']} {rule.get('status', '')}",
 )
 def test_an_api_that_is_away_delays_nothing_else(sandbox: Sandbox, rule, monkeypatch) -> None:
-    monkeypatch.setattr("kapso_connect.transport.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("kapso_connect.kapso.http.FIRST_WAIT", 0.01)
     known = make_connection(connected_at=timezone.now() - timedelta(minutes=1))
     with listening() as heard:
         with monkeypatch.context() as patch:
             queue_without_worker(patch)
-            onboarding.record_failure(make_link(), "already_used")
+            setup_links.record_failure(make_link(), "already_used")
         sandbox.faults(api=[{"match": ".*", **rule}])
         with pytest.raises(CommandError) as error:
             kapso_sync()
@@ -594,7 +597,7 @@ def test_an_api_that_is_away_delays_nothing_else(sandbox: Sandbox, rule, monkeyp
 
 
 def test_an_api_that_breaks_off_half_way_disconnects_nobody(sandbox: Sandbox, monkeypatch) -> None:
-    monkeypatch.setattr("kapso_connect.transport.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("kapso_connect.kapso.http.FIRST_WAIT", 0.01)
     sandbox.seed(250, 1)
     kapso_sync()
     Connection.objects.update(connected_at=timezone.now() - timedelta(minutes=1))
@@ -639,8 +642,8 @@ def test_dry_run_counts_and_changes_nothing(sandbox: Sandbox) -> None:
     sandbox.patch_number(known.phone_number_id, status="DISCONNECTED")
     make_link(expires_at=timezone.now())
     WebhookEvent.objects.create(idempotency_key="k", event="x.y", payload={})
-    make_link(claimed_phone_number_id="1", claimed_at=timezone.now())
-    tables = (Customer, SetupLink, Connection, WebhookEvent, ConnectionEvent)
+    make_link(unconfirmed_phone_number_id="1", unconfirmed_since=timezone.now())
+    tables = (Customer, SetupLink, Connection, WebhookEvent, TimelineEvent)
 
     def rows() -> list[Any]:
         return [list(model.objects.order_by("pk").values()) for model in tables]

@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.contrib import admin
 from django.urls import include, path
 
-from .host_site.admin import other_site
+from .sites.host_site.admin import other_site
 
 urlpatterns = [
     path("admin/", admin.site.urls),

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from kapso_connect import dispatch
+
 ROOT = Path(__file__).parents[2]
 MARK = re.compile(r"<!-- from the code: (\w+) -->")
 KINDS = {
@@ -73,12 +75,12 @@ def definitions(text: str) -> Iterator[tuple[str, str]]:
 
 
 def options() -> str:
-    from kapso_connect import options
+    from kapso_connect.kapso import setup_link_options
 
     def values(constant: re.Match[str]) -> str:
-        return ", ".join(f"`{value}`" for value in getattr(options, constant[1]))
+        return ", ".join(f"`{value}`" for value in getattr(setup_link_options, constant[1]))
 
-    return re.sub("``([A-Z_]+)``", values, table(options.SetupLinkOptions, "Option"))
+    return re.sub("``([A-Z_]+)``", values, table(setup_link_options.SetupLinkOptions, "Option"))
 
 
 def table(described: Any, title: str) -> str:
@@ -109,7 +111,7 @@ def faults() -> str:
 def signals() -> str:
     from kapso_connect import signals
 
-    names = [name for name, it in vars(signals).items() if isinstance(it, signals.ConnectSignal)]
+    names = [name for name, it in vars(signals).items() if isinstance(it, dispatch.ConnectSignal)]
     # What is behind the name is no news: every one is a ConnectSignal.
     options = "    options:\n      separate_signature: false"
     return "\n\n".join(f"::: kapso_connect.signals.{name}\n{options}" for name in names)

@@ -16,7 +16,7 @@ from django.db import transaction
 from django.db.models.signals import post_save
 from django.dispatch import receiver
 
-from kapso_connect.models import Connection, ConnectionEvent, Customer
+from kapso_connect.models import Connection, Customer, TimelineEvent
 from kapso_connect.signals import (
     whatsapp_connected,
     whatsapp_disconnected,
@@ -37,7 +37,7 @@ def make_customer(instance: Company, created: bool, raw: bool, **kwargs: object)
 
 
 @receiver([whatsapp_connected, whatsapp_reconnected, whatsapp_disconnected])
-def note_connection(customer: Customer, event: ConnectionEvent, **kwargs: object) -> None:
+def note_connection(customer: Customer, event: TimelineEvent, **kwargs: object) -> None:
     """Bring the company in line with its connections as they are now.
 
     Looking at the present state makes the order of the signals, and a late one, harmless.
@@ -61,7 +61,7 @@ def note_connection(customer: Customer, event: ConnectionEvent, **kwargs: object
 
 
 @receiver(whatsapp_connected)
-def send_welcome(customer: Customer, event: ConnectionEvent, **kwargs: object) -> None:
+def send_welcome(customer: Customer, event: TimelineEvent, **kwargs: object) -> None:
     """Welcome the company. Where the mail fails, nothing is remembered, and it is tried again."""
     company = customer.owner
     if not isinstance(company, Company):
@@ -78,7 +78,7 @@ def send_welcome(customer: Customer, event: ConnectionEvent, **kwargs: object) -
 
 @receiver(whatsapp_setup_failed)
 def note_problem(
-    customer: Customer, error_code: str, event: ConnectionEvent, **kwargs: object
+    customer: Customer, error_code: str, event: TimelineEvent, **kwargs: object
 ) -> None:
     """Show staff which company is stuck, and why."""
     company = customer.owner
@@ -92,7 +92,7 @@ def note_problem(
 
 
 @contextmanager
-def once(event: ConnectionEvent, name: str) -> Iterator[bool]:
+def once(event: TimelineEvent, name: str) -> Iterator[bool]:
     """Open a transaction; give True the first time the receiver ``name`` sees this event."""
     with transaction.atomic():
         _row, first = HandledEvent.objects.get_or_create(event_id=event.pk, receiver=name)

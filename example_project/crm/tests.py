@@ -9,10 +9,10 @@ from django.test import Client
 
 from example_project.crm import receivers
 from example_project.crm.models import Company
-from kapso_connect.addresses import connect_path
-from kapso_connect.delivery import send_again
-from kapso_connect.models import ConnectionEvent
+from kapso_connect.models import TimelineEvent
 from kapso_connect.onboarding import create_setup_link
+from kapso_connect.onboarding.connect_urls import connect_path
+from kapso_connect.outbox import resend
 from kapso_connect.testing import (
     Sandbox,
     connect_customer,
@@ -61,7 +61,7 @@ def test_the_state_follows_the_number(company: Company, mailoutbox: Any) -> None
 def test_a_late_word_changes_nothing(company: Company) -> None:
     connection = connect_customer(owner=company)
     disconnect_customer(connection)
-    left = ConnectionEvent.objects.get(kind="disconnected")
+    left = TimelineEvent.objects.get(kind="disconnected")
     receivers.HandledEvent.objects.filter(event_id=left.pk).delete()
     reconnect_customer(connection)
     customer = company.customer
@@ -93,7 +93,7 @@ def test_a_welcome_that_could_not_be_sent_is_sent_later(
     assert company.whatsapp_connected_at is not None, "the other receiver has done its part"
     assert mailoutbox == []
     # kapso_sync does it when it is due; staff have a button.
-    assert send_again(ConnectionEvent.objects.get(kind="connected"))
+    assert resend(TimelineEvent.objects.get(kind="connected"))
     assert len(mailoutbox) == 1
 
 

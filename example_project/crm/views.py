@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 
-from kapso_connect.addresses import returning_customer
+from kapso_connect.onboarding.connect_urls import returning_customer
 
 from .models import Company
 

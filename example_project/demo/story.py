@@ -10,7 +10,7 @@ from pathlib import Path
 
 import requests
 
-from kapso_connect.failures import FAILURES
+from kapso_connect.kapso.error_codes import FAILURES
 from kapso_connect.testing import SandboxError
 
 from .browser import Browser, Page, PageError

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from .connections import ConnectionAdmin, SetupLinkAdmin
 from .customers import CustomerAdmin
-from .events import ConnectionEventAdmin, WebhookEventAdmin
+from .events import TimelineEventAdmin, WebhookEventAdmin
 from .mixin import SetupLinkAdminMixin
 
 __all__ = [
     "ConnectionAdmin",
-    "ConnectionEventAdmin",
     "CustomerAdmin",
     "SetupLinkAdmin",
     "SetupLinkAdminMixin",
+    "TimelineEventAdmin",
     "WebhookEventAdmin",
 ]

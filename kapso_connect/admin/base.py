@@ -28,9 +28,9 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from ..db import non_atomic
 from ..models import Connection, Health, SetupLink
-from ..phones import is_test_number, pretty
-from ..transactions import outside_transactions
+from ..utils import format_phone_number, is_test_number
 
 M = TypeVar("M", bound=models.Model)
 
@@ -81,7 +81,7 @@ class Pages(_AnyAdmin):
         wrapped: Any = self.admin_site.admin_view(view)
         # Where LoginRequiredMiddleware sends people who are not logged in.
         wrapped.login_url = reverse_lazy("admin:login", current_app=self.admin_site.name)
-        pattern: URLPattern = path(route, outside_transactions(wrapped), name=self.view_name(name))
+        pattern: URLPattern = path(route, non_atomic(wrapped), name=self.view_name(name))
         return pattern
 
     def view_name(self, name: str) -> str:
@@ -239,14 +239,16 @@ def phone_number(connection: Connection) -> SafeString:
     """Return the number as people write it, with a warning where it is not a real one."""
     number = connection.display_phone_number
     # In a page written from right to left the "+" stays in front.
-    shown = format_html("<bdi>{}</bdi>", pretty(number) if number else connection.phone_number_id)
+    shown = format_html(
+        "<bdi>{}</bdi>", format_phone_number(number) if number else connection.phone_number_id
+    )
     if not number or not is_test_number(number):
         return shown
     return format_html("{} {}", shown, badge("busy", _("test number")))
 
 
 def link_state(link: SetupLink) -> SafeString:
-    if link.is_alive:
+    if link.is_usable:
         return badge("good", link.get_status_display())
     if link.status == SetupLink.Status.ACTIVE:
         return badge("neutral", SetupLink.Status.EXPIRED.label)

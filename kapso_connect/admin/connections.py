@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.exceptions import NotRegistered
@@ -15,10 +15,11 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from ..addresses import connect_url
-from ..later import later
 from ..models import AccountStatus, Connection, Customer, SetupLink
-from ..phones import is_test_number
+from ..monitoring import reports
+from ..onboarding import setup_links
+from ..onboarding.connect_urls import connect_url
+from ..utils import is_test_number
 from .base import (
     EMPTY,
     HIDDEN,
@@ -34,15 +35,10 @@ from .base import (
     phone_number,
 )
 from .manage import NOTED, OF_NUMBERS, ManageViews
-from .standing import disconnect_reason
-
-if TYPE_CHECKING:
-    from .. import onboarding, statistics
-else:
-    onboarding, statistics = later("onboarding", "statistics")
+from .status import disconnect_reason
 
 
-class AliveFilter(admin.SimpleListFilter):
+class UsableFilter(admin.SimpleListFilter):
     title = gettext_lazy("usable")
     parameter_name = "usable"
 
@@ -54,17 +50,17 @@ class AliveFilter(admin.SimpleListFilter):
         ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[SetupLink]) -> QuerySet[SetupLink]:
-        alive = alive_links()
+        alive = usable_links()
         if self.value() == "yes":
             return queryset.filter(alive)
         if self.value() == "soon":
-            return queryset.filter(statistics.expiring())
+            return queryset.filter(reports.expiring())
         if self.value() == "no":
             return queryset.exclude(alive)
         return queryset
 
 
-def alive_links() -> Q:
+def usable_links() -> Q:
     """The condition for what ``SetupLink.is_alive`` says."""
     in_time = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
     return Q(status=SetupLink.Status.ACTIVE) & in_time
@@ -117,7 +113,7 @@ class SetupLinkAdmin(ManagedAdmin[SetupLink]):
         "expires_at",
         "by",
     ]
-    list_filter = [AliveFilter, "status", "setup_status", "created_at"]
+    list_filter = [UsableFilter, "status", "setup_status", "created_at"]
     list_select_related = ["customer", "created_by"]
     # Never the URL: a search that finds it would reveal it.
     search_fields = ["kapso_id", "customer__name", "customer__external_customer_id"]
@@ -136,22 +132,22 @@ class SetupLinkAdmin(ManagedAdmin[SetupLink]):
             "expires_at",
             "is_latest",
             "next_url",
-            "claimed_phone_number_id",
-            "claimed_at",
+            "unconfirmed_phone_number_id",
+            "unconfirmed_since",
             "kapso_id",
             "asked_for",
         ]
 
     def get_manage_actions(self, obj: SetupLink) -> Mapping[str, object]:
         actions = {}
-        if obj.is_latest and obj.is_alive:
+        if obj.is_latest and obj.is_usable:
             actions = {
                 "email": _("E-mail the link"),
                 "qr": _("QR code"),
                 "share": _("Share the link"),
                 "extend": _("Extend the link"),
             }
-        if obj.is_latest and onboarding.is_revocable(obj):
+        if obj.is_latest and setup_links.is_revocable(obj):
             actions["revoke"] = _("Revoke the link")
         return actions
 
@@ -170,7 +166,7 @@ class SetupLinkAdmin(ManagedAdmin[SetupLink]):
     @admin.display(description=gettext_lazy("address"))
     def address(self, link: SetupLink) -> SafeString | str:
         url = connect_url(link.customer) if link.is_latest else ""
-        if not url or not onboarding.is_revocable(link):
+        if not url or not setup_links.is_revocable(link):
             return _("This link can no longer be used.")
         return copyable(url, _("Setup link"))
 
@@ -188,15 +184,15 @@ class AttentionFilter(admin.SimpleListFilter):
     parameter_name = "attention"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return list(statistics.Attention.choices)
+        return list(reports.Attention.choices)
 
     def queryset(
         self, request: HttpRequest, queryset: QuerySet[Connection]
     ) -> QuerySet[Connection]:
         why = self.value()
-        if why not in statistics.Attention.values:
+        if why not in reports.Attention.values:
             return queryset
-        return queryset.filter(statistics.needs_attention(why))
+        return queryset.filter(reports.needs_attention(why))
 
 
 @admin.register(Connection)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.exceptions import NotRegistered
@@ -19,16 +19,11 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from ..later import later
-from ..models import Connection, ConnectionEvent, Customer, SetupLink
+from ..models import Connection, Customer, SetupLink, TimelineEvent
+from . import overview
 from .base import PackageAdmin
 from .mixin import SetupLinkAdminMixin
-from .standing import StandingFilter
-
-if TYPE_CHECKING:
-    from . import overview
-else:
-    overview = later("admin.overview")
+from .status import StatusFilter
 
 NEWEST = 20
 EDITABLE = ["name", "external_customer_id", "email", "language"]
@@ -44,7 +39,7 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin[Customer]):
         "language",
         "created_at",
     ]
-    list_filter = [StandingFilter, "language", "created_at"]
+    list_filter = [StatusFilter, "language", "created_at"]
     search_fields = ["name", "external_customer_id", "email", "kapso_id"]
     search_help_text = gettext_lazy("Name, external id, e-mail, or Kapso's id.")
     change_list_template = "admin/kapso_connect/customer/change_list.html"
@@ -135,7 +130,7 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin[Customer]):
         deleted, counts, lacking, protected = super().get_deleted_objects(objs, request)
         # A customer's own links and timeline go along, though nobody may delete them by hand.
         lacking = lacking - {
-            str(model._meta.verbose_name) for model in (SetupLink, ConnectionEvent, Connection)
+            str(model._meta.verbose_name) for model in (SetupLink, TimelineEvent, Connection)
         }
         connections = Connection.objects.filter(customer__in=[obj.pk for obj in objs])
         numbers = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
@@ -14,15 +14,10 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from ..later import later
-from ..models import ConnectionEvent, WebhookEvent
+from .. import outbox
+from ..models import TimelineEvent, WebhookEvent
+from ..webhooks import inbox
 from .base import EMPTY, LISTED, M, ReadOnlyAdmin, badge, json_block, may, shorten, text_block
-
-if TYPE_CHECKING:
-    from .. import delivery
-    from ..webhooks import handlers
-else:
-    delivery, handlers = later("delivery", "webhooks.handlers")
 
 RUN_SECONDS = 15
 """No further row is begun after so long: web servers end requests at 30 seconds."""
@@ -161,7 +156,7 @@ class WebhookEventAdmin(RunAgainAdmin[WebhookEvent]):
         return super().get_queryset(request).defer("payload")
 
     def run_one(self, row: WebhookEvent) -> bool | None:
-        return handlers.run_again(row)
+        return inbox.run_again(row)
 
     def is_open(self, row: WebhookEvent) -> bool:
         return row.status in {WebhookEvent.Status.PENDING, WebhookEvent.Status.FAILED}
@@ -196,8 +191,8 @@ class SignalFilter(admin.SimpleListFilter):
         ]
 
     def queryset(
-        self, request: HttpRequest, queryset: QuerySet[ConnectionEvent]
-    ) -> QuerySet[ConnectionEvent]:
+        self, request: HttpRequest, queryset: QuerySet[TimelineEvent]
+    ) -> QuerySet[TimelineEvent]:
         conditions = {
             "delivered": Q(delivered_at__isnull=False),
             "waiting": Q(delivered_at=None, next_attempt_at__isnull=False),
@@ -206,7 +201,7 @@ class SignalFilter(admin.SimpleListFilter):
         return queryset.filter(conditions.get(self.value() or "", Q()))
 
 
-def signal_state(event: ConnectionEvent) -> SafeString:
+def signal_state(event: TimelineEvent) -> SafeString:
     if event.delivered_at is not None:
         return badge("good", _("Delivered"))
     if event.next_attempt_at is not None:
@@ -214,8 +209,8 @@ def signal_state(event: ConnectionEvent) -> SafeString:
     return badge("bad", _("Failed"))
 
 
-@admin.register(ConnectionEvent)
-class ConnectionEventAdmin(RunAgainAdmin[ConnectionEvent]):
+@admin.register(TimelineEvent)
+class TimelineEventAdmin(RunAgainAdmin[TimelineEvent]):
     list_display = [
         "what",
         "signal",
@@ -257,39 +252,39 @@ class ConnectionEventAdmin(RunAgainAdmin[ConnectionEvent]):
         "Each signal that failed or waits is sent now, to the receivers that have not had it."
     )
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[ConnectionEvent]:
+    def get_queryset(self, request: HttpRequest) -> QuerySet[TimelineEvent]:
         return super().get_queryset(request).select_related("customer", "connection", "actor")
 
-    def run_one(self, row: ConnectionEvent) -> bool | None:
-        return delivery.send_again(row)
+    def run_one(self, row: TimelineEvent) -> bool | None:
+        return outbox.resend(row)
 
-    def is_open(self, row: ConnectionEvent) -> bool:
+    def is_open(self, row: TimelineEvent) -> bool:
         return row.delivered_at is None
 
     @admin.display(description=gettext_lazy("what"), ordering="kind")
-    def what(self, event: ConnectionEvent) -> str:
+    def what(self, event: TimelineEvent) -> str:
         return event.get_kind_display()
 
     @admin.display(description=gettext_lazy("by"))
-    def by(self, event: ConnectionEvent) -> str | None:
+    def by(self, event: TimelineEvent) -> str | None:
         return str(event.actor) if event.actor else None
 
     @admin.display(description=gettext_lazy("signal"))
-    def signal(self, event: ConnectionEvent) -> SafeString:
+    def signal(self, event: TimelineEvent) -> SafeString:
         return signal_state(event)
 
     @admin.display(description=gettext_lazy("error"))
-    def problem(self, event: ConnectionEvent) -> str:
+    def problem(self, event: TimelineEvent) -> str:
         return shorten(event.last_error)
 
     @admin.display(description=gettext_lazy("error"))
-    def full_error(self, event: ConnectionEvent) -> SafeString | str:
+    def full_error(self, event: TimelineEvent) -> SafeString | str:
         return text_block(event.last_error)
 
     @admin.display(description=gettext_lazy("data"))
-    def details(self, event: ConnectionEvent) -> SafeString | str:
+    def details(self, event: TimelineEvent) -> SafeString | str:
         return json_block(event.data) if event.data else EMPTY
 
     @admin.display(description=gettext_lazy("receivers done"))
-    def receivers_done(self, event: ConnectionEvent) -> SafeString | str:
+    def receivers_done(self, event: TimelineEvent) -> SafeString | str:
         return text_block("\n".join(str(name) for name in event.receivers))

@@ -12,10 +12,11 @@ from django.http import QueryDict
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from ..exceptions import InvalidOptions
+from ..kapso.setup_link_options import DEFAULT_COUNTRY, SetupLinkOptions
 from ..models import Language
-from ..onboarding.links import own_page
-from ..options import DEFAULT_COUNTRY, MAX_URL_LENGTH, InvalidOptions, SetupLinkOptions
-from ..theme import hard_to_read
+from ..pages.theme import hard_to_read
+from ..utils import MAX_URL_LENGTH, validate_same_site_url
 from .colors import COLORS
 
 
@@ -170,7 +171,7 @@ class SetupLinkForm(forms.Form):
 
     def clean_next_url(self) -> str:
         try:
-            return own_page(self.cleaned_data["next_url"])
+            return validate_same_site_url(self.cleaned_data["next_url"])
         except InvalidOptions as error:
             raise forms.ValidationError(error.errors["next_url"]) from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin import helpers
@@ -21,22 +21,18 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from ..addresses import connect_url
+from .. import exceptions
 from ..conf import get_conf
-from ..later import later
-from ..models import Connection, Customer, Invitation, InvitationBatch, SetupLink, due
+from ..models import Connection, Customer, Invitation, InvitationBatch, SetupLink
+from ..onboarding import invitations, setup_links
+from ..onboarding.connect_urls import connect_url
+from ..onboarding.messages import staff_message
+from ..retries import due
+from . import forms
 from .base import LISTED, MAX_SELECTED, badge, copyable, may_create_setup_links
-from .connections import alive_links
+from .connections import usable_links
 from .log import log_changes
 from .owners import CHUNK, Owners
-
-if TYPE_CHECKING:
-    from .. import explanations, invitations, onboarding, options
-    from . import forms
-else:
-    explanations, invitations, onboarding, options, forms = later(
-        "explanations", "invitations", "onboarding", "options", "admin.forms"
-    )
 
 PER_PAGE = 50
 
@@ -144,11 +140,11 @@ class InviteViews(Owners):
                 get_conf().setup_link_defaults,
                 addresses=counts["total"] - counts["without_email"] if may_send else None,
             )
-            onboarding.link_options(Customer(), None)
+            setup_links.link_options(Customer(), None)
         except (ImproperlyConfigured, NoReverseMatch) as error:
-            self.message_user(request, explanations.explain(error), messages.ERROR)
+            self.message_user(request, staff_message(error), messages.ERROR)
             return self.to_changelist()
-        except options.InvalidOptions:
+        except exceptions.InvalidOptions:
             pass  # The form says at which option.
         if request.method == "POST" and form.is_valid():
             invited = invitations.start(
@@ -222,7 +218,7 @@ class InviteViews(Owners):
         started = batch.started_at or timezone.now()
         wait = (max(progress.due_at or started, started) - timezone.now()).total_seconds()
         works_here = is_running and not invitations.is_background()
-        nobody = not batch.invitations.filter(taken_at__isnull=False).exclude(due()).exists()
+        nobody = not batch.invitations.filter(leased_at__isnull=False).exclude(due()).exists()
         show = request.GET.get("show", "")
         rows = batch.invitations.select_related("customer", "setup_link").defer(
             "setup_link__url", "setup_link__options"
@@ -299,7 +295,7 @@ def email_state(row: Invitation) -> SafeString | str:
 
 def customers_of(batch: InvitationBatch) -> QuerySet[Customer]:
     own = Connection.objects.filter(customer=OuterRef("pk"), status=Connection.Status.CONNECTED)
-    links = SetupLink.objects.filter(alive_links(), customer=OuterRef("pk"))
+    links = SetupLink.objects.filter(usable_links(), customer=OuterRef("pk"))
     return Customer.objects.filter(invitations__batch=batch).annotate(
         is_connected=Exists(own), is_invited=Exists(links)
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote as url_quote
 
 from django.contrib import messages
@@ -30,23 +30,20 @@ from django.utils.formats import date_format
 from django.utils.translation import get_language_info
 from django.utils.translation import gettext as _
 
-from ..addresses import connect_url
+from .. import exceptions, onboarding
+from ..db import atomic
 from ..exceptions import KapsoError, KapsoNotFound
-from ..later import later
-from ..models import Connection, ConnectionEvent, Customer, Health, SetupLink, Source
-from ..observe import note
-from ..phones import is_test_number, pretty
-from ..transactions import atomic
+from ..log import log_event
+from ..models import Connection, Customer, Health, SetupLink, Source, TimelineEvent
+from ..onboarding import customers, emails, renewal, setup_links
+from ..onboarding.connect_urls import connect_url
+from ..onboarding.messages import staff_message
+from ..utils import format_phone_number, is_test_number
 from .base import may_create_setup_links
 from .extend import ExtendForm, end_of
 from .log import log_change
 from .owners import Owners
 from .qr import qr_code, qr_label
-
-if TYPE_CHECKING:
-    from .. import explanations, mail, onboarding, options
-else:
-    explanations, mail, onboarding, options = later("explanations", "mail", "onboarding", "options")
 
 DOUBLE_CLICK = timedelta(seconds=10)
 """Within which the same thing, handed out by the same person in the same way, counts once."""
@@ -77,7 +74,7 @@ class Target:
     @property
     def is_sendable(self) -> bool:
         """True where the customer's address leads to a link that still works."""
-        return self.link is not None and self.link.is_alive and bool(self.customer.connect_key)
+        return self.link is not None and self.link.is_usable and bool(self.customer.connect_key)
 
 
 PERMISSIONS = {
@@ -138,7 +135,7 @@ class ManageViews(Owners):
         if customer is None:
             self.message_user(request, _("This customer was not invited yet."), messages.WARNING)
             return self._back(obj)
-        link = onboarding.newest_link(customer)
+        link = renewal.latest_setup_link(customer)
         target = Target(obj, customer, link)
         if name in OF_NUMBERS:
             number = customer.connections.filter(pk=connection_pk).first()
@@ -153,16 +150,16 @@ class ManageViews(Owners):
         view: Callable[[HttpRequest, Target], HttpResponse] = getattr(self, f"_{name}_view")
         try:
             return view(request, target)
-        except onboarding.TryLater:
+        except exceptions.TryLater:
             problem = _("The number changed meanwhile. Look at it again before you go on.")
         except (
             KapsoError,
-            options.InvalidOptions,
+            exceptions.InvalidOptions,
             ImproperlyConfigured,
             NoReverseMatch,
             Customer.DoesNotExist,
         ) as error:
-            problem = explanations.explain(error)
+            problem = staff_message(error)
         except DatabaseError:
             if Customer.objects.filter(pk=target.customer.pk).exists():
                 raise
@@ -194,7 +191,9 @@ class ManageViews(Owners):
 
     def _took_turn(self, request: HttpRequest, target: Target) -> bool:
         """True where nothing has changed since the form was shown, and nobody else acts on it."""
-        if request.POST.get("seen") == target.seen and onboarding.take_turn(target.customer):
+        if request.POST.get("seen") == target.seen and customers.touch_if_unchanged(
+            target.customer
+        ):
             return True
         self.message_user(
             request,
@@ -231,12 +230,12 @@ class ManageViews(Owners):
         problem = ""
         if target.link is not None and target.is_sendable:
             try:
-                message = mail.invitation_message(target.customer, target.link)
-            except mail.CannotInvite as error:
+                message = emails.invitation_message(target.customer, target.link)
+            except exceptions.CannotInvite as error:
                 problem = str(error)
         context: dict[str, Any] = {"problem": problem}
         if message is not None and target.link is not None:
-            code = mail.invitation_language(target.customer, target.link)
+            code = emails.invitation_language(target.customer, target.link)
             text = str(message.body)
             if not may_create_setup_links(request):
                 address = connect_url(target.customer)
@@ -254,9 +253,9 @@ class ManageViews(Owners):
             context["quoted_pk"] = quote(target.obj.pk)
         return self._manage_page(request, target, "email", _("E-mail the link"), **context)
 
-    def _sent(self, link: SetupLink) -> ConnectionEvent | None:
+    def _sent(self, link: SetupLink) -> TimelineEvent | None:
         notes = link.events.filter(
-            kind=ConnectionEvent.Kind.SETUP_LINK_SENT, data__channel="email"
+            kind=TimelineEvent.Kind.SETUP_LINK_SENT, data__channel="email"
         ).select_related("actor")
         return notes.order_by("-pk").first()
 
@@ -266,12 +265,12 @@ class ManageViews(Owners):
             return here
         to = target.customer.email
         try:
-            mail.send_invitation(target.customer, target.link, actor=staff(request))
+            emails.send_invitation(target.customer, target.link, actor=staff(request))
         except DatabaseError:
             raise
         except Exception as error:  # Each mail backend has its own.
-            note("email.failed", customer_id=target.customer.pk, error=type(error).__name__)
-            self.message_user(request, mail.why_not_sent(error), messages.ERROR)
+            log_event("email.failed", customer_id=target.customer.pk, error=type(error).__name__)
+            self.message_user(request, emails.why_not_sent(error), messages.ERROR)
             return here
         return self._done(
             request,
@@ -301,8 +300,8 @@ class ManageViews(Owners):
         if channel == "qr":
             context: dict[str, Any] = {"qr": qr_code(url, qr_label(target.customer))}
         else:
-            code = mail.invitation_language(target.customer, target.link)
-            text = mail.share_text(target.customer, target.link)
+            code = emails.invitation_language(target.customer, target.link)
+            text = emails.share_text(target.customer, target.link)
             context = {
                 "text": text,
                 "language": language_name(code),
@@ -318,14 +317,14 @@ class ManageViews(Owners):
 
     def _note(self, request: HttpRequest, target: Target, link: SetupLink, channel: str) -> None:
         just_now = link.events.filter(
-            kind=ConnectionEvent.Kind.SETUP_LINK_SENT,
+            kind=TimelineEvent.Kind.SETUP_LINK_SENT,
             data__channel=channel,
             actor=request.user.pk,
             occurred_at__gt=timezone.now() - DOUBLE_CLICK,
         )
-        if just_now.exists() or not onboarding.take_turn(target.customer):
+        if just_now.exists() or not customers.touch_if_unchanged(target.customer):
             return
-        onboarding.note_sent(link, channel, actor=staff(request))
+        setup_links.record_sent(link, channel, actor=staff(request))
         entries = {
             "qr": _("Showed the QR code of the WhatsApp setup link."),
             "share": _("Shared the WhatsApp setup link."),
@@ -337,7 +336,7 @@ class ManageViews(Owners):
 
     def _revoke_view(self, request: HttpRequest, target: Target) -> HttpResponse:
         link = target.link
-        if link is None or not onboarding.is_revocable(link):
+        if link is None or not setup_links.is_revocable(link):
             return self._lead_back(request, target, _("There is no link left to revoke."))
         if request.method != "POST":
             return self._manage_page(request, target, "revoke", _("Revoke the link"))
@@ -356,7 +355,7 @@ class ManageViews(Owners):
 
     def _extend_view(self, request: HttpRequest, target: Target) -> HttpResponse:
         link = target.link
-        if link is None or not link.is_alive:
+        if link is None or not link.is_usable:
             return self._lead_back(
                 request, target, _("There is no link that works. Create a new one first.")
             )
@@ -395,7 +394,7 @@ class ManageViews(Owners):
     def _reconnect_view(self, request: HttpRequest, target: Target) -> HttpResponse:
         number = the_number(target)
         digits = "".join(c for c in number.display_phone_number if c in "0123456789")
-        shown = pretty(number.display_phone_number)
+        shown = format_phone_number(number.display_phone_number)
         if not digits:
             return self._lead_back(
                 request,
@@ -441,10 +440,13 @@ class ManageViews(Owners):
                 request,
                 target.customer,
                 _("Checked the health of %(number)s: %(health)s.")
-                % {"number": pretty(str(number)), "health": number.get_health_status_display()},
+                % {
+                    "number": format_phone_number(str(number)),
+                    "health": number.get_health_status_display(),
+                },
             )
         levels = {Health.HEALTHY: messages.SUCCESS, Health.DEGRADED: messages.WARNING}
-        text = f"{pretty(str(number))}: {number.get_health_status_display()}"
+        text = f"{format_phone_number(str(number))}: {number.get_health_status_display()}"
         if number.health_error:
             text += f". {number.health_error}"
         level = levels.get(Health(number.health_status), messages.ERROR)
@@ -464,7 +466,7 @@ class ManageViews(Owners):
             request,
             target.customer,
             _("Checked the health of %(number)s: Kapso does not have it any more.")
-            % {"number": pretty(str(number))},
+            % {"number": format_phone_number(str(number))},
         )
         return self._lead_back(
             request,
@@ -474,7 +476,7 @@ class ManageViews(Owners):
 
     def _disconnect_view(self, request: HttpRequest, target: Target) -> HttpResponse:
         number = the_number(target)
-        shown = pretty(str(number))
+        shown = format_phone_number(str(number))
         if not number.is_connected:
             return self._lead_back(request, target, _("This number is not connected any more."))
         if request.method != "POST":

@@ -12,9 +12,9 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy
 
-from ..status import NOBODY, Status, standings
+from ..onboarding.status import NOBODY, Status, get_statuses
 from .panel import StatusPanel
-from .standing import StandingFilter, in_short
+from .status import StatusFilter, status_summary
 
 COLUMN = "whatsapp_status"
 ACTION = "create_setup_links"
@@ -36,7 +36,7 @@ class SetupLinkAdminMixin(StatusPanel):
 
     def get_list_filter(self, request: HttpRequest) -> Any:
         filters = super().get_list_filter(request)
-        return filters if StandingFilter in filters else [*filters, StandingFilter]
+        return filters if StatusFilter in filters else [*filters, StatusFilter]
 
     def get_actions(self, request: HttpRequest, action_location: Any = None) -> dict[str, Any]:
         # Since 6.1 Django asks for the actions of the change page, too.
@@ -64,7 +64,7 @@ class SetupLinkAdminMixin(StatusPanel):
         """Return where the customers of ``objs`` stand, by the primary keys of the objects; those
         without a customer are left out."""
         customers = self.find_customers(objs)
-        found = standings(customers.values())
+        found = get_statuses(customers.values())
         return {
             pk: found[customer.pk] for pk, customer in customers.items() if customer.pk in found
         }
@@ -74,4 +74,4 @@ class SetupLinkAdminMixin(StatusPanel):
         status = getattr(obj, "_kapso_status", None)
         if status is None:
             status = self.get_statuses([obj]).get(obj.pk, NOBODY)
-        return in_short(status)
+        return status_summary(status)

@@ -19,11 +19,11 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from .. import statistics
-from ..models import Connection, ConnectionEvent, Customer, Health, SetupLink
-from ..statistics import Attention, Period
+from ..models import Connection, Customer, Health, SetupLink, TimelineEvent
+from ..monitoring import reports
+from ..monitoring.reports import Attention, Period
 from .base import Addresses, Pages, badge, localized, phone_number, sees, shorten
-from .standing import disconnect_reason
+from .status import disconnect_reason
 
 DEFAULT_DAYS = 30
 PERIODS = {
@@ -120,7 +120,7 @@ def show(model_admin: Pages, request: HttpRequest) -> TemplateResponse:
     form = PeriodForm(request.GET)
     first, last, days = form.chosen()
     period = Period(beginning(first), beginning(last + timedelta(days=1)))
-    took = statistics.time_to_connect(period)
+    took = reports.time_to_connect(period)
     address = Addresses(model_admin.admin_site, request)
     return model_admin.page(
         request,
@@ -139,16 +139,16 @@ def show(model_admin: Pages, request: HttpRequest) -> TemplateResponse:
         steps=list(
             zip(
                 [_("Invited"), _("Opened the link"), _("Connected")],
-                statistics.funnel(period).steps,
+                reports.funnel(period).steps,
                 strict=True,
             )
         ),
         took=took,
         median=duration(took.median) if took.median is not None else "",
-        failures=statistics.failures(period),
+        failures=reports.failures(period),
         failures_url=address.of_list(
-            ConnectionEvent,
-            kind__exact=ConnectionEvent.Kind.SETUP_FAILED,
+            TimelineEvent,
+            kind__exact=TimelineEvent.Kind.SETUP_FAILED,
             **{name: str(moment) for name, moment in period.of("occurred_at").items()},
         ),
         expiring=expiring(address),
@@ -161,7 +161,7 @@ def is_seen_by(request: HttpRequest) -> bool:
 
 
 def expiring(address: Addresses) -> Listing:
-    links = statistics.links_expiring()
+    links = reports.links_expiring()
     return Listing(
         title=_("Links that end within 3 days"),
         count=links.count,
@@ -197,7 +197,7 @@ def attention(address: Addresses) -> list[Listing]:
             ],
             all_url=address.of_list(Connection, attention=why),
         )
-        for why, numbers in statistics.numbers_needing_attention().items()
+        for why, numbers in reports.numbers_needing_attention().items()
     ]
 
 

@@ -14,8 +14,8 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from ..db import atomic
 from ..models import Customer, Language
-from ..transactions import atomic
 from .base import Pages
 
 CHUNK = 500

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib.admin.options import IS_POPUP_VAR
 from django.contrib.admin.utils import quote
@@ -15,12 +15,12 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from ..addresses import connect_url
-from ..failures import FAILURES
-from ..later import later
-from ..models import AccountStatus, Connection, ConnectionEvent, Customer, SetupLink
-from ..phones import is_test_number
-from ..status import NOBODY, Standing, Status, is_hopeful, standings
+from ..kapso.error_codes import FAILURES
+from ..models import AccountStatus, Connection, Customer, SetupLink, TimelineEvent
+from ..onboarding import setup_links
+from ..onboarding.connect_urls import connect_url
+from ..onboarding.status import NOBODY, OnboardingStatus, Status, can_still_connect, get_statuses
+from ..utils import is_test_number
 from .base import (
     HIDDEN,
     Addresses,
@@ -35,16 +35,11 @@ from .events import signal_state
 from .invite import InviteViews
 from .manage import ManageViews
 from .qr import qr_code, qr_label
-from .standing import REASONS, disconnect_reason, failure_reason, has_expired, standing_badge
-
-if TYPE_CHECKING:
-    from .. import onboarding
-else:
-    onboarding = later("onboarding")
+from .status import REASONS, disconnect_reason, failure_reason, has_expired, status_badge
 
 NEWEST = 20
 TEMPLATE = "admin/kapso_connect/panel.html"
-Kind = ConnectionEvent.Kind
+Kind = TimelineEvent.Kind
 
 QUALITIES = {
     "GREEN": gettext_lazy("High"),
@@ -71,9 +66,9 @@ CHANNELS = {
 
 
 NEXT = {
-    Standing.WAITING: "",
-    Standing.CONNECTED: "health",
-    Standing.DISCONNECTED: "reconnect",
+    OnboardingStatus.WAITING: "",
+    OnboardingStatus.CONNECTED: "health",
+    OnboardingStatus.DISCONNECTED: "reconnect",
 }
 """The one thing to do where a customer stands; elsewhere that is to invite them."""
 
@@ -113,15 +108,15 @@ class StatusPanel(InviteViews, ManageViews):
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         """Return what the panel of ``obj`` shows this user."""
         customer = self.find_customer(obj)
-        status = standings([customer]).get(customer.pk, NOBODY) if customer else NOBODY
+        status = get_statuses([customer]).get(customer.pk, NOBODY) if customer else NOBODY
         actions = Actions(self, request, obj, customer, status)
         return {
             "customer": customer,
             "status": status,
-            "badge": standing_badge(status),
+            "badge": status_badge(status),
             "words": in_words(status),
             "advice": advice(status),
-            "link": status.link if status.link and is_hopeful(status.link) else None,
+            "link": status.link if status.link and can_still_connect(status.link) else None,
             "has_expired": status.link is not None and has_expired(status.link),
             "address": self._address(request, customer),
             "qr": self._qr(request, customer) if actions.has_address else None,
@@ -165,7 +160,7 @@ class StatusPanel(InviteViews, ManageViews):
     def _lists(self, request: HttpRequest, customer: Customer) -> Iterator[tuple[str, Any]]:
         """Yield the lists of all there is of the customer, where the user may see them."""
         address = Addresses(self.admin_site, request)
-        for model in (Connection, SetupLink, ConnectionEvent):
+        for model in (Connection, SetupLink, TimelineEvent):
             if url := address.of_list(model, customer__id__exact=str(customer.pk)):
                 yield url, model._meta.verbose_name_plural
 
@@ -187,11 +182,11 @@ class Actions:
         self.link = status.link
         self.number = status.connection
         self.has_address = bool(
-            customer and customer.connect_key and self.link and self.link.is_alive
+            customer and customer.connect_key and self.link and self.link.is_usable
         )
         has_email = bool(model_admin.get_customer_data(obj).get("email"))
         # A failed attempt can be repeated at the same address.
-        invited = {Standing.INVITED, Standing.OPENED, Standing.FAILED}
+        invited = {OnboardingStatus.INVITED, OnboardingStatus.OPENED, OnboardingStatus.FAILED}
         if status.standing in invited and self.has_address:
             self.next = "email" if has_email else "share"
         else:
@@ -212,7 +207,7 @@ class Actions:
                 if self.link and self.link.expires_at
                 else None,
             ]
-        if self.link and onboarding.is_revocable(self.link):
+        if self.link and setup_links.is_revocable(self.link):
             found.append(self._manage("revoke", _("Revoke the link")))
         return sorted((action for action in found if action), key=lambda action: not action.is_next)
 
@@ -248,21 +243,21 @@ class Actions:
 def in_words(status: Status) -> str:
     """Return what happened so far, as a sentence."""
     link, connection = status.link, status.connection
-    if status.standing == Standing.CONNECTED and connection:
+    if status.standing == OnboardingStatus.CONNECTED and connection:
         return _("Connected since %(when)s") % {"when": localized(connection.connected_at)}
-    if status.standing == Standing.DISCONNECTED and connection:
+    if status.standing == OnboardingStatus.DISCONNECTED and connection:
         when = localized(connection.disconnected_at)
         if why := disconnect_reason(connection):
             return _("Disconnected since %(when)s: %(why)s") % {"when": when, "why": why}
         return _("Disconnected since %(when)s") % {"when": when}
-    if status.standing == Standing.WAITING:
+    if status.standing == OnboardingStatus.WAITING:
         return _("The customer is done, and Kapso has not confirmed the number yet.")
-    if status.standing == Standing.FAILED and link:
+    if status.standing == OnboardingStatus.FAILED and link:
         return _("Connecting failed: %(why)s") % {"why": failure_reason(link) or _("unknown")}
-    if status.standing == Standing.OPENED and link:
+    if status.standing == OnboardingStatus.OPENED and link:
         when = localized(link.opened_at)
         return _("The customer opened the link on %(when)s, and did not finish.") % {"when": when}
-    if status.standing == Standing.INVITED and link:
+    if status.standing == OnboardingStatus.INVITED and link:
         when = localized(link.created_at)
         return _("Invited on %(when)s; the customer has not opened the link yet.") % {"when": when}
     if link and link.status == SetupLink.Status.REVOKED:
@@ -273,13 +268,17 @@ def in_words(status: Status) -> str:
 def advice(status: Status) -> str:
     """Return what staff should know or do next, as a sentence or two; "" where it is plain."""
     link = status.link
-    if status.standing == Standing.WAITING:
+    if status.standing == OnboardingStatus.WAITING:
         return _("That usually takes less than a minute. There is nothing to do.")
-    if status.standing == Standing.FAILED and link:
+    if status.standing == OnboardingStatus.FAILED and link:
         failure = FAILURES.get(link.last_error_code)
         told = f"{failure.cause} {failure.advice}" if failure else ""
         return _("The customer was told: “%(told)s”") % {"told": told} if told else ""
-    if status.standing in {Standing.INVITED, Standing.OPENED} and link and has_expired(link):
+    if (
+        status.standing in {OnboardingStatus.INVITED, OnboardingStatus.OPENED}
+        and link
+        and has_expired(link)
+    ):
         return _(
             "The link has expired. A new one is made when the customer opens the address below."
         )
@@ -300,7 +299,7 @@ def timeline(customer: Customer) -> Iterator[dict[str, Any]]:
         }
 
 
-def details(event: ConnectionEvent) -> list[str]:
+def details(event: TimelineEvent) -> list[str]:
     """Return what a timeline tells beside the kind of an event."""
     data = event.data if isinstance(event.data, dict) else {}
     reason, code, channel = (str(data.get(k) or "") for k in ("reason", "error_code", "channel"))

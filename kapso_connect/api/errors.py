@@ -21,6 +21,7 @@ from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
 from ..exceptions import (
+    InvalidOptions,
     KapsoConflict,
     KapsoCredentialsError,
     KapsoError,
@@ -29,10 +30,9 @@ from ..exceptions import (
     KapsoRateLimited,
     KapsoUnavailable,
     KapsoValidationError,
+    TryLater,
 )
-from ..observe import note
-from ..onboarding import TryLater
-from ..options import InvalidOptions
+from ..log import log_event
 
 RETRY_SECONDS = 30
 """What a client is asked to wait where nobody knows better."""
@@ -80,7 +80,7 @@ def handle(error: Exception, context: Mapping[str, Any]) -> Response | None:
     if known.status_code >= 500:
         # With its trace only where this site is at fault: an outage of Kapso's has none to show.
         trace = False if isinstance(error, KapsoError) else error
-        note(
+        log_event(
             "rest.failed",
             status=known.status_code,
             code=known.code,

@@ -10,7 +10,7 @@ from django.utils.dateparse import parse_datetime
 from django.utils.timezone import get_default_timezone
 from rest_framework import serializers
 
-from ..conf import as_stored
+from ..utils import as_stored
 
 MAX_ID = 10**18 - 1
 """Above every key there is, and below what databases can compare with."""

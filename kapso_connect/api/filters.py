@@ -11,8 +11,8 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.settings import api_settings
 
-from ..models import Connection, ConnectionEvent, SetupLink
-from ..status import Standing, stands
+from ..models import Connection, SetupLink, TimelineEvent
+from ..onboarding.status import OnboardingStatus, has_status
 from .errors import Fields, invalid
 from .fields import ChoiceField, MomentField, NumberParameter, TextField
 
@@ -36,7 +36,7 @@ class Paged(Filters):
 
 class CustomerFilters(Paged):
     external_customer_id = TextField(required=False, max_length=255, trim_whitespace=False)
-    standing = ChoiceField(required=False, choices=Standing.choices)
+    standing = ChoiceField(required=False, choices=OnboardingStatus.choices)
     search = TextField(
         required=False,
         allow_blank=True,
@@ -50,7 +50,7 @@ class CustomerFilters(Paged):
             # MySQL and MariaDB take "Ab3" for "aB3" in the first comparison, not in the second.
             rows = rows.filter(external_customer_id=wanted, external_customer_id__startswith=wanted)
         if "standing" in given:
-            rows = rows.filter(stands(given["standing"]))
+            rows = rows.filter(has_status(given["standing"]))
         if text := given.get("search"):
             rows = rows.filter(
                 Q(name__icontains=text)
@@ -96,7 +96,7 @@ class EventFilters(Filters):
     customer = NumberParameter(required=False)
     connection = NumberParameter(required=False)
     setup_link = NumberParameter(required=False)
-    kind = ChoiceField(required=False, choices=ConnectionEvent.Kind.choices)
+    kind = ChoiceField(required=False, choices=TimelineEvent.Kind.choices)
     since = MomentField(required=False, help_text="What happened then or later.")
     until = MomentField(required=False, help_text="What happened before.")
 

@@ -19,10 +19,9 @@ from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 
 from ..conf import get_conf
-from ..exceptions import KapsoError
+from ..db import retry_on_conflict, sqlite_write_lock
+from ..exceptions import InvalidOptions, KapsoError
 from ..models import Customer, IdempotentRequest, SetupLink
-from ..options import InvalidOptions
-from ..transactions import retrying, turn
 from .errors import ApiError, invalid_value
 
 HEADER = "Idempotency-Key"
@@ -114,9 +113,11 @@ def attempt(request: Request, owner: Callable[[Request], str]) -> Iterator[Attem
     except Exception as error:
         is_free = isinstance(error, CHANGED_NOTHING) and tried.since is None
         if is_free and not getattr(error, "outcome_unknown", False):
-            retrying(row.delete, within=turn)
+            retry_on_conflict(row.delete, within=sqlite_write_lock)
         else:
-            retrying(partial(row.update, leased_until=timezone.now()), within=turn)
+            retry_on_conflict(
+                partial(row.update, leased_until=timezone.now()), within=sqlite_write_lock
+            )
         raise
 
 
@@ -124,7 +125,7 @@ def _take(digest: str, fingerprint: str) -> Attempt:
     now = timezone.now()
     until = now + timedelta(seconds=get_conf().lease_seconds)
     new = {"fingerprint": fingerprint, "created_at": now, "leased_until": until}
-    row, made = retrying(
+    row, made = retry_on_conflict(
         lambda: IdempotentRequest.objects.get_or_create(digest=digest, defaults=new)
     )
     if made:
@@ -138,7 +139,7 @@ def _take(digest: str, fingerprint: str) -> Attempt:
     mine = IdempotentRequest.objects.filter(
         pk=row.pk, leased_until=row.leased_until, leased_until__lte=now, answer__isnull=True
     )
-    if not retrying(partial(mine.update, leased_until=until), within=turn):
+    if not retry_on_conflict(partial(mine.update, leased_until=until), within=sqlite_write_lock):
         raise ApiError(
             409,
             "idempotency_key_in_use",

@@ -33,19 +33,19 @@ from inflection import underscore
 from rest_framework import serializers as drf
 
 from .. import __version__
-from ..failures import FAILURES, Action
+from ..kapso.error_codes import FAILURES, Action
+from ..kapso.setup_link_options import BILLING_MODES
 from ..models import (
     AccountStatus,
     Connection,
-    ConnectionEvent,
     ConnectionType,
     Health,
     Language,
     SetupLink,
     Source,
+    TimelineEvent,
 )
-from ..options import BILLING_MODES
-from ..status import Standing
+from ..onboarding.status import OnboardingStatus
 from . import idempotency, serializers
 from .descriptions import EXAMPLES, FIELDS, WRONG
 from .fields import MAX_ID, MomentField
@@ -80,7 +80,7 @@ PREFIX = "Kapso"
 """Before the names of components, so that they are not taken for the site's own."""
 
 ENUMS: dict[str, Sequence[Any]] = {
-    "Standing": Standing.choices,
+    "Standing": OnboardingStatus.choices,
     "Language": Language.choices,
     "ConnectionType": ConnectionType.choices,
     "SetupLinkStatus": SetupLink.Status.choices,
@@ -88,7 +88,7 @@ ENUMS: dict[str, Sequence[Any]] = {
     "ConnectionStatus": Connection.Status.choices,
     "AccountStatus": AccountStatus.choices,
     "Health": Health.choices,
-    "EventKind": ConnectionEvent.Kind.choices,
+    "EventKind": TimelineEvent.Kind.choices,
     "Source": Source.choices,
     "FailureCode": [(code, failure.title) for code, failure in FAILURES.items()]
     + [("unknown", "Something else")],
@@ -98,7 +98,7 @@ ENUMS: dict[str, Sequence[Any]] = {
 }
 
 CHOICES_OF_METHODS = {
-    "CustomerSerializer.standing": drf.ChoiceField(Standing.choices),
+    "CustomerSerializer.standing": drf.ChoiceField(OnboardingStatus.choices),
     "SetupLinkSerializer.status": drf.ChoiceField(SetupLink.Status.choices),
     "NewSetupLinkSerializer.status": drf.ChoiceField(SetupLink.Status.choices),
     "StatusLinkSerializer.status": drf.ChoiceField(SetupLink.Status.choices),

@@ -8,22 +8,22 @@ from typing import Any
 from django.utils import timezone
 from rest_framework import serializers
 
-from ..addresses import connect_url
-from ..failures import FAILURES, UNKNOWN, Action
+from ..kapso.error_codes import FAILURES, UNKNOWN, Action
+from ..kapso.setup_link_options import BILLING_MODES, CONNECTION_TYPES, THEME_COLORS
 from ..models import (
     AccountStatus,
     Connection,
-    ConnectionEvent,
     ConnectionType,
     Customer,
     Health,
     Language,
     SetupLink,
     Source,
+    TimelineEvent,
 )
-from ..options import BILLING_MODES, CONNECTION_TYPES, MAX_URL_LENGTH, THEME_COLORS
-from ..phones import is_test_number
-from ..status import Standing, Status
+from ..onboarding.connect_urls import connect_url
+from ..onboarding.status import OnboardingStatus, Status
+from ..utils import MAX_URL_LENGTH, is_test_number
 from .fields import ChoiceField, EmailField, FlagField, IdField, MomentField, TextField
 
 
@@ -96,8 +96,8 @@ class CustomerSerializer(Body):
         return fields
 
     def get_standing(self, customer: Customer) -> str:
-        standings: Mapping[int, Status] = self.context["standings"]
-        return standings[customer.pk].standing.value
+        get_statuses: Mapping[int, Status] = self.context["standings"]
+        return get_statuses[customer.pk].standing.value
 
 
 class StatusConnectionSerializer(serializers.Serializer[Connection]):
@@ -142,7 +142,7 @@ class StatusSerializer(serializers.Serializer[Any]):
     """Where a customer stands."""
 
     customer = IdField()
-    standing = serializers.ChoiceField(choices=Standing.choices)
+    standing = serializers.ChoiceField(choices=OnboardingStatus.choices)
     connection = StatusConnectionSerializer(allow_null=True)
     more_connections = serializers.IntegerField()
     setup_link = StatusLinkSerializer(allow_null=True)
@@ -152,7 +152,7 @@ class StatusSerializer(serializers.Serializer[Any]):
 def status_body(customer: Customer, status: Status) -> dict[str, Any]:
     """Return what is answered about where ``customer`` stands."""
     link = status.link
-    failed = link is not None and status.standing == Standing.FAILED
+    failed = link is not None and status.standing == OnboardingStatus.FAILED
     return StatusSerializer(
         {
             "customer": customer.pk,
@@ -365,11 +365,11 @@ class ConnectionSerializer(serializers.Serializer[Connection]):
 # The timeline
 
 
-class EventSerializer(serializers.Serializer[ConnectionEvent]):
+class EventSerializer(serializers.Serializer[TimelineEvent]):
     """Something that happened."""
 
     id = IdField()
-    kind = serializers.ChoiceField(choices=ConnectionEvent.Kind.choices)
+    kind = serializers.ChoiceField(choices=TimelineEvent.Kind.choices)
     customer = IdField(source="customer_id", allow_null=True)
     connection = IdField(source="connection_id", allow_null=True)
     setup_link = IdField(source="setup_link_id", allow_null=True)
@@ -378,5 +378,5 @@ class EventSerializer(serializers.Serializer[ConnectionEvent]):
     data = serializers.DictField()  # type: ignore[assignment]
     occurred_at = MomentField()
 
-    def get_actor(self, event: ConnectionEvent) -> str | None:
+    def get_actor(self, event: TimelineEvent) -> str | None:
         return shown_user(event.actor_id, self.context)

@@ -27,11 +27,13 @@ from rest_framework.throttling import BaseThrottle
 from rest_framework.viewsets import GenericViewSet
 
 from .. import onboarding
-from ..addresses import connect_url
-from ..client import KapsoClient
-from ..models import Connection, ConnectionEvent, Customer, SetupLink, Source
-from ..status import standings, status_of
-from ..transactions import outside_transactions, retrying
+from ..db import non_atomic, retry_on_conflict
+from ..kapso.client import KapsoClient
+from ..models import Connection, Customer, SetupLink, Source, TimelineEvent
+from ..onboarding import numbers, setup_links
+from ..onboarding.connect_urls import connect_url
+from ..onboarding.status import get_status, get_statuses
+from ..onboarding.steps import run
 from . import idempotency, operations, permissions, serializers
 from .browsing import FilterLinks, form_for
 from .errors import ApiError, handle, invalid_value
@@ -97,7 +99,7 @@ class Api(GenericViewSet[Any]):
     @classmethod
     def as_view(cls, *args: Any, **kwargs: Any) -> Any:
         # Kapso is asked, and what is written is committed before it is answered.
-        return outside_transactions(super().as_view(*args, **kwargs))
+        return non_atomic(super().as_view(*args, **kwargs))
 
     # Who may
 
@@ -281,7 +283,7 @@ class Customers(Api):
     throttle_kinds = {"create": "write", "update": "write", "partial_update": "write"}
 
     def context_of(self, rows: Sequence[Any]) -> Mapping[str, Any]:
-        return {"standings": standings(rows)}
+        return {"standings": get_statuses(rows)}
 
     def create_customer(self, **values: Any) -> Customer:
         """Make a customer; it runs in a transaction, which may be run again."""
@@ -293,7 +295,7 @@ class Customers(Api):
             if attempt.answer is not None:
                 known = self.get_customer(attempt.customer_id)
                 return self.created("customer", known.pk, attempt.answer, replayed=True)
-            return self.created("customer", *retrying(lambda: self._make(values, attempt)))
+            return self.created("customer", *retry_on_conflict(lambda: self._make(values, attempt)))
 
     def _make(self, values: Mapping[str, Any], attempt: idempotency.Attempt) -> tuple[int, Any]:
         self._refuse_taken(values)
@@ -320,7 +322,7 @@ class Customers(Api):
             customer.save(update_fields=[*values, "updated_at"])
             return customer
 
-        return Response(self.represent([retrying(change)])[0])
+        return Response(self.represent([retry_on_conflict(change)])[0])
 
     def _refuse_taken(self, values: Mapping[str, Any], but: int = 0) -> None:
         wanted = values.get("external_customer_id")
@@ -337,7 +339,7 @@ class Customers(Api):
 
     def status(self, request: Request, pk: str) -> Response:
         """Where the customer stands; 304 where that is what ``If-None-Match`` knows."""
-        known = status_of(self.get_queryset().filter(pk=self.key))
+        known = get_status(self.get_queryset().filter(pk=self.key))
         if known is None:
             raise Http404
         self.check_object_permissions(request, known[0])
@@ -430,7 +432,7 @@ class SetupLinks(Api):
             kept = {name: body[name] for name in body if name not in serializers.ADDRESSES}
             attempt.settle(kept, setup_link=link)
 
-        steps = onboarding.creating_setup_link(
+        steps = setup_links.setup_link_steps(
             customer,
             options=options,
             next_url=values["next_url"],
@@ -439,7 +441,7 @@ class SetupLinks(Api):
             recorded=remember,
         )
         with KapsoClient.from_settings() as client:
-            return onboarding.run(steps, client)
+            return run(steps, client)
 
     def revoke(self, request: Request, pk: str) -> Response:
         """End a link, and the customer's address with it. One that was revoked stays so."""
@@ -478,7 +480,7 @@ class Connections(Api):
         connection = self.get_object()
         self.checked_body()
         with KapsoClient.from_settings() as client:
-            onboarding.follow_api(connection.phone_number_id, source=Source.MANUAL, client=client)
+            numbers.refresh_number(connection.phone_number_id, source=Source.MANUAL, client=client)
             # It may be another customer's by now.
             connection = self.get_object()
             last = connection.health_checked_at
@@ -497,13 +499,13 @@ class Connections(Api):
 class Events(Api):
     """The timeline, the newest first."""
 
-    rows = ConnectionEvent.objects.all()
+    rows = TimelineEvent.objects.all()
     operations = operations.EVENTS
     tag = "WhatsApp timeline"
     filters = EventFilters
     pagination_class = Timeline
     serializer_class = serializers.EventSerializer
-    needs = {"list": needing("view_connectionevent")}
+    needs = {"list": needing("view_timelineevent")}
 
 
 class Schema(Api):

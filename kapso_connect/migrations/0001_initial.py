@@ -259,7 +259,7 @@ class Migration(migrations.Migration):
                     models.CharField(blank=True, max_length=64, verbose_name="last error code"),
                 ),
                 (
-                    "claimed_phone_number_id",
+                    "unconfirmed_phone_number_id",
                     models.CharField(
                         blank=True,
                         help_text="The number a returning browser named; not confirmed by Kapso's API yet.",
@@ -267,7 +267,10 @@ class Migration(migrations.Migration):
                         verbose_name="claimed phone number id",
                     ),
                 ),
-                ("claimed_at", models.DateTimeField(blank=True, null=True, verbose_name="claimed")),
+                (
+                    "unconfirmed_since",
+                    models.DateTimeField(blank=True, null=True, verbose_name="claimed"),
+                ),
                 (
                     "checked_at",
                     models.DateTimeField(
@@ -349,7 +352,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 (
-                    "taken_at",
+                    "leased_at",
                     models.DateTimeField(
                         blank=True,
                         editable=False,
@@ -681,7 +684,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 (
-                    "taken_at",
+                    "leased_at",
                     models.DateTimeField(
                         blank=True,
                         editable=False,
@@ -739,7 +742,7 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
-            name="ConnectionEvent",
+            name="TimelineEvent",
             fields=[
                 (
                     "id",
@@ -759,7 +762,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 (
-                    "taken_at",
+                    "leased_at",
                     models.DateTimeField(
                         blank=True,
                         editable=False,
@@ -877,14 +880,14 @@ class Migration(migrations.Migration):
                         blank=True,
                         null=True,
                         on_delete=django.db.models.deletion.SET_NULL,
-                        related_name="connection_events",
+                        related_name="timeline_events",
                         to="kapso_connect.webhookevent",
                         verbose_name="webhook event",
                     ),
                 ),
             ],
             options={
-                "verbose_name": "connection event",
+                "verbose_name": "timeline event",
                 "verbose_name_plural": "timeline",
                 "ordering": ["-pk"],
             },
@@ -913,7 +916,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="setuplink",
-            index=models.Index(fields=["claimed_at"], name="kapso_connect_link_claimed"),
+            index=models.Index(fields=["unconfirmed_since"], name="kapso_connect_link_claimed"),
         ),
         migrations.AddIndex(
             model_name="invitation",
@@ -936,17 +939,17 @@ class Migration(migrations.Migration):
             index=models.Index(fields=["status", "connected_at"], name="kapso_connect_conn_status"),
         ),
         migrations.AddIndex(
-            model_name="connectionevent",
+            model_name="timelineevent",
             index=models.Index(fields=["customer", "occurred_at"], name="kapso_connect_timeline"),
         ),
         migrations.AddIndex(
-            model_name="connectionevent",
+            model_name="timelineevent",
             index=models.Index(
                 fields=["kind", "occurred_at", "setup_link"], name="kapso_connect_kind"
             ),
         ),
         migrations.AddIndex(
-            model_name="connectionevent",
+            model_name="timelineevent",
             index=models.Index(
                 fields=["delivered_at", "next_attempt_at"], name="kapso_connect_outbox_due"
             ),

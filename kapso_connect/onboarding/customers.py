@@ -7,14 +7,15 @@ from functools import partial
 from django.db import IntegrityError
 from django.utils import timezone
 
-from ..client import KapsoClient, KapsoCustomer
+from ..db import atomic, retry_on_conflict, sqlite_write_lock
 from ..exceptions import KapsoConflict, KapsoError, KapsoValidationError
+from ..kapso.client import KapsoClient
+from ..kapso.types import KapsoCustomer
 from ..models import Customer, new_external_id
-from ..transactions import atomic, retrying, turn
 from .steps import Steps
 
 
-def registering(customer: Customer) -> Steps[str]:
+def registration_steps(customer: Customer) -> Steps[str]:
     """Return Kapso's id of ``customer``, making the customer there where there is none.
 
     Looks before it creates, so that a repeated call after a lost answer makes no second one.
@@ -69,7 +70,7 @@ def customer_from_api(kapso_id: str, client: KapsoClient) -> Customer:
 
 def add_customer_from_api(remote: KapsoCustomer) -> Customer:
     """Return the local customer that ``remote``, just read from the API, stands for."""
-    return retrying(
+    return retry_on_conflict(
         lambda: find_or_add_customer(remote.id, remote.external_customer_id or "", remote.name)
     )
 
@@ -100,11 +101,13 @@ def find_or_add_customer(kapso_id: str, external_customer_id: str, name: str = "
     return customer
 
 
-def take_turn(customer: Customer) -> bool:
+def touch_if_unchanged(customer: Customer) -> bool:
     """True for one of those who read ``customer`` as it is now and want to do something about it.
 
     So what is asked for twice, by a click that came twice or by two members of staff, is done once,
     and without a lock that would be held while Kapso is asked.
     """
     mine = Customer.objects.filter(pk=customer.pk, updated_at=customer.updated_at)
-    return bool(retrying(lambda: mine.update(updated_at=timezone.now()), within=turn))
+    return bool(
+        retry_on_conflict(lambda: mine.update(updated_at=timezone.now()), within=sqlite_write_lock)
+    )

@@ -1,8 +1,8 @@
-"""Numbers: claimed, connected, disconnected, and what Meta decides about them."""
+"""Numbers: connected, disconnected, and compared with what Kapso's API says of them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
@@ -10,31 +10,32 @@ from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import IntegrityError
-from django.db.models import Q
 from django.utils import timezone
 
-from .. import delivery
-from ..client import KapsoClient, KapsoHealth, KapsoPhoneNumber
-from ..conf import get_conf
-from ..exceptions import KapsoError, KapsoNotFound, KapsoValidationError
+from .. import outbox
+from ..db import retry_on_conflict
+from ..exceptions import (
+    KapsoNotFound,
+    NeedsConfirmation,
+    TryLater,
+)
+from ..kapso.client import KapsoClient
+from ..kapso.types import KapsoPhoneNumber
 from ..models import (
     AccountStatus,
     Connection,
-    ConnectionEvent,
     ConnectionType,
     Customer,
-    Health,
     SetupLink,
     Source,
+    TimelineEvent,
     WebhookEvent,
 )
-from ..observe import note
 from ..statements import insert
-from ..transactions import retrying
 from .customers import customer_from_api
-from .links import complete, complete_open, open_links, revoke_setup_link
+from .setup_links import complete, complete_open, open_links, revoke_setup_link
 
-Kind = ConnectionEvent.Kind
+Kind = TimelineEvent.Kind
 
 TEARDOWN = timedelta(minutes=2)
 """How long after a disconnection the API may still show the number as it was (KAPSO.md: "for a
@@ -42,19 +43,6 @@ moment")."""
 
 CLOSED_STATUSES = {"DISCONNECTED", "DELETED", "MIGRATED"}
 """Meta's words, in the API's ``status`` of a number, for one that no longer works here."""
-
-
-class NeedsConfirmation(Exception):
-    """What was told would reopen, move or wrongly close a connection: the API decides first."""
-
-
-class TryLater(Exception):
-    """The API cannot tell yet: a number that was just taken down is still readable, or what it
-    answered is older than what was recorded meanwhile."""
-
-
-class ClaimRefused(Exception):
-    """The API does not know the claimed number, or not as the link's customer's."""
 
 
 @dataclass(frozen=True)
@@ -90,68 +78,8 @@ class Number:
 
 # Connecting
 
-UNKNOWN_NUMBER = "Kapso does not know this number."
 
-
-def claim(link: SetupLink, number: Number, *, source: str = Source.REDIRECT) -> Connection | None:
-    """Settle what a returning browser says: that ``link`` led to ``number``.
-
-    A redirect is unsigned, so the API decides. Returns the connection, or None while the API is
-    away or cannot tell: the claim is kept then, and the webhook or ``kapso_sync`` settles it.
-    Raises ClaimRefused where the number is not the customer's, or is no longer connected.
-    """
-    known = Connection.objects.filter(
-        phone_number_id=number.phone_number_id, customer_id=link.customer_id
-    ).first()
-    is_connected = known is not None and known.is_connected
-    if known is not None and is_connected and known.display_phone_number:
-        try:
-            return connect(link.customer, number, source=source, setup_link=link)
-        except NeedsConfirmation:
-            is_connected = False  # closed or moved this very moment
-    if not is_connected and link.setup_status == SetupLink.SetupStatus.COMPLETED:
-        raise ClaimRefused("This setup link was completed before; a link connects once.")
-    asked_at = timezone.now()
-    try:
-        with KapsoClient.from_settings(budget=get_conf().request_budget) as client:
-            remote = client.get_phone_number(number.phone_number_id)
-        if remote.customer_id is None or remote.customer_id != link.customer.kapso_id:
-            raise ClaimRefused("This number does not belong to the customer of this link.")
-        connection = follow(
-            link.customer,
-            remote,
-            asked_at=asked_at,
-            source=source,
-            setup_link=link,
-            provisioned_phone_number_id=number.provisioned_phone_number_id,
-        )
-        if connection is None:
-            raise ClaimRefused("Kapso says that this number is not connected.")
-    except (KapsoNotFound, KapsoValidationError, ClaimRefused) as refusal:
-        SetupLink.objects.filter(pk=link.pk, claimed_phone_number_id=number.phone_number_id).update(
-            claimed_phone_number_id="", claimed_at=None
-        )
-        reason = str(refusal) if isinstance(refusal, ClaimRefused) else UNKNOWN_NUMBER
-        note("claim.refused", setup_link_id=link.pk, customer_id=link.customer_id, reason=reason)
-        raise ClaimRefused(reason) from None
-    except (KapsoError, TryLater):
-        if is_connected:
-            with suppress(NeedsConfirmation):
-                return connect(link.customer, number, source=source, setup_link=link)
-        # A page that is loaded again is the same claim, as old as it was.
-        kept = (
-            SetupLink.objects.filter(pk=link.pk)
-            .exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
-            .exclude(claimed_phone_number_id=number.phone_number_id)
-            .update(claimed_phone_number_id=number.phone_number_id, claimed_at=timezone.now())
-        )
-        if kept:
-            note("claim.kept", setup_link_id=link.pk, customer_id=link.customer_id)
-        return None
-    return connection
-
-
-def follow_api(
+def refresh_number(
     phone_number_id: str,
     *,
     source: str,
@@ -178,7 +106,7 @@ def follow_api(
             data=data or {"reason": "not_found"},
         )
     customer = customer_from_api(remote.customer_id, client) if remote.customer_id else None
-    return follow(
+    return apply_remote_number(
         customer, remote, asked_at=asked_at, source=source, webhook_event=webhook_event, data=data
     )
 
@@ -188,7 +116,7 @@ def is_closed(remote: KapsoPhoneNumber) -> bool:
     return (remote.status or "").upper() in CLOSED_STATUSES
 
 
-def follow(
+def apply_remote_number(
     customer: Customer | None,
     remote: KapsoPhoneNumber,
     *,
@@ -203,7 +131,7 @@ def follow(
 
     ``asked_at`` is when reading began: what was recorded since then is newer and stays.
     ``customer`` is the local one ``remote.customer_id`` stands for, None for the project's own.
-    Returns and raises as ``follow_api`` does.
+    Returns and raises as ``refresh_number`` does.
     """
     number = Number.from_api(remote, provisioned_phone_number_id=provisioned_phone_number_id)
     known = Connection.objects.filter(phone_number_id=number.phone_number_id).first()
@@ -240,7 +168,7 @@ def follow(
 
 
 @dataclass(frozen=True)
-class Newcomer:
+class KnownCustomer:
     """A customer who was found with a number that nobody knew, and the link it came by, if any.
 
     With it ``connect`` reads nothing. Where it is no longer so, an IntegrityError is raised.
@@ -255,7 +183,7 @@ class Outdated(IntegrityError):
 
 
 def connect(
-    customer: Customer | Newcomer,
+    customer: Customer | KnownCustomer,
     number: Number,
     *,
     source: str,
@@ -275,8 +203,8 @@ def connect(
     meanwhile. ``since`` is when Kapso got the number, where known: no link made later led to it.
     ``kind`` is the event for a number that was connected before: CONNECTED or RECONNECTED.
     """
-    if isinstance(customer, Newcomer):
-        return _connect_newcomer(customer, number, source, webhook_event)
+    if isinstance(customer, KnownCustomer):
+        return _connect_known_customer(customer, number, source, webhook_event)
 
     def change() -> Connection:
         now = occurred_at or timezone.now()
@@ -310,7 +238,7 @@ def connect(
             connection.setup_link = link
             complete(link)
         connection.save()
-        delivery.record(
+        outbox.record(
             kind,
             source=source,
             customer=customer,
@@ -321,29 +249,29 @@ def connect(
         )
         return connection
 
-    return retrying(change)
+    return retry_on_conflict(change)
 
 
-def _connect_newcomer(
-    newcomer: Newcomer, number: Number, source: str, webhook_event: WebhookEvent | None
+def _connect_known_customer(
+    known_customer: KnownCustomer, number: Number, source: str, webhook_event: WebhookEvent | None
 ) -> Connection:
     def change() -> Connection:
         now = timezone.now()
-        link_id = newcomer.setup_link_id
+        link_id = known_customer.setup_link_id
         if link_id is not None and not complete_open(link_id, number.phone_number_id):
             raise Outdated("The setup link was completed or ended meanwhile.")
         connection = Connection(
-            customer_id=newcomer.customer_id,
+            customer_id=known_customer.customer_id,
             setup_link_id=link_id,
             status=Connection.Status.CONNECTED,
             connected_at=now,
             **vars(number),
         )
         insert(connection)
-        delivery.record(
+        outbox.record(
             Kind.CONNECTED,
             source=source,
-            customer_id=newcomer.customer_id,
+            customer_id=known_customer.customer_id,
             connection=connection,
             setup_link_id=link_id,
             webhook_event=webhook_event,
@@ -351,7 +279,7 @@ def _connect_newcomer(
         )
         return connection
 
-    return retrying(change)
+    return retry_on_conflict(change)
 
 
 CHANGED = "The number changed while Kapso's API was asked about it."
@@ -436,7 +364,7 @@ def disconnect(
         _close(connection, source, webhook_event, now, dict(data or {}), actor)
         return connection
 
-    return retrying(change)
+    return retry_on_conflict(change)
 
 
 def _is_doubtful(
@@ -462,7 +390,7 @@ def _close(
     connection.disconnected_at = now
     connection.disconnect_reason = str(data.get("reason") or "")[:64]
     connection.save(update_fields=["status", "disconnected_at", "disconnect_reason", "updated_at"])
-    delivery.record(
+    outbox.record(
         Kind.DISCONNECTED,
         source=source,
         customer=connection.customer,
@@ -515,7 +443,7 @@ def disconnect_number(
 
     def change() -> None:
         # Kapso's own word of it can be here before its answer.
-        ConnectionEvent.objects.filter(
+        TimelineEvent.objects.filter(
             connection=connection, kind=Kind.DISCONNECTED, actor=None, occurred_at__gte=asked_at
         ).update(actor=actor)
         Connection.objects.filter(
@@ -524,140 +452,11 @@ def disconnect_number(
         # After the number, as everywhere: rows locked in one order do not lock each other out.
         Customer.objects.filter(pk=connection.customer_id).update(connect_key=None)
 
-    retrying(change)
+    retry_on_conflict(change)
     return closed or connection
 
 
 # Looking after
 
 
-def check_health(
-    connection: Connection,
-    *,
-    actor: AbstractBaseUser | None = None,
-    client: KapsoClient | None = None,
-) -> KapsoHealth:
-    """Ask Kapso how ``connection`` is, record what it says, and return it.
-
-    Kapso looks at most every 3 minutes, and answers 60 such questions a minute for a whole project.
-    Raises a KapsoError where it refuses (KapsoRateLimited) or is away; nothing is recorded then.
-    """
-    if client is not None:
-        health = client.get_phone_number_health(connection.phone_number_id)
-    else:
-        with KapsoClient.from_settings() as own:
-            health = own.get_phone_number_health(connection.phone_number_id)
-    status = health.status if health.status in Health.values else Health.ERROR.value
-    error = health.error or "; ".join(_failed_checks(health))
-
-    def change() -> None:
-        connection.health_status = status
-        connection.health_error = error[:2000]
-        connection.health_checked_at = timezone.now()
-        connection.save(
-            update_fields=["health_status", "health_error", "health_checked_at", "updated_at"]
-        )
-        delivery.record(
-            Kind.HEALTH_CHECKED,
-            source=Source.MANUAL,
-            customer=connection.customer,
-            connection=connection,
-            actor=actor,
-            data={"status": status, "error": connection.health_error},
-        )
-
-    retrying(change)
-    return health
-
-
-def _failed_checks(health: KapsoHealth) -> list[str]:
-    """Return what did not pass, as "name: why"."""
-    return [
-        f"{name}: {check.get('error') or 'failed'}"
-        for name, check in health.checks.items()
-        if isinstance(check, Mapping) and check.get("passed") is False
-    ]
-
-
 # Meta's decisions
-
-
-def update_account(
-    name: str,
-    *,
-    business_account_id: str,
-    phone_number_ids: Collection[str],
-    source: str,
-    event_id: str = "",
-    occurred_at: datetime | None = None,
-    restrictions: Sequence[Mapping[str, Any]] = (),
-    data: Mapping[str, Any] | None = None,
-    webhook_event: WebhookEvent | None = None,
-) -> tuple[int, int]:
-    """Record that Meta ``name`` (disabled, restricted, reinstated, violation) an account.
-
-    It concerns the connected numbers that are named or belong to the account. Returns how many
-    there are, and for how many this was news: a repeated ``event_id``, and anything but a violation
-    that is older than what is known, changes nothing.
-    """
-
-    def change() -> tuple[int, int]:
-        now = occurred_at or timezone.now()
-        concerned = list(
-            Connection.objects.select_for_update()
-            .filter(
-                Q(phone_number_id__in=phone_number_ids)
-                | Q(business_account_id=business_account_id),
-                status=Connection.Status.CONNECTED,
-            )
-            .order_by("pk")  # the same order in every process: no deadlock
-        )
-        news = [c for c in concerned if _is_account_news(c, name, event_id, now)]
-        for connection in news:
-            if name in ACCOUNT_STATUSES:
-                connection.account_status = ACCOUNT_STATUSES[name]
-                connection.restrictions = list(restrictions)
-                connection.account_updated_at = now
-                connection.save(
-                    update_fields=[
-                        "account_status",
-                        "restrictions",
-                        "account_updated_at",
-                        "updated_at",
-                    ]
-                )
-            delivery.record(
-                Kind.ACCOUNT_UPDATED,
-                source=source,
-                customer=connection.customer,
-                connection=connection,
-                setup_link=connection.setup_link,
-                webhook_event=webhook_event,
-                occurred_at=now,
-                data={
-                    "event": name,
-                    "id": event_id,
-                    "business_account_id": business_account_id,
-                    "restrictions": list(restrictions),
-                    **(data or {}),
-                },
-            )
-        return len(concerned), len(news)
-
-    return retrying(change)
-
-
-ACCOUNT_STATUSES = {
-    "disabled": AccountStatus.DISABLED,
-    "restricted": AccountStatus.RESTRICTED,
-    "reinstated": AccountStatus.ACTIVE,
-}
-
-
-def _is_account_news(connection: Connection, name: str, event_id: str, now: datetime) -> bool:
-    known = connection.events.filter(kind=Kind.ACCOUNT_UPDATED)
-    if event_id and known.filter(data__id=event_id).exists():
-        return False
-    if name not in ACCOUNT_STATUSES:
-        return True
-    return connection.account_updated_at is None or connection.account_updated_at < now

@@ -11,13 +11,20 @@ from typing import Any
 from django.db.models import Q
 from django.utils import timezone
 
-from ..client import KapsoClient
 from ..conf import get_conf
-from ..exceptions import KapsoError, KapsoNotFound
+from ..exceptions import (
+    AlreadyConnected,
+    BeingRenewed,
+    KapsoError,
+    KapsoNotFound,
+    TryLater,
+    Withdrawn,
+)
+from ..kapso.client import KapsoClient
+from ..log import log_event
 from ..models import Connection, Customer, SetupLink, Source
-from ..observe import note
-from .links import CLOCKS_APART, creating_setup_link, follow_link, revoke_setup_link
-from .numbers import TryLater, follow
+from .numbers import apply_remote_number
+from .setup_links import CLOCKS_APART, apply_remote_link, revoke_setup_link, setup_link_steps
 from .steps import run
 
 ENDING_CODES = {"link_expired", "already_used"}
@@ -27,19 +34,7 @@ NAP = 0.1
 """Seconds between two looks at whether another request has made the link."""
 
 
-class Withdrawn(Exception):
-    """The customer's invitation was taken back, or there never was one."""
-
-
-class AlreadyConnected(Exception):
-    """The customer has connected a number, and was not invited to connect another one since."""
-
-
-class BeingRenewed(Exception):
-    """Another request makes the customer's link at this moment, and is not done."""
-
-
-def newest_link(customer: Customer) -> SetupLink | None:
+def latest_setup_link(customer: Customer) -> SetupLink | None:
     """Return the link that says where ``customer`` stands; None where nobody was invited."""
     link = (
         SetupLink.objects.filter(customer=customer, is_latest=True)
@@ -66,7 +61,7 @@ def _is_open(link: SetupLink | None) -> bool:
     )
 
 
-def link_of_the_day(customer: Customer) -> SetupLink:
+def usable_setup_link(customer: Customer) -> SetupLink:
     """Return a setup link that ``customer`` can follow now; make one where the last has ended.
 
     It has ended when it expired, was used up, or a newer one (made in Kapso's own pages) replaced
@@ -79,7 +74,7 @@ def link_of_the_day(customer: Customer) -> SetupLink:
     InvalidOptions and ImproperlyConfigured as ``create_setup_link``. Do not call it inside a
     transaction.
     """
-    newest = newest_link(customer)
+    newest = latest_setup_link(customer)
     if is_finished(customer, newest):
         raise AlreadyConnected
     if newest is None:
@@ -88,9 +83,9 @@ def link_of_the_day(customer: Customer) -> SetupLink:
         try:
             works = _works(newest, client)
         except KapsoError as error:
-            if not newest.is_alive or newest.last_error_code in ENDING_CODES:
+            if not newest.is_usable or newest.last_error_code in ENDING_CODES:
                 raise
-            note(
+            log_event(
                 "setup_link.unchecked",
                 setup_link_id=newest.pk,
                 customer_id=customer.pk,
@@ -112,17 +107,17 @@ def _works(link: SetupLink, client: KapsoClient) -> bool:
         return False
     mine = next((remote for remote in listed if remote.id == link.kapso_id), None)
     if link.status == SetupLink.Status.ACTIVE:
-        follow_link(link, mine)
+        apply_remote_link(link, mine)
     if mine is not None and mine.whatsapp_setup_status == SetupLink.SetupStatus.COMPLETED:
         _look_for_numbers(customer, client)
-        if is_finished(customer, newest_link(customer)):
+        if is_finished(customer, latest_setup_link(customer)):
             raise AlreadyConnected
         return False
     if mine is not None and link.status == SetupLink.Status.REVOKED:
         if any(remote.created_at > mine.created_at for remote in listed):
             return False
         raise Withdrawn
-    return link.is_alive and link.last_error_code not in ENDING_CODES
+    return link.is_usable and link.last_error_code not in ENDING_CODES
 
 
 def _look_for_numbers(customer: Customer, client: KapsoClient) -> None:
@@ -131,7 +126,7 @@ def _look_for_numbers(customer: Customer, client: KapsoClient) -> None:
     for remote in client.list_phone_numbers(customer_id=customer.kapso_id):
         if remote.customer_id == customer.kapso_id:
             with suppress(TryLater):
-                follow(customer, remote, asked_at=asked_at, source=Source.SYNC)
+                apply_remote_number(customer, remote, asked_at=asked_at, source=Source.SYNC)
 
 
 def _renew(link: SetupLink, client: KapsoClient) -> SetupLink:
@@ -145,7 +140,7 @@ def _renew(link: SetupLink, client: KapsoClient) -> SetupLink:
     since = links.values_list("renewing_at", flat=True).first()
     if not links.filter(free, is_latest=True).update(renewing_at=now):
         return _made_by_another(link)
-    steps = creating_setup_link(
+    steps = setup_link_steps(
         customer, options=_lasting(link.options), next_url=link.next_url, since=since
     )
     try:
@@ -168,7 +163,7 @@ def _lasting(options: Mapping[str, Any]) -> dict[str, Any]:
 def _made_by_another(link: SetupLink) -> SetupLink:
     give_up_at = time.monotonic() + get_conf().request_budget
     while True:
-        newest = newest_link(link.customer)
+        newest = latest_setup_link(link.customer)
         if newest is None:
             raise Withdrawn
         if newest.pk != link.pk:

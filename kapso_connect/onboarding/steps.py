@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..client import KapsoClient
+from ..kapso.client import KapsoClient
 
 T = TypeVar("T")
 

@@ -25,10 +25,12 @@ from django.utils import timezone
 from django.utils.crypto import get_random_string
 
 from .. import onboarding
-from ..client import KapsoClient, KapsoCustomer, KapsoSetupLink
 from ..conf import get_conf
-from ..models import Connection, ConnectionEvent, ConnectionType, Customer, SetupLink, Source
-from ..transactions import alias
+from ..db import alias
+from ..kapso.client import KapsoClient
+from ..kapso.types import KapsoCustomer, KapsoSetupLink
+from ..models import Connection, ConnectionType, Customer, SetupLink, Source, TimelineEvent
+from ..onboarding import accounts, numbers, setup_links
 from .sandbox import webhook_headers
 
 HTTP_TIMEOUT = 30.0
@@ -116,14 +118,14 @@ def connect_customer(
     if whose.kapso_id is None:
         whose.kapso_id = str(uuid.uuid4())
         whose.save(update_fields=["kapso_id", "updated_at"])
-    number = onboarding.Number(
+    number = numbers.Number(
         phone_number_id=phone_number_id or _digits(),
         display_phone_number=phone_number or f"+1 415-555-{get_random_string(4, '0123456789')}",
         verified_name=verified_name or whose.name,
         connection_type=connection_type,
         business_account_id=business_account_id or _digits(),
     )
-    return _connect(whose, number, source, ConnectionEvent.Kind.CONNECTED, setup_link)
+    return _connect(whose, number, source, TimelineEvent.Kind.CONNECTED, setup_link)
 
 
 def disconnect_customer(
@@ -143,8 +145,8 @@ def disconnect_customer(
 
 def reconnect_customer(connection: Connection, *, source: str = Source.WEBHOOK) -> Connection:
     """Let a disconnected number work again; ``whatsapp_reconnected`` is sent."""
-    number = onboarding.Number(connection.phone_number_id)
-    kind = ConnectionEvent.Kind.RECONNECTED
+    number = numbers.Number(connection.phone_number_id)
+    kind = TimelineEvent.Kind.RECONNECTED
     _connect(connection.customer, number, source, kind, None)
     connection.refresh_from_db()
     return connection
@@ -161,7 +163,7 @@ def fail_setup(
     ``error_code`` is one of Kapso's: see ``failures.FAILURES``.
     """
     with committed():
-        onboarding.record_failure(setup_link, error_code, source=source)
+        setup_links.record_failure(setup_link, error_code, source=source)
     setup_link.refresh_from_db()
     return setup_link
 
@@ -177,7 +179,7 @@ def update_account(
     # News is what is later than what is known, even where a test stopped the clock.
     latest = max(timezone.now(), connection.account_updated_at or timezone.now())
     with committed():
-        onboarding.update_account(
+        accounts.update_account(
             decision,
             business_account_id=connection.business_account_id,
             phone_number_ids=[connection.phone_number_id],
@@ -268,7 +270,7 @@ def _customer(customer: Customer | None, owner: Model | None, name: str) -> Cust
 
 def _connect(
     customer: Customer,
-    number: onboarding.Number,
+    number: numbers.Number,
     source: str,
     kind: str,
     setup_link: SetupLink | None,

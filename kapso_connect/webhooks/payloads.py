@@ -13,8 +13,9 @@ from typing import Any
 
 from django.utils.dateparse import parse_datetime
 
-from ..conf import as_stored
+from ..exceptions import MalformedBody, MalformedPayload
 from ..models import ConnectionType
+from ..utils import as_stored
 
 MAX_BATCH = 1000
 MAX_DEPTH = 24
@@ -39,14 +40,6 @@ _digits = re.compile(r"[0-9]{1,64}")
 _id = re.compile(r"[0-9A-Za-z_-]{1,64}")
 # What JSON may hold and a database may not: U+0000 and halves of surrogate pairs.
 _unstorable = re.compile("[\x00\ud800-\udfff]")
-
-
-class MalformedBody(ValueError):
-    """The signed body is no JSON object."""
-
-
-class MalformedPayload(ValueError):
-    """An event's payload lacks what the event is about, or has it in a wrong form."""
 
 
 @dataclass(frozen=True)

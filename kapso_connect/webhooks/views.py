@@ -10,10 +10,11 @@ from django.http import HttpRequest, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
 
 from ..conf import get_conf
-from ..observe import note
-from ..transactions import outside_transactions
-from .handlers import StoredBefore, receive
-from .payloads import PROBE, MalformedBody, parse
+from ..db import non_atomic
+from ..exceptions import MalformedBody
+from ..log import log_event
+from .inbox import StoredBefore, receive
+from .payloads import PROBE, parse
 from .signature import is_valid
 
 WRONG_SIGNATURE = "The signature is missing or wrong."
@@ -21,7 +22,7 @@ WRONG_SIGNATURE = "The signature is missing or wrong."
 
 # The signature takes the place of the CSRF token and of the login. ATOMIC_REQUESTS would commit
 # after the answer was made, and hold a transaction open while signals are sent.
-@outside_transactions
+@non_atomic
 @login_not_required
 @csrf_exempt
 def webhook(request: HttpRequest) -> JsonResponse:
@@ -34,7 +35,7 @@ def webhook(request: HttpRequest) -> JsonResponse:
     started = time.monotonic()
     response = _take(request)
     response.headers["Cache-Control"] = "no-store"
-    note("webhook.answered", status=response.status_code, seconds=time.monotonic() - started)
+    log_event("webhook.answered", status=response.status_code, seconds=time.monotonic() - started)
     return response
 
 
@@ -54,7 +55,7 @@ def _take(request: HttpRequest) -> JsonResponse:
     if len(body) > conf.max_webhook_bytes:
         return _refusal(413, too_large)
     if not conf.webhook_secret:
-        note("webhook.no_secret")
+        log_event("webhook.no_secret")
     if not is_valid(body, request.headers.get("X-Webhook-Signature", ""), conf.webhook_secret):
         return _refusal(401, WRONG_SIGNATURE)
     try:
@@ -66,7 +67,7 @@ def _take(request: HttpRequest) -> JsonResponse:
     try:
         stored = [receive(message) for message in messages]
     except (Error, StoredBefore) as error:
-        note("webhook.not_stored", error=type(error).__name__, exc_info=True)
+        log_event("webhook.not_stored", error=type(error).__name__, exc_info=True)
         return _error(
             503, "The delivery could not be stored. Send it again.", **{"Retry-After": "10"}
         )
@@ -82,7 +83,7 @@ def _content_length(request: HttpRequest) -> int:
 
 
 def _refusal(status: int, reason: str, **headers: str) -> JsonResponse:
-    note("webhook.refused", status=status, reason=reason)
+    log_event("webhook.refused", status=status, reason=reason)
     return _error(status, reason, **headers)
 
 

@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tests import ROOT
+
 from .measuring import Row, table
 
 CASES = ("webhook", "links", "sync", "pages", "startup")
@@ -72,7 +74,7 @@ def main() -> None:
         PAGE.write_text(filled(PAGE.read_text(), result))
 
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 PAGE = DOCS / "benchmarks.md"
 FIGURES = DOCS / "benchmarks.json"
 PLACE = re.compile(r"(<!-- (\w+) -->\n\n).+?(\n\n|\n?\Z)", re.DOTALL)

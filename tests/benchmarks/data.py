@@ -14,8 +14,8 @@ from django.db.models import Model
 from django.utils import timezone
 
 from example_project.crm.models import Company
-from kapso_connect.failures import FAILURES
-from kapso_connect.models import Connection, ConnectionEvent, Customer, SetupLink, WebhookEvent
+from kapso_connect.kapso.error_codes import FAILURES
+from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
 
 from .routing import Router
 
@@ -68,7 +68,7 @@ class Population:
         insert(self.links(), SetupLink)
         insert(self.connections(), Connection)
         insert(self.webhooks(), WebhookEvent)
-        insert(self.timeline(), ConnectionEvent)
+        insert(self.timeline(), TimelineEvent)
         with connections[Router.chosen].cursor() as cursor:
             is_postgres = connections[Router.chosen].vendor == "postgresql"
             cursor.execute("VACUUM ANALYZE" if is_postgres else "ANALYZE")
@@ -123,7 +123,10 @@ class Population:
             if fate == "failed":
                 fields |= {"setup_status": setup.FAILED, "last_error_code": self.code(number)}
             if fate == "failed" and number % 30 == 0:
-                fields |= {"claimed_at": self.now, "claimed_phone_number_id": str(number)}
+                fields |= {
+                    "unconfirmed_since": self.now,
+                    "unconfirmed_phone_number_id": str(number),
+                }
             yield self.link(2 * number + 1, number, **fields)
 
     def link(self, pk: int, number: int, **fields: Any) -> SetupLink:
@@ -187,7 +190,7 @@ class Population:
                 processed_at=when,
             )
 
-    def timeline(self) -> Iterator[ConnectionEvent]:
+    def timeline(self) -> Iterator[TimelineEvent]:
         """The stories of the customers, each with everyday rows after it; the first customer has
         one of a hundred of those."""
         pk = 0
@@ -207,7 +210,7 @@ class Population:
                     pk=pk,
                 )
 
-    def story(self, number: int) -> Iterator[ConnectionEvent]:
+    def story(self, number: int) -> Iterator[TimelineEvent]:
         fate = self.fate(number)
         if fate == "none":
             return
@@ -228,8 +231,8 @@ class Population:
             if fate == "lost":
                 yield self.event(number, "disconnected", self.now, **fields)
 
-    def event(self, number: int, kind: str, when: datetime, **fields: Any) -> ConnectionEvent:
-        return ConnectionEvent(
+    def event(self, number: int, kind: str, when: datetime, **fields: Any) -> TimelineEvent:
+        return TimelineEvent(
             kind=kind,
             customer_id=number,
             source="webhook",

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
 
 def compare(sandbox: Sandbox, links: int, ms: int, rounds: int) -> list[Row]:
     """Return the rows of one latency."""
-    from kapso_connect.invitations import AT_ONCE
+    from kapso_connect.onboarding.invitations import AT_ONCE
 
     world = World(sandbox, links, ms / 1000)
     contests = {
@@ -115,7 +115,7 @@ class Contest:
 
     world: World
     way: Callable[[Invited], object]
-    note: str = ""
+    log_event: str = ""
     registered: bool = True
 
     def round(self) -> float:
@@ -133,14 +133,14 @@ class Contest:
         with counted_queries() as queries:
             self.way(invited)
         requests = len(self.world.sandbox.requests())
-        return {"queries": queries.count, "requests": requests, "note": self.note}
+        return {"queries": queries.count, "requests": requests, "note": self.log_event}
 
 
 # The ways
 
 
 def as_a_batch(invited: Invited) -> None:
-    from kapso_connect import invitations
+    from kapso_connect.onboarding import invitations
 
     batch = invitations.make_batch(invited.pks)
     invitations.start(batch)
@@ -149,7 +149,7 @@ def as_a_batch(invited: Invited) -> None:
 
 def one_by_one(invited: Invited) -> None:
     from kapso_connect import onboarding
-    from kapso_connect.client import KapsoClient
+    from kapso_connect.kapso.client import KapsoClient
     from kapso_connect.models import Customer
 
     with KapsoClient.from_settings(budget=3600) as client:

@@ -37,7 +37,7 @@ class Row:
     queries: int | None = None
     requests: int | None = None
     peak_bytes: int | None = None
-    note: str = ""
+    log_event: str = ""
 
 
 def in_turn(
@@ -137,7 +137,7 @@ def table(rows: Sequence[Row]) -> str:
         "peak memory": lambda row: (
             "" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.1f} MiB"
         ),
-        "remarks": lambda row: row.note,
+        "remarks": lambda row: row.log_event,
     }
     # What no row has is no column.
     shown = {name: cell for name, cell in cells.items() if any(map(cell, rows))}

@@ -39,8 +39,8 @@ PAGES = {
     "admin: companies, not invited": "/admin/crm/company/?whatsapp_status=not_invited",
     "admin: setup links": f"{APP}/setuplink/",
     "admin: connections": f"{APP}/connection/",
-    "admin: timeline": f"{APP}/connectionevent/",
-    "admin: timeline, one kind": f"{APP}/connectionevent/?kind__exact=connected",
+    "admin: timeline": f"{APP}/timelineevent/",
+    "admin: timeline, one kind": f"{APP}/timelineevent/?kind__exact=connected",
     "admin: inbox": f"{APP}/webhookevent/",
     "admin: one customer": f"{APP}/customer/1/change/",
     "admin: overview, 30 days": f"{APP}/customer/overview/",
@@ -130,8 +130,8 @@ def measure(sizes: dict[str, str], rounds: int, only: str) -> Iterator[Row]:
             rounds=rounds,
             base=base,
             facts={
-                who: {"queries": ask.queries(), "note": note}
-                for (who, ask), note in zip(asks.items(), notes, strict=False)
+                who: {"queries": ask.queries(), "note": log_event}
+                for (who, ask), log_event in zip(asks.items(), notes, strict=False)
             },
         )
 

@@ -182,7 +182,7 @@ def told(rows: list[Row]) -> list[Row]:
         *(
             replace(
                 row,
-                note=f"{1000 * base.seconds * ((row.ratio or 1) - 1):+.0f} ms, "
+                log_event=f"{1000 * base.seconds * ((row.ratio or 1) - 1):+.0f} ms, "
                 f"{((row.peak_bytes or 0) - (base.peak_bytes or 0)) / 2**20:+.1f} MiB",
             )
             for row in rows[1:]

@@ -28,8 +28,8 @@ Forget = Sequence[str]
 """The models whose rows go before a run."""
 
 STATES: dict[str, Forget] = {
-    "all new, customers too": ("ConnectionEvent", "Connection", "Customer"),
-    "all new": ("ConnectionEvent", "Connection"),
+    "all new, customers too": ("TimelineEvent", "Connection", "Customer"),
+    "all new": ("TimelineEvent", "Connection"),
     "all known": (),
 }
 
@@ -71,7 +71,7 @@ def measure(sandbox: Sandbox, size: int, quick: bool) -> Iterator[Row]:
         [row] = in_turn(case, {who: subject}, rounds=rounds, warm_up=0, facts={who: told})
         pages = math.ceil(size / PAGE)
         each = f"{1000 * row.seconds / size:.2f} ms a number, {row.queries / pages:.0f} queries"
-        yield replace(row, note=f"{each} a page")
+        yield replace(row, log_event=f"{each} a page")
 
 
 def timed(size: int, forget: Forget) -> float:

@@ -31,8 +31,8 @@ import django
 
 from kapso_connect.testing import webhook_headers
 
+from ..sites.peer_site import WEBHOOK_SECRET
 from .measuring import OURS, Row, Subject, finish, in_turn, is_installed, parser
-from .peer_site import WEBHOOK_SECRET
 from .routing import own_databases
 
 FLOOR = "by hand, the shortest view"
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     rounds, size = (2, 4) if given.quick else (40, 50)
     with own_databases(given.database_url, "kapso_bench_webhook") as [url]:
         os.environ["KAPSO_BENCH_DATABASE"] = url
-        os.environ["DJANGO_SETTINGS_MODULE"] = "tests.benchmarks.peer_site.settings"
+        os.environ["DJANGO_SETTINGS_MODULE"] = "tests.sites.peer_site.settings"
         django.setup()
         from django.db import connections
 
@@ -291,7 +291,7 @@ def measure(
 
 
 def in_process(senders: Mapping[str, Sender], rounds: int, size: int) -> list[Row]:
-    from .peer_site.wsgi import application
+    from ..sites.peer_site.wsgi import application
 
     def answer(posts: Sequence[Post]) -> None:
         for post in posts:
@@ -384,7 +384,7 @@ def serving() -> Iterator[int]:
         fd = listener.fileno()
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "gunicorn", "tests.benchmarks.peer_site.wsgi"),
+                *(sys.executable, "-m", "gunicorn", "tests.sites.peer_site.wsgi"),
                 *("--bind", f"fd://{fd}", "--log-level", "warning", "--workers", "2"),
                 *("--worker-class", "gthread", "--threads", str(CONNECTIONS)),
             ],

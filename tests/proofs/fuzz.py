@@ -31,7 +31,7 @@ from urllib.parse import quote, quote_from_bytes
 
 from kapso_connect.webhooks.signature import is_valid, sign
 from tests.faulty_server import FaultyServer, answer
-from tests.proof_support import KINDS, SECRET, WEBHOOK, Request, Site, environment, new_database
+from tests.proofs.support import KINDS, SECRET, WEBHOOK, Request, Site, environment, new_database
 
 SUCCESS = "/whatsapp/success/"
 FAILED = "/whatsapp/failed/"
@@ -329,7 +329,7 @@ def may_write(environ: dict[str, Any], sql: str) -> bool:
     """True where a request may run a changing statement."""
     if environ["PATH_INFO"] == WEBHOOK:
         return is_signed(environ)
-    noted = ('UPDATE "kapso_connect_setuplink"', 'INSERT INTO "kapso_connect_connectionevent"')
+    noted = ('UPDATE "kapso_connect_setuplink"', 'INSERT INTO "kapso_connect_timelineevent"')
     return LINK in environ["QUERY_STRING"] and sql.startswith(noted)
 
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.proof_support import KINDS, Request, Site, delivery, new_database
+from tests.proofs.support import KINDS, Request, Site, delivery, new_database
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from kapso_connect.doctor import Examination, Finding, Level
 from kapso_connect.management.arguments import seconds
 from kapso_connect.management.plain import plain
+from kapso_connect.monitoring.doctor import Examination, Finding, Level
 
 WORDS = {Level.OK: "ok", Level.SKIPPED: "-", Level.WARNING: "WARNING", Level.PROBLEM: "PROBLEM"}
 

@@ -17,13 +17,13 @@ from django.db import models
 from django.urls import NoReverseMatch, get_resolver
 from django.utils import timezone
 
-from kapso_connect import invitations, onboarding
-from kapso_connect.explanations import explain
+from kapso_connect.exceptions import InvalidOptions
 from kapso_connect.management.progress import Progress
 from kapso_connect.models import Customer, Invitation, InvitationBatch, Language, SetupLink
-from kapso_connect.onboarding.links import own_page
-from kapso_connect.options import InvalidOptions
-from kapso_connect.status import Standing, stands
+from kapso_connect.onboarding import invitations, setup_links
+from kapso_connect.onboarding.messages import staff_message
+from kapso_connect.onboarding.status import OnboardingStatus, has_status
+from kapso_connect.utils import validate_same_site_url
 
 CHUNK = 500
 LISTED = 20
@@ -115,10 +115,10 @@ class Command(BaseCommand):
         if choices["language"]:
             options["language"] = choices["language"]
         try:
-            next_url = own_page(choices["next_url"])
-            onboarding.link_options(Customer(), options)
+            next_url = validate_same_site_url(choices["next_url"])
+            setup_links.link_options(Customer(), options)
         except (ImproperlyConfigured, InvalidOptions, NoReverseMatch) as error:
-            raise CommandError(explain(error)) from None
+            raise CommandError(staff_message(error)) from None
         problems: list[str] = []
         try:
             if resume:
@@ -315,7 +315,7 @@ def missing() -> models.QuerySet[Customer]:
     )
     links = SetupLink.objects.filter(customer=models.OuterRef("pk"))
     return Customer.objects.filter(
-        stands(Standing.NOT_INVITED), ~models.Exists(links), ~models.Exists(pending)
+        has_status(OnboardingStatus.NOT_INVITED), ~models.Exists(links), ~models.Exists(pending)
     )
 
 

@@ -10,15 +10,15 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from kapso_connect.log import log_event
 from kapso_connect.models import (
     Connection,
-    ConnectionEvent,
     IdempotentRequest,
     Invitation,
     InvitationBatch,
+    TimelineEvent,
     WebhookEvent,
 )
-from kapso_connect.observe import note
 
 BATCH = 1000
 
@@ -86,7 +86,7 @@ class Command(BaseCommand):
         if not dry_run:
             names = ("webhooks", "events", "batches", "keys")
             told: dict[str, Any] = dict(zip(names, counts, strict=True))
-            note("prune.finished", seconds=time.monotonic() - began, **told)
+            log_event("prune.finished", seconds=time.monotonic() - began, **told)
         if options["verbosity"] > 0:
             verb = "would delete" if dry_run else "deleted"
             self.stdout.write(
@@ -97,7 +97,7 @@ class Command(BaseCommand):
 
 def old_webhooks(before: Any) -> models.QuerySet[WebhookEvent]:
     # A signal that is still to be sent may carry its webhook's payload.
-    undelivered = ConnectionEvent.objects.filter(
+    undelivered = TimelineEvent.objects.filter(
         webhook_event=models.OuterRef("pk"), delivered_at=None
     )
     return WebhookEvent.objects.filter(
@@ -107,14 +107,14 @@ def old_webhooks(before: Any) -> models.QuerySet[WebhookEvent]:
     )
 
 
-def old_events(before: Any) -> models.QuerySet[ConnectionEvent]:
+def old_events(before: Any) -> models.QuerySet[TimelineEvent]:
     explains_a_connection = Q(
-        kind__in=[ConnectionEvent.Kind.CONNECTED, ConnectionEvent.Kind.RECONNECTED],
+        kind__in=[TimelineEvent.Kind.CONNECTED, TimelineEvent.Kind.RECONNECTED],
         connection__status=Connection.Status.CONNECTED,
     )
-    return ConnectionEvent.objects.filter(
-        occurred_at__lt=before, delivered_at__isnull=False
-    ).exclude(explains_a_connection)
+    return TimelineEvent.objects.filter(occurred_at__lt=before, delivered_at__isnull=False).exclude(
+        explains_a_connection
+    )
 
 
 def old_batches(before: Any, drafted_before: Any) -> models.QuerySet[InvitationBatch]:

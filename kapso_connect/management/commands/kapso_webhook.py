@@ -11,13 +11,20 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error
 
-from kapso_connect import registration
-from kapso_connect.client import KapsoClient, KapsoWebhook
 from kapso_connect.conf import get_conf
 from kapso_connect.exceptions import KapsoError
+from kapso_connect.kapso.client import KapsoClient
+from kapso_connect.kapso.types import KapsoWebhook
 from kapso_connect.management.arguments import seconds
 from kapso_connect.management.plain import plain
-from kapso_connect.registration import Outcome, SecretState, Step, Stopped, Survey
+from kapso_connect.webhooks import registration
+from kapso_connect.webhooks.registration import (
+    Outcome,
+    SecretState,
+    Step,
+    Stopped,
+    WebhookInspection,
+)
 
 WOULD_CHANGE = 3
 LISTED = 10
@@ -114,7 +121,7 @@ class Command(BaseCommand):
     ) -> None:
         url = registration.webhook_url()
         with KapsoClient.from_settings() as client:
-            found = registration.survey(client, url, adopt=adopt)
+            found = registration.inspect_webhooks(client, url, adopt=adopt)
         steps = registration.plan(found, set_secret=set_secret or rotate)
         self.show(found, steps)
         if rotate:
@@ -128,7 +135,7 @@ class Command(BaseCommand):
             self.confirm(yes)
         # Another one: whoever was asked may have thought for longer than a client's budget lasts.
         with KapsoClient.from_settings() as client:
-            webhook = self.carry_out(client, steps, rotate) if steps else None
+            webhook = self.apply_step(client, steps, rotate) if steps else None
             webhook = webhook or found.mine
             if webhook is not None and (test or rotate):
                 self.test(client, webhook, url, timeout)
@@ -137,7 +144,7 @@ class Command(BaseCommand):
 
     # The plan
 
-    def show(self, found: Survey, steps: Sequence[Step]) -> None:
+    def show(self, found: WebhookInspection, steps: Sequence[Step]) -> None:
         self.say(f"This site's webhook: {found.url}")
         if found.mine is None:
             self.say("Kapso has no webhook that leads there.")
@@ -175,7 +182,7 @@ class Command(BaseCommand):
         if answer.strip().lower() not in {"y", "yes"}:
             raise CommandError(UNCHANGED)
 
-    def carry_out(
+    def apply_step(
         self, client: KapsoClient, steps: Sequence[Step], rotate: bool
     ) -> KapsoWebhook | None:
         """Do ``steps``; return the webhook that was made or repaired, if one was."""
@@ -187,7 +194,7 @@ class Command(BaseCommand):
                 if rotate
                 else "What was planned may be done in part. Run the command again."
             )
-            changed = registration.carry_out(client, step)
+            changed = registration.apply_step(client, step)
             if step.is_mine:
                 mine = changed
             self.say(f"Done: {'changed' if step.webhook else 'created'} {changed.id}")
@@ -201,7 +208,7 @@ class Command(BaseCommand):
 
     # Rotation and test
 
-    def check_rotation(self, found: Survey) -> None:
+    def check_rotation(self, found: WebhookInspection) -> None:
         known = get_conf().webhook_secret
         if found.mine is None:
             raise Stopped("There is no webhook to rotate the secret of: run without --rotate.")
@@ -211,7 +218,7 @@ class Command(BaseCommand):
                 "first and the old one behind it, restart the site with it, and run this again. "
                 "manage.py kapso_webhook --new-secret prints a new one."
             )
-        registration.prove(found.url, known)
+        registration.verify_secrets(found.url, known)
         self.say(f"The running site accepts {'both secrets' if len(known) > 1 else 'the secret'}.")
 
     def test(self, client: KapsoClient, webhook: KapsoWebhook, url: str, timeout: float) -> None:

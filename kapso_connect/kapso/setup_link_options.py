@@ -1,0 +1,298 @@
+"""The options of a setup link, under Kapso's names, checked before Kapso is asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.utils.translation import gettext as _
+
+from ..exceptions import InvalidOptions
+from ..utils import MAX_URL_LENGTH
+
+CONNECTION_TYPES = ("coexistence", "dedicated")
+LANGUAGES = ("en", "es", "pt", "hi", "id", "ar")
+BILLING_MODES = ("customer_managed", "partner_managed")
+THEME_COLORS = (
+    "primary_color",
+    "primary_foreground_color",
+    "background_color",
+    "text_color",
+    "muted_text_color",
+    "card_color",
+    "muted_color",
+    "border_color",
+    "secondary_color",
+    "secondary_foreground_color",
+    "destructive_color",
+    "destructive_foreground_color",
+)
+ERROR_CODES = (
+    "facebook_auth_failed",
+    "phone_verification_failed",
+    "waba_limit_reached",
+    "token_exchange_failed",
+    "link_expired",
+    "already_used",
+)
+
+# Kapso searches here when provisioning names no country.
+DEFAULT_COUNTRY = "US"
+PROVISIONING = ("provision_phone_number", "phone_number_country_isos", "phone_number_area_code")
+
+
+@dataclass(frozen=True)
+class SetupLinkOptions:
+    """What a setup link can be told, under the names of Kapso's ``SetupLinkWrite``.
+
+    Every option may be None: it is then not sent, and Kapso's own default holds.
+
+    ``success_redirect_url``, ``failure_redirect_url``
+        Where Kapso sends the customer's browser afterwards; absolute http(s) addresses.
+    ``allowed_origins``
+        Origins (``https://crm.example.com``) whose pages may embed the hosted page.
+    ``allowed_connection_types``
+        A list of ``CONNECTION_TYPES``; a single one is chosen already.
+    ``language``
+        One of ``LANGUAGES``; without it the page speaks the browser's language.
+    ``theme_config``
+        Colours as ``#rrggbb``, by the names ``THEME_COLORS``.
+    ``provision_phone_number``, ``phone_number_country_isos``, ``phone_number_area_code``
+        Have Kapso provide a number: in which countries (ISO 3166, ``["US"]`` where absent), and
+        with which area code (three digits, United States only).
+    ``meta_billing_mode``
+        One of ``BILLING_MODES``: who pays Meta. Kapso fixes it when the link is created.
+    ``reconnect_phone_number``
+        The number to connect again, as ``+15551234567``. Kapso then decides the connection type
+        and provides no number.
+    """
+
+    success_redirect_url: str | None = None
+    failure_redirect_url: str | None = None
+    allowed_origins: tuple[str, ...] | None = None
+    allowed_connection_types: tuple[str, ...] | None = None
+    language: str | None = None
+    theme_config: Mapping[str, str] | None = None
+    provision_phone_number: bool | None = None
+    phone_number_country_isos: tuple[str, ...] | None = None
+    phone_number_area_code: str | None = None
+    meta_billing_mode: str | None = None
+    reconnect_phone_number: str | None = None
+
+    @classmethod
+    def build(cls, *sources: Mapping[str, Any] | None) -> SetupLinkOptions:
+        """Return the options of all ``sources``, a later one winning over an earlier one.
+
+        The defaults of the site come first, what was asked for this link comes last. None as a
+        value takes back what an earlier source said. Where a later source asks for something that
+        cannot stand beside an earlier one's option (``reconnect_phone_number`` beside connection
+        types), the earlier option is dropped; within one source it is an error.
+
+        Raises InvalidOptions with all problems at once.
+        """
+        values: dict[str, Any] = {}
+        origin: dict[str, int] = {}
+        errors: dict[str, str] = {}
+        for index, source in enumerate(sources):
+            if source is not None and not isinstance(source, Mapping):
+                errors["options"] = _("Must be a mapping of option names to values.")
+                continue
+            for name, value in (source or {}).items():
+                values[name] = value
+                origin[name] = index
+        checked = _check_each(values, errors)
+        _drop_overruled(checked, origin)
+        _check_together(checked, errors)
+        if errors:
+            raise InvalidOptions(errors)
+        return cls(**checked)
+
+    def payload(self) -> dict[str, Any]:
+        """Return what is sent to Kapso: the options that are set, as JSON types."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: _plain(value) for name, value in values.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _check_each(values: Mapping[str, Any], errors: dict[str, str]) -> dict[str, Any]:
+    """Return the values that are right for themselves; say in ``errors`` why the others are not."""
+    checked = {}
+    for name, value in values.items():
+        check = _CHECKS.get(name)
+        if check is None:
+            errors[str(name)] = _("Unknown option.")
+        elif value is not None:
+            try:
+                checked[name] = check(value)
+            except _RefusedError as problem:
+                errors[name] = str(problem)
+    return checked
+
+
+def _drop_overruled(values: dict[str, Any], origin: Mapping[str, int]) -> None:
+    def drop(names: tuple[str, ...], because_of: str) -> None:
+        for name in names:
+            if name in values and origin[name] < origin[because_of]:
+                del values[name]
+
+    if "reconnect_phone_number" in values:
+        drop(("allowed_connection_types", *PROVISIONING), "reconnect_phone_number")
+    if values.get("provision_phone_number") is False:
+        drop(("phone_number_area_code",), "provision_phone_number")
+    if not _in_default_country(values):
+        drop(("phone_number_area_code",), "phone_number_country_isos")
+
+
+def _check_together(values: Mapping[str, Any], errors: dict[str, str]) -> None:
+    if "reconnect_phone_number" in values:
+        if "allowed_connection_types" in values:
+            errors["allowed_connection_types"] = _(
+                "Leave this out when a number is reconnected: Kapso takes the type it had."
+            )
+        if values.get("provision_phone_number"):
+            errors["provision_phone_number"] = _(
+                "A number cannot be provided and another one reconnected with the same link."
+            )
+    if "phone_number_area_code" in values:
+        if not values.get("provision_phone_number"):
+            errors["phone_number_area_code"] = _(
+                "An area code needs provision_phone_number to be true."
+            )
+        elif not _in_default_country(values):
+            errors["phone_number_area_code"] = _(
+                "Kapso knows area codes in the United States only."
+            )
+
+
+def _in_default_country(values: Mapping[str, Any]) -> bool:
+    return DEFAULT_COUNTRY in values.get("phone_number_country_isos", (DEFAULT_COUNTRY,))
+
+
+class _RefusedError(Exception):
+    """Why one value is refused, in plain words."""
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise _RefusedError(_("Must be text."))
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _RefusedError(_("Must be true or false."))
+    return value
+
+
+def _one_of(choices: tuple[str, ...], value: object) -> str:
+    if value not in choices:
+        raise _RefusedError(_("Must be one of: %(choices)s.") % {"choices": ", ".join(choices)})
+    return _text(value)
+
+
+def _list_of(check: Callable[[object], str], value: object) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not value:
+        raise _RefusedError(_("Must be a list with at least one entry."))
+    return tuple(check(entry) for entry in value)
+
+
+def _matching(pattern: str, problem: Callable[[], str], value: object) -> str:
+    if not re.fullmatch(pattern, _text(value)):
+        raise _RefusedError(problem())
+    return _text(value)
+
+
+def _url(value: object) -> str:
+    url = _text(value)
+    if len(url) > MAX_URL_LENGTH:
+        raise _RefusedError(
+            _("Must not be longer than %(max)s characters.") % {"max": MAX_URL_LENGTH}
+        )
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+        _port = parts.port  # reading it is what checks it
+    except ValueError:
+        usable = False
+    # urlsplit drops tabs and line breaks silently, so the text itself is looked at.
+    if not usable or not url.isprintable() or " " in url:
+        raise _RefusedError(_("Must be a full web address that starts with https:// or http://."))
+    return url
+
+
+def _origin(value: object) -> str:
+    url = _url(value)
+    parts = urlsplit(url)
+    if url != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc:
+        raise _RefusedError(_("Must be an origin without a path, such as https://crm.example.com."))
+    return url
+
+
+def _theme(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise _RefusedError(_("Must be a mapping of colour names to colours."))
+    unknown = [str(name) for name in value if name not in THEME_COLORS]
+    if unknown:
+        raise _RefusedError(_("Unknown colour names: %(names)s.") % {"names": ", ".join(unknown)})
+    wrong = [name for name, color in value.items() if not is_color(color)]
+    if wrong:
+        raise _RefusedError(
+            _("Not a colour such as #1a2b3c: %(names)s.") % {"names": ", ".join(wrong)}
+        )
+    return dict(value)
+
+
+def is_color(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("#[0-9A-Fa-f]{6}", value) is not None
+
+
+def _phone_number(value: object) -> str:
+    # Its tables are large, and most sites never reconnect a number.
+    import phonenumbers
+
+    problem = _RefusedError(
+        _("Must be a phone number with its country code, such as +15551234567.")
+    )
+    if not re.fullmatch(r"\+[0-9 ().-]{5,30}", _text(value)):
+        raise problem
+    try:
+        number = phonenumbers.parse(_text(value))
+    except phonenumbers.NumberParseException:
+        raise problem from None
+    # Possible rather than valid: numbering plans change faster than the tables.
+    if not phonenumbers.is_possible_number(number):
+        raise problem
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+_CHECKS: dict[str, Callable[[object], Any]] = {
+    "success_redirect_url": _url,
+    "failure_redirect_url": _url,
+    "allowed_origins": partial(_list_of, _origin),
+    "allowed_connection_types": partial(_list_of, partial(_one_of, CONNECTION_TYPES)),
+    "language": partial(_one_of, LANGUAGES),
+    "theme_config": _theme,
+    "provision_phone_number": _flag,
+    "phone_number_country_isos": partial(
+        _list_of,
+        partial(
+            _matching,
+            "[A-Z]{2}",
+            lambda: _("Must be country codes of two capital letters, such as US."),
+        ),
+    ),
+    "phone_number_area_code": partial(
+        _matching, "[0-9]{3}", lambda: _("Must be three digits, such as 415.")
+    ),
+    "meta_billing_mode": partial(_one_of, BILLING_MODES),
+    "reconnect_phone_number": _phone_number,
+}

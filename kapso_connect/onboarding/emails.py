@@ -1,0 +1,101 @@
+"""The e-mail by which a customer gets their own address, in their language.
+
+Its words are the templates ``kapso_connect/email/invitation_subject.txt``, ``invitation.txt`` and
+``invitation.html``, which a site may override. How e-mail is sent is the site's own setting.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser
+from django.core.exceptions import ValidationError
+from django.core.mail import EmailMultiAlternatives
+from django.core.validators import validate_email
+from django.template.loader import render_to_string
+from django.utils import translation
+from django.utils.translation import gettext as _
+
+from ..conf import get_conf
+from ..exceptions import CannotInvite, NoConnectAddress, NoEmailAddress
+from ..models import Customer, SetupLink
+from ..utils import describe
+from . import setup_links
+from .connect_urls import connect_url
+
+
+def send_invitation(
+    customer: Customer, link: SetupLink, *, actor: AbstractBaseUser | None = None
+) -> None:
+    """Send ``customer`` the address that leads to ``link``, and note on the timeline that ``actor``
+    did.
+
+    Raises as ``invitation_message`` does, and what sending raises (SMTPException, OSError);
+    nothing is noted then.
+    """
+    message = invitation_message(customer, link)
+    message.send()
+    setup_links.record_sent(link, "email", actor=actor, to=customer.email)
+
+
+def invitation_message(customer: Customer, link: SetupLink) -> EmailMultiAlternatives:
+    """Return the e-mail that gives ``customer`` the address that leads to ``link``.
+
+    It is in the link's language, else the customer's, else the site's. Its ``send`` needs neither
+    the database nor a template. Raises NoEmailAddress, NoConnectAddress.
+    """
+    try:
+        validate_email(customer.email)
+    except ValidationError:
+        raise NoEmailAddress(
+            _("%(customer)s has no valid e-mail address.") % {"customer": customer}
+        ) from None
+    url = connect_url(customer)
+    if not url:
+        raise NoConnectAddress(
+            _("%(customer)s has no address to connect at. Create a setup link first.")
+            % {"customer": customer}
+        )
+    context = _context(customer, link, url)
+    with translation.override(invitation_language(customer, link)):
+        subject, text, html = (
+            render_to_string(f"kapso_connect/email/{name}", context)
+            for name in ("invitation_subject.txt", "invitation.txt", "invitation.html")
+        )
+    # A name in the subject must not begin another header.
+    message = EmailMultiAlternatives(" ".join(subject.split()), text.strip() + "\n")
+    message.to = [customer.email]
+    message.attach_alternative(html, "text/html")
+    return message
+
+
+def share_text(customer: Customer, link: SetupLink) -> str:
+    """Return the few words with which staff give ``customer`` the address that leads to ``link``,
+    in a chat; the template ``kapso_connect/share.txt``."""
+    with translation.override(invitation_language(customer, link)):
+        context = _context(customer, link, connect_url(customer))
+        return render_to_string("kapso_connect/share.txt", context).strip()
+
+
+def _context(customer: Customer, link: SetupLink, url: str) -> dict[str, Any]:
+    return {
+        "customer": customer,
+        "link": link,
+        "url": url,
+        "site_name": get_conf().display_name,
+    }
+
+
+def invitation_language(customer: Customer, link: SetupLink) -> str:
+    """Return the code of the language that ``customer`` is written to in."""
+    return link.options.get("language") or customer.language or settings.LANGUAGE_CODE
+
+
+def why_not_sent(error: Exception) -> str:
+    """Return why an e-mail could not be sent, for a member of staff."""
+    if isinstance(error, CannotInvite):
+        return str(error)
+    return _("The mail server did not take the e-mail: %(detail)s") % {
+        "detail": describe(error)[:500]
+    }

@@ -1,0 +1,386 @@
+"""The customers' pages: the invitation, and where Kapso's hosted page sends them back to.
+
+A site makes them its own by templates, or by a subclass of a view: see ``PageView``.
+
+Nothing in a redirect is signed: its parameters are checked for form, looked up, and believed only
+as far as the API confirms them. None of them is shown.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from datetime import timedelta
+from typing import Any
+
+from django.contrib.auth.decorators import login_not_required
+from django.core.cache import cache
+from django.core.exceptions import SuspiciousOperation
+from django.core.signing import BadSignature
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    HttpResponseNotAllowed,
+    HttpResponseRedirect,
+)
+from django.shortcuts import render
+from django.templatetags.static import static
+from django.urls import reverse
+from django.utils import timezone, translation
+from django.utils.cache import patch_vary_headers
+from django.utils.decorators import method_decorator
+from django.utils.translation.trans_real import parse_accept_lang_header
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.debug import sensitive_variables
+from django.views.generic import View
+
+from .. import exceptions
+from ..conf import get_conf
+from ..db import non_atomic
+from ..exceptions import InvalidOptions, KapsoRateLimited, KapsoUnavailable
+from ..kapso.error_codes import FAILURES, UNKNOWN, Action
+from ..log import log_event
+from ..models import Connection, Customer, Language, SetupLink, Source
+from ..onboarding import numbers, redirects, renewal, setup_links
+from ..onboarding.connect_urls import (
+    connect_path,
+    customer_from_token,
+    has_visit_cookie,
+    set_visit_cookie,
+    with_customer_token,
+)
+from ..utils import format_phone_number, validate_same_site_url
+from . import theme
+
+CONNECT_RATE_LIMIT = 10
+"""How often a customer may ask for a link within ``CLICKS_PERIOD`` seconds."""
+CONNECT_RATE_PERIOD = 10 * 60
+
+REFRESH_SECONDS = 3
+"""How often the waiting page looks again, at first."""
+PATIENCE = timedelta(minutes=1)
+"""After that it tells customers that they may leave, and looks every ``SLOW_REFRESH_SECONDS``."""
+SLOW_REFRESH_SECONDS = 30
+REFRESH_FOR = timedelta(minutes=30)
+
+_id = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_digits = re.compile(r"[0-9]{1,64}")
+_code = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_phone = re.compile(r"[+ ]?[0-9 ()./-]{1,40}")
+
+
+class BadParameters(Exception):
+    """The page was asked for with parameters Kapso does not send."""
+
+
+@method_decorator([non_atomic, login_not_required, never_cache], name="dispatch")
+class PageView(View):
+    """Base of the customers' pages: looks up whose it is, speaks their language, and is friendly
+    where it cannot.
+
+    A subclass of one of the views below adds to what a template is given in ``get_context_data``,
+    and is mounted above ``include("kapso_connect.urls")`` at the same address.
+    """
+
+    http_method_names = ["get"]
+
+    def http_method_not_allowed(
+        self, request: HttpRequest, *args: Any, **kwargs: Any
+    ) -> HttpResponseNotAllowed:
+        # Django's own would log the address.
+        return HttpResponseNotAllowed([name.upper() for name in self.http_method_names])
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        with translation.override(_browser_language(request) or translation.get_language()):
+            try:
+                response = super().dispatch(request, *args, **kwargs)
+            except (BadParameters, SuspiciousOperation):
+                response = self.page("invalid", status=400)
+            except (BadSignature, SetupLink.DoesNotExist):
+                response = self.page("invalid", status=404)
+            response.headers.setdefault("Content-Language", translation.get_language() or "")
+        # The address holds the ids of the customer's link and number, or is a secret itself.
+        response.headers.setdefault("Referrer-Policy", "no-referrer")
+        response.headers.setdefault("X-Robots-Tag", "noindex, nofollow")
+        patch_vary_headers(response, ["Accept-Language", "Cookie"])
+        # Django would log the address of a page that is not there, or not now.
+        response._has_been_logged = True  # type: ignore[attr-defined]
+        return response
+
+    def page(self, page: str, *, status: int = 200, **context: Any) -> HttpResponse:
+        context = self.get_context_data(page, **context)
+        return render(self.request, f"kapso_connect/{page}.html", context, status=status)
+
+    def get_context_data(self, page: str, **context: Any) -> dict[str, Any]:
+        """Return what the template ``kapso_connect/<page>.html`` is given.
+
+        ``page`` is connect, success, waiting, failed, unavailable, busy, withdrawn or invalid;
+        ``context`` what the view has to say: ``customer`` and ``link`` (the setup link) on all but
+        the last two. Extend it in a subclass.
+        """
+        conf = get_conf()
+        link = context.get("link")
+        own_theme = link.options.get("theme_config") if link else None
+        colors = theme.to_path(own_theme or conf.setup_link_defaults.get("theme_config") or {})
+        return {
+            "site_name": conf.display_name,
+            "logo_url": _logo_url(conf.logo_url),
+            "contact_url": conf.contact_url,
+            "theme_url": reverse("kapso_connect:theme", args=[colors]) if colors.strip("-") else "",
+            **context,
+        }
+
+    def parameter(self, name: str, form: re.Pattern[str], *, required: bool = True) -> str:
+        values = self.request.GET.getlist(name) or [""]
+        value = values[0]
+        if len(values) > 1 or ((value or required) and not form.fullmatch(value)):
+            raise BadParameters
+        return value
+
+    def setup_link(self) -> SetupLink:
+        """Return the link that a redirect names; from here on its customer's language is spoken."""
+        kapso_id = self.parameter("setup_link_id", _id)
+        link = SetupLink.objects.select_related("customer").get(kapso_id=kapso_id)
+        _speak_to(link.customer, link)
+        return link
+
+    def success(
+        self, link: SetupLink | None, connections: list[Connection], *, is_customer: bool
+    ) -> HttpResponse:
+        """``is_customer`` says whether it is the customer who looks: the site's own next page is
+        told who comes only then."""
+        connection = connections[0]
+        next_url = self.get_next_url(connection, link)
+        if next_url and is_customer:
+            next_url = with_customer_token(next_url, connection.customer)
+        return self.page(
+            "success",
+            customer=connection.customer,
+            link=link,
+            connection=connection,
+            phone_numbers=[format_phone_number(c.display_phone_number) for c in connections],
+            next_url=next_url,
+        )
+
+    def get_next_url(self, connection: Connection, link: SetupLink | None) -> str:
+        """Return the page of this site that the success page leads on to, or "".
+
+        It is the link's, else what ``get_whatsapp_next_url(connection)`` of the customer's owner
+        says, else ``NEXT_URL``.
+        """
+        owner: Any = connection.customer.owner
+        url = link.next_url if link else ""
+        try:
+            if not url and hasattr(owner, "get_whatsapp_next_url"):
+                url = owner.get_whatsapp_next_url(connection) or ""
+            return validate_same_site_url(url or get_conf().next_url)
+        except InvalidOptions:
+            log_event("page.next_url_refused", customer_id=connection.customer_id)
+        except Exception as error:
+            log_event(
+                "page.next_url_error",
+                customer_id=connection.customer_id,
+                owner=type(owner).__name__,
+                error=type(error).__name__,
+                exc_info=True,
+            )
+        return ""
+
+
+# The POST needs no CSRF token: it acts for whoever has the address, not for whoever is logged in,
+# so that another site could make a browser send nothing that it could not send itself. And it must
+# work where cookies do not: in the browsers inside of other apps, which open e-mails' links.
+@method_decorator(csrf_exempt, name="dispatch")
+class ConnectView(PageView):
+    """The customer's own address: says who invites; its button leads to the setup link of the
+    day. Looking at it changes nothing: programs look at what is in an e-mail, too."""
+
+    http_method_names = ["get", "post"]
+
+    def get(self, request: HttpRequest, token: str) -> HttpResponse:
+        customer = customer_from_token(token)
+        link = renewal.latest_setup_link(customer) if customer else None
+        if customer is None or link is None:
+            return self.page("withdrawn", status=410)
+        _speak_to(customer, link)
+        connected = customer.connections.filter(status=Connection.Status.CONNECTED)
+        connections = list(connected.order_by("-connected_at", "-pk"))
+        if connections and renewal.is_finished(customer, link):
+            return self.success(link, connections, is_customer=True)
+        return self.page(
+            "connect",
+            customer=customer,
+            link=link,
+            connect_path=connect_path(customer),
+            reconnect_number=format_phone_number(
+                str(link.options.get("reconnect_phone_number") or "")
+            ),
+            has_failed=link.setup_status == SetupLink.SetupStatus.FAILED,
+            is_waiting=link.unconfirmed_since is not None,
+        )
+
+    @method_decorator(sensitive_variables())
+    def post(self, request: HttpRequest, token: str) -> HttpResponse:
+        customer = customer_from_token(token)
+        if customer is None:
+            return self.page("withdrawn", status=410)
+        newest = renewal.latest_setup_link(customer)
+        _speak_to(customer, newest)
+        context = {"customer": customer, "link": newest, "connect_path": connect_path(customer)}
+        if seconds := _seconds_to_wait(customer):
+            log_event("page.rate_limited", customer_id=customer.pk)
+            response = self.page("busy", status=429, minutes=math.ceil(seconds / 60), **context)
+            response.headers["Retry-After"] = str(seconds)
+            return response
+        try:
+            link = renewal.usable_setup_link(customer)
+        except (exceptions.Withdrawn, Customer.DoesNotExist):
+            return self.page("withdrawn", status=410)
+        except exceptions.AlreadyConnected:
+            return _see_other(connect_path(customer))
+        except (exceptions.BeingRenewed, KapsoUnavailable, KapsoRateLimited) as error:
+            log_event(
+                "page.try_again_later", customer_id=customer.pk, error=str(error) or repr(error)
+            )
+            response = self.page("unavailable", status=503, **context)
+            response.headers["Retry-After"] = "60"
+            return response
+        except Exception as error:
+            # Whatever it is, settings or Kapso: the customer can do nothing about it.
+            name = type(error).__name__
+            log_event("page.unavailable", customer_id=customer.pk, error=name, exc_info=True)
+            return self.page("unavailable", status=503, is_refused=True, **context)
+        setup_links.record_opened(link, source=Source.REDIRECT)
+        response = _see_other(link.url)
+        set_visit_cookie(request, response, customer)
+        return response
+
+
+class SuccessView(PageView):
+    """Where Kapso sends a customer who connected a number: ``success_redirect_url``."""
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        if self.parameter("status", _code, required=False) not in {"", "completed"}:
+            raise BadParameters
+        # Checked for form only: the API tells what they are.
+        self.parameter("display_phone_number", _phone, required=False)
+        self.parameter("business_account_id", _id, required=False)
+        number = numbers.Number(
+            phone_number_id=self.parameter("phone_number_id", _digits),
+            provisioned_phone_number_id=self.parameter(
+                "provisioned_phone_number_id", _id, required=False
+            ),
+        )
+        link = self.setup_link()
+        try:
+            connection = redirects.confirm_redirect(link, number)
+        except exceptions.Rejected:
+            return self.page("invalid", status=404)
+        if connection is None:
+            return self.waiting(link)
+        # Whoever reads the address in a log or a history has the ids in it, not the cookie.
+        is_customer = has_visit_cookie(request, link.customer)
+        return self.success(link, [connection], is_customer=is_customer)
+
+    def waiting(self, link: SetupLink) -> HttpResponse:
+        link.refresh_from_db(fields=["unconfirmed_since"])
+        waited = timezone.now() - (link.unconfirmed_since or timezone.now())
+        is_patient = waited < PATIENCE
+        seconds = REFRESH_SECONDS if is_patient else SLOW_REFRESH_SECONDS
+        response = self.page(
+            "waiting",
+            status=202,
+            customer=link.customer,
+            link=link,
+            is_patient=is_patient,
+            refresh_seconds=seconds if waited < REFRESH_FOR else 0,
+        )
+        if is_patient:
+            # For browsers without JavaScript; pages.js calls it off.
+            response.headers["Refresh"] = str(max(5, seconds))
+        return response
+
+
+class FailedView(PageView):
+    """Where Kapso sends a customer who could not connect: ``failure_redirect_url``."""
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        code = self.parameter("error_code", _code)
+        link = self.setup_link()
+        setup_links.record_failure(link, code)
+        link.refresh_from_db(fields=["setup_status"])
+        failure = FAILURES.get(code, UNKNOWN)
+        is_completed = link.setup_status == SetupLink.SetupStatus.COMPLETED
+        # The customer's address is a secret, and so is the link's. The id in this page's address
+        # is not: it stands in logs and histories. So only a browser that came by the customer's
+        # address, and still has the cookie that says so, gets a button that leads on; everybody
+        # else is told to open the address again.
+        may_retry = not is_completed and has_visit_cookie(request, link.customer)
+        return self.page(
+            "failed",
+            customer=link.customer,
+            link=link,
+            failure=failure,
+            is_completed=is_completed,
+            label=failure.action.label,
+            contact_first=failure.action == Action.CONTACT,
+            connect_path=connect_path(link.customer) if may_retry else "",
+        )
+
+
+@login_not_required
+def theme_css(request: HttpRequest, colors: str) -> HttpResponse:
+    """The stylesheet with a theme's colours. They are all in its address, so it never changes."""
+    response = HttpResponse(theme.stylesheet(theme.from_path(colors)), content_type="text/css")
+    response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+def _browser_language(request: HttpRequest) -> str:
+    """Return the first of the six languages that the browser asks for, or ""."""
+    wanted = parse_accept_lang_header(request.headers.get("Accept-Language", ""))
+    codes = (code.split("-")[0] for code, _weight in wanted)
+    return next((code for code in codes if code in Language.values), "")
+
+
+def _speak_to(customer: Customer, link: SetupLink | None) -> None:
+    """Go on in the language of the link, or else the customer's; ``dispatch`` ends it."""
+    chosen = (link.options.get("language") if link else "") or customer.language
+    if chosen in Language.values:
+        translation.activate(chosen)
+
+
+def _logo_url(logo: str) -> str:
+    own = get_conf().public_url
+    if not logo or logo.startswith("/") or (own and logo.startswith(f"{own}/")):
+        return logo
+    return static(logo)
+
+
+def _seconds_to_wait(customer: Customer) -> int:
+    """Count a click of ``customer``; return for how many seconds there have been enough.
+
+    A cache that counts nothing, or is out of order, keeps nobody from connecting.
+    """
+    now = int(time.time())
+    period, gone = divmod(now, CONNECT_RATE_PERIOD)
+    key = f"kapso_connect.clicks.{customer.pk}.{period}"
+    try:
+        cache.add(key, 0, CONNECT_RATE_PERIOD)
+        clicks = cache.incr(key)
+    except ValueError:
+        return 0
+    except Exception as error:
+        log_event("page.rate_limit_failed", error=type(error).__name__, exc_info=True)
+        return 0
+    return CONNECT_RATE_PERIOD - gone if clicks > CONNECT_RATE_LIMIT else 0
+
+
+def _see_other(url: str) -> HttpResponse:
+    response = HttpResponseRedirect(url)
+    response.status_code = 303
+    return response

@@ -1,0 +1,72 @@
+"""Small helpers: phone numbers, times with and without USE_TZ, same-site URLs, errors as text."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+from django.conf import settings
+from django.utils import timezone
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.translation import gettext as _
+
+from .conf import get_conf
+from .exceptions import InvalidOptions
+
+MAX_URL_LENGTH = 2000
+
+TEST_NUMBER = r"^[^0-9]*1[^0-9]*5[^0-9]*5[^0-9]*5"
+"""A regular expression for Meta's display-name-only test numbers, "+1 555-…" in any notation; as
+databases and Python understand it."""
+
+
+def format_phone_number(number: str) -> str:
+    """Return ``number`` in international form, "+1 555-123-4567"; as it is where it is none."""
+    import phonenumbers  # its metadata takes long to load
+
+    digits = number.strip()
+    if digits and not digits.startswith("+"):
+        digits = f"+{digits}"
+    try:
+        parsed = phonenumbers.parse(digits)
+    except phonenumbers.NumberParseException:
+        return number
+    return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.INTERNATIONAL)
+
+
+def is_test_number(number: str) -> bool:
+    """True for Meta's display-name-only test numbers, which are no customer's real ones."""
+    return re.match(TEST_NUMBER, number) is not None
+
+
+def as_stored(moment: datetime) -> datetime:
+    """Return an aware ``moment`` as this site's database and clock have it: with USE_TZ off, naive
+    in TIME_ZONE."""
+    if settings.USE_TZ:
+        return moment
+    return timezone.make_naive(moment, timezone.get_default_timezone())
+
+
+def validate_same_site_url(url: str) -> str:
+    """Return ``url``, an address of this site or empty. Raises InvalidOptions for any other."""
+    url = url.strip()
+    own = get_conf().public_url
+    is_own = url.startswith("/") or url == own or url.startswith(f"{own}/")
+    if url and not (
+        is_own
+        and len(url) <= MAX_URL_LENGTH
+        and url.isprintable()
+        # "//elsewhere.example" and the like are other sites.
+        and url_has_allowed_host_and_scheme(url.removeprefix(own) or "/", allowed_hosts=None)
+    ):
+        raise InvalidOptions({"next_url": _("Must be a page of this site, such as /welcome/.")})
+    return url
+
+
+def describe(error: Exception) -> str:
+    """Return what ``error`` says as every database can store it."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:
+        text = type(error).__name__  # its own __str__ raised
+    return text[:10_000].encode("utf-8", "replace").decode().replace("\0", "?")

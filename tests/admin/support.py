@@ -1,0 +1,170 @@
+"""Every page of the admin that this package makes or changes, with something to see on each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+from playwright.sync_api import Page
+
+from kapso_connect import onboarding
+from kapso_connect.models import (
+    Connection,
+    Customer,
+    Health,
+    Invitation,
+    InvitationBatch,
+    SetupLink,
+    TimelineEvent,
+    WebhookEvent,
+)
+from kapso_connect.onboarding import invitations, setup_links
+from kapso_connect.testing import Sandbox
+
+from ..sites.host_site.models import Shop
+from ..support import make_connection, make_customer, make_link
+
+AWKWARD = "مخبز 🥐 <b>Ünïcode</b> " + "long" * 40
+
+
+@dataclass
+class StaffWorld:
+    """Customers at every step, and a member of staff who may do everything."""
+
+    shop: Shop
+    customer: Customer
+    number: Connection
+    staff: User
+
+    def log_in(self, page: Page, site: str) -> None:
+        client = Client()
+        client.force_login(self.staff)
+        value = client.cookies["sessionid"].value
+        page.context.add_cookies([{"name": "sessionid", "value": value, "url": site}])
+
+    def url(self, model: Any, page: str = "changelist", *args: object) -> str:
+        opts = model._meta
+        return reverse(f"admin:{opts.app_label}_{opts.model_name}_{page}", args=args)
+
+    def first(self, model: Any) -> str:
+        return self.url(model, "change", model._default_manager.first().pk)
+
+    def manage(self, page: str) -> str:
+        return self.url(Shop, f"whatsapp_{page}", self.shop.pk)
+
+    def manage_number(self, page: str) -> str:
+        return self.url(Shop, f"whatsapp_{page}", self.shop.pk, self.number.pk)
+
+    def batch(self) -> str:
+        return self.url(Customer, "whatsapp_batch", self._draft().pk)
+
+    def finished_batch(self) -> str:
+        batch = self._draft()
+        batch.started_at = timezone.now()
+        batch.save()
+        rows = batch.invitations.all()
+        first = rows.first()
+        assert first is not None
+        link = first.customer.setup_links.first() or make_link(first.customer)
+        rows.update(status=Invitation.Status.DONE, setup_link=link, next_attempt_at=None)
+        rows.filter(pk__gt=first.pk).update(
+            status=Invitation.Status.FAILED, last_error="Kapso is away. Try again later."
+        )
+        return self.url(Customer, "whatsapp_batch", batch.pk)
+
+    def _draft(self) -> InvitationBatch:
+        return invitations.make_batch(Customer.objects.all(), created_by=self.staff)
+
+
+def make_staff_world(sandbox: Sandbox) -> StaffWorld:
+    now = timezone.now()
+    shop = Shop.objects.create(name="Ada's")
+    customer = Customer.objects.for_owner(shop, name="Ada's", email="ada@example.com")
+    staff = User.objects.create_superuser("staff", password="correct horse")
+    onboarding.create_setup_link(customer, created_by=staff)
+    customer.refresh_from_db()
+    remote = sandbox.add_number(customer_id=customer.kapso_id, phone_number="+14155550123")
+    number = make_connection(
+        customer,
+        phone_number_id=remote["phone_number_id"],
+        display_phone_number="+1 415-555-0123",
+        health_status=Health.UNHEALTHY,
+        health_error="The token has expired.",
+        health_checked_at=now,
+    )
+    awkward = make_customer(name=AWKWARD)
+    failed = make_link(awkward, is_latest=True, expires_at=now + timedelta(days=1))
+    setup_links.record_failure(failed, "link_expired")
+    make_link(make_customer(name="Opened"), is_latest=True, opened_at=now)
+    for fields in (
+        {"display_phone_number": "+1 555-123-4567"},
+        {"account_status": "restricted", "restrictions": [{"restriction_type": "X"}]},
+        {"name_status": "DECLINED", "verified_name": AWKWARD},
+        {
+            "status": Connection.Status.DISCONNECTED,
+            "connected_at": now - timedelta(days=2),
+            "disconnected_at": now,
+            "disconnect_reason": "offboarded",
+        },
+    ):
+        make_connection(make_customer(name=f"With {next(iter(fields))}"), **fields)
+    WebhookEvent.objects.create(
+        idempotency_key="key",
+        event="whatsapp.phone_number.created",
+        payload={"text": AWKWARD},
+        status=WebhookEvent.Status.FAILED,
+        last_error="It failed: " + AWKWARD,
+        next_attempt_at=None,
+    )
+    TimelineEvent.objects.create(
+        kind="connected",
+        source="webhook",
+        customer=awkward,
+        last_error="A receiver raised.",
+        next_attempt_at=None,
+    )
+    return StaffWorld(shop, customer, number, staff)
+
+
+Address = Callable[[StaffWorld], str]
+
+PAGES: dict[str, Address] = {
+    "index": lambda world: "/admin/kapso_connect/",
+    "customers": lambda world: world.url(Customer),
+    "customers-filtered": lambda world: world.url(Customer) + "?whatsapp_status=connected&q=a",
+    "customer": lambda world: world.url(Customer, "change", world.customer.pk),
+    "customer-awkward": lambda world: world.url(
+        Customer, "change", Customer.objects.get(name=AWKWARD).pk
+    ),
+    "customer-new": lambda world: world.url(Customer, "add"),
+    "overview": lambda world: world.url(Customer, "overview"),
+    "overview-refused": lambda world: world.url(Customer, "overview") + "?days=8",
+    "hosts-list": lambda world: world.url(Shop),
+    "hosts-object": lambda world: world.first(Shop),
+    "links": lambda world: world.url(SetupLink),
+    "link": lambda world: world.first(SetupLink),
+    "connections": lambda world: world.url(Connection),
+    "connection": lambda world: world.url(Connection, "change", world.number.pk),
+    "timeline": lambda world: world.url(TimelineEvent),
+    "event": lambda world: world.first(TimelineEvent),
+    "inbox": lambda world: world.url(WebhookEvent),
+    "webhook": lambda world: world.first(WebhookEvent),
+    "run-again": lambda world: (
+        world.url(WebhookEvent, "run_again") + f"?ids={WebhookEvent.objects.get().pk}"
+    ),
+    "invite": StaffWorld.batch,
+    "batch": StaffWorld.finished_batch,
+    "email": lambda world: world.manage("email"),
+    "qr": lambda world: world.manage("qr"),
+    "share": lambda world: world.manage("share"),
+    "revoke": lambda world: world.manage("revoke"),
+    "extend": lambda world: world.manage("extend"),
+    "reconnect": lambda world: world.manage_number("reconnect"),
+    "disconnect": lambda world: world.manage_number("disconnect"),
+}

@@ -1,0 +1,978 @@
+"""Inviting from the admin: the draft, the form, the batch; against a running sandbox."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.admin.utils import quote
+from django.contrib.auth.models import Permission, User
+from django.contrib.contenttypes.models import ContentType
+from django.contrib.messages import get_messages
+from django.core import mail as outbox
+from django.db import connections
+from django.http import HttpResponse
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from kapso_connect import onboarding
+from kapso_connect.admin import invite
+from kapso_connect.kapso.setup_link_options import THEME_COLORS
+from kapso_connect.models import Customer, InvitationBatch, SetupLink
+from kapso_connect.onboarding import invitations
+from kapso_connect.onboarding.connect_urls import connect_url
+from kapso_connect.testing import Sandbox
+
+from ..sites.host_site.models import Bakery, Branch, Franchise, Shop
+from ..support import make_connection, make_customer, make_link
+
+pytestmark = pytest.mark.django_db
+
+LIST = "/admin/kapso_connect/customer/"
+INVITE = LIST + "whatsapp/invite/"
+CHOICES = {
+    "connection_types": "coexistence,dedicated",
+    "language": "",
+    "next_url": "",
+    "meta_billing_mode": "",
+    "phone_number_country_isos": "US",
+    "phone_number_area_code": "",
+}
+CREATE_LINK = "^POST .*/setup_links$"
+
+
+HOST_LIST = "/other-admin/host_site/bakery/"
+
+
+def customers(count: int, **fields: Any) -> list[Customer]:
+    return [make_customer(name=f"Customer {n}", kapso_id=None, **fields) for n in range(count)]
+
+
+def act(client: Client, rows: list[Any], url: str = LIST, **more: str) -> HttpResponse:
+    data = {"action": "create_setup_links", "_selected_action": [row.pk for row in rows], **more}
+    return client.post(url, data)
+
+
+def draft(client: Client, rows: list[Any], url: str = LIST) -> str:
+    """Choose the action; return the address of the batch it leads to."""
+    response = act(client, rows, url)
+    assert re.fullmatch(rf"{url}whatsapp/batch/\d+/", response["Location"])
+    return response["Location"]
+
+
+def start(client: Client, address: str, **choices: str) -> HttpResponse:
+    return client.post(address, {**CHOICES, **choices})
+
+
+def text(client: Client, address: str) -> str:
+    response = client.get(address)
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def create(client: Client, rows: list[Any], url: str = LIST, **choices: str) -> str:
+    """Go from the action to the page of the batch; return its text."""
+    address = draft(client, rows, url)
+    response = start(client, address, **choices)
+    assert response["Location"] == address, response.content.decode()
+    return text(client, address)
+
+
+def warnings(response: HttpResponse) -> list[str]:
+    return [str(message) for message in get_messages(response.wsgi_request)]
+
+
+def asked_for_links(sandbox: Sandbox) -> list[dict[str, Any]]:
+    return [
+        request
+        for request in sandbox.requests()
+        if request["method"] == "POST" and request["path"].endswith("/setup_links")
+    ]
+
+
+def sent(sandbox: Sandbox) -> dict[str, Any]:
+    (request,) = asked_for_links(sandbox)
+    return request["body"]["setup_link"]
+
+
+def with_defaults(settings: Any, **defaults: Any) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "SETUP_LINK_DEFAULTS": defaults}
+
+
+@pytest.fixture
+def staff(client: Client) -> Callable[..., Client]:
+    def log_in(*codenames: str) -> Client:
+        user = User.objects.create_user("staff", is_staff=True)
+        user.user_permissions.set(
+            Permission.objects.filter(
+                content_type__app_label__in=["kapso_connect", "auth"], codename__in=codenames
+            )
+        )
+        client.force_login(user)
+        return client
+
+    return log_in
+
+
+# From the action to the links
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_from_the_action_to_the_links(
+    admin_client: Client, admin_user: User, sandbox: Sandbox, count: int
+) -> None:
+    rows = customers(count)
+    address = draft(admin_client, rows)
+    page = text(admin_client, address)
+    assert all(row.name in page for row in rows)
+    assert not sandbox.requests()
+
+    start(admin_client, address, connection_types="dedicated")
+    page = text(admin_client, address)
+    assert "Finished: every customer has a link." in page
+    assert SetupLink.objects.count() == len(asked_for_links(sandbox)) == count
+    for link in SetupLink.objects.all():
+        assert f'value="{connect_url(link.customer)}"' in page
+        assert link.url not in page
+        assert link.created_by == admin_user
+        assert link.options["allowed_connection_types"] == ["dedicated"]
+        logged = LogEntry.objects.get(object_id=str(link.customer_id))
+        assert (logged.user, logged.object_repr) == (admin_user, link.customer.name)
+
+
+def test_the_button_of_a_customer_starts_the_same_flow(
+    admin_client: Client, sandbox: Sandbox
+) -> None:
+    (row,) = customers(1)
+    response = admin_client.post(INVITE, {"ids": str(row.pk)})
+    assert "For 1 customer" in text(admin_client, response["Location"])
+    assert InvitationBatch.objects.get().invitations.get().customer == row
+    assert not sandbox.requests()
+
+
+def test_following_a_link_to_the_button_makes_no_draft(admin_client: Client) -> None:
+    assert admin_client.get(INVITE, {"ids": customers(1)[0].pk}).status_code == 405
+    assert not InvitationBatch.objects.exists()
+
+
+def test_all_rows_of_a_list_can_be_chosen(admin_client: Client) -> None:
+    rows = Customer.objects.bulk_create(Customer(name=f"Customer {n}") for n in range(250))
+    response = act(admin_client, rows[:2], select_across="1")
+    page = text(admin_client, response["Location"])
+    assert "For 250 customers" in page
+    assert "and 230 more" in page
+    assert "Create 250 links" in page
+
+
+@pytest.mark.parametrize("count", [2, 60])
+def test_the_pages_ask_the_database_as_often_for_many_as_for_few(
+    admin_client: Client,
+    sandbox: Sandbox,
+    django_assert_num_queries: Callable[..., Any],
+    count: int,
+) -> None:
+    rows = Customer.objects.bulk_create(Customer(name=f"Customer {n}") for n in range(count))
+    address = draft(admin_client, rows)
+    with django_assert_num_queries(5):
+        text(admin_client, address)
+    batch = InvitationBatch.objects.get()
+    invitations.start(batch)
+    batch.invitations.update(status="done", setup_link=make_link(rows[0]))
+    with django_assert_num_queries(8):
+        text(admin_client, address)
+
+
+def test_a_batch_of_many_is_shown_page_by_page(admin_client: Client, sandbox: Sandbox) -> None:
+    rows = Customer.objects.bulk_create(Customer(name=f"Customer {n:03}") for n in range(120))
+    batch = invitations.make_batch([row.pk for row in rows])
+    invitations.start(batch)
+    batch.invitations.filter(customer__in=rows[100:]).update(status="failed", last_error="No!")
+    address = f"{LIST}whatsapp/batch/{batch.pk}/"
+    page = text(admin_client, address)
+    assert page.count("Customer 0") == 50
+    assert "Customer 049" in page
+    assert "page=3" in page
+    page = text(admin_client, f"{address}?show=failed")
+    assert page.count("No!") == 20
+    assert "Customer 099" not in page
+    for junk in ("?show=nobody", "?page=-1", "?page=x", f"?page={10**30}", "?show=%00&page=%00"):
+        text(admin_client, address + junk)
+
+
+# The form
+
+
+def test_every_choice_reaches_kapso(admin_client: Client, sandbox: Sandbox) -> None:
+    colors = {f"own_{name}": "on" for name in THEME_COLORS}
+    create(
+        admin_client,
+        customers(1),
+        language="pt",
+        next_url="/welcome/",
+        meta_billing_mode="partner_managed",
+        provision_phone_number="on",
+        phone_number_country_isos="us, mx US",
+        phone_number_area_code="415",
+        **colors,
+        **dict.fromkeys(THEME_COLORS, "#0a0b0c"),
+        accept_contrast="on",
+    )
+    assert sent(sandbox) == {
+        **sent(sandbox),
+        "allowed_connection_types": ["coexistence", "dedicated"],
+        "language": "pt",
+        "meta_billing_mode": "partner_managed",
+        "provision_phone_number": True,
+        "phone_number_country_isos": ["US", "MX"],
+        "phone_number_area_code": "415",
+        "theme_config": dict.fromkeys(THEME_COLORS, "#0a0b0c"),
+    }
+    assert SetupLink.objects.get().next_url == "/welcome/"
+
+
+def test_the_sites_defaults_are_preset(
+    admin_client: Client, sandbox: Sandbox, settings: Any
+) -> None:
+    with_defaults(
+        settings,
+        allowed_connection_types=["dedicated"],
+        language="es",
+        meta_billing_mode="partner_managed",
+        theme_config={"primary_color": "#123456"},
+        provision_phone_number=True,
+        phone_number_country_isos=["CA", "US"],
+        phone_number_area_code="212",
+    )
+    address = draft(admin_client, customers(1))
+    page = admin_client.get(address)
+    form = page.context["form"]
+    assert form["connection_types"].value() == "dedicated"
+    assert form["meta_billing_mode"].value() == "partner_managed"
+    assert form["primary_color"].value() == "#123456"
+    assert form["provision_phone_number"].value() is True
+    assert form["phone_number_country_isos"].value() == "CA, US"
+    assert form["phone_number_area_code"].value() == "212"
+    assert "otherwise Spanish" in page.content.decode()
+    # Unticking is enough: what was preset for the number does not have to be emptied.
+    start(admin_client, address, phone_number_area_code="212")
+    options = sent(sandbox)
+    assert options["language"] == "es"
+    assert options["provision_phone_number"] is False
+    assert "phone_number_area_code" not in options
+    assert options["theme_config"] == {"primary_color": "#123456"}
+    assert "meta_billing_mode" not in options, "Kapso's default was chosen"
+
+
+def test_what_the_browser_left_out_is_not_forgotten(admin_client: Client, settings: Any) -> None:
+    with_defaults(settings, phone_number_country_isos=["CA"])
+    choices = {name: text for name, text in CHOICES.items() if "phone" not in name}
+    response = admin_client.post(draft(admin_client, customers(1)), {**choices, "language": "tlh"})
+    assert response.context["form"]["phone_number_country_isos"].value() == "CA"
+
+
+def test_a_colour_joins_those_of_the_site(
+    admin_client: Client, sandbox: Sandbox, settings: Any
+) -> None:
+    with_defaults(settings, theme_config={"primary_color": "#123456", "text_color": "#000000"})
+    create(
+        admin_client,
+        customers(1),
+        own_text_color="on",
+        text_color="#111111",
+        card_color="#ff0000",  # not ticked
+    )
+    assert sent(sandbox)["theme_config"] == {"primary_color": "#123456", "text_color": "#111111"}
+
+
+def test_without_a_choice_the_customers_own_language_counts(
+    admin_client: Client, sandbox: Sandbox, settings: Any
+) -> None:
+    with_defaults(settings, language="es")
+    create(admin_client, [make_customer(kapso_id=None, language="hi")])
+    assert sent(sandbox)["language"] == "hi"
+
+
+@pytest.mark.parametrize(
+    ("choices", "field"),
+    [
+        ({"connection_types": "telepathy"}, "connection_types"),
+        ({"connection_types": ""}, "connection_types"),
+        ({"language": "tlh"}, "language"),
+        ({"meta_billing_mode": "nobody"}, "meta_billing_mode"),
+        ({"next_url": "https://elsewhere.example/"}, "next_url"),
+        ({"next_url": "//elsewhere.example/"}, "next_url"),
+        ({"next_url": "javascript:alert(1)"}, "next_url"),
+        ({"next_url": "/" + "x" * 2000}, "next_url"),
+        ({"phone_number_area_code": "415"}, "phone_number_area_code"),
+        (
+            {"provision_phone_number": "on", "phone_number_area_code": "41x"},
+            "phone_number_area_code",
+        ),
+        (
+            {
+                "provision_phone_number": "on",
+                "phone_number_area_code": "415",
+                "phone_number_country_isos": "MX",
+            },
+            "phone_number_area_code",
+        ),
+        (
+            {"provision_phone_number": "on", "phone_number_country_isos": "Mexico"},
+            "phone_number_country_isos",
+        ),
+        (
+            {"provision_phone_number": "on", "phone_number_country_isos": "UK"},
+            "phone_number_country_isos",
+        ),
+        (
+            {"provision_phone_number": "on", "connection_types": "coexistence"},
+            "provision_phone_number",
+        ),
+        ({"own_text_color": "on", "text_color": "red"}, "text_color"),
+        ({"own_text_color": "on", "text_color": "#12345"}, "text_color"),
+        ({"own_text_color": "on", "text_color": "#123456\n"}, "text_color"),
+        ({"send_email": "on"}, "send_email"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_a_wrong_choice_is_said_at_its_field_and_nothing_is_asked(
+    admin_client: Client, sandbox: Sandbox, choices: dict[str, str], field: str
+) -> None:
+    address = draft(admin_client, customers(1))
+    response = start(admin_client, address, **choices)
+    assert response.status_code == 200
+    assert list(response.context["form"].errors) == [field]
+    assert InvitationBatch.objects.get().started_at is None
+    assert not sandbox.requests()
+
+
+def test_text_that_is_hard_to_read_has_to_be_wanted(admin_client: Client, sandbox: Sandbox) -> None:
+    address = draft(admin_client, customers(1))
+    chosen = {
+        "own_text_color": "on",
+        "text_color": "#999999",
+        "own_background_color": "on",
+        "background_color": "#ffffff",
+    }
+    response = start(admin_client, address, **chosen)
+    assert "Text on Page: contrast 2.8, below 4.5." in response.content.decode()
+    assert not asked_for_links(sandbox)
+    start(admin_client, address, **chosen, accept_contrast="on")
+    assert sent(sandbox)["theme_config"]["text_color"] == "#999999"
+
+
+def test_the_sites_own_colours_are_not_complained_of(
+    admin_client: Client, sandbox: Sandbox, settings: Any
+) -> None:
+    with_defaults(settings, theme_config={"text_color": "#999999", "background_color": "#ffffff"})
+    create(admin_client, customers(1), own_primary_color="on", primary_color="#123456")
+    assert asked_for_links(sandbox)
+
+
+def test_a_wrong_default_of_the_site_is_said_and_nothing_is_asked(
+    admin_client: Client, sandbox: Sandbox, settings: Any
+) -> None:
+    with_defaults(settings, theme_config={"primary_color": "red"})
+    response = start(admin_client, draft(admin_client, customers(1)))
+    assert "theme_config" in response.content.decode()
+    assert not sandbox.requests()
+
+
+def test_who_has_a_link_or_a_connection_is_pointed_out(admin_client: Client) -> None:
+    invited, connected, fresh = customers(3)
+    make_link(invited)
+    make_link(invited, status="revoked")
+    make_connection(connected)
+    make_connection(connected)
+    page = text(admin_client, draft(admin_client, [invited, connected, fresh]))
+    assert "For 3 customers" in page
+    assert "1 customer has a link that still works" in page
+    assert "1 customer is connected already" in page
+    page = text(admin_client, draft(admin_client, [fresh]))
+    assert "still works" not in page
+    assert "connected already" not in page
+
+
+# E-mail
+
+
+def test_the_links_are_e_mailed_where_wanted(admin_client: Client, sandbox: Sandbox) -> None:
+    rows = [*customers(1, email="c@example.com"), *customers(1)]
+    address = draft(admin_client, rows)
+    assert "1 customer has no e-mail address" in text(admin_client, address)
+    start(admin_client, address, send_email="on")
+    page = text(admin_client, address)
+    (message,) = outbox.outbox
+    assert message.to == ["c@example.com"]
+    assert connect_url(Customer.objects.get(email="c@example.com")) in message.body
+    assert "1 e-mailed" in page
+    assert "1 not e-mailed" in page
+    assert "has no valid e-mail address" in page
+
+
+def test_those_who_may_not_send_are_not_asked(
+    staff: Callable[..., Client], sandbox: Sandbox
+) -> None:
+    client = staff("view_customer", "create_setup_link")
+    address = draft(client, customers(1, email="c@example.com"))
+    assert "send_email" not in text(client, address)
+    start(client, address, send_email="on")
+    assert asked_for_links(sandbox)
+    assert not outbox.outbox
+
+
+# Once is once
+
+
+def test_posting_the_same_form_again_creates_nothing(
+    admin_client: Client, sandbox: Sandbox
+) -> None:
+    address = draft(admin_client, customers(2))
+    for language in ("es", "hi"):
+        assert start(admin_client, address, language=language)["Location"] == address
+    assert LogEntry.objects.count() == 2
+    assert len(asked_for_links(sandbox)) == 2
+    assert {link.options["language"] for link in SetupLink.objects.all()} == {"es"}
+
+
+def test_loading_the_page_creates_nothing(admin_client: Client, sandbox: Sandbox) -> None:
+    batch = invitations.make_batch([row.pk for row in customers(2)])
+    invitations.start(batch)
+    page = text(admin_client, f"{LIST}whatsapp/batch/{batch.pk}/")
+    assert "data-kapso-work" in page
+    assert "2 left" in page
+    assert not sandbox.requests()
+
+
+def test_going_on_does_what_is_left(admin_client: Client, sandbox: Sandbox) -> None:
+    batch = invitations.make_batch([row.pk for row in customers(2)])
+    invitations.start(batch)
+    address = f"{LIST}whatsapp/batch/{batch.pk}/?show=done"
+    assert admin_client.post(address, {"do": "work"})["Location"] == address
+    assert "2 done" in text(admin_client, address)
+    assert len(asked_for_links(sandbox)) == 2
+
+
+def test_where_workers_do_it_the_page_only_looks(
+    admin_client: Client, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(invitations, "is_background", lambda: True)
+    address = draft(admin_client, customers(2))
+    start(admin_client, address)
+    page = text(admin_client, address)
+    assert "data-kapso-poll" in page
+    assert "data-kapso-work" not in page
+    assert 'http-equiv="refresh"' in page
+    assert not sandbox.requests()
+    batch = InvitationBatch.objects.get()
+    batch.invitations.update(next_attempt_at=timezone.now() - timedelta(minutes=5))
+    assert "No process is working on this" not in text(admin_client, address), (
+        "it has only just begun"
+    )
+    InvitationBatch.objects.update(started_at=timezone.now() - timedelta(minutes=5))
+    assert "No process is working on this" in text(admin_client, address)
+    assert batch.invitations.first().take()
+    assert "No process is working on this" not in text(admin_client, address), "somebody does"
+    batch.invitations.update(next_attempt_at=timezone.now(), leased_at=None)
+    admin_client.post(address, {"do": "work"})
+    assert "2 done" in text(admin_client, address)
+
+
+# What can go wrong
+
+
+def test_every_tenth_customer_that_fails_is_named_and_can_be_tried_again(
+    admin_client: Client, sandbox: Sandbox
+) -> None:
+    rule = {"match": CREATE_LINK, "kind": "status", "status": 422, "times": 1}
+    sandbox.faults(api=[{**rule, "after": n} for n in (0, 9)])
+    rows = customers(20)
+    address = draft(admin_client, rows)
+    start(admin_client, address)
+    page = text(admin_client, address)
+    assert "Finished, but 2 customers have no link." in page
+    assert page.count("Correct what was refused") == 2
+    failed = Customer.objects.filter(setup_links=None)
+    shown = text(admin_client, f"{address}?show=failed")
+    for customer in failed:
+        assert f'href="{LIST}{customer.pk}/change/">{customer.name}</a>' in shown
+    admin_client.post(address, {"do": "resume"})
+    assert "Finished: every customer has a link." in text(admin_client, address)
+    assert len(sandbox.state()["setup_links"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(401, "API key"), (403, "API key"), (402, "Kapso plan")]
+)
+def test_what_would_hit_everybody_stops_the_batch_until_it_is_resumed(
+    admin_client: Client, sandbox: Sandbox, status: int, words: str
+) -> None:
+    sandbox.faults(api=[{"kind": "status", "status": status}])
+    address = draft(admin_client, customers(30))
+    start(admin_client, address)
+    page = text(admin_client, address)
+    assert page.count(words) == 1
+    assert "30 left" in page
+    assert "Resume" in page
+    assert "data-kapso-poll" not in page
+    sandbox.clear_faults()
+    admin_client.post(address, {"do": "resume"})
+    assert "30 done" in text(admin_client, address)
+
+
+def test_too_many_requests_make_the_page_wait(admin_client: Client, sandbox: Sandbox) -> None:
+    sandbox.faults(api=[{"kind": "status", "status": 429, "retry_after": 600}])
+    page = create(admin_client, customers(3))
+    assert "Kapso could not do the rest yet. Next attempt:" in page
+    assert 'data-kapso-poll="10000"' in page
+
+
+def test_a_customer_deleted_meanwhile_is_left_out(admin_client: Client, sandbox: Sandbox) -> None:
+    one, gone = customers(2)
+    address = draft(admin_client, [one, gone])
+    gone.delete()
+    assert "Create 1 link" in text(admin_client, address)
+    start(admin_client, address)
+    assert "1 done" in text(admin_client, address)
+    one.delete()
+    assert "deleted meanwhile" in text(admin_client, address)
+
+
+def test_a_draft_whose_customers_are_gone_leads_back(admin_client: Client) -> None:
+    (gone,) = customers(1)
+    address = draft(admin_client, [gone])
+    gone.delete()
+    for response in (admin_client.get(address), start(admin_client, address)):
+        assert response["Location"] == LIST
+        assert "deleted meanwhile" in warnings(response)[0]
+
+
+def test_a_link_that_was_withdrawn_is_not_given_out(admin_client: Client, sandbox: Sandbox) -> None:
+    address = draft(admin_client, customers(1))
+    start(admin_client, address)
+    onboarding.revoke_setup_link(SetupLink.objects.get())
+    page = text(admin_client, address)
+    assert "can no longer be used" in page
+    assert "/whatsapp/connect/" not in page
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["N" * 255, "مخبز السعادة", "\N{FACE WITH TEARS OF JOY} Bakery", "<script>alert(1)</script>"],
+    ids=["long", "rtl", "emoji", "script"],
+)
+def test_any_name_is_shown(admin_client: Client, sandbox: Sandbox, name: str) -> None:
+    row = make_customer(name=name, kapso_id=None, email="c@example.com")
+    page = create(admin_client, [row], send_email="on")
+    assert "1 e-mailed" in page
+    assert "<script>alert" not in page
+    assert name.replace("<", "&lt;").replace(">", "&gt;") in page
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [({"PUBLIC_URL": ""}, "PUBLIC_URL"), ({"NONSENSE": 1}, "NONSENSE")]
+)
+def test_incomplete_settings_are_said_before_anything_is_filled_in(
+    admin_client: Client, settings: Any, change: dict[str, Any], words: str
+) -> None:
+    address = draft(admin_client, customers(1))
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, **change}
+    response = admin_client.get(address)
+    assert response["Location"] == LIST
+    assert words in warnings(response)[0]
+
+
+def test_a_site_without_the_pages_is_told_so(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str) -> str:
+        return reverse("nowhere:" + name)
+
+    address = draft(admin_client, customers(1))
+    monkeypatch.setattr(onboarding.links, "reverse", broken)
+    response = admin_client.get(address)
+    assert "kapso_connect.urls is not included" in warnings(response)[0]
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    ["", "abc", "1;2", ",", "-1", "0x1", "9" * 20, "1," * 5000, "\x00", "_zz", "1 OR 1=1"],
+)
+def test_hostile_ids_get_a_message(admin_client: Client, hostile: str) -> None:
+    customers(1)
+    Customer.objects.update(id=1000)
+    response = admin_client.post(INVITE, {"ids": hostile})
+    assert response["Location"] == LIST
+    assert warnings(response)
+    assert not InvitationBatch.objects.exists()
+
+
+@pytest.mark.parametrize("selected", ["abc", "9" * 40, "", "1,2"])
+@pytest.mark.parametrize("across", ["0", "1"])
+def test_a_hostile_selection_gets_a_message(
+    admin_client: Client, selected: str, across: str
+) -> None:
+    customers(1)
+    data = {"action": "create_setup_links", "_selected_action": selected, "select_across": across}
+    response = admin_client.post(LIST, data)
+    assert response["Location"] == LIST
+    assert warnings(response)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"do": "explode"},
+        {"do": ["work", "resume"], "\x00": "\x00"},
+        dict.fromkeys(CHOICES, "\x00"),
+        dict.fromkeys([*CHOICES, *THEME_COLORS], "9" * 5000),
+        {f"own_{name}": "x" for name in THEME_COLORS},
+    ],
+    ids=["nothing", "unknown", "several", "nul", "huge", "colours"],
+)
+def test_nonsense_starts_nothing(
+    admin_client: Client, sandbox: Sandbox, data: dict[str, Any]
+) -> None:
+    address = draft(admin_client, customers(1))
+    assert admin_client.post(address, data).status_code == 200
+    assert InvitationBatch.objects.get().started_at is None
+    invitations.start(InvitationBatch.objects.get())
+    if data.get("do") != ["work", "resume"]:
+        assert admin_client.post(address, data).status_code == 302
+        assert not sandbox.requests()
+
+
+@pytest.mark.parametrize("pk", ["0", "999999", "9" * 19, "9" * 40])
+def test_a_batch_that_is_none_is_not_found(admin_client: Client, pk: str) -> None:
+    assert admin_client.get(f"{LIST}whatsapp/batch/{pk}/").status_code == 404
+
+
+# Who may
+
+
+@pytest.mark.parametrize(
+    ("permissions", "allowed"),
+    [
+        (["view_customer", "create_setup_link"], True),
+        (["change_customer", "create_setup_link"], True),
+        (["view_customer", "send_setup_link"], False),
+        (["change_customer", "add_customer", "delete_customer"], False),
+        (["create_setup_link"], False),
+        ([], False),
+    ],
+    ids=["view", "change", "may-not-create", "may-only-change", "may-not-view", "nothing"],
+)
+def test_every_step_needs_the_permission(
+    staff: Callable[..., Client], sandbox: Sandbox, permissions: list[str], allowed: bool
+) -> None:
+    rows = customers(1)
+    client = staff(*permissions)
+    batch = invitations.make_batch([rows[0].pk], created_by=User.objects.get())
+    address = f"{LIST}whatsapp/batch/{batch.pk}/"
+    assert ("create_setup_links" in client.get(LIST).content.decode()) == allowed
+    if allowed:
+        assert start(client, address)["Location"] == address
+        assert connect_url(Customer.objects.get()) in text(client, address)
+        User.objects.get().user_permissions.clear()
+        assert client.get(address).status_code == 403
+    else:
+        assert act(client, rows).status_code in {200, 302, 403}
+        assert client.post(INVITE, {"ids": ids_of(rows)}).status_code == 403
+        assert client.get(address).status_code == 403
+        assert start(client, address).status_code == 403
+        assert InvitationBatch.objects.get() == batch
+        invitations.start(batch)
+        for do in ("work", "resume"):
+            assert client.post(address, {"do": do}).status_code == 403
+        assert not sandbox.requests()
+
+
+def test_who_may_not_send_does_not_have_it_sent_again(
+    staff: Callable[..., Client], sandbox: Sandbox
+) -> None:
+    batch = invitations.make_batch([customers(1, email="a@example.com")[0].pk])
+    invitations.start(batch, send_email=True)
+    batch.invitations.update(status="failed", next_attempt_at=None)
+    client = staff("view_customer", "create_setup_link")
+    address = f"{LIST}whatsapp/batch/{batch.pk}/"
+    assert "Try the failed ones again" not in text(client, address)
+    assert client.post(address, {"do": "resume"}).status_code == 403
+    assert not outbox.outbox
+    User.objects.get().user_permissions.add(Permission.objects.get(codename="send_setup_link"))
+    assert "Try the failed ones again" in text(client, address)
+    assert client.post(address, {"do": "resume"}).status_code == 302
+    assert len(outbox.outbox) == 1
+
+
+def ids_of(rows: list[Any]) -> str:
+    return ",".join(str(row.pk) for row in rows)
+
+
+@pytest.mark.parametrize("who", ["anonymous", "customer"])
+def test_those_who_are_not_staff_are_sent_to_the_login(client: Client, who: str) -> None:
+    if who == "customer":
+        client.force_login(User.objects.create_user("no-staff"))
+    address = f"{LIST}whatsapp/batch/1/"
+    for response in (client.post(INVITE), client.get(address), client.post(address)):
+        assert response.status_code == 302
+        assert response["Location"].startswith("/admin/login/")
+
+
+def test_a_form_without_a_token_creates_nothing(admin_user: User, sandbox: Sandbox) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(admin_user)
+    batch = invitations.make_batch([customers(1)[0].pk], created_by=admin_user)
+    assert start(client, f"{LIST}whatsapp/batch/{batch.pk}/").status_code == 403
+    assert client.post(INVITE, {"ids": "1"}).status_code == 403
+    assert not sandbox.requests()
+
+
+def test_a_draft_is_its_makers_a_batch_is_everybodys(
+    admin_client: Client, sandbox: Sandbox
+) -> None:
+    address = draft(admin_client, customers(1))
+    other = Client()
+    other.force_login(User.objects.create_superuser("other"))
+    assert other.get(address).status_code == 404
+    assert start(other, address).status_code == 404
+    start(admin_client, address)
+    assert "1 done" in text(other, address)
+
+
+def test_customers_that_the_site_keeps_from_a_user_stay_hidden(
+    admin_client: Client, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kapso_connect.admin import CustomerAdmin
+
+    mine, foreign = customers(2)
+    address = draft(admin_client, [mine, foreign])
+    start(admin_client, address)
+    everything = CustomerAdmin.get_queryset
+    monkeypatch.setattr(
+        CustomerAdmin,
+        "get_queryset",
+        lambda self, request: everything(self, request).exclude(pk=foreign.pk),
+    )
+    page = text(admin_client, address)
+    assert mine.name in page
+    assert foreign.name not in page
+    assert connect_url(Customer.objects.get(pk=foreign.pk)) not in page
+    assert "A customer that you may not see" in page
+    response = admin_client.post(INVITE, {"ids": str(foreign.pk)})
+    assert response["Location"] == LIST
+
+
+# In the host's own admin
+
+
+class TestInTheHostsAdmin:
+    """A site of its own, where the package's own models are not registered."""
+
+    def bakeries(self, count: int) -> list[Bakery]:
+        return Bakery.objects.bulk_create(
+            Bakery(title=f"Bakery {n}", contact="baker@example.com", reference=f"bakery-{n}")
+            for n in range(count)
+        )
+
+    def test_from_the_action_to_the_links(self, admin_client: Client, sandbox: Sandbox) -> None:
+        bakeries = self.bakeries(3)
+        page = create(admin_client, bakeries, HOST_LIST)
+        assert "3 done" in page
+        for bakery in bakeries:
+            assert f'href="{HOST_LIST}{bakery.pk}/change/">Bakery: {bakery.title}</a>' in page
+            customer = Customer.objects.get(external_customer_id=bakery.reference)
+            assert (customer.owner, customer.name) == (bakery, bakery.title)
+            assert customer.email == bakery.contact
+            assert connect_url(customer) in page
+        logged = LogEntry.objects.values_list("content_type__model", flat=True)
+        assert sorted(logged) == ["bakery"] * 3 + ["customer"] * 3
+
+    @pytest.mark.parametrize(
+        ("make", "url"),
+        [
+            (lambda: Shop.objects.create(name="Shop"), "/admin/host_site/shop/"),
+            (lambda: Branch.objects.create(code="a/b,c_d"), "/admin/host_site/branch/"),
+            (lambda: Franchise.objects.create(title="Franchise"), "/admin/host_site/franchise/"),
+        ],
+        ids=["uuid", "text", "parent"],
+    )
+    def test_keys_of_any_kind(
+        self, admin_client: Client, sandbox: Sandbox, make: Callable[[], Any], url: str
+    ) -> None:
+        obj = make()
+        response = admin_client.post(f"{url}whatsapp/invite/", {"ids": quote(obj.pk)})
+        start(admin_client, response["Location"])
+        page = text(admin_client, response["Location"])
+        assert "1 done" in page
+        assert f'href="{url}{quote(obj.pk)}/change/">{obj}</a>' in page
+        assert Customer.objects.get().owner == obj
+
+    @pytest.mark.parametrize("count", [3, 400])
+    def test_many_customers_are_made_in_few_queries(
+        self,
+        admin_client: Client,
+        django_assert_max_num_queries: Callable[..., Any],
+        count: int,
+    ) -> None:
+        bakeries = self.bakeries(count)
+        for _again in range(2):
+            with django_assert_max_num_queries(30):
+                act(admin_client, bakeries[:2], HOST_LIST, select_across="1")
+            assert Customer.objects.filter(email="baker@example.com").count() == count
+            Customer.objects.update(email="")
+
+    def test_customers_are_brought_up_to_date(self, admin_client: Client) -> None:
+        bakeries = self.bakeries(3)
+        draft(admin_client, bakeries, HOST_LIST)
+        Customer.objects.update(name="Old", kapso_id=None, email="", language="es")
+        known = Customer.objects.get(external_customer_id="bakery-1")
+        Customer.objects.filter(pk=known.pk).update(kapso_id="k")
+        Bakery.objects.filter(pk=bakeries[0].pk).update(reference="another", contact="")
+        Bakery.objects.filter(pk=bakeries[1].pk).update(reference="another-one")
+        draft(admin_client, bakeries, HOST_LIST)
+        first, second, third = (self.customer(bakery) for bakery in bakeries)
+        assert (first.name, first.external_customer_id, first.email) == ("Bakery 0", "another", "")
+        assert second.external_customer_id == "bakery-1", "Kapso knows the customer by it"
+        assert (third.email, third.language) == ("baker@example.com", "es")
+        assert Customer.objects.count() == 3
+
+    def customer(self, bakery: Bakery) -> Customer:
+        return Customer.objects.get(owner_id=str(bakery.pk))
+
+    @pytest.mark.parametrize("exists", [False, True], ids=["new", "known"])
+    def test_an_external_id_that_is_taken_costs_only_that_customer(
+        self, admin_client: Client, exists: bool
+    ) -> None:
+        bakeries = self.bakeries(3)
+        if exists:
+            draft(admin_client, bakeries, HOST_LIST)
+        Bakery.objects.filter(pk=bakeries[1].pk).update(reference="taken")
+        make_customer(external_customer_id="taken")
+        response = act(admin_client, bakeries, HOST_LIST)
+        assert "external id is that of another customer" in warnings(response)[0]
+        assert InvitationBatch.objects.order_by("pk").last().invitations.count() == 2
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            {"title": "N" * 500},
+            {"title": "مخبز"},
+            {"title": "\N{BREAD}"},
+            {"contact": "nonsense"},
+            {"locale": "tlh-Latn"},
+        ],
+        ids=["long", "rtl", "emoji", "no-email", "language"],
+    )
+    def test_any_data_is_coped_with(
+        self, admin_client: Client, sandbox: Sandbox, data: dict[str, str]
+    ) -> None:
+        page = create(admin_client, [Bakery.objects.create(**data)], HOST_LIST, send_email="")
+        assert "1 done" in page
+
+    def test_a_batch_of_another_admin_shows_nobody(
+        self, admin_client: Client, sandbox: Sandbox
+    ) -> None:
+        (row,) = customers(1)
+        address = draft(admin_client, [row])
+        start(admin_client, address)
+        page = text(admin_client, address.replace(LIST, HOST_LIST))
+        assert row.name not in page
+        assert connect_url(Customer.objects.get()) not in page
+
+    def test_a_key_in_other_letters_is_another_key(
+        self, admin_client: Client, sandbox: Sandbox
+    ) -> None:
+        kind = ContentType.objects.get_for_model(Branch)
+        (row,) = customers(1, owner_type=kind, owner_id="HARBOUR")
+        Branch.objects.create(code="harbour")
+        address = draft(admin_client, [row])
+        start(admin_client, address)
+        page = text(admin_client, address.replace("kapso_connect/customer", "host_site/branch"))
+        assert "A customer that you may not see" in page
+
+    @pytest.mark.parametrize("owner_id", ["", "x", "007", "9" * 50, None], ids=range(5))
+    @pytest.mark.parametrize("model", [Bakery, Shop, Franchise])
+    def test_an_owner_id_that_is_none_shows_nobody(
+        self, admin_client: Client, sandbox: Sandbox, model: Any, owner_id: str | None
+    ) -> None:
+        kind = ContentType.objects.get_for_model(model)
+        (row,) = customers(1, owner_type=kind, owner_id=owner_id)
+        address = draft(admin_client, [row])
+        start(admin_client, address)
+        page = text(
+            admin_client,
+            address.replace("kapso_connect/customer", f"host_site/{model._meta.model_name}"),
+        )
+        assert "A customer that you may not see" in page
+
+    @pytest.mark.parametrize("hostile", ["", "x", "\x00", "_5F", "9" * 50])
+    @pytest.mark.parametrize("model", ["bakery", "shop", "branch"])
+    def test_hostile_ids_get_a_message(
+        self, admin_client: Client, model: str, hostile: str
+    ) -> None:
+        url = f"/admin/host_site/{model}/"
+        response = admin_client.post(f"{url}whatsapp/invite/", {"ids": hostile})
+        assert response["Location"] == url
+        assert warnings(response)
+
+    def test_seeing_customers_is_not_enough_where_bakeries_are_theirs(
+        self, staff: Callable[..., Client]
+    ) -> None:
+        client = staff("view_customer", "create_setup_link")
+        response = client.post(f"{HOST_LIST}whatsapp/invite/", {"ids": "1"})
+        assert response.status_code == 403
+
+
+# Transactions
+
+
+@pytest.fixture
+def atomic_requests() -> Iterator[None]:
+    settings = connections["default"].settings_dict
+    before = settings["ATOMIC_REQUESTS"]
+    settings["ATOMIC_REQUESTS"] = True
+    yield
+    settings["ATOMIC_REQUESTS"] = before
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("atomic_requests")
+def test_kapso_is_asked_outside_any_transaction(
+    admin_client: Client, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside: list[bool] = []
+    original = invitations._advance
+
+    def advance(*args: Any) -> Any:
+        inside.append(connections["default"].in_atomic_block)
+        return original(*args)
+
+    monkeypatch.setattr(invitations, "_advance", advance)
+    assert "2 done" in create(admin_client, customers(2))
+    assert inside
+    assert not any(inside)
+
+
+def test_a_slice_ends_in_time(
+    admin_client: Client, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(invite, "SLICE", 0)
+    page = create(admin_client, customers(2))
+    assert "2 left" in page
+    assert 'data-kapso-poll="100"' in page
+
+
+def test_a_batch_too_large_to_log_one_by_one_is_logged_as_one(
+    admin_client: Client, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(invite, "LOGGED", 2)
+    create(admin_client, customers(3))
+    (entry,) = LogEntry.objects.all()
+    assert entry.get_edited_object() == InvitationBatch.objects.get()
+    assert SetupLink.objects.filter(created_by=entry.user).count() == 3

@@ -1,0 +1,424 @@
+"""The mixin in ModelAdmins of a site's own, and in this package's: the list and the panel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.admin.utils import quote
+from django.contrib.auth.models import Permission, User
+from django.db import connection as database
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import escape, strip_tags
+
+from kapso_connect.kapso.error_codes import FAILURES
+from kapso_connect.models import Customer
+from kapso_connect.onboarding.connect_urls import connect_url
+from kapso_connect.onboarding.status import OnboardingStatus
+
+from ..sites.host_site.models import Bakery, Branch, Shop
+from ..support import make_connection, make_link
+
+pytestmark = pytest.mark.django_db
+
+ACTION = "create_setup_links"
+
+
+def url(model: Any, view: str = "changelist", *args: object, site: str = "admin") -> str:
+    name = f"admin:{model._meta.app_label}_{model._meta.model_name}_{view}"
+    return reverse(name, args=args, current_app=site)
+
+
+def change_url(obj: Any, site: str = "admin") -> str:
+    return url(type(obj), "change", quote(obj.pk), site=site)
+
+
+def read(client: Client, address: str) -> str:
+    response = client.get(address)
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def words(html: str) -> str:
+    return " ".join(strip_tags(html).split())
+
+
+def cells(client: Client, address: str) -> list[str]:
+    """The column of a list, as words."""
+    found = re.findall(r'<td class="field-whatsapp_status">(.*?)</td>', read(client, address))
+    return [words(re.sub(r"</span>", " </span>", cell)) for cell in found]
+
+
+def queries(client: Client, address: str) -> int:
+    with CaptureQueriesContext(database) as context:
+        assert client.get(address).status_code == 200
+    return len(context)
+
+
+@pytest.fixture
+def staff(client: Client) -> Callable[..., Client]:
+    def log_in(*codenames: str) -> Client:
+        user = User.objects.create_user("staff", is_staff=True)
+        wanted = Permission.objects.filter(codename__in=codenames)
+        assert wanted.count() == len(codenames)
+        user.user_permissions.set(wanted)
+        client.force_login(user)
+        return client
+
+    return log_in
+
+
+def new_bakery(title: str = "Ada's") -> tuple[Bakery, Customer]:
+    bakery = Bakery.objects.create(title=title)
+    return bakery, Customer.objects.for_owner(bakery, name=title)
+
+
+DISCONNECTED = {
+    "status": "disconnected",
+    "connected_at": timezone.now() - timedelta(days=2),
+    "disconnected_at": timezone.now() - timedelta(days=1),
+}
+NUMBER = {"display_phone_number": "+52 55 1234 5678"}
+PRETTY = "+52 55 1234 5678"
+TEST_NUMBER = {"display_phone_number": "+1 555-123-4567"}
+SOON = {"expires_at": timezone.now() + timedelta(days=9)}
+OVER = {"expires_at": timezone.now() - timedelta(hours=1)}
+
+WORDS: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None]] = [
+    ("Not invited", [], None),
+    ("Not invited", [], {"status": "revoked"}),
+    ("Invited", [], {}),
+    ("Invited the link has expired", [], OVER),
+    ("Invited the link has expired", [], {"status": "expired"}),
+    ("Opened", [], {"opened_at": timezone.now()}),
+    ("Opened the link has expired", [], {"opened_at": timezone.now(), **OVER}),
+    ("Waiting", [], {"unconfirmed_since": timezone.now()}),
+    (
+        f"Failed {FAILURES['waba_limit_reached'].title}",
+        [],
+        {"setup_status": "failed", "last_error_code": "waba_limit_reached"},
+    ),
+    ("Failed meteor", [], {"setup_status": "failed", "last_error_code": "meteor"}),
+    ("Failed", [], {"setup_status": "failed"}),
+    (f"Connected {PRETTY}", [NUMBER], None),
+    (f"Connected {PRETTY} +2 more", [{}, {}, NUMBER], {}),
+    ("Connected +1 555-123-4567 test number", [TEST_NUMBER], None),
+    ("Connected 123", [{"phone_number_id": "123"}], None),
+    (f"Disconnected {PRETTY}", [{**NUMBER, **DISCONNECTED}], None),
+    *(
+        (
+            f"Disconnected {PRETTY} {text}",
+            [{**NUMBER, **DISCONNECTED, "disconnect_reason": reason}],
+            None,
+        )
+        for reason, text in [
+            ("deleted", "removed from Kapso"),
+            ("offboarded", "the customer withdrew it from Kapso"),
+            ("moved", "connected by another customer"),
+            ("not_found", "Kapso does not know it any more"),
+            ("staff", "by a member of staff"),
+            ("no_customer", "no longer this customer's at Kapso"),
+            ("ACCOUNT_DELETED", "ACCOUNT_DELETED"),
+        ]
+    ),
+]
+
+
+def place(
+    customer: Customer, numbers: list[dict[str, Any]], link: dict[str, Any] | None
+) -> Customer:
+    if link is not None:
+        make_link(customer, is_latest=True, **link)
+    for fields in numbers:
+        make_connection(customer, **fields)
+    return customer
+
+
+@pytest.mark.parametrize(("text", "numbers", "link"), WORDS)
+def test_the_column_says_where_a_customer_stands(
+    admin_client: Client, text: str, numbers: list[dict[str, Any]], link: dict[str, Any] | None
+) -> None:
+    bakery, customer = new_bakery()
+    place(customer, numbers, link)
+    text = escape(text)
+    assert cells(admin_client, url(Bakery)) == cells(admin_client, url(Customer)) == [text]
+    panel = re.search("<section.*?</section>", read(admin_client, change_url(bakery)), re.S)
+    assert panel
+    assert text.split()[0] in words(panel[0])
+
+
+def test_what_kapso_says_is_escaped(admin_client: Client) -> None:
+    _bakery, customer = new_bakery()
+    make_connection(customer, **DISCONNECTED, disconnect_reason="<b>x</b>")
+    other = Customer.objects.for_owner(Bakery.objects.create(title="b"))
+    make_link(other, is_latest=True, setup_status="failed", last_error_code="<i>")
+    page = read(admin_client, url(Bakery))
+    assert "&lt;b&gt;x&lt;/b&gt;" in page
+    assert "&lt;i&gt;" in page
+    assert "<b>x" not in page
+
+
+def test_an_object_without_a_customer_was_not_invited(admin_client: Client) -> None:
+    Shop.objects.create(name="a")
+    assert cells(admin_client, url(Shop)) == ["Not invited"]
+
+
+def fill(start: int, count: int) -> None:
+    for number in range(start, start + count):
+        _bakery, customer = new_bakery(f"Bakery {number}")
+        make_connection(customer, **DISCONNECTED)
+        make_connection(customer, **NUMBER)
+        make_link(customer, is_latest=True, created_by=User.objects.get_or_create(username="x")[0])
+        Bakery.objects.create(title="Nobody's")
+
+
+@pytest.mark.parametrize("model", [Bakery, Customer], ids=["host", "package"])
+@pytest.mark.parametrize("query", ["", "?whatsapp_status=connected", "?o=-1&all=", "?_facets=True"])
+def test_a_longer_list_costs_no_more_queries(admin_client: Client, model: Any, query: str) -> None:
+    fill(0, 1)
+    admin_client.get(url(model))
+    few = queries(admin_client, url(model) + query)
+    fill(1, 29)
+    assert queries(admin_client, url(model) + query) == few
+
+
+@pytest.mark.parametrize("standing", OnboardingStatus)
+def test_the_filter_finds_what_the_column_says(admin_client: Client, standing: str) -> None:
+    for text, numbers, link in WORDS:
+        place(new_bakery(text)[1], numbers, link)
+    for model in (Bakery, Customer):
+        everybody = cells(admin_client, url(model))
+        expected = [
+            cell for cell in everybody if cell.startswith(str(OnboardingStatus(standing).label))
+        ]
+        found = cells(admin_client, f"{url(model)}?whatsapp_status={standing}")
+        assert found == expected != []
+
+
+@pytest.mark.parametrize("value", ["nonsense", "", "connected%00", "x" * 5000])
+def test_a_standing_that_does_not_exist_filters_nothing(admin_client: Client, value: str) -> None:
+    new_bakery()
+    assert len(cells(admin_client, f"{url(Bakery)}?whatsapp_status={value}")) == 1
+
+
+def test_the_list_can_still_be_edited(admin_client: Client) -> None:
+    bakery, customer = new_bakery()
+    make_connection(customer, **NUMBER)
+    data = {"form-TOTAL_FORMS": 1, "form-INITIAL_FORMS": 1, "form-0-id": bakery.pk, "_save": "Save"}
+    assert admin_client.post(url(Bakery), data).status_code == 302
+    bakery.refresh_from_db()
+    assert bakery.opened is False
+
+
+def test_the_sites_own_columns_filters_actions_and_scripts_stay(admin_client: Client) -> None:
+    new_bakery()
+    response = admin_client.get(url(Bakery))
+    changelist = response.context["cl"]
+    assert changelist.list_display == ["action_checkbox", "title", "opened", "whatsapp_status"]
+    page = response.content.decode()
+    assert "?opened__exact=1" in page
+    assert "?whatsapp_status=waiting" in page
+    for name in ("host_site/own.js", "kapso_connect/admin.js", "kapso_connect/admin.css"):
+        assert page.count(name) == 1
+
+
+def test_nothing_is_added_twice(rf: Any, admin_user: User) -> None:
+    from django.contrib import admin
+
+    from kapso_connect.admin import SetupLinkAdminMixin
+    from kapso_connect.admin.status import StatusFilter
+
+    class Placed(SetupLinkAdminMixin, admin.ModelAdmin):
+        list_display = ("whatsapp_status", "name")
+        list_filter = (StatusFilter,)
+
+    request = rf.get("/")
+    request.user = admin_user
+    placed = Placed(Shop, admin.site)
+    assert placed.get_list_display(request) == ("whatsapp_status", "name")
+    assert placed.get_list_filter(request) == (StatusFilter,)
+
+
+# The panel
+
+
+NEXT: list[tuple[str, str, dict[str, Any]]] = [
+    ("not_invited", "invite", {}),
+    ("invited", "email", {"link": {}}),
+    ("invited", "share", {"link": {}, "email": ""}),
+    ("invited", "invite", {"link": OVER}),
+    ("opened", "email", {"link": {"opened_at": timezone.now()}}),
+    ("failed", "email", {"link": {"setup_status": "failed", "last_error_code": "x"}}),
+    ("waiting", "", {"link": {"unconfirmed_since": timezone.now()}}),
+    ("connected", "health", {"numbers": [NUMBER], "link": {}}),
+    ("disconnected", "reconnect", {"numbers": [{**NUMBER, **DISCONNECTED}]}),
+    ("disconnected", "invite", {"numbers": [DISCONNECTED]}),
+]
+
+MANAGING = [
+    "view_bakery",
+    "create_setup_link",
+    "send_setup_link",
+    "extend_setup_link",
+    "revoke_setup_link",
+    "reconnect_number",
+    "check_health",
+    "disconnect_number",
+]
+
+
+def invited_bakery(email: str = "a@example.com") -> tuple[Bakery, Customer]:
+    bakery = Bakery.objects.create(title="Ada's", contact=email)
+    customer = Customer.objects.for_owner(bakery, name="Ada's", connect_key=f"key-{bakery.pk}")
+    return bakery, customer
+
+
+def actions(client: Client, obj: Any) -> dict[str, bool]:
+    """The names of what is offered, and whether it is the one thing to do now."""
+    panel = client.get(change_url(obj)).context["kapso"]
+    offered = [*panel["actions"], *(a for row in panel["numbers"] for a in row["actions"])]
+    return {re.findall(r"whatsapp/(?:[^/]+/)?([a-z]+)/", a.url)[0]: a.is_next for a in offered}
+
+
+@pytest.mark.parametrize(("standing", "name", "given"), NEXT)
+def test_one_thing_is_next(
+    admin_client: Client, standing: str, name: str, given: dict[str, Any]
+) -> None:
+    bakery, customer = invited_bakery(given.get("email", "a@example.com"))
+    place(customer, given.get("numbers", []), given.get("link"))
+    assert admin_client.get(change_url(bakery)).context["kapso"]["status"].standing == standing
+    assert [n for n, is_next in actions(admin_client, bakery).items() if is_next] == [
+        *([name] if name else [])
+    ]
+
+
+@pytest.mark.parametrize("missing", MANAGING[1:])
+def test_only_what_is_permitted_is_offered(staff: Callable[..., Client], missing: str) -> None:
+    bakery, customer = invited_bakery()
+    place(customer, [NUMBER], SOON)
+    names = {
+        "create_setup_link": {"invite", "share", "qr"},
+        "send_setup_link": {"email", "share", "qr"},
+        "extend_setup_link": {"extend"},
+        "revoke_setup_link": {"revoke"},
+        "reconnect_number": {"reconnect"},
+        "check_health": {"health"},
+        "disconnect_number": {"disconnect"},
+    }
+    client = staff(*(name for name in MANAGING if name != missing))
+    everything = set().union(*names.values())
+    assert set(actions(client, bakery)) == everything - names[missing]
+
+
+def test_every_action_leads_somewhere(admin_client: Client) -> None:
+    for obj in (invited_bakery()[0], Branch.objects.create(code="a-1_/x")):
+        customer = Customer.objects.for_owner(obj, connect_key="y" * 9)
+        place(customer, [NUMBER], SOON)
+        panel = admin_client.get(change_url(obj)).context["kapso"]
+        offered = [*panel["actions"], *panel["numbers"][0]["actions"]]
+        assert len(offered) >= 7
+        for action in offered:
+            response = admin_client.get(action.url)
+            assert response.status_code == (405 if action.is_post else 200), action
+
+
+def test_those_who_may_only_look_see_all_but_the_address(staff: Callable[..., Client]) -> None:
+    bakery, customer = invited_bakery()
+    place(customer, [{**NUMBER, "verified_name": "Ada Bakery"}], {})
+    customer.events.create(kind="setup_link_sent", source="manual", data={"channel": "email"})
+    page = read(staff("view_bakery"), change_url(bakery))
+    assert connect_url(customer) not in page
+    assert "hidden (needs the permission" in page
+    for text in (PRETTY, "Ada Bakery", "by e-mail", "Connected"):
+        assert text in page
+    assert "button" not in page[page.index("kapso-panel") : page.index("</section>")]
+
+
+def test_the_timeline_says_what_happened_and_who_did_it(admin_client: Client) -> None:
+    bakery, customer = invited_bakery()
+    user = User.objects.create_user("grace")
+    number = make_connection(customer, **NUMBER)
+    for kind, fields in {
+        "setup_link_sent": {"actor": user, "data": {"channel": "email", "to": "a@example.com"}},
+        "setup_failed": {"data": {"error_code": "waba_limit_reached"}},
+        "disconnected": {"data": {"reason": "moved"}, "connection": number},
+        "health_checked": {"data": {"status": "degraded", "error": "<b>"}},
+        "webhook_received": {"data": ["not", "a", "dict"]},
+        "account_updated": {"data": {"event": {"no": "text"}, "reason": ["x"]}},
+    }.items():
+        customer.events.create(kind=kind, source="manual", **fields)
+    page = words(read(admin_client, change_url(bakery)))
+    for text in [
+        "Setup link sent · by e-mail · a@example.com Waiting grace",
+        f"Setup failed · {FAILURES['waba_limit_reached'].title}",
+        f"Disconnected · connected by another customer · {PRETTY}",
+        "Health checked · degraded · &lt;b&gt;",
+    ]:
+        assert text in page
+
+
+def test_the_panel_leaves_the_sites_own_page_as_it_is(admin_client: Client) -> None:
+    bakery, _customer = new_bakery()
+    page = read(admin_client, change_url(bakery))
+    assert page.count("kapso-panel-heading") == 2
+    assert "The bakery&#x27;s own page" in page or "The bakery's own page" in page
+    # Forms cannot be in one another.
+    assert page.index("</section>") < page.index('id="bakery_form"')
+    assert "kapso-panel" not in read(admin_client, change_url(bakery) + "?_popup=1")
+    assert "kapso-panel" not in read(admin_client, url(Bakery, "add"))
+    data = {"title": "New name", "contact": "", "reference": "", "locale": ""}
+    assert admin_client.post(change_url(bakery), data).status_code == 302
+    assert "kapso-panel" in admin_client.post(change_url(bakery), {}).content.decode()
+
+
+@pytest.mark.parametrize("title", ["ﺎﻠﺴﻋﺍﺩﺓ مخبز", "🥐🥖", "x" * 500, "<script>", "\u202eevil"])
+def test_any_name_and_no_email_will_do(admin_client: Client, title: str) -> None:
+    bakery = Bakery.objects.create(title=title)
+    response = admin_client.post(url(Bakery, "whatsapp_invite"), {"ids": bakery.pk})
+    assert response.status_code == 302
+    customer = Customer.objects.get()
+    assert (customer.name, customer.email, customer.owner) == (title[:255], "", bakery)
+    for obj in (bakery, customer):
+        assert "<script>" not in read(admin_client, change_url(obj)).replace("<script>\n", "")
+
+
+def test_another_admin_site_knows_its_own_pages_alone(admin_client: Client) -> None:
+    bakery, customer = invited_bakery()
+    place(customer, [NUMBER], {})
+    list_page = read(admin_client, url(Bakery, site="other"))
+    assert PRETTY in list_page
+    assert ACTION in list_page
+    panel = admin_client.get(change_url(bakery, site="other")).context["kapso"]
+    assert panel["lists"] == []
+    assert panel["actions"]
+    assert all(action.url.startswith("/other-admin/") for action in panel["actions"])
+
+
+def test_a_longer_history_costs_no_more_queries(admin_client: Client) -> None:
+    bakery, customer = invited_bakery()
+    user = User.objects.create_user("grace")
+
+    def add(count: int) -> None:
+        for _ in range(count):
+            number = make_connection(customer, **NUMBER)
+            customer.events.create(kind="connected", source="x", connection=number, actor=user)
+
+    place(customer, [], {})
+    add(1)
+    admin_client.get(change_url(bakery))
+    few = queries(admin_client, change_url(bakery))
+    add(29)
+    assert queries(admin_client, change_url(bakery)) == few
+
+
+def test_no_action_where_the_site_wants_none(admin_client: Client) -> None:
+    Branch.objects.create(code="a")
+    new_bakery()
+    assert ACTION not in read(admin_client, url(Branch))
+    assert ACTION in read(admin_client, url(Bakery))

@@ -1,0 +1,277 @@
+"""The overview in the admin, as staff see it."""
+
+from __future__ import annotations
+
+import re
+from datetime import date, datetime, time, timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.db import connection as database
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+from playwright.sync_api import expect
+from pytest_django.live_server_helper import LiveServer
+
+from kapso_connect.models import Connection, Health, SetupLink, TimelineEvent
+from kapso_connect.onboarding import setup_links
+
+from ..browser.support import Visitor
+from ..support import make_connection, make_customer, make_link
+
+URL = "/admin/kapso_connect/customer/overview/"
+LIST = "/admin/kapso_connect/customer/"
+SEEN = ("view_customer", "view_setuplink", "view_connection")
+
+pytestmark = pytest.mark.django_db
+
+DAY = timedelta(days=1)
+WIDE = {"width": 1440, "height": 900}
+
+
+def staff(*codenames: str) -> Client:
+    user = User.objects.create_user("member", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def populate() -> None:
+    """Customers at every step, and numbers with everything that can be wrong with them."""
+    now = timezone.now()
+    for number in range(12):
+        link = make_link(
+            make_customer(name=f"Company {number}"),
+            created_at=now - timedelta(hours=3 * number),
+            opened_at=now if number % 3 else None,
+            expires_at=now + DAY,
+        )
+        if number % 3 == 1:
+            setup_links.record_failure(link, "link_expired" if number > 5 else "unheard_of")
+    for minutes in (5, 90, 4000):
+        link = make_link(
+            created_at=now - timedelta(minutes=minutes),
+            opened_at=now,
+            setup_status=SetupLink.SetupStatus.COMPLETED,
+            status=SetupLink.Status.USED,
+        )
+        TimelineEvent.objects.create(
+            kind="connected", source="webhook", setup_link=link, customer=link.customer
+        )
+    for fields in (
+        {"display_phone_number": "+1 555-123-4567"},
+        {"account_status": "restricted", "display_phone_number": "+49 30 901820"},
+        {"name_status": "DECLINED", "verified_name": "شركة 🎈" * 40},
+        {"name_status": "PENDING_REVIEW", "verified_name": "Bäckerei"},
+        {"health_status": Health.UNHEALTHY, "health_error": "token: expired " * 20},
+        {
+            "status": Connection.Status.DISCONNECTED,
+            "connected_at": now - 2 * DAY,
+            "disconnected_at": now,
+            "disconnect_reason": "unlinked",
+        },
+    ):
+        make_connection(make_customer(name="Ünïcode <b>&" * 20), **fields)
+
+
+def text_of(response: Any) -> str:
+    return " ".join(response.content.decode().split())
+
+
+def test_nothing_yet_leads_to_the_first_invitation(admin_client: Client) -> None:
+    page = text_of(admin_client.get(URL))
+    assert "Nothing to see yet" in page
+    assert f'href="{LIST}">Invite the first customer' in page
+    assert "kapso-figures" not in page
+
+
+def test_the_figures_stand_in_the_page_as_text(admin_client: Client) -> None:
+    populate()
+    page = text_of(admin_client.get(URL))
+    for row in (
+        '<th scope="row">Invited</th> <td class="kapso-number">15</td> '
+        '<td class="kapso-number">100 %</td> <td class="kapso-number">-</td>',
+        '<th scope="row">Opened the link</th> <td class="kapso-number">11</td> '
+        '<td class="kapso-number">73.3 %</td> <td class="kapso-number">73.3 %</td>',
+        '<th scope="row">Connected</th> <td class="kapso-number">3</td> '
+        '<td class="kapso-number">20 %</td> <td class="kapso-number">27.3 %</td>',
+        '<th scope="row">This link has expired <code>link_expired</code></th> '
+        '<td class="kapso-number">2</td>',
+        '<p class="kapso-figure">1\xa0hour, 30\xa0minutes</p>'.replace("\xa0", " "),
+        'Links that end within 3 days <span class="kapso-count">12</span>',
+        'Test number <span class="kapso-count">1</span>',
+        'Display name not approved <span class="kapso-count">2</span>',
+    ):
+        assert row in page
+
+
+def test_figures_of_a_language_with_commas_do_not_break_the_charts(admin_client: Client) -> None:
+    populate()
+    page = text_of(admin_client.get(URL, headers={"Accept-Language": "de"}))
+    assert "73,3 %" in page
+    assert '<rect width="73.3' in page
+
+
+def test_it_shows_no_address_that_connects(admin_client: Client) -> None:
+    populate()
+    assert "secret-token" not in text_of(admin_client.get(URL))
+
+
+def test_names_are_escaped(admin_client: Client) -> None:
+    populate()
+    assert "<b>" not in text_of(admin_client.get(URL))
+
+
+# The period
+
+
+def day(days_ago: int) -> date:
+    return timezone.localdate() - days_ago * DAY
+
+
+@pytest.mark.parametrize(
+    ("chosen", "counted"),
+    [
+        ({}, 3),
+        ({"days": 7}, 2),
+        ({"days": 90}, 4),
+        ({"days": 365}, 5),
+        ({"start": 41, "end": 39}, 1),
+        ({"start": 40, "end": 40}, 1),
+        ({"start": 41}, 4),
+        ({"days": 7, "start": 41}, 4),
+    ],
+    ids=str,
+)
+def test_the_period_is_chosen(admin_client: Client, chosen: dict[str, int], counted: int) -> None:
+    for days in (0, 6, 29, 40, 300):
+        make_link(created_at=timezone.make_aware(datetime.combine(day(days), time.min)))
+    query = {name: value if name == "days" else day(value) for name, value in chosen.items()}
+    response = admin_client.get(URL, query)
+    assert response.context["steps"][0][1].customers == counted
+    assert 'role="alert"' not in text_of(response)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("days=8", "8 is not one of the available choices."),
+        ("days=%00", "is not one of the available choices."),
+        ("start=yesterday", "Enter a valid date."),
+        ("start=2026-02-30", "Enter a valid date."),
+        ("start=10.5.2026&end=2026-06-01", "Enter a valid date."),
+        ("end=2026-01-01", "Choose the day from which on you want to see."),
+        ("start=2026-02-01&end=2026-01-01", "must not be after the last one."),
+        ("start=0001-01-01", "Choose days from"),
+        ("start=2020-01-01&end=9999-12-31", "until today."),
+        ("start=9999-12-31", "must not be after the last one."),
+        ("start=" + "9" * 5000, "Enter a valid date."),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_a_bad_period_is_told_and_the_usual_one_shown(
+    admin_client: Client, query: str, message: str
+) -> None:
+    make_link()
+    response = admin_client.get(f"{URL}?{query}")
+    assert response.status_code == 200
+    page = text_of(response)
+    assert message in page
+    assert "You see the last 30 days." in page
+    assert (response.context["first"], response.context["last"]) == (day(29), day(0))
+
+
+@pytest.mark.parametrize("use_tz", [True, False])
+def test_it_works_with_and_without_time_zones(
+    admin_client: Client, settings: Any, use_tz: bool
+) -> None:
+    chosen = {"start": day(5), "end": day(0)}
+    settings.USE_TZ = use_tz
+    populate()
+    response = admin_client.get(URL, chosen)
+    assert response.context["steps"][0][1].customers == 15
+
+
+# Who may see it, and where it leads
+
+
+@pytest.mark.parametrize("missing", SEEN)
+def test_it_takes_the_permission_to_see_all_three(missing: str) -> None:
+    client = staff(*(codename for codename in SEEN if codename != missing))
+    assert client.get(URL).status_code == 403
+    for url in (LIST, "/admin/kapso_connect/"):
+        assert URL not in client.get(url).content.decode()
+
+
+@pytest.mark.parametrize("url", [LIST, "/admin/kapso_connect/"])
+def test_the_list_and_the_index_lead_to_it(url: str) -> None:
+    client = staff(*SEEN)
+    assert f'href="{URL}"' in client.get(url).content.decode()
+    assert client.get(URL).status_code == 200
+
+
+def test_strangers_log_in_first(client: Client) -> None:
+    assert client.get(URL).url == f"/admin/login/?next={URL}"
+
+
+def test_failures_lead_to_the_timeline_where_that_may_be_seen(admin_client: Client) -> None:
+    populate()
+    response = admin_client.get(URL)
+    assert admin_client.get(response.context["failures_url"]).context["cl"].result_count == 4
+    assert staff(*SEEN).get(URL).context["failures_url"] == ""
+
+
+def test_each_list_leads_to_all_that_it_counts(admin_client: Client) -> None:
+    populate()
+    context = admin_client.get(URL).context
+    for listing in [context["expiring"], *context["attention"]]:
+        response = admin_client.get(listing.all_url)
+        assert response.context["cl"].result_count == listing.count > 0
+        assert parse_qs(urlsplit(listing.all_url).query)
+        for item in listing.items:
+            assert admin_client.get(item.url).status_code == 200
+            assert admin_client.get(item.customer_url).status_code == 200
+
+
+def test_more_customers_need_no_more_queries(admin_client: Client) -> None:
+    def queries() -> int:
+        with CaptureQueriesContext(database) as captured:
+            admin_client.get(URL)
+        return len(captured)
+
+    populate()
+    before = queries()
+    for _ in range(4):
+        populate()
+    assert queries() == before
+
+
+# In a browser
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_readable_in_every_width_without_javascript(
+    server: LiveServer, visitor: Visitor, admin_client: Client, scheme: str
+) -> None:
+    populate()
+    session = {
+        "name": "sessionid",
+        "value": admin_client.cookies["sessionid"].value,
+        "url": server.url,
+    }
+    page = visitor.window(WIDE, color_scheme=scheme, java_script_enabled=False)
+    page.context.add_cookies([session])
+    page.goto(server.url + URL)
+    expect(page.get_by_role("heading", name="WhatsApp overview")).to_be_visible()
+    visitor.look(page, f"overview-{scheme}")
+    visitor.shoot(page, f"overview-{scheme}-wide")
+    page.get_by_role("link", name="7 days").click()
+    expect(page.get_by_role("link", name="7 days")).to_have_attribute("aria-current", "true")
+    page.get_by_label("From", exact=True).fill(f"{day(3)}")
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("row", name=re.compile("^Invited"))).to_contain_text("100 %")

@@ -1,0 +1,282 @@
+"""Nothing is lost: what failed is easy to find in the admin, and is run again from there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
+from django.contrib.messages import get_messages
+from django.db import connections
+from django.http import HttpResponse
+from django.test import Client
+from django.utils import timezone
+
+from kapso_connect import dispatch, signals
+from kapso_connect.admin import events
+from kapso_connect.models import Connection, TimelineEvent, WebhookEvent
+
+from ..support import make_connection, make_customer, new_number_id, payload_for
+
+pytestmark = pytest.mark.django_db
+
+INBOX = "/admin/kapso_connect/webhookevent/"
+TIMELINE = "/admin/kapso_connect/timelineevent/"
+Status = WebhookEvent.Status
+
+
+def failed_delivery(**fields: Any) -> WebhookEvent:
+    customer = make_customer()
+    return WebhookEvent.objects.create(
+        **{
+            "idempotency_key": f"key-{new_number_id()}",
+            "event": "whatsapp.phone_number.created",
+            "payload": payload_for(customer, new_number_id()),
+            "status": Status.FAILED,
+            "attempts": 10,
+            "last_error": "OperationalError: <the disk> was full",
+            "next_attempt_at": None,
+            **fields,
+        }
+    )
+
+
+def failed_signal(**fields: Any) -> TimelineEvent:
+    connection = make_connection()
+    return TimelineEvent.objects.create(
+        **{
+            "kind": "connected",
+            "source": "webhook",
+            "customer": connection.customer,
+            "connection": connection,
+            "attempts": 10,
+            "last_error": "crm.tell: ValueError: <no>",
+            "next_attempt_at": None,
+            **fields,
+        }
+    )
+
+
+def run(client: Client, address: str, *rows: Any) -> list[str]:
+    action = client.post(
+        address, {"action": "run_again", "_selected_action": [row.pk for row in rows]}
+    )
+    page = client.get(action["Location"])
+    assert page.status_code == 200
+    response = client.post(address + "run-again/", {"ids": page.context["ids"]})
+    assert response["Location"] == address
+    return said(response)
+
+
+def said(response: HttpResponse) -> list[str]:
+    return [str(message) for message in get_messages(response.wsgi_request)]
+
+
+@pytest.fixture
+def receivers() -> Iterator[Callable[[Any], None]]:
+    connected: list[Any] = []
+
+    def connect(receiver: Any) -> None:
+        signals.whatsapp_connected.connect(receiver, weak=False)
+        connected.append(receiver)
+
+    yield connect
+    for receiver in connected:
+        signals.whatsapp_connected.disconnect(receiver)
+
+
+@pytest.mark.parametrize(
+    ("address", "query", "make"),
+    [
+        (INBOX, "status__exact=failed", failed_delivery),
+        (TIMELINE, "signal=failed", failed_signal),
+    ],
+)
+def test_what_failed_is_found_with_its_error(
+    admin_client: Client, address: str, query: str, make: Callable[..., Any]
+) -> None:
+    row = make()
+    if make is failed_delivery:
+        make(status=Status.PROCESSED, last_error="")
+    else:
+        make(delivered_at=timezone.now(), last_error="")
+        make(next_attempt_at=timezone.now())
+    response = admin_client.get(f"{address}?{query}")
+    assert list(response.context["cl"].queryset) == [row]
+    assert "&lt;" in response.content.decode()
+    page = admin_client.get(f"{address}{row.pk}/change/").content.decode()
+    assert row.last_error.replace("<", "&lt;").replace(">", "&gt;") in page
+    assert ">10<" in page
+
+
+def test_a_failed_delivery_is_acted_on(admin_client: Client, admin_user: User) -> None:
+    row = failed_delivery()
+    assert run(admin_client, INBOX, row) == ["1 is done."]
+    row.refresh_from_db()
+    assert (row.status, row.last_error) == (Status.PROCESSED, "")
+    assert Connection.objects.get().is_connected
+    logged = LogEntry.objects.get()
+    assert (logged.user, logged.object_id) == (admin_user, str(row.pk))
+
+
+def test_what_is_done_offers_nothing_to_run(admin_client: Client) -> None:
+    inbox = failed_delivery(status=Status.PROCESSED)
+    event = failed_signal(delivered_at=timezone.now())
+    for address, row in [(INBOX, inbox), (TIMELINE, event)]:
+        page = admin_client.get(f"{address}{row.pk}/change/").content.decode()
+        assert "run-again" not in page
+
+
+def test_the_outcomes_are_counted(admin_client: Client) -> None:
+    rows = [
+        failed_delivery(),
+        failed_delivery(status=Status.PENDING, next_attempt_at=timezone.now()),
+        failed_delivery(payload={}),
+        failed_delivery(status=Status.PROCESSED),
+        failed_delivery(event="workflow.execution.failed", status=Status.IGNORED),
+    ]
+    done, failed, skipped = run(admin_client, INBOX, *rows)
+    assert done == "2 are done."
+    assert failed.startswith("1 could not")
+    assert skipped.startswith("2 were left alone")
+
+
+def test_work_that_another_process_holds_is_left_to_it(
+    admin_client: Client, receivers: Callable[[Any], None]
+) -> None:
+    calls = []
+
+    def receiver(**kwargs: Any) -> None:
+        calls.append(kwargs)
+
+    receivers(receiver)
+    lease = timezone.now() + timedelta(seconds=200)
+    inbox = failed_delivery(
+        status=Status.PENDING, next_attempt_at=lease, leased_at=timezone.now(), attempts=1
+    )
+    event = failed_signal(next_attempt_at=lease, leased_at=timezone.now(), attempts=1)
+    assert run(admin_client, INBOX, inbox)[0].startswith("1 was left alone")
+    assert run(admin_client, TIMELINE, event)[0].startswith("1 was left alone")
+    inbox.refresh_from_db()
+    event.refresh_from_db()
+    assert inbox.next_attempt_at == event.next_attempt_at == lease
+    assert inbox.attempts == event.attempts == 1
+    assert not calls
+
+
+@pytest.mark.parametrize("wait", [None, timedelta(seconds=-5), timedelta(hours=1)])
+def test_a_signal_goes_to_those_who_have_not_had_it(
+    admin_client: Client, receivers: Callable[[Any], None], wait: timedelta | None
+) -> None:
+    calls: list[str] = []
+
+    def had_it(**kwargs: Any) -> None:
+        calls.append("had it")
+
+    def missed_it(**kwargs: Any) -> None:
+        calls.append("missed it")
+
+    receivers(had_it)
+    receivers(missed_it)
+    event = failed_signal(
+        receivers=[dispatch.receiver_name(had_it)],
+        next_attempt_at=None if wait is None else timezone.now() + wait,
+    )
+    assert run(admin_client, TIMELINE, event) == ["1 is done."]
+    assert calls == ["missed it"]
+    event.refresh_from_db()
+    assert event.delivered_at is not None
+    assert run(admin_client, TIMELINE, event)[0].startswith("1 was left alone")
+    assert calls == ["missed it"]
+
+
+def test_a_signal_that_fails_again_waits_for_its_next_attempt(
+    admin_client: Client, receivers: Callable[[Any], None]
+) -> None:
+    def receiver(**kwargs: Any) -> None:
+        raise ValueError("still no")
+
+    receivers(receiver)
+    event = failed_signal()
+    assert run(admin_client, TIMELINE, event)[0].startswith("1 could not be done")
+    event.refresh_from_db()
+    assert event.attempts == 1
+    assert event.next_attempt_at is not None
+    assert "still no" in event.last_error
+
+
+def test_what_takes_too_long_is_left_for_another_time(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "RUN_SECONDS", -1)
+    row = failed_delivery()
+    assert run(admin_client, INBOX, row)[0].startswith("Time ran out before")
+    row.refresh_from_db()
+    assert row.status == Status.FAILED
+
+
+@pytest.mark.parametrize("address", [INBOX, TIMELINE])
+@pytest.mark.parametrize("hostile", ["", "x", "9" * 19, "9" * 40, "1,"])
+def test_hostile_ids_get_a_message(admin_client: Client, address: str, hostile: str) -> None:
+    for response in (
+        admin_client.get(address + "run-again/", {"ids": hostile}),
+        admin_client.post(address + "run-again/", {"ids": hostile}),
+    ):
+        assert response["Location"] == address
+        assert said(response)
+
+
+@pytest.mark.parametrize("address", [INBOX, TIMELINE])
+@pytest.mark.parametrize("codename", ["view", "change"])
+def test_running_again_needs_the_permission_to_change(
+    client: Client, address: str, codename: str
+) -> None:
+    row = failed_delivery() if address == INBOX else failed_signal()
+    user = User.objects.create_user("staff", is_staff=True)
+    user.user_permissions.set(
+        Permission.objects.filter(
+            content_type__app_label="kapso_connect", codename=f"{codename}_{row._meta.model_name}"
+        )
+    )
+    client.force_login(user)
+    allowed = codename == "change"
+    assert ("run_again" in client.get(address).content.decode()) == allowed
+    page = client.get(f"{address}{row.pk}/change/").content.decode()
+    assert (f'href="{address}run-again/?ids={row.pk}"' in page) == allowed
+    for response in (
+        client.get(address + "run-again/", {"ids": row.pk}),
+        client.post(address + "run-again/", {"ids": row.pk}),
+    ):
+        assert (response.status_code == 403) != allowed
+
+
+@pytest.mark.parametrize("address", [INBOX, TIMELINE])
+def test_strangers_are_sent_to_the_login(client: Client, address: str) -> None:
+    response = client.post(address + "run-again/", {"ids": "1"})
+    assert response["Location"].startswith("/admin/login/")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_running_again_commits_by_itself(
+    admin_client: Client, receivers: Callable[[Any], None]
+) -> None:
+    inside: list[bool] = []
+
+    def receiver(**kwargs: Any) -> None:
+        inside.append(connections["default"].in_atomic_block)
+
+    receivers(receiver)
+    row = failed_delivery()
+    event = failed_signal()
+    settings = connections["default"].settings_dict
+    before = settings["ATOMIC_REQUESTS"]
+    settings["ATOMIC_REQUESTS"] = True
+    try:
+        run(admin_client, INBOX, row)
+        run(admin_client, TIMELINE, event)
+    finally:
+        settings["ATOMIC_REQUESTS"] = before
+    assert inside == [False, False]

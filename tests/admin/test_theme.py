@@ -1,0 +1,36 @@
+"""The pages for staff inside a popular theme of the admin: a site and a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ..browser.support import chromium
+from ..conftest import THOROUGH
+
+
+@pytest.mark.skipif(not THOROUGH, reason="takes long: KAPSO_TEST_THOROUGH=1")
+@pytest.mark.skipif(
+    importlib.util.find_spec("jazzmin") is None, reason="django-jazzmin is not installed"
+)
+def test_every_page_is_whole_in_jazzmin() -> None:
+    chromium()
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider"),
+            *("--ds", "tests.sites.theme_settings", "tests/sites/themed/look.py"),
+        ],
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.sites.theme_settings",
+            "PYTEST_ADDOPTS": "",  # nobody asks this one run for a coverage of its own
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-5000:]

@@ -1,0 +1,170 @@
+"""Numbers through the REST API: read, asked about, disconnected."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection as database
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from kapso_connect.models import Connection, Customer, TimelineEvent
+from kapso_connect.testing import Sandbox
+
+from ..support import make_connection, make_customer, make_link, new_number_id
+from .support import Caller, code, staff
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
+
+
+@pytest.fixture
+def caller() -> Caller:
+    return staff()
+
+
+def remote_connection(sandbox: Sandbox, **fields: Any) -> Connection:
+    """A number that is connected here and at Kapso."""
+    row = sandbox.add_number(external_customer_id="acme", phone_number="+14155550100")
+    customer, _made = Customer.objects.get_or_create(
+        kapso_id=row["customer_id"], defaults={"external_customer_id": "acme", "name": "Acme"}
+    )
+    number = row["phone_number_id"]
+    return make_connection(customer, **{"phone_number_id": number, **fields})
+
+
+def test_what_is_told_of_a_number(caller: Caller) -> None:
+    link = make_link()
+    now = timezone.now()
+    number = make_connection(
+        link.customer,
+        setup_link=link,
+        display_phone_number="+1 555-123-4567",
+        connected_at=now,
+        health_status="degraded",
+        restrictions=[{"type": "X", "expires_at": None}],
+    )
+    told = caller.get(f"connections/{number.pk}/").json()
+    assert told["phone_number_id"] == number.phone_number_id
+    assert (told["customer"], told["setup_link"]) == (link.customer_id, link.pk)
+    assert told["is_test_number"] is True
+    assert told["connected_at"] == now.isoformat().replace("+00:00", "Z")
+    assert told["health_status"] == "degraded"
+    assert told["restrictions"] == [{"type": "X", "expires_at": None}]
+    assert caller.get("connections/").json()["results"] == [told]
+
+
+def test_narrowed(caller: Caller) -> None:
+    one = make_connection()
+    other = make_connection(status="disconnected")
+
+    def ids(query: str) -> list[int]:
+        return [row["id"] for row in caller.get(f"connections/?{query}").json()["results"]]
+
+    assert ids("") == [other.pk, one.pk]
+    assert ids(f"customer={one.customer_id}") == [one.pk]
+    assert ids("status=disconnected") == [other.pk]
+    assert ids(f"phone_number_id={one.phone_number_id}") == [one.pk]
+    assert ids(f"phone_number_id={one.phone_number_id[:-1]}") == []
+    assert ids(f"phone_number_id={one.phone_number_id}&status=disconnected") == []
+
+
+def test_a_page_costs_the_same_however_long(caller: Caller) -> None:
+    def queries() -> int:
+        with CaptureQueriesContext(database) as captured:
+            assert caller.get("connections/?page_size=100").status_code == 200
+        return len(captured)
+
+    make_connection()
+    one = queries()
+    for _ in range(20):
+        make_connection(setup_link=make_link())
+    assert queries() == one == 4  # two of them for the session and the user
+
+
+# Asking Kapso
+
+
+def test_kapso_is_asked_about_a_number_and_its_health(caller: Caller, sandbox: Sandbox) -> None:
+    number = remote_connection(sandbox, quality_rating="RED")
+    sandbox.patch_number(number.phone_number_id, quality_rating="GREEN", verified_name="Acme")
+    answer = caller.post(f"connections/{number.pk}/refresh/")
+    assert answer.status_code == 200
+    told = answer.json()
+    assert (told["quality_rating"], told["verified_name"]) == ("GREEN", "Acme")
+    assert told["health_status"] == "healthy"
+    assert told["health_checked_at"] is not None
+    event = TimelineEvent.objects.get(kind="health_checked")
+    assert event.actor == caller.user
+
+
+def test_health_is_not_asked_for_again_at_once(caller: Caller, sandbox: Sandbox) -> None:
+    number = remote_connection(sandbox)
+    path = f"connections/{number.pk}/refresh/"
+    assert caller.post(path).status_code == caller.post(path).status_code == 200
+    assert TimelineEvent.objects.filter(kind="health_checked").count() == 1
+    Connection.objects.update(health_checked_at=timezone.now() - timedelta(seconds=11))
+    assert caller.post(path).status_code == 200
+    assert TimelineEvent.objects.filter(kind="health_checked").count() == 2
+
+
+def test_a_number_that_is_gone_at_kapso_is_disconnected(caller: Caller, sandbox: Sandbox) -> None:
+    number = make_connection(connected_at=timezone.now() - timedelta(hours=1))
+    answer = caller.post(f"connections/{number.pk}/refresh/")
+    assert answer.status_code == 200
+    assert (answer.json()["status"], answer.json()["disconnect_reason"]) == (
+        "disconnected",
+        "not_found",
+    )
+
+
+def test_a_number_that_was_just_taken_down_cannot_be_told_of_yet(
+    caller: Caller, sandbox: Sandbox
+) -> None:
+    number = remote_connection(
+        sandbox, status="disconnected", disconnected_at=timezone.now() + timedelta(seconds=5)
+    )
+    answer = caller.post(f"connections/{number.pk}/refresh/")
+    assert code(answer, 409) == "changed_meanwhile"
+    assert answer.headers["Retry-After"] == "30"
+
+
+# Disconnecting
+
+
+def test_a_number_is_disconnected_at_kapso_and_here(caller: Caller, sandbox: Sandbox) -> None:
+    number = remote_connection(sandbox, connected_at=timezone.now() - timedelta(hours=1))
+    answer = caller.post(f"connections/{number.pk}/disconnect/")
+    assert answer.status_code == 200
+    assert (answer.json()["status"], answer.json()["disconnect_reason"]) == (
+        "disconnected",
+        "staff",
+    )
+    asked = [(one["method"], one["path"]) for one in sandbox.requests()]
+    assert ("DELETE", f"/platform/v1/whatsapp/phone_numbers/{number.phone_number_id}") in asked
+    assert TimelineEvent.objects.get(kind="disconnected").actor == caller.user
+    again = caller.post(f"connections/{number.pk}/disconnect/")
+    assert (again.status_code, again.json()) == (200, answer.json())
+    assert TimelineEvent.objects.filter(kind="disconnected").count() == 1
+
+
+@pytest.mark.parametrize("action", ["refresh", "disconnect"])
+def test_nothing_is_done_while_kapso_is_away(
+    caller: Caller, sandbox: Sandbox, settings: Any, action: str
+) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_BUDGET": 0.3}
+    number = make_connection(phone_number_id=new_number_id(), customer=make_customer())
+    before = Connection.objects.values().get()
+    sandbox.faults(api=[{"kind": "status", "status": 503}])
+    assert code(caller.post(f"connections/{number.pk}/{action}/"), 503) == "kapso_unavailable"
+    assert Connection.objects.values().get() == before
+    assert not TimelineEvent.objects.exists()
+
+
+@pytest.mark.parametrize("action", ["refresh", "disconnect"])
+def test_an_action_takes_no_body(caller: Caller, sandbox: Sandbox, action: str) -> None:
+    number = make_connection()
+    assert code(caller.post(f"connections/{number.pk}/{action}/", {"force": True}), 400)
+    number.refresh_from_db()
+    assert number.is_connected

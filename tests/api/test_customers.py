@@ -1,0 +1,243 @@
+"""Customers through the REST API: made, found, changed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection as database
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from kapso_connect.models import Customer
+from kapso_connect.onboarding.status import OnboardingStatus
+
+from ..support import make_connection, make_customer, make_link
+from .support import API, Caller, code, staff
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
+
+
+@pytest.fixture
+def caller() -> Caller:
+    return staff()
+
+
+def names(caller: Caller, query: str = "") -> list[str]:
+    return [row["name"] for row in caller.get(f"customers/?{query}").json()["results"]]
+
+
+def test_root_says_where_everything_is(caller: Caller) -> None:
+    answer = caller.get("").json()
+    assert set(answer) == {"customers", "setup_links", "connections", "events", "schema"}
+    for url in answer.values():
+        assert caller.client.get(url).status_code == 200
+
+
+# Making
+
+
+def test_a_customer_is_created(caller: Caller) -> None:
+    answer = caller.post("customers/", {"name": "Ada", "email": "ada@example.com"})
+    assert answer.status_code == 201
+    customer = Customer.objects.get()
+    assert (customer.name, customer.email, customer.language) == ("Ada", "ada@example.com", "")
+    assert answer.headers["Location"] == f"http://testserver{API}customers/{customer.pk}/"
+    assert answer.json() == caller.get(f"customers/{customer.pk}/").json()
+    assert answer.json()["standing"] == "not_invited"
+    assert answer.json()["external_customer_id"] == customer.external_customer_id != ""
+
+
+def test_times_are_in_utc_wherever_the_site_is(caller: Caller, settings: Any) -> None:
+    settings.TIME_ZONE = "Asia/Kolkata"
+    with timezone.override("Asia/Kolkata"):
+        created = caller.post("customers/", {"name": "Ada"}).json()["created_at"]
+    stored = Customer.objects.get().created_at
+    assert created == stored.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "problem"),
+    [
+        ({}, "name", "required"),
+        ({"name": ""}, "name", "blank"),
+        ({"name": " "}, "name", "blank"),
+        ({"name": None}, "name", "null"),
+        ({"name": 7}, "name", "invalid"),
+        ({"name": True}, "name", "invalid"),
+        ({"name": ["A"]}, "name", "invalid"),
+        ({"name": "A" * 256}, "name", "max_length"),
+        ({"name": "A", "email": "ada"}, "email", "invalid"),
+        ({"name": "A", "email": 7}, "email", "invalid"),
+        ({"name": "A", "email": "a@example.com".rjust(300, "a")}, "email", "max_length"),
+        ({"name": "A", "language": "xx"}, "language", "invalid_choice"),
+        ({"name": "A", "language": ["en"]}, "language", "invalid_choice"),
+        ({"name": "A", "external_customer_id": ""}, "external_customer_id", "blank"),
+        ({"name": "A", "external_customer_id": 7}, "external_customer_id", "invalid"),
+        ({"name": "A", "external_customer_id": "x" * 256}, "external_customer_id", "max_length"),
+        ({"name": "A", "nmae": "B"}, "nmae", "unknown_field"),
+        ([], "body", "invalid"),
+        ("A", "body", "invalid"),
+        (7, "body", "invalid"),
+    ],
+)
+def test_what_is_wrong_is_named(caller: Caller, body: Any, path: str, problem: str) -> None:
+    answer = caller.post("customers/", body)
+    assert code(answer, 400) == "invalid"
+    assert problem in [one["code"] for one in answer.json()["fields"][path]]
+    assert not Customer.objects.exists()
+
+
+def test_an_external_id_is_one_customers(caller: Caller) -> None:
+    make_customer(external_customer_id="acme")
+    other = make_customer(external_customer_id="other")
+    answer = caller.post("customers/", {"name": "B", "external_customer_id": "acme"})
+    assert code(answer, 409) == "external_customer_id_taken"
+    assert list(answer.json()["fields"]) == ["external_customer_id"]
+    answer = caller.send("PATCH", f"customers/{other.pk}/", {"external_customer_id": "acme"})
+    assert code(answer, 409) == "external_customer_id_taken"
+    assert Customer.objects.count() == 2
+
+
+# Changing
+
+
+def test_a_change_leaves_the_rest_as_it_is(caller: Caller) -> None:
+    customer = make_customer(name="A", email="a@example.com", external_customer_id="x")
+    answer = caller.send("PATCH", f"customers/{customer.pk}/", {"name": "B"})
+    assert answer.status_code == 200
+    customer.refresh_from_db()
+    assert (customer.name, customer.email, customer.external_customer_id) == (
+        "B",
+        "a@example.com",
+        "x",
+    )
+    assert answer.json()["name"] == "B"
+
+
+def test_what_is_read_can_be_written_back(caller: Caller) -> None:
+    customer = make_customer(external_customer_id="x")
+    known = caller.get(f"customers/{customer.pk}/").json()
+    answer = caller.send("PUT", f"customers/{customer.pk}/", {**known, "name": "B", "id": 99})
+    assert answer.status_code == 200
+    assert answer.json() == {
+        **known,
+        "name": "B",
+        "updated_at": answer.json()["updated_at"],
+    }
+
+
+def test_a_whole_customer_has_a_name(caller: Caller) -> None:
+    answer = caller.send("PUT", f"customers/{make_customer().pk}/", {"email": "a@example.com"})
+    assert code(answer, 400) == "invalid"
+
+
+def test_its_own_external_id_is_no_conflict(caller: Caller) -> None:
+    customer = make_customer(external_customer_id="x")
+    path = f"customers/{customer.pk}/"
+    assert caller.send("PATCH", path, {"external_customer_id": "x"}).status_code == 200
+    assert caller.send("PATCH", path, {"external_customer_id": None}).status_code == 200
+    customer.refresh_from_db()
+    assert customer.external_customer_id is None
+
+
+def test_a_change_keeps_what_another_process_wrote(caller: Caller, monkeypatch: Any) -> None:
+    customer = make_customer(kapso_id=None)
+
+    def meanwhile(*args: Any, **kwargs: Any) -> Any:
+        Customer.objects.filter(pk=customer.pk).update(kapso_id="k", connect_key="c")
+        return values
+
+    values = {"name": "B"}
+    monkeypatch.setattr("kapso_connect.api.views.Customers.checked_body", meanwhile)
+    assert caller.send("PATCH", f"customers/{customer.pk}/", values).json()["kapso_id"] == "k"
+    customer.refresh_from_db()
+    assert (customer.name, customer.kapso_id, customer.connect_key) == ("B", "k", "c")
+
+
+def test_a_customer_that_is_deleted_meanwhile_is_not_found(
+    caller: Caller, monkeypatch: Any
+) -> None:
+    customer = make_customer()
+
+    def meanwhile(*args: Any, **kwargs: Any) -> Any:
+        customer.delete()
+        return {"name": "B"}
+
+    monkeypatch.setattr("kapso_connect.api.views.Customers.checked_body", meanwhile)
+    assert code(caller.send("PATCH", f"customers/{customer.pk}/", {}), 404) == "not_found"
+
+
+# Finding
+
+
+def test_newest_first_in_pages_of_bounded_size(caller: Caller) -> None:
+    for number in range(5):
+        make_customer(name=str(number))
+    assert names(caller) == ["4", "3", "2", "1", "0"]
+    page = caller.get("customers/?page_size=2&page=2").json()
+    assert [row["name"] for row in page["results"]] == ["2", "1"]
+    assert page["count"] == 5
+    assert "page=3" in page["next"]
+    assert page["previous"] is not None
+    assert code(caller.get("customers/?page=4&page_size=2"), 404) == "not_found"
+
+
+def test_a_page_holds_fifty_unless_asked_otherwise(caller: Caller) -> None:
+    Customer.objects.bulk_create(Customer(name=str(n)) for n in range(101))
+    assert len(names(caller)) == 50
+    assert len(names(caller, "page_size=100")) == 100
+    assert code(caller.get("customers/?page_size=101"), 400) == "invalid_filter"
+
+
+def test_found_by_external_id_exactly(caller: Caller) -> None:
+    make_customer(name="A", external_customer_id="Ab3")
+    make_customer(name="B", external_customer_id="Ab34")
+    assert names(caller, "external_customer_id=Ab3") == ["A"]
+    assert names(caller, "external_customer_id=aB3") == []
+
+
+def test_found_by_what_one_remembers(caller: Caller) -> None:
+    make_customer(name="Bäckerei", email="x@example.com", external_customer_id="e1", kapso_id="k1")
+    make_customer(name="Other", email="", external_customer_id="e2", kapso_id="k2")
+    for text in ("bäckerei", "x@EXAMPLE", "e1", "k1", "%C3%A4cker"):
+        assert names(caller, f"search={text}") == ["Bäckerei"], text
+    assert names(caller, "search=%25") == []
+    assert len(names(caller, "search=")) == 2
+
+
+def test_found_by_standing(caller: Caller) -> None:
+    make_customer(name="not_invited")
+    make_link(make_customer(name="invited"))
+    make_link(make_customer(name="opened"), opened_at=timezone.now())
+    make_link(make_customer(name="waiting"), unconfirmed_since=timezone.now())
+    make_link(make_customer(name="failed"), setup_status="failed", last_error_code="x")
+    make_connection(make_customer(name="connected"))
+    gone = make_connection(make_customer(name="disconnected"), status="disconnected")
+    gone.disconnected_at = timezone.now()
+    gone.save()
+    for standing in OnboardingStatus.values:
+        assert names(caller, f"standing={standing}") == [standing]
+        (row,) = caller.get(f"customers/?standing={standing}").json()["results"]
+        assert row["standing"] == standing
+
+
+def test_a_page_costs_the_same_however_long(caller: Caller) -> None:
+    def queries() -> int:
+        with CaptureQueriesContext(
+            database,
+        ) as captured:
+            assert caller.get("customers/?page_size=100").status_code == 200
+        return len(captured)
+
+    def one_more() -> None:
+        customer = make_customer()
+        make_link(customer, expires_at=timezone.now() + timedelta(days=1))
+        make_connection(customer)
+
+    one_more()
+    one = queries()
+    for _ in range(20):
+        one_more()
+    assert queries() == one == 7  # two of them for the session and the user

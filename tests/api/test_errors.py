@@ -1,0 +1,385 @@
+"""Whatever is sent to the REST API: an answer below 500, one shape of body, a code to rely on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import OperationalError
+from rest_framework import exceptions
+from rest_framework.exceptions import ErrorDetail
+
+from kapso_connect.api import errors
+from kapso_connect.api.parsers import MAX_BYTES
+from kapso_connect.exceptions import (
+    KapsoConflict,
+    KapsoCredentialsError,
+    KapsoError,
+    KapsoNotFound,
+    KapsoPlanError,
+    KapsoRateLimited,
+    KapsoUnavailable,
+    KapsoUnexpectedAnswer,
+    KapsoValidationError,
+)
+from kapso_connect.models import Customer, IdempotentRequest, SetupLink
+from kapso_connect.testing import Sandbox
+
+from ..support import make_connection, make_customer, make_link
+from .support import API, Caller, code, staff
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
+
+LISTS = ["customers/", "setup-links/", "connections/", "events/"]
+
+
+@pytest.fixture
+def caller() -> Caller:
+    return staff()
+
+
+# Ids, filters, pages
+
+
+@pytest.mark.parametrize(
+    "pk",
+    [
+        "0",
+        "99",
+        "-1",
+        "1.0",
+        "1e3",
+        "x",
+        "None",
+        "٣",
+        "²",
+        "1%00",
+        "%00",
+        "%ED%A0%80",
+        "%FF",
+        "9" * 18,
+        "9" * 19,
+        "9" * 400,
+        "+1",
+        "1_0",
+        "%20",
+    ],
+)
+def test_ids_of_nothing_are_not_found(caller: Caller, pk: str) -> None:
+    for path in ("customers/{}/", "customers/{}/status/", "setup-links/{}/", "connections/{}/"):
+        assert code(caller.get(path.format(pk)), 404) == "not_found"
+    for path in (
+        "setup-links/{}/revoke/",
+        "connections/{}/refresh/",
+        "connections/{}/disconnect/",
+    ):
+        assert code(caller.post(path.format(pk)), 404) == "not_found"
+    assert code(caller.send("PATCH", f"customers/{pk}/", {"name": "A"}), 404) == "not_found"
+
+
+NUMBERS = [
+    "",
+    "x",
+    "-1",
+    "0",
+    "1.5",
+    "1e3",
+    "٣",
+    "9" * 19,
+    "9" * 5000,
+    "%00",
+    "%ED%A0%80",
+    "1%20",
+    "+1",
+]
+MOMENTS = [
+    "",
+    "x",
+    "2026",
+    "2026-01-31",
+    "2026-01-31T12:00:00",
+    "2026-13-31T12:00:00Z",
+    "0001-01-01T00:00:00%2B14:00",
+    "9999-12-31T23:59:59-14:00",
+    "2026-01-31T12:00:00 02:00",
+    "1",
+]
+TEXTS = ["%00", "x" * 5000, "a%00b"]
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "values"),
+    [
+        ("customers/", "page", NUMBERS),
+        ("customers/", "page_size", [*NUMBERS, "101"]),
+        ("customers/", "standing", ["", "x", "CONNECTED", *TEXTS]),
+        ("customers/", "search", TEXTS),
+        ("customers/", "external_customer_id", ["", *TEXTS]),
+        ("setup-links/", "customer", NUMBERS),
+        ("setup-links/", "status", ["", "x", *TEXTS]),
+        ("connections/", "customer", NUMBERS),
+        ("connections/", "status", ["", "x", *TEXTS]),
+        ("connections/", "phone_number_id", ["", *TEXTS]),
+        ("events/", "page_size", [*NUMBERS, "101"]),
+        ("events/", "customer", NUMBERS),
+        ("events/", "connection", NUMBERS),
+        ("events/", "setup_link", NUMBERS),
+        ("events/", "kind", ["", "x", *TEXTS]),
+        ("events/", "since", MOMENTS),
+        ("events/", "until", MOMENTS),
+        ("events/", "cursor", ["", *TEXTS]),
+        ("events/", "page", ["1"]),
+    ],
+)
+def test_filters_that_make_no_sense_are_refused(
+    caller: Caller, path: str, name: str, values: list[str]
+) -> None:
+    for value in values:
+        answer = caller.get(f"{path}?{name}={value}")
+        assert code(answer, 400) == "invalid_filter", value
+        assert list(answer.json()["fields"]) == [name], value
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_filters_that_do_not_exist_or_come_twice_are_refused(caller: Caller, path: str) -> None:
+    answer = caller.get(f"{path}?custmer=1&customer=x&page_size=1&page_size=2")
+    assert code(answer, 400) == "invalid_filter"
+    fields = answer.json()["fields"]
+    assert fields["custmer"][0]["code"] == "unknown_filter"
+    assert "repeated" in [problem["code"] for problem in fields["page_size"]]
+
+
+def test_a_page_far_beyond_the_last_is_not_found(caller: Caller) -> None:
+    assert code(caller.get("customers/?page=1000000"), 404) == "not_found"
+    assert code(caller.get("customers/?page=1000001"), 400) == "invalid_filter"
+
+
+# Bodies
+
+DEEP = b'{"name": ' + b"[" * 20_000 + b"]" * 20_000 + b"}"
+BODIES = [
+    b"{",
+    b"nonsense",
+    b"\xff\xfe",
+    b'{"name": NaN}',
+    b'{"name": Infinity}',
+    DEEP,
+    b'{"name": ' + b'{"a":' * 30 + b"1" + b"}" * 30 + b"}",
+    b'{"name": "a\\u0000b"}',
+    b'{"name": "\\ud800"}',
+    b'{"a\\u0000": 1}',
+    b'{"x": ["\\udfff"]}',
+    b'{"name": ' + b"9" * 5000 + b"}",
+    b"\xef\xbb\xbf{}",
+    '{"name": "ä"}'.encode("utf-16"),
+]
+POSTS = [
+    ("POST", "customers/"),
+    ("PATCH", "customers/{}/"),
+    ("PUT", "customers/{}/"),
+    ("POST", "setup-links/"),
+    ("POST", "setup-links/{}/revoke/"),
+    ("POST", "connections/{}/refresh/"),
+    ("POST", "connections/{}/disconnect/"),
+]
+
+
+@pytest.fixture
+def pk() -> int:
+    """The key of a customer, of a link and of a number."""
+    customer = make_customer(pk=77)
+    make_link(customer, pk=77)
+    make_connection(customer, pk=77)
+    return 77
+
+
+@pytest.mark.parametrize(("method", "path"), POSTS)
+def test_what_is_not_json_is_refused(
+    caller: Caller, sandbox: Sandbox, pk: int, method: str, path: str
+) -> None:
+    before = [list(model.objects.values()) for model in (Customer, SetupLink)]
+    for body in BODIES:
+        answer = caller.send(method, path.format(pk), body)
+        assert code(answer, 400) == "parse_error", body[:50]
+    assert [list(model.objects.values()) for model in (Customer, SetupLink)] == before
+
+
+@pytest.mark.parametrize(("method", "path"), POSTS)
+def test_other_media_types_are_refused(caller: Caller, pk: int, method: str, path: str) -> None:
+    for kind in (
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+    ):
+        answer = caller.send(method, path.format(pk), b"name=A", content_type=kind)
+        assert code(answer, 415) == "unsupported_media_type"
+
+
+@pytest.mark.parametrize(("method", "path"), POSTS)
+def test_a_body_that_is_too_large_is_not_read(
+    caller: Caller, pk: int, method: str, path: str
+) -> None:
+    class Unread:
+        def read(self, *args: Any) -> bytes:
+            raise AssertionError("The body was read.")
+
+        readline = read
+
+    answer = caller.client.generic(
+        method,
+        API + path.format(pk),
+        content_type="application/json",
+        CONTENT_LENGTH=str(MAX_BYTES + 1),
+        **{"wsgi.input": Unread()},
+    )
+    assert code(answer, 413) == "too_large"
+
+
+def test_a_body_of_just_the_largest_size_is_read(caller: Caller) -> None:
+    body = b'{"name": "A"}'
+    assert caller.post("customers/", body.ljust(MAX_BYTES)).status_code == 201
+    assert code(caller.post("customers/", body.ljust(MAX_BYTES + 1)), 413) == "too_large"
+
+
+def test_the_sites_own_limit_holds_where_it_is_lower(caller: Caller, settings: Any) -> None:
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 100
+    assert code(caller.post("customers/", b'{"name": "A"}'.ljust(101)), 413) == "too_large"
+
+
+# Methods, formats, unknown errors
+
+
+@pytest.mark.parametrize("path", ["", *LISTS, "customers/77/", "customers/77/status/"])
+def test_methods_that_do_not_exist(caller: Caller, pk: int, path: str) -> None:
+    for method in ("DELETE", "OPTIONS", "TRACE", "PURGE"):
+        answer = caller.send(method, path)
+        assert code(answer, 405) == "method_not_allowed"
+        assert "GET" in answer.headers["Allow"]
+    assert code(caller.get("setup-links/77/revoke/"), 405) == "method_not_allowed"
+
+
+def test_formats_that_do_not_exist(caller: Caller) -> None:
+    assert code(caller.get("customers/?format=xml"), 404) == "not_found"
+    answer = caller.get("customers/", headers={"Accept": "application/xml"})
+    assert code(answer, 406) == "not_acceptable"
+
+
+def test_nothing_is_kept_by_anybody_in_between(caller: Caller) -> None:
+    for path in ("", *LISTS, "customers/99/"):
+        assert caller.get(path).headers["Cache-Control"] == "no-store"
+
+
+def test_the_sites_own_ways_do_not_change_the_answers(caller: Caller, settings: Any) -> None:
+    customer = make_customer()
+    path = f"customers/{customer.pk}/"
+    before = [caller.get(one).content for one in (path, "customers/", "customers/99/")]
+    settings.REST_FRAMEWORK = {
+        "EXCEPTION_HANDLER": "tests.api.test_errors.nothing",
+        "DATETIME_FORMAT": "%d",
+        "DEFAULT_PAGINATION_CLASS": None,
+        "DEFAULT_VERSIONING_CLASS": "rest_framework.versioning.NamespaceVersioning",
+        "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.FormParser"],
+        "DEFAULT_PERMISSION_CLASSES": ["tests.api.test_errors.Nobody"],
+        "DEFAULT_THROTTLE_CLASSES": ["tests.api.test_errors.Nobody"],
+        "DEFAULT_FILTER_BACKENDS": ["tests.api.test_errors.Nobody"],
+        "PAGE_SIZE": 1,
+        "NON_FIELD_ERRORS_KEY": "wrong",
+    }
+    assert [caller.get(one).content for one in (path, "customers/", "customers/99/")] == before
+    assert list(caller.post("customers/", []).json()["fields"]) == ["body"]
+
+
+KAPSO = [
+    (KapsoRateLimited("m"), 503, "kapso_rate_limited", "30"),
+    (KapsoRateLimited("m", retry_after=2.2), 503, "kapso_rate_limited", "3"),
+    (KapsoRateLimited("m", retry_after=0), 503, "kapso_rate_limited", "1"),
+    (KapsoUnavailable("m"), 503, "kapso_unavailable", "30"),
+    (KapsoUnavailable("m", outcome_unknown=True), 503, "kapso_outcome_unknown", "30"),
+    (KapsoUnexpectedAnswer("m", outcome_unknown=True), 503, "kapso_outcome_unknown", "30"),
+    (KapsoUnexpectedAnswer("m"), 502, "kapso_unexpected", None),
+    (KapsoError("m"), 502, "kapso_unexpected", None),
+    (KapsoCredentialsError("m"), 502, "kapso_credentials", None),
+    (KapsoPlanError("m"), 502, "kapso_plan", None),
+    (KapsoConflict("m"), 409, "kapso_conflict", None),
+    (KapsoNotFound("m"), 409, "kapso_not_found", None),
+    (KapsoValidationError("m"), 422, "kapso_refused", None),
+    (ImproperlyConfigured("m"), 503, "not_configured", "30"),
+    (OperationalError("m"), 503, "unavailable", "30"),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "expected", "wait"), KAPSO)
+def test_what_goes_wrong_at_kapso_or_here_has_a_code(
+    caller: Caller,
+    monkeypatch: Any,
+    error: Exception,
+    status: int,
+    expected: str,
+    wait: str | None,
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("kapso_connect.onboarding.revoke_setup_link", fail)
+    answer = caller.post(f"setup-links/{make_link().pk}/revoke/")
+    assert code(answer, status) == expected
+    assert answer.headers.get("Retry-After") == wait
+    # Staff read Kapso's own words, where these are about what was asked for.
+    assert (answer.json()["message"] == "m") == (status < 500)
+
+
+def test_other_errors_are_the_sites_to_report(caller: Caller, monkeypatch: Any) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("kapso_connect.onboarding.revoke_setup_link", fail)
+    with pytest.raises(ZeroDivisionError):
+        caller.post(f"setup-links/{make_link().pk}/revoke/")
+
+
+def test_without_a_public_url_it_says_whose_fault_it_is(
+    caller: Caller, settings: Any, sandbox: Sandbox
+) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "PUBLIC_URL": ""}
+    answer = caller.post(
+        "setup-links/", {"customer": make_customer().pk}, headers={"Idempotency-Key": "k"}
+    )
+    assert code(answer, 503) == "not_configured"
+    assert not IdempotentRequest.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (exceptions.AuthenticationFailed({"detail": "No.", "code": "token_not_valid"}), "No."),
+        (exceptions.AuthenticationFailed(["No."]), "No."),
+        (exceptions.AuthenticationFailed([]), "Incorrect authentication credentials."),
+        (exceptions.APIException(ErrorDetail("No.", "mine")), "No."),
+    ],
+)
+def test_errors_of_the_sites_own_classes_have_the_same_shape(
+    error: exceptions.APIException, expected: str
+) -> None:
+    class View:
+        shows_details = True
+
+    error.auth_header = "Bearer"
+    answer = errors.handle(error, {"view": View})
+    assert answer is not None
+    assert answer.data["message"] == expected
+    assert isinstance(answer.data["code"], str)
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    json.dumps(answer.data)
+
+
+def nothing(*args: Any) -> None:
+    raise AssertionError("This is not ours to use.")
+
+
+class Nobody:
+    """Would refuse everything."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args: False

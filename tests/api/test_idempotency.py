@@ -1,0 +1,332 @@
+"""An ``Idempotency-Key``: asked for twice, made once, answered alike."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import AnonymousUser
+from django.utils import timezone
+
+from kapso_connect import exceptions, onboarding
+from kapso_connect.models import Customer, IdempotentRequest, SetupLink, TimelineEvent
+from kapso_connect.testing import Sandbox
+
+from ..support import make_customer
+from .support import Caller, code, make_user, staff
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
+
+KEY = {"Idempotency-Key": "8e03978e-40d5-43e8-bc93-6894a57f9324"}
+AWAY = {"kind": "status", "status": 503}
+LOST = {"kind": "apply_then_close", "match": "^POST .*/setup_links"}
+
+
+@pytest.fixture
+def caller() -> Caller:
+    return staff()
+
+
+@pytest.fixture
+def body() -> dict[str, Any]:
+    return {"customer": make_customer(kapso_id=None).pk}
+
+
+def post(caller: Caller, body: Any, path: str = "setup-links/") -> Any:
+    return caller.post(path, body, headers=KEY)
+
+
+def remote_links(sandbox: Sandbox) -> list[str]:
+    return [row["id"] for row in sandbox.state()["setup_links"]]
+
+
+def age(seconds: float) -> None:
+    """Let the lease of the one attempt be over, and the attempt be so old."""
+    row = IdempotentRequest.objects.get()
+    row.created_at -= timedelta(seconds=seconds)
+    row.leased_until = timezone.now()
+    row.save()
+
+
+# The same again
+
+
+def test_the_same_again_makes_no_second_link(
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any]
+) -> None:
+    first = post(caller, body)
+    again = post(caller, body)
+    assert first.status_code == again.status_code == 201
+    assert first.json() == again.json()
+    assert again.headers["Location"] == first.headers["Location"]
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert "Idempotent-Replayed" not in first.headers
+    assert len(remote_links(sandbox)) == SetupLink.objects.count() == 1
+    assert TimelineEvent.objects.filter(kind="setup_link_created").count() == 1
+
+
+def test_the_answer_is_that_of_then(caller: Caller, sandbox: Sandbox, body: dict[str, Any]) -> None:
+    first = post(caller, body)
+    SetupLink.objects.update(status="used", is_latest=False)
+    assert post(caller, body).json() == first.json()
+
+
+def test_an_address_that_was_withdrawn_is_not_told_again(
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any]
+) -> None:
+    first = post(caller, body).json()
+    assert caller.post(f"setup-links/{first['id']}/revoke/").status_code == 200
+    assert post(caller, body).json() == {**first, "connect_url": None}
+
+
+def test_the_same_customer_is_not_made_twice(caller: Caller) -> None:
+    body = {"name": "A", "external_customer_id": "x"}
+    first, again = post(caller, body, "customers/"), post(caller, body, "customers/")
+    assert first.status_code == again.status_code == 201
+    assert first.json() == again.json()
+    assert again.headers["Location"] == first.headers["Location"]
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert Customer.objects.count() == 1
+
+
+def test_spaces_and_order_make_no_other_body(caller: Caller) -> None:
+    first = post(caller, b'{"name": "A", "email": "a@example.com"}', "customers/")
+    again = post(caller, b'{"email":"a@example.com",\n"name":"A"}', "customers/")
+    assert again.json() == first.json()
+
+
+def test_without_a_key_it_is_made_again(
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any]
+) -> None:
+    links = {caller.post("setup-links/", body).json()["id"] for _ in range(2)}
+    assert len(links) == 2
+    assert not IdempotentRequest.objects.exists()
+
+
+# Another body, another place, another user
+
+
+def test_a_key_is_good_for_one_body(caller: Caller, sandbox: Sandbox, body: dict[str, Any]) -> None:
+    post(caller, body)
+    answer = post(caller, {**body, "next_url": "/x/"})
+    assert code(answer, 422) == "idempotency_key_reused"
+    assert len(remote_links(sandbox)) == 1
+
+
+def test_a_key_is_good_for_one_address_and_one_user(
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any]
+) -> None:
+    assert post(caller, body).status_code == 201
+    assert post(caller, {"name": "A"}, "customers/").status_code == 201
+    other = Caller(make_user("other", "superuser"))
+    answer = post(other, body)
+    assert answer.status_code == 201
+    assert "Idempotent-Replayed" not in answer.headers
+    assert SetupLink.objects.count() == 2
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "ä", "a\tb", "a\x7fb"])
+def test_a_key_that_is_none(caller: Caller, key: str) -> None:
+    answer = caller.post("customers/", {"name": "A"}, HTTP_IDEMPOTENCY_KEY=key)
+    assert code(answer, 400) == "invalid_idempotency_key"
+    assert list(answer.json()["fields"]) == ["Idempotency-Key"]
+    assert not Customer.objects.exists()
+
+
+def test_the_longest_key(caller: Caller) -> None:
+    for _ in range(2):
+        answer = caller.post("customers/", {"name": "A"}, HTTP_IDEMPOTENCY_KEY="x" * 255)
+        assert answer.status_code == 201
+    assert Customer.objects.count() == 1
+
+
+def test_keys_differ_by_case(caller: Caller) -> None:
+    for key in ("Ab", "aB"):
+        answer = caller.post("customers/", {"name": "A"}, HTTP_IDEMPOTENCY_KEY=key)
+        assert "Idempotent-Replayed" not in answer.headers
+    assert Customer.objects.count() == 2
+
+
+def test_nobody_in_particular_has_no_keys(settings: Any) -> None:
+    settings.KAPSO_CONNECT = {
+        **settings.KAPSO_CONNECT,
+        "API_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    }
+    answer = post(Caller(), {"name": "A"}, "customers/")
+    assert code(answer, 400) == "invalid_idempotency_key"
+    assert Caller().post("customers/", {"name": "A"}).status_code == 201
+    assert AnonymousUser.pk is None
+
+
+def test_no_key_is_kept_as_it_is(caller: Caller) -> None:
+    post(caller, {"name": "A"}, "customers/")
+    assert KEY["Idempotency-Key"] not in str(IdempotentRequest.objects.values().get())
+
+
+# What failed
+
+
+def test_a_body_that_is_refused_leaves_the_key_free(caller: Caller) -> None:
+    make_customer(external_customer_id="x")
+    taken = post(caller, {"name": "A", "external_customer_id": "x"}, "customers/")
+    assert code(taken, 409) == "external_customer_id_taken"
+    assert post(caller, {"name": "A", "external_customer_id": "y"}, "customers/").status_code == 201
+
+
+@pytest.mark.parametrize("status", [401, 402, 409, 422, 429])
+def test_what_kapso_refused_leaves_the_key_free(
+    caller: Caller, sandbox: Sandbox, settings: Any, body: dict[str, Any], status: int
+) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_BUDGET": 0.5}
+    sandbox.faults(api=[{**LOST, "kind": "status", "status": status, "times": 9}])
+    assert post(caller, body).status_code >= 400
+    assert not IdempotentRequest.objects.exists()
+    sandbox.faults(api=[])
+    assert post(caller, {**body, "next_url": "/x/"}).status_code == 201
+    assert len(remote_links(sandbox)) == 1
+
+
+def test_a_link_whose_answer_was_lost_is_found_by_the_next_request(
+    caller: Caller, sandbox: Sandbox, settings: Any, body: dict[str, Any]
+) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_BUDGET": 1}
+    # Kapso makes the link, and can then neither say so nor be asked.
+    cannot_be_asked = {**AWAY, "match": "^GET .*/setup_links"}
+    sandbox.faults(api=[{**LOST, "times": 1}, cannot_be_asked])
+    answer = post(caller, body)
+    assert code(answer, 503) == "kapso_outcome_unknown"
+    (made,) = remote_links(sandbox)
+    assert not SetupLink.objects.exists()
+    other = post(caller, {**body, "next_url": "/x/"})
+    assert code(other, 422) == "idempotency_key_reused"
+    sandbox.faults(api=[cannot_be_asked])
+    assert post(caller, body).status_code == 503
+    sandbox.faults(api=[])
+    answer = post(caller, body)
+    assert answer.status_code == 201
+    assert answer.json()["kapso_id"] == made
+    assert remote_links(sandbox) == [made]
+
+
+# Processes that die
+
+
+class Died(BaseException):
+    """What nothing catches, as a process that is killed."""
+
+
+def test_while_another_request_is_at_it_the_key_is_taken(
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any], monkeypatch: Any
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(onboarding, "run", dying)
+        with pytest.raises(Died):
+            post(caller, body)
+    answer = post(caller, body)
+    assert code(answer, 409) == "idempotency_key_in_use"
+    assert answer.headers["Retry-After"] == "1"
+    assert remote_links(sandbox) == []
+    age(301)
+    assert post(caller, body).status_code == 201
+    assert len(remote_links(sandbox)) == 1
+
+
+def test_a_link_that_a_dead_process_had_made_is_taken(
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any], monkeypatch: Any
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("kapso_connect.onboarding.setup_links._record_link", dying)
+        with pytest.raises(Died):
+            post(caller, body)
+    (made,) = remote_links(sandbox)
+    age(0)
+    answer = post(caller, body)
+    assert answer.json()["kapso_id"] == made
+    assert remote_links(sandbox) == [made]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_link_that_a_dead_process_had_recorded_is_answered(
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any], monkeypatch: Any
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("kapso_connect.api.views.SetupLinks.created", dying)
+        with pytest.raises(Died):
+            post(caller, body)
+    (made,) = remote_links(sandbox)
+    answer = post(caller, body)
+    assert answer.status_code == 201
+    assert answer.headers["Idempotent-Replayed"] == "true"
+    assert answer.json()["kapso_id"] == made
+    assert remote_links(sandbox) == [made]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_customer_and_its_key_are_made_together(caller: Caller, monkeypatch: Any) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("kapso_connect.api.idempotency.Attempt.settle", dying)
+        with pytest.raises(Died):
+            post(caller, {"name": "A"}, "customers/")
+    assert not Customer.objects.exists()
+    age(301)
+    assert post(caller, {"name": "A"}, "customers/").status_code == 201
+    assert Customer.objects.count() == 1
+
+
+def test_a_request_that_was_too_slow_does_not_free_the_key_of_its_heir(
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any], monkeypatch: Any
+) -> None:
+    lease = timezone.now() + timedelta(minutes=5)
+
+    def slow(*args: Any) -> Any:
+        IdempotentRequest.objects.update(leased_until=lease)  # another one took over
+        raise exceptions.TryLater
+
+    monkeypatch.setattr(onboarding, "run", slow)
+    assert post(caller, body).status_code == 409
+    assert IdempotentRequest.objects.get().leased_until == lease
+
+
+def test_an_error_nobody_knows_keeps_the_key_for_the_next_request(
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any], monkeypatch: Any
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("kapso_connect.onboarding.setup_links._record_link", failing)
+        with pytest.raises(ZeroDivisionError):
+            post(caller, body)
+    (made,) = remote_links(sandbox)
+    assert post(caller, body).json()["kapso_id"] == made
+    assert remote_links(sandbox) == [made]
+
+
+def test_what_is_made_under_a_key_goes_with_it(
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any]
+) -> None:
+    """No name or address of a customer who was deleted is kept."""
+    post(caller, body)
+    made = post(caller, {"name": "A"}, "customers/").json()
+    assert IdempotentRequest.objects.count() == 2
+    Customer.objects.filter(pk__in=[body["customer"], made["id"]]).delete()
+    assert not IdempotentRequest.objects.exists()
+
+
+def test_another_customers_link_is_not_taken_for_it(
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any], monkeypatch: Any
+) -> None:
+    """A link that was there before the first attempt is not what the key stands for."""
+    older = caller.post("setup-links/", body).json()
+    with monkeypatch.context() as patch:
+        patch.setattr(onboarding, "run", dying)
+        with pytest.raises(Died):
+            post(caller, body)
+    age(301)
+    assert post(caller, body).json()["kapso_id"] != older["kapso_id"]
+
+
+def dying(*args: Any, **kwargs: Any) -> Any:
+    raise Died
+
+
+def failing(*args: Any, **kwargs: Any) -> Any:
+    raise ZeroDivisionError

@@ -1,0 +1,122 @@
+"""The REST API's pages in a browser, as far as no browser is needed to look at them."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from ..support import make_connection, make_customer, make_link
+from .support import Caller, code, make_user, staff
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
+
+
+@pytest.fixture
+def caller() -> Caller:
+    return staff()
+
+
+def shown(caller: Caller, path: str) -> str:
+    answer = caller.get(path, headers={"Accept": "text/html"})
+    assert answer.headers["Content-Type"].startswith("text/html")
+    return answer.content.decode()
+
+
+def form(caller: Caller, path: str) -> Any:
+    """What the page's form is filled with; None where there is none."""
+    found = re.search(r"<textarea[^>]*>(.*?)</textarea>", shown(caller, path), re.S)
+    return json.loads(html.unescape(found[1])) if found else None
+
+
+@pytest.mark.parametrize("path", ["customers/", "setup-links/", "connections/", "events/"])
+def test_a_page_costs_the_same_however_many_customers(caller: Caller, path: str) -> None:
+    def cost() -> int:
+        with CaptureQueriesContext(
+            connection,
+        ) as asked:
+            text = shown(caller, path)
+        assert "Bäckerei" not in re.sub(r"<pre.*?</pre>", "", text, flags=re.S)
+        return len(asked)
+
+    def fill() -> None:
+        link = make_link()
+        make_connection(link.customer, setup_link=link)
+
+    fill()
+    cost()  # the content types and the like are known then
+    before = cost()
+    for _ in range(20):
+        fill()
+    assert cost() == before
+
+
+def test_forms_are_for_those_who_may_send_them() -> None:
+    make_link(make_customer(pk=1), pk=1)
+    viewer = staff("view_customer", "view_setuplink")
+    assert form(viewer, "customers/") is None
+    assert form(viewer, "customers/1/") is None
+    assert form(viewer, "setup-links/1/revoke/") is None
+    may = Caller(make_user("may", "view_customer", "add_customer", "revoke_setup_link"))
+    assert form(may, "customers/")["name"] == "Ada's Bakery"
+    assert form(may, "setup-links/1/revoke/") == {}
+
+
+def test_the_forms_are_filled(caller: Caller) -> None:
+    customer = make_customer(name="<b>", email="a@example.com", language="ar", kapso_id=None)
+    assert form(caller, f"customers/{customer.pk}/") == {
+        "name": "<b>",
+        "external_customer_id": customer.external_customer_id,
+        "email": "a@example.com",
+        "language": "ar",
+    }
+    assert form(caller, "setup-links/")["customer"] is None
+    assert form(caller, f"setup-links/?customer={customer.pk}")["customer"] == customer.pk
+    assert form(caller, "setup-links/?customer=²")["customer"] is None
+
+
+@pytest.mark.urls("tests.sites.tenant_api")
+def test_a_tenants_form_holds_what_a_tenant_may_choose() -> None:
+    user = make_user("ada", is_staff=False, email="ada@example.com")
+    assert set(form(Caller(user, "/tenant/"), "customers/")) == {"name", "email", "language"}
+    assert "external_customer_id" in form(Caller(user, "/making/"), "customers/")
+    customer = make_customer(email="ada@example.com")
+    of_row = form(Caller(user, "/tenant/"), f"customers/{customer.pk}/")
+    assert set(of_row) == {"name", "email", "language"}
+
+
+def test_a_body_that_could_not_be_read_is_no_reason_to_fail(caller: Caller) -> None:
+    for body in (b"{", b"[]", b"null", b'"x"', b""):
+        answer = caller.post("customers/", body, headers={"Accept": "text/html"})
+        assert answer.status_code == 400
+        assert "Ada" in answer.content.decode()
+    answer = caller.post("customers/", {"name": "", "more": 1}, headers={"Accept": "text/html"})
+    assert "&quot;more&quot;: 1" in answer.content.decode()
+    answer = caller.post("customers/", {"name": "Made"}, headers={"Accept": "text/html"})
+    assert answer.status_code == 201
+    (area,) = re.findall(r"<textarea.*?</textarea>", answer.content.decode(), re.S)
+    assert "Made" not in area  # pressing again makes no second one
+
+
+def test_what_is_over_the_limits_is_told_on_a_page_too(caller: Caller, settings: Any) -> None:
+    rates = {"read": "2/min", "write": "1/min"}
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_THROTTLE_RATES": rates}
+    for _ in range(2):
+        shown(caller, "customers/")
+    assert "throttled" in shown(caller, "customers/")
+    assert code(caller.get("customers/"), 429) == "throttled"
+
+
+def test_filters_keep_one_another(caller: Caller) -> None:
+    text = html.unescape(shown(caller, "customers/?search=%22>a&standing=opened&page=1&cursor=x"))
+    assert 'href="?search=' not in text  # cursor is refused: there is no list to narrow
+    text = shown(caller, "customers/?search=%22%3Ea&standing=opened&page=1")
+    assert 'href="?search=%22%3Ea&amp;standing=failed"' in text
+    assert 'href="?search=%22%3Ea&amp;standing=opened" aria-current="true"' in text
+    assert '<input type="hidden" name="standing" value="opened">' in text
+    assert 'name="search" value="&quot;&gt;a"' in text

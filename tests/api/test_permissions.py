@@ -1,0 +1,197 @@
+"""Who may use the REST API: staff with this package's permissions, or whom the site names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.urls import URLPattern
+from rest_framework.permissions import BasePermission
+
+from kapso_connect.api.urls import urls_for
+from kapso_connect.models import Customer, TimelineEvent
+from kapso_connect.testing import Sandbox
+
+from ..support import make_connection, make_customer, make_link
+from .support import Caller, code, make_user, staff
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
+
+NEEDED: dict[tuple[str, str], set[str]] = {
+    ("GET", ""): set(),
+    ("GET", "customers/"): {"view_customer"},
+    ("POST", "customers/"): {"add_customer"},
+    ("GET", "customers/<str:pk>/"): {"view_customer"},
+    ("PUT", "customers/<str:pk>/"): {"change_customer"},
+    ("PATCH", "customers/<str:pk>/"): {"change_customer"},
+    ("GET", "customers/<str:pk>/status/"): {
+        "view_customer",
+        "view_setuplink",
+        "view_connection",
+    },
+    ("GET", "setup-links/"): {"view_setuplink"},
+    ("POST", "setup-links/"): {"create_setup_link"},
+    ("GET", "setup-links/<str:pk>/"): {"view_setuplink"},
+    ("POST", "setup-links/<str:pk>/revoke/"): {"revoke_setup_link"},
+    ("GET", "connections/"): {"view_connection"},
+    ("GET", "connections/<str:pk>/"): {"view_connection"},
+    ("POST", "connections/<str:pk>/refresh/"): {"check_health"},
+    ("POST", "connections/<str:pk>/disconnect/"): {"disconnect_number"},
+    ("GET", "events/"): {"view_timelineevent"},
+    ("GET", "schema/"): set(),
+}
+
+
+def endpoints() -> list[tuple[str, str]]:
+    patterns: list[URLPattern] = urls_for()[0]
+    return [
+        (method.upper(), str(pattern.pattern))
+        for pattern in patterns
+        for method in pattern.callback.actions
+        if method != "head"
+    ]
+
+
+def ask(caller: Caller, method: str, route: str) -> Any:
+    body = None
+    if method in {"PUT", "PATCH"} or (method, route) == ("POST", "customers/"):
+        body = {"name": "A"}
+    elif route == "setup-links/" and method == "POST":
+        body = {"customer": 77}
+    path = route.replace("<str:pk>", "77")
+    return caller.get(path) if method == "GET" else caller.send(method, path, body)
+
+
+@pytest.fixture
+def things(sandbox: Sandbox) -> None:
+    row = sandbox.add_number(external_customer_id="acme")
+    customer = make_customer(pk=77, kapso_id=row["customer_id"], external_customer_id="acme")
+    make_link(customer, pk=77, status="expired")
+    make_connection(customer, pk=77, phone_number_id=row["phone_number_id"])
+
+
+@pytest.mark.parametrize(("method", "route"), endpoints())
+def test_staff_need_what_the_endpoint_names(things: None, method: str, route: str) -> None:
+    needed = NEEDED[method, route]
+    assert ask(staff(*needed) if needed else plain(), method, route).status_code in {200, 201}
+    every = set().union(*NEEDED.values()) | {"extend_setup_link", "reconnect_number"}
+    for name in needed:
+        others = every - {name, name.replace("view_", "change_")}
+        caller = Caller(make_user(f"without {name}", *others))
+        assert code(ask(caller, method, route), 403) == "permission_denied"
+
+
+def plain() -> Caller:
+    """Staff who may do nothing."""
+    return Caller(get_user_model().objects.create_user("plain", is_staff=True))
+
+
+@pytest.mark.parametrize(("method", "route"), endpoints())
+def test_others_than_staff_get_nothing(things: None, method: str, route: str) -> None:
+    every = set().union(*NEEDED.values())
+    customer = Caller(make_user("customer", *every, is_staff=False))
+    assert code(ask(customer, method, route), 403) == "permission_denied"
+    assert code(ask(Caller(), method, route), 403) == "not_authenticated"
+    assert not TimelineEvent.objects.exists()
+
+
+def test_who_may_change_customers_may_see_them(things: None) -> None:
+    assert staff("change_customer").get("customers/77/").status_code == 200
+
+
+def test_reconnecting_needs_its_own_permission_as_well(sandbox: Sandbox) -> None:
+    row = sandbox.add_number(external_customer_id="acme", phone_number="+14155550100")
+    customer = make_customer(kapso_id=row["customer_id"], external_customer_id="acme")
+    make_connection(customer, display_phone_number=row["display_phone_number"])
+    options = {"reconnect_phone_number": "+14155550100"}
+    body = {"customer": customer.pk, "options": options}
+    without = Caller(make_user("without", "create_setup_link"))
+    assert code(without.post("setup-links/", body), 403) == "permission_denied"
+    having = Caller(make_user("having", "create_setup_link", "reconnect_number"))
+    assert having.post("setup-links/", body).status_code == 201
+
+
+def test_forms_of_other_sites_are_refused(things: None) -> None:
+    caller = staff()
+    caller.client.handler.enforce_csrf_checks = True
+    answer = caller.post("customers/", {"name": "A"})
+    assert code(answer, 403) == "permission_denied"
+    assert Customer.objects.count() == 1
+
+
+# The site's own
+
+
+class ReadOnly(BasePermission):
+    def has_permission(self, request: Any, view: Any) -> bool:
+        return request.method == "GET"
+
+    def has_object_permission(self, request: Any, view: Any, obj: Any) -> bool:
+        return obj.pk != 78
+
+
+class Everything(ReadOnly):
+    def has_permission(self, request: Any, view: Any) -> bool:
+        return True
+
+
+def permit(settings: Any, name: str) -> None:
+    path = f"tests.api.test_permissions.{name}"
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_PERMISSIONS": [path]}
+
+
+def test_the_site_names_others(things: None, settings: Any) -> None:
+    permit(settings, "ReadOnly")
+    assert Caller().get("customers/").status_code == 200
+    assert code(Caller().post("customers/", {"name": "A"}), 403) == "not_authenticated"
+
+
+def test_who_may_not_create_links_by_the_sites_own_rules_sees_no_addresses(
+    things: None, settings: Any
+) -> None:
+    permit(settings, "ReadOnly")
+    assert Caller().get("setup-links/77/").json()["url"] is None
+    permit(settings, "Everything")
+    assert Caller().get("setup-links/77/").json()["url"]
+
+
+@pytest.mark.parametrize(("method", "route"), endpoints())
+def test_the_sites_own_rules_for_one_object_hold(
+    things: None, settings: Any, method: str, route: str
+) -> None:
+    permit(settings, "Everything")
+    customer = make_customer(pk=78)
+    make_link(customer, pk=78)
+    make_connection(customer, pk=78)
+    path = route.replace("<str:pk>", "78")
+    if method == "GET" and "<" in route:
+        assert code(Caller().get(path), 403) == "not_authenticated"
+    elif "<" in route:
+        assert code(Caller().send(method, path, {"name": "A"}), 403) == "not_authenticated"
+    elif (method, route) == ("POST", "setup-links/"):
+        assert code(Caller().post(path, {"customer": 78}), 403) == "not_authenticated"
+    else:
+        assert route in {"", "customers/", "setup-links/", "connections/", "events/", "schema/"}
+
+
+def test_a_class_that_is_not_there_lets_nobody_in(settings: Any) -> None:
+    permit(settings, "Missing")
+    with pytest.raises(ImportError):
+        staff().get("customers/")
+
+
+# What it costs those who do not use it
+
+
+def test_it_is_not_imported_before_it_is_mounted() -> None:
+    script = (
+        "import sys, django; django.setup();"
+        "print([n for n in sys.modules if n.startswith(('kapso_connect.api', 'rest_framework.v'))])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"

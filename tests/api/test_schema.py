@@ -1,0 +1,468 @@
+"""The REST API's description in OpenAPI: whole, valid, always the same, and no burden to a site."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from django.core.management import CommandError, call_command
+from django.test import Client, override_settings
+from django.urls import include, path, resolve
+from drf_spectacular.drainage import GENERATOR_STATS
+from drf_spectacular.management.commands.spectacular import Command as Spectacular
+from drf_spectacular.settings import spectacular_settings
+from drf_spectacular.utils import extend_schema
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator, validate
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT202012
+from rest_framework import serializers, viewsets
+
+import kapso_connect
+from kapso_connect.api import schema as schemas
+from kapso_connect.api import urls
+from kapso_connect.api.operations import MESSAGES
+from kapso_connect.api.tenants import TenantMixin
+from tests import ROOT
+
+from .support import API, Caller, code, make_user, staff
+
+SCHEMA = f"{API}schema/"
+METHODS = ["get", "put", "post", "delete", "options", "head", "patch", "trace"]
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return schemas.make(urls.urls_for()[0], API)
+
+
+def operations(document: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    for at, methods in document["paths"].items():
+        for method, operation in methods.items():
+            assert method in METHODS
+            yield f"{method} {at}", operation
+
+
+# Whole and right
+
+
+def test_it_is_valid(document: Any) -> None:
+    assert document["openapi"] == "3.1.0"
+    validate(document, cls=OpenAPIV31SpecValidator)
+
+
+def test_nothing_is_left_to_guess(capfd: pytest.CaptureFixture[str]) -> None:
+    schemas.make(urls.urlpatterns, API)
+    assert not GENERATOR_STATS
+    assert capfd.readouterr() == ("", "")
+
+
+def test_every_route_and_method_is_in_it(document: Any) -> None:
+    expected = {
+        f"{method} /{route.replace('<str:pk>', '{id}')}"
+        for route, _view, actions, _name in urls.ROUTES
+        for method in actions
+    }
+    assert {name for name, _operation in operations(document)} == expected
+    assert document["servers"] == [{"url": "/api/whatsapp"}]
+    assert document["info"]["version"] == kapso_connect.__version__
+
+
+def test_operations_keep_their_ids(document: Any) -> None:
+    assert {operation["operationId"] for _name, operation in operations(document)} == {
+        "whatsapp_root_list",
+        "whatsapp_schema_describe",
+        "whatsapp_customers_list",
+        "whatsapp_customers_create",
+        "whatsapp_customers_retrieve",
+        "whatsapp_customers_update",
+        "whatsapp_customers_partial_update",
+        "whatsapp_customers_status",
+        "whatsapp_setup_links_list",
+        "whatsapp_setup_links_create",
+        "whatsapp_setup_links_retrieve",
+        "whatsapp_setup_links_revoke",
+        "whatsapp_connections_list",
+        "whatsapp_connections_retrieve",
+        "whatsapp_connections_refresh",
+        "whatsapp_connections_disconnect",
+        "whatsapp_events_list",
+    }
+
+
+def test_everything_is_described(document: Any) -> None:
+    tags = {tag["name"] for tag in document["tags"] if tag["description"]}
+    bare = []
+    for name, operation in operations(document):
+        assert operation["summary"], name
+        assert operation["description"], name
+        assert set(operation["tags"]) <= tags, name
+        assert operation["security"] == [{"cookieAuth": []}, {"basicAuth": []}]
+        parameters = operation.get("parameters", [])
+        bare += [f"{name} {p['name']}" for p in parameters if not p["description"]]
+        for status, answer in operation["responses"].items():
+            bare += [f"{name} {status}"] * (not answer["description"])
+            headers = answer.get("headers", {}).items()
+            bare += [f"{name} {status} {key}" for key, value in headers if not value["description"]]
+    for name, component in document["components"]["schemas"].items():
+        assert "description" in component or "enum" in component or name.endswith("Page"), name
+        for key, value in component.get("properties", {}).items():
+            is_told = value.get("description") or key == "results"
+            bare += [f"{name}.{key}"] * (not is_told)
+    assert bare == []
+
+
+def test_choices_have_names_of_their_own(document: Any) -> None:
+    inline = []
+    for name, component in document["components"]["schemas"].items():
+        for key, value in component.get("properties", {}).items():
+            inline += [f"{name}.{key}"] * ("enum" in value)
+    assert inline == []
+    known = document["components"]["schemas"]
+    assert known["KapsoCustomer"]["properties"]["standing"]["$ref"].endswith("/KapsoStanding")
+    assert "waiting" in known["KapsoStanding"]["enum"]
+    assert all(name.startswith(("Kapso", "PatchedKapso")) for name in known)
+
+
+def test_every_code_of_an_error_is_told(document: Any) -> None:
+    raised = set()
+    for file in (ROOT / "kapso_connect" / "api").glob("*.py"):
+        text = file.read_text()
+        raised |= set(re.findall(r'ApiError\(\s*\d{3},\s*"(\w+)"', text))
+        raised |= set(re.findall(r'code="(invalid_\w+)"', text))
+    assert {"setup_link_used", "idempotency_key_reused", "kapso_outcome_unknown"} <= raised
+    assert raised - set(MESSAGES) == set()
+    told = {
+        found
+        for _name, operation in operations(document)
+        for answer in operation["responses"].values()
+        for found in re.findall(r"`(\w+)`:", answer["description"])
+    }
+    assert told == set(MESSAGES)
+
+
+def examples(document: Any) -> Iterator[tuple[str, Any, Any]]:
+    for name, operation in operations(document):
+        parts = [("body", operation.get("requestBody", {}))]
+        parts += list(operation["responses"].items())
+        for part, told in parts:
+            for content in told.get("content", {}).values():
+                for example in content.get("examples", {}).values():
+                    yield f"{name} {part}", content["schema"], example["value"]
+
+
+def test_the_examples_are_right(document: Any) -> None:
+    registry: Any = Registry().with_resource(
+        "urn:it", Resource(contents=document, specification=DRAFT202012)
+    )
+    found = list(examples(document))
+    assert len({name.split()[2] for name, _schema, _value in found}) == 4  # body, 200, 201, 400
+    for name, schema, value in found:
+        absolute = json.loads(json.dumps(schema).replace('"#/', '"urn:it#/'))
+        validator = Draft202012Validator(absolute, registry=registry)
+        assert list(validator.iter_errors(value)) == [], name
+
+
+def test_a_body_that_is_refused_is_refused_by_the_schema(document: Any) -> None:
+    known = document["components"]["schemas"]
+    assert known["KapsoCustomerRequest"]["required"] == ["name"]
+    assert "required" not in known["PatchedKapsoCustomerRequest"]
+    assert "id" not in known["KapsoCustomerRequest"]["properties"]
+    for name in ("KapsoCustomerRequest", "KapsoSetupLinkRequest", "KapsoOptionsRequest"):
+        assert known[name]["additionalProperties"] is False
+    assert set(known["KapsoCustomer"]["required"]) == set(known["KapsoCustomer"]["properties"])
+    assert known["KapsoOptionsRequest"]["properties"]["language"]["oneOf"] == [
+        {"$ref": "#/components/schemas/KapsoLanguage"},
+        {"type": "null"},
+    ]
+    assert known["KapsoOptionsRequest"]["properties"]["allowed_connection_types"]["minItems"] == 1
+
+
+@pytest.mark.parametrize(
+    ("component", "body", "is_right"),
+    [
+        ("Customer", {"name": "A", "email": ""}, True),
+        ("Customer", {"name": "A", "email": "nobody"}, False),
+        ("Customer", {"name": "A", "language": ""}, True),
+        ("Customer", {"name": "A", "external_customer_id": None}, True),
+        ("Customer", {"name": " \u001d"}, False),
+        ("Customer", {"email": "a@example.com"}, False),
+        ("Theme", {"text_color": "#aabbcc"}, True),
+        ("Theme", {"text_color": "red"}, False),
+        ("Options", {"phone_number_area_code": "415", "reconnect_phone_number": None}, True),
+        ("Options", {"phone_number_area_code": "41"}, False),
+        ("Options", {"reconnect_phone_number": "15551234567"}, False),
+    ],
+)
+def test_bodies(document: Any, component: str, body: Any, is_right: bool) -> None:
+    whole = {"$ref": f"#/components/schemas/Kapso{component}Request", **document}
+    checker = Draft202012Validator.FORMAT_CHECKER
+    assert Draft202012Validator(whole, format_checker=checker).is_valid(body) == is_right
+
+
+def test_times_that_no_database_stores(document: Any) -> None:
+    parameters = document["paths"]["/events/"]["get"]["parameters"]
+    (since,) = [one["schema"] for one in parameters if one["name"] == "since"]
+    years = {"1900": False, "1901": True, "2026": True, "8999": True, "9000": False, "0001": False}
+    for year, is_right in years.items():
+        found = Draft202012Validator(since).is_valid(f"{year}-01-31T12:00:00Z")
+        assert found == is_right, year
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PARSER_WHITELIST", []),
+        ("TITLE", "The site's"),
+        ("SCHEMA_PATH_PREFIX_INSERT", "/elsewhere"),
+        ("POSTPROCESSING_HOOKS", [lambda **given: {}]),
+        ("PREPROCESSING_HOOKS", [lambda endpoints: []]),
+        ("ENUM_SUFFIX", "Choice"),
+        ("SERVERS", [{"url": "/elsewhere"}]),
+        ("APPEND_PATHS", {"/more/": {}}),
+    ],
+)
+def test_what_a_site_sets_for_its_own_schema_leaves_it_alone(
+    document: Any, monkeypatch: Any, name: str, value: Any
+) -> None:
+    monkeypatch.setattr(spectacular_settings, name, value)
+    assert schemas.make(urls.urlpatterns, API) == document
+
+
+def test_headers_and_what_is_not_sent_again(document: Any) -> None:
+    create = document["paths"]["/customers/"]["post"]
+    assert "Idempotency-Key" in [p["name"] for p in create["parameters"]]
+    assert set(create["responses"]["201"]["headers"]) == {"Location", "Idempotent-Replayed"}
+    status = document["paths"]["/customers/{id}/status/"]["get"]
+    assert {"If-None-Match", "Accept-Language", "id"} == {p["name"] for p in status["parameters"]}
+    assert "content" not in status["responses"]["304"]
+    assert set(status["responses"]["304"]["headers"]) == {"ETag"}
+    for _name, operation in operations(document):
+        assert "Retry-After" in operation["responses"]["429"]["headers"]
+        assert "Retry-After" in operation["responses"]["503"]["headers"]
+
+
+def test_it_is_the_same_once_the_api_was_used(db: None, document: Any) -> None:
+    caller = staff()
+    for route, _view, actions, _name in urls.ROUTES:
+        if "get" in actions:
+            caller.get(route.replace("<str:pk>", "1"))
+    assert schemas.make(urls.urlpatterns, API) == document
+
+
+def test_it_is_the_same_in_another_process(document: Any) -> None:
+    written = manage("kapso_openapi", "--format", "json", PYTHONHASHSEED="7")
+    assert json.loads(written) == json.loads(json.dumps(document))
+
+
+# Served
+
+
+@pytest.fixture
+def caller(db: None) -> Caller:
+    return staff("view_customer")
+
+
+def test_json_unless_yaml_is_asked_for(caller: Caller, document: Any) -> None:
+    answer = caller.get("schema/")
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.json() == json.loads(json.dumps(document))
+    for options in (
+        {"headers": {"Accept": "application/yaml"}},
+        {"headers": {"Accept": "application/vnd.oai.openapi"}},
+        {"data": {"format": "yaml"}},
+    ):
+        answer = caller.get("schema/", **options)
+        assert "json" not in answer.headers["Content-Type"]
+        assert yaml.safe_load(answer.content) == document
+    assert code(caller.get("schema/", headers={"Accept": "image/png"}), 406) == "not_acceptable"
+
+
+def test_it_is_for_those_who_may_use_the_api(db: None) -> None:
+    assert code(Client().get(SCHEMA), 403) == "not_authenticated"
+    assert code(Caller(make_user("guest", is_staff=False)).get("schema/"), 403)
+
+
+def test_its_language_is_not_the_readers(caller: Caller, document: Any) -> None:
+    answer = caller.get("schema/", headers={"Accept-Language": "es"})
+    assert answer.json() == json.loads(json.dumps(document))
+
+
+@pytest.mark.urls("tests.sites.tenant_api")
+def test_for_tenants_it_says_what_tenants_may(db: None) -> None:
+    tenant = Caller(make_user("ada", is_staff=False), at="/tenant/")
+    answer = tenant.get("schema/").json()
+    validate(answer, cls=OpenAPIV31SpecValidator)
+    assert answer["servers"] == [{"url": "/tenant"}]
+    create = answer["paths"]["/customers/"]["post"]
+    assert create["operationId"] == "whatsapp_tenant_customers_create"
+    reference = create["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    known = answer["components"]["schemas"]
+    assert "external_customer_id" not in known[reference.rpartition("/")[2]]["properties"]
+    assert "external_customer_id" in known["KapsoCustomer"]["properties"]
+
+
+def test_without_drf_spectacular_it_says_so(caller: Caller, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "drf_spectacular", None)
+    assert code(caller.get("schema/"), 501) == "openapi_not_installed"
+    with pytest.raises(CommandError, match="drf-spectacular is missing"):
+        call_command("kapso_openapi")
+
+
+def test_without_drf_spectacular_the_rest_works() -> None:
+    program = (
+        "import sys; sys.modules['drf_spectacular'] = None; import django; django.setup();"
+        "from django.test import Client; from django.urls import reverse;"
+        "answer = Client().get(reverse('kapso_connect_api:customers'));"
+        "assert answer.status_code == 403, answer.content;"
+        "assert answer.json()['code'] == 'not_authenticated'"
+    )
+    run("-c", program)
+
+
+def test_it_is_not_imported_until_somebody_asks() -> None:
+    program = (
+        "import sys, django; django.setup(); import kapso_connect.api.urls;"
+        "assert 'drf_spectacular' not in sys.modules"
+    )
+    run("-c", program)
+
+
+# Written
+
+
+def run(*words: str, **variables: str) -> str:
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", **variables}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def manage(*words: str, **variables: str) -> str:
+    return run("-W", "ignore", "-m", "django", *words, **variables)
+
+
+def test_written_to_a_file(document: Any, tmp_path: Path) -> None:
+    for kind, read in {"yaml": yaml.safe_load, "json": json.loads}.items():
+        file = tmp_path / f"schema.{kind}"
+        call_command("kapso_openapi", file=file, format=kind)
+        assert read(file.read_text()) == json.loads(json.dumps(document))
+
+
+def test_written_in_yaml_to_standard_output(
+    document: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call_command("kapso_openapi")
+    written = capsys.readouterr().out
+    assert written.startswith("openapi: 3.1.0\n")
+    assert yaml.safe_load(written) == document
+
+
+@pytest.mark.urls("tests.sites.tenant_api")
+def test_written_for_another_mount(capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("kapso_openapi", namespace="tenant", format="json")
+    assert json.loads(capsys.readouterr().out)["servers"] == [{"url": "/tenant"}]
+
+
+@pytest.mark.urls("tests.sites.bare_urls")
+def test_an_api_that_is_not_mounted() -> None:
+    with pytest.raises(CommandError, match="is not mounted as kapso_connect_api"):
+        call_command("kapso_openapi")
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="cannot be written"):
+        call_command("kapso_openapi", file=tmp_path / "missing" / "schema.yaml")
+
+
+# In a site's own schema
+
+
+class CustomerSerializer(serializers.Serializer[Any]):
+    """The site's own, with a name and a choice that ours have, too."""
+
+    status = serializers.ChoiceField(choices=["gold", "silver"])
+
+
+class SitesCustomers(viewsets.GenericViewSet[Any]):
+    serializer_class = CustomerSerializer
+
+    def retrieve(self, request: Any, pk: str) -> None: ...
+
+
+own = [path("api/customers/<int:pk>/", SitesCustomers.as_view({"get": "retrieve"}))]
+OF_SPECTACULAR = {"DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema"}
+
+
+def sites_schema(*patterns: Any, version: str, tmp_path: Path) -> dict[str, Any]:
+    """The schema that drf-spectacular's own command writes of a site; a warning ends it."""
+    module = SimpleNamespace(urlpatterns=patterns)
+    file = tmp_path / "site.yaml"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spectacular_settings, "OAS_VERSION", version)
+        patch.setattr(spectacular_settings, "SCHEMA_PATH_PREFIX", "/api")
+        patch.setitem(sys.modules, "sites_urls", module)
+        with override_settings(REST_FRAMEWORK=OF_SPECTACULAR):
+            call_command(
+                Spectacular(),
+                urlconf="sites_urls",
+                file=str(file),
+                fail_on_warn=True,
+                validate=True,
+            )
+    return yaml.safe_load(file.read_text())
+
+
+@pytest.mark.parametrize("version", ["3.0.3", "3.1.0"])
+def test_in_a_sites_own_schema_both_are_right(version: str, tmp_path: Path, document: Any) -> None:
+    ours = path("api/whatsapp/", include(urls.urls_for(), namespace="one"))
+    tenants = path("api/mine/", include(urls.urls_for(TenantMixin), namespace="two"))
+    alone = sites_schema(*own, version=version, tmp_path=tmp_path)
+    both = sites_schema(*own, ours, tenants, version=version, tmp_path=tmp_path)
+    validate(both)
+    assert both["info"] == alone["info"]
+    assert both["paths"]["/api/customers/{id}/"] == alone["paths"]["/api/customers/{id}/"]
+    for name, component in alone["components"]["schemas"].items():
+        assert both["components"]["schemas"][name] == component
+    shown = {name for name, _operation in operations(both)}
+    expected = {name.replace(" /", " /api/whatsapp/") for name, _operation in operations(document)}
+    assert expected <= shown
+    known = both["components"]["schemas"]
+    assert known["KapsoCustomerRequest"]["required"] == ["name"]
+    assert "external_customer_id" in known["KapsoCustomerRequest"]["properties"]
+    assert "external_customer_id" not in known["KapsoCustomerOfTenantRequest"]["properties"]
+
+
+@override_settings(REST_FRAMEWORK=OF_SPECTACULAR)
+def test_a_site_may_describe_its_own_ways() -> None:
+    class Decorated(TenantMixin):
+        @extend_schema(summary="Whom we serve")
+        def list(self, request: Any) -> Any: ...
+
+        @extend_schema(exclude=True)
+        def create(self, request: Any) -> Any: ...
+
+    patterns, _name = urls.urls_for(Decorated)
+    document = schemas.make(patterns, "/")
+    assert document["servers"] == [{"url": "/"}]
+    assert document["paths"]["/customers/"]["get"]["summary"] == "Whom we serve"
+    assert "post" not in document["paths"]["/customers/"]
+
+
+def test_a_site_with_another_generator_keeps_it(settings: Any) -> None:
+    view: Any = resolve(f"{API}customers/").func.cls()
+    assert not isinstance(view.schema, schemas.ApiSchema)
+    settings.REST_FRAMEWORK = OF_SPECTACULAR
+    assert isinstance(view.schema, schemas.ApiSchema)

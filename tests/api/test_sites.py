@@ -1,0 +1,56 @@
+"""The REST API in sites that are set up in other ways."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db import connection as database
+from django.test import override_settings
+from django.urls import resolve
+
+from kapso_connect import onboarding
+from kapso_connect.api.urls import urls_for
+from kapso_connect.onboarding import steps
+from kapso_connect.testing import Sandbox
+
+from ..support import make_customer
+from .support import API, staff
+
+pytestmark = pytest.mark.usefixtures("unthrottled")
+
+
+def test_no_view_runs_in_a_transaction_of_the_sites() -> None:
+    for pattern in urls_for()[0]:
+        assert "default" in pattern.callback._non_atomic_requests, pattern
+
+
+@pytest.mark.django_db(transaction=True)
+def test_kapso_is_not_asked_inside_a_transaction_with_atomic_requests(
+    sandbox: Sandbox, monkeypatch: Any
+) -> None:
+    asked = []
+
+    def run(steps: Any, client: Any) -> Any:
+        asked.append(database.in_atomic_block)
+        return original(steps, client)
+
+    original = steps.run
+    monkeypatch.setattr(onboarding, "run", run)
+    monkeypatch.setitem(database.settings_dict, "ATOMIC_REQUESTS", True)
+    body = {"customer": make_customer(kapso_id=None).pk}
+    answer = staff().post("setup-links/", body, headers={"Idempotency-Key": "k"})
+    assert answer.status_code == 201
+    assert asked == [False]
+
+
+@pytest.mark.django_db
+def test_login_required_middleware_leaves_it_to_the_api() -> None:
+    assert resolve(f"{API}customers/").func.login_required is False
+
+
+@pytest.mark.django_db
+@override_settings(USE_I18N=False)
+def test_without_translations() -> None:
+    customer = make_customer()
+    assert staff().get(f"customers/{customer.pk}/status/").status_code == 200

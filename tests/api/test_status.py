@@ -1,0 +1,202 @@
+"""The status of an onboarding: all a front end needs to know, and cheap to ask again and again."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection as database
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from kapso_connect.kapso.error_codes import FAILURES
+from kapso_connect.models import Connection, Customer, SetupLink
+from kapso_connect.onboarding.status import get_status, get_statuses
+
+from ..support import make_connection, make_customer, make_link
+from .support import Caller, code, staff
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
+
+
+@pytest.fixture
+def caller() -> Caller:
+    return staff()
+
+
+def status(caller: Caller, customer: Customer) -> Any:
+    answer = caller.get(f"customers/{customer.pk}/status/")
+    assert answer.status_code == 200
+    return answer.json()
+
+
+def test_of_a_customer_nobody_invited(caller: Caller) -> None:
+    customer = make_customer()
+    assert status(caller, customer) == {
+        "customer": customer.pk,
+        "standing": "not_invited",
+        "connection": None,
+        "more_connections": 0,
+        "setup_link": None,
+        "failure": None,
+    }
+
+
+def test_of_a_customer_who_was_invited(caller: Caller) -> None:
+    end = timezone.now() + timedelta(days=30)
+    link = make_link(expires_at=end, opened_at=end - timedelta(days=30))
+    told = status(caller, link.customer)
+    assert told["standing"] == "opened"
+    assert told["setup_link"] == {
+        "id": link.pk,
+        "status": "active",
+        "setup_status": "pending",
+        "opened_at": link.opened_at.isoformat().replace("+00:00", "Z"),
+        "expires_at": end.isoformat().replace("+00:00", "Z"),
+    }
+    assert "secret-token" not in str(told)
+
+
+def test_a_link_past_its_end_has_expired_though_nobody_noted_it(caller: Caller) -> None:
+    link = make_link(expires_at=timezone.now())
+    assert status(caller, link.customer)["setup_link"]["status"] == "expired"
+
+
+@pytest.mark.parametrize("kapso_code", [*FAILURES, "something_new", ""])
+def test_why_it_failed_is_a_code_one_can_rely_on(caller: Caller, kapso_code: str) -> None:
+    link = make_link(setup_status="failed", last_error_code=kapso_code)
+    told = status(caller, link.customer)["failure"]
+    assert told["code"] == (kapso_code if kapso_code in FAILURES else "unknown")
+    assert told["kapso_code"] == kapso_code
+    assert told["title"]
+    assert told["cause"]
+    assert told["advice"]
+    assert told["action"] in {"try_again", "other_number", "fresh_link", "contact"}
+
+
+def test_the_words_are_in_the_readers_language(caller: Caller) -> None:
+    link = make_link(setup_status="failed", last_error_code="link_expired")
+    path = f"customers/{link.customer_id}/status/"
+    english = caller.get(path)
+    spanish = caller.get(path, headers={"Accept-Language": "es"})
+    assert english.json()["failure"]["title"] == "This link has expired"
+    assert spanish.json()["failure"]["title"] != "This link has expired"
+    assert "Accept-Language" in english.headers["Vary"]
+
+
+def test_a_failure_that_was_overcome_is_over(caller: Caller) -> None:
+    link = make_link(setup_status="failed", last_error_code="link_expired")
+    make_connection(link.customer)
+    assert status(caller, link.customer)["failure"] is None
+
+
+def test_of_a_customer_who_is_connected(caller: Caller) -> None:
+    customer = make_customer()
+    make_connection(customer, connected_at=timezone.now() - timedelta(days=1))
+    newest = make_connection(
+        customer, display_phone_number="+1 415-555-0100", verified_name="Ada's"
+    )
+    told = status(caller, customer)
+    assert told["standing"] == "connected"
+    assert told["more_connections"] == 1
+    assert told["connection"]["id"] == newest.pk
+    assert told["connection"]["phone_number_id"] == newest.phone_number_id
+    assert told["connection"]["display_phone_number"] == "+1 415-555-0100"
+
+
+def test_it_stands_where_the_lists_say(caller: Caller) -> None:
+    """One definition: that of the admin and of the customers' list."""
+    now = timezone.now()
+    make_link(make_customer())
+    make_link(make_customer(), unconfirmed_since=now)
+    make_link(make_customer(), status="revoked")
+    lost = make_connection(make_customer(), status="disconnected", disconnected_at=now)
+    make_link(lost.customer, created_at=now + timedelta(seconds=1))
+    make_connection(make_customer(), status="disconnected", disconnected_at=now)
+    make_connection(make_customer())
+    for _ in range(3):
+        make_link(lost.customer)
+        make_connection(lost.customer)
+    make_customer()
+    customers = list(Customer.objects.all())
+    for pk, expected in get_statuses(customers).items():
+        told = get_status(Customer.objects.filter(pk=pk))
+        assert told is not None
+        assert told == (Customer.objects.get(pk=pk), expected)
+    assert get_status(Customer.objects.none()) is None
+
+
+# Asking again and again
+
+
+def poll(caller: Caller, customer: Customer, etag: str) -> Any:
+    return caller.get(f"customers/{customer.pk}/status/", headers={"If-None-Match": etag})
+
+
+def test_what_is_known_is_not_sent_again(caller: Caller) -> None:
+    customer = make_link().customer
+    first = caller.get(f"customers/{customer.pk}/status/")
+    etag = first.headers["ETag"]
+    assert first.headers["Cache-Control"] == "private, no-cache"
+    for known in (etag, etag.removeprefix("W/"), f'"other", {etag}', "*"):
+        again = poll(caller, customer, known)
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["ETag"] == etag
+        assert again.headers["Cache-Control"] == "private, no-cache"
+    for unknown in ('"other"', "", "nonsense", etag[:-2] + '"'):
+        assert poll(caller, customer, unknown).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"status": "revoked"},
+        {"setup_status": "processing"},
+        {"setup_status": "failed"},
+        {"setup_status": "failed", "last_error_code": "link_expired"},
+        {"opened_at": timezone.now()},
+        {"expires_at": timezone.now()},
+        {"unconfirmed_since": timezone.now()},
+        {"is_latest": False},
+    ],
+)
+def test_each_change_of_the_link_is_seen(caller: Caller, change: dict[str, Any]) -> None:
+    link = make_link()
+    etag = caller.get(f"customers/{link.customer_id}/status/").headers["ETag"]
+    SetupLink.objects.update(**change)
+    assert poll(caller, link.customer, etag).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"status": "disconnected", "disconnected_at": timezone.now()},
+        {"display_phone_number": "+49 30 1"},
+        {"verified_name": "Ada"},
+        {"connection_type": "dedicated"},
+        {"connected_at": timezone.now() - timedelta(days=1)},
+        {"disconnect_reason": "moved"},
+    ],
+)
+def test_each_change_of_the_number_is_seen(caller: Caller, change: dict[str, Any]) -> None:
+    customer = make_connection().customer
+    etag = caller.get(f"customers/{customer.pk}/status/").headers["ETag"]
+    Connection.objects.update(**change)
+    assert poll(caller, customer, etag).status_code == 200
+
+
+def test_asking_again_costs_two_queries_however_much_there_is(caller: Caller) -> None:
+    customer = make_customer()
+    for _ in range(10):
+        make_link(customer)
+        make_connection(customer)
+        make_link()
+    etag = caller.get(f"customers/{customer.pk}/status/").headers["ETag"]
+    with CaptureQueriesContext(database) as captured:
+        assert poll(caller, customer, etag).status_code == 304
+    assert len(captured) == 4  # two of them for the session and the user
+
+
+def test_of_a_customer_nobody_knows(caller: Caller) -> None:
+    assert code(caller.get("customers/99/status/"), 404) == "not_found"

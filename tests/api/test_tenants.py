@@ -1,0 +1,322 @@
+"""A tenant's users see and change what is theirs; of the rest they cannot tell that it exists."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.http import HttpResponse
+from django.urls import URLPattern
+from django.utils import timezone
+
+from kapso_connect.api.tenants import TenantMixin
+from kapso_connect.api.urls import urls_for
+from kapso_connect.exceptions import KapsoConflict
+from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
+from kapso_connect.testing import Sandbox
+
+from ..support import make_connection, make_customer, make_link, remote_customer
+from .support import Caller, code, make_user
+
+pytestmark = [
+    pytest.mark.django_db,
+    pytest.mark.usefixtures("unthrottled"),
+    pytest.mark.urls("tests.sites.tenant_api"),
+]
+
+AT = "/tenant/"
+
+
+def belongings(email: str) -> dict[str, int]:
+    """A customer with one of everything; the key of each."""
+    customer = make_customer(email=email, connect_key=email, external_customer_id=f"id of {email}")
+    link = make_link(customer)
+    number = make_connection(customer, setup_link=link, display_phone_number="+1 415-555-0100")
+    event = TimelineEvent.objects.create(
+        kind="connected",
+        source="webhook",
+        customer=customer,
+        connection=number,
+        setup_link=link,
+    )
+    return {
+        "customers": customer.pk,
+        "setup-links": link.pk,
+        "connections": number.pk,
+        "events": event.pk,
+    }
+
+
+@pytest.fixture
+def theirs() -> dict[str, int]:
+    belongings("staff@example.com")  # so that keys of one kind are not those of another
+    TimelineEvent.objects.create(kind="webhook_received", source="webhook")
+    return belongings("theirs@example.com")
+
+
+@pytest.fixture
+def own(theirs: dict[str, int]) -> dict[str, int]:
+    return belongings("own@example.com")
+
+
+@pytest.fixture
+def tenant() -> Caller:
+    return Caller(make_user("tenant", is_staff=False, email="own@example.com"), AT)
+
+
+def everything() -> dict[str, list[Any]]:
+    return {
+        model.__name__: list(model._default_manager.order_by("pk").values())
+        for model in (Customer, SetupLink, Connection, TimelineEvent)
+    }
+
+
+def endpoints() -> list[tuple[str, str]]:
+    """Every address of the API and every method that it allows."""
+    patterns: list[URLPattern] = urls_for(TenantMixin)[0]
+    return [
+        (method.upper(), str(pattern.pattern))
+        for pattern in patterns
+        for method in pattern.callback.actions
+        if method != "head"
+    ]
+
+
+LISTS = {"customers/", "setup-links/", "connections/", "events/"}
+FILTERS = {
+    "customers/": {"external_customer_id": "id of theirs@example.com", "search": "theirs"},
+    "setup-links/": {"customer": "customers"},
+    "connections/": {"customer": "customers"},
+    "events/": {
+        "customer": "customers",
+        "connection": "connections",
+        "setup_link": "setup-links",
+    },
+}
+BODIES: dict[tuple[str, str], Any] = {
+    ("POST", "customers/"): {"name": "Made"},
+    ("PUT", "customers/<str:pk>/"): {"name": "Changed"},
+    ("PATCH", "customers/<str:pk>/"): {"name": "Changed"},
+    ("POST", "setup-links/"): {"customer": "customers"},
+    ("POST", "setup-links/<str:pk>/revoke/"): {},
+    ("POST", "connections/<str:pk>/refresh/"): {},
+    ("POST", "connections/<str:pk>/disconnect/"): {},
+}
+
+
+def send(caller: Caller, method: str, route: str, keys: dict[str, int]) -> HttpResponse:
+    """Use an endpoint on the things that ``keys`` names."""
+    kind = route.partition("/")[0]
+    path = route.replace("<str:pk>", str(keys.get(kind)))
+    assert "<" not in path, f"Say in this test what {route} is asked with."
+    if method == "GET":
+        return caller.get(path)
+    body = dict(BODIES[method, route])
+    if body.get("customer"):
+        body["customer"] = keys["customers"]
+    return caller.send(method, path, body)
+
+
+@pytest.mark.parametrize(("method", "route"), endpoints())
+def test_nobody_reads_or_changes_what_is_anothers(
+    tenant: Caller,
+    own: dict[str, int],
+    theirs: dict[str, int],
+    sandbox: Sandbox,
+    method: str,
+    route: str,
+) -> None:
+    before, asked = everything(), len(sandbox.requests())
+    answer = send(tenant, method, route, theirs)
+    assert everything() == before
+    assert len(sandbox.requests()) == asked, "Kapso was asked"
+    if "<str:pk>" in route or (route == "setup-links/" and method == "POST"):
+        unknown = send(tenant, method, route, dict.fromkeys(theirs, 99))
+        assert code(answer, 404) == code(unknown, 404) == "not_found"
+        assert answer.content == unknown.content
+        return
+    if method == "POST":
+        assert route == "customers/"
+        assert code(answer, 403) == "permission_denied"
+        return
+    assert answer.status_code == 200
+    if route == "":
+        assert all(f"http://testserver{AT}" in url for url in answer.json().values())
+        return
+    if route == "schema/":
+        assert "theirs" not in answer.content.decode()
+        return
+    assert route in LISTS, f"Say in this test what {route} shows."
+    rows = answer.json()["results"]
+    assert [row["id"] for row in rows] == [own[route.strip("/")]]
+    for name, value in FILTERS[route].items():
+        narrowed = tenant.get(f"{route}?{name}={theirs.get(value, value)}").json()
+        assert narrowed["results"] == []
+
+
+@pytest.mark.parametrize(("method", "route"), endpoints())
+def test_and_everybody_reads_and_changes_their_own(
+    tenant: Caller, own: dict[str, int], sandbox: Sandbox, method: str, route: str
+) -> None:
+    customer = Customer.objects.get(pk=own["customers"])
+    remote = remote_customer(sandbox)
+    Customer.objects.filter(pk=remote.pk).update(kapso_id=None, external_customer_id=None)
+    Customer.objects.filter(pk=customer.pk).update(
+        kapso_id=remote.kapso_id, external_customer_id=remote.external_customer_id
+    )
+    answer = send(tenant, method, route, own)
+    if (method, route) == ("POST", "customers/"):
+        assert code(answer, 403) == "permission_denied"
+    else:
+        assert answer.status_code in {200, 201}, answer.content
+
+
+@pytest.mark.parametrize(("method", "route"), endpoints())
+def test_nobody_unknown_gets_anything(
+    own: dict[str, int], sandbox: Sandbox, method: str, route: str
+) -> None:
+    before = everything()
+    answer = send(Caller(at=AT), method, route, own)
+    assert code(answer, 403) == "not_authenticated"
+    assert everything() == before
+
+
+@pytest.mark.parametrize(("method", "route"), endpoints())
+def test_a_mixin_that_does_not_say_whose_they_are_shows_nothing(
+    own: dict[str, int], sandbox: Sandbox, method: str, route: str
+) -> None:
+    before = everything()
+    caller = Caller(make_user("root", "superuser"), "/forgetful/")
+    if route in {"", "schema/"} or (method, route) == ("POST", "customers/"):
+        assert send(caller, method, route, own).status_code in {200, 403}
+    else:
+        with pytest.raises(NotImplementedError):
+            send(caller, method, route, own)
+    assert everything() == before
+
+
+def test_a_tenant_is_given_addresses_of_their_own(tenant: Caller, own: dict[str, int]) -> None:
+    told = tenant.get(f"setup-links/{own['setup-links']}/").json()
+    assert told["url"]
+    assert told["connect_url"]
+
+
+def test_who_of_the_staff_did_it_is_not_told(tenant: Caller, own: dict[str, int]) -> None:
+    staff = make_user("staff")
+    SetupLink.objects.update(created_by=staff)
+    TimelineEvent.objects.update(actor=staff)
+    assert tenant.get(f"setup-links/{own['setup-links']}/").json()["created_by"] is None
+    assert tenant.get("events/").json()["results"][0]["actor"] is None
+    SetupLink.objects.update(created_by=tenant.user)
+    told = tenant.get(f"setup-links/{own['setup-links']}/").json()
+    assert told["created_by"] == str(tenant.user.pk)
+
+
+def test_kapsos_own_words_are_not_told(
+    tenant: Caller, own: dict[str, int], monkeypatch: Any
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise KapsoConflict("Kapso's customer 1 is another customer of this site: Acme.")
+
+    monkeypatch.setattr("kapso_connect.onboarding.revoke_setup_link", fail)
+    answer = tenant.post(f"setup-links/{own['setup-links']}/revoke/")
+    assert code(answer, 409) == "kapso_conflict"
+    assert "Acme" not in answer.content.decode()
+
+
+def test_a_tenant_does_not_choose_external_ids(tenant: Caller, own: dict[str, int]) -> None:
+    path = f"customers/{own['customers']}/"
+    body = {"name": "New", "external_customer_id": "id of theirs@example.com"}
+    assert tenant.send("PATCH", path, body).status_code == 200
+    customer = Customer.objects.get(pk=own["customers"])
+    assert (customer.name, customer.external_customer_id) == ("New", "id of own@example.com")
+
+
+def test_a_number_that_turns_out_to_be_anothers_is_not_shown(
+    tenant: Caller, own: dict[str, int], sandbox: Sandbox
+) -> None:
+    row = sandbox.add_number(external_customer_id="elsewhere")
+    Connection.objects.filter(pk=own["connections"]).update(
+        phone_number_id=row["phone_number_id"],
+        connected_at=timezone.now() - timedelta(hours=1),
+    )
+    answer = tenant.post(f"connections/{own['connections']}/refresh/")
+    assert code(answer, 404) == "not_found"
+    moved = Connection.objects.get(pk=own["connections"])
+    assert moved.customer.external_customer_id == "elsewhere"
+    assert moved.health_checked_at is None
+
+
+def test_no_token_without_permission(tenant: Caller, own: dict[str, int]) -> None:
+    body = {"customer": own["customers"], "include_token": True}
+    assert code(tenant.post("setup-links/", body), 403) == "token_not_permitted"
+
+
+def test_tenants_make_customers_where_the_site_lets_them(theirs: dict[str, int]) -> None:
+    user = make_user("tenant", is_staff=False, email="own@example.com")
+    caller = Caller(user, "/making/")
+    body = {"name": "A", "email": "theirs@example.com", "external_customer_id": "mine"}
+    answer = caller.post("customers/", body, headers={"Idempotency-Key": "k"})
+    assert answer.status_code == 201
+    assert answer.json()["email"] == "own@example.com"
+    assert answer.headers["Location"].startswith("http://testserver/making/customers/")
+    again = caller.post("customers/", body, headers={"Idempotency-Key": "k"})
+    assert (again.status_code, again.json()) == (201, answer.json())
+    assert [row["id"] for row in caller.get("customers/").json()["results"]] == [
+        answer.json()["id"]
+    ]
+
+
+def test_a_key_is_its_users_own(theirs: dict[str, int]) -> None:
+    users = [
+        make_user(name, is_staff=False, email=f"{name}@example.com") for name in ("one", "two")
+    ]
+    answers = [
+        Caller(user, "/making/").post(
+            "customers/", {"name": "A"}, headers={"Idempotency-Key": "same"}
+        )
+        for user in users
+    ]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[0].json()["id"] != answers[1].json()["id"]
+
+
+def test_what_was_made_under_a_key_is_shown_to_those_only_who_may_see_it_still() -> None:
+    user = make_user("tenant", is_staff=False, email="own@example.com")
+    caller = Caller(user, "/making/")
+    made = caller.post("customers/", {"name": "A"}, headers={"Idempotency-Key": "k"})
+    Customer.objects.filter(pk=made.json()["id"]).update(email="theirs@example.com")
+    again = caller.post("customers/", {"name": "A"}, headers={"Idempotency-Key": "k"})
+    assert code(again, 404) == "not_found"
+
+
+@pytest.mark.parametrize(("method", "route"), endpoints())
+def test_whose_they_are_may_be_said_by_the_address(
+    own: dict[str, int], theirs: dict[str, int], sandbox: Sandbox, method: str, route: str
+) -> None:
+    caller = Caller(make_user("root", "superuser"), "/of/theirs/api/")
+    before = everything()
+    answer = send(caller, method, route, own)
+    if "<str:pk>" in route or (route == "setup-links/" and method == "POST"):
+        assert code(answer, 404) == "not_found"
+    elif method == "GET":
+        assert answer.status_code == 200
+        assert AT not in answer.content.decode()
+    assert everything() == before
+    if method == "GET":
+        assert send(caller, method, route, theirs).status_code == 200
+
+
+def test_what_is_made_below_such_an_address_is_found_there(
+    theirs: dict[str, int], sandbox: Sandbox
+) -> None:
+    Customer.objects.update(kapso_id=None)
+    caller = Caller(make_user("root", "superuser"), "/of/theirs/api/")
+    answer = caller.post("setup-links/", {"customer": theirs["customers"]})
+    assert answer.status_code == 201, answer.content
+    assert "/of/theirs/api/setup-links/" in answer.headers["Location"]
+    assert caller.client.get(answer.headers["Location"]).json()["id"] == answer.json()["id"]
+    urls = caller.get("").json()
+    assert urls["customers"] == "http://testserver/of/theirs/api/customers/"
+    assert caller.get("schema/").json()["servers"] == [{"url": "/of/theirs/api"}]

@@ -1,0 +1,78 @@
+"""How often one user may ask the REST API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kapso_connect.api.urls import urls_for
+from kapso_connect.models import Customer
+
+from ..support import make_customer
+from .support import Caller, code, make_user, staff
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
+
+
+def rates(settings: Any, **given: str | None) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_THROTTLE_RATES": given}
+
+
+def test_too_often_is_429_with_when_to_come_back(settings: Any) -> None:
+    rates(settings, read="2/min")
+    caller = staff()
+    assert caller.get("customers/").status_code == caller.get("events/").status_code == 200
+    answer = caller.get("customers/")
+    assert code(answer, 429) == "throttled"
+    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+
+
+def test_reading_writing_and_asking_kapso_are_counted_apart(settings: Any) -> None:
+    rates(settings, read="1/min", write="1/min", kapso="1/min")
+    caller = staff()
+    pk = make_customer().pk
+    assert caller.get("customers/").status_code == 200
+    assert caller.post("customers/", {"name": "A"}).status_code == 201
+    assert code(caller.post("setup-links/99/revoke/"), 404) == "not_found"
+    for method, path in (
+        ("GET", "setup-links/"),
+        ("POST", "customers/"),
+        ("PATCH", f"customers/{pk}/"),
+        ("PUT", f"customers/{pk}/"),
+        ("POST", "setup-links/"),
+        ("POST", "setup-links/99/revoke/"),
+        ("POST", "connections/99/refresh/"),
+        ("POST", "connections/99/disconnect/"),
+    ):
+        assert code(caller.send(method, path, {}), 429) == "throttled", path
+    assert Customer.objects.count() == 2
+
+
+def test_every_endpoint_is_throttled(settings: Any) -> None:
+    rates(settings, read="1/day", write="1/day", kapso="1/day")
+    caller = staff()
+    for pattern in urls_for()[0]:
+        path = str(pattern.pattern).replace("<str:pk>", "99")
+        for method in pattern.callback.actions:
+            caller.send(method.upper(), path)
+            assert caller.send(method.upper(), path).status_code == 429, (method, path)
+
+
+def test_one_user_does_not_use_up_what_is_anothers(settings: Any) -> None:
+    rates(settings, read="1/min")
+    assert staff().get("customers/").status_code == 200
+    assert Caller(make_user("other", "view_customer")).get("customers/").status_code == 200
+
+
+def test_none_is_no_limit(settings: Any) -> None:
+    rates(settings, kapso=None)
+    caller = staff()
+    for _ in range(40):
+        assert code(caller.post("setup-links/99/revoke/"), 404) == "not_found"
+
+
+def test_the_defaults_hold_without_any_setting(settings: Any) -> None:
+    caller = staff()
+    answers = [caller.post("setup-links/99/revoke/").status_code for _ in range(31)]
+    assert answers == [404] * 30 + [429]

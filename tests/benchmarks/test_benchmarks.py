@@ -1,0 +1,116 @@
+"""The benchmarks, made small, and what the documentation says of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests import ROOT
+
+from . import __main__ as benchmarks
+from .measuring import Row, in_turn, is_installed, table
+
+PEERS = {"djstripe", "anymail", "kapso_whatsapp"}
+Rows = dict[tuple[str, str], dict[str, Any]]
+"""By case and by who did it."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Rows]:
+    """Run one of the benchmarks, the first time that it is asked for."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+
+    def rows(case: str) -> Rows:
+        if case != "webhook" and os.environ.get("KAPSO_TEST_THOROUGH") != "1":
+            pytest.skip("takes long: KAPSO_TEST_THOROUGH=1")
+        figures = folder / f"{case}.json"
+        if not figures.exists():
+            options = [] if case in benchmarks.WITHOUT_DATABASE else ["--database-url", "sqlite://"]
+            module = f"tests.benchmarks.{case}"
+            subprocess.run(
+                [sys.executable, "-m", module, "--quick", "--json", str(figures), *options],
+                check=True,
+                cwd=ROOT,
+                env={**os.environ, "DJANGO_SETTINGS_MODULE": ""},
+            )
+        return {(row["case"], row["who"]): row for row in json.loads(figures.read_text())}
+
+    return rows
+
+
+@pytest.mark.parametrize("case", benchmarks.CASES)
+def test_every_benchmark_runs(run: Callable[[str], Rows], case: str) -> None:
+    rows = run(case)
+    assert rows
+    assert all(row["seconds"] > 0 for row in rows.values())
+
+
+def test_peers_are_there_where_they_are_installed(run: Callable[[str], Rows]) -> None:
+    if not all(map(is_installed, PEERS)):
+        pytest.skip("the extra benchmarks is not installed")
+    told = {who for case in ("webhook", "links") for _, who in run(case)}
+    assert {"dj-stripe", "django-anymail", "kapso-whatsapp-cloud-api, 8 at a time"} <= told
+
+
+def test_a_webhook_costs_what_it_says(run: Callable[[str], Rows]) -> None:
+    rows = run("webhook")
+    assert {
+        kind: rows[f"Webhook in process: {kind}", "kapso_connect"]["queries"]
+        for kind in ("first delivery", "the same again", "unknown event")
+    } == {"first delivery": 6, "the same again": 1, "unknown event": 4}
+
+
+def test_no_page_needs_more_queries_for_more_rows(run: Callable[[str], Rows]) -> None:
+    pages: dict[str, list[int]] = {}
+    for (case, _), row in run("pages").items():
+        pages.setdefault(case, []).append(row["queries"])
+    assert len(pages) > 20
+    assert {case: queries for case, queries in pages.items() if len(set(queries)) > 1} == {}
+
+
+# What they say
+
+
+def test_the_ratio_is_that_of_the_same_round() -> None:
+    slow_and_fast = iter([(1.0, 3.0), (10.0, 30.0), (2.0, 6.0)])
+    rounds: list[tuple[float, float]] = []
+
+    def one(index: int) -> float:
+        # Whoever comes first in a round begins it.
+        taken.add(index)
+        if len(taken) == 1:
+            rounds.append(next(slow_and_fast))
+        if len(taken) == 2:
+            taken.clear()
+        return rounds[-1][index]
+
+    taken: set[int] = set()
+    base, other = in_turn(
+        "x", {"a": lambda: one(0), "b": lambda: one(1)}, rounds=3, base="a", warm_up=0
+    )
+    assert (base.seconds, other.seconds) == (2.0, 6.0)
+    assert (base.ratio, other.ratio, other.ratio_spread) == (1.0, 3.0, (3.0, 3.0))
+
+
+def test_the_table_has_the_columns_that_there_is_something_to_say_in() -> None:
+    told = table([Row("c", "us", 0.0012, (0.001, 0.002), queries=1234)])
+    assert told.splitlines() == [
+        "|  | median (quartiles) | queries |",
+        "| --- | ---: | ---: |",
+        "| **c** |  |  |",
+        "| us | 1.2 ms (1 ms to 2 ms) | 1,234 |",
+    ]
+
+
+def test_the_documentation_shows_the_figures_that_were_measured() -> None:
+    result = json.loads(benchmarks.FIGURES.read_text())
+    assert set(result["cases"]) == set(benchmarks.CASES)
+    page = benchmarks.PAGE.read_text()
+    assert benchmarks.filled(page, result) == page
+    assert [case for case in (*benchmarks.CASES, "machine") if f"<!-- {case} -->" not in page] == []

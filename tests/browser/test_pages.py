@@ -1,0 +1,335 @@
+"""The customers' pages as customers see them: on a phone, in six languages, with every outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone, translation
+from django.utils.translation import gettext
+from playwright.sync_api import Page, Response, expect
+
+from kapso_connect import onboarding
+from kapso_connect.kapso.error_codes import FAILURES, UNKNOWN, Action
+from kapso_connect.models import Connection, Customer, Language, SetupLink, TimelineEvent
+from kapso_connect.onboarding.connect_urls import connect_url
+from kapso_connect.pages import views
+from kapso_connect.testing import Sandbox
+
+from ..conftest import THOROUGH
+from .support import DESKTOP, Visitor, assert_accessible, path_of
+
+PHONE = {"width": 320, "height": 640}
+NUMBER = "+1 415-555-0123"
+SCRIPTS = pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no_scripts"])
+LANGUAGES = pytest.mark.parametrize("language", Language.values)
+AWAY = {"match": "phone_numbers", "kind": "status", "status": 503}
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def customer() -> Customer:
+    return Customer.objects.create(name="Ada's Bakery", email="ada@example.com")
+
+
+@pytest.fixture
+def invite(site: str, customer: Customer, settings: Any) -> Callable[..., str]:
+    """Invite the customer; return the address that is given to them."""
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "SITE_NAME": "Crumb & Co."}
+
+    def invite(**options: Any) -> str:
+        onboarding.create_setup_link(customer, options=options, next_url="/admin/login/")
+        return connect_url(customer)
+
+    return invite
+
+
+def look(visitor: Visitor, page: Page, name: str, scripts: bool = True) -> None:
+    """What must hold of each page."""
+    visitor.look(page, name, PHONE)
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    if not scripts:
+        return
+    before = page.viewport_size or PHONE
+    for size in (PHONE, DESKTOP) if THOROUGH else (before,):
+        page.set_viewport_size(size)
+        assert_accessible(page)
+    page.set_viewport_size(before)
+
+
+def press(page: Page) -> None:
+    page.locator("form button").click()
+
+
+def connect(page: Page) -> None:
+    """Play the customer on the hosted page."""
+    page.get_by_label("Phone number").fill(NUMBER)
+    page.get_by_role("button", name="Connect", exact=True).click()
+
+
+@LANGUAGES
+@SCRIPTS
+def test_from_the_invitation_to_the_next_step(
+    invite: Callable[..., str], visitor: Visitor, language: str, scripts: bool
+) -> None:
+    page = visitor.window(PHONE, java_script_enabled=scripts)
+    page.goto(invite(language=language))
+    with translation.override(language):
+        expected = {
+            "lang": language,
+            "dir": "rtl" if language == "ar" else "ltr",
+            "success": gettext("WhatsApp is connected"),
+            "button": gettext("Connect WhatsApp"),
+            "continue": gettext("Continue"),
+        }
+    html = page.locator("html")
+    for attribute in ("lang", "dir"):
+        expect(html).to_have_attribute(attribute, expected[attribute])
+    look(visitor, page, f"connect-{language}", scripts)
+    assert not TimelineEvent.objects.filter(kind="setup_link_opened").exists()
+    page.get_by_role("button", name=expected["button"]).click()
+    assert page.url == SetupLink.objects.get().url
+    connect(page)
+    expect(page.get_by_role("heading", level=1)).to_have_text(expected["success"])
+    expect(html).to_have_attribute("lang", language)
+    number = page.get_by_text(NUMBER)
+    expect(number).to_be_visible()
+    expect(number).to_have_attribute("dir", "ltr")
+    look(visitor, page, f"success-{language}", scripts)
+    page.get_by_role("link", name=expected["continue"]).click()
+    assert path_of(page) == "/admin/login/"
+    assert "?kapso_connect=" in page.url
+    assert Connection.objects.get().is_connected
+
+
+@SCRIPTS
+@pytest.mark.parametrize("code", FAILURES)
+def test_each_failure_leads_on(
+    invite: Callable[..., str], visitor: Visitor, code: str, scripts: bool
+) -> None:
+    page = visitor.window(PHONE, java_script_enabled=scripts)
+    page.goto(invite())
+    press(page)
+    page.get_by_role("button", name=code).click()
+    assert path_of(page) == "/whatsapp/failed/"
+    failure = FAILURES[code]
+    expect(page.get_by_role("heading", level=1)).to_have_text(str(failure.title))
+    page.get_by_role("button", name=str(failure.action.label)).click()
+    link = SetupLink.objects.get(is_latest=True)
+    assert page.url == link.url
+    assert (SetupLink.objects.count() == 2) == (failure.action == Action.FRESH_LINK)
+    connect(page)
+    expect(page.get_by_role("heading", level=1)).to_have_text("WhatsApp is connected")
+    assert Connection.objects.get().is_connected
+
+
+@LANGUAGES
+def test_each_failure_is_explained(
+    invite: Callable[..., str], visitor: Visitor, site: str, language: str
+) -> None:
+    page = visitor.window(PHONE)
+    page.goto(invite(language=language))
+    press(page)
+    link = SetupLink.objects.get()
+    for code, failure in {**FAILURES, "unheard_of": UNKNOWN}.items():
+        page.goto(f"{site}/whatsapp/failed/?setup_link_id={link.kapso_id}&error_code={code}")
+        with translation.override(language):
+            title, advice, button = map(str, (failure.title, failure.advice, failure.action.label))
+        expect(page.get_by_role("heading", level=1)).to_have_text(title)
+        expect(page.get_by_text(advice)).to_be_visible()
+        expect(page.get_by_text(link.reference)).to_be_visible()
+        expect(page.get_by_role("button", name=button)).to_be_visible()
+        look(visitor, page, f"failed-{code}-{language}")
+
+
+def test_who_did_not_come_by_the_address_is_told_to(
+    invite: Callable[..., str], visitor: Visitor
+) -> None:
+    invite()
+    page = visitor.window(PHONE)
+    page.goto(SetupLink.objects.get().url)
+    page.get_by_role("button", name="facebook_auth_failed").click()
+    expect(page.get_by_text("open the invitation you received")).to_be_visible()
+    expect(page.get_by_role("button")).to_have_count(0)
+    look(visitor, page, "failed-unknown-browser")
+
+
+@SCRIPTS
+@pytest.mark.parametrize("language", ["en", "ar"])
+def test_the_waiting_page_turns_into_success_by_itself(
+    invite: Callable[..., str],
+    visitor: Visitor,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    scripts: bool,
+    language: str,
+) -> None:
+    monkeypatch.setattr(views, "REFRESH_SECONDS", 1)
+    page = visitor.window(PHONE, java_script_enabled=scripts)
+    page.goto(invite(language=language))
+    press(page)
+    sandbox.faults(webhook_first=False, drop=True, api=[AWAY])
+    connect(page)
+    with translation.override(language):
+        waiting, done = gettext("Almost there"), gettext("WhatsApp is connected")
+    expect(page.get_by_role("heading")).to_have_text(waiting)
+    look(visitor, page, f"waiting-{language}", scripts)
+    sandbox.faults(api=[])
+    expect(page.get_by_role("heading")).to_have_text(done, timeout=20_000)
+    assert path_of(page) == "/whatsapp/success/"
+
+
+def test_who_waits_with_scripts_is_not_disturbed_and_may_leave_after_a_minute(
+    invite: Callable[..., str],
+    visitor: Visitor,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(views, "REFRESH_SECONDS", 1)
+    page = visitor.window(PHONE)
+    page.goto(invite())
+    press(page)
+    sandbox.faults(webhook_first=False, drop=True, api=[AWAY])
+    connect(page)
+    expect(page.get_by_text("every few seconds")).to_be_visible()
+    page.wait_for_load_state("load")
+    loads: list[Any] = []
+    page.on("load", lambda loaded: loads.append(loaded))
+    page.wait_for_timeout(6500)
+    assert loads == [], "the server's own refresh was not called off"
+    SetupLink.objects.update(unconfirmed_since=timezone.now() - timedelta(minutes=2))
+    expect(page.get_by_text("You can close this page")).to_be_visible()
+    look(visitor, page, "waiting-long")
+    assert loads == []
+    sandbox.faults(api=[])
+    page.get_by_role("link", name="Look again").click()
+    expect(page.get_by_role("heading")).to_have_text("WhatsApp is connected")
+
+
+@pytest.mark.parametrize(
+    ("language", "appearance"),
+    [*((language, "light") for language in Language.values), ("en", "dark"), ("ar", "dark")],
+)
+def test_every_other_page(
+    invite: Callable[..., str],
+    visitor: Visitor,
+    sandbox: Sandbox,
+    customer: Customer,
+    monkeypatch: pytest.MonkeyPatch,
+    language: str,
+    appearance: Any,
+) -> None:
+    page = visitor.window(PHONE, color_scheme=appearance, locale=language)
+    address = invite(language=language)
+    customer.language = language
+    customer.save()
+
+    def see(name: str, title: str) -> None:
+        with translation.override(language):
+            expect(page.get_by_role("heading", level=1)).to_have_text(gettext(title))
+        look(visitor, page, f"{name}-{language}-{appearance}")
+
+    page.goto(address)
+    look(visitor, page, f"connect-{language}-{appearance}")
+
+    SetupLink.objects.update(expires_at=timezone.now())
+    sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 401}])
+    press(page)
+    see("refused", "Not possible right now")
+    sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 429}])
+    press(page)
+    see("unavailable", "Not possible right now")
+    monkeypatch.setattr(views, "CLICKS", 2)
+    press(page)
+    see("busy", "A short break")
+
+    sandbox.faults(api=[])
+    monkeypatch.setattr(views, "CLICKS", 100)
+    press(page)
+    connect(page)
+    page.goto(address)
+    see("connected", "WhatsApp is connected")
+
+    Customer.objects.update(connect_key=None)
+    page.goto(address)
+    see("withdrawn", "This invitation is no longer open")
+    page.goto(address[:-2] + "/")
+    see("invalid", "We cannot find this connection")
+    # The browser itself notes the status of each page.
+    noted = [text for text in visitor.complaints if "status of" not in text]
+    visitor.complaints[:] = noted
+
+
+@pytest.mark.parametrize("appearance", ["light", "dark"])
+@pytest.mark.parametrize("is_dark", [False, True], ids=["light_theme", "dark_theme"])
+def test_a_sites_own_colours(
+    invite: Callable[..., str], visitor: Visitor, settings: Any, appearance: Any, is_dark: bool
+) -> None:
+    colors = {"primary_color": "#7a1fa2", "background_color": "#fff3e0", "card_color": "#fffaf3"}
+    if is_dark:
+        colors = {
+            "primary_color": "#ffb300",
+            "background_color": "#101020",
+            "card_color": "#1c1c30",
+            "muted_color": "#26263c",
+            "text_color": "#f5f5ff",
+            "muted_text_color": "#b9b9d0",
+            "border_color": "#3c3c58",
+        }
+    settings.KAPSO_CONNECT = {
+        **settings.KAPSO_CONNECT,
+        "SETUP_LINK_DEFAULTS": {"theme_config": colors},
+        "LOGO_URL": "admin/img/icon-yes.svg",
+    }
+    page = visitor.window(PHONE, color_scheme=appearance)
+    page.goto(invite())
+    look(visitor, page, f"theme-{'dark' if is_dark else 'light'}-in-{appearance}")
+    button = page.get_by_role("button")
+    primary = "rgb(255, 179, 0)" if is_dark else "rgb(122, 31, 162)"
+    expect(button).to_have_css("background-color", primary)
+    own = {True: "rgb(16, 16, 32)", False: "rgb(255, 243, 224)"}[is_dark]
+    has_own = is_dark or appearance == "light"
+    expect(page.locator("body")).to_have_css(
+        "background-color", own if has_own else "rgb(16, 22, 20)"
+    )
+    assert page.evaluate("document.querySelector('header img').naturalWidth") > 0
+
+
+def test_with_the_keyboard_alone(invite: Callable[..., str], visitor: Visitor) -> None:
+    page = visitor.window(PHONE)
+    page.goto(invite())
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button")).to_be_focused()
+    visitor.look(page, "connect-focus", PHONE)
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Phone number")).to_be_visible()
+
+
+def test_a_page_weighs_less_than_30_kb(
+    invite: Callable[..., str], visitor: Visitor, sandbox: Sandbox, site: str
+) -> None:
+    page = visitor.window(PHONE)
+    weights: dict[str, int] = {}
+
+    def weigh(response: Response) -> None:
+        if response.url.startswith(site) and response.status < 300:
+            weights[response.url] = len(response.body())
+
+    page.on("response", weigh)
+
+    def assert_light() -> None:
+        page.wait_for_load_state("networkidle")
+        assert 0 < sum(weights.values()) < 30_000, weights
+        assert all(size < 10_000 for url, size in weights.items() if ".css" in url)
+        weights.clear()
+
+    page.goto(invite(theme_config={"primary_color": "#7a1fa2"}))
+    assert_light()
+    press(page)
+    sandbox.faults(webhook_first=False, drop=True, api=[AWAY])
+    connect(page)
+    expect(page.get_by_role("heading")).to_have_text("Almost there")
+    assert_light()

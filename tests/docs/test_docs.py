@@ -1,0 +1,450 @@
+"""The documentation: it builds, its blocks are right, and what it says of the code is the code's.
+
+The pages that ``test_readme`` follows to the letter are not looked at here once more, but for their
+commands.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from importlib.metadata import distribution
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from django.core.management import get_commands, load_command_class
+from django.template import Template, engines
+from django.template.loader_tags import BlockNode, ExtendsNode
+from django.test import override_settings
+from django.urls import resolve
+from django.utils.module_loading import import_string
+from mkdocs.__main__ import cli as mkdocs
+from packaging.requirements import Requirement
+
+from kapso_connect import conf, dispatch, log, signals
+from kapso_connect.kapso.setup_link_options import SetupLinkOptions
+from kapso_connect.sandbox import faults
+from kapso_connect.sandbox.__main__ import parser as sandbox_parser
+from kapso_connect.sync import Report
+
+from ..benchmarks.__main__ import parser as benchmarks_parser
+from .support import DOCS, ROOT, Block, blocks, blocks_of, pages, write
+
+FOLLOWED = {
+    f"docs/{name}.md"
+    for name in (
+        "tutorial",
+        "how-to/own-model",
+        "how-to/wizard",
+        "how-to/templates",
+        "how-to/migrating",
+    )
+}
+"""Pages that ``test_readme`` follows; the files of README's blocks are those of the tutorial."""
+
+BLOCKS = list(blocks())
+
+
+def of(*languages: str) -> list[Block]:
+    return [block for block in BLOCKS if block.language in languages]
+
+
+def each(found: list[Block]) -> Any:
+    assert found
+    return pytest.mark.parametrize("block", found, ids=str)
+
+
+# The site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation as it is built; not at all where a link leads nowhere."""
+    folder = tmp_path_factory.mktemp("docs")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(build, cwd=ROOT, env=_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_every_page_is_built(site: Path) -> None:
+    made = {path.relative_to(site).with_suffix(".md").as_posix() for path in site.rglob("*.html")}
+    assert made == {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")} | {"404.md"}
+
+
+def test_no_page_asks_another_site_for_anything(site: Path) -> None:
+    asked = set()
+    for page in site.rglob("*.html"):
+        tags = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", page.read_text())
+        assert tags
+        asked |= {tag for tag in tags if re.search(r'(?:src|href)="?(?:https?:)?//', tag)}
+    for sheet in site.rglob("*.css"):
+        asked |= set(re.findall(r"""url\(["']?(?:https?:)?//|@import""", sheet.read_text()))
+    assert asked == set()
+
+
+# Blocks
+
+
+def test_every_block_is_of_a_kind_that_is_looked_at() -> None:
+    known = {"python", "console", "text", "html+django", "json"}
+    assert [f"{block}: {block.language}" for block in BLOCKS if block.language not in known] == []
+    fences = [line for page in pages() for line in page.read_text().splitlines() if "```" in line]
+    assert len(BLOCKS) * 2 == len(fences), "a fence that is not understood"
+
+
+def test_python_blocks_pass_mypy(tmp_path: Path) -> None:
+    """In one project, which has what the followed pages put into it."""
+    make_project(tmp_path)
+    names = {}
+    for block in of("python"):
+        if block.page not in FOLLOWED and block.page != "README.md":
+            place = Path(block.path or "shell.py")
+            name = re.sub(r"\W", "_", f"{block.page.removesuffix('.md')}_{block.line}")
+            module = tmp_path / place.with_name(f"{place.stem}_{name}.py")
+            names[module.relative_to(tmp_path).as_posix()] = str(block)
+            module.parent.mkdir(parents=True, exist_ok=True)
+            known = f"from {'.'.join(place.with_suffix('').parts)} import *  # noqa\n"
+            module.write_text((known if block.path.startswith("mysite/") else "") + block.text)
+    assert names
+    (tmp_path / "mypy.ini").write_text(MYPY)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--no-incremental", "."],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**_environment(), "PYTHONPATH": f"{ROOT}:{tmp_path}", "MYPYPATH": str(ROOT)},
+    )
+    told = re.sub(
+        r"^\S+?\.py",
+        lambda f: f"{f[0]} ({names.get(f[0], 'a followed page')})",
+        done.stdout,
+        flags=re.M,
+    )
+    assert done.returncode == 0, told + done.stderr
+
+
+MYPY = """
+[mypy]
+plugins = mypy_django_plugin.main
+check_untyped_defs = True
+exclude = manage
+[mypy-kapso_connect.*]
+follow_imports = silent
+[mypy-health_check.*]
+ignore_missing_imports = True
+[mypy.plugins.django-stubs]
+django_settings_module = mysite.settings
+"""
+
+
+def make_project(folder: Path) -> None:
+    start = [sys.executable, "-m", "django", "startproject", "mysite", "."]
+    subprocess.run(start, cwd=folder, check=True, env=_environment())
+    for name, untyped, typed in (
+        ("settings", "ALLOWED_HOSTS = ", "ALLOWED_HOSTS: list[str] = "),
+        ("urls", "urlpatterns = ", "urlpatterns: list[Any] = "),
+    ):
+        retype(folder / "mysite" / f"{name}.py", untyped, typed)
+    (folder / "crm").mkdir()
+    (folder / "crm" / "__init__.py").touch()
+    for page in ("tutorial", "how-to/own-model", "how-to/wizard"):
+        for block in blocks_of(DOCS / f"{page}.md"):
+            if block.path.endswith(".py"):
+                write(block, folder)
+    for block in blocks_of(DOCS / "how-to" / "multi-tenant-api.md"):
+        # One file of its own is named by another.
+        if block.path and not (folder / block.path).exists():
+            write(block, folder)
+    # Other pages show other values of other types.
+    retype(
+        folder / "mysite" / "settings.py",
+        "\nKAPSO_CONNECT = ",
+        "\nKAPSO_CONNECT: dict[str, Any] = ",
+    )
+
+
+def retype(path: Path, untyped: str, typed: str) -> None:
+    text = path.read_text()
+    assert untyped in text
+    path.write_text(f"from typing import Any\n{text.replace(untyped, typed)}")
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+
+
+@each([block for block in of("python") if block.path == "mysite/settings.py"])
+def test_settings_are_those_that_the_package_takes(block: Block) -> None:
+    known: dict[str, Any] = {
+        "INSTALLED_APPS": [],
+        "MIDDLEWARE": [],
+        "DATABASES": {"default": {}},
+        "TEMPLATES": [{}],
+        "BASE_DIR": ROOT,
+        "KAPSO_CONNECT": {},
+    }
+    exec(block.text, known)
+    with override_settings(KAPSO_CONNECT=known["KAPSO_CONNECT"]):
+        conf.get_conf()
+    for app in known["INSTALLED_APPS"]:
+        assert app == "crm" or importlib.util.find_spec(app), app
+    for backend in known.get("TASKS", {}).values():
+        import_string(backend["BACKEND"])
+
+
+@each(of("html+django"))
+def test_templates_change_blocks_that_are_there(block: Block) -> None:
+    assert block.path.startswith(("templates/", "crm/templates/"))
+    template: Template = engines["django"].from_string(block.text).template
+    parents = template.nodelist.get_nodes_by_type(ExtendsNode)
+    if not parents:
+        return
+    parent = engines["django"].get_template(parents[0].parent_name.var).template
+    there = set()
+    while parent is not None:
+        there |= {node.name for node in parent.nodelist.get_nodes_by_type(BlockNode)}
+        above = parent.nodelist.get_nodes_by_type(ExtendsNode)
+        parent = (
+            engines["django"].get_template(above[0].parent_name.var).template if above else None
+        )
+    assert {node.name for node in template.nodelist.get_nodes_by_type(BlockNode)} <= there
+
+
+def test_json_is_json() -> None:
+    for block in of("json"):
+        json.loads(block.text)
+
+
+REQUEST = re.compile(
+    r"(GET|POST|PUT|PATCH|DELETE) (/\S+)\n((?:[\w-]+: .+\n)*)(?:\n(.+))?", re.DOTALL
+)
+
+
+def check_request(method: str, path: str, headers: str, body: str | None) -> None:
+    """See that this package's own views take a request."""
+    view = resolve(path, "tests.urls").func
+    assert view.__module__.startswith("kapso_connect.")
+    assert method.lower() in getattr(view, "actions", {})
+    if body:
+        assert "Content-Type: application/json\n" in headers
+        json.loads(body)
+
+
+@each(of("text"))
+def test_text_is_a_crontab_or_an_environment_or_a_request_or_tells_of_events(
+    block: Block,
+) -> None:
+    if block.text.startswith("{"):
+        record = json.loads(block.text)
+        usual = {"asctime", "levelname", "name", "message", "kapso_event"}
+        assert usual < set(record)
+        assert set(log.EVENTS[record["kapso_event"]].fields) == set(record) - usual
+    elif all(re.fullmatch(r"KAPSO_[A-Z_]+=\S.*", line) for line in block.lines):
+        names = [line.partition("=")[0] for line in block.lines]
+        assert [name for name in names if name not in (DOCS / "tutorial.md").read_text()] == []
+    elif request := REQUEST.fullmatch(block.text):
+        check_request(*request.groups())
+    elif not crontab(block):
+        source = (ROOT / "kapso_connect" / "metrics.py").read_text()
+        metrics = re.findall(r"kapso_(?!connect\.)\w+", block.text)
+        assert metrics, f"{block}: of no kind that is looked at"
+        assert [name for name in metrics if f'"{name}"' not in source] == []
+
+
+# Commands
+
+
+def crontab(block: Block) -> list[str]:
+    """Return the command lines of a crontab; none where ``block`` is something else."""
+    pattern = r"(?:[\d*/,-]+ ){5}cd /\S+ && venv/bin/(.+)"
+    lines = [re.fullmatch(pattern, line) for line in block.lines]
+    return [line[1] for line in lines if line] if all(lines) else []
+
+
+COMMANDS = [
+    *((block, line) for block in of("console") for line in block.lines),
+    *((block, line) for block in of("text") for line in crontab(block)),
+]
+
+
+@pytest.mark.parametrize(("block", "line"), COMMANDS, ids=[f"{b} {c}" for b, c in COMMANDS])
+def test_commands_and_their_options_exist(block: Block, line: str) -> None:
+    for command in line.split(" && "):
+        words = shlex.split(command)
+        while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+            words.pop(0)
+        check_command(words)
+
+
+def check_command(words: list[str]) -> None:
+    if words[0] == "export":
+        assert re.fullmatch(r"[A-Z_]+=\S+", words[1])
+    elif words[:2] == ["python", "manage.py"]:
+        check_management_command(words[2], words[3:])
+    elif words[:2] == ["python", "-m"]:
+        MODULES[words[2]](words[3:])
+    elif words[:2] == ["python", "-c"]:
+        (code,) = words[2:]
+        exec(code, {})
+    else:
+        assert words == ["source", ".venv/bin/activate"]
+
+
+def check_management_command(name: str, words: list[str]) -> None:
+    if name not in {"db_worker", "rqworker"}:  # test_queues runs these
+        app = "example_project.demo" if name == "demo" else get_commands()[name]
+        load_command_class(app, name).create_parser("manage.py", name).parse_args(words)
+
+
+def check_requirements(words: list[str]) -> None:
+    assert words.pop(0) == "install"
+    for word in words:
+        if word == "-e":
+            continue
+        wanted = Requirement(re.sub(r"^\.", "django-kapso-connect", word))
+        assert wanted.extras <= set(
+            distribution(wanted.name).metadata.get_all("Provides-Extra") or []
+        )
+
+
+MODULES: dict[str, Callable[[list[str]], Any]] = {
+    "django": lambda words: check_management_command(words[0], words[1:]),
+    "kapso_connect.sandbox": sandbox_parser().parse_args,
+    "mkdocs": lambda words: mkdocs.commands[words[0]].make_context("mkdocs", words[1:]),
+    "pip": check_requirements,
+    "tests.benchmarks": benchmarks_parser().parse_args,
+    "pytest": lambda words: None if not words else pytest.fail(str(words)),
+    "venv": lambda words: None if words == [".venv"] else pytest.fail(str(words)),
+}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python manage.py kapso_sink",
+        "python manage.py kapso_sync --quietly",
+        "python -m pip install 'django-kapso-connect[queue]'",
+        "python -m kapso_connect.sandbox --colour",
+        "python -m mkdocs serve --softly",
+        "python -m tests.benchmarks everything",
+        "rm -r venv",
+    ],
+)
+def test_a_wrong_command_is_found(line: str) -> None:
+    with pytest.raises((Exception, SystemExit)):
+        check_command(shlex.split(line))
+
+
+# Reference
+
+
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reference", DOCS / "hooks" / "reference.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_setting_is_described_with_its_default(reference: ModuleType) -> None:
+    parts = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", reference.settings(), re.M | re.S))
+    assert set(parts) == set(conf.READERS)
+    assert all(len(text.split("\n*")[0].strip()) > 20 for text in parts.values())
+    assert "default: `300.0`" in parts["LEASE_SECONDS"]
+    assert "default: none" in parts["API_KEY"]
+
+
+def test_every_option_of_a_link_is_described_with_its_values(reference: ModuleType) -> None:
+    text = reference.options()
+    assert [one.name for one in fields(SetupLinkOptions) if f"`{one.name}`" not in text] == []
+    assert "| One of `customer_managed`, `partner_managed`: who pays Meta." in text
+
+
+def test_every_figure_of_a_report_is_described(reference: ModuleType) -> None:
+    text = reference.report()
+    assert [one.name for one in fields(Report) if f"`{one.name}`" not in text] == []
+
+
+def test_every_fault_is_described(reference: ModuleType) -> None:
+    text = reference.faults()
+    named = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    assert named == {*faults.SPEC, *faults.RULE_SPEC}
+    assert [kind for kind in faults.KINDS if f"``{kind}``" not in text] == []
+
+
+def test_every_signal_is_named(reference: ModuleType) -> None:
+    public = [name for name, it in vars(signals).items() if isinstance(it, dispatch.ConnectSignal)]
+    assert "whatsapp_connected" in public
+    assert re.findall(r"::: kapso_connect\.signals\.(\w+)", reference.signals()) == public
+
+
+def test_every_model_is_there_with_its_fields(reference: ModuleType) -> None:
+    text = reference.models()
+    for name in ("Customer", "SetupLink", "Connection", "WebhookEvent", "TimelineEvent"):
+        assert f"## {name}\n" in text
+    assert "| `language` | text, up to 2 | Language of the hosted page;" in text
+    assert "### objects.for_owner(owner, \\*\\*defaults)" in text
+    assert "`kapso_connect.create_setup_link`" in text
+
+
+def test_every_command_is_there_with_its_options(reference: ModuleType) -> None:
+    text = reference.commands()
+    folder = ROOT / "kapso_connect" / "management" / "commands"
+    names = [path.stem for path in folder.glob("[a-z]*.py")]
+    assert [name for name in names if f"## manage.py {name}\n" not in text] == []
+    assert "| `--inbox-days INBOX_DAYS` | Days webhooks are kept (default 90). |" in text
+    assert "| `--port PORT` | 0 picks a free one (default: 8900) |" in text
+    assert "--verbosity" not in text
+
+
+def test_every_check_is_there(reference: ModuleType) -> None:
+    text = reference.checks()
+    source = "".join(path.read_text() for path in (ROOT / "kapso_connect").rglob("*.py"))
+    there = re.findall(r'id="(kapso_connect\.[EW]\d{3})"', source)
+    assert sorted(re.findall(r"^### (\S+)$", text, re.MULTILINE)) == sorted(set(there))
+    assert "is not set: setup links cannot be created.*" in text
+    assert "What to do: Give its path, such as /welcome/." in text
+    deployment = text.partition("## Warnings of ``manage.py check --deploy`` only\n")[2]
+    assert "### kapso_connect.W005\n" in deployment
+
+
+def test_no_part_is_left_out(reference: ModuleType) -> None:
+    asked = {name for page in pages() for name in reference.MARK.findall(page.read_text())}
+    assert asked == set(reference.PARTS)
+
+
+# Guarantees
+
+
+def test_the_tests_that_the_guarantees_name_exist() -> None:
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (DOCS / "guarantees.md").read_text())
+    assert len(named) > 40
+    tests = ROOT / "tests"
+    missing = [
+        f"{file}::{test}"
+        for file, test in named
+        if not re.search(rf"^def {test}\(", (tests / file).read_text(), re.MULTILINE)
+    ]
+    assert missing == []
+
+
+def test_every_promise_is_tested() -> None:
+    _title, _how_it_works, *promising, _versions = (
+        (DOCS / "guarantees.md").read_text().split("\n## ")
+    )
+    assert [part.splitlines()[0] for part in promising if "Tested by `" not in part] == []
+    for part in promising:
+        promises = re.split(r"^(?=\*\*)", part, flags=re.MULTILINE)[1:]
+        assert [promise for promise in promises if "Tested by" not in promise] == []

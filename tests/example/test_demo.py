@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import requests
+from django.core.management.base import CommandError
+
+from example_project.demo import story
+from example_project.demo.browser import Browser
+from example_project.demo.management.commands.demo import Command
+from example_project.demo.processes import HOST, MANAGE, Demo
+from example_project.demo.story import StepFailed, Story
+from kapso_connect.kapso.setup_link_options import ERROR_CODES
+from kapso_connect.testing import Sandbox
+
+ADDRESS = re.compile(rf"http://{HOST}:\d+")
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Nothing is set up; what the demo leaves behind would be in ``tmp_path``."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("DJANGO_", "KAPSO_", "COV_"))
+        and name not in ("SECRET_KEY", "DEBUG", "ALLOWED_HOSTS", "DATABASE_URL")
+    }
+    return {**kept, "TMPDIR": str(tmp_path)}
+
+
+@contextmanager
+def demo(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """Run the demo; give the process, and a list for the lines it printed."""
+    process = subprocess.Popen(
+        [sys.executable, str(MANAGE), "demo"],
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    too_long = threading.Timer(60, process.kill)
+    too_long.start()
+    try:
+        yield process, []
+    finally:
+        too_long.cancel()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def until_ready(process: subprocess.Popen[str], printed: list[str]) -> None:
+    assert process.stdout
+    while not printed or "Ctrl-C" not in printed[-1]:
+        line = process.stdout.readline()
+        assert line, "".join(["The demo ended:\n", *printed])
+        printed.append(line)
+
+
+def test_the_story_is_played_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(MANAGE), "demo", "--once"],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []
+    for code in ERROR_CODES:
+        assert f"comes back with {code}: the failure page says" in done.stdout
+    assert "whatsapp_connected: the receiver ran once" in done.stdout
+    assert done.stdout.count("whatsapp_setup_failed: the receiver ran once") == len(ERROR_CODES)
+
+
+def story_of(sandbox: Sandbox, log: Path, said: list[str]) -> Story:
+    """A story whose site is away."""
+    demo = Demo(f"http://{HOST}:9", site=None, password="", sandbox=sandbox)
+    return Story(demo, Browser(), log, said.append)
+
+
+def test_a_failed_step_is_named_with_what_the_site_printed(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    log = tmp_path / "site.log"
+    log.write_text("Traceback of the site\n")
+    demo = Demo(f"http://{HOST}:9", site=None, password="", sandbox=sandbox)
+    with pytest.raises(CommandError, match=r"(?s)^FAILED  Staff logs in.*Traceback of the site"):
+        Command(stdout=io.StringIO()).play_with(demo, log)
+
+
+def test_a_webhook_that_does_not_come_is_noticed(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(story, "PATIENCE", 0.1)
+    sandbox.set_webhook(None)
+    played = story_of(sandbox, tmp_path / "site.log", [])
+    with pytest.raises(StepFailed, match=r"^Kapso's webhook: 0 of 1 deliveries"):
+        played.step("Kapso's webhook", played.webhook_arrives)
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_a_receiver_that_ran_another_number_of_times_is_noticed(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr(story, "PATIENCE", 0.1)
+    log = tmp_path / "site.log"
+    log.write_text("connected: company=Ada event=1\n" * times)
+    played = story_of(sandbox, log, [])
+    with pytest.raises(StepFailed, match=f"the receiver ran {times} times instead of once"):
+        played.step("whatsapp_connected", played.heard_once, "connected: company=Ada ")
+
+
+def test_demos_run_side_by_side_until_they_are_stopped(tmp_path: Path) -> None:
+    with busy(8000), busy(8900), demo(tmp_path) as one, demo(tmp_path) as other:
+        for (process, printed), stop in [(one, signal.SIGINT), (other, signal.SIGTERM)]:
+            until_ready(process, printed)
+            text = "".join(printed)
+            addresses = set(ADDRESS.findall(text))
+            assert len(addresses) == 2
+            assert not {f"http://{HOST}:8000", f"http://{HOST}:8900"} & addresses
+            assert re.search(r"password \S{12}", text)
+            for address in addresses:
+                assert requests.get(address, timeout=10).ok
+            process.send_signal(stop)
+            process.send_signal(stop)
+            assert process.wait(20) == 0
+            for address in addresses:
+                with pytest.raises(requests.ConnectionError):
+                    requests.get(address, timeout=10)
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def busy(port: int) -> Iterator[None]:
+    """See to it that somebody listens on ``port``."""
+    with socket.socket() as other:
+        with suppress(OSError):
+            other.bind((HOST, port))
+            other.listen()
+        yield

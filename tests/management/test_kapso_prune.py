@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from kapso_connect.management.commands import kapso_prune
+from kapso_connect.models import (
+    Customer,
+    IdempotentRequest,
+    Invitation,
+    InvitationBatch,
+    TimelineEvent,
+    WebhookEvent,
+)
+
+from ..support import make_connection, make_customer
+
+pytestmark = pytest.mark.django_db
+
+LONG_AGO = timezone.now() - timedelta(days=1000)
+
+
+def prune(*arguments: str) -> str:
+    out = StringIO()
+    call_command("kapso_prune", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def webhook(status: str = "processed", **fields: object) -> WebhookEvent:
+    key = f"k{WebhookEvent.objects.count()}"
+    return WebhookEvent.objects.create(
+        **{"idempotency_key": key, "event": "x.y", "payload": {}, "received_at": LONG_AGO},
+        status=status,
+        **fields,
+    )
+
+
+def event(kind: str = "disconnected", **fields: object) -> TimelineEvent:
+    return TimelineEvent.objects.create(
+        **{
+            "kind": kind,
+            "source": "webhook",
+            "occurred_at": LONG_AGO,
+            "delivered_at": LONG_AGO,
+            **fields,
+        }
+    )
+
+
+def test_old_rows_go_and_newer_ones_stay() -> None:
+    webhook(), webhook("ignored"), event()
+    kept = WebhookEvent.objects.create(
+        idempotency_key="new", event="x.y", payload={}, status="processed"
+    )
+    kept_event = event(occurred_at=timezone.now())
+    assert prune() == (
+        "kapso_prune: deleted 2 webhooks, 1 events, 0 batches of invitations, 0 idempotency keys\n"
+    )
+    assert WebhookEvent.objects.get() == kept
+    assert TimelineEvent.objects.get() == kept_event
+
+
+@pytest.mark.parametrize("status", ["pending", "failed"])
+def test_webhooks_that_wait_or_failed_stay(status: str) -> None:
+    webhook(status)
+    prune()
+    assert WebhookEvent.objects.exists()
+
+
+def test_signals_not_delivered_stay_with_their_webhook() -> None:
+    event("webhook_received", webhook_event=webhook(), delivered_at=None)
+    prune()
+    assert TimelineEvent.objects.exists()
+    assert WebhookEvent.objects.exists()
+
+
+def test_what_explains_a_live_connection_stays() -> None:
+    connection = make_connection()
+    kept = event("connected", connection=connection)
+    event("disconnected", connection=connection)
+    event("connected", connection=make_connection(status="disconnected"))
+    prune()
+    assert TimelineEvent.objects.get() == kept
+
+
+def test_batches(monkeypatch) -> None:
+    monkeypatch.setattr(kapso_prune, "BATCH", 2)
+    for _ in range(5):
+        event(webhook_event=webhook())
+    assert "deleted 5 webhooks, 5 events" in prune()
+
+
+def test_dry_run_deletes_nothing() -> None:
+    webhook(), event()
+    assert "would delete 1 webhooks, 1 events" in prune("--dry-run")
+    assert WebhookEvent.objects.exists()
+    assert TimelineEvent.objects.exists()
+
+
+def test_days_are_the_operators_choice() -> None:
+    event(occurred_at=timezone.now() - timedelta(days=2))
+    assert "0 events" in prune()
+    assert "1 events" in prune("--timeline-days", "1")
+
+
+def batch(status: str, **fields: object) -> InvitationBatch:
+    made = InvitationBatch.objects.create(
+        **{"created_at": LONG_AGO, "started_at": LONG_AGO, **fields}
+    )
+    for _ in range(3):
+        Invitation.objects.create(batch=made, customer=make_customer(), status=status)
+    return made
+
+
+@pytest.mark.parametrize("status", ["done", "failed"])
+def test_old_finished_batches_go_and_their_customers_stay(status: str) -> None:
+    batch(status)
+    assert "would delete 0 webhooks, 0 events, 1 batches" in prune("--dry-run")
+    assert InvitationBatch.objects.exists()
+    assert "1 batches of invitations" in prune()
+    assert not InvitationBatch.objects.exists()
+    assert Customer.objects.count() == 3
+
+
+def test_drafts_go_after_a_day() -> None:
+    yesterday = timezone.now() - timedelta(hours=25)
+    batch("pending", started_at=None, created_at=yesterday)
+    kept = batch("pending", started_at=None, created_at=timezone.now())
+    prune()
+    assert InvitationBatch.objects.get() == kept
+    assert kept.invitations.count() == 3
+
+
+def test_batches_with_something_left_and_new_ones_stay() -> None:
+    batch("pending"), batch("pending", stopped="No key."), batch("done", started_at=timezone.now())
+    prune()
+    assert InvitationBatch.objects.count() == 3
+    assert Invitation.objects.count() == 9
+    prune("--batch-days", "1")
+    assert InvitationBatch.objects.count() == 3
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "x", "1.5", "99999999"])
+def test_wrong_days(days: str) -> None:
+    with pytest.raises(CommandError):
+        prune("--inbox-days", days)
+
+
+def test_idempotency_keys_go_after_a_week_but_not_from_under_a_request() -> None:
+    now = timezone.now()
+
+    def key(digest: str, days: float, lease: float = -1, answer: object = None) -> None:
+        IdempotentRequest.objects.create(
+            digest=digest,
+            created_at=now - timedelta(days=days),
+            leased_until=now + timedelta(hours=lease),
+            answer=answer,
+        )
+
+    key("answered", 8, 1, {"id": 1}), key("died", 8), key("young", 6), key("at work", 8, 1)
+    assert "2 idempotency keys" in prune("--dry-run")
+    assert "2 idempotency keys" in prune()
+    assert set(IdempotentRequest.objects.values_list("digest", flat=True)) == {"young", "at work"}
+    assert "1 idempotency keys" in prune("--key-days=5")

@@ -1,0 +1,847 @@
+"""manage.py kapso_doctor: on installations that are well, and on broken ones of every kind."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.cache.backends.locmem import LocMemCache
+from django.core.management import CommandError, call_command
+from django.utils import timezone as clock
+from pytest_django.live_server_helper import LiveServer
+
+from kapso_connect import outbox
+from kapso_connect.models import (
+    Invitation,
+    InvitationBatch,
+    SetupLink,
+    TimelineEvent,
+    WebhookEvent,
+)
+from kapso_connect.monitoring import doctor
+from kapso_connect.monitoring.doctor import Examination, Finding, Level, examine
+from kapso_connect.monitoring.hiding import secret_values
+from kapso_connect.onboarding import invitations
+from kapso_connect.testing import Sandbox
+from kapso_connect.webhooks import registration
+from kapso_connect.webhooks.payloads import NOT_AN_OBJECT
+from kapso_connect.webhooks.views import WRONG_SIGNATURE
+
+from ..faulty_server import FaultyServer, answer, broken_off, hung
+from ..management.test_kapso_webhook import add_webhook, change
+from ..proofs.support import environment, new_database
+from ..support import WEBHOOK, make_customer, make_link
+
+PASSWORD = "Hd5xKyrT2-wQ9-mZ7bN-Lp"
+MARKERS = {
+    "PASSWORD": PASSWORD,
+    "API_KEY": "Zq7pLx-vT2mWqYb9-uR4kXw",
+    "WEBHOOK_SECRET": "Jk3zN/qP w8+tG'hY5cB-Vb",
+    "DATABASE": "Hd5xK@rT2:wQ9/mZ7bN-Lp",
+    "SECRET_KEY": "Rt9wF-kS3pJ-dH6nL-Mn",
+    "CACHE": "Bv2gM-yU8cR-jE4tK-Gs",
+}
+PART = 6
+
+
+def give_away(text: str) -> list[str]:
+    """Return the parts of secrets that ``text`` shows."""
+    parts = {
+        marker[at : at + PART]
+        for marker in MARKERS.values()
+        for at in range(len(marker) - PART + 1)
+    }
+    return sorted(part for part in parts if part in text)
+
+
+def run(*arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Return the exit status and the findings by their name, the worst of each name."""
+    out, status = StringIO(), 0
+    try:
+        call_command("kapso_doctor", "--json", *arguments, stdout=out, stderr=out)
+    except CommandError as error:
+        status = error.returncode
+    assert give_away(out.getvalue()) == []
+    report = json.loads(out.getvalue())
+    order = [level.value for level in Level]
+    found: dict[str, dict[str, Any]] = {}
+    for finding in sorted(report["findings"], key=lambda row: order.index(row["level"])):
+        assert set(finding) == {"check", "level", "message", "hint", "data"}
+        assert finding["hint"] or finding["level"] in {"ok", "skipped"}
+        found[finding["check"]] = finding
+    return status, found
+
+
+def offline(*arguments: str) -> dict[str, dict[str, Any]]:
+    return run("--no-network", *arguments)[1]
+
+
+@pytest.fixture
+def here(live_server: LiveServer, sandbox: Sandbox, settings: Any) -> str:
+    """A site in development that is as it should be, but for its webhook."""
+    settings.DEBUG = True
+    change(settings, PUBLIC_URL=live_server.url)
+    return f"{live_server.url}{WEBHOOK}"
+
+
+@pytest.fixture
+def secret(settings: Any, sandbox_process: Sandbox) -> None:
+    """Every secret is one that is recognised wherever it turns up."""
+    change(settings, **{name: MARKERS[name] for name in ("API_KEY", "WEBHOOK_SECRET")})
+    settings.SECRET_KEY = MARKERS["SECRET_KEY"]
+
+
+# All is well
+
+
+def test_where_all_is_well_nothing_else_is_said(here: str, sandbox: Sandbox) -> None:
+    pk = add_webhook(sandbox, here)
+    status, found = run("--fail-level", "warning")
+    assert {row["level"] for row in found.values()} == {"ok", "skipped"}
+    assert {name for name, row in found.items() if row["level"] == "skipped"} == {"queue", "sync"}
+    assert status == 0
+    assert set(found) == {
+        *("versions", "extras", "settings", "urls", "cache", "tasks", "database", "migrations"),
+        *("queue", "inbox.waiting", "inbox.failed", "signals.waiting", "signals.failed"),
+        *("invitations.waiting", "invitations.failed", "claims.waiting", "sync"),
+        *("site.address", "site.reachable", "site.secret", "kapso.reachable", "clock"),
+        *("kapso.key", "webhook.registered", "webhook.secret", "delivery"),
+    }
+    assert found["database"]["data"]["vendor"]
+    assert set(found["versions"]["data"]) == {"django-kapso-connect", "Django", "Python"}
+    assert found["extras"]["data"]["qr"] is True
+    assert [row.status for row in WebhookEvent.objects.all()] == ["ignored"]
+    assert sandbox.state()["webhooks"][0]["id"] == pk
+
+
+def test_words_for_people(here: str, sandbox: Sandbox) -> None:
+    add_webhook(sandbox, here, active=False)
+    out = StringIO()
+    with pytest.raises(CommandError, match="There are problems") as caught:
+        call_command("kapso_doctor", "--no-color", stdout=out)
+    assert caught.value.returncode == 1
+    lines = out.getvalue().splitlines()
+    assert "ok       clock                    This machine's clock agrees with Kapso's." in lines
+    at = next(i for i, line in enumerate(lines) if line.startswith("PROBLEM  webhook.active"))
+    assert lines[at + 1].strip().startswith("-> See what is said of this site above, then run")
+    assert re.fullmatch(
+        r"kapso_doctor: 1 problems, 0 warnings, \d+ fine, 3 not examined", lines[-1]
+    )
+    assert out.getvalue().isascii()
+    assert "\x1b" not in out.getvalue()
+
+
+def test_without_the_test_delivery_nothing_is_changed(here: str, sandbox: Sandbox) -> None:
+    add_webhook(sandbox, here)
+    before = len(sandbox.requests())
+    _status, found = run("--no-test-delivery")
+    assert found["delivery"]["level"] == "skipped"
+    assert {row["method"] for row in sandbox.requests()[before:]} == {"GET"}
+    assert not WebhookEvent.objects.exists()
+
+
+def test_offline_nobody_is_asked(here: str, sandbox: Sandbox) -> None:
+    with FaultyServer() as site:
+        found = offline()
+        assert site.connections == 0
+    assert sandbox.requests() == []
+    for name in ("site", "clock", "kapso", "delivery"):
+        assert "the network was left out" in found[name]["message"]
+
+
+def test_the_same_from_python(here: str, sandbox: Sandbox) -> None:
+    add_webhook(sandbox, here)
+    findings = examine(network=False)
+    assert {finding.level for finding in findings} == {Level.OK, Level.SKIPPED}
+
+
+def test_the_documentation_names_every_check() -> None:
+    page = Path("docs/how-to/webhook.md").read_text()
+    for name in [*doctor.CHECKS, "webhook"]:
+        assert re.search(rf"^\| .*`{name}`.* \|", page, re.M), name
+
+
+# Exit status
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("level", "arguments", "status"),
+    [
+        (Level.OK, ["--fail-level", "warning"], 0),
+        (Level.WARNING, [], 0),
+        (Level.WARNING, ["--fail-level", "warning"], 2),
+        (Level.PROBLEM, ["--fail-level", "problem"], 1),
+        (Level.PROBLEM, ["--fail-level", "warning"], 1),
+    ],
+)
+def test_the_exit_status_is_for_monitors(
+    monkeypatch: Any, level: Level, arguments: list[str], status: int
+) -> None:
+    def found(exam: Examination) -> Iterator[Finding]:
+        yield Finding("one", Level.OK, "fine")
+        yield Finding("two", level, "so so", "do it")
+
+    monkeypatch.setattr(doctor, "CHECKS", {"any": found})
+    assert run(*arguments)[0] == status
+
+
+def test_a_check_that_breaks_is_a_finding_and_keeps_no_other_from_being_made(
+    monkeypatch: Any, secret: None
+) -> None:
+    def broken(exam: Examination) -> Iterator[Finding]:
+        yield Finding("one", Level.OK, f"fine, {MARKERS['API_KEY']}")
+        raise RuntimeError(MARKERS["DATABASE"])
+
+    def other(exam: Examination) -> Iterator[Finding]:
+        yield Finding("two", Level.OK, "fine")
+
+    monkeypatch.setattr(doctor, "CHECKS", {"broken": broken, "other": other})
+    status, found = run()
+    assert status == 1
+    assert found["one"]["message"] == "fine, ***"
+    assert found["broken"]["message"] == "Could not be examined: RuntimeError."
+    assert found["two"]["level"] == "ok"
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "1.5", "3601", "²", "9" * 5000], ids=len)
+def test_a_time_limit_is_a_number_of_seconds(limit: str) -> None:
+    with pytest.raises(CommandError, match="whole number of seconds, 1 to 3600"):
+        call_command("kapso_doctor", f"--time-limit={limit}")
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch: Any) -> None:
+    def interrupted(exam: Examination) -> Iterator[Finding]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(doctor, "CHECKS", {"any": interrupted})
+    with pytest.raises(CommandError) as caught:
+        call_command("kapso_doctor")
+    assert caught.value.returncode == 130
+
+
+# Settings
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("keys", "check", "words"),
+    [
+        ({"API_KEY": ""}, "settings", "API_KEY"),
+        ({"API_KEY": 7}, "settings", "must be a string"),
+        ({"API_KEY": b"Zq7pLx-vT2mWqYb9-uR4kXw"}, "settings", "must be a string"),
+        ({"WEBHOOK_SECRET": {"a": MARKERS["WEBHOOK_SECRET"]}}, "settings", "list of strings"),
+        ({"WEBHOOK_SECRET": ""}, "settings", "WEBHOOK_SECRET"),
+        ({"NO_SUCH": MARKERS["API_KEY"]}, "settings", "unknown keys: NO_SUCH"),
+        ({"REQUEST_BUDGET": MARKERS["WEBHOOK_SECRET"]}, "settings", "REQUEST_BUDGET"),
+        ({"PUBLIC_URL": ""}, "settings", "PUBLIC_URL"),
+        ({"PUBLIC_URL": f"https://u:{MARKERS['DATABASE']}@site.example"}, "site", "is no address"),
+        ({"PUBLIC_URL": "https://[::1"}, "site", "is no address"),
+        ({"PUBLIC_URL": "x"}, "settings", "must start with https"),
+        ({"API_BASE_URL": "nonsense"}, "kapso.reachable", "no usable address"),
+        ({"API_BASE_URL": "http://"}, "kapso.reachable", "no usable address"),
+        ({"API_BASE_URL": "http://no.such.invalid"}, "kapso.reachable", "cannot be resolved"),
+    ],
+    ids=str,
+)
+def test_settings_that_are_wrong_are_named(
+    settings: Any, secret: None, keys: dict[str, Any], check: str, words: str
+) -> None:
+    change(settings, **keys)
+    _status, found = run()
+    about = [row["message"] for name, row in found.items() if name.startswith(check)]
+    assert words in " ".join(about)
+    assert found["database"]["level"] == "ok"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("value", [MARKERS["API_KEY"], [MARKERS["API_KEY"]], None, 7], ids=str)
+def test_settings_of_another_type_are_named(settings: Any, secret: None, value: object) -> None:
+    settings.KAPSO_CONNECT = value
+    _status, found = run()
+    assert found["settings.E001"]["level"] == "problem"
+    for name in ("site", "clock", "kapso", "delivery"):
+        assert "KAPSO_CONNECT cannot be read" in found[name]["message"]
+
+
+@pytest.mark.django_db
+def test_deploy_checks_are_for_production(settings: Any) -> None:
+    change(settings, PUBLIC_URL="http://crm.example.com")
+    assert offline()["settings.W005"]["level"] == "warning"
+    settings.SILENCED_SYSTEM_CHECKS = ["kapso_connect.W005"]
+    assert "settings.W005" not in offline()
+    settings.SILENCED_SYSTEM_CHECKS = []
+    settings.DEBUG = True
+    assert "settings.W005" not in offline()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("key", "value", "check"),
+    [
+        ("API_KEY", "", "settings.W001"),
+        ("WEBHOOK_SECRET", "", "settings.W002"),
+        ("PUBLIC_URL", "", "settings.W003"),
+        ("API_BASE_URL", "http://127.0.0.1:8900", "settings.W016"),
+    ],
+)
+def test_a_monitor_hears_of_what_keeps_everybody_from_connecting(
+    settings: Any, key: str, value: str, check: str
+) -> None:
+    change(settings, API_BASE_URL="https://api.kapso.ai", PUBLIC_URL="https://crm.example.com")
+    assert run("--no-network")[0] == 0
+    change(settings, **{key: value})
+    status, found = run("--no-network")
+    assert found[check]["level"] == "problem"
+    assert status == 1
+
+
+@pytest.mark.django_db
+def test_what_the_tutorial_sets_garbles_no_words(settings: Any) -> None:
+    change(settings, API_KEY="sandbox", WEBHOOK_SECRET="sandbox")
+    found = offline()
+    assert "is the sandbox's" in found["settings.W018"]["message"]
+    assert set(found["extras"]["data"]) & {"dev", "docs", "example"} == set()
+
+
+@pytest.mark.django_db
+def test_an_app_that_is_not_mounted(settings: Any) -> None:
+    settings.ROOT_URLCONF = "tests.sites.bare_urls"
+    _status, found = run()
+    assert found["urls.W004"]["level"] == "problem"
+    assert "not in the URLconf" in found["site"]["message"]
+    settings.ROOT_URLCONF = "no.such.urls"
+    assert "Could not be examined: ModuleNotFoundError" in offline()["urls"]["message"]
+
+
+class DeadCache(LocMemCache):
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        raise ConnectionError(f"Error 111 connecting to redis: {MARKERS['CACHE']} refused.")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("backend", "debug", "level", "words"),
+    [
+        ("django.core.cache.backends.locmem.LocMemCache", False, "warning", "not shared"),
+        ("django.core.cache.backends.locmem.LocMemCache", True, "ok", "LocMemCache"),
+        ("django.core.cache.backends.dummy.DummyCache", True, "warning", "not counted"),
+        ("django.core.cache.backends.db.DatabaseCache", False, "warning", "does not answer"),
+        ("tests.monitoring.test_doctor.DeadCache", False, "warning", "the connection was refused"),
+        ("no.such.Cache", False, "warning", "InvalidCacheBackendError"),
+    ],
+)
+def test_the_cache(settings: Any, backend: str, debug: bool, level: str, words: str) -> None:
+    settings.DEBUG = debug
+    location = f"redis://:{MARKERS['CACHE']}@127.0.0.1:9"
+    settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": location}}
+    found = offline()["cache"]
+    assert found["level"] == level
+    assert words in found["message"]
+
+
+@pytest.mark.django_db
+def test_tasks_that_nobody_does(settings: Any) -> None:
+    backend: Any = outbox.deliver_event.get_backend()
+    assert offline()["tasks"]["data"] == {"backend": "ImmediateBackend", "background": False}
+    module = type(backend).__module__.replace("immediate", "dummy")
+    settings.TASKS = {"default": {"BACKEND": f"{module}.DummyBackend"}}
+    found = offline()
+    assert found["tasks"]["level"] == "problem"
+    assert "left to kapso_sync" in found["tasks"]["message"]
+    assert "by kapso_sync" in found["settings.W013"]["message"]
+    module = module.replace("dummy", "immediate")
+    settings.TASKS = {"default": {"BACKEND": f"{module}.ImmediateBackend", "QUEUES": ["other"]}}
+    found = offline()["tasks"]
+    assert found["level"] == "problem"
+    assert '"default"' in found["hint"]
+    settings.TASKS = {"default": {"BACKEND": "no.such.Backend"}}
+    assert "Could not be examined: InvalidTaskBackend" in offline()["tasks"]["message"]
+
+
+# What waits, and what failed
+
+
+def minutes(count: float) -> timedelta:
+    return timedelta(minutes=count)
+
+
+def make_event(**fields: Any) -> WebhookEvent:
+    key = str(WebhookEvent.objects.count())
+    return WebhookEvent.objects.create(idempotency_key=key, event="any", payload={}, **fields)
+
+
+def make_invitation(**fields: Any) -> Invitation:
+    batch = InvitationBatch.objects.create(started_at=clock.now(), **fields.pop("of", {}))
+    return Invitation.objects.create(batch=batch, customer=make_customer(), **fields)
+
+
+def make_claim(next_attempt_at: datetime) -> SetupLink:
+    return make_link(unconfirmed_since=next_attempt_at, unconfirmed_phone_number_id="1")
+
+
+WAITING = {
+    "inbox.waiting": make_event,
+    "signals.waiting": lambda **fields: TimelineEvent.objects.create(kind="connected", **fields),
+    "invitations.waiting": make_invitation,
+    "claims.waiting": make_claim,
+}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("due", "level"), [(-30, "ok"), (10, "ok"), (20, "warning"), (61, "problem")]
+)
+@pytest.mark.parametrize("check", WAITING)
+def test_what_waits_for_long_is_told(check: str, due: float, level: str) -> None:
+    WAITING[check](next_attempt_at=clock.now() - minutes(due))
+    WAITING[check](next_attempt_at=clock.now())
+    found = offline()[check]
+    assert found["level"] == level
+    assert found["data"]["count"] == 2
+    assert found["data"]["overdue_seconds"] == pytest.approx(max(due, 0) * 60, abs=10)
+    if level != "ok":
+        assert f"due for {due} minutes" in found["message"]
+        assert "kapso_sync" in found["hint"]
+
+
+@pytest.mark.django_db
+def test_what_is_done_or_not_started_does_not_wait() -> None:
+    past = clock.now() - minutes(600)
+    make_event(status="processed", next_attempt_at=past)
+    TimelineEvent.objects.create(kind="connected", delivered_at=past, next_attempt_at=past)
+    make_invitation(status="done", next_attempt_at=past)
+    batch = invitations.make_batch([make_customer().pk])
+    batch.invitations.update(next_attempt_at=past)
+    found = offline()
+    assert {found[check]["data"]["count"] for check in WAITING} == {0}
+
+
+@pytest.mark.django_db
+def test_what_failed_is_told_with_its_age() -> None:
+    then = clock.now() - timedelta(days=3)
+    make_event(status="failed", next_attempt_at=None, received_at=then)
+    TimelineEvent.objects.create(kind="connected", next_attempt_at=None, occurred_at=then)
+    make_invitation(status="failed", next_attempt_at=None)
+    found = offline()
+    for check in ("inbox.failed", "signals.failed"):
+        assert found[check]["level"] == "warning"
+        assert "1 " in found[check]["message"]
+        assert "3 days ago" in found[check]["message"]
+    assert found["invitations.failed"]["level"] == "warning"
+    assert {found[check]["data"]["count"] for check in WAITING} == {0}
+
+
+@pytest.mark.django_db
+def test_a_batch_that_stopped_is_told() -> None:
+    make_invitation(of={"stopped": "no key"}, next_attempt_at=clock.now() - minutes(600))
+    found = offline()
+    assert found["invitations.stopped"]["level"] == "warning"
+    assert found["invitations.waiting"]["data"]["count"] == 0
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("fields", "level", "words"),
+    [
+        ({"created": 30}, "skipped", "old enough"),
+        ({"created": 300, "checked": 5}, "ok", "at work 5 minutes ago"),
+        ({"created": 300}, "warning", "left for 5 hours"),
+        ({"created": 300, "checked": 90}, "warning", "left for 90 minutes"),
+        ({"created": 5000}, "problem", "left for 3 days"),
+        ({"created": 30, "expired": 3000}, "problem", "left for 2 days"),
+        ({"created": 300, "checked": 5, "expired": 120}, "warning", "left for 2 hours"),
+        ({"created": 300, "expired": 120, "status": "expired"}, "skipped", "old enough"),
+    ],
+    ids=str,
+)
+def test_whether_kapso_sync_is_run_shows_in_its_work(
+    fields: dict[str, Any], level: str, words: str
+) -> None:
+    now = clock.now()
+    make_link(
+        created_at=now - minutes(fields["created"]),
+        checked_at=now - minutes(fields["checked"]) if "checked" in fields else None,
+        expires_at=now - minutes(fields["expired"]) if "expired" in fields else None,
+        status=fields.get("status", "active"),
+    )
+    found = offline()["sync"]
+    assert found["level"] == level
+    assert words in found["message"]
+
+
+# This site, as others see it
+
+ACCEPTED = answer(400, {"error": NOT_AN_OBJECT})
+REFUSED = answer(401, {"error": WRONG_SIGNATURE})
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("replies", "check", "words"),
+    [
+        ([answer(404)], "site.reachable", "nothing is there"),
+        ([hung()], "site.reachable", "did not answer in time"),
+        ([broken_off(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")], "site.reachable", "broke"),
+        ([answer(200, MARKERS["WEBHOOK_SECRET"].encode())], "site.reachable", "it answers 200"),
+        ([REFUSED], "site.secret", "secret 1 and 2 of the 2"),
+        ([REFUSED, ACCEPTED], "site.secret", "secret 1 of the 2"),
+        ([ACCEPTED, REFUSED], "site.secret", "secret 2 of the 2"),
+    ],
+    ids=lambda value: value[:24] if isinstance(value, str) else "",
+)
+def test_what_is_wrong_with_the_site_is_said(
+    settings: Any, secret: None, monkeypatch: Any, replies: list[Any], check: str, words: str
+) -> None:
+    monkeypatch.setattr(registration, "SITE_SECONDS", 0.5)
+    with FaultyServer() as site:
+        site.will(*replies)
+        change(settings, PUBLIC_URL=site.url, WEBHOOK_SECRET=[MARKERS["WEBHOOK_SECRET"], "older"])
+        status, found = run()
+    assert status == 1
+    assert found[check]["level"] == "problem"
+    assert words in found[check]["message"]
+
+
+@pytest.mark.django_db
+def test_a_site_without_a_secret_can_still_be_reached(
+    live_server: LiveServer, settings: Any
+) -> None:
+    change(settings, PUBLIC_URL=live_server.url, WEBHOOK_SECRET="")
+    _status, found = run()
+    assert found["site.reachable"]["level"] == "ok"
+    assert "there is none" in found["site"]["message"]
+
+
+@pytest.mark.django_db
+def test_an_address_that_kapso_does_not_deliver_to(settings: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(doctor, "CHECKS", {"site": doctor.CHECKS["site"]})
+    url = {"API_BASE_URL": "https://api.kapso.ai", "PUBLIC_URL": "http://127.0.0.1:9"}
+    change(settings, **url)
+    assert run()[1]["site.address"]["level"] == "problem"
+
+
+# Kapso
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("replies", "check", "level", "words"),
+    [
+        ([answer(401, {"error": "no"})], "kapso.key", "problem", "refused the API key"),
+        ([answer(402, {"error": "pay"})], "kapso.api", "problem", "plan"),
+        (
+            [answer(500, b"<h1>Zq7pLx-vT2mWqYb9-uR4kXw</h1>", content_type="text/html")],
+            "kapso.api",
+            "problem",
+            "Kapso failed (500)",
+        ),
+        (
+            [answer(422, {"error": f"{MARKERS['WEBHOOK_SECRET']}?"})],
+            "kapso.api",
+            "problem",
+            "***?",
+        ),
+        ([answer(200, b"<h1>hi</h1>", content_type="text/html")], "kapso.api", "problem", "HTML"),
+        ([answer(301, headers={"Location": "http://e/"})], "kapso.api", "problem", "redirect"),
+        ([answer(200, {"data": 7, "meta": {"total_pages": 1}})], "kapso.api", "problem", "list"),
+        ([hung()], "kapso.reachable", "problem", "did not answer in time"),
+        ([broken_off()], "kapso.reachable", "problem", "broke"),
+        ([answer(200), hung()], "kapso.api", "problem", "did not answer in time"),
+    ],
+    ids=lambda value: value[:24] if isinstance(value, str) else "",
+)
+def test_what_is_wrong_with_kapso_is_said(
+    settings: Any,
+    secret: None,
+    monkeypatch: Any,
+    replies: list[Any],
+    check: str,
+    level: str,
+    words: str,
+) -> None:
+    monkeypatch.setattr(doctor, "KAPSO_SECONDS", 1.0)
+    change(settings, PUBLIC_URL="http://127.0.0.1:9")
+    with FaultyServer() as kapso:
+        kapso.will(*replies)
+        change(settings, API_BASE_URL=kapso.url)
+        _status, found = run()
+    assert found[check]["level"] == level
+    assert words in found[check]["message"]
+    assert found["delivery"]["level"] == "skipped"
+
+
+@pytest.mark.django_db
+def test_who_asks_an_address_that_is_not_kapsos_is_told_where_it_is_set(settings: Any) -> None:
+    change(settings, PUBLIC_URL="http://127.0.0.1:9")
+    with FaultyServer() as other:
+        other.will(answer(404, b"<h1>Not found</h1>", content_type="text/html"))
+        change(settings, API_BASE_URL=other.url)
+        found = run()[1]["kapso.api"]
+    assert "API_BASE_URL" in found["hint"]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("seconds", "level", "words"),
+    [
+        (0, "ok", "agrees"),
+        (60, "warning", "60 s behind"),
+        (-61, "warning", "ahead of"),
+        (3600, "problem", "behind"),
+    ],
+)
+def test_the_clock_is_compared_with_kapsos(
+    settings: Any, seconds: float, level: str, words: str
+) -> None:
+    with FaultyServer() as kapso:
+        moment = datetime.now(timezone.utc) + timedelta(seconds=seconds)
+        kapso.will(answer(401, headers={"Date": format_datetime(moment, usegmt=True)}))
+        change(settings, API_BASE_URL=kapso.url)
+        found = run()[1]["clock"]
+    assert found["level"] == level
+    assert words.replace("60 s", "") in found["message"]
+    assert abs(found["data"]["seconds"] + seconds) <= 3
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("headers", [{}, {"Date": "today"}, {"Date": "x" * 5000}], ids=len)
+def test_an_answer_without_a_date_says_nothing_of_the_clock(
+    settings: Any, headers: dict[str, str]
+) -> None:
+    with FaultyServer() as kapso:
+        kapso.will(answer(401, headers=headers))
+        change(settings, API_BASE_URL=kapso.url)
+        assert run()[1]["clock"]["level"] == "skipped"
+
+
+WRONG = {
+    "paused": ({"active": False}, "webhook.active", "problem"),
+    "essential": (
+        {"events": ["whatsapp.phone_number.created"]},
+        "webhook.events",
+        "problem",
+    ),
+    "some": (
+        {"events": [*registration.ESSENTIAL, registration.TEST_EVENT]},
+        "webhook.events",
+        "warning",
+    ),
+    "old": ({"payload_version": "v1"}, "webhook.payload_version", "warning"),
+    "secret": ({"secret_key": "another"}, "webhook.secret", "problem"),
+}
+
+
+@pytest.mark.parametrize(("fields", "check", "level"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_with_the_webhook_is_said(
+    here: str, sandbox: Sandbox, fields: dict[str, Any], check: str, level: str
+) -> None:
+    add_webhook(sandbox, here, **fields)
+    _status, found = run("--no-test-delivery")
+    assert found[check]["level"] == level
+    assert "kapso_webhook" in found[check]["hint"]
+    wrong = {name for name, row in found.items() if row["level"] in {"warning", "problem"}}
+    assert wrong == {check}
+
+
+def test_a_webhook_that_is_missing_or_twice_or_almost_right(here: str, sandbox: Sandbox) -> None:
+    assert run()[1]["webhook.registered"]["level"] == "problem"
+    add_webhook(sandbox, here[:-1])
+    assert run("--no-test-delivery")[1]["webhook.address"]["level"] == "problem"
+    add_webhook(sandbox, here)
+    found = run("--no-test-delivery")[1]
+    assert found["webhook.duplicates"]["level"] == "warning"
+    assert "webhook.address" not in found
+
+
+def test_a_rotation_that_was_not_finished(here: str, sandbox: Sandbox, settings: Any) -> None:
+    add_webhook(sandbox, here)
+    change(settings, WEBHOOK_SECRET=["newer", "test-webhook-secret"])
+    found = run()[1]
+    assert found["webhook.secret"]["level"] == "warning"
+    assert "--rotate" in found["webhook.secret"]["hint"]
+    assert found["delivery"]["level"] == "ok"
+
+
+def test_a_delivery_that_the_site_refuses_is_not_put_down_to_the_network(
+    here: str, sandbox: Sandbox, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(doctor, "DELIVERY_SECONDS", 0.5)
+    add_webhook(sandbox, here, secret_key="another")
+    found = run()[1]
+    assert found["webhook.secret"]["level"] == "problem"
+    assert "another secret" in found["delivery"]["hint"]
+
+
+def test_a_secret_kapso_hides_is_left_to_the_test_delivery() -> None:
+    assert doctor._webhook_secret(registration.SecretState.HIDDEN).level is Level.SKIPPED
+
+
+def test_a_test_delivery_that_does_not_arrive(
+    here: str, sandbox: Sandbox, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(doctor, "DELIVERY_SECONDS", 0.5)
+    add_webhook(sandbox, here)
+    sandbox.faults(drop=True)
+    found = run()[1]["delivery"]
+    assert found["level"] == "problem"
+    assert "Kapso does not reach it" in found["hint"]
+    sandbox.faults(api=[{"match": "^POST", "kind": "status", "status": 500}])
+    assert "Kapso failed (500)" in run()[1]["delivery"]["message"]
+
+
+# The database
+
+
+def doctor_process(
+    database_url: str, *arguments: str, **variables: str
+) -> tuple[int, dict[str, Any], str]:
+    """Run the command as an operator does; return status, findings, and all that was written."""
+    done = subprocess.run(
+        [sys.executable, "-m", "django", "kapso_doctor", "--json", *arguments],
+        env=environment(database_url, **variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "Traceback" not in done.stderr
+    assert give_away(done.stdout + done.stderr) == []
+    rows = json.loads(done.stdout)["findings"]
+    return done.returncode, {row["check"]: row for row in rows}, done.stdout + done.stderr
+
+
+def test_an_empty_database(tmp_path: Path) -> None:
+    status, found, _ = doctor_process(f"sqlite:///{tmp_path}/empty.sqlite3", "--no-network")
+    assert status == 1
+    assert "kapso_connect.0001_initial" in found["migrations"]["message"]
+    assert found["migrations"]["hint"] == "Run: manage.py migrate"
+    for name in ("inbox", "signals", "invitations", "claims", "sync"):
+        assert found[name]["level"] == "skipped"
+
+
+def test_a_table_that_is_missing(tmp_path: Path) -> None:
+    with new_database("sqlite", tmp_path) as url:
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database:
+            database.execute("DROP TABLE kapso_connect_invitation")
+        status, found, _ = doctor_process(url, "--no-network")
+    assert status == 1
+    assert found["migrations"]["data"]["missing_tables"] == ["kapso_connect_invitation"]
+    assert found["inbox"]["level"] == "skipped"
+
+
+@pytest.mark.parametrize("kind", ["damaged", "folder"])
+def test_a_file_that_is_no_database(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "damaged").write_bytes(b"no database " * 1000)
+    (tmp_path / "folder").mkdir()
+    status, found, _ = doctor_process(f"sqlite:///{tmp_path / kind}", "--no-network")
+    assert status == 1
+    found.pop("settings.W016")  # these processes ask the sandbox
+    broken = [row for row in found.values() if row["level"] == "problem"]
+    assert {row["check"] for row in broken} <= {"database", "migrations"}
+    assert "file" in broken[0]["message"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:9", "no.such.invalid:5432"])
+def test_a_database_that_is_away(host: str) -> None:
+    status, found, _ = doctor_process(f"postgres://u:{PASSWORD}@{host}/x", "--no-network")
+    assert status == 1
+    assert re.search("connection was refused|host is not known", found["database"]["message"])
+    assert "Not examined" in found["migrations"]["message"]
+
+
+def test_a_database_that_never_answers_does_not_hold_it_for_ever() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=lambda: server.accept() and time.sleep(0.1), daemon=True)
+        url = f"postgres://u:{PASSWORD}@127.0.0.1:{server.getsockname()[1]}/x"
+        started = time.monotonic()
+        status, found, _ = doctor_process(url, "--no-network", "--time-limit", "6")
+    assert time.monotonic() - started < 30
+    assert status == 1
+    assert "After 6 s it was still being examined: database" in found["time"]["message"]
+    assert found["versions"]["level"] == "ok"
+
+
+def test_words_that_the_terminal_cannot_hold(sandbox: Sandbox, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "django", "kapso_doctor", "--no-test-delivery"]
+    with new_database("sqlite", tmp_path) as url:
+        done = subprocess.run(
+            command,
+            env=environment(
+                url,
+                PYTHONIOENCODING="ascii",
+                KAPSO_PROOF_API_URL=sandbox.url,
+                KAPSO_PROOF_PUBLIC_URL="http://bäckerei.invalid",
+            ),
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert r"b\xe4ckerei.invalid" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_tasks_that_no_worker_does(tmp_path: Path) -> None:
+    setup = (
+        'INSTALLED_APPS += ["django_tasks_db"]\n'
+        'TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}'
+    )
+    database = tmp_path / "queue.sqlite3"
+    variables = {
+        "DJANGO_SETTINGS_MODULE": "tests.sites.queue_site.settings",
+        "DATABASE_URL": f"sqlite:///{database}",
+        "QUEUE_SITE_FOLDER": str(tmp_path),
+        "QUEUE_SITE_SETUP": setup,
+        "KAPSO_API_BASE_URL": "http://127.0.0.1:9",
+    }
+    enqueue = (
+        "import django; django.setup(); from django.core.management import call_command;"
+        "call_command('migrate', verbosity=0); from kapso_connect import outbox;"
+        "outbox.deliver_event.enqueue(1)"
+    )
+    subprocess.run([sys.executable, "-c", enqueue], env=environment("", **variables), check=True)
+    _status, found, _ = doctor_process("", "--no-network", **variables)
+    assert found["tasks"]["data"] == {"backend": "DatabaseBackend", "background": True}
+    assert (found["queue"]["level"], found["queue"]["data"]["count"]) == ("ok", 1)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(
+            "UPDATE django_tasks_database_dbtaskresult SET enqueued_at = '2020-01-01'"
+        )
+    _status, found, _ = doctor_process("", "--no-network", **variables)
+    assert found["queue"]["level"] == "problem"
+    assert "db_worker" in found["queue"]["hint"]
+
+
+# No secrets
+
+
+def test_what_counts_as_a_secret(settings: Any, monkeypatch: Any) -> None:
+    settings.KAPSO_CONNECT = {"API_KEY": b"bytes-key", "WEBHOOK_SECRET": ["one 'quoted'", "two"]}
+    monkeypatch.setitem(settings.DATABASES["default"], "PASSWORD", "db-pass")
+    monkeypatch.setitem(settings.DATABASES["default"], "OPTIONS", {"note": "database-name"})
+    settings.BROKER = "redis://:pa%2Fss@host/0"
+    settings.QUEUE_PASSWORD = "mail-pass"
+    monkeypatch.setenv("SOME_TOKEN", "env-token")
+    hidden = secret_values()
+    for value in (
+        *("bytes-key", "one 'quoted'", "one%20%27quoted%27", "db-pass", "pa%2Fss", "pa/ss"),
+        *("mail-pass", "env-token"),
+    ):
+        assert value in hidden
+    for value in ("two", "database-name", "django.contrib.auth.hashers.MD5PasswordHasher"):
+        assert value not in hidden
+    assert hidden == sorted(hidden, key=len, reverse=True)

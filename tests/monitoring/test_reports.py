@@ -1,0 +1,253 @@
+"""The figures of the overview, from rows that are what they count."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection as database
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from kapso_connect.models import AccountStatus, Connection, Health, SetupLink, TimelineEvent
+from kapso_connect.monitoring import reports
+from kapso_connect.monitoring.reports import Attention, Period, Step
+from kapso_connect.onboarding import setup_links
+from kapso_connect.onboarding.numbers import STAFF
+
+from ..support import make_connection, make_customer, make_link
+
+pytestmark = pytest.mark.django_db
+
+DAY = timedelta(days=1)
+
+
+def ago(**span: float) -> datetime:
+    return timezone.now() - timedelta(**span)
+
+
+@pytest.fixture
+def week() -> Period:
+    return Period(ago(days=7), timezone.now() + DAY)
+
+
+def completed(**fields: Any) -> SetupLink:
+    return make_link(
+        **{
+            "opened_at": timezone.now(),
+            "status": SetupLink.Status.USED,
+            "setup_status": SetupLink.SetupStatus.COMPLETED,
+            **fields,
+        }
+    )
+
+
+# The funnel
+
+
+def test_each_customer_counts_once_and_as_far_as_it_came(week: Period) -> None:
+    make_link()
+    make_link(opened_at=timezone.now())
+    twice = make_customer()
+    make_link(twice, status=SetupLink.Status.REVOKED)
+    completed(customer=twice)
+    assert reports.funnel(week) == reports.Funnel(invited=3, opened=2, connected=1)
+
+
+def test_the_rates_are_of_those_invited_and_of_the_step_before() -> None:
+    funnel = reports.Funnel(invited=8, opened=4, connected=1)
+    assert funnel.steps == [Step(8, 100, None), Step(4, 50, 50), Step(1, 12.5, 25)]
+
+
+def test_nobody_has_no_rates(week: Period) -> None:
+    assert reports.funnel(week).steps == [Step(0, None, None)] * 3
+
+
+def test_a_link_counts_in_the_period_it_was_created_in(week: Period) -> None:
+    make_link(created_at=week.start)
+    make_link(created_at=week.start - timedelta(seconds=1), opened_at=timezone.now())
+    make_link(created_at=week.end)
+    assert reports.funnel(week).invited == 1
+
+
+# Failures
+
+
+def test_failures_are_counted_by_code_the_most_frequent_first(week: Period) -> None:
+    first, second = make_link(), make_link()
+    for code in ("link_expired", "facebook_auth_failed", "link_expired"):
+        setup_links.record_failure(first, code)
+    setup_links.record_failure(second, "link_expired")
+    setup_links.record_failure(make_link(), "nobody_knows")
+    failures = reports.failures(week)
+    assert [(row.code, row.times, row.customers) for row in failures.codes] == [
+        ("link_expired", 3, 2),
+        ("facebook_auth_failed", 1, 1),
+        ("nobody_knows", 1, 1),
+    ]
+    assert [row.rate for row in failures.codes] == [60, 20, 20]
+    assert str(failures.codes[0].failure.title) == "This link has expired"
+    assert str(failures.codes[2].failure.title) == "WhatsApp could not be connected"
+
+
+def test_codes_without_end_are_summed_up(week: Period) -> None:
+    for number in range(12):
+        setup_links.record_failure(make_link(), f"code_{number}")
+    failures = reports.failures(week)
+    assert (failures.total, len(failures.codes), failures.others) == (12, 10, 2)
+
+
+def test_only_failures_of_the_period_count(week: Period) -> None:
+    setup_links.record_failure(make_link(), "link_expired")
+    TimelineEvent.objects.update(occurred_at=week.start - DAY)
+    assert reports.failures(week) == reports.Failures(0, [])
+
+
+# The time it takes
+
+
+def connected_after(minutes: float, **fields: Any) -> None:
+    now = timezone.now()
+    link = completed(created_at=now - timedelta(minutes=minutes))
+    TimelineEvent.objects.create(
+        **{"kind": "connected", "setup_link": link, "occurred_at": now, "source": "webhook"},
+        **fields,
+    )
+
+
+@pytest.mark.parametrize(
+    ("minutes", "median"),
+    [([], None), ([7], 7), ([1, 9], 5), ([100, 1, 2], 2), ([4, 1, 2, 100], 3), ([-5], 0)],
+    ids=str,
+)
+def test_the_median_is_the_middle(week: Period, minutes: list[float], median: float | None) -> None:
+    for each in minutes:
+        connected_after(each)
+    durations = reports.time_to_connect(week)
+    assert durations.count == len(minutes)
+    assert durations.median == (None if median is None else timedelta(minutes=median))
+
+
+def test_what_came_by_no_link_took_no_time(week: Period) -> None:
+    TimelineEvent.objects.create(kind="connected", source="sync")
+    assert reports.time_to_connect(week).count == 0
+
+
+# What needs attention
+
+
+def test_links_that_end_soon_are_listed_those_first_that_end_first() -> None:
+    later = make_link(expires_at=timezone.now() + 2 * DAY)
+    sooner = make_link(expires_at=timezone.now() + DAY)
+    for fields in (
+        {"expires_at": timezone.now() + 4 * DAY},
+        {"expires_at": ago(hours=1)},
+        {"expires_at": None},
+        {"expires_at": timezone.now() + DAY, "status": SetupLink.Status.REVOKED},
+    ):
+        make_link(**fields)
+    links = reports.links_expiring()
+    assert (links.count, links.newest) == (2, [sooner, later])
+
+
+def needing(why: Attention) -> list[Connection]:
+    return reports.numbers_needing_attention()[why].newest
+
+
+@pytest.mark.parametrize(
+    ("why", "fields"),
+    [
+        (Attention.TEST_NUMBER, {"display_phone_number": "+1 555-123-4567"}),
+        (Attention.TEST_NUMBER, {"display_phone_number": "15551234567"}),
+        (Attention.TEST_NUMBER, {"display_phone_number": "+1 (555) 123 4567"}),
+        (Attention.TEST_NUMBER, {"display_phone_number": "1.555.123.4567"}),
+        (Attention.RESTRICTED, {"account_status": AccountStatus.RESTRICTED}),
+        (Attention.RESTRICTED, {"account_status": AccountStatus.DISABLED}),
+        (Attention.NAME, {"name_status": "DECLINED"}),
+        (Attention.NAME, {"name_status": "PENDING_REVIEW"}),
+        (Attention.NAME, {"name_status": "EXPIRED"}),
+        (Attention.NAME, {"name_status": "SOMETHING_NEW"}),
+        (Attention.HEALTH, {"health_status": Health.UNHEALTHY}),
+        (Attention.HEALTH, {"health_status": Health.DEGRADED}),
+        (Attention.HEALTH, {"health_status": Health.ERROR}),
+    ],
+    ids=lambda value: str(value) if isinstance(value, Attention) else next(iter(value.values())),
+)
+def test_a_number_needs_attention_while_it_is_connected(
+    why: Attention, fields: dict[str, Any]
+) -> None:
+    connection = make_connection(**fields)
+    assert [w for w in Attention if needing(w)] == [why]
+    assert needing(why) == [connection]
+    Connection.objects.update(status=Connection.Status.DISCONNECTED, disconnected_at=ago())
+    assert needing(why) == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"display_phone_number": "+1 415-555-2671"},
+        {"display_phone_number": "+49 1555 1234567"},
+        {"name_status": "APPROVED"},
+        {"name_status": "AVAILABLE_WITHOUT_REVIEW"},
+        {"name_status": "NONE"},
+        {"health_status": Health.HEALTHY},
+    ],
+    ids=lambda fields: next(iter(fields.values()), "nothing known"),
+)
+def test_a_number_that_works_needs_none(fields: dict[str, Any]) -> None:
+    make_connection(**fields)
+    assert [why for why in Attention if needing(why)] == []
+
+
+def lost_number(**fields: Any) -> Connection:
+    return make_connection(
+        **{
+            "status": Connection.Status.DISCONNECTED,
+            "connected_at": ago(days=9),
+            "disconnected_at": ago(days=2),
+            **fields,
+        }
+    )
+
+
+def test_a_number_that_was_lost_needs_attention() -> None:
+    lost = lost_number()
+    make_link(lost.customer, created_at=ago(days=9))
+    make_connection(lost.customer, connected_at=ago(days=8))  # another one, which still works
+    assert needing(Attention.DISCONNECTED) == [lost]
+
+
+def test_a_number_that_was_lost_is_settled_by_what_came_after_it() -> None:
+    make_link(lost_number().customer, is_latest=True)
+    make_connection(lost_number().customer)
+    lost_number(disconnect_reason=STAFF)
+    lost_number(connected_at=None)
+    assert needing(Attention.DISCONNECTED) == []
+
+
+def test_the_newest_are_listed_and_all_are_counted() -> None:
+    connections = [make_connection(name_status="DECLINED") for _ in range(12)]
+    numbers = reports.numbers_needing_attention()[Attention.NAME]
+    assert (numbers.count, numbers.newest) == (12, connections[:1:-1])
+
+
+def test_more_rows_need_no_more_queries(week: Period) -> None:
+    def queries() -> int:
+        with CaptureQueriesContext(database) as captured:
+            reports.funnel(week)
+            reports.failures(week)
+            reports.time_to_connect(week)
+            reports.links_expiring()
+            reports.numbers_needing_attention()
+        return len(captured)
+
+    before = queries()
+    for number in range(15):
+        link = make_link(expires_at=timezone.now() + DAY)
+        setup_links.record_failure(link, f"code_{number}")
+        connected_after(number, connection=make_connection(name_status="DECLINED"))
+        lost_number()
+    assert queries() == before

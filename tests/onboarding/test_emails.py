@@ -1,0 +1,164 @@
+"""The e-mail that gives a customer their own address."""
+
+from __future__ import annotations
+
+import smtplib
+from email import message_from_bytes, policy
+from typing import Any
+
+import pytest
+from django.core import mail as outbox_of
+from django.core.mail.backends.locmem import EmailBackend
+from django.db import connection
+from django.utils import translation
+
+from kapso_connect import exceptions
+from kapso_connect.models import Customer, SetupLink, TimelineEvent, new_connect_key
+from kapso_connect.onboarding import connect_urls, emails
+
+from ..support import make_customer, make_link
+
+pytestmark = pytest.mark.django_db
+
+
+def invited(**fields: Any) -> tuple[Customer, SetupLink]:
+    options = fields.pop("options", {})
+    customer = make_customer(
+        **{"email": "ada@example.com", "connect_key": new_connect_key(), **fields}
+    )
+    return customer, make_link(customer, options=options, is_latest=True)
+
+
+def parts(customer: Customer, link: SetupLink) -> tuple[str, str, str]:
+    """The subject, text and HTML as they arrive."""
+    message = emails.invitation_message(customer, link)
+    arrived = message_from_bytes(message.message().as_bytes(), policy=policy.default)
+    text, html = (arrived.get_body([kind]) for kind in ("plain", "html"))
+    assert text is not None
+    assert html is not None
+    return str(arrived["Subject"]), text.get_content(), html.get_content()
+
+
+def test_it_leads_to_the_customers_own_address_and_never_to_kapsos() -> None:
+    customer, link = invited()
+    _subject, text, html = parts(customer, link)
+    for body in (text, html):
+        assert connect_urls.connect_url(customer) in body
+        assert link.url not in body
+
+
+def test_sending_is_noted_with_who_did_it_and_where_it_went(admin_user: Any) -> None:
+    customer, link = invited()
+    emails.send_invitation(customer, link, actor=admin_user)
+    (message,) = outbox_of.outbox
+    assert message.to == ["ada@example.com"]
+    event = TimelineEvent.objects.get()
+    assert (event.kind, event.setup_link, event.actor, event.data) == (
+        "setup_link_sent",
+        link,
+        admin_user,
+        {"channel": "email", "to": "ada@example.com"},
+    )
+
+
+def test_what_the_mail_server_says_passes_and_nothing_is_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*args: Any) -> int:
+        raise smtplib.SMTPRecipientsRefused({})
+
+    monkeypatch.setattr(EmailBackend, "send_messages", refuse)
+    with pytest.raises(smtplib.SMTPRecipientsRefused):
+        emails.send_invitation(*invited())
+    assert not TimelineEvent.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "email",
+    ["", "nobody", "a@example.com\nBcc: b@example.com", "a@example.com, b@example.com", "@"],
+)
+def test_who_cannot_be_written_to_is_said_before_anything_is_sent(email: str) -> None:
+    with pytest.raises(exceptions.NoEmailAddress, match="Bäckerei"):
+        emails.send_invitation(*invited(email=email))
+    assert outbox_of.outbox == []
+
+
+def test_an_address_that_was_withdrawn_is_not_sent() -> None:
+    with pytest.raises(exceptions.NoConnectAddress):
+        emails.send_invitation(*invited(connect_key=None))
+    assert outbox_of.outbox == []
+
+
+NAMES = {
+    "long": "x" * 255,
+    "right to left": "مخبز \u202eمقلوب",
+    "emoji": "🥐 Ada's 🥖",
+    "header": "Ada\r\nBcc: thief@example.com",
+    "markup": "<script>alert(1)</script> & {{ url }} {% now 'Y' %}",
+    "nul": "A\x00B",
+}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_any_name_is_a_name(name: str, settings: Any) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "SITE_NAME": name}
+    customer, link = invited()
+    customer.name = name
+    message = emails.invitation_message(customer, link)
+    arrived = message_from_bytes(message.message().as_bytes(), policy=policy.default)
+    assert "Bcc" not in arrived
+    assert "\n" not in message.subject
+    assert "<script>" not in str(message.alternatives[0][0])
+
+
+def test_the_subject_names_the_site(settings: Any) -> None:
+    assert parts(*invited())[0].endswith("site.example")
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "SITE_NAME": "Ada's CRM & more"}
+    subject, text, html = parts(*invited())
+    assert subject == "Connect your WhatsApp number to Ada's CRM & more"
+    assert "Ada's CRM & more invites" in text
+    assert "Ada&#x27;s CRM &amp; more invites" in html
+
+
+@pytest.mark.parametrize(
+    ("options", "own", "site", "expected"),
+    [
+        ({"language": "ar"}, "es", "pt", "ar"),
+        ({}, "es", "pt", "es"),
+        ({}, "", "pt", "pt"),
+    ],
+)
+def test_the_language_is_the_links_then_the_customers_then_the_sites(
+    options: dict[str, str], own: str, site: str, expected: str, settings: Any
+) -> None:
+    settings.LANGUAGE_CODE = site
+    customer, link = invited(language=own, options=options)
+    with translation.override("hi"):
+        html = parts(customer, link)[2]
+        assert translation.get_language() == "hi"
+    direction = "rtl" if expected == "ar" else "ltr"
+    assert f'<html lang="{expected}" dir="{direction}">' in html
+
+
+def test_the_site_can_have_its_own_words(settings: Any, tmp_path: Any) -> None:
+    folder = tmp_path / "kapso_connect" / "email"
+    folder.mkdir(parents=True)
+    (folder / "invitation_subject.txt").write_text("{{ customer.name }}\n: hello\n")
+    (folder / "invitation.txt").write_text("Go to {{ url }}")
+    (folder / "invitation.html").write_text("<p>{{ url }}</p>")
+    settings.TEMPLATES = [{**settings.TEMPLATES[0], "DIRS": [tmp_path]}]
+    customer, link = invited(name="Ada\nX: y")
+    url = connect_urls.connect_url(customer)
+    subject, body, html = parts(customer, link)
+    assert (subject, body, html.strip()) == ("Ada X: y : hello", f"Go to {url}\n", f"<p>{url}</p>")
+
+
+def test_a_thread_without_a_database_can_send_it() -> None:
+    message = emails.invitation_message(*invited())
+
+    def refuse(*args: Any) -> None:
+        raise AssertionError("The database was asked.")
+
+    with connection.execute_wrapper(refuse):
+        message.send()
+    assert len(outbox_of.outbox) == 1

@@ -1,0 +1,441 @@
+"""Setup links for many customers: several at a time, resumed after a crash, none made twice."""
+
+from __future__ import annotations
+
+import smtplib
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.core import mail as outbox
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.utils import timezone
+
+from kapso_connect import db, onboarding, sync
+from kapso_connect.exceptions import InvalidOptions
+from kapso_connect.kapso.client import KapsoClient
+from kapso_connect.models import Customer, Invitation, InvitationBatch, SetupLink, TimelineEvent
+from kapso_connect.onboarding import invitations, numbers, setup_links
+from kapso_connect.onboarding.connect_urls import connect_url
+from kapso_connect.testing import Sandbox
+
+pytestmark = pytest.mark.django_db
+
+CREATE_LINK = "^POST .*/setup_links$"
+
+
+def customers(count: int, **fields: Any) -> list[Customer]:
+    return Customer.objects.bulk_create(
+        Customer(name=f"Customer {n}", email=f"c{n}@example.com", **fields) for n in range(count)
+    )
+
+
+def started(count: int = 3, **choices: Any) -> InvitationBatch:
+    batch = invitations.make_batch([customer.pk for customer in customers(count)])
+    assert invitations.start(batch, **choices)
+    return batch
+
+
+def make_due(batch: InvitationBatch) -> None:
+    """As if the waits and leases were over."""
+    batch.invitations.filter(status="pending").update(next_attempt_at=timezone.now())
+
+
+def links_at_kapso(sandbox: Sandbox) -> list[dict[str, Any]]:
+    return list(sandbox.state()["setup_links"])
+
+
+def test_everybody_gets_one_link(sandbox: Sandbox) -> None:
+    staff = get_user_model().objects.create(username="staff")
+    invited = customers(25)
+    batch = invitations.make_batch(Customer.objects.all(), created_by=staff)
+    assert invitations.start(batch, options={"language": "es"}, next_url="/welcome/")
+    told: list[None] = []
+    assert not invitations.work(batch.pk, tell=lambda: told.append(None))
+    assert len(told) == 25
+    reached = invitations.progress(batch)
+    assert (reached.total, reached.done, reached.failed, reached.left) == (25, 25, 0, 0)
+    assert reached.is_finished
+    for customer in invited:
+        (link,) = customer.setup_links.all()
+        assert (link.status, link.created_by, link.next_url) == ("active", staff, "/welcome/")
+        assert link.options["language"] == "es"
+        (event,) = customer.events.all()
+        assert (event.kind, event.actor) == ("setup_link_created", staff)
+    assert len(links_at_kapso(sandbox)) == 25
+
+
+def test_a_draft_makes_no_links(sandbox: Sandbox) -> None:
+    batch = invitations.make_batch([customer.pk for customer in customers(2)])
+    assert not invitations.work(batch.pk)
+    sync.run()
+    assert not links_at_kapso(sandbox)
+
+
+def test_a_customer_named_twice_is_invited_once() -> None:
+    (customer,) = customers(1)
+    batch = invitations.make_batch([customer.pk, customer.pk])
+    assert batch.invitations.count() == 1
+
+
+def test_a_batch_is_started_once(sandbox: Sandbox) -> None:
+    batch = started(2, options={"language": "es"})
+    assert not invitations.start(batch, options={"language": "hi"}, send_email=True)
+    batch.refresh_from_db()
+    assert (batch.options, batch.send_email) == ({"language": "es"}, False)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"options": {"language": "tlh"}},
+        {"options": {"no_such_option": 1}},
+        {"next_url": "https://elsewhere.example/"},
+        {"next_url": "//elsewhere.example/"},
+        {"next_url": "/\\elsewhere.example/"},
+        {"next_url": "javascript:alert(1)"},
+        {"next_url": "/" + "x" * 2000},
+    ],
+    ids=["language", "option", "other-site", "slashes", "backslash", "script", "long"],
+)
+def test_what_kapso_would_refuse_starts_nothing(sandbox: Sandbox, choices: dict[str, Any]) -> None:
+    batch = invitations.make_batch([customer.pk for customer in customers(1)])
+    with pytest.raises(InvalidOptions):
+        invitations.start(batch, **choices)
+    batch.refresh_from_db()
+    assert batch.started_at is None
+    assert not sandbox.requests()
+
+
+def test_without_a_public_url_nothing_starts(sandbox: Sandbox, settings: Any) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "PUBLIC_URL": ""}
+    batch = invitations.make_batch([customer.pk for customer in customers(1)])
+    with pytest.raises(ImproperlyConfigured):
+        invitations.start(batch)
+
+
+def test_several_requests_are_under_way_at_once(sandbox: Sandbox) -> None:
+    sandbox.faults(api=[{"kind": "slow", "seconds": 0.3}])
+    batch = started(8)
+    begun = timezone.now()
+    invitations.work(batch.pk)
+    # Three requests each, one after the other, would take more than seven seconds.
+    assert timezone.now() - begun < timedelta(seconds=4)
+    assert invitations.progress(batch).done == 8
+
+
+def test_no_more_than_agreed_are_under_way_at_once(sandbox: Sandbox, monkeypatch: Any) -> None:
+    under_way: list[int] = []
+    now, lock, create = [0], threading.Lock(), KapsoClient.create_setup_link
+
+    def counting(*args: Any) -> Any:
+        with lock:
+            now[0] += 1
+            under_way.append(now[0])
+        try:
+            return create(*args)
+        finally:
+            with lock:
+                now[0] -= 1
+
+    monkeypatch.setattr(KapsoClient, "create_setup_link", counting)
+    batch = started(20)
+    invitations.work(batch.pk)
+    assert 1 < max(under_way) <= invitations.AT_ONCE
+
+
+def test_a_slice_ends_in_time_and_says_that_something_is_left(sandbox: Sandbox) -> None:
+    batch = started(20)
+    assert invitations.work(batch.pk, seconds=0)
+    assert invitations.progress(batch).done == 0
+    assert not invitations.work(batch.pk, seconds=60)
+    assert invitations.progress(batch).done == 20
+
+
+def test_every_tenth_customer_fails_and_is_tried_again(sandbox: Sandbox) -> None:
+    sandbox.faults(api=[{"match": CREATE_LINK, "kind": "status", "status": 500, "times": 3}])
+    batch = started(30)
+    invitations.work(batch.pk)
+    reached = invitations.progress(batch)
+    assert (reached.done, reached.failed, reached.left) == (27, 0, 3)
+    assert reached.due_at is not None
+    assert reached.due_at > timezone.now()
+    for invitation in batch.invitations.filter(status="pending"):
+        assert "Kapso did not answer" in invitation.last_error
+    make_due(batch)
+    assert not invitations.work(batch.pk)
+    assert invitations.progress(batch).done == 30
+    assert len(links_at_kapso(sandbox)) == 30
+
+
+def test_what_kapso_refuses_for_good_is_not_asked_again_by_itself(sandbox: Sandbox) -> None:
+    sandbox.faults(api=[{"match": CREATE_LINK, "kind": "status", "status": 422, "times": 1}])
+    batch = started(3)
+    invitations.work(batch.pk)
+    make_due(batch)
+    invitations.work(batch.pk)
+    reached = invitations.progress(batch)
+    assert (reached.done, reached.failed, reached.left) == (2, 1, 0)
+    failed = batch.invitations.get(status="failed")
+    assert failed.last_error.startswith("Correct what was refused")
+    invitations.resume(batch)
+    invitations.work(batch.pk)
+    assert invitations.progress(batch).done == 3
+    assert len(links_at_kapso(sandbox)) == 3
+
+
+def test_a_wrong_key_stops_the_batch_until_it_is_resumed(sandbox: Sandbox, settings: Any) -> None:
+    right = settings.KAPSO_CONNECT
+    batch = started(30)
+    settings.KAPSO_CONNECT = {**right, "API_KEY": "wrong"}
+    assert not invitations.work(batch.pk)
+    batch.refresh_from_db()
+    assert "API key" in batch.stopped
+    assert invitations.progress(batch).left == 30
+    assert len(sandbox.requests()) <= invitations.AT_ONCE
+    settings.KAPSO_CONNECT = right
+    assert not invitations.work(batch.pk), "stopped is stopped"
+    invitations.resume(batch)
+    invitations.work(batch.pk)
+    assert invitations.progress(batch).done == 30
+
+
+def test_too_many_requests_make_the_whole_batch_wait(sandbox: Sandbox) -> None:
+    sandbox.faults(api=[{"kind": "status", "status": 429, "retry_after": 3600}])
+    batch = started(30)
+    assert not invitations.work(batch.pk)
+    assert len(sandbox.requests()) <= invitations.AT_ONCE * 2
+    reached = invitations.progress(batch)
+    assert reached.left == 30
+    in_half_an_hour = timezone.now() + timedelta(minutes=30)
+    assert not batch.invitations.filter(next_attempt_at__lt=in_half_an_hour).exists()
+    assert not batch.invitations.filter(attempts__gt=0).exists(), "it is nobody's fault"
+    assert batch.invitations.filter(last_error__contains="asked too often").exists()
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["not-recorded", "recorded"])
+def test_a_link_made_by_a_process_that_died_is_found(sandbox: Sandbox, recorded: bool) -> None:
+    batch = started(1)
+    invitation = batch.invitations.get()
+    assert invitation.take()
+    customer = invitation.customer
+    if recorded:
+        onboarding.create_setup_link(customer)
+    else:
+        with KapsoClient.from_settings() as client:
+            remote = client.create_customer(
+                name=customer.name, external_customer_id=customer.external_customer_id
+            )
+            client.create_setup_link(remote.id, setup_links.link_options(customer, None).payload())
+    (made,) = links_at_kapso(sandbox)
+    assert not invitations.work(batch.pk), "another process may still be at it"
+    assert invitations.progress(batch).left == 1
+    make_due(batch)
+    invitations.work(batch.pk)
+    assert [link["id"] for link in links_at_kapso(sandbox)] == [made["id"]]
+    assert SetupLink.objects.get().kapso_id == made["id"]
+    assert invitations.progress(batch).done == 1
+
+
+def test_two_batches_for_the_same_customer_make_one_link(sandbox: Sandbox) -> None:
+    (customer,) = customers(1)
+    both = [invitations.make_batch([customer.pk]) for _ in range(2)]
+    for batch in both:
+        invitations.start(batch, send_email=True)
+    for batch in both:
+        invitations.work(batch.pk)
+    assert len(links_at_kapso(sandbox)) == 1
+    assert [invitations.progress(batch).done for batch in both] == [1, 1]
+    assert len(outbox.outbox) == 1
+    assert [invitations.progress(batch).emails_sent for batch in both] == [1, 1]
+
+
+def test_while_one_batch_sends_the_link_another_one_waits(sandbox: Sandbox) -> None:
+    (customer,) = customers(1)
+    first, second = [invitations.make_batch([customer.pk]) for _ in range(2)]
+    for batch in (first, second):
+        invitations.start(batch, send_email=True)
+    assert first.invitations.get().take()
+    onboarding.create_setup_link(customer)
+    assert not invitations.work(second.pk)
+    assert not outbox.outbox
+    assert invitations.progress(second).left == 1
+
+
+def test_a_link_made_while_the_batch_was_read_is_found_and_sent(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = started(1, send_email=True)
+    take = Invitation.take
+
+    def another_is_faster(invitation: Invitation) -> bool:
+        onboarding.create_setup_link(Customer.objects.get())
+        return take(invitation)
+
+    monkeypatch.setattr(Invitation, "take", another_is_faster)
+    invitations.work(batch.pk)
+    assert batch.invitations.get().email_error == ""
+    (message,) = outbox.outbox
+    assert connect_url(Customer.objects.get()) in message.body
+    assert len(links_at_kapso(sandbox)) == 1
+
+
+def test_a_link_that_was_used_before_it_could_be_noted_is_not_replaced(sandbox: Sandbox) -> None:
+    batch = started(1, send_email=True)
+    invitation = batch.invitations.get()
+    assert invitation.take()
+    onboarding.create_setup_link(invitation.customer)
+    onboarding.connect(invitation.customer, numbers.Number("1"), source="webhook")
+    make_due(batch)
+    invitations.work(batch.pk)
+    assert len(links_at_kapso(sandbox)) == 1
+    assert invitations.progress(batch).done == 1
+    assert not outbox.outbox
+
+
+def test_of_two_batches_at_one_customer_the_later_one_waits(sandbox: Sandbox) -> None:
+    (customer,) = customers(1)
+    first, second = [invitations.make_batch([customer.pk]) for _ in range(2)]
+    for batch in (first, second):
+        invitations.start(batch)
+    assert first.invitations.get().take()
+    assert not invitations.work(second.pk)
+    waiting = second.invitations.get()
+    assert (waiting.status, waiting.attempts, waiting.leased_at) == ("pending", 0, None)
+    assert not links_at_kapso(sandbox)
+
+
+def test_inviting_again_later_makes_a_new_link(sandbox: Sandbox) -> None:
+    (customer,) = customers(1)
+    for language in ("es", "hi"):
+        batch = invitations.make_batch([customer.pk])
+        invitations.start(batch, options={"language": language})
+        invitations.work(batch.pk)
+    active = customer.setup_links.get(status="active")
+    assert active.options["language"] == "hi"
+    assert len(links_at_kapso(sandbox)) == 2
+
+
+def test_a_customer_deleted_meanwhile_is_left_out(sandbox: Sandbox) -> None:
+    batch = started(3)
+    Customer.objects.order_by("pk")[0].delete()
+    invitations.work(batch.pk)
+    reached = invitations.progress(batch)
+    assert (reached.total, reached.done) == (2, 2)
+
+
+class Died(BaseException):
+    """As if the process had been killed: nothing catches it."""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_process_may_die_before_any_statement_and_nothing_is_doubled(sandbox: Sandbox) -> None:
+    steps_left = 0
+
+    def dying(execute: Any, sql: str, *args: Any) -> Any:
+        nonlocal steps_left
+        steps_left -= 1
+        if steps_left < 0:
+            raise Died
+        return execute(sql, *args)
+
+    for die_at in range(100):
+        batch = started(1, send_email=True)
+        outbox.outbox.clear()
+        steps_left = die_at
+        try:
+            with connections[db.alias()].execute_wrapper(dying):
+                invitations.work(batch.pk)
+        except Died:
+            died = True
+        else:
+            died = False
+        make_due(batch)
+        invitations.work(batch.pk)
+        invitation = batch.invitations.get()
+        at = f"died at statement {die_at}: {invitation.last_error}"
+        assert invitation.status == "done", at
+        customer = invitation.customer
+        made = [
+            link for link in links_at_kapso(sandbox) if link["customer_id"] == customer.kapso_id
+        ]
+        assert [link["id"] for link in made] == [customer.setup_links.get().kapso_id], at
+        assert len(outbox.outbox) <= 1, at
+        # Where it is not known whether the mail went out, that is said, and no second one sent.
+        assert bool(outbox.outbox) or invitation.email_error, at
+        if not died:
+            break
+    assert die_at > 10, "the statements are not seen"
+    assert not died
+
+
+# E-mail
+
+
+def test_each_customer_is_sent_the_link_once(sandbox: Sandbox) -> None:
+    batch = started(3, send_email=True)
+    invitations.work(batch.pk)
+    invitations.resume(batch)
+    invitations.work(batch.pk)
+    assert sorted(message.to[0] for message in outbox.outbox) == [
+        f"c{n}@example.com" for n in range(3)
+    ]
+    assert invitations.progress(batch).emails_sent == 3
+    sent = TimelineEvent.objects.filter(kind="setup_link_sent")
+    assert sorted(event.data["to"] for event in sent) == [f"c{n}@example.com" for n in range(3)]
+    assert {event.data["channel"] for event in sent} == {"email"}
+
+
+def test_a_customer_without_an_address_gets_a_link_all_the_same(sandbox: Sandbox) -> None:
+    Customer.objects.create(name="No address")
+    batch = invitations.make_batch(Customer.objects.all())
+    invitations.start(batch, send_email=True)
+    invitations.work(batch.pk)
+    invitation = batch.invitations.get()
+    assert (invitation.status, invitation.email_status) == ("done", "failed")
+    assert "e-mail address" in invitation.email_error
+    assert SetupLink.objects.get().status == "active"
+
+
+def test_a_mail_server_that_is_away_costs_no_link(sandbox: Sandbox, monkeypatch: Any) -> None:
+    def refuse(self: object, *args: Any) -> None:
+        raise smtplib.SMTPServerDisconnected("Connection unexpectedly closed")
+
+    monkeypatch.setattr("django.core.mail.backends.locmem.EmailBackend.send_messages", refuse)
+    batch = started(1, send_email=True)
+    invitations.work(batch.pk)
+    invitation = batch.invitations.get()
+    assert (invitation.status, invitation.email_status) == ("done", "failed")
+    assert "unexpectedly closed" in invitation.email_error
+
+
+def test_an_email_that_may_have_been_sent_is_not_sent_again(sandbox: Sandbox) -> None:
+    batch = started(1, send_email=True)
+    # A process died while the mail server had the message.
+    batch.invitations.update(email_status="sending", attempts=1)
+    invitations.work(batch.pk)
+    invitation = batch.invitations.get()
+    assert not outbox.outbox
+    assert (invitation.status, invitation.email_status) == ("done", "failed")
+    assert invitation.email_error.startswith("It is not known")
+
+
+# Who works
+
+
+def test_sync_goes_on_with_what_was_left(sandbox: Sandbox) -> None:
+    batch = started(3)
+    assert sync.run(dry_run=True).invitations == 3
+    assert sync.run().invitations == 3
+    assert invitations.progress(batch).is_finished
+    assert sync.run().invitations == 0
+
+
+def test_where_tasks_run_in_the_request_none_is_begun_there(sandbox: Sandbox) -> None:
+    assert not invitations.is_background()
+    batch = started(2)
+    invitations.work_invitations.enqueue(batch.pk)
+    assert invitations.progress(batch).left == 2

@@ -1,0 +1,191 @@
+"""Where customers stand: one definition in two forms, which must say the same."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.contrib.contenttypes.models import ContentType
+from django.db import connection as database
+from django.db import transaction
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from kapso_connect.admin.status import with_status
+from kapso_connect.models import Customer
+from kapso_connect.onboarding.status import OnboardingStatus, get_statuses, has_status
+
+from ..sites.host_site.models import Bakery, Branch, Franchise, Shop
+from ..support import make_connection, make_customer, make_link
+
+pytestmark = pytest.mark.django_db
+
+NOW = timezone.now()
+
+
+def ago(days: float) -> datetime:
+    return NOW - timedelta(days=days)
+
+
+def lost(days: float, **fields: Any) -> dict[str, Any]:
+    return {
+        "status": "disconnected",
+        "connected_at": ago(days + 1),
+        "disconnected_at": ago(days),
+        **fields,
+    }
+
+
+OPEN = {"connected_at": ago(5)}
+REOPENED = {"connected_at": ago(1), "disconnected_at": ago(2)}
+TOMBSTONE = {"status": "disconnected", "connected_at": None, "disconnected_at": ago(3)}
+
+NUMBERS: dict[str, list[dict[str, Any]]] = {
+    "none": [],
+    "connected": [OPEN],
+    "two connected": [OPEN, REOPENED],
+    "lost": [lost(4)],
+    "lost, another connected": [lost(4), OPEN],
+    "two lost": [lost(8), lost(2)],
+    "tombstone": [TOMBSTONE],
+    "tombstone, one lost": [TOMBSTONE, lost(8)],
+    "lost, nobody knows when": [lost(4, disconnected_at=None), lost(8)],
+}
+
+NEWEST: dict[str, dict[str, Any] | None] = {
+    "none": None,
+    "active": {},
+    "opened": {"opened_at": ago(0.2)},
+    "over": {"expires_at": ago(0.1)},
+    "expired": {"status": "expired", "opened_at": ago(0.2)},
+    "revoked": {"status": "revoked"},
+    "failed": {"setup_status": "failed", "last_error_code": "x", "opened_at": ago(0.2)},
+    "failed, used": {"status": "used", "setup_status": "failed", "opened_at": ago(0.2)},
+    "failed, revoked": {"status": "revoked", "setup_status": "failed"},
+    "completed": {"status": "used", "setup_status": "completed", "opened_at": ago(0.2)},
+    "used": {"status": "used", "opened_at": ago(0.2)},
+    "claimed": {"unconfirmed_since": ago(0.1), "unconfirmed_phone_number_id": "1"},
+    "claimed, expired": {"unconfirmed_since": ago(0.1), "status": "expired"},
+}
+
+OLDER: dict[str, list[dict[str, Any]]] = {
+    "none": [],
+    "revoked": [{"status": "revoked"}, {"status": "expired", "opened_at": ago(20)}],
+    "claimed": [{"status": "revoked", "unconfirmed_since": ago(20)}],
+}
+
+
+def place(numbers: str, newest: str, made: float, older: str) -> Customer:
+    customer = make_customer()
+    for number in NUMBERS[numbers]:
+        make_connection(customer, **number)
+    for fields in OLDER[older]:
+        make_link(customer, created_at=ago(30), **fields)
+    latest = NEWEST[newest]
+    if latest is not None:
+        make_link(customer, created_at=ago(made), is_latest=True, **latest)
+    return customer
+
+
+def test_both_forms_agree_on_every_customer() -> None:
+    # Links made before, between and after the numbers that were lost.
+    cases = itertools.product(NUMBERS, NEWEST, [10, 3, 0.5], OLDER)
+    with transaction.atomic():
+        customers = {place(*case).pk: case for case in cases}
+    found = get_statuses(Customer.objects.all())
+    assert set(found) == set(customers)
+    assert {status.standing for status in found.values()} == set(OnboardingStatus)
+    for standing in OnboardingStatus:
+        by_query = set(Customer.objects.filter(has_status(standing)).values_list("pk", flat=True))
+        by_rows = {pk for pk, status in found.items() if status.standing == standing}
+        assert {customers[pk] for pk in by_query} == {customers[pk] for pk in by_rows}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "newest", "made", "older", "standing"),
+    [
+        ("none", "none", 0, "none", "not_invited"),
+        ("none", "revoked", 1, "none", "not_invited"),
+        ("none", "completed", 1, "none", "not_invited"),
+        ("tombstone", "none", 0, "none", "not_invited"),
+        ("none", "active", 1, "revoked", "invited"),
+        ("none", "over", 1, "none", "invited"),
+        ("none", "opened", 1, "none", "opened"),
+        ("none", "expired", 1, "none", "opened"),
+        ("none", "failed", 1, "none", "failed"),
+        ("none", "failed, used", 1, "none", "failed"),
+        ("none", "failed, revoked", 1, "none", "not_invited"),
+        ("none", "claimed", 1, "none", "waiting"),
+        ("lost", "active", 0.5, "claimed", "waiting"),
+        ("connected", "claimed", 1, "none", "connected"),
+        ("connected", "failed", 1, "none", "connected"),
+        ("lost, another connected", "none", 0, "none", "connected"),
+        ("lost", "none", 0, "none", "disconnected"),
+        ("lost", "completed", 10, "none", "disconnected"),
+        ("lost", "active", 10, "none", "disconnected"),
+        ("lost", "active", 0.5, "none", "invited"),
+        ("lost", "opened", 0.5, "none", "opened"),
+        ("lost", "failed", 0.5, "none", "failed"),
+        ("lost", "revoked", 0.5, "none", "disconnected"),
+        ("two lost", "active", 3, "none", "disconnected"),
+        ("two lost", "active", 0.5, "none", "invited"),
+    ],
+)
+def test_a_customer_stands(
+    numbers: str, newest: str, made: float, older: str, standing: str
+) -> None:
+    customer = place(numbers, newest, made, older)
+    assert get_statuses([customer])[customer.pk].standing == standing
+
+
+def test_the_rows_that_say_so_come_along() -> None:
+    customer = place("two lost", "revoked", 0.5, "revoked")
+    status = get_statuses([customer])[customer.pk]
+    assert status.connection == customer.connections.get(disconnected_at=ago(2))
+    assert status.link == customer.setup_links.get(is_latest=True)
+    assert status.link.get_deferred_fields() == {"url", "options"}
+    customer = place("two connected", "none", 0, "none")
+    status = get_statuses([customer])[customer.pk]
+    assert (status.connection, status.more) == (customer.connections.get(**REOPENED), 1)
+
+
+@pytest.mark.parametrize("count", [1, 30])
+def test_a_page_of_customers_takes_three_queries(count: int) -> None:
+    customers = [place("lost", "active", 0.5, "revoked") for _ in range(count)]
+    with CaptureQueriesContext(database) as context:
+        assert len(get_statuses(customers)) == count
+    assert len(context) == 3
+
+
+# The site's own objects
+
+KEYS = {
+    Bakery: [{"title": "a"}, {"title": "b"}, {"title": "c"}, {"title": "d"}],
+    Franchise: [{"title": "a"}, {"title": "b"}, {"title": "c"}, {"title": "d"}],
+    Shop: [{"name": "a"}, {"name": "b"}, {"name": "c"}, {"name": "d"}],
+    Branch: [{"code": "a-1_/x"}, {"code": "🦊"}, {"code": "12"}, {"code": "d'd"}],
+}
+
+
+@pytest.mark.parametrize("model", KEYS, ids=lambda model: model.__name__)
+def test_owners_are_found_by_where_they_stand(model: Any) -> None:
+    connected, invited, withdrawn, stranger = (model.objects.create(**row) for row in KEYS[model])
+    make_connection(Customer.objects.for_owner(connected))
+    make_link(Customer.objects.for_owner(invited), is_latest=True)
+    make_link(Customer.objects.for_owner(withdrawn), is_latest=True, status="revoked")
+    # Another model's objects, and customers without an owner, have nothing to do with it.
+    other = ContentType.objects.get_for_model(ContentType)
+    for kind, key in [(other, str(stranger.pk)), (None, str(stranger.pk)), (other, None)]:
+        make_connection(make_customer(owner_type=kind, owner_id=key))
+    make_customer(owner_type=ContentType.objects.get_for_model(model), owner_id="gone")
+
+    def at(standing: OnboardingStatus) -> set[Any]:
+        return set(with_status(model.objects.all(), standing))
+
+    assert at(OnboardingStatus.CONNECTED) == {connected}
+    assert at(OnboardingStatus.INVITED) == {invited}
+    assert at(OnboardingStatus.NOT_INVITED) == {withdrawn, stranger}
+    for standing in set(OnboardingStatus) - {"connected", "invited", "not_invited"}:
+        assert at(standing) == set()

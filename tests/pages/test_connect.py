@@ -1,0 +1,607 @@
+"""The customer's own address, and what all of the customers' pages have in common."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from unittest import mock
+from urllib.parse import urlsplit
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.cache import caches
+from django.db import connection as database
+from django.http import HttpResponse
+from django.test import Client, RequestFactory
+from django.utils import timezone, translation
+from django.utils.html import escape
+
+from kapso_connect import onboarding
+from kapso_connect.kapso.setup_link_options import THEME_COLORS
+from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
+from kapso_connect.onboarding.connect_urls import (
+    RETURN_SECONDS,
+    connect_path,
+    connect_url,
+    returning_customer,
+    with_customer_token,
+)
+from kapso_connect.pages import theme, views
+from kapso_connect.testing import Sandbox
+
+from ..support import make_connection, make_customer, make_link
+from .test_views import FAILED, SUCCESS, failed, success, text, visit
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+AWAY = {"match": ".*", "kind": "status", "status": 503}
+REFUSED = {"match": ".*", "kind": "status", "status": 401}
+
+
+@pytest.fixture(autouse=True)
+def _forget_clicks() -> None:
+    caches["default"].clear()
+
+
+@pytest.fixture
+def link(sandbox: Sandbox) -> SetupLink:
+    return onboarding.create_setup_link(make_customer(kapso_id=None))
+
+
+@pytest.fixture
+def address(link: SetupLink) -> str:
+    return connect_path(link.customer)
+
+
+def rows() -> list[Any]:
+    models = (Customer, SetupLink, Connection, TimelineEvent)
+    return [list(model.objects.order_by("pk").values()) for model in models]
+
+
+def end(link: SetupLink) -> None:
+    SetupLink.objects.filter(pk=link.pk).update(
+        status="expired", expires_at=timezone.now() - timedelta(seconds=1)
+    )
+
+
+# Looking
+
+
+def test_it_says_who_invites_whom(address: str, client: Client, settings: Any) -> None:
+    page = text(client.get(address))
+    assert "site.example invites <bdi>Bäckerei Süß</bdi>" in page
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "SITE_NAME": "Crumb & Co."}
+    page = text(client.get(address))
+    assert "Crumb &amp; Co. invites <bdi>Bäckerei Süß</bdi>" in page
+    assert 'method="post"' in page
+
+
+def test_looking_changes_nothing(address: str, client: Client, sandbox: Sandbox) -> None:
+    before, asked = rows(), len(sandbox.requests())
+    for _ in range(20):
+        response = client.get(address, headers={"User-Agent": "a mail scanner"})
+        assert response.status_code == 200
+        assert not response.cookies
+    assert rows() == before
+    assert len(sandbox.requests()) == asked
+
+
+def test_it_names_the_number_to_connect_again(sandbox: Sandbox, client: Client) -> None:
+    customer = make_customer(kapso_id=None)
+    onboarding.create_setup_link(customer, options={"reconnect_phone_number": "+442071838750"})
+    page = text(client.get(connect_path(customer)))
+    assert '<bdi dir="ltr">+44 20 7183 8750</bdi>' in page
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({"setup_status": "failed"}, "The last attempt did not work"),
+        ({"unconfirmed_since": timezone.now()}, "We are waiting for WhatsApp to confirm"),
+    ],
+    ids=["failed", "waiting"],
+)
+def test_it_says_what_happened_before(
+    address: str, client: Client, state: dict[str, Any], words: str
+) -> None:
+    assert words not in text(client.get(address))
+    SetupLink.objects.update(**state)
+    assert words in text(client.get(address))
+
+
+# Clicking
+
+
+def test_a_click_leads_to_the_link(link: SetupLink, address: str, client: Client) -> None:
+    for _ in range(2):
+        response = client.post(address)
+        assert (response.status_code, response["Location"]) == (303, link.url)
+        assert "no-store" in response["Cache-Control"]
+        assert response["Referrer-Policy"] == "no-referrer"
+    (event,) = TimelineEvent.objects.filter(kind="setup_link_opened")
+    assert (event.setup_link, event.source) == (link, "redirect")
+
+
+def test_the_cookie_is_kept_from_scripts_and_other_sites(address: str, client: Client) -> None:
+    cookie = client.post(address, secure=True).cookies["kapso_connect"]
+    assert (cookie["httponly"], cookie["secure"], cookie["samesite"]) == (True, True, "Lax")
+    assert cookie["max-age"] == 2 * 60 * 60
+
+
+def test_a_click_needs_no_cookies(address: str) -> None:
+    assert Client(enforce_csrf_checks=True).post(address).status_code == 303
+
+
+def test_a_click_on_an_expired_link_makes_a_new_one(
+    link: SetupLink, address: str, client: Client
+) -> None:
+    end(link)
+    response = client.post(address)
+    fresh = SetupLink.objects.get(is_latest=True)
+    assert fresh != link
+    assert response["Location"] == fresh.url
+    assert connect_path(Customer.objects.get()) == address
+
+
+def test_the_api_is_asked_outside_atomic_requests(
+    link: SetupLink, address: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(database.settings_dict, "ATOMIC_REQUESTS", True)
+    inside = []
+
+    def spy(customer: Customer) -> SetupLink:
+        inside.append(database.in_atomic_block)
+        return link
+
+    monkeypatch.setattr(onboarding, "usable_setup_link", spy)
+    client.post(address)
+    assert inside == [False]
+
+
+def test_without_time_zones(sandbox: Sandbox, client: Client, settings: Any) -> None:
+    settings.USE_TZ = False
+    link = onboarding.create_setup_link(make_customer(kapso_id=None))
+    address = connect_path(link.customer)
+    assert client.post(address)["Location"] == link.url
+    end(link)
+    assert client.post(address).status_code == 303
+    assert SetupLink.objects.count() == 2
+
+
+@pytest.mark.parametrize("fault", [AWAY, REFUSED], ids=["away", "refused"])
+def test_when_kapso_gives_no_link_the_page_says_so(
+    link: SetupLink, address: str, client: Client, sandbox: Sandbox, settings: Any, caplog: Any,
+    fault: dict[str, Any],
+) -> None:  # fmt: skip
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "REQUEST_BUDGET": 0.3}
+    end(link)
+    sandbox.faults(api=[fault])
+    with caplog.at_level(logging.WARNING, "kapso_connect"):
+        response = client.post(address)
+    assert response.status_code == 503
+    assert ("Retry-After" in response) == (fault is AWAY)
+    page = text(response)
+    assert "Try again" in page
+    assert link.kapso_id[:8] in page
+    assert "API" not in page
+    assert f"No setup link for customer {link.customer_id}" in caplog.text
+    for secret in ("test-api-key", address.split("/")[-2], link.url):
+        assert secret not in caplog.text
+
+
+def test_wrong_settings_are_not_the_customers_business(
+    link: SetupLink, address: str, client: Client, settings: Any
+) -> None:
+    end(link)
+    bad = {"SETUP_LINK_DEFAULTS": {"nonsense": 1}}
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, **bad}
+    response = client.post(address)
+    assert response.status_code == 503
+    assert "nonsense" not in text(response)
+
+
+# Who has connected, who may not
+
+
+def test_who_has_connected_is_told_so(link: SetupLink, address: str, client: Client) -> None:
+    SetupLink.objects.update(status="used", setup_status="completed")
+    make_connection(link.customer, display_phone_number="+442071838750")
+    make_connection(link.customer, display_phone_number="+4930901820")
+    page = text(client.get(address))
+    assert "WhatsApp is connected" in page
+    assert "2 numbers of <bdi>Bäckerei Süß</bdi> are ready to use." in page
+    for number in ("+44 20 7183 8750", "+49 30 901820"):
+        assert number in page
+    response = client.post(address)
+    assert (response.status_code, response["Location"]) == (303, address)
+
+
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_a_withdrawn_invitation_says_so(
+    link: SetupLink, address: str, client: Client, method: str
+) -> None:
+    onboarding.revoke_setup_link(link)
+    before = rows()
+    response = getattr(client, method)(address)
+    assert response.status_code == 410
+    assert "no longer open" in text(response)
+    assert link.customer.name not in text(response)
+    assert rows() == before
+
+
+def test_the_customer_was_deleted(link: SetupLink, address: str, client: Client) -> None:
+    link.customer.delete()
+    assert client.get(address).status_code == client.post(address).status_code == 410
+
+
+def test_an_invitation_withdrawn_at_kapso_says_so_at_the_click(
+    link: SetupLink, address: str, client: Client, sandbox: Sandbox
+) -> None:
+    sandbox.patch_setup_link(link.kapso_id, status="revoked")
+    assert client.post(address).status_code == 410
+
+
+@pytest.mark.parametrize("method", ["get", "post"])
+@pytest.mark.parametrize(
+    "token",
+    [
+        "x",
+        "key.signature",
+        "<script>alert(1)</script>",
+        "%00",
+        "%ff%fe",
+        "' OR 1=1 --",
+        "x" * 100_000,
+        "%E2%80%AE",
+        "TOKEN.",
+        "TOKENx",
+        "tOKEN",
+    ],
+    ids=range(11),
+)
+def test_no_other_token_works(address: str, client: Client, method: str, token: str) -> None:
+    own = address.split("/")[-2]
+    token = {"TOKEN.": f"{own}.", "TOKENx": f"{own}x", "tOKEN": own.swapcase()}.get(token, token)
+    before = rows()
+    response = getattr(client, method)(f"/whatsapp/connect/{token}/")
+    assert response.status_code == 404
+    assert "alert" not in text(response)
+    assert rows() == before
+
+
+def test_the_signature_is_of_this_purpose(link: SetupLink, client: Client) -> None:
+    """Neither the cookie nor the parameter of the next page opens the address."""
+    parameter = urlsplit(with_customer_token("/", link.customer)).query.partition("=")[2]
+    for token in (visit(link.customer), parameter):
+        assert client.get(f"/whatsapp/connect/{token}/").status_code == 404
+
+
+@pytest.mark.parametrize("method", ["head", "put", "delete", "options"])
+def test_no_other_method_changes_anything_or_puts_the_address_into_the_log(
+    address: str, client: Client, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    before = rows()
+    response = getattr(client, method)(address)
+    assert response.status_code == 405
+    assert response["Referrer-Policy"] == "no-referrer"
+    assert address.split("/")[-2] not in caplog.text
+    assert rows() == before
+
+
+# Too often
+
+
+def test_enough_clicks_are_enough(
+    link: SetupLink, address: str, client: Client, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+) -> None:
+    monkeypatch.setattr(views.time, "time", lambda: 1_800_000_000 + 60)
+    for _ in range(views.CONNECT_RATE_LIMIT):
+        assert client.post(address).status_code == 303
+    asked = len(sandbox.requests())
+    response = client.post(address)
+    assert response.status_code == 429
+    assert response["Retry-After"] == "540"
+    assert "try again in 9 minutes" in text(response)
+    assert len(sandbox.requests()) == asked
+    assert client.get(address).status_code == 200
+
+    other = onboarding.create_setup_link(make_customer(kapso_id=None))
+    assert client.post(connect_path(other.customer)).status_code == 303
+    monkeypatch.setattr(views.time, "time", lambda: 1_800_000_000 + 600)
+    assert client.post(address).status_code == 303
+
+
+@pytest.mark.parametrize("is_broken", [False, True], ids=["dummy", "broken"])
+def test_a_cache_that_does_not_count_keeps_nobody_away(
+    address: str, client: Client, settings: Any, is_broken: bool
+) -> None:
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
+    broken = mock.patch.object(views.cache, "add", side_effect=ConnectionError("away"))
+    with broken if is_broken else mock.MagicMock():
+        for _ in range(views.CONNECT_RATE_LIMIT + 2):
+            assert client.post(address).status_code == 303
+
+
+# Languages
+
+
+@pytest.mark.parametrize(
+    ("link_language", "customer_language", "browser", "expected"),
+    [
+        ("ar", "hi", "es", "ar"),
+        (None, "hi", "es", "hi"),
+        (None, "", "es", "es"),
+        (None, "", "de, pt-BR;q=0.8, es;q=0.5", "pt"),
+        (None, "", "pt;q=0.1, id;q=0.9", "id"),
+        (None, "", "de", "en-us"),
+        (None, "", "", "en-us"),
+        (None, "", ",;q=x" * 10_000, "en-us"),
+        ("xx", "yy", "es", "es"),
+    ],
+    ids=range(9),
+)
+def test_language_is_the_links_or_the_customers_or_the_browsers(
+    client: Client, settings: Any, link_language: str | None, customer_language: str, browser: str,
+    expected: str,
+) -> None:  # fmt: skip
+    settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if "locale" not in name]
+    translation.deactivate()
+    customer = make_customer(connect_key="mine", language=customer_language)
+    options = {"language": link_language} if link_language else {}
+    link = make_link(customer, is_latest=True, options=options)
+    for url in (connect_path(customer), failed(link, "link_expired")):
+        response = client.get(url, headers={"Accept-Language": browser})
+        assert response["Content-Language"] == expected
+        assert "Accept-Language" in response["Vary"]
+        direction = "rtl" if expected == "ar" else "ltr"
+        assert f'<html lang="{expected}" dir="{direction}">' in text(response)
+    response = client.get("/whatsapp/connect/x/")
+    assert response["Content-Language"] == "en-us", "the language ends with the page"
+
+
+def test_without_translations(address: str, client: Client, settings: Any) -> None:
+    settings.USE_I18N = False
+    chosen = vars(translation._trans)  # with USE_I18N or without, as of the first use
+    chosen.clear()
+    try:
+        response = client.get(address, headers={"Accept-Language": "ar"})
+    finally:
+        chosen.clear()
+    assert '<html lang="en-us" dir="ltr">' in text(response)
+    assert response["Content-Language"] == "en-us"
+
+
+# Colours
+
+
+def test_the_stylesheet_with_the_links_own_colours(client: Client, settings: Any) -> None:
+    customer = make_customer(connect_key="mine")
+    link = make_link(customer, is_latest=True)
+    assert "theme/" not in text(client.get(connect_path(customer)))
+    for colors in ({"primary_color": "#AB12CD"}, dict.fromkeys(THEME_COLORS, "#ab12cd")):
+        SetupLink.objects.update(options={"theme_config": colors})
+        page = text(client.get(connect_path(customer)))
+        url = f"/whatsapp/theme/{theme.to_path(colors)}.css"
+        assert f'href="{url}"' in page
+        response = Client().get(url)
+        assert response["Content-Type"] == "text/css"
+        assert "immutable" in response["Cache-Control"]
+        assert not response.cookies
+        assert "--kapso-primary:#ab12cd;" in text(response).lower()
+    assert f'href="{url}"' in text(client.get(failed(link, "link_expired")))
+
+
+@pytest.mark.parametrize(
+    "colors",
+    ["", "-" * 10, "-" * 12, "red" + "-" * 11, "12345g" + "-" * 11, "}body{" + "-" * 11, "-" * 99],
+    ids=range(7),
+)
+def test_nothing_but_colours_is_put_into_the_stylesheet(client: Client, colors: str) -> None:
+    assert client.get(f"/whatsapp/theme/{colors}.css").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "colors",
+    [{"primary_color": "#fff"}, {"primary_color": None}, {"primary_color": 1}, "#ffffff", []],
+    ids=["short", "none", "number", "text", "list"],
+)
+def test_what_is_no_colour_in_the_settings_keeps_nobody_from_the_page(
+    address: str, client: Client, settings: Any, colors: object
+) -> None:
+    settings.KAPSO_CONNECT = {
+        **settings.KAPSO_CONNECT,
+        "SETUP_LINK_DEFAULTS": {"theme_config": colors},
+    }
+    response = client.get(address)
+    assert response.status_code == 200
+    assert "/theme/" not in text(response)
+
+
+def test_the_default_colours_can_be_read_and_are_those_of_the_stylesheet() -> None:
+    css = Path(views.__file__).with_name("static") / "kapso_connect/pages.css"
+    light, dark = css.read_text().split("prefers-color-scheme: dark")
+    for name, color in theme.LIGHT.items():
+        variable = f"--kapso-{name.removesuffix('_color').replace('_', '-')}"
+        assert f"{variable}: {color};" in light
+        assert f"{variable}: " in dark
+    assert list(theme.hard_to_read(theme.LIGHT)) == []
+    names = {f"--kapso-{n.removesuffix('_color').replace('_', '-')}": n for n in theme.LIGHT}
+    lines = [line.strip().rstrip(";").split(": ") for line in dark.splitlines() if "-kapso" in line]
+    own = {names[line[0]]: line[1] for line in lines if line[0] in names}
+    assert set(own) == set(theme.LIGHT)
+    assert list(theme.hard_to_read(own)) == []
+
+
+# The site's own next step
+
+
+@pytest.fixture
+def connected(sandbox: Sandbox) -> Connection:
+    owner = User.objects.create(username="Ada's Bakery")
+    customer = Customer.objects.for_owner(owner, connect_key="mine", kapso_id="k")
+    link = make_link(customer, is_latest=True, status="used", setup_status="completed")
+    return make_connection(customer, setup_link=link, display_phone_number="+442071838750")
+
+
+def next_step(client: Client, connection: Connection) -> str:
+    assert connection.setup_link is not None
+    response = client.get(success(connection.setup_link, connection.phone_number_id))
+    assert response.status_code == 200
+    url: str = response.context["next_url"]
+    assert (f'href="{escape(url)}"' in text(response)) == bool(url)
+    assert ("you can close this page" in text(response)) == (not url)
+    return url
+
+
+def test_the_link_goes_before_the_owner_and_the_owner_before_the_setting(
+    connected: Connection, client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(User, "get_whatsapp_next_url", raising=False)
+    assert next_step(client, connected) == ""
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "NEXT_URL": "/of-the-setting/"}
+    assert next_step(client, connected) == "/of-the-setting/"
+    told = []
+
+    def hook(self: User, connection: Connection) -> str:
+        told.append((self.username, connection))
+        return "/of-the-owner/"
+
+    monkeypatch.setattr(User, "get_whatsapp_next_url", hook, raising=False)
+    assert next_step(client, connected) == "/of-the-owner/"
+    assert told == [("Ada's Bakery", connected)]
+    SetupLink.objects.update(next_url="https://site.example/of-the-link/")
+    assert next_step(client, connected) == "https://site.example/of-the-link/"
+    SetupLink.objects.update(next_url="https://site.example")
+    assert next_step(client, connected) == "https://site.example"
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    ["https://elsewhere.example/", "//elsewhere.example", "javascript:alert(1)", "/\\x.example", 7],
+)
+def test_it_never_leads_elsewhere(
+    connected: Connection, client: Client, monkeypatch: pytest.MonkeyPatch, elsewhere: Any
+) -> None:
+    monkeypatch.setattr(
+        User, "get_whatsapp_next_url", lambda self, connection: elsewhere, raising=False
+    )
+    assert next_step(client, connected) == ""
+
+
+def test_an_owner_that_raises_costs_nobody_the_page(
+    connected: Connection, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = mock.Mock(side_effect=RuntimeError("broken"))
+    monkeypatch.setattr(User, "get_whatsapp_next_url", broken, raising=False)
+    assert next_step(client, connected) == ""
+
+
+def test_the_next_page_is_told_who_comes_only_from_the_customers_browser(
+    connected: Connection, client: Client
+) -> None:
+    SetupLink.objects.update(next_url="/welcome/?step=2")
+    assert next_step(client, connected) == "/welcome/?step=2"
+    client.cookies["kapso_connect"] = visit(make_customer(connect_key="others"))
+    assert next_step(client, connected) == "/welcome/?step=2"
+    client.cookies["kapso_connect"] = visit(connected.customer)
+    url = next_step(client, connected)
+    assert url.startswith("/welcome/?step=2&kapso_connect=")
+    assert returning_customer(RequestFactory().get(url)) == connected.customer
+    # Whoever has the customer's own address is the customer, too.
+    page = client.get(connect_path(connected.customer))
+    assert returning_customer(RequestFactory().get(page.context["next_url"])) is not None
+
+
+def test_who_comes_is_believed_for_an_hour_and_never_when_it_was_written_by_hand() -> None:
+    customer = make_customer(connect_key="mine")
+    url = with_customer_token("/welcome/", customer)
+    later = mock.patch("django.core.signing.time.time", return_value=views.time.time() + 3601)
+    assert RETURN_SECONDS == 3600
+    with later:
+        assert returning_customer(RequestFactory().get(url)) is None
+    for forged in ("/", "/?kapso_connect=", "/?kapso_connect=mine", url[:-1], f"{url}%00"):
+        assert returning_customer(RequestFactory().get(forged)) is None
+    for token in (connect_url(customer).split("/")[-2], visit(customer)):
+        assert returning_customer(RequestFactory().get(f"/?kapso_connect={token}")) is None
+    Customer.objects.update(connect_key=None)
+    assert returning_customer(RequestFactory().get(url)) is None
+    customer.connect_key = None
+    assert with_customer_token("/welcome/", customer) == "/welcome/"
+
+
+# All pages
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "setup_link_id=LINK&setup_link_id=OTHER&error_code=link_expired&phone_number_id=1",
+        "setup_link_id=LINK&setup_link_id=LINK&error_code=link_expired&phone_number_id=1",
+        "setup_link_id=LINK&error_code=a&error_code=b&phone_number_id=1&phone_number_id=2",
+        "setup_link_id=LINK&error_code=%ff&phone_number_id=%ff",
+        "setup_link_id=LINK&error_code=%00&phone_number_id=%00",
+        "setup_link_id=LINK%00&error_code=link_expired&phone_number_id=1",
+        "setup_link_id=LINK&error_code=<script>alert(1)</script>&phone_number_id=<script>",
+        "setup_link_id=" + "x" * 100_000,
+        "setup_link_id=LINK&error_code=" + "x" * 100_000 + "&phone_number_id=" + "1" * 100_000,
+        "&".join(f"p{n}=1" for n in range(2000)),
+        "setup_link_id[]=LINK&error_code[]=a&phone_number_id[]=1",
+        "=&=&;;%",
+    ],
+    ids=range(12),
+)
+@pytest.mark.parametrize("page", [SUCCESS, FAILED])
+def test_hostile_parameters_get_a_friendly_page_and_change_nothing(
+    client: Client, page: str, query: str
+) -> None:
+    link, other = make_link(), make_link()
+    query = query.replace("LINK", link.kapso_id).replace("OTHER", other.kapso_id)
+    before = rows()
+    response = client.get(f"{page}?{query}")
+    assert response.status_code == 400
+    assert "We cannot find this connection" in text(response)
+    assert "script" not in text(response)
+    assert "xxxx" not in text(response)
+    assert rows() == before
+
+
+@pytest.mark.parametrize("name", ["connect", "success", "failed", "invalid", "withdrawn"])
+def test_every_page_is_private(connected: Connection, client: Client, name: str) -> None:
+    link = connected.setup_link
+    assert link is not None
+    pages = {
+        "connect": connect_path(connected.customer),
+        "success": success(link, connected.phone_number_id),
+        "failed": failed(link, "link_expired"),
+        "invalid": "/whatsapp/connect/x/",
+        "withdrawn": connect_path(Customer(connect_key="gone")),
+    }
+    response = client.get(pages[name])
+    assert "no-store" in response["Cache-Control"]
+    assert response["Referrer-Policy"] == "no-referrer"
+    assert response["X-Robots-Tag"] == "noindex, nofollow"
+    page = text(response)
+    for inline in ("<style", "style=", "<script", "onclick", "http://", "https://"):
+        assert inline not in page
+
+
+def test_a_site_subclasses_a_page(connected: Connection) -> None:
+    class OurSuccess(views.SuccessView):
+        def get_context_data(self, page: str, **context: Any) -> dict[str, Any]:
+            context = super().get_context_data(page, **context)
+            return {**context, "site_name": f"Our {page} page for {context['customer']}"}
+
+    assert connected.setup_link is not None
+    url = success(connected.setup_link, connected.phone_number_id)
+    response: HttpResponse = OurSuccess.as_view()(RequestFactory().get(url))
+    assert "Our success page for Ada&#x27;s Bakery" in text(response)
+
+
+def test_staff_find_the_reference(admin_client: Client) -> None:
+    link, _other = make_link(make_customer(name="Sought")), make_link(make_customer(name="Not"))
+    url = "/admin/kapso_connect/setuplink/"
+    page = text(admin_client.get(url, {"q": link.reference}))
+    assert "Sought" in page
+    assert "1 setup link" in page

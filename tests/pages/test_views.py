@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import time
+import uuid
+from datetime import timedelta
+from html import unescape
+from typing import Any
+from unittest import mock
+from urllib.parse import urlencode
+
+import pytest
+from django.db import connection as database
+from django.http import HttpResponse
+from django.test import Client, RequestFactory
+from django.utils import timezone
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from kapso_connect import onboarding
+from kapso_connect.kapso.error_codes import FAILURES
+from kapso_connect.kapso.setup_link_options import ERROR_CODES
+from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
+from kapso_connect.onboarding import redirects
+from kapso_connect.onboarding.connect_urls import VISIT_SECONDS, connect_path, set_visit_cookie
+from kapso_connect.testing import Sandbox
+
+from ..support import listening, make_connection, make_customer, make_link, remote_customer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SUCCESS = "/whatsapp/success/"
+FAILED = "/whatsapp/failed/"
+
+
+def success(link: SetupLink, number: str, **more: str) -> str:
+    parameters = {
+        "setup_link_id": link.kapso_id,
+        "status": "completed",
+        "phone_number_id": number,
+        **more,
+    }
+    return f"{SUCCESS}?{urlencode(parameters)}"
+
+
+def failed(link: SetupLink, code: str) -> str:
+    return f"{FAILED}?{urlencode({'setup_link_id': link.kapso_id, 'error_code': code})}"
+
+
+def visit(customer: Customer) -> str:
+    """The cookie of a browser that followed the customer's address."""
+    response = HttpResponse()
+    set_visit_cookie(RequestFactory().get("/"), response, customer)
+    return response.cookies["kapso_connect"].value
+
+
+def text(response: HttpResponse) -> str:
+    return response.content.decode()
+
+
+@pytest.fixture
+def claimable(sandbox: Sandbox) -> tuple[SetupLink, str]:
+    customer = remote_customer(sandbox)
+    number = sandbox.add_number(customer_id=customer.kapso_id, phone_number="+442071838750")
+    return make_link(customer), number["phone_number_id"]
+
+
+# Success
+
+
+def test_kapsos_redirect_with_all_six_parameters_connects(claimable, client: Client) -> None:
+    link, number = claimable
+    url = success(
+        link,
+        number,
+        business_account_id="9876",
+        provisioned_phone_number_id=str(uuid.uuid4()),
+        display_phone_number="+442071838750",
+        whatsapp_config_id="old-extra",
+    )
+    assert "%2B44" in url
+    with listening() as heard:
+        response = client.get(url)
+    assert response.status_code == 200
+    assert heard.only("whatsapp_connected")["source"] == "redirect"
+    assert "WhatsApp is connected" in text(response)
+    assert "+44 20 7183 8750" in text(response)
+    assert link.customer.name in text(response)
+
+
+def test_what_the_api_can_tell_is_not_taken_from_the_browser(client: Client) -> None:
+    known = make_connection(display_phone_number="+442071838750")
+    link = make_link(known.customer)
+    url = success(link, known.phone_number_id, business_account_id="somebody-elses")
+    assert client.get(url).status_code == 200
+    known.refresh_from_db()
+    assert known.business_account_id == ""
+
+
+def test_a_plus_that_became_a_space_is_the_same_number(claimable, client: Client) -> None:
+    link, number = claimable
+    url = success(link, number) + "&display_phone_number=+442071838750"
+    assert client.get(url).status_code == 200
+
+
+def test_loading_the_page_again_changes_nothing(claimable, client: Client) -> None:
+    link, number = claimable
+    client.get(success(link, number))
+    with listening() as heard:
+        assert client.get(success(link, number)).status_code == 200
+    assert heard == []
+    assert TimelineEvent.objects.count() == 1
+
+
+def test_the_redirect_real_sandbox_sends(sandbox: Sandbox, client: Client) -> None:
+    link = onboarding.create_setup_link(make_customer(kapso_id=None))
+    location = sandbox.complete(link.url, phone_number="+442071838750")
+    assert location.startswith("https://site.example" + SUCCESS)
+    response = client.get(location.removeprefix("https://site.example"))
+    assert "+44 20 7183 8750" in text(response)
+    assert Connection.objects.get().setup_link == link
+
+
+def test_while_the_api_is_away_the_customer_waits(claimable, sandbox, client: Client) -> None:
+    link, number = claimable
+    sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 401}])
+    response = client.get(success(link, number))
+    assert response.status_code == 202
+    assert response["Refresh"] == "5"
+    assert "Almost there" in text(response)
+    assert not Connection.objects.exists()
+
+    sandbox.clear_faults()
+    assert "WhatsApp is connected" in text(client.get(success(link, number)))
+
+
+def test_after_a_while_the_customer_may_leave(claimable, sandbox, client: Client) -> None:
+    link, number = claimable
+    sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 401}])
+    client.get(success(link, number))
+    SetupLink.objects.update(unconfirmed_since=timezone.now() - timedelta(minutes=3))
+    response = client.get(success(link, number))
+    assert "Refresh" not in response
+    assert "You can close this page" in text(response)
+
+
+@pytest.mark.parametrize("missing", ["setup_link_id", "phone_number_id"])
+def test_missing_parameters(claimable, client: Client, missing: str) -> None:
+    link, number = claimable
+    response = client.get(success(link, number, **{missing: ""}))
+    assert response.status_code == 400
+    assert "ask for a new one" in text(response)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"phone_number_id": "abc"},
+        {"phone_number_id": "1" * 100_000},
+        {"phone_number_id": "\x00"},
+        {"phone_number_id": "1\n"},
+        {"setup_link_id": "<script>alert(1)</script>"},
+        {"setup_link_id": "' OR 1=1 --"},
+        {"status": "failed"},
+        {"status": "\ufeff"},
+        {"business_account_id": "../../etc/passwd"},
+        {"provisioned_phone_number_id": "x" * 65},
+        {"display_phone_number": "<b>+1"},
+    ],
+)
+def test_malformed_parameters(claimable, client: Client, parameters: dict[str, str]) -> None:
+    link, number = claimable
+    with listening() as heard:
+        response = client.get(success(link, number, **parameters))
+    assert response.status_code == 400
+    assert "We cannot find this connection" in text(response)
+    assert "alert" not in text(response)
+    assert heard == []
+    assert not Connection.objects.exists()
+
+
+def test_broken_percent_encoding(claimable, client: Client) -> None:
+    link, number = claimable
+    assert client.get(success(link, number) + "%ff%zz").status_code == 400
+
+
+def test_an_unknown_link(client: Client) -> None:
+    response = client.get(success(SetupLink(kapso_id=str(uuid.uuid4())), "1"))
+    assert response.status_code == 404
+
+
+def test_foreign_numbers_show_and_change_nothing(claimable, sandbox, client: Client) -> None:
+    link, _number = claimable
+    other = sandbox.add_number(external_customer_id="other", phone_number="+4930901820")
+    owner = make_customer(name="Someone else", kapso_id=other["customer_id"])
+    Connection.objects.create(
+        phone_number_id=other["phone_number_id"],
+        customer=owner,
+        status="connected",
+        display_phone_number="+49 30 901820",
+    )
+    with listening() as heard:
+        response = client.get(success(link, other["phone_number_id"]))
+    assert response.status_code == 404
+    assert "901820" not in text(response)
+    assert "Someone else" not in text(response)
+    assert heard == []
+    assert Connection.objects.get().customer == owner
+
+
+def test_names_are_escaped(claimable, client: Client) -> None:
+    link, number = claimable
+    Customer.objects.update(name="<script>alert(1)</script>")
+    page = text(client.get(success(link, number)))
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+# Failure
+
+
+def test_all_six_codes_have_words_of_their_own() -> None:
+    assert set(FAILURES) == set(ERROR_CODES)
+    assert len({str(failure.title) for failure in FAILURES.values()}) == 6
+
+
+@pytest.mark.parametrize("code", ERROR_CODES)
+def test_failure_explains_records_and_tells(client: Client, code: str) -> None:
+    link = make_link()
+    with listening() as heard:
+        response = client.get(failed(link, code))
+    assert response.status_code == 200
+    failure = FAILURES[code]
+    for words in (failure.title, failure.cause, failure.advice):
+        assert str(words) in unescape(text(response))
+    assert f'ask for help: <bdi dir="ltr">{link.kapso_id[:8]}<' in text(response)
+    assert heard.only("whatsapp_setup_failed")["error_code"] == code
+    link.refresh_from_db()
+    assert link.last_error_code == code
+
+
+def test_only_who_came_by_the_address_is_led_on(client: Client) -> None:
+    link = make_link(make_customer(connect_key="mine"))
+    other = make_link(make_customer(connect_key="others"))
+    for visited in (None, other):
+        if visited:
+            client.cookies["kapso_connect"] = visit(visited.customer)
+        page = text(client.get(failed(link, "facebook_auth_failed")))
+        assert "<form" not in page
+        assert link.url not in page
+        assert "open the invitation you received again" in page
+    client.cookies["kapso_connect"] = visit(link.customer)
+    page = text(client.get(failed(link, "facebook_auth_failed")))
+    assert f'action="{connect_path(link.customer)}"' in page
+    assert link.url not in page
+
+
+def test_a_cookie_counts_for_two_hours_and_not_after_the_withdrawal(client: Client) -> None:
+    link = make_link(make_customer(connect_key="mine"))
+    client.cookies["kapso_connect"] = cookie = visit(link.customer)
+    in_two_hours = time.time() + VISIT_SECONDS + 1
+    with mock.patch("django.core.signing.time.time", return_value=in_two_hours):
+        assert "<form" not in text(client.get(failed(link, "link_expired")))
+    assert "<form" in text(client.get(failed(link, "link_expired")))
+    client.cookies["kapso_connect"] = cookie[:-1]
+    assert "<form" not in text(client.get(failed(link, "link_expired")))
+    client.cookies["kapso_connect"] = cookie
+    Customer.objects.update(connect_key=None)
+    assert "<form" not in text(client.get(failed(link, "link_expired")))
+
+
+def test_who_connected_is_not_told_to_get_a_fresh_link(client: Client) -> None:
+    link = make_link(make_customer(connect_key="mine"), setup_status="completed", status="used")
+    client.cookies["kapso_connect"] = visit(link.customer)
+    page = text(client.get(failed(link, "already_used")))
+    assert "There is nothing more to do" in page
+    assert "<form" not in page
+
+
+def test_an_unknown_code_has_general_words_and_is_kept_for_staff(client: Client) -> None:
+    link = make_link()
+    response = client.get(failed(link, "meta_on_strike"))
+    assert "WhatsApp could not be connected" in text(response)
+    assert "meta_on_strike" not in text(response)
+    link.refresh_from_db()
+    assert link.last_error_code == "meta_on_strike"
+
+
+@pytest.mark.parametrize("code", ["", "<script>", "x" * 65, "a b", "\x00"])
+def test_malformed_codes(client: Client, code: str) -> None:
+    with listening() as heard:
+        assert client.get(failed(make_link(), code)).status_code == 400
+    assert heard == []
+
+
+def test_failure_of_an_unknown_link(client: Client) -> None:
+    assert client.get(failed(SetupLink(kapso_id="nobody"), "already_used")).status_code == 404
+
+
+# Both
+
+
+@pytest.mark.parametrize("url", [SUCCESS, FAILED])
+@pytest.mark.parametrize("method", ["post", "put", "delete", "head"])
+def test_only_get(client: Client, url: str, method: str) -> None:
+    assert getattr(client, method)(url).status_code == 405
+
+
+@pytest.mark.parametrize("url", [SUCCESS, FAILED])
+def test_pages_are_not_cached_indexed_or_leaked(client: Client, url: str) -> None:
+    response = client.get(url)
+    assert response.status_code == 400
+    assert "no-store" in response["Cache-Control"]
+    assert "noindex" in response["X-Robots-Tag"]
+    assert response["Referrer-Policy"] == "no-referrer"
+
+
+def test_the_api_is_asked_outside_atomic_requests(claimable, client, monkeypatch) -> None:
+    link, number = claimable
+    monkeypatch.setitem(database.settings_dict, "ATOMIC_REQUESTS", True)
+    inside = []
+    real = redirects.confirm_redirect
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        inside.append(database.in_atomic_block)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(onboarding, "claim", spy)
+    client.get(success(link, number))
+    assert inside == [False]
+
+
+def test_pages_have_nothing_inline(claimable, client: Client) -> None:
+    link, number = claimable
+    for url in (success(link, number), failed(link, "waba_limit_reached"), SUCCESS):
+        page = text(client.get(url))
+        assert "<style" not in page
+        assert "<script" not in page
+        assert "style=" not in page
+
+
+parameters = st.dictionaries(
+    st.sampled_from(
+        ["setup_link_id", "phone_number_id", "status", "error_code", "display_phone_number", "x"]
+    ),
+    st.text(max_size=80) | st.sampled_from(["completed", "1", "already_used", "LINK"]),
+)
+
+
+@hypothesis_settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(parameters=parameters, page=st.sampled_from([SUCCESS, FAILED]))
+def test_no_parameters_are_ever_an_error(parameters: dict[str, str], page: str, settings) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "REQUEST_BUDGET": 0.01}
+    link = SetupLink.objects.first() or make_link()
+    given = {
+        name: link.kapso_id if value == "LINK" else value.encode("utf-8", "replace")
+        for name, value in parameters.items()
+    }
+    response = Client().get(f"{page}?{urlencode(given)}")
+    assert response.status_code in {200, 202, 400, 404}
+    assert not Connection.objects.exists()
+
+
+def test_numbers_are_shown_as_people_write_them() -> None:
+    from kapso_connect.utils import format_phone_number, is_test_number
+
+    assert format_phone_number("+14155552671") == "+1 415-555-2671"
+    assert format_phone_number("5511987654321") == "+55 11 98765-4321"
+    assert format_phone_number("not a number") == "not a number"
+    assert format_phone_number("") == ""
+    assert is_test_number("+1 555-123-4567")
+    assert not is_test_number("+1 415-555-2671")

@@ -1,0 +1,482 @@
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kapso_connect.testing import Sandbox
+
+if TYPE_CHECKING:
+    from tests.sandbox.support import Api
+
+pytest_plugins = ("tests.sandbox.support",)
+
+
+def properties(schema: str) -> set[str]:
+    from tests.sandbox.support import CONTRACT
+
+    return set(CONTRACT["components"]["schemas"][schema]["properties"])
+
+
+def error(response: Any) -> str:
+    return response.json()["error"]
+
+
+# Who may ask, and what for
+
+
+@pytest.mark.parametrize("key", [None, "", "wrong"])
+def test_no_key_or_a_wrong_one_is_401(box_api: Api, key: str | None) -> None:
+    response = box_api("GET", "/customers", headers={"X-API-Key": key})
+    assert response.status_code == 401
+
+
+def test_any_key_will_do_when_none_was_given() -> None:
+    from tests.sandbox.support import Api
+
+    with Sandbox(api_key="") as sandbox:
+        api = Api(sandbox)
+        with api.http:
+            statuses = [
+                api("GET", "/customers", headers={"X-API-Key": key}).status_code
+                for key in ("anything", "")
+            ]
+    assert statuses == [200, 401]
+
+
+NOBODY = "6f1f7c0e-6f0a-4d0e-9d3c-0b5a3f9f2c11"
+UNKNOWN = [
+    ("GET", f"/customers/{NOBODY}"),
+    ("PATCH", f"/customers/{NOBODY}"),
+    ("DELETE", f"/customers/{NOBODY}"),
+    ("GET", f"/customers/{NOBODY}/setup_links"),
+    ("POST", f"/customers/{NOBODY}/setup_links"),
+    ("PATCH", f"/customers/{NOBODY}/setup_links/{NOBODY}"),
+    ("GET", "/whatsapp/phone_numbers/123456789012345"),
+    ("DELETE", "/whatsapp/phone_numbers/123456789012345"),
+    ("GET", "/whatsapp/phone_numbers/123456789012345/health"),
+    ("GET", f"/whatsapp/webhooks/{NOBODY}"),
+    ("PATCH", f"/whatsapp/webhooks/{NOBODY}"),
+    ("DELETE", f"/whatsapp/webhooks/{NOBODY}"),
+    ("POST", f"/whatsapp/webhooks/{NOBODY}/test"),
+    ("GET", "/nothing/here"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), UNKNOWN)
+def test_what_does_not_exist_is_404(box_api: Api, method: str, path: str) -> None:
+    assert box_api(method, path).status_code == 404
+
+
+def test_another_method_is_405_and_names_the_right_ones(box_api: Api) -> None:
+    response = box_api("PUT", "/customers")
+    assert response.status_code == 405
+    assert response.headers["Allow"] == "GET, POST"
+
+
+WRAPPED = [
+    ("POST", "/customers", "customer"),
+    ("PATCH", "/customers/{customer}", "customer"),
+    ("POST", "/customers/{customer}/setup_links", "setup_link"),
+    ("PATCH", "/customers/{customer}/setup_links/{link}", "setup_link"),
+    ("POST", "/whatsapp/webhooks", "whatsapp_webhook"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "name"), WRAPPED)
+@pytest.mark.parametrize("inner", [None, {}, "text", []])
+def test_an_unwrapped_request_is_400_in_kapsos_words(
+    box_api: Api, method: str, path: str, name: str, inner: object
+) -> None:
+    customer = box_api.customer()
+    path = path.format(customer=customer["id"], link=box_api.link(customer)["id"])
+    body = {"name": "unwrapped"} if inner is None else {name: inner}
+    response = box_api(method, path, body)
+    assert response.status_code == 400
+    assert error(response) == f"param is missing or the value is empty or invalid: {name}"
+
+
+@pytest.mark.parametrize(
+    "data", [b"{", b"\xff", b'{"customer": {"name": "\\ud800"}}', b"[" * 100_000, b"9" * 5000]
+)
+def test_malformed_json_is_400(box_api: Api, data: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    assert box_api("POST", "/customers", data=data, headers=headers).status_code == 400
+
+
+def test_a_form_is_no_json(box_api: Api) -> None:
+    assert box_api("POST", "/customers", data={"customer": "x"}).status_code == 400
+
+
+def test_a_body_over_one_mebibyte_is_413(box_api: Api) -> None:
+    big = {"customer": {"name": "x" * 3 * 1024 * 1024}}
+    assert box_api("POST", "/customers", big).status_code == 413
+    assert box_api("GET", "/customers").json()["data"] == []
+
+
+# Customers
+
+
+def test_a_customer_is_created_read_changed_and_deleted(box_api: Api) -> None:
+    customer = box_api.customer("Acme", external_customer_id="company-1")
+    path = f"/customers/{customer['id']}"
+    assert set(customer) == properties("Customer")
+    assert box_api("GET", path).json()["data"] == customer
+    changed = box_api("PATCH", path, {"customer": {"name": "Acme Ltd"}}).json()["data"]
+    assert (changed["name"], changed["external_customer_id"]) == ("Acme Ltd", "company-1")
+    assert changed["updated_at"] > customer["updated_at"]
+    assert box_api("DELETE", path).status_code == 204
+    assert box_api("GET", path).status_code == 404
+    box_api.customer("Acme again", external_customer_id="company-1")
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"external_customer_id": "x"}, "name can't be blank"),
+        ({"name": ""}, "name can't be blank"),
+        ({"name": "  "}, "name can't be blank"),
+        ({"name": None}, "name must be a string"),
+        ({"name": 7}, "name must be a string"),
+        ({"name": "x" * 3000}, "name is too long"),
+        ({"name": "x", "external_customer_id": 7}, "external_customer_id must be a string"),
+        ({"name": "x", "external_customer_id": "taken"}, "has already been taken"),
+    ],
+)
+def test_a_customer_that_is_not_valid_is_422(
+    box_api: Api, fields: dict[str, Any], text: str
+) -> None:
+    box_api.customer("First", external_customer_id="taken")
+    response = box_api("POST", "/customers", {"customer": fields})
+    assert response.status_code == 422
+    assert text in error(response)
+
+
+def test_an_external_id_is_unique_when_changed_too(box_api: Api) -> None:
+    box_api.customer("First", external_customer_id="taken")
+    path = f"/customers/{box_api.customer('Second')['id']}"
+    change = {"customer": {"external_customer_id": "taken"}}
+    assert box_api("PATCH", path, change).status_code == 422
+
+
+def test_customers_are_found_by_external_id_and_by_name(box_api: Api) -> None:
+    acme = box_api.customer("Acme", external_customer_id="a")
+    box_api.customer("Globex", external_customer_id="g")
+    for query in ("external_customer_id=a", "name_contains=ACM"):
+        assert box_api("GET", f"/customers?{query}").json()["data"] == [acme]
+    assert box_api("GET", "/customers?external_customer_id=none").json()["data"] == []
+
+
+def test_customers_are_found_by_time(box_api: Api) -> None:
+    first, second = box_api.customer("First"), box_api.customer("Second")
+
+    def names(**params: str) -> list[str]:
+        rows = box_api("GET", "/customers", params=params).json()["data"]
+        return [row["name"] for row in rows]
+
+    assert names(created_after=second["created_at"]) == ["Second"]
+    assert names(created_before=first["created_at"]) == ["First"]
+
+
+def test_pages_hold_everything_once(box: Sandbox, box_api: Api) -> None:
+    box.seed(250)
+    seen: list[str] = []
+    for page in range(1, 5):
+        answer = box_api("GET", f"/customers?page={page}&per_page=1000").json()
+        assert answer["meta"] == {
+            "page": page,
+            "per_page": 100,
+            "total_pages": 3,
+            "total_count": 250,
+        }
+        seen += [row["id"] for row in answer["data"]]
+    assert len(seen) == len(set(seen)) == 250
+    assert len(box_api("GET", "/customers").json()["data"]) == 20
+
+
+@pytest.mark.parametrize(
+    "query", ["page=0", "page=x", "page=-1", "per_page=1.5", "created_after=yesterday"]
+)
+def test_a_senseless_query_is_422(box_api: Api, query: str) -> None:
+    assert box_api("GET", f"/customers?{query}").status_code == 422
+
+
+# Setup links
+
+
+def test_a_new_link_has_kapsos_defaults_and_a_token_once(box: Sandbox, box_api: Api) -> None:
+    customer = box_api.customer()
+    link = box_api.link(customer)
+    assert set(link) <= properties("SetupLink") | {"token"}
+    assert link["url"] == f"{box.url}/setup/{link.pop('token')}"
+    assert link["status"] == "active"
+    assert link["whatsapp_setup_status"] == "pending"
+    assert link["phone_number_country_isos"] == ["US"]
+    assert link["expires_at"][:10] > link["created_at"][:10]
+    assert box_api.links(customer) == [link]
+
+
+def test_a_new_link_revokes_the_one_before(box_api: Api) -> None:
+    customer, other = box_api.customer(), box_api.customer("Other")
+    untouched = box_api.link(other)
+    first, second = box_api.link(customer), box_api.link(customer)
+    statuses = {link["id"]: link["status"] for link in box_api.links(customer)}
+    assert statuses == {first["id"]: "revoked", second["id"]: "active"}
+    assert [link["id"] for link in box_api.links(other)] == [untouched["id"]]
+    path = f"/customers/{customer['id']}/setup_links"
+    revoked = box_api("GET", f"{path}?status=revoked").json()["data"]
+    assert [link["id"] for link in revoked] == [first["id"]]
+    assert box_api("GET", f"{path}?status=nonsense").status_code == 422
+
+
+LINK_OPTIONS = {
+    "success_redirect_url": "https://site.example/ok",
+    "failure_redirect_url": "https://site.example/failed",
+    "allowed_origins": ["https://site.example"],
+    "allowed_connection_types": ["coexistence"],
+    "meta_billing_mode": "partner_managed",
+    "theme_config": {"primary_color": "#A1B2C3", "text_color": "#000000"},
+    "provision_phone_number": True,
+    "phone_number_area_code": "415",
+    "phone_number_country_isos": ["US", "MX"],
+    "language": "pt",
+}
+
+
+def test_a_link_keeps_its_options(box_api: Api) -> None:
+    link = box_api.link(box_api.customer(), **LINK_OPTIONS)
+    assert {name: link[name] for name in LINK_OPTIONS} == LINK_OPTIONS
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"success_redirect_url": "not a url"},
+        {"success_redirect_url": "javascript:alert(1)"},
+        {"failure_redirect_url": 7},
+        {"failure_redirect_url": "https://[broken"},
+        {"allowed_origins": "https://site.example"},
+        {"allowed_connection_types": ["both"]},
+        {"allowed_connection_types": "dedicated"},
+        {"meta_billing_mode": "free"},
+        {"theme_config": {"primary_color": "red"}},
+        {"theme_config": {"primary_color": "#12345"}},
+        {"theme_config": "dark"},
+        {"provision_phone_number": "yes"},
+        {"phone_number_country_isos": ["usa"]},
+        {"phone_number_area_code": "415", "phone_number_country_isos": ["MX"]},
+        {"reconnect_phone_number": "0151 123"},
+        {"reconnect_phone_number": "+14155550100", "allowed_connection_types": ["dedicated"]},
+        {"language": "tlh"},
+    ],
+)
+def test_a_link_that_is_not_valid_is_422_and_revokes_nothing(
+    box_api: Api, fields: dict[str, Any]
+) -> None:
+    customer = box_api.customer()
+    before = box_api.link(customer)
+    path = f"/customers/{customer['id']}/setup_links"
+    response = box_api("POST", path, {"setup_link": fields})
+    assert response.status_code == 422
+    assert next(iter(fields)) in error(response)
+    assert [(link["id"], link["status"]) for link in box_api.links(customer)] == [
+        (before["id"], "active")
+    ]
+
+
+def test_reconnecting_turns_provisioning_off_and_keeps_the_type(box: Sandbox, box_api: Api) -> None:
+    customer = box_api.customer()
+    box.add_number(customer_id=customer["id"], phone_number="+14155550100", is_coexistence=True)
+    link = box_api.link(
+        customer, reconnect_phone_number="+14155550100", provision_phone_number=True
+    )
+    assert link["provision_phone_number"] is False
+    assert link["allowed_connection_types"] == ["coexistence"]
+
+
+def patch_link(api: Api, customer: dict[str, Any], link: dict[str, Any], **fields: Any) -> Any:
+    path = f"/customers/{customer['id']}/setup_links/{link['id']}"
+    return api("PATCH", path, {"setup_link": fields})
+
+
+def test_a_link_is_revoked_extended_and_rethemed_by_patch(box_api: Api) -> None:
+    customer = box_api.customer()
+    link = box_api.link(customer)
+    changes = {
+        "expires_at": "2040-01-01T00:00:00.000000Z",
+        "theme_config": {"card_color": "#FFFFFF"},
+        "success_redirect_url": None,
+        "status": "revoked",
+    }
+    changed = patch_link(box_api, customer, link, **changes).json()["data"]
+    assert {name: changed[name] for name in changes} == changes
+    assert "token" not in changed
+
+
+@pytest.mark.parametrize(
+    "fields", [{"expires_at": "soon"}, {"status": "gone"}, {"theme_config": {"card_color": "x"}}]
+)
+def test_a_patch_that_is_not_valid_is_422(box_api: Api, fields: dict[str, Any]) -> None:
+    customer = box_api.customer()
+    assert patch_link(box_api, customer, box_api.link(customer), **fields).status_code == 422
+
+
+def test_a_link_belongs_to_its_customer(box_api: Api) -> None:
+    link = box_api.link(box_api.customer())
+    stranger = box_api.customer("Stranger")
+    assert patch_link(box_api, stranger, link, status="revoked").status_code == 404
+
+
+def test_a_link_past_its_time_reads_as_expired_and_can_be_extended(
+    box: Sandbox, box_api: Api
+) -> None:
+    customer = box_api.customer()
+    old = box_api.link(customer)
+    box.patch_setup_link(old["id"], expires_at="2020-01-01T00:00:00Z")
+    assert box_api.links(customer)[0]["status"] == "expired"
+    new = box_api.link(customer)
+    extended = patch_link(box_api, customer, old, expires_at="2040-01-01T00:00:00Z")
+    assert extended.json()["data"]["status"] == "active"
+    statuses = {link["id"]: link["status"] for link in box_api.links(customer)}
+    assert statuses == {old["id"]: "active", new["id"]: "revoked"}
+
+
+def test_a_used_link_stays_used(box: Sandbox, box_api: Api) -> None:
+    customer = box_api.customer()
+    link = box_api.link(customer)
+    box.complete(link["url"])
+    assert patch_link(box_api, customer, link, status="active").status_code == 422
+    assert box_api.links(customer)[0]["status"] == "used"
+
+
+# Phone numbers
+
+
+def test_a_number_reads_as_meta_writes_it(box: Sandbox, box_api: Api) -> None:
+    customer = box_api.customer(external_customer_id="c")
+    added = box.add_number(external_customer_id="c", phone_number="+15551234567")
+    number = box_api("GET", f"/whatsapp/phone_numbers/{added['phone_number_id']}").json()["data"]
+    assert set(number) <= properties("PhoneNumber")
+    assert number["customer_id"] == customer["id"]
+    assert number["display_phone_number"] == "+1 555-123-4567"
+    assert number["display_phone_number_normalized"] == "15551234567"
+    assert number["phone_number_id"].isdigit()
+    assert len(number["phone_number_id"]) in (15, 16)
+
+
+def test_numbers_are_found_by_each_filter(box: Sandbox, box_api: Api) -> None:
+    box.seed(3, 1)
+    customer = box_api.customer()
+    number = box.add_number(
+        customer_id=customer["id"],
+        name="Support line",
+        business_account_id="987",
+        status="DISCONNECTED",
+    )
+    for query in (
+        f"phone_number_id={number['phone_number_id']}",
+        f"customer_id={customer['id']}",
+        "business_account_id=987",
+        "name_contains=support",
+        "messaging_enabled=false",
+    ):
+        rows = box_api("GET", f"/whatsapp/phone_numbers?{query}").json()["data"]
+        assert [row["phone_number_id"] for row in rows] == [number["phone_number_id"]], query
+    everything = box_api("GET", "/whatsapp/phone_numbers?messaging_enabled=true").json()
+    assert everything["meta"]["total_count"] == 3
+
+
+def test_a_deleted_number_is_readable_for_a_moment(box: Sandbox, box_api: Api) -> None:
+    number = box.add_number()
+    path = f"/whatsapp/phone_numbers/{number['phone_number_id']}"
+    assert box_api("DELETE", path).status_code == 204
+    assert box_api("GET", path).status_code == 200
+    time.sleep(0.25)
+    assert box_api("GET", path).status_code == 404
+    assert box_api("DELETE", path).status_code == 404
+
+
+def test_a_number_that_comes_back_keeps_metas_id(box: Sandbox, box_api: Api) -> None:
+    first = box.add_number(phone_number="+14155550100")
+    box_api("DELETE", f"/whatsapp/phone_numbers/{first['phone_number_id']}")
+    again = box.add_number(phone_number="+14155550100")
+    assert again["phone_number_id"] == first["phone_number_id"]
+    time.sleep(0.25)
+    path = f"/whatsapp/phone_numbers/{first['phone_number_id']}"
+    assert box_api("GET", path).status_code == 200
+
+
+def test_health_follows_the_status_and_is_cached(box: Sandbox, box_api: Api) -> None:
+    number = box.add_number(status="DISCONNECTED")["phone_number_id"]
+    path = f"/whatsapp/phone_numbers/{number}/health"
+    first = box_api("GET", path).json()
+    assert first["status"] == "unhealthy"
+    box.patch_number(number, status="CONNECTED")
+    assert box_api("GET", path).json() == first
+
+
+def test_health_allows_five_requests_a_second(box: Sandbox, box_api: Api) -> None:
+    path = f"/whatsapp/phone_numbers/{box.add_number()['phone_number_id']}/health"
+    answers = [box_api("GET", path) for _ in range(6)]
+    assert [answer.status_code for answer in answers] == [200] * 5 + [429]
+    assert answers[-1].headers["Retry-After"] == "1"
+
+
+# Project webhooks
+
+
+def webhook_of(api: Api, **fields: Any) -> dict[str, Any]:
+    fields = {"url": "https://site.example/hook", **fields}
+    response = api("POST", "/whatsapp/webhooks", {"whatsapp_webhook": fields})
+    assert response.status_code == 201, response.text
+    return response.json()["data"]
+
+
+def test_a_webhook_is_created_read_changed_and_deleted(box_api: Api) -> None:
+    events = ["whatsapp.phone_number.created", "workflow.execution.failed", "kapso_agent.run.done"]
+    webhook = webhook_of(box_api, events=events, secret_key="s", headers={"X-Extra": "1"})
+    path = f"/whatsapp/webhooks/{webhook['id']}"
+    assert set(webhook) == properties("Webhook")
+    assert webhook["events"] == events
+    assert webhook["payload_version"] == "v2"
+    assert box_api("GET", path).json()["data"] == webhook
+    changed = box_api("PATCH", path, {"whatsapp_webhook": {"active": False}}).json()["data"]
+    assert changed["active"] is False
+    assert box_api("GET", "/whatsapp/webhooks?kind=kapso").json()["data"] == [changed]
+    assert box_api("GET", "/whatsapp/webhooks?kind=meta").json()["data"] == []
+    assert box_api("DELETE", path).status_code == 204
+    assert box_api("GET", "/whatsapp/webhooks").json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"active": True}, "url can't be blank"),
+        ({"url": "ftp://site.example"}, "url is not a valid URL"),
+        ({"url": "https://x.example", "events": ["whatsapp.nonsense"]}, "whatsapp.nonsense"),
+        ({"url": "https://x.example", "events": "all"}, "events must be a list"),
+        ({"url": "https://x.example", "kind": "other"}, "kind is not included"),
+        ({"url": "https://x.example", "active": "yes"}, "active must be true or false"),
+        ({"url": "https://x.example", "secret_key": 5}, "secret_key must be a string"),
+        ({"url": "https://x.example", "headers": {"X-A": "a\r\nb"}}, "headers must be"),
+        ({"url": "https://x.example", "payload_version": "v9"}, "payload_version"),
+    ],
+)
+def test_a_webhook_that_is_not_valid_is_422(
+    box_api: Api, fields: dict[str, Any], text: str
+) -> None:
+    response = box_api("POST", "/whatsapp/webhooks", {"whatsapp_webhook": fields})
+    assert response.status_code == 422
+    assert text in error(response)
+
+
+def test_a_webhook_for_an_unknown_number_is_404(box_api: Api) -> None:
+    fields = {"url": "https://x.example", "phone_number_id": "123"}
+    response = box_api("POST", "/whatsapp/webhooks", {"whatsapp_webhook": fields})
+    assert response.status_code == 404
+
+
+def test_testing_a_webhook_with_an_unknown_event_is_422(box_api: Api) -> None:
+    path = f"/whatsapp/webhooks/{webhook_of(box_api)['id']}/test"
+    assert box_api("POST", path, {"event_type": "nonsense"}).status_code == 422

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from io import StringIO
+
+from django.core.management import call_command
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import include, path
+from django.utils import timezone
+from django.views.decorators.csrf import csrf_exempt
+
+from kapso_connect.models import (
+    Connection,
+    Customer,
+    Invitation,
+    InvitationBatch,
+    TimelineEvent,
+    WebhookEvent,
+)
+from kapso_connect.onboarding import invitations
+
+
+def rows(request: HttpRequest, number: str) -> JsonResponse:
+    """What the database holds of one number; times in seconds from now."""
+    now = timezone.now()
+    return JsonResponse(
+        {
+            "status": Connection.objects.get(phone_number_id=number).status,
+            "inbox": list(
+                WebhookEvent.objects.filter(payload__phone_number_id=number)
+                .order_by("pk")
+                .values_list("status", flat=True)
+            ),
+            "outbox": [
+                {
+                    "kind": event.kind,
+                    "delivered": event.delivered_at is not None,
+                    "attempts": event.attempts,
+                    "last_error": event.last_error,
+                    "due_in": event.next_attempt_at
+                    and (event.next_attempt_at - now).total_seconds(),
+                }
+                for event in TimelineEvent.objects.filter(
+                    connection__phone_number_id=number
+                ).order_by("pk")
+            ],
+        }
+    )
+
+
+@csrf_exempt
+def make_due(request: HttpRequest, number: str) -> JsonResponse:
+    """Let the wait before the next attempt be over."""
+    waiting = TimelineEvent.objects.filter(
+        connection__phone_number_id=number, delivered_at=None, next_attempt_at__isnull=False
+    )
+    return JsonResponse({"made_due": waiting.update(next_attempt_at=timezone.now())})
+
+
+@csrf_exempt
+def kapso_sync(request: HttpRequest) -> HttpResponse:
+    out = StringIO()
+    call_command("kapso_sync", stdout=out)
+    return HttpResponse(out.getvalue())
+
+
+@csrf_exempt
+def invite(request: HttpRequest, count: int) -> JsonResponse:
+    """Invite so many new customers in the background."""
+    customers = Customer.objects.bulk_create(
+        Customer(name=f"Customer {n}", email=f"c{n}@example.com") for n in range(count)
+    )
+    batch = invitations.make_batch([customer.pk for customer in customers])
+    invitations.start(batch, send_email=True)
+    return JsonResponse({"batch": batch.pk})
+
+
+def batch(request: HttpRequest, pk: int) -> JsonResponse:
+    """How far a batch is, and Kapso's ids of its links."""
+    reached = invitations.progress(InvitationBatch.objects.get(pk=pk))
+    links = Invitation.objects.filter(batch=pk).values_list("setup_link__kapso_id", flat=True)
+    return JsonResponse(
+        {
+            "done": reached.done,
+            "left": reached.left,
+            "emails_sent": reached.emails_sent,
+            "emails_failed": reached.emails_failed,
+            "links": list(links),
+        }
+    )
+
+
+urlpatterns = [
+    path("invite/<int:count>/", invite),
+    path("batch/<int:pk>/", batch),
+    path("whatsapp/", include("kapso_connect.urls")),
+    path("rows/<number>/", rows),
+    path("make_due/<number>/", make_due),
+    path("kapso_sync/", kapso_sync),
+]

@@ -1,0 +1,401 @@
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection as database
+from django.db import transaction
+from django.dispatch import Signal
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from kapso_connect import db, onboarding, outbox, signals
+from kapso_connect.models import Connection, TimelineEvent
+from kapso_connect.onboarding import numbers
+
+from .support import listening, make_customer, make_link, new_number_id
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Receiver:
+    """A receiver that raises as long as it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.broken = False
+
+    def __call__(self, event: TimelineEvent, **kwargs: Any) -> None:
+        self.calls.append(event.pk)
+        if self.broken:
+            raise RuntimeError("receiver is broken")
+
+
+class OtherReceiver(Receiver):
+    pass
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    signals.whatsapp_connected.connect(receiver)
+    yield receiver
+    signals.whatsapp_connected.disconnect(receiver)
+
+
+@pytest.fixture
+def other() -> Iterator[Receiver]:
+    receiver = OtherReceiver()
+    signals.whatsapp_connected.connect(receiver)
+    yield receiver
+    signals.whatsapp_connected.disconnect(receiver)
+
+
+def connect() -> TimelineEvent:
+    onboarding.connect(make_customer(), numbers.Number(new_number_id()), source="webhook")
+    return TimelineEvent.objects.latest("pk")
+
+
+def make_due(event: TimelineEvent) -> None:
+    TimelineEvent.objects.filter(pk=event.pk).update(next_attempt_at=timezone.now())
+
+
+def test_a_signal_is_sent_once(receiver: Receiver) -> None:
+    event = connect()
+    assert receiver.calls == [event.pk]
+    assert outbox.deliver(event.pk)
+    assert receiver.calls == [event.pk]
+    event.refresh_from_db()
+    assert event.delivered_at is not None
+    assert event.attempts == 1
+
+
+def test_an_event_nobody_listens_to_is_not_kept_for_later() -> None:
+    event = connect()
+    assert event.delivered_at is not None
+    assert event.next_attempt_at is None
+
+
+def test_only_the_receiver_that_raised_is_called_again(receiver: Receiver, other: Receiver) -> None:
+    receiver.broken = True
+    event = connect()
+    assert (len(receiver.calls), len(other.calls)) == (1, 1)
+    assert event.delivered_at is None
+    assert "Receiver: RuntimeError: receiver is broken" in event.last_error
+    assert event.receivers == ["tests.test_outbox.OtherReceiver"]
+
+    receiver.broken = False
+    make_due(event)
+    assert outbox.deliver(event.pk)
+    assert (len(receiver.calls), len(other.calls)) == (2, 1)
+    event.refresh_from_db()
+    assert event.delivered_at is not None
+    assert event.last_error == ""
+
+
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("error", [ValueError("\ud800"), ValueError("a\0b"), MuteError()])
+def test_an_error_that_no_database_stores_does_not_repeat_the_signal(
+    receiver: Receiver, error: Exception
+) -> None:
+    def broken(**kwargs: Any) -> None:
+        raise error
+
+    signals.whatsapp_connected.connect(broken)
+    logging.disable()  # pytest could not pass the words on, either
+    try:
+        event = connect()
+        make_due(event)
+        assert not outbox.deliver(event.pk)
+    finally:
+        logging.disable(logging.NOTSET)
+        signals.whatsapp_connected.disconnect(broken)
+    event.refresh_from_db()
+    assert len(receiver.calls) == 1
+    assert type(error).__name__ in event.last_error
+    assert "\0" not in event.last_error
+
+
+def test_a_receiver_that_raised_is_left_alone_until_it_is_due(receiver: Receiver) -> None:
+    receiver.broken = True
+    event = connect()
+    outbox.deliver(event.pk)
+    assert len(receiver.calls) == 1
+    assert event.next_attempt_at is not None
+    assert timedelta(seconds=10) < event.next_attempt_at - timezone.now() < timedelta(seconds=16)
+
+
+def test_delays_grow_and_end(receiver: Receiver, settings) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "RETRY_LIMIT": 4}
+    receiver.broken = True
+    event = connect()
+    delays = []
+    while event.next_attempt_at is not None:
+        delays.append(round((event.next_attempt_at - timezone.now()).total_seconds()))
+        make_due(event)
+        assert not outbox.deliver(event.pk)
+        event.refresh_from_db()
+    assert delays == [15, 30, 60]
+    assert event.attempts == 4
+    assert event.delivered_at is None
+    assert len(receiver.calls) == 4
+    assert not outbox.deliver(event.pk)
+    assert len(receiver.calls) == 4
+
+
+def test_what_one_process_has_taken_another_leaves(receiver: Receiver) -> None:
+    receiver.broken = True
+    event = connect()
+    make_due(event)
+    mine = TimelineEvent.objects.get(pk=event.pk)
+    theirs = TimelineEvent.objects.get(pk=event.pk)
+    assert mine.take()
+    assert not theirs.take()
+    assert not TimelineEvent.objects.get(pk=event.pk).take()
+
+
+def test_a_process_that_died_loses_its_lease(receiver: Receiver, settings) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "LEASE_SECONDS": 0.01}
+    receiver.broken = True
+    event = connect()
+    make_due(event)
+    event.refresh_from_db()
+    assert event.take()  # … and dies here
+    receiver.broken = False
+    time.sleep(0.02)
+    assert outbox.deliver(event.pk)
+
+
+def test_what_processes_die_of_is_not_given_to_others_for_ever(
+    receiver: Receiver, settings
+) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "RETRY_LIMIT": 2, "LEASE_SECONDS": 0.01}
+    receiver.broken = True
+    event = connect()
+    make_due(event)
+    event.refresh_from_db()
+    assert event.take()  # … and dies here
+    time.sleep(0.02)
+    assert not outbox.deliver(event.pk)
+    assert len(receiver.calls) == 1
+    event.refresh_from_db()
+    assert event.next_attempt_at is None
+    assert "did not live to tell" in event.last_error
+    receiver.broken = False
+    assert outbox.resend(event)
+
+
+def test_waiting_for_another_attempt_is_not_being_worked_on(receiver: Receiver) -> None:
+    receiver.broken = True
+    event = connect()
+    receiver.broken = False
+    assert outbox.resend(event)
+    assert len(receiver.calls) == 2
+
+
+def test_what_is_being_worked_on_is_not_sent_again_by_hand(receiver: Receiver) -> None:
+    receiver.broken = True
+    event = connect()
+    make_due(event)
+    event.refresh_from_db()
+    assert event.take()
+    assert outbox.resend(event) is None
+    assert len(receiver.calls) == 1
+
+
+def test_a_slow_process_does_not_undo_what_another_did(receiver: Receiver) -> None:
+    delivered = timezone.now()
+
+    def overtaken(event: TimelineEvent, **kwargs: Any) -> None:
+        TimelineEvent.objects.filter(pk=event.pk).update(delivered_at=delivered)
+        raise RuntimeError("too late")
+
+    signals.whatsapp_connected.connect(overtaken)
+    try:
+        event = connect()
+    finally:
+        signals.whatsapp_connected.disconnect(overtaken)
+    event.refresh_from_db()
+    assert event.delivered_at == delivered
+    assert event.last_error == ""
+
+
+def test_an_event_that_was_deleted_is_no_error() -> None:
+    assert not outbox.deliver(0)
+
+
+def test_receivers_get_the_rows_as_they_are_now(receiver: Receiver) -> None:
+    receiver.broken = True
+    event = connect()
+    assert event.connection is not None
+    onboarding.disconnect(event.connection.phone_number_id, source="webhook")
+    make_due(event)
+    with listening("whatsapp_connected") as heard:
+        outbox.deliver(event.pk)
+    assert not heard.only("whatsapp_connected")["connection"].is_connected
+
+
+def test_a_queue_that_is_away_costs_nothing(receiver: Receiver, monkeypatch, caplog) -> None:
+    def away(*args: Any) -> None:
+        raise ConnectionError("broker is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(db, "runs_here", lambda task: False)
+        patch.setattr(type(outbox.deliver_event), "enqueue", away)
+        event = connect()
+    assert receiver.calls == []
+    assert "kapso_sync will do it" in caplog.text
+    assert outbox.deliver(event.pk)
+    assert receiver.calls == [event.pk]
+
+
+def test_two_receivers_of_one_name_count_as_one() -> None:
+    def make(broken: bool) -> Any:
+        def receiver(**kwargs: Any) -> None:
+            if broken:
+                raise RuntimeError
+
+        return receiver
+
+    good, bad = make(False), make(True)
+    for receiver in (good, bad):
+        signals.whatsapp_connected.connect(receiver)
+    try:
+        event = connect()
+    finally:
+        for receiver in (good, bad):
+            signals.whatsapp_connected.disconnect(receiver)
+    assert event.receivers == []
+    assert event.delivered_at is None
+
+
+def test_async_receivers_are_called_and_left_out_too() -> None:
+    calls: list[str] = []
+
+    async def async_receiver(**kwargs: Any) -> None:
+        calls.append("async")
+
+    def broken(**kwargs: Any) -> None:
+        calls.append("broken")
+        raise RuntimeError
+
+    for receiver in (async_receiver, broken):
+        signals.whatsapp_connected.connect(receiver)
+    try:
+        event = connect()
+        make_due(event)
+        outbox.deliver(event.pk)
+    finally:
+        for receiver in (async_receiver, broken):
+            signals.whatsapp_connected.disconnect(receiver)
+    assert sorted(calls) == ["async", "broken", "broken"]
+
+
+def test_every_signal_is_documented_and_every_kind_but_the_silent_ones_has_one() -> None:
+    silent = {
+        "health_checked",
+        "setup_link_expired",
+        "setup_link_extended",
+        "setup_link_opened",
+        "setup_link_revoked",
+        "setup_link_sent",
+    }
+    assert set(TimelineEvent.Kind.values) - silent == set(outbox.SIGNALS)
+    sent = {id(signal) for signal, _sender in outbox.SIGNALS.values()}
+    public = [value for value in vars(signals).values() if isinstance(value, Signal)]
+    assert {id(signal) for signal in public} == sent
+
+
+def test_what_is_sent_at_once_costs_one_statement(receiver: Receiver) -> None:
+    customer = make_customer()
+    with CaptureQueriesContext(database) as captured:
+        onboarding.connect(customer, numbers.Number("1"), source="webhook")
+    assert receiver.calls
+    outbox = [q["sql"].split()[0] for q in captured if "connect_timelineevent" in q["sql"]]
+    assert outbox == ["INSERT", "UPDATE"]
+
+
+def test_a_process_that_dies_before_it_sends_leaves_it_to_the_next(
+    receiver: Receiver, monkeypatch, settings
+) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "LEASE_SECONDS": 0.05}
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox, "_send", lambda event: None)
+        event = connect()
+    assert receiver.calls == []
+    assert not outbox.deliver(event.pk), "it was taken, and may be at work"
+    time.sleep(0.05)
+    assert outbox.deliver(event.pk)
+    assert receiver.calls == [event.pk]
+
+
+def test_a_transaction_longer_than_the_lease_sends_what_nobody_has(
+    receiver: Receiver, settings
+) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "LEASE_SECONDS": 0.01}
+    with transaction.atomic():
+        connect()
+        time.sleep(0.02)
+    assert len(receiver.calls) == 1
+    assert TimelineEvent.objects.get().attempts == 2
+
+
+def test_receivers_are_given_what_the_database_says(receiver: Receiver) -> None:
+    customer = make_customer(email="old@example.com")
+    type(customer).objects.update(email="new@example.com")
+    with listening("whatsapp_connected") as heard:
+        onboarding.connect(customer, numbers.Number("1"), source="webhook")
+    given = heard.only("whatsapp_connected")["customer"]
+    assert given.email == "new@example.com"
+    assert customer.email == "old@example.com"
+
+
+def test_receivers_change_nothing_by_being_told() -> None:
+    """A number that moves is the same row in both signals, and keeps what it has."""
+    old, new = make_customer(), make_customer()
+    link = make_link(old)
+    number = numbers.Number("1")
+    onboarding.connect(old, number, source="webhook", setup_link=link)
+    at_the_time = []
+
+    def look(connection: Connection, **kwargs: Any) -> None:
+        at_the_time.append(connection.customer_id)
+
+    signals.whatsapp_disconnected.connect(look)
+    try:
+        with listening("whatsapp_connected", "whatsapp_disconnected") as heard:
+            moved = onboarding.connect(new, number, source="sync", asked_at=timezone.now())
+    finally:
+        signals.whatsapp_disconnected.disconnect(look)
+    assert at_the_time == [new.pk]
+    assert heard.names() == ["whatsapp_disconnected", "whatsapp_connected"]
+    lost, won = heard.only("whatsapp_disconnected"), heard.only("whatsapp_connected")
+    assert (lost["customer"], lost["setup_link"]) == (old, link)
+    assert (won["customer"], won["setup_link"]) == (new, None)
+    for connection in (moved, lost["connection"], won["connection"]):
+        assert (connection.customer, connection.setup_link) == (new, None)
+
+
+def test_a_number_that_is_reconnected_keeps_its_link() -> None:
+    link = make_link()
+    number = numbers.Number("1")
+    onboarding.connect(link.customer, number, source="webhook", setup_link=link)
+    onboarding.disconnect("1", source="webhook")
+    with listening("whatsapp_connected") as heard:
+        again = onboarding.connect(
+            link.customer, number, source="sync", asked_at=timezone.now() + timedelta(seconds=1)
+        )
+    told = heard.only("whatsapp_connected")
+    assert told["setup_link"] is None
+    assert told["connection"].setup_link == again.setup_link == link
+    again.save()
+    again.refresh_from_db()
+    assert again.setup_link == link

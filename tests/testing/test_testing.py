@@ -1,0 +1,401 @@
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import socket
+import subprocess
+import sys
+from datetime import datetime, timezone
+from typing import Any
+from unittest import mock
+
+import pytest
+import requests
+from django.contrib.auth.models import User
+from django.core.exceptions import ImproperlyConfigured
+from django.test import Client, TestCase
+
+from kapso_connect import onboarding
+from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
+from kapso_connect.testing import (
+    Sandbox,
+    SandboxError,
+    connect_customer,
+    disconnect_customer,
+    fail_setup,
+    invite_customer,
+    post_webhook,
+    reconnect_customer,
+    sign,
+    update_account,
+    webhook_headers,
+    webhook_payload,
+)
+
+from ..sites.host_site.models import Bakery
+from ..support import CREATED, DELETED, listening
+
+pytest_plugins = ("tests.sandbox.support", "kapso_connect.testing.plugin")
+
+
+def test_sign_is_the_hex_hmac_sha256_of_the_body() -> None:
+    expected = hmac.new(b"s3cret", b"{}", hashlib.sha256).hexdigest()
+    assert sign(b"{}", "s3cret") == expected
+
+
+def test_webhook_headers_are_kapsos() -> None:
+    headers = webhook_headers(b"{}", "s", event="project.event", idempotency_key="k")
+    assert headers == {
+        "Content-Type": "application/json",
+        "X-Webhook-Event": "project.event",
+        "X-Webhook-Signature": sign(b"{}", "s"),
+        "X-Idempotency-Key": "k",
+        "X-Webhook-Payload-Version": "v2",
+    }
+
+
+def test_webhook_headers_make_a_key_up_and_know_batches() -> None:
+    first, second = (webhook_headers(b"", "s", event="e", batch_size=3) for _ in range(2))
+    assert first["X-Idempotency-Key"] != second["X-Idempotency-Key"]
+    assert (first["X-Webhook-Batch"], first["X-Batch-Size"]) == ("true", "3")
+
+
+def test_the_sandbox_needs_no_django_that_is_set_up() -> None:
+    code = """
+import sys
+from kapso_connect.testing import Sandbox, SandboxError, sign, webhook_headers
+print([name for name in sys.modules if name.startswith("django")])
+import kapso_connect.testing
+print(hasattr(kapso_connect.testing, "connect_nobody"))
+"""
+    env = {name: value for name, value in os.environ.items() if "DJANGO" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["[]", "False"]
+
+
+def test_a_sandbox_runs_and_is_gone() -> None:
+    with Sandbox(api_key="key") as sandbox:
+        url = f"{sandbox.url}/platform/v1/customers"
+        answer = requests.get(url, headers={"X-API-Key": sandbox.api_key}, timeout=10)
+        assert answer.status_code == 200
+        log = sandbox._log
+        assert log.exists()
+    with pytest.raises(requests.ConnectionError):
+        requests.get(url, timeout=10)
+    assert not log.exists()
+    sandbox.stop()
+
+
+def test_a_sandbox_that_cannot_start_says_why() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SandboxError, match=r"ended with code 1:\n.*cannot listen on"):
+            Sandbox(port=port)
+
+
+def test_a_sandbox_that_takes_too_long_is_stopped() -> None:
+    with pytest.raises(SandboxError, match="not ready after 0"):
+        Sandbox(start_timeout=0)
+
+
+def test_waiting_for_deliveries_that_do_not_come_fails_with_what_came() -> None:
+    with Sandbox() as sandbox:
+        sandbox.faults(drop=True)
+        sandbox.set_webhook("http://127.0.0.1:9/", "s")
+        sandbox.add_number(webhook=True)
+        message = r"1 of 2 deliveries.*whatsapp\.phone_number\.created.*dropped"
+        with pytest.raises(SandboxError, match=message):
+            sandbox.wait_for_deliveries(2, timeout=1)
+        assert sandbox.webhook_secret == "s"
+
+
+# Customers
+
+
+@pytest.fixture(params=[False, True], ids=["in a test's transaction", "with commits"])
+def _database(request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue("transactional_db" if request.param else "db")
+
+
+@pytest.mark.usefixtures("_database")
+def test_a_customer_connects_and_the_site_hears_of_it() -> None:
+    with listening() as heard:
+        connection = connect_customer(phone_number="+1 415-555-0100", connection_type="dedicated")
+    assert heard.names() == ["whatsapp_connected"]
+    assert heard.only("whatsapp_connected")["connection"] == connection
+    assert heard.only("whatsapp_connected")["source"] == "webhook"
+    assert connection.is_connected
+    assert connection.display_phone_number == "+1 415-555-0100"
+    assert connection.connection_type == "dedicated"
+    assert connection.verified_name == connection.customer.name == "Ada's Bakery"
+    assert connection.phone_number_id.isdecimal()
+    assert connection.business_account_id.isdecimal()
+    assert connection.customer.kapso_id
+
+
+@pytest.mark.usefixtures("_database")
+def test_the_whole_life_of_a_customer_can_be_played() -> None:
+    with listening() as heard:
+        link = invite_customer(name="Bäckerei Süß", options={"language": "es"}, next_url="/next/")
+        assert fail_setup(link, "waba_limit_reached").last_error_code == "waba_limit_reached"
+        connection = connect_customer(setup_link=link, source="redirect", verified_name="Süß")
+        update_account(connection, "restricted", restrictions=[{"type": "X"}])
+        update_account(connection, "violation", violation={"type": "SPAM"})
+        disconnect_customer(connection, reason="left")
+        reconnect_customer(connection, source="sync")
+    assert heard.names() == [
+        "setup_link_created",
+        "whatsapp_setup_failed",
+        "whatsapp_connected",
+        "whatsapp_account_updated",
+        "whatsapp_account_updated",
+        "whatsapp_disconnected",
+        "whatsapp_reconnected",
+    ]
+    assert (link.options["language"], link.next_url) == ("es", "/next/")
+    assert link.customer.name == "Bäckerei Süß"
+    assert heard.only("whatsapp_setup_failed")["error_code"] == "waba_limit_reached"
+    assert heard.only("whatsapp_setup_failed")["source"] == "redirect"
+    assert heard.only("whatsapp_connected")["setup_link"] == link
+    assert heard.only("whatsapp_connected")["source"] == "redirect"
+    restricted, violation = (heard[index][1]["event"].data for index in (3, 4))
+    assert (restricted["event"], restricted["restrictions"]) == ("restricted", [{"type": "X"}])
+    assert (violation["event"], violation["violation"]) == ("violation", {"type": "SPAM"})
+    assert heard.only("whatsapp_disconnected")["event"].data["reason"] == "left"
+    assert heard.only("whatsapp_reconnected")["source"] == "sync"
+    assert connection.is_connected
+    assert connection.account_status == "restricted"
+    assert (connection.verified_name, connection.customer.name) == ("Süß", "Bäckerei Süß")
+    link.refresh_from_db()
+    assert link.setup_status == "completed"
+
+
+@pytest.mark.django_db
+def test_what_is_done_to_a_number_is_what_the_object_says() -> None:
+    connection = connect_customer()
+    assert disconnect_customer(connection) is connection
+    assert (connection.is_connected, connection.disconnect_reason) == (False, "deleted")
+    assert reconnect_customer(connection) is connection
+    assert connection.is_connected
+    assert update_account(connection, "disabled") is connection
+    assert connection.account_status == "disabled"
+    disconnect_customer(connection)
+    assert disconnect_customer(connection) is connection
+    kinds = TimelineEvent.objects.filter(kind="disconnected")
+    assert kinds.count() == 2
+
+
+@pytest.mark.django_db
+def test_a_test_may_stop_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    noon = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+    monkeypatch.setattr("django.utils.timezone.now", lambda: noon)
+    connection = connect_customer()
+    assert not disconnect_customer(connection).is_connected
+    assert reconnect_customer(connection).is_connected
+    assert update_account(connection, "restricted").account_status == "restricted"
+    assert update_account(connection, "reinstated").account_status == "active"
+
+
+@pytest.mark.django_db
+def test_who_connects_can_be_chosen() -> None:
+    bakery = Bakery.objects.create(title="Süß")
+    customer = Customer.objects.for_owner(bakery)
+    assert invite_customer(owner=bakery).customer == customer
+    connection = connect_customer(owner=bakery)
+    assert connection.customer == customer
+    assert connection.setup_link == SetupLink.objects.get(), "the open link is how they came"
+    other = Customer.objects.create(name="Other")
+    assert invite_customer(other).customer == other
+    assert connect_customer(other).customer == other
+    with listening() as heard:
+        connect_customer(other, phone_number_id=connection.phone_number_id)
+    assert heard.names() == ["whatsapp_disconnected", "whatsapp_connected"]
+    connection.refresh_from_db()
+    assert connection.customer == other
+
+
+@pytest.mark.django_db
+def test_who_connects_cannot_be_two() -> None:
+    bakery = Bakery.objects.create(title="Süß")
+    link, other = invite_customer(), Customer.objects.create(name="Other")
+    before = Customer.objects.count()
+    for wrong in (
+        {"customer": other, "owner": bakery},
+        {"customer": other, "setup_link": link},
+        {"owner": bakery, "setup_link": link},
+    ):
+        with pytest.raises(ValueError, match="customer"):
+            connect_customer(**wrong)  # type: ignore[arg-type]
+    assert connect_customer(link.customer, setup_link=link).setup_link == link
+    assert Customer.objects.count() == before
+
+
+@pytest.mark.django_db
+def test_an_invitation_says_who_made_it() -> None:
+    staff = User.objects.create(username="staff")
+    link = invite_customer(created_by=staff)
+    assert link.created_by == staff
+    assert link.is_usable
+    assert link.customer.kapso_id
+
+
+class OfDjangosOwn(TestCase):
+    def test_it_works_without_pytest(self) -> None:
+        with listening() as heard:
+            disconnect_customer(connect_customer())
+        assert heard.names() == ["whatsapp_connected", "whatsapp_disconnected"]
+
+
+# Webhooks
+
+
+@pytest.mark.usefixtures("_database")
+def test_a_webhook_is_delivered_to_the_test_client(client: Client) -> None:
+    customer = connect_customer().customer
+    payload = webhook_payload(CREATED, customer, "100000000000009")
+    with listening("whatsapp_connected", "webhook_received") as heard:
+        answers = [post_webhook(client, CREATED, payload, idempotency_key="k") for _ in range(2)]
+    assert [answer.json() for answer in answers] == [
+        {"received": 1, "duplicates": 0},
+        {"received": 0, "duplicates": 1},
+    ]
+    assert heard.names() == ["webhook_received", "whatsapp_connected"]
+    assert customer.connections.filter(phone_number_id="100000000000009").exists()
+
+
+@pytest.mark.django_db
+def test_a_webhook_is_signed_with_the_secret_that_is_asked_for(
+    client: Client, settings: Any
+) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "WEBHOOK_SECRET": ["one", "two"]}
+    for secret, status in ((None, 200), ("two", 200), ("three", 401)):
+        assert post_webhook(client, "a.b", {}, secret=secret).status_code == status
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "WEBHOOK_SECRET": ""}
+    with pytest.raises(ImproperlyConfigured, match="WEBHOOK_SECRET"):
+        post_webhook(client, "a.b", {})
+
+
+@pytest.mark.django_db
+def test_a_webhook_comes_by_https(client: Client, settings: Any) -> None:
+    settings.SECURE_SSL_REDIRECT = True
+    assert post_webhook(client, "a.b", {}).status_code == 200
+
+
+@pytest.mark.django_db
+def test_bytes_and_batches_go_as_they_are(client: Client) -> None:
+    assert post_webhook(client, "a.b", b"no JSON").status_code == 400
+    batch = b'{"type": "a.b", "data": [{}, {}]}'
+    assert post_webhook(client, "a.b", batch, batch_size=2).json()["received"] == 2
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("path", ["", "/", "/whatsapp/webhook/"])
+def test_a_webhook_is_delivered_to_a_running_site(live_server: Any, path: str) -> None:
+    answer = post_webhook(live_server.url + path, "a.b", {})
+    assert (answer.status_code, answer.json()["received"]) == (200, 1)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "event",
+    [
+        CREATED,
+        DELETED,
+        "whatsapp.phone_number.offboarded",
+        "whatsapp.phone_number.disconnected",
+        "whatsapp.account.restricted",
+    ],
+)
+def test_payloads_are_those_that_the_sandbox_sends(box: Sandbox, event: str) -> None:
+    remote = box.add_number(external_customer_id="a")
+    sent = box.send_event(event, phone_number_id=remote["phone_number_id"])["payload"]
+    made = webhook_payload(event, Customer(kapso_id="1", external_customer_id="a"), "100", x=1)
+    assert made.pop("x") == 1
+    optional = {"connection_type", "source", "disconnection", "restrictions"}
+    assert set(made) == set(sent) - optional
+    assert type(made["project"]) is type(sent["project"])
+    if "customer" in made:
+        assert made["customer"] == {"id": "1", "external_id": "a"}
+        assert made["phone_number_id"] == "100"
+        assert set(sent["customer"]) == set(made["customer"])
+    else:
+        assert made["phone_numbers"][0]["id"] == "100"
+
+
+@pytest.mark.django_db
+def test_payloads_of_every_kind_are_understood(client: Client) -> None:
+    connection = connect_customer()
+    whose, number = connection.customer, connection.phone_number_id
+    waba = {"business_account_id": connection.business_account_id}
+    for event, more in (
+        ("whatsapp.account.restricted", waba),
+        ("whatsapp.phone_number.disconnected", {"disconnection": {"reason": "left"}}),
+    ):
+        post_webhook(client, event, webhook_payload(event, whose, number, **more))
+    connection.refresh_from_db()
+    assert connection.account_status == "restricted"
+    assert (connection.is_connected, connection.disconnect_reason) == (False, "left")
+    assert set(WebhookEvent.objects.values_list("status", flat=True)) == {"processed"}
+
+
+# Fixtures
+
+
+@pytest.mark.django_db
+def test_the_sandbox_hands_its_webhooks_to_the_test_client(
+    kapso_sandbox: Sandbox,
+    client: Client,
+) -> None:
+    link = onboarding.create_setup_link(Customer.objects.create(name="Ada"))
+    assert kapso_sandbox.deliver_to(client) == []
+    location = kapso_sandbox.complete(link.url, phone_number="+14155550100")
+    assert not Connection.objects.exists()
+    with listening("whatsapp_connected") as heard:
+        (answer,) = kapso_sandbox.deliver_to(client)
+    assert answer.json() == {"received": 1, "duplicates": 0}
+    assert heard.names() == ["whatsapp_connected"]
+    assert kapso_sandbox.deliver_to(client) == []
+    assert location.startswith("https://testserver/whatsapp/success/?")
+    assert client.get(location, secure=True).status_code == 200
+    assert Connection.objects.get().display_phone_number.startswith("+1 415")
+    kapso_sandbox.resend(kapso_sandbox.deliveries()[0]["id"])
+    (again,) = kapso_sandbox.deliver_to(client)
+    assert again.json() == {"received": 0, "duplicates": 1}
+
+
+@pytest.mark.django_db
+def test_a_batch_is_handed_over_as_one(kapso_sandbox: Sandbox, client: Client) -> None:
+    kapso_sandbox.faults(batch=2)
+    for _ in range(2):
+        kapso_sandbox.send_event("project.event", payload={"a": 1})
+    with mock.patch.object(Client, "post", autospec=True, side_effect=Client.post) as posted:
+        (answer,) = kapso_sandbox.deliver_to(client)
+    assert answer.json()["received"] == 2
+    assert posted.call_args.kwargs["headers"]["X-Batch-Size"] == "2"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_sandbox_and_a_live_server_know_each_other(
+    kapso_live_sandbox: Sandbox,
+    live_server: Any,
+) -> None:
+    link = onboarding.create_setup_link(Customer.objects.create(name="Ada"))
+    location = kapso_live_sandbox.complete(link.url)
+    assert Connection.objects.get().is_connected, "the webhook comes before the browser"
+    assert location.startswith(f"{live_server.url}/whatsapp/success/?")
+    assert requests.get(location, timeout=10).status_code == 200
+    assert [row["state"] for row in kapso_live_sandbox.deliveries()] == ["delivered"]
+
+
+@pytest.mark.django_db
+def test_each_test_gets_an_empty_sandbox(
+    kapso_sandbox: Sandbox,
+    settings: Any,
+) -> None:
+    state = kapso_sandbox.state()
+    assert (state["counts"]["customers"], state["counts"]["deliveries"]) == (0, 0)
+    assert (state["faults"]["drop"], state["faults"]["webhook_first"]) == (True, False)
+    assert settings.KAPSO_CONNECT["PUBLIC_URL"] == "https://testserver"

@@ -1,0 +1,549 @@
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import pytest
+from django.db import DataError, OperationalError, connection, transaction
+from django.test import AsyncClient, Client, RequestFactory
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from kapso_connect import onboarding
+from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
+from kapso_connect.onboarding import numbers
+from kapso_connect.webhooks import handlers, inbox
+from kapso_connect.webhooks.views import webhook
+
+from ..support import (
+    CREATED,
+    DELETED,
+    SECRET,
+    WEBHOOK,
+    listening,
+    make_connection,
+    make_customer,
+    make_link,
+    new_number_id,
+    payload_for,
+    post,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def stored() -> WebhookEvent:
+    return WebhookEvent.objects.get()
+
+
+# Who is let in
+
+
+@pytest.mark.parametrize("method", ["get", "put", "patch", "delete", "head", "options"])
+def test_only_post(client: Client, method: str) -> None:
+    response = getattr(client, method)(WEBHOOK)
+    assert response.status_code == 405
+    assert response["Allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"X-Webhook-Signature": ""}, {"X-Webhook-Signature": "0" * 64}],
+)
+def test_without_a_valid_signature_nothing_is_stored(client: Client, headers) -> None:
+    response = client.post(WEBHOOK, b"{}", content_type="application/json", headers=headers)
+    assert response.status_code == 401
+    assert response.json() == {"error": "The signature is missing or wrong."}
+    assert not WebhookEvent.objects.exists()
+
+
+def test_a_signature_with_another_secret_is_refused() -> None:
+    assert post({}, secret="other").status_code == 401
+
+
+def test_without_a_secret_everything_is_refused_and_logged(settings, caplog) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "WEBHOOK_SECRET": ""}
+    assert post({}, secret="").status_code == 401
+    assert "WEBHOOK_SECRET" in caplog.text
+
+
+def test_while_rotating_both_secrets_are_valid(settings) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "WEBHOOK_SECRET": ["new", SECRET]}
+    assert post({"n": 1}, secret="new").status_code == 200
+    assert post({"n": 2}, secret=SECRET).status_code == 200
+
+
+def test_no_csrf_token_and_no_login_is_asked_for() -> None:
+    # The test settings have LoginRequiredMiddleware.
+    assert post({}, client=Client(enforce_csrf_checks=True)).status_code == 200
+
+
+def test_no_answer_is_kept_by_a_cache() -> None:
+    assert post({})["Cache-Control"] == "no-store"
+    assert Client().get(WEBHOOK)["Cache-Control"] == "no-store"
+
+
+def test_exempt_from_atomic_requests(monkeypatch) -> None:
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    inside = []
+    real = inbox.receive
+
+    def spy(message):
+        inside.append(connection.in_atomic_block)
+        return real(message)
+
+    monkeypatch.setattr("kapso_connect.webhooks.views.receive", spy)
+    assert post({}).status_code == 200
+    assert inside == [False]
+
+
+# Sizes and forms
+
+
+def test_a_body_that_says_it_is_too_large_is_never_read(settings) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "MAX_WEBHOOK_BYTES": 100}
+    request = RequestFactory().post(WEBHOOK, b"x" * 101, content_type="application/json")
+    read = []
+    request._stream = type("Stream", (), {"read": lambda *args: read.append(args)})()
+    assert webhook(request).status_code == 413
+    assert read == []
+
+
+def test_a_body_that_does_not_say_is_read_up_to_the_limit(settings) -> None:
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "MAX_WEBHOOK_BYTES": 100}
+    request = RequestFactory().post(WEBHOOK, b"x", content_type="application/json")
+    request.META["CONTENT_LENGTH"] = "junk"
+    asked = []
+
+    class Endless:
+        def read(self, size: int) -> bytes:
+            asked.append(size)
+            return b"x" * size
+
+    request._stream = Endless()
+    assert webhook(request).status_code == 413
+    assert asked == [101]
+
+
+def test_the_limit_itself_is_allowed(settings) -> None:
+    body = json.dumps({"a": "b"}).encode()
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "MAX_WEBHOOK_BYTES": len(body)}
+    assert post(body).status_code == 200
+
+
+def test_a_client_that_breaks_off_is_a_400() -> None:
+    request = RequestFactory().post(WEBHOOK, b"x", content_type="application/json")
+
+    class Broken:
+        def read(self, size: int) -> bytes:
+            raise OSError
+
+    request._stream = Broken()
+    assert webhook(request).status_code == 400
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"no json", b"\xff\xfe", b"7"])
+def test_signed_but_no_json_object_is_a_400(body: bytes) -> None:
+    response = post(body)
+    assert response.status_code == 400
+    assert "JSON" in response.json()["error"]
+    assert not WebhookEvent.objects.exists()
+
+
+def test_a_body_that_middleware_read_before_is_understood() -> None:
+    customer, number = make_customer(), new_number_id()
+    body = json.dumps(payload_for(customer, number)).encode()
+    from kapso_connect.testing import webhook_headers
+
+    request = RequestFactory().post(
+        WEBHOOK,
+        body,
+        content_type="application/json",
+        headers=webhook_headers(body, SECRET, event=CREATED),
+    )
+    assert request.body == body
+    assert webhook(request).status_code == 200
+    assert Connection.objects.get().phone_number_id == number
+
+
+async def _post_async(body: bytes, headers: dict[str, str]) -> int:
+    response = await AsyncClient().post(
+        WEBHOOK, body, content_type="application/json", headers=headers
+    )
+    return response.status_code
+
+
+def test_under_asgi() -> None:
+    from asgiref.sync import async_to_sync
+
+    from kapso_connect.testing import webhook_headers
+
+    body = b'{"a": 1}'
+    assert async_to_sync(_post_async)(body, webhook_headers(body, SECRET, event="x.y")) == 200
+    assert stored().payload == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda p: p,
+        lambda p: {"event": CREATED, "data": p},
+        lambda p: {"type": CREATED, "data": p},
+        lambda p: {"type": CREATED, "batch": True, "data": [p], "batch_info": {"size": 1}},
+    ],
+    ids=["flat", "envelope", "envelope by type", "batch"],
+)
+def test_every_form_connects(body) -> None:
+    customer, number = make_customer(), new_number_id()
+    with listening() as heard:
+        assert post(body(payload_for(customer, number))).status_code == 200
+    assert heard.names() == ["whatsapp_connected"]
+    assert Connection.objects.get().phone_number_id == number
+    assert stored().status == "processed"
+
+
+def test_a_batch_connects_each_and_a_wrong_item_costs_the_others_nothing() -> None:
+    customer = make_customer()
+    good = [payload_for(customer, new_number_id()) for _ in range(3)]
+    batch = {"type": CREATED, "batch": True, "data": [good[0], {"phone_number_id": 5}, *good[1:]]}
+    response = post(batch, key="batch-1", **{"X-Webhook-Batch": "true", "X-Batch-Size": "4"})
+    assert response.json() == {"received": 4, "duplicates": 0}
+    assert Connection.objects.count() == 3
+    assert WebhookEvent.objects.filter(status="failed").count() == 1
+    assert post(batch, key="batch-1").json() == {"received": 0, "duplicates": 4}
+
+
+# What follows
+
+
+def test_created_connects_and_tells() -> None:
+    link = make_link()
+    number = new_number_id()
+    with listening() as heard:
+        response = post(payload_for(link.customer, number, business_account_id="waba-1"))
+    assert response.json() == {"received": 1, "duplicates": 0}
+
+    connected = Connection.objects.get(phone_number_id=number)
+    assert connected.is_connected
+    assert connected.customer == link.customer
+    assert connected.setup_link == link
+    assert connected.business_account_id == "waba-1"
+    assert connected.connected_at is not None
+    link.refresh_from_db()
+    assert (link.status, link.setup_status) == ("used", "completed")
+
+    told = heard.only("whatsapp_connected")
+    event = TimelineEvent.objects.get(kind="connected")
+    assert told["sender"] is Connection
+    assert told["connection"] == connected
+    assert told["customer"] == link.customer
+    assert told["setup_link"] == link
+    assert told["source"] == "webhook"
+    assert told["event"] == event
+    assert event.webhook_event == stored()
+    assert event.delivered_at is not None
+
+
+def test_second_delivery_changes_nothing() -> None:
+    payload = payload_for(make_customer(), new_number_id())
+    post(payload, key="k-1")
+    before = list(WebhookEvent.objects.values()), list(Connection.objects.values())
+    with listening("whatsapp_connected", "webhook_received") as heard:
+        response = post(payload, key="k-1")
+    assert response.status_code == 200
+    assert response.json() == {"received": 0, "duplicates": 1}
+    assert heard == []
+    assert before == (list(WebhookEvent.objects.values()), list(Connection.objects.values()))
+
+
+def test_the_same_event_under_another_key_is_announced_once() -> None:
+    payload = payload_for(make_customer(), new_number_id())
+    with listening() as heard:
+        post(payload, key="k-1")
+        post(payload, key="k-2")
+    assert heard.names() == ["whatsapp_connected"]
+    assert TimelineEvent.objects.count() == 1
+
+
+def test_unknown_customer_of_kapso_becomes_a_customer() -> None:
+    post({"phone_number_id": "1", "customer": {"id": "k-9", "external_id": "crm-9"}})
+    customer = Customer.objects.get()
+    assert (customer.kapso_id, customer.external_customer_id) == ("k-9", "crm-9")
+    assert Connection.objects.get().customer == customer
+
+
+def test_unknown_customer_without_an_external_id() -> None:
+    post({"phone_number_id": "1", "customer": {"id": "k-9"}})
+    customer = Customer.objects.get()
+    assert customer.external_customer_id is None
+    assert "k-9" in customer.name
+
+
+def test_our_customer_is_known_by_its_external_id() -> None:
+    ours = make_customer(kapso_id=None, external_customer_id="crm-9")
+    post({"phone_number_id": "1", "customer": {"id": "k-9", "external_id": "crm-9"}})
+    ours.refresh_from_db()
+    assert ours.kapso_id == "k-9"
+    assert Connection.objects.get().customer == ours
+
+
+@pytest.mark.skipif(
+    connection.vendor != "mysql", reason="Only MySQL and MariaDB compare without regard to case."
+)
+def test_an_external_id_in_other_letters_connects_nobody() -> None:
+    make_customer(kapso_id=None, external_customer_id="Crm-9")
+    post({"phone_number_id": "1", "customer": {"id": "k-9", "external_id": "crm-9"}})
+    assert stored().status == "failed"
+    assert "'Crm-9'" in stored().last_error
+    assert not Connection.objects.exists()
+
+
+def test_our_customer_under_a_new_id_at_kapso_stays_ours() -> None:
+    ours = make_customer(kapso_id="k-old", external_customer_id="crm-9")
+    post({"phone_number_id": "1", "customer": {"id": "k-new", "external_id": "crm-9"}})
+    assert Connection.objects.get().customer == ours
+    assert Customer.objects.count() == 1
+
+
+@pytest.mark.parametrize("event", [CREATED, DELETED, "whatsapp.phone_number.reconnected"])
+def test_a_number_of_the_project_itself_is_recorded_and_ignored(event: str) -> None:
+    with listening() as heard:
+        assert (
+            post({"phone_number_id": "1", "project": {"id": "p"}}, event=event).status_code == 200
+        )
+    assert heard == []
+    assert stored().status == "ignored"
+    assert "project itself" in stored().last_error
+    assert not Connection.objects.exists()
+
+
+def test_unknown_events_are_stored_and_announced() -> None:
+    with listening("webhook_received") as heard:
+        response = post({"any": ["thing"]}, event="workflow.execution.finished")
+    assert response.status_code == 200
+    told = heard.only("webhook_received")
+    assert told["sender"] is WebhookEvent
+    assert told["webhook_event"] == stored()
+    assert told["event_name"] == "workflow.execution.finished"
+    assert told["payload"] == {"any": ["thing"]}
+    assert stored().status == "ignored"
+
+
+def test_known_events_are_announced_by_webhook_received_too() -> None:
+    with listening("webhook_received", "whatsapp_connected") as heard:
+        post(payload_for(make_customer(), "1"))
+    assert sorted(heard.names()) == ["webhook_received", "whatsapp_connected"]
+
+
+def test_deleted_disconnects_and_tells() -> None:
+    connected = make_connection()
+    with listening() as heard:
+        post(payload_for(connected.customer, connected.phone_number_id), event=DELETED)
+    connected.refresh_from_db()
+    assert not connected.is_connected
+    assert connected.disconnected_at is not None
+    told = heard.only("whatsapp_disconnected")
+    assert told["connection"] == connected
+    assert told["customer"] == connected.customer
+    assert told["event"].data["reason"] == "deleted"
+
+
+def test_deleted_without_its_customer_still_disconnects_what_is_known() -> None:
+    connected = make_connection()
+    post({"phone_number_id": connected.phone_number_id}, event=DELETED)
+    connected.refresh_from_db()
+    assert not connected.is_connected
+
+
+def test_deleted_twice_is_told_once() -> None:
+    connected = make_connection()
+    with listening() as heard:
+        for _ in range(2):
+            post(payload_for(connected.customer, connected.phone_number_id), event=DELETED)
+    assert heard.names() == ["whatsapp_disconnected"]
+
+
+def test_connecting_takes_the_newest_open_link() -> None:
+    customer = make_customer()
+    make_link(customer, status=SetupLink.Status.REVOKED)
+    done = make_link(customer, status="used", setup_status="completed")
+    newest = make_link(customer)
+    post(payload_for(customer, "1"))
+    assert Connection.objects.get().setup_link == newest
+    done.refresh_from_db()
+    assert not done.connections.exists()
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {},
+        {"phone_number_id": 123, "customer": {"id": "c"}},
+        {"phone_number_id": "1" * 10_000, "customer": {"id": "c"}},
+        {"phone_number_id": "1", "customer": "c"},
+        {"phone_number_id": "1", "customer": {"id": "c", "external_id": ["e"]}},
+    ],
+)
+@pytest.mark.parametrize("event", [CREATED, DELETED])
+def test_signed_but_wrong_is_stored_as_failed_with_the_reason(payload, event) -> None:
+    assert post(payload, event=event).status_code == 200
+    assert stored().status == "failed"
+    assert stored().last_error
+    assert stored().next_attempt_at is None
+    assert not Customer.objects.exists()
+
+
+def test_an_error_while_acting_keeps_the_delivery_and_undoes_the_rest(monkeypatch) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise LookupError("out of luck")
+
+    monkeypatch.setattr(onboarding, "connect", broken)
+    assert post(payload_for(make_customer(kapso_id=None), "1")).status_code == 200
+    post({"phone_number_id": "1", "customer": {"id": "new"}}, key="b")
+    failed = WebhookEvent.objects.get(idempotency_key="b")
+    assert failed.status == "failed"
+    assert failed.last_error == "LookupError: out of luck"
+    # The customer was made before the error, in the transaction that was taken back.
+    assert not Customer.objects.filter(kapso_id="new").exists()
+
+
+def test_a_failed_event_can_be_run_again(monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(onboarding, "connect", lambda *a, **k: 1 / 0)
+        post(payload_for(make_customer(), "1"))
+    failed = stored()
+    WebhookEvent.objects.update(status="pending", next_attempt_at=failed.received_at, attempts=0)
+    assert inbox.process(failed.pk)
+    assert stored().status == "processed"
+    assert Connection.objects.get().is_connected
+
+
+def test_when_acting_keeps_losing_races_the_delivery_waits_in_the_inbox(monkeypatch) -> None:
+    monkeypatch.setattr("kapso_connect.db.PATIENCE", 0.05)
+
+    def locked(*args: Any, **kwargs: Any) -> None:
+        raise OperationalError("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(onboarding, "connect", locked)
+        assert post(payload_for(make_customer(), "1")).status_code == 200
+    assert stored().status == "pending"
+    assert "locked" in stored().last_error
+    WebhookEvent.objects.update(next_attempt_at=stored().received_at)
+    assert inbox.process(stored().pk)
+    assert Connection.objects.get().is_connected
+
+
+def test_an_error_while_the_api_decides_is_kept_and_tried_again(monkeypatch) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise DataError("value too long")
+
+    closed = make_connection(status="disconnected")
+    monkeypatch.setattr(onboarding, "refresh_number", broken)
+    assert post(payload_for(closed.customer, closed.phone_number_id)).status_code == 200
+    assert stored().status == "pending"
+    assert "value too long" in stored().last_error
+    assert inbox.run_again(stored()) is False
+
+
+def test_without_a_database_kapso_is_asked_to_come_again(monkeypatch) -> None:
+    monkeypatch.setattr("kapso_connect.db.PATIENCE", 0.05)
+
+    def away(*args: Any, **kwargs: Any) -> None:
+        raise OperationalError("connection refused")
+
+    monkeypatch.setattr(handlers, "insert", away)
+    response = post({})
+    assert response.status_code == 503
+    assert response["Retry-After"]
+    assert "refused" not in response.content.decode()
+
+
+def test_another_process_that_stored_it_first_makes_it_a_duplicate(monkeypatch) -> None:
+    # Both looked before either had committed: only the unique key decides.
+    post({}, key="same")
+    monkeypatch.setattr(handlers, "look", lambda message: inbox.NOTHING_EXISTING)
+    message = handlers.Message("same", "x.y", {})
+    with pytest.raises(inbox.StoredBefore):
+        inbox.receive(message)
+    monkeypatch.undo()
+    assert inbox.receive(message) is None
+
+
+def test_a_receiver_that_raises_costs_nobody_their_200() -> None:
+    def bad_receiver(**kwargs: Any) -> None:
+        raise RuntimeError("no")
+
+    from kapso_connect.signals import whatsapp_connected
+
+    whatsapp_connected.connect(bad_receiver)
+    try:
+        assert post(payload_for(make_customer(), "1")).status_code == 200
+    finally:
+        whatsapp_connected.disconnect(bad_receiver)
+    event = TimelineEvent.objects.get()
+    assert event.delivered_at is None
+    assert "RuntimeError: no" in event.last_error
+
+
+def test_a_host_that_posts_inside_its_own_transaction_is_told_after_commit() -> None:
+    with listening() as heard:
+        with transaction.atomic():
+            onboarding.connect(make_customer(), numbers.Number("1"), source="manual")
+            assert heard == []
+        assert heard.names() == ["whatsapp_connected"]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+EVENTS = [
+    *(f"whatsapp.phone_number.{name}" for name in ("created", "deleted", "offboarded")),
+    *(f"whatsapp.phone_number.{name}" for name in ("disconnected", "reconnected", "other")),
+    *(f"whatsapp.account.{name}" for name in ("disabled", "restricted", "violation")),
+]
+FIELDS = ["phone_number_id", "customer", "customer_id", "data", "event", "type", "batch", "source"]
+FIELDS += ["occurred_at", "business_account_id", "phone_numbers", "restrictions", "disconnection"]
+
+
+@hypothesis_settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    body=st.dictionaries(
+        st.sampled_from(FIELDS), json_values | st.sampled_from(["1", "77", {"id": "c"}, True])
+    ),
+    event=st.sampled_from(EVENTS),
+)
+def test_no_signed_object_is_ever_an_error(body, event) -> None:
+    key = str(uuid.uuid4())
+    response = post(body, event=event, key=key)
+    assert response.status_code == 200
+    stored = WebhookEvent.objects.filter(idempotency_key__startswith=key)
+    assert stored.count() == response.json()["received"]
+    assert all(row.last_error for row in stored if row.status in {"failed", "ignored", "pending"})
+
+
+@hypothesis_settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(body=st.binary(max_size=200), signature=st.text(max_size=80), signed=st.booleans())
+def test_no_bytes_are_ever_an_error(body, signature, signed) -> None:
+    if signed:
+        assert post(body).status_code in {200, 400}
+    else:
+        header = signature.encode("ascii", "replace").decode()
+        response = Client().post(
+            WEBHOOK,
+            body,
+            content_type="application/json",
+            headers={"X-Webhook-Signature": header},
+        )
+        assert response.status_code == 401

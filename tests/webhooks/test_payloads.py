@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from datetime import datetime, timezone
+
+import pytest
+from django.http.request import HttpHeaders
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kapso_connect.exceptions import MalformedBody, MalformedPayload
+from kapso_connect.webhooks.payloads import (
+    MAX_BATCH,
+    MAX_DEPTH,
+    UNNAMED,
+    account_event,
+    parse,
+    phone_number_event,
+    storable,
+)
+
+NAME = "whatsapp.phone_number.created"
+NAMES = ["phone_number_id", "customer", "occurred_at", "source", "disconnection", "phone_numbers"]
+NUMBER = {"phone_number_id": "123456789012345", "customer": {"id": "c-1"}}
+
+
+def headers(**given: str) -> HttpHeaders:
+    named = {"x_idempotency_key": "k", **given}
+    return HttpHeaders({f"HTTP_{name.upper()}": value for name, value in named.items()})
+
+
+def read(body: object, **given: str):
+    return parse(json.dumps(body).encode(), headers(**given))
+
+
+def test_flat_form_takes_its_name_from_the_header() -> None:
+    (message,) = read(NUMBER, x_webhook_event=NAME)
+    assert (message.key, message.event, message.payload) == ("k", NAME, NUMBER)
+
+
+@pytest.mark.parametrize("field", ["event", "type"])
+def test_envelope_form(field: str) -> None:
+    (message,) = read({field: NAME, "data": NUMBER})
+    assert (message.event, message.payload) == (NAME, NUMBER)
+
+
+def test_the_signed_body_wins_over_the_unsigned_header() -> None:
+    (message,) = read({**NUMBER, "event": NAME}, x_webhook_event="whatsapp.phone_number.deleted")
+    assert message.event == NAME
+
+
+@pytest.mark.parametrize(
+    ("body", "given"),
+    [
+        ({"type": NAME, "batch": True, "data": [NUMBER, NUMBER]}, {}),
+        ({"type": NAME, "data": [NUMBER, NUMBER]}, {"x_webhook_batch": "true"}),
+        ({"data": [NUMBER, NUMBER]}, {"x_webhook_batch": "True", "x_webhook_event": NAME}),
+        ({"batch": True, "data": [{"event": NAME, "data": NUMBER}] * 2}, {}),
+    ],
+)
+def test_batch_form_is_one_message_for_each_item(body, given) -> None:
+    messages = read(body, **given)
+    assert [m.key for m in messages] == ["k:0", "k:1"]
+    assert [m.event for m in messages] == [NAME, NAME]
+    assert [m.payload for m in messages] == [NUMBER, NUMBER]
+
+
+def test_batch_with_an_item_that_is_no_object_keeps_the_others() -> None:
+    good, bad = read({"type": NAME, "batch": True, "data": [NUMBER, "x"]})
+    assert good.error == ""
+    assert bad.error
+    assert bad.payload == {"item": "x"}
+
+
+def test_batch_beyond_the_limit_is_one_message_that_says_so() -> None:
+    (message,) = read({"type": NAME, "batch": True, "data": [{}] * (MAX_BATCH + 1)})
+    assert str(MAX_BATCH + 1) in message.error
+
+
+def test_a_flat_payload_with_a_type_of_its_own_is_no_envelope() -> None:
+    body = {"type": "image", "data": {"url": "x"}}
+    (message,) = read(body, x_webhook_event="whatsapp.message.received")
+    assert (message.event, message.payload) == ("whatsapp.message.received", body)
+
+
+def test_a_name_is_missing() -> None:
+    assert read({})[0].event == UNNAMED
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"x", b"[]", b"1", b"null", b'"a"', b"\xff", b"[" * 100_000, b"9" * 5000]
+)
+def test_no_json_object_is_malformed(body: bytes) -> None:
+    with pytest.raises(MalformedBody):
+        parse(body, headers())
+
+
+@pytest.mark.parametrize("key", ["", "UPPER", "x" * 200, "ключ", "a b"])
+def test_keys_that_databases_compare_differently_are_hashed(key: str) -> None:
+    (message,) = read({}, x_idempotency_key=key)
+    assert message.key.startswith("sha256-")
+    assert len(message.key) <= 80
+
+
+def test_without_a_key_events_of_the_same_body_are_told_apart() -> None:
+    keys = {
+        read({"a": 1}, x_idempotency_key="", x_webhook_event=name)[0].key
+        for name in ("whatsapp.phone_number.created", "whatsapp.phone_number.deleted")
+    }
+    assert len(keys) == 2
+
+
+def test_without_a_key_the_body_is_the_key() -> None:
+    one, two = read({"a": 1}, x_idempotency_key=""), read({"a": 2}, x_idempotency_key="")
+    assert one[0].key != two[0].key
+
+
+def test_credentials_are_not_kept() -> None:
+    (message,) = read({"token": "t", "a": [{"Secret_Key": "s"}], "phone_number_id": "1"})
+    assert message.payload == {"token": "***", "a": [{"Secret_Key": "***"}], "phone_number_id": "1"}
+
+
+def test_what_a_database_cannot_hold_is_replaced() -> None:
+    body = rb'{"a": "x\u0000y", "b\ud800": 1e999, "c": 123456789012345678901234567890, "d": NaN}'
+    (message,) = parse(body, headers())
+    assert message.payload == {
+        "a": "x\ufffdy",
+        "b\ufffd": "inf",
+        "c": "123456789012345678901234567890",
+        "d": "nan",
+    }
+
+
+def test_nesting_beyond_the_limit_is_said() -> None:
+    nested: object = 1
+    for _ in range(MAX_DEPTH + 1):
+        nested = [nested]
+    (message,) = read({"event": NAME, "a": nested})
+    assert "nested" in message.error
+    assert message.event == NAME
+
+
+def test_deep_nesting_in_place_of_an_event_is_said() -> None:
+    nested: object = 1
+    for _ in range(MAX_DEPTH + 1):
+        nested = [nested]
+    (message,) = read({"type": NAME, "batch": True, "data": [nested]})
+    assert "nested" in message.error
+    assert message.payload == {}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(value=json_values)
+def test_storable_is_stable_and_strict_json(value: object) -> None:
+    once = storable(value)
+    assert storable(once) == once
+    json.dumps(once, allow_nan=False).encode()
+
+
+@given(
+    body=st.dictionaries(
+        st.sampled_from(["event", "type", "data", "batch", "phone_number_id", "x"]), json_values
+    ),
+    event=st.text(),
+    batch=st.sampled_from(["", "true"]),
+)
+def test_any_object_becomes_messages_that_fit_the_inbox(body, event, batch) -> None:
+    for message in read(body, x_webhook_event=event, x_webhook_batch=batch):
+        assert 0 < len(message.event) <= 100
+        assert 0 < len(message.key) <= 100
+        assert isinstance(message.payload, dict)
+
+
+@pytest.mark.parametrize(
+    ("payload", "customer_id", "external_id"),
+    [
+        ({"customer": {"id": "c", "external_id": "e"}}, "c", "e"),
+        ({"customer": {"id": "c", "external_customer_id": "e"}}, "c", "e"),
+        ({"customer_id": "c", "external_customer_id": "e"}, "c", "e"),
+        ({"customer": {"id": "c", "external_id": None}}, "c", ""),
+        ({"customer": None}, "", ""),
+        ({}, "", ""),
+    ],
+)
+def test_newer_and_older_forms_of_the_customer(payload, customer_id, external_id) -> None:
+    event = phone_number_event({"phone_number_id": "1", **payload})
+    assert (event.customer_id, event.external_customer_id) == (customer_id, external_id)
+
+
+def test_what_a_disconnection_tells() -> None:
+    event = phone_number_event(
+        {
+            "id": "evt_1",
+            "phone_number_id": "1",
+            "occurred_at": "2026-11-01T10:00:00.5Z",
+            "connection_type": "coexistence",
+            "source": {"provider": "meta", "business_account_id": "77"},
+            "disconnection": {"reason": "ACCOUNT_REMOVED", "initiated_by": None},
+        }
+    )
+    assert event.event_id == "evt_1"
+    assert event.occurred_at == datetime(2026, 11, 1, 10, 0, 0, 500_000, tzinfo=timezone.utc)
+    assert event.connection_type == "coexistence"
+    assert event.business_account_id == "77"
+    assert (event.reason, event.initiated_by) == ("ACCOUNT_REMOVED", "")
+
+
+@pytest.mark.parametrize(
+    ("payload", "word"),
+    [
+        ({}, "missing"),
+        ({"phone_number_id": ""}, "missing"),
+        ({"phone_number_id": None}, "missing"),
+        ({"phone_number_id": 123}, "a number"),
+        ({"phone_number_id": True}, "true or false"),
+        ({"phone_number_id": ["1"]}, "a list"),
+        ({"phone_number_id": "12a"}, "digits"),
+        ({"phone_number_id": "٣"}, "digits"),
+        ({"phone_number_id": "1" * 10_000}, "64"),
+        ({"phone_number_id": "1", "customer": []}, "customer"),
+        ({"phone_number_id": "1", "customer": "c"}, "customer"),
+        ({"phone_number_id": "1", "customer": {"id": 5}}, "id must be"),
+        ({"phone_number_id": "1", "customer": {"id": "c" * 65}}, "64"),
+        ({"phone_number_id": "1", "customer": {"id": "c", "external_id": "e" * 256}}, "256"),
+        ({"phone_number_id": "1", "customer": {"id": "c", "external_id": 5}}, "external_id"),
+        ({"phone_number_id": "1", "occurred_at": "yesterday"}, "occurred_at"),
+        ({"phone_number_id": "1", "occurred_at": "2026-13-01T00:00:00Z"}, "occurred_at"),
+        ({"phone_number_id": "1", "occurred_at": 5}, "occurred_at"),
+        ({"phone_number_id": "1", "source": 5}, "source"),
+    ],
+)
+def test_wrong_payloads_say_what_is_wrong(payload: dict[str, object], word: str) -> None:
+    with pytest.raises(MalformedPayload, match=word):
+        phone_number_event(payload)
+
+
+@pytest.mark.parametrize(
+    ("payload", "word"),
+    [
+        ({}, "business_account_id is missing"),
+        ({"business_account_id": "1", "phone_numbers": {}}, "phone_numbers"),
+        ({"business_account_id": "1", "phone_numbers": ["1"]}, "phone_numbers"),
+        ({"business_account_id": "1", "phone_numbers": [{"id": 1}]}, "id must be"),
+        ({"business_account_id": "1", "restrictions": "all"}, "restrictions"),
+        ({"business_account_id": "1", "violation": "spam"}, "violation"),
+    ],
+)
+def test_wrong_account_payloads_say_what_is_wrong(payload: dict[str, object], word: str) -> None:
+    with pytest.raises(MalformedPayload, match=word):
+        account_event(payload)
+
+
+@pytest.mark.parametrize("read_event", [phone_number_event, account_event])
+@given(
+    payload=st.dictionaries(st.text(), json_values), inner=json_values, name=st.sampled_from(NAMES)
+)
+def test_any_payload_is_read_or_refused(read_event, payload, inner, name) -> None:
+    ids = {"phone_number_id": "1", "business_account_id": "1"}
+    with suppress(MalformedPayload):
+        read_event({**ids, **payload, name: inner})
