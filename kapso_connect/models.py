@@ -13,10 +13,12 @@ from django.contrib.contenttypes.fields import GenericForeignKey
 from django.contrib.contenttypes.models import ContentType
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.crypto import get_random_string
 from django.utils.translation import gettext_lazy as _
 
+from .kapso.types import ConnectionType, Language
 from .retries import Retryable
 
 
@@ -26,22 +28,6 @@ def new_external_id() -> str:
 
 def new_connect_key() -> str:
     return get_random_string(22)
-
-
-class Language(models.TextChoices):
-    """The languages of Kapso's hosted page."""
-
-    ENGLISH = "en", _("English")
-    SPANISH = "es", _("Spanish")
-    PORTUGUESE = "pt", _("Portuguese")
-    HINDI = "hi", _("Hindi")
-    INDONESIAN = "id", _("Indonesian")
-    ARABIC = "ar", _("Arabic")
-
-
-class ConnectionType(models.TextChoices):
-    COEXISTENCE = "coexistence", _("Coexistence (keeps the WhatsApp Business app)")
-    DEDICATED = "dedicated", _("Dedicated (API only)")
 
 
 class Source(models.TextChoices):
@@ -163,6 +149,18 @@ class Customer(models.Model):
         return self.name
 
 
+class SetupLinkQuerySet(models.QuerySet["SetupLink"]):
+    def usable(self) -> SetupLinkQuerySet:
+        """The links that a customer can still use: active, and not past ``expires_at``."""
+        return self.filter(
+            Q(expires_at=None) | Q(expires_at__gt=timezone.now()), status=SetupLink.Status.ACTIVE
+        )
+
+    def past_end(self) -> SetupLinkQuerySet:
+        """The active links past ``expires_at``, which ``kapso_sync`` marks as expired."""
+        return self.filter(status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now())
+
+
 class SetupLink(models.Model):
     """An invitation: the address of Kapso's hosted page on which a customer connects a number."""
 
@@ -241,6 +239,8 @@ class SetupLink(models.Model):
     created_at = models.DateTimeField(
         _("created"), default=timezone.now, help_text=_("When Kapso created the link.")
     )
+
+    objects = SetupLinkQuerySet.as_manager()
 
     token: str | None = None
     """Kapso's secret for a browser SDK: on the object that ``create_setup_link`` returns, never in
@@ -382,6 +382,16 @@ class Connection(models.Model):
         return self.status == self.Status.CONNECTED
 
 
+class WebhookEventQuerySet(models.QuerySet["WebhookEvent"]):
+    def waiting(self) -> WebhookEventQuerySet:
+        """The deliveries that are tried again by themselves."""
+        return self.filter(status=WebhookEvent.Status.PENDING)
+
+    def failed(self) -> WebhookEventQuerySet:
+        """The deliveries that are not tried again."""
+        return self.filter(status=WebhookEvent.Status.FAILED)
+
+
 class WebhookEvent(Retryable):
     """The inbox: every signed delivery, as it arrived, before anything followed from it."""
 
@@ -405,6 +415,8 @@ class WebhookEvent(Retryable):
         "status": Status.FAILED,
     }
 
+    objects = WebhookEventQuerySet.as_manager()
+
     class Meta:
         verbose_name = _("webhook event")
         verbose_name_plural = _("webhook events")
@@ -415,6 +427,20 @@ class WebhookEvent(Retryable):
 
     def __str__(self) -> str:
         return f"{self.event} {self.idempotency_key}"
+
+
+class TimelineEventQuerySet(models.QuerySet["TimelineEvent"]):
+    def undelivered(self) -> TimelineEventQuerySet:
+        """The events whose signal some receiver has not had."""
+        return self.filter(delivered_at=None)
+
+    def waiting(self) -> TimelineEventQuerySet:
+        """The events whose signal is sent, or sent again, by itself."""
+        return self.undelivered().filter(next_attempt_at__isnull=False)
+
+    def failed(self) -> TimelineEventQuerySet:
+        """The events whose signal is not sent again."""
+        return self.undelivered().filter(next_attempt_at=None)
 
 
 class TimelineEvent(Retryable):
@@ -486,6 +512,8 @@ class TimelineEvent(Retryable):
     occurred_at = models.DateTimeField(_("occurred"), default=timezone.now)
     delivered_at = models.DateTimeField(_("signal delivered"), null=True, blank=True)
     receivers = models.JSONField(_("receivers done"), default=list, blank=True)
+
+    objects = TimelineEventQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("timeline event")

@@ -188,12 +188,9 @@ def _keys(rows: models.QuerySet[M]) -> Iterator[int]:
 
 def _left_over() -> tuple[int, int]:
     """Return how many events and signals still wait, and how many failed for good."""
-    events = WebhookEvent.objects
-    outbox = TimelineEvent.objects.filter(delivered_at=None)
-    waiting = events.filter(status=WebhookEvent.Status.PENDING).count()
-    waiting += outbox.filter(next_attempt_at__isnull=False).count()
-    failed = events.filter(status=WebhookEvent.Status.FAILED).count()
-    failed += outbox.filter(next_attempt_at=None).count()
+    inbox, outbox = WebhookEvent.objects, TimelineEvent.objects
+    waiting = inbox.waiting().count() + outbox.waiting().count()
+    failed = inbox.failed().count() + outbox.failed().count()
     return waiting, failed
 
 

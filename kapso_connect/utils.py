@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import date, datetime
 
 from django.conf import settings
 from django.utils import timezone
@@ -37,6 +37,28 @@ def format_phone_number(number: str) -> str:
 def is_test_number(number: str) -> bool:
     """True for Meta's display-name-only test numbers, which are no customer's real ones."""
     return re.match(TEST_NUMBER, number) is not None
+
+
+def to_local_time(moment: datetime) -> datetime:
+    """Return ``moment`` in the current time zone; with USE_TZ off, as it is."""
+    return timezone.localtime(moment) if timezone.is_aware(moment) else moment
+
+
+def from_local_time(moment: datetime) -> datetime:
+    """Return the naive ``moment`` of the current time zone as this site stores times."""
+    return timezone.make_aware(moment) if settings.USE_TZ else moment
+
+
+def today() -> date:
+    """Return the date in the current time zone."""
+    return to_local_time(timezone.now()).date()
+
+
+def as_aware(moment: datetime) -> datetime:
+    """Return a ``moment`` from the database as an aware one, whatever USE_TZ is."""
+    if timezone.is_aware(moment):
+        return moment
+    return timezone.make_aware(moment, timezone.get_default_timezone())
 
 
 def as_stored(moment: datetime) -> datetime:

@@ -20,7 +20,6 @@ from django.forms import Media
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse, reverse_lazy
-from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.functional import cached_property
 from django.utils.html import format_html
@@ -30,7 +29,7 @@ from django.utils.translation import gettext_lazy
 
 from ..db import non_atomic
 from ..models import Connection, Health, SetupLink
-from ..utils import format_phone_number, is_test_number
+from ..utils import format_phone_number, is_test_number, to_local_time
 
 M = TypeVar("M", bound=models.Model)
 
@@ -231,8 +230,7 @@ def shorten(text: str) -> str:
 def localized(moment: datetime | None) -> str:
     if moment is None:
         return EMPTY
-    local = timezone.localtime(moment) if timezone.is_aware(moment) else moment
-    return date_format(local, "SHORT_DATETIME_FORMAT")
+    return date_format(to_local_time(moment), "SHORT_DATETIME_FORMAT")
 
 
 def phone_number(connection: Connection) -> SafeString:

@@ -6,13 +6,13 @@ from datetime import date, datetime, time, timedelta
 from typing import Any
 
 from django import forms
-from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.http import QueryDict
-from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
+
+from ..utils import from_local_time, to_local_time, today
 
 MAX_DAYS = 365
 """Kapso names no limit; a link that works for years is one that somebody finds."""
@@ -31,7 +31,7 @@ class ExtendForm(forms.Form):
 
     def __init__(self, data: QueryDict | None, *, expires_at: datetime) -> None:
         self.ends = expires_at
-        self.expires_at = local(expires_at)
+        self.expires_at = to_local_time(expires_at)
         self.last = today() + timedelta(days=MAX_DAYS)
         super().__init__(data, initial={"until": self.day_after(30)}, label_suffix="")
         limits = {"min": self.expires_at.date().isoformat(), "max": self.last.isoformat()}
@@ -55,15 +55,6 @@ class ExtendForm(forms.Form):
         return until
 
 
-def today() -> date:
-    return local(timezone.now()).date()
-
-
-def local(moment: datetime) -> datetime:
-    return timezone.localtime(moment) if timezone.is_aware(moment) else moment
-
-
 def end_of(day: date) -> datetime:
     """Return the last moment of a day here, as this site's clock has it."""
-    moment = datetime.combine(day, time(23, 59, 59))
-    return timezone.make_aware(moment) if settings.USE_TZ else moment
+    return from_local_time(datetime.combine(day, time(23, 59, 59)))

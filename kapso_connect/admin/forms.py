@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy
 
 from ..exceptions import InvalidOptions
 from ..kapso.setup_link_options import DEFAULT_COUNTRY, SetupLinkOptions
-from ..models import Language
+from ..kapso.types import Language
 from ..pages.theme import hard_to_read
 from ..utils import MAX_URL_LENGTH, validate_same_site_url
 from .colors import COLORS

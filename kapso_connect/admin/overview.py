@@ -8,7 +8,6 @@ from datetime import date, datetime, time, timedelta
 from typing import Any
 
 from django import forms
-from django.conf import settings
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 from django.utils import timezone
@@ -22,6 +21,7 @@ from django.utils.translation import gettext_lazy
 from ..models import Connection, Customer, Health, SetupLink, TimelineEvent
 from ..monitoring import reports
 from ..monitoring.reports import Attention, Period
+from ..utils import from_local_time, today
 from .base import Addresses, Pages, badge, localized, phone_number, sees, shorten
 from .status import disconnect_reason
 
@@ -38,14 +38,8 @@ EARLIEST = date(2009, 1, 1)
 SHOWN = (Customer, SetupLink, Connection)
 
 
-def today() -> date:
-    now = timezone.now()
-    return (timezone.localtime(now) if timezone.is_aware(now) else now).date()
-
-
 def beginning(day: date) -> datetime:
-    moment = datetime.combine(day, time.min)
-    return timezone.make_aware(moment) if settings.USE_TZ else moment
+    return from_local_time(datetime.combine(day, time.min))
 
 
 class DayField(forms.DateField):

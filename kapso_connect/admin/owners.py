@@ -15,7 +15,8 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from ..db import atomic
-from ..models import Customer, Language
+from ..kapso.types import Language
+from ..models import Customer
 from .base import Pages
 
 CHUNK = 500

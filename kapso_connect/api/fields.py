@@ -5,12 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
-from django.conf import settings
 from django.utils.dateparse import parse_datetime
-from django.utils.timezone import get_default_timezone
 from rest_framework import serializers
 
-from ..utils import as_stored
+from ..utils import as_aware, as_stored
 
 MAX_ID = 10**18 - 1
 """Above every key there is, and below what databases can compare with."""
@@ -84,7 +82,5 @@ class MomentField(serializers.DateTimeField):
         return as_stored(moment)
 
     def to_representation(self, value: Any) -> str:
-        if not settings.USE_TZ:
-            value = value.replace(tzinfo=get_default_timezone())
-        moment: datetime = value.astimezone(timezone.utc)
+        moment = as_aware(value).astimezone(timezone.utc)
         return moment.isoformat().replace("+00:00", "Z")

@@ -35,16 +35,8 @@ from rest_framework import serializers as drf
 from .. import __version__
 from ..kapso.error_codes import FAILURES, Action
 from ..kapso.setup_link_options import BILLING_MODES
-from ..models import (
-    AccountStatus,
-    Connection,
-    ConnectionType,
-    Health,
-    Language,
-    SetupLink,
-    Source,
-    TimelineEvent,
-)
+from ..kapso.types import ConnectionType, Language
+from ..models import AccountStatus, Connection, Health, SetupLink, Source, TimelineEvent
 from ..onboarding.status import OnboardingStatus
 from . import idempotency, serializers
 from .descriptions import EXAMPLES, FIELDS, WRONG

@@ -9,18 +9,9 @@ from django.utils import timezone
 from rest_framework import serializers
 
 from ..kapso.error_codes import FAILURES, UNKNOWN, Action
-from ..kapso.setup_link_options import BILLING_MODES, CONNECTION_TYPES, THEME_COLORS
-from ..models import (
-    AccountStatus,
-    Connection,
-    ConnectionType,
-    Customer,
-    Health,
-    Language,
-    SetupLink,
-    Source,
-    TimelineEvent,
-)
+from ..kapso.setup_link_options import BILLING_MODES, THEME_COLORS
+from ..kapso.types import ConnectionType, Language
+from ..models import AccountStatus, Connection, Customer, Health, SetupLink, Source, TimelineEvent
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.status import OnboardingStatus, Status
 from ..utils import MAX_URL_LENGTH, is_test_number
@@ -197,7 +188,7 @@ class OptionsSerializer(Body):
     """
 
     allowed_connection_types = serializers.ListField(
-        child=ChoiceField(choices=CONNECTION_TYPES),
+        child=ChoiceField(choices=ConnectionType.values),
         required=False,
         allow_null=True,
         allow_empty=False,

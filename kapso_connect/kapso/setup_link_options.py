@@ -13,9 +13,8 @@ from django.utils.translation import gettext as _
 
 from ..exceptions import InvalidOptions
 from ..utils import MAX_URL_LENGTH
+from .types import ConnectionType, Language
 
-CONNECTION_TYPES = ("coexistence", "dedicated")
-LANGUAGES = ("en", "es", "pt", "hi", "id", "ar")
 BILLING_MODES = ("customer_managed", "partner_managed")
 THEME_COLORS = (
     "primary_color",
@@ -30,14 +29,6 @@ THEME_COLORS = (
     "secondary_foreground_color",
     "destructive_color",
     "destructive_foreground_color",
-)
-ERROR_CODES = (
-    "facebook_auth_failed",
-    "phone_verification_failed",
-    "waba_limit_reached",
-    "token_exchange_failed",
-    "link_expired",
-    "already_used",
 )
 
 # Kapso searches here when provisioning names no country.
@@ -56,9 +47,9 @@ class SetupLinkOptions:
     ``allowed_origins``
         Origins (``https://crm.example.com``) whose pages may embed the hosted page.
     ``allowed_connection_types``
-        A list of ``CONNECTION_TYPES``; a single one is chosen already.
+        A list of values of ``ConnectionType``; a single one is chosen already.
     ``language``
-        One of ``LANGUAGES``; without it the page speaks the browser's language.
+        A value of ``Language``; without it the page speaks the browser's language.
     ``theme_config``
         Colours as ``#rrggbb``, by the names ``THEME_COLORS``.
     ``provision_phone_number``, ``phone_number_country_isos``, ``phone_number_area_code``
@@ -278,8 +269,8 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "success_redirect_url": _url,
     "failure_redirect_url": _url,
     "allowed_origins": partial(_list_of, _origin),
-    "allowed_connection_types": partial(_list_of, partial(_one_of, CONNECTION_TYPES)),
-    "language": partial(_one_of, LANGUAGES),
+    "allowed_connection_types": partial(_list_of, partial(_one_of, ConnectionType.values)),
+    "language": partial(_one_of, Language.values),
     "theme_config": _theme,
     "provision_phone_number": _flag,
     "phone_number_country_isos": partial(

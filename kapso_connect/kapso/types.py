@@ -10,11 +10,29 @@ from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime, timezone
 from typing import Any, TypeVar, get_type_hints
 
+from django.db import models
 from django.utils.dateparse import parse_datetime
+from django.utils.translation import gettext_lazy as _
 
 from ..utils import as_stored
 
 T = TypeVar("T")
+
+
+class Language(models.TextChoices):
+    """The languages of Kapso's hosted page."""
+
+    ENGLISH = "en", _("English")
+    SPANISH = "es", _("Spanish")
+    PORTUGUESE = "pt", _("Portuguese")
+    HINDI = "hi", _("Hindi")
+    INDONESIAN = "id", _("Indonesian")
+    ARABIC = "ar", _("Arabic")
+
+
+class ConnectionType(models.TextChoices):
+    COEXISTENCE = "coexistence", _("Coexistence (keeps the WhatsApp Business app)")
+    DEDICATED = "dedicated", _("Dedicated (API only)")
 
 
 @dataclass(frozen=True)

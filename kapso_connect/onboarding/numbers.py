@@ -20,11 +20,10 @@ from ..exceptions import (
     TryLater,
 )
 from ..kapso.client import KapsoClient
-from ..kapso.types import KapsoPhoneNumber
+from ..kapso.types import ConnectionType, KapsoPhoneNumber
 from ..models import (
     AccountStatus,
     Connection,
-    ConnectionType,
     Customer,
     SetupLink,
     Source,

@@ -24,8 +24,8 @@ from ..db import alias, retry_on_conflict
 from ..exceptions import KapsoError, KapsoNotFound, KapsoValidationError
 from ..kapso.client import KapsoClient
 from ..kapso.setup_link_options import SetupLinkOptions
-from ..kapso.types import KapsoSetupLink
-from ..models import Customer, Language, SetupLink, Source, TimelineEvent, new_connect_key
+from ..kapso.types import KapsoSetupLink, Language
+from ..models import Customer, SetupLink, Source, TimelineEvent, new_connect_key
 from ..statements import Slot, Update, insert
 from ..utils import validate_same_site_url
 from .customers import registration_steps

@@ -42,8 +42,9 @@ from ..conf import get_conf
 from ..db import non_atomic
 from ..exceptions import InvalidOptions, KapsoRateLimited, KapsoUnavailable
 from ..kapso.error_codes import FAILURES, UNKNOWN, Action
+from ..kapso.types import Language
 from ..log import log_event
-from ..models import Connection, Customer, Language, SetupLink, Source
+from ..models import Connection, Customer, SetupLink, Source
 from ..onboarding import numbers, redirects, renewal, setup_links
 from ..onboarding.connect_urls import (
     connect_path,

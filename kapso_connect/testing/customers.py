@@ -28,8 +28,8 @@ from .. import onboarding
 from ..conf import get_conf
 from ..db import alias
 from ..kapso.client import KapsoClient
-from ..kapso.types import KapsoCustomer, KapsoSetupLink
-from ..models import Connection, ConnectionType, Customer, SetupLink, Source, TimelineEvent
+from ..kapso.types import ConnectionType, KapsoCustomer, KapsoSetupLink
+from ..models import Connection, Customer, SetupLink, Source, TimelineEvent
 from ..onboarding import accounts, numbers, setup_links
 from .sandbox import webhook_headers
 

@@ -14,7 +14,7 @@ from typing import Any
 from django.utils.dateparse import parse_datetime
 
 from ..exceptions import MalformedBody, MalformedPayload
-from ..models import ConnectionType
+from ..kapso.types import ConnectionType
 from ..utils import as_stored
 
 MAX_BATCH = 1000

@@ -13,7 +13,8 @@ from playwright.sync_api import Page, Response, expect
 
 from kapso_connect import onboarding
 from kapso_connect.kapso.error_codes import FAILURES, UNKNOWN, Action
-from kapso_connect.models import Connection, Customer, Language, SetupLink, TimelineEvent
+from kapso_connect.kapso.types import Language
+from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.pages import views
 from kapso_connect.testing import Sandbox

@@ -21,7 +21,7 @@ from example_project.demo.browser import Browser
 from example_project.demo.management.commands.demo import Command
 from example_project.demo.processes import HOST, MANAGE, Demo
 from example_project.demo.story import StepFailed, Story
-from kapso_connect.kapso.setup_link_options import ERROR_CODES
+from kapso_connect.kapso.error_codes import FAILURES
 from kapso_connect.testing import Sandbox
 
 ADDRESS = re.compile(rf"http://{HOST}:\d+")
@@ -78,10 +78,10 @@ def test_the_story_is_played_and_leaves_nothing_behind(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(tmp_path.iterdir()) == []
-    for code in ERROR_CODES:
+    for code in FAILURES:
         assert f"comes back with {code}: the failure page says" in done.stdout
     assert "whatsapp_connected: the receiver ran once" in done.stdout
-    assert done.stdout.count("whatsapp_setup_failed: the receiver ran once") == len(ERROR_CODES)
+    assert done.stdout.count("whatsapp_setup_failed: the receiver ran once") == len(FAILURES)
 
 
 def story_of(sandbox: Sandbox, log: Path, said: list[str]) -> Story:

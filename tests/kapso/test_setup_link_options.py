@@ -11,7 +11,9 @@ from jsonschema import Draft202012Validator
 
 from kapso_connect.exceptions import InvalidOptions
 from kapso_connect.kapso import setup_link_options
+from kapso_connect.kapso.error_codes import FAILURES
 from kapso_connect.kapso.setup_link_options import SetupLinkOptions
+from kapso_connect.kapso.types import ConnectionType
 from tests.kapso.test_client import CONTRACT
 
 SCHEMA = {
@@ -43,12 +45,12 @@ def problems(*sources: Any) -> dict[str, str]:
 
 def test_the_constants_are_the_contracts() -> None:
     schemas = CONTRACT["components"]["schemas"]
-    assert schemas["ConnectionTypes"]["items"]["enum"] == list(setup_link_options.CONNECTION_TYPES)
+    assert schemas["ConnectionTypes"]["items"]["enum"] == ConnectionType.values
     assert schemas["Language"]["enum"] == [*setup_link_options.LANGUAGES, None]
     assert schemas["BillingMode"]["enum"] == list(setup_link_options.BILLING_MODES)
     assert set(schemas["Theme"]["properties"]) == set(setup_link_options.THEME_COLORS)
     assert set(SCHEMA["properties"]) == set(SetupLinkOptions.__dataclass_fields__)
-    assert len(setup_link_options.ERROR_CODES) == 6
+    assert len(FAILURES) == 6
 
 
 def test_what_is_set_is_sent_and_nothing_else() -> None:

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from kapso_connect import onboarding
 from kapso_connect.kapso.error_codes import FAILURES
-from kapso_connect.kapso.setup_link_options import ERROR_CODES
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
 from kapso_connect.onboarding import redirects
 from kapso_connect.onboarding.connect_urls import VISIT_SECONDS, connect_path, set_visit_cookie
+from kapso_connect.sandbox.hosted import ERRORS
 from kapso_connect.testing import Sandbox
 
 from ..support import listening, make_connection, make_customer, make_link, remote_customer
@@ -220,11 +220,11 @@ def test_names_are_escaped(claimable, client: Client) -> None:
 
 
 def test_all_six_codes_have_words_of_their_own() -> None:
-    assert set(FAILURES) == set(ERROR_CODES)
+    assert set(FAILURES) == set(ERRORS)
     assert len({str(failure.title) for failure in FAILURES.values()}) == 6
 
 
-@pytest.mark.parametrize("code", ERROR_CODES)
+@pytest.mark.parametrize("code", FAILURES)
 def test_failure_explains_records_and_tells(client: Client, code: str) -> None:
     link = make_link()
     with listening() as heard:

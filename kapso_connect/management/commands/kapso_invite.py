@@ -18,8 +18,9 @@ from django.urls import NoReverseMatch, get_resolver
 from django.utils import timezone
 
 from kapso_connect.exceptions import InvalidOptions
+from kapso_connect.kapso.types import Language
 from kapso_connect.management.progress import Progress
-from kapso_connect.models import Customer, Invitation, InvitationBatch, Language, SetupLink
+from kapso_connect.models import Customer, Invitation, InvitationBatch, SetupLink
 from kapso_connect.onboarding import invitations, setup_links
 from kapso_connect.onboarding.messages import staff_message
 from kapso_connect.onboarding.status import OnboardingStatus, has_status
