@@ -46,10 +46,10 @@ def sandbox_process() -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def sandbox(sandbox_process: Sandbox, settings: Any) -> Sandbox:
+def sandbox(sandbox_process: Sandbox, settings: Any, configure: Any) -> Sandbox:
     """A sandbox that knows nothing yet, and the site's settings pointing at it."""
     sandbox_process.reset()
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_BASE_URL": sandbox_process.url}
+    configure(API_BASE_URL=sandbox_process.url)
     return sandbox_process
 
 
@@ -86,9 +86,9 @@ def server(browser: Browser, django_db_setup: None) -> Iterator[LiveServer]:
 
 
 @pytest.fixture
-def site(server: LiveServer, sandbox: Sandbox, settings: Any) -> str:
+def site(server: LiveServer, sandbox: Sandbox, settings: Any, configure: Any) -> str:
     """The site's address; it and the sandbox know each other."""
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "PUBLIC_URL": server.url}
+    configure(PUBLIC_URL=server.url)
     settings.LOGIN_URL = "/admin/login/"
     sandbox.set_webhook(f"{server.url}/whatsapp/webhook/")
     # Webhook and page write one after the other, whichever database it is.

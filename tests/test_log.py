@@ -32,9 +32,7 @@ from kapso_connect.testing import Sandbox
 from kapso_connect.webhooks import handlers, inbox
 from tests import ROOT
 
-from .pages.test_views import success
-from .sites.host_site.models import Bakery
-from .support import (
+from .factories import (
     CREATED,
     DELETED,
     make_connection,
@@ -45,6 +43,8 @@ from .support import (
     post,
     remote_customer,
 )
+from .pages.test_views import success
+from .sites.host_site.models import Bakery
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -72,11 +72,11 @@ def fall_over(name: str, fields: Mapping[str, Any]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _watched(settings: Any) -> Iterator[None]:
+def _watched(configure: Any) -> Iterator[None]:
     caches["default"].clear()
     told.clear()
     observers = ["tests.test_log.remember"]
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "OBSERVERS": observers}
+    configure(OBSERVERS=observers)
     yield
     assert unlike == []
 

@@ -22,7 +22,7 @@ from kapso_connect.models import Connection, SetupLink, TimelineEvent, WebhookEv
 from kapso_connect.onboarding.numbers import Number
 from kapso_connect.testing import Sandbox
 
-from .support import listening, make_customer, make_link, new_number_id, remote_customer
+from .factories import listening, make_customer, make_link, new_number_id, remote_customer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

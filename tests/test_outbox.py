@@ -17,7 +17,7 @@ from kapso_connect import db, onboarding, outbox, signals
 from kapso_connect.models import Connection, TimelineEvent
 from kapso_connect.onboarding import numbers
 
-from .support import listening, make_customer, make_link, new_number_id
+from .factories import listening, make_customer, make_link, new_number_id
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -133,8 +133,8 @@ def test_a_receiver_that_raised_is_left_alone_until_it_is_due(receiver: Receiver
     assert timedelta(seconds=10) < event.next_attempt_at - timezone.now() < timedelta(seconds=16)
 
 
-def test_delays_grow_and_end(receiver: Receiver, settings) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "RETRY_LIMIT": 4}
+def test_delays_grow_and_end(receiver: Receiver, configure: Any) -> None:
+    configure(RETRY_LIMIT=4)
     receiver.broken = True
     event = connect()
     delays = []
@@ -162,8 +162,8 @@ def test_what_one_process_has_taken_another_leaves(receiver: Receiver) -> None:
     assert not TimelineEvent.objects.get(pk=event.pk).take()
 
 
-def test_a_process_that_died_loses_its_lease(receiver: Receiver, settings) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "LEASE_SECONDS": 0.01}
+def test_a_process_that_died_loses_its_lease(receiver: Receiver, configure: Any) -> None:
+    configure(LEASE_SECONDS=0.01)
     receiver.broken = True
     event = connect()
     make_due(event)
@@ -175,9 +175,9 @@ def test_a_process_that_died_loses_its_lease(receiver: Receiver, settings) -> No
 
 
 def test_what_processes_die_of_is_not_given_to_others_for_ever(
-    receiver: Receiver, settings
+    receiver: Receiver, configure: Any
 ) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "RETRY_LIMIT": 2, "LEASE_SECONDS": 0.01}
+    configure(RETRY_LIMIT=2, LEASE_SECONDS=0.01)
     receiver.broken = True
     event = connect()
     make_due(event)
@@ -324,9 +324,9 @@ def test_what_is_sent_at_once_costs_one_statement(receiver: Receiver) -> None:
 
 
 def test_a_process_that_dies_before_it_sends_leaves_it_to_the_next(
-    receiver: Receiver, monkeypatch, settings
+    receiver: Receiver, monkeypatch, configure: Any
 ) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "LEASE_SECONDS": 0.05}
+    configure(LEASE_SECONDS=0.05)
     with monkeypatch.context() as patch:
         patch.setattr(outbox, "_send", lambda event: None)
         event = connect()
@@ -338,9 +338,9 @@ def test_a_process_that_dies_before_it_sends_leaves_it_to_the_next(
 
 
 def test_a_transaction_longer_than_the_lease_sends_what_nobody_has(
-    receiver: Receiver, settings
+    receiver: Receiver, configure: Any
 ) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "LEASE_SECONDS": 0.01}
+    configure(LEASE_SECONDS=0.01)
     with transaction.atomic():
         connect()
         time.sleep(0.02)

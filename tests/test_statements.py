@@ -19,7 +19,7 @@ from kapso_connect.signals import whatsapp_connected
 from kapso_connect.statements import Lookup, Slot, Update, _insertion, insert
 from kapso_connect.webhooks import inbox
 
-from .support import CREATED, DELETED, make_customer, make_link, payload_for, post
+from .factories import CREATED, DELETED, make_customer, make_link, payload_for, post
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

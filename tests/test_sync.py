@@ -20,7 +20,7 @@ from kapso_connect.onboarding import customers, redirects, setup_links
 from kapso_connect.onboarding.numbers import Number
 from kapso_connect.testing import Sandbox
 
-from .support import (
+from .factories import (
     listening,
     make_connection,
     make_customer,

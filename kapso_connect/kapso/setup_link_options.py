@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -184,7 +184,7 @@ def _flag(value: object) -> bool:
     return value
 
 
-def _one_of(choices: tuple[str, ...], value: object) -> str:
+def _one_of(choices: Sequence[str], value: object) -> str:
     if value not in choices:
         raise _RefusedError(_("Must be one of: %(choices)s.") % {"choices": ", ".join(choices)})
     return _text(value)

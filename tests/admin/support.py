@@ -27,8 +27,8 @@ from kapso_connect.models import (
 from kapso_connect.onboarding import invitations, setup_links
 from kapso_connect.testing import Sandbox
 
+from ..factories import make_connection, make_customer, make_link
 from ..sites.host_site.models import Shop
-from ..support import make_connection, make_customer, make_link
 
 AWKWARD = "مخبز 🥐 <b>Ünïcode</b> " + "long" * 40
 

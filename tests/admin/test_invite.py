@@ -28,8 +28,8 @@ from kapso_connect.onboarding import invitations
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.testing import Sandbox
 
+from ..factories import make_connection, make_customer, make_link
 from ..sites.host_site.models import Bakery, Branch, Franchise, Shop
-from ..support import make_connection, make_customer, make_link
 
 pytestmark = pytest.mark.django_db
 

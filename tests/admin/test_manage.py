@@ -26,8 +26,8 @@ from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
 from kapso_connect.onboarding import connect_urls, customers
 from kapso_connect.testing import Sandbox
 
+from ..factories import make_connection, make_customer, make_link
 from ..sites.host_site.models import Bakery, Branch
-from ..support import make_connection, make_customer, make_link
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -87,8 +87,8 @@ class World:
 
 
 @pytest.fixture
-def world(sandbox: Sandbox, client: Client, settings: Any) -> World:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_BUDGET": 2.0}
+def world(sandbox: Sandbox, client: Client, configure: Any) -> World:
+    configure(API_BUDGET=2.0)
     world = World(sandbox, client)
     world.allow_all()
     return world

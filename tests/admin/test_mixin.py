@@ -22,8 +22,8 @@ from kapso_connect.models import Customer
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.onboarding.status import OnboardingStatus
 
+from ..factories import make_connection, make_link
 from ..sites.host_site.models import Bakery, Branch, Shop
-from ..support import make_connection, make_link
 
 pytestmark = pytest.mark.django_db
 

@@ -20,7 +20,7 @@ from kapso_connect.models import Connection, Health, SetupLink, TimelineEvent
 from kapso_connect.onboarding import setup_links
 
 from ..browser.support import Visitor
-from ..support import make_connection, make_customer, make_link
+from ..factories import make_connection, make_customer, make_link
 
 URL = "/admin/kapso_connect/customer/overview/"
 LIST = "/admin/kapso_connect/customer/"

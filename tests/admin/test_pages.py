@@ -28,7 +28,7 @@ from kapso_connect.models import (
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.webhooks.payloads import MAX_DEPTH
 
-from ..support import make_connection, make_customer, make_link
+from ..factories import make_connection, make_customer, make_link
 
 pytestmark = pytest.mark.django_db
 

@@ -19,7 +19,7 @@ from kapso_connect import dispatch, signals
 from kapso_connect.admin import events
 from kapso_connect.models import Connection, TimelineEvent, WebhookEvent
 
-from ..support import make_connection, make_customer, new_number_id, payload_for
+from ..factories import make_connection, make_customer, new_number_id, payload_for
 
 pytestmark = pytest.mark.django_db
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 from kapso_connect.models import Connection, Customer, TimelineEvent
 from kapso_connect.testing import Sandbox
 
-from ..support import make_connection, make_customer, make_link, new_number_id
+from ..factories import make_connection, make_customer, make_link, new_number_id
 from .support import Caller, code, staff
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
@@ -151,9 +151,9 @@ def test_a_number_is_disconnected_at_kapso_and_here(caller: Caller, sandbox: San
 
 @pytest.mark.parametrize("action", ["refresh", "disconnect"])
 def test_nothing_is_done_while_kapso_is_away(
-    caller: Caller, sandbox: Sandbox, settings: Any, action: str
+    caller: Caller, sandbox: Sandbox, configure: Any, action: str
 ) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_BUDGET": 0.3}
+    configure(API_BUDGET=0.3)
     number = make_connection(phone_number_id=new_number_id(), customer=make_customer())
     before = Connection.objects.values().get()
     sandbox.faults(api=[{"kind": "status", "status": 503}])

@@ -13,7 +13,7 @@ from django.utils import timezone
 from kapso_connect.models import Customer
 from kapso_connect.onboarding.status import OnboardingStatus
 
-from ..support import make_connection, make_customer, make_link
+from ..factories import make_connection, make_customer, make_link
 from .support import API, Caller, code, staff
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]

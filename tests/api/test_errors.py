@@ -27,7 +27,7 @@ from kapso_connect.exceptions import (
 from kapso_connect.models import Customer, IdempotentRequest, SetupLink
 from kapso_connect.testing import Sandbox
 
-from ..support import make_connection, make_customer, make_link
+from ..factories import make_connection, make_customer, make_link
 from .support import API, Caller, code, staff
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
@@ -340,9 +340,9 @@ def test_other_errors_are_the_sites_to_report(caller: Caller, monkeypatch: Any) 
 
 
 def test_without_a_public_url_it_says_whose_fault_it_is(
-    caller: Caller, settings: Any, sandbox: Sandbox
+    caller: Caller, configure: Any, sandbox: Sandbox
 ) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "PUBLIC_URL": ""}
+    configure(PUBLIC_URL="")
     answer = caller.post(
         "setup-links/", {"customer": make_customer().pk}, headers={"Idempotency-Key": "k"}
     )

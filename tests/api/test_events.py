@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from kapso_connect.models import TimelineEvent
 
-from ..support import make_connection, make_customer, make_link
+from ..factories import make_connection, make_customer, make_link
 from .support import Caller, code, make_user, staff
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]

@@ -25,7 +25,7 @@ from kapso_connect.testing import Sandbox
 from tests import ROOT
 
 from ..conftest import THOROUGH
-from ..support import make_connection, make_link, remote_customer
+from ..factories import make_connection, make_link, remote_customer
 from .support import make_user
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls("tests.sites.tenant_api")]

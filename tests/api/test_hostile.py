@@ -12,7 +12,7 @@ from django.test import Client
 from kapso_connect.models import Customer, SetupLink
 from kapso_connect.testing import Sandbox
 
-from ..support import make_customer, make_link
+from ..factories import make_customer, make_link
 from .support import API, Caller, code, make_user, staff
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]

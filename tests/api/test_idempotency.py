@@ -13,7 +13,7 @@ from kapso_connect import exceptions, onboarding
 from kapso_connect.models import Customer, IdempotentRequest, SetupLink, TimelineEvent
 from kapso_connect.testing import Sandbox
 
-from ..support import make_customer
+from ..factories import make_customer
 from .support import Caller, code, make_user, staff
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
@@ -176,9 +176,9 @@ def test_a_body_that_is_refused_leaves_the_key_free(caller: Caller) -> None:
 
 @pytest.mark.parametrize("status", [401, 402, 409, 422, 429])
 def test_what_kapso_refused_leaves_the_key_free(
-    caller: Caller, sandbox: Sandbox, settings: Any, body: dict[str, Any], status: int
+    caller: Caller, sandbox: Sandbox, configure: Any, body: dict[str, Any], status: int
 ) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_BUDGET": 0.5}
+    configure(API_BUDGET=0.5)
     sandbox.faults(api=[{**LOST, "kind": "status", "status": status, "times": 9}])
     assert post(caller, body).status_code >= 400
     assert not IdempotentRequest.objects.exists()
@@ -188,9 +188,9 @@ def test_what_kapso_refused_leaves_the_key_free(
 
 
 def test_a_link_whose_answer_was_lost_is_found_by_the_next_request(
-    caller: Caller, sandbox: Sandbox, settings: Any, body: dict[str, Any]
+    caller: Caller, sandbox: Sandbox, configure: Any, body: dict[str, Any]
 ) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_BUDGET": 1}
+    configure(API_BUDGET=1)
     # Kapso makes the link, and can then neither say so nor be asked.
     cannot_be_asked = {**AWAY, "match": "^GET .*/setup_links"}
     sandbox.faults(api=[{**LOST, "times": 1}, cannot_be_asked])

@@ -11,7 +11,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from ..support import make_connection, make_customer, make_link
+from ..factories import make_connection, make_customer, make_link
 from .support import Caller, code, make_user, staff
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
@@ -103,9 +103,9 @@ def test_a_body_that_could_not_be_read_is_no_reason_to_fail(caller: Caller) -> N
     assert "Made" not in area  # pressing again makes no second one
 
 
-def test_what_is_over_the_limits_is_told_on_a_page_too(caller: Caller, settings: Any) -> None:
+def test_what_is_over_the_limits_is_told_on_a_page_too(caller: Caller, configure: Any) -> None:
     rates = {"read": "2/min", "write": "1/min"}
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_THROTTLE_RATES": rates}
+    configure(API_THROTTLE_RATES=rates)
     for _ in range(2):
         shown(caller, "customers/")
     assert "throttled" in shown(caller, "customers/")

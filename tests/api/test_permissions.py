@@ -15,7 +15,7 @@ from kapso_connect.api.urls import urls_for
 from kapso_connect.models import Customer, TimelineEvent
 from kapso_connect.testing import Sandbox
 
-from ..support import make_connection, make_customer, make_link
+from ..factories import make_connection, make_customer, make_link
 from .support import Caller, code, make_user, staff
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]

@@ -14,7 +14,7 @@ from kapso_connect.models import IdempotentRequest, SetupLink, TimelineEvent
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.testing import Sandbox
 
-from ..support import listening, make_connection, make_customer, make_link
+from ..factories import listening, make_connection, make_customer, make_link
 from .support import API, Caller, code, staff
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
@@ -77,10 +77,10 @@ def test_every_option_that_staff_may_decide(caller: Caller, sandbox: Sandbox) ->
 
 
 def test_null_takes_back_what_the_sites_defaults_say(
-    caller: Caller, sandbox: Sandbox, settings: Any
+    caller: Caller, sandbox: Sandbox, configure: Any
 ) -> None:
     defaults = {"language": "es", "meta_billing_mode": "partner_managed"}
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "SETUP_LINK_DEFAULTS": defaults}
+    configure(SETUP_LINK_DEFAULTS=defaults)
     customer = make_customer(kapso_id=None)
     told = created(caller, {"customer": customer.pk, "options": {"language": None}})
     assert "language" not in told["options"]

@@ -14,7 +14,7 @@ from kapso_connect.api.urls import urls_for
 from kapso_connect.onboarding import steps
 from kapso_connect.testing import Sandbox
 
-from ..support import make_customer
+from ..factories import make_customer
 from .support import API, staff
 
 pytestmark = pytest.mark.usefixtures("unthrottled")

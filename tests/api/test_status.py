@@ -14,7 +14,7 @@ from kapso_connect.kapso.error_codes import FAILURES
 from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.onboarding.status import get_status, get_statuses
 
-from ..support import make_connection, make_customer, make_link
+from ..factories import make_connection, make_customer, make_link
 from .support import Caller, code, staff
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]

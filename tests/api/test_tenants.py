@@ -16,7 +16,7 @@ from kapso_connect.exceptions import KapsoConflict
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
 from kapso_connect.testing import Sandbox
 
-from ..support import make_connection, make_customer, make_link, remote_customer
+from ..factories import make_connection, make_customer, make_link, remote_customer
 from .support import Caller, code, make_user
 
 pytestmark = [

@@ -9,7 +9,7 @@ import pytest
 from kapso_connect.api.urls import urls_for
 from kapso_connect.models import Customer
 
-from ..support import make_customer
+from ..factories import make_customer
 from .support import Caller, code, make_user, staff
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]

@@ -14,8 +14,8 @@ from kapso_connect.models import Customer
 from kapso_connect.onboarding import setup_links
 from kapso_connect.onboarding.connect_urls import connect_url
 
+from ..factories import make_connection, make_link
 from ..sites.host_site.models import Bakery
-from ..support import make_connection, make_link
 from .support import Visitor
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -16,7 +16,7 @@ from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.testing import Sandbox
 
 from ..api.support import API
-from ..support import make_connection, make_customer, make_link
+from ..factories import make_connection, make_customer, make_link
 from .support import Visitor
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -18,7 +18,7 @@ from kapso_connect.onboarding import invitations
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.testing import Sandbox
 
-from ..support import queue_without_worker
+from ..factories import queue_without_worker
 from .support import Visitor, assert_accessible
 
 pytestmark = pytest.mark.django_db(transaction=True)

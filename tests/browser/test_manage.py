@@ -17,16 +17,16 @@ from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
 from kapso_connect.onboarding import connect_urls
 from kapso_connect.testing import Sandbox
 
+from ..factories import make_connection
 from ..sites.host_site.models import Bakery
-from ..support import make_connection
 from .support import PHONE, Visitor, path_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def site(site: str, settings: Any) -> str:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "SITE_NAME": "Example CRM"}
+def site(site: str, configure: Any) -> str:
+    configure(SITE_NAME="Example CRM")
     return site
 
 

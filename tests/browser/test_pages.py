@@ -37,9 +37,9 @@ def customer() -> Customer:
 
 
 @pytest.fixture
-def invite(site: str, customer: Customer, settings: Any) -> Callable[..., str]:
+def invite(site: str, customer: Customer, configure: Any) -> Callable[..., str]:
     """Invite the customer; return the address that is given to them."""
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "SITE_NAME": "Crumb & Co."}
+    configure(SITE_NAME="Crumb & Co.")
 
     def invite(**options: Any) -> str:
         onboarding.create_setup_link(customer, options=options, next_url="/admin/login/")

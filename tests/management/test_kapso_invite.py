@@ -26,8 +26,8 @@ from kapso_connect.onboarding import invitations
 from kapso_connect.testing import Sandbox
 from tests import ROOT
 
+from ..factories import make_connection, make_customer, make_link
 from ..sites.host_site.models import Bakery, Branch
-from ..support import make_connection, make_customer, make_link
 
 pytestmark = pytest.mark.django_db
 
@@ -126,8 +126,8 @@ def test_what_is_wrong_is_said_and_nobody_is_invited(
     assert not sandbox.requests()
 
 
-def test_settings_that_are_not_complete_are_said(sandbox: Sandbox, settings: Any) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "PUBLIC_URL": ""}
+def test_settings_that_are_not_complete_are_said(sandbox: Sandbox, configure: Any) -> None:
+    configure(PUBLIC_URL="")
     customers(1)
     assert "PUBLIC_URL" in fails("--all-missing")
     assert not InvitationBatch.objects.exists()

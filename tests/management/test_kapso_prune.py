@@ -17,7 +17,7 @@ from kapso_connect.models import (
     WebhookEvent,
 )
 
-from ..support import make_connection, make_customer
+from ..factories import make_connection, make_customer
 
 pytestmark = pytest.mark.django_db
 

@@ -29,9 +29,9 @@ from kapso_connect.webhooks.registration import Outcome
 from kapso_connect.webhooks.views import WRONG_SIGNATURE
 
 from ..conftest import THOROUGH
+from ..factories import CREATED, SECRET, WEBHOOK, listening, payload_for, post
 from ..faulty_server import FaultyServer, answer, hung
 from ..proofs.support import Site, delivery, environment, new_database
-from ..support import CREATED, SECRET, WEBHOOK, listening, payload_for, post
 
 pytest_plugins = ("tests.sandbox.support",)
 

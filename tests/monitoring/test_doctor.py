@@ -41,10 +41,10 @@ from kapso_connect.webhooks import registration
 from kapso_connect.webhooks.payloads import NOT_AN_OBJECT
 from kapso_connect.webhooks.views import WRONG_SIGNATURE
 
+from ..factories import WEBHOOK, make_customer, make_link
 from ..faulty_server import FaultyServer, answer, broken_off, hung
 from ..management.test_kapso_webhook import add_webhook, change
 from ..proofs.support import environment, new_database
-from ..support import WEBHOOK, make_customer, make_link
 
 PASSWORD = "Hd5xKyrT2-wQ9-mZ7bN-Lp"
 MARKERS = {

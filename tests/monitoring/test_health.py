@@ -16,7 +16,7 @@ from health_check.views import HealthCheckView
 from kapso_connect.models import TimelineEvent, WebhookEvent
 from kapso_connect.monitoring.health import KapsoConnect
 
-from ..support import make_customer
+from ..factories import make_customer
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

@@ -25,7 +25,7 @@ from kapso_connect.onboarding import setup_links
 from kapso_connect.testing import Sandbox
 from tests import ROOT
 
-from ..support import make_customer, make_link, new_number_id, payload_for, post
+from ..factories import make_customer, make_link, new_number_id, payload_for, post
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -33,9 +33,9 @@ urlpatterns = [path("metrics/", metrics.metrics)]
 
 
 @pytest.fixture(autouse=True)
-def _counted(settings: Any) -> None:
+def _counted(configure: Any) -> None:
     observers = ["kapso_connect.monitoring.metrics.observe"]
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "OBSERVERS": observers}
+    configure(OBSERVERS=observers)
 
 
 class Counted:
@@ -93,12 +93,12 @@ def test_failures_are_counted_by_their_source() -> None:
     assert counted("changes_total", event="timeline.setup_failed", source="redirect") == 1
 
 
-def test_signals_are_counted(settings: Any) -> None:
+def test_signals_are_counted(configure: Any) -> None:
     counted = Counted()
     signals.whatsapp_connected.connect(broken)
     try:
         for limit in (10, 1):
-            settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "RETRY_LIMIT": limit}
+            configure(RETRY_LIMIT=limit)
             post(payload_for(make_customer(), new_number_id()))
     finally:
         signals.whatsapp_connected.disconnect(broken)
@@ -107,11 +107,11 @@ def test_signals_are_counted(settings: Any) -> None:
     assert counted("signal_seconds_count") == 2
 
 
-def test_questions_to_the_api_are_counted(sandbox: Sandbox, settings: Any) -> None:
+def test_questions_to_the_api_are_counted(sandbox: Sandbox, configure: Any) -> None:
     counted = Counted()
     with KapsoClient.from_settings() as client:
         client.find_customer("nobody")
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_KEY": ""}
+    configure(API_KEY="")
     with KapsoClient.from_settings() as client, pytest.raises(Exception, match="no API key"):
         client.find_customer("nobody")
     labels = {"operation": "find customer"}

@@ -16,7 +16,7 @@ from kapso_connect.monitoring.reports import Attention, Period, Step
 from kapso_connect.onboarding import setup_links
 from kapso_connect.onboarding.numbers import STAFF
 
-from ..support import make_connection, make_customer, make_link
+from ..factories import make_connection, make_customer, make_link
 
 pytestmark = pytest.mark.django_db
 

@@ -16,7 +16,7 @@ from kapso_connect import exceptions
 from kapso_connect.models import Customer, SetupLink, TimelineEvent, new_connect_key
 from kapso_connect.onboarding import connect_urls, emails
 
-from ..support import make_customer, make_link
+from ..factories import make_customer, make_link
 
 pytestmark = pytest.mark.django_db
 
@@ -100,8 +100,8 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
-def test_any_name_is_a_name(name: str, settings: Any) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "SITE_NAME": name}
+def test_any_name_is_a_name(name: str, configure: Any) -> None:
+    configure(SITE_NAME=name)
     customer, link = invited()
     customer.name = name
     message = emails.invitation_message(customer, link)
@@ -111,9 +111,9 @@ def test_any_name_is_a_name(name: str, settings: Any) -> None:
     assert "<script>" not in str(message.alternatives[0][0])
 
 
-def test_the_subject_names_the_site(settings: Any) -> None:
+def test_the_subject_names_the_site(configure: Any) -> None:
     assert parts(*invited())[0].endswith("site.example")
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "SITE_NAME": "Ada's CRM & more"}
+    configure(SITE_NAME="Ada's CRM & more")
     subject, text, html = parts(*invited())
     assert subject == "Connect your WhatsApp number to Ada's CRM & more"
     assert "Ada's CRM & more invites" in text

@@ -110,8 +110,8 @@ def test_what_kapso_would_refuse_starts_nothing(sandbox: Sandbox, choices: dict[
     assert not sandbox.requests()
 
 
-def test_without_a_public_url_nothing_starts(sandbox: Sandbox, settings: Any) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "PUBLIC_URL": ""}
+def test_without_a_public_url_nothing_starts(sandbox: Sandbox, configure: Any) -> None:
+    configure(PUBLIC_URL="")
     batch = invitations.make_batch([customer.pk for customer in customers(1)])
     with pytest.raises(ImproperlyConfigured):
         invitations.start(batch)

@@ -16,7 +16,7 @@ from kapso_connect.models import Connection, TimelineEvent, WebhookEvent
 from kapso_connect.testing import Sandbox
 from kapso_connect.webhooks import inbox
 
-from ..support import (
+from ..factories import (
     CREATED,
     DELETED,
     Heard,
@@ -297,9 +297,9 @@ def test_while_the_api_is_away_reopening_waits(known: Connection, sandbox: Sandb
 
 
 def test_an_api_that_stays_away_ends_as_failed_and_can_be_run_again(
-    known: Connection, sandbox: Sandbox, settings
+    known: Connection, sandbox: Sandbox, configure: Any
 ) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "RETRY_LIMIT": 2}
+    configure(RETRY_LIMIT=2)
     closed(known)
     sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 401}])
     tell(RECONNECTED, known, at=timezone.now())

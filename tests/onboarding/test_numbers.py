@@ -27,8 +27,7 @@ from kapso_connect.onboarding import redirects, setup_links
 from kapso_connect.onboarding.numbers import Number
 from kapso_connect.testing import Sandbox
 
-from ..sites.host_site.models import Branch
-from ..support import (
+from ..factories import (
     listening,
     make_connection,
     make_customer,
@@ -36,6 +35,7 @@ from ..support import (
     new_number_id,
     remote_customer,
 )
+from ..sites.host_site.models import Branch
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -168,8 +168,10 @@ def test_wrong_options_are_refused_before_anything_is_asked(sandbox: Sandbox) ->
     assert sandbox.requests() == []
 
 
-def test_without_a_public_url_the_message_says_what_to_set(sandbox: Sandbox, settings) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "PUBLIC_URL": ""}
+def test_without_a_public_url_the_message_says_what_to_set(
+    sandbox: Sandbox, configure: Any
+) -> None:
+    configure(PUBLIC_URL="")
     with pytest.raises(ImproperlyConfigured, match="PUBLIC_URL"):
         onboarding.create_setup_link(unregistered())
     assert sandbox.requests() == []
@@ -373,8 +375,8 @@ def test_a_claim_on_what_is_not_the_customers_is_refused(sandbox: Sandbox, whose
     ],
     ids=lambda rule: f"{rule['kind']} {rule.get('status', '')}",
 )
-def test_while_the_api_is_away_the_claim_waits(sandbox: Sandbox, settings, rule) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "REQUEST_BUDGET": 0.5}
+def test_while_the_api_is_away_the_claim_waits(sandbox: Sandbox, configure: Any, rule) -> None:
+    configure(REQUEST_BUDGET=0.5)
     link, number = claimable(sandbox)
     sandbox.faults(api=[{"match": ".*", **rule}])
     started = timezone.now()

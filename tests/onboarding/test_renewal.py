@@ -14,7 +14,7 @@ from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.onboarding import renewal, setup_links, steps
 from kapso_connect.testing import Sandbox
 
-from ..support import make_customer
+from ..factories import make_customer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -63,9 +63,9 @@ def test_an_expired_link_is_renewed_as_it_was(
 
 
 def test_the_addresses_of_this_site_are_those_of_today(
-    link: SetupLink, sandbox: Sandbox, settings: Any
+    link: SetupLink, sandbox: Sandbox, configure: Any
 ) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "PUBLIC_URL": "https://moved.example"}
+    configure(PUBLIC_URL="https://moved.example")
     expire(link, sandbox)
     fresh = renewal.usable_setup_link(link.customer)
     assert fresh.options["success_redirect_url"] == "https://moved.example/whatsapp/success/"
@@ -152,9 +152,9 @@ def test_who_lost_the_number_may_connect_again(link: SetupLink, sandbox: Sandbox
 
 
 def test_while_kapso_is_away_a_link_that_works_is_given_unasked(
-    link: SetupLink, sandbox: Sandbox, settings: Any
+    link: SetupLink, sandbox: Sandbox, configure: Any
 ) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "REQUEST_BUDGET": 0.5}
+    configure(REQUEST_BUDGET=0.5)
     sandbox.faults(api=[AWAY])
     assert renewal.usable_setup_link(link.customer) == link
     SetupLink.objects.update(expires_at=past())
@@ -184,9 +184,9 @@ def test_a_refused_renewal_lets_the_next_one_try(link: SetupLink, sandbox: Sandb
 
 
 def test_while_another_request_makes_the_link_nobody_else_does(
-    link: SetupLink, sandbox: Sandbox, settings: Any
+    link: SetupLink, sandbox: Sandbox, configure: Any
 ) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "REQUEST_BUDGET": 0.3}
+    configure(REQUEST_BUDGET=0.3)
     expire(link, sandbox)
     SetupLink.objects.update(renewing_at=timezone.now())
     with pytest.raises(exceptions.BeingRenewed):

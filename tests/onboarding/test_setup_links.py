@@ -17,7 +17,7 @@ from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
 from kapso_connect.onboarding import customers, setup_links
 from kapso_connect.testing import Sandbox
 
-from ..support import (
+from ..factories import (
     DELETED,
     listening,
     make_connection,
@@ -59,8 +59,8 @@ def away(sandbox: Sandbox) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _short_budget(settings: Any) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_BUDGET": 1.0}
+def _short_budget(configure: Any) -> None:
+    configure(API_BUDGET=1.0)
 
 
 # Extending

@@ -17,8 +17,8 @@ from kapso_connect.admin.status import with_status
 from kapso_connect.models import Customer
 from kapso_connect.onboarding.status import OnboardingStatus, get_statuses, has_status
 
+from ..factories import make_connection, make_customer, make_link
 from ..sites.host_site.models import Bakery, Branch, Franchise, Shop
-from ..support import make_connection, make_customer, make_link
 
 pytestmark = pytest.mark.django_db
 

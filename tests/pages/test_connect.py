@@ -31,7 +31,7 @@ from kapso_connect.onboarding.connect_urls import (
 from kapso_connect.pages import theme, views
 from kapso_connect.testing import Sandbox
 
-from ..support import make_connection, make_customer, make_link
+from ..factories import make_connection, make_customer, make_link
 from .test_views import FAILED, SUCCESS, failed, success, text, visit
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -69,10 +69,10 @@ def end(link: SetupLink) -> None:
 # Looking
 
 
-def test_it_says_who_invites_whom(address: str, client: Client, settings: Any) -> None:
+def test_it_says_who_invites_whom(address: str, client: Client, configure: Any) -> None:
     page = text(client.get(address))
     assert "site.example invites <bdi>Bäckerei Süß</bdi>" in page
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "SITE_NAME": "Crumb & Co."}
+    configure(SITE_NAME="Crumb & Co.")
     page = text(client.get(address))
     assert "Crumb &amp; Co. invites <bdi>Bäckerei Süß</bdi>" in page
     assert 'method="post"' in page
@@ -172,10 +172,10 @@ def test_without_time_zones(sandbox: Sandbox, client: Client, settings: Any) -> 
 
 @pytest.mark.parametrize("fault", [AWAY, REFUSED], ids=["away", "refused"])
 def test_when_kapso_gives_no_link_the_page_says_so(
-    link: SetupLink, address: str, client: Client, sandbox: Sandbox, settings: Any, caplog: Any,
+    link: SetupLink, address: str, client: Client, sandbox: Sandbox, configure: Any, caplog: Any,
     fault: dict[str, Any],
 ) -> None:  # fmt: skip
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "REQUEST_BUDGET": 0.3}
+    configure(REQUEST_BUDGET=0.3)
     end(link)
     sandbox.faults(api=[fault])
     with caplog.at_level(logging.WARNING, "kapso_connect"):
@@ -456,11 +456,11 @@ def next_step(client: Client, connection: Connection) -> str:
 
 
 def test_the_link_goes_before_the_owner_and_the_owner_before_the_setting(
-    connected: Connection, client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
+    connected: Connection, client: Client, configure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(User, "get_whatsapp_next_url", raising=False)
     assert next_step(client, connected) == ""
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "NEXT_URL": "/of-the-setting/"}
+    configure(NEXT_URL="/of-the-setting/")
     assert next_step(client, connected) == "/of-the-setting/"
     told = []
 

@@ -25,7 +25,7 @@ from kapso_connect.onboarding.connect_urls import VISIT_SECONDS, connect_path, s
 from kapso_connect.sandbox.hosted import ERRORS
 from kapso_connect.testing import Sandbox
 
-from ..support import listening, make_connection, make_customer, make_link, remote_customer
+from ..factories import listening, make_connection, make_customer, make_link, remote_customer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -351,8 +351,10 @@ parameters = st.dictionaries(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(parameters=parameters, page=st.sampled_from([SUCCESS, FAILED]))
-def test_no_parameters_are_ever_an_error(parameters: dict[str, str], page: str, settings) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "REQUEST_BUDGET": 0.01}
+def test_no_parameters_are_ever_an_error(
+    parameters: dict[str, str], page: str, configure: Any
+) -> None:
+    configure(REQUEST_BUDGET=0.01)
     link = SetupLink.objects.first() or make_link()
     given = {
         name: link.kapso_id if value == "LINK" else value.encode("utf-8", "replace")

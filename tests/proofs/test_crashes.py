@@ -26,7 +26,7 @@ import pytest
 from kapso_connect.testing import Sandbox
 
 from ..conftest import API_KEY
-from ..support import CREATED, DELETED, new_number_id
+from ..factories import CREATED, DELETED, new_number_id
 from .support import Request, Rows, delivery, environment
 
 LEASE = 0.02

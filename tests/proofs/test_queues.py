@@ -31,8 +31,8 @@ from kapso_connect.onboarding import invitations
 from kapso_connect.testing import Sandbox, webhook_headers
 from tests import ROOT
 
+from ..factories import CREATED, SECRET
 from ..redis_support import Redis
-from ..support import CREATED, SECRET
 from .support import empty_database
 
 SETUPS = re.findall(

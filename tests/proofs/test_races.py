@@ -14,7 +14,7 @@ import pytest
 from kapso_connect.testing import Sandbox
 
 from ..conftest import API_KEY
-from ..support import CREATED, DELETED, new_number_id
+from ..factories import CREATED, DELETED, new_number_id
 from .support import Answer, Request, Site, delivery, form
 
 AT_ONCE = 50

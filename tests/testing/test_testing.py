@@ -33,8 +33,8 @@ from kapso_connect.testing import (
     webhook_payload,
 )
 
+from ..factories import CREATED, DELETED, listening
 from ..sites.host_site.models import Bakery
-from ..support import CREATED, DELETED, listening
 
 pytest_plugins = ("tests.sandbox.support", "kapso_connect.testing.plugin")
 
@@ -268,12 +268,12 @@ def test_a_webhook_is_delivered_to_the_test_client(client: Client) -> None:
 
 @pytest.mark.django_db
 def test_a_webhook_is_signed_with_the_secret_that_is_asked_for(
-    client: Client, settings: Any
+    client: Client, configure: Any
 ) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "WEBHOOK_SECRET": ["one", "two"]}
+    configure(WEBHOOK_SECRET=["one", "two"])
     for secret, status in ((None, 200), ("two", 200), ("three", 401)):
         assert post_webhook(client, "a.b", {}, secret=secret).status_code == status
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "WEBHOOK_SECRET": ""}
+    configure(WEBHOOK_SECRET="")
     with pytest.raises(ImproperlyConfigured, match="WEBHOOK_SECRET"):
         post_webhook(client, "a.b", {})
 

@@ -17,7 +17,7 @@ from kapso_connect.onboarding import numbers
 from kapso_connect.webhooks import handlers, inbox
 from kapso_connect.webhooks.views import webhook
 
-from ..support import (
+from ..factories import (
     CREATED,
     DELETED,
     SECRET,
@@ -63,14 +63,14 @@ def test_a_signature_with_another_secret_is_refused() -> None:
     assert post({}, secret="other").status_code == 401
 
 
-def test_without_a_secret_everything_is_refused_and_logged(settings, caplog) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "WEBHOOK_SECRET": ""}
+def test_without_a_secret_everything_is_refused_and_logged(configure: Any, caplog) -> None:
+    configure(WEBHOOK_SECRET="")
     assert post({}, secret="").status_code == 401
     assert "WEBHOOK_SECRET" in caplog.text
 
 
-def test_while_rotating_both_secrets_are_valid(settings) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "WEBHOOK_SECRET": ["new", SECRET]}
+def test_while_rotating_both_secrets_are_valid(configure: Any) -> None:
+    configure(WEBHOOK_SECRET=["new", SECRET])
     assert post({"n": 1}, secret="new").status_code == 200
     assert post({"n": 2}, secret=SECRET).status_code == 200
 
@@ -102,8 +102,8 @@ def test_exempt_from_atomic_requests(monkeypatch) -> None:
 # Sizes and forms
 
 
-def test_a_body_that_says_it_is_too_large_is_never_read(settings) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "MAX_WEBHOOK_BYTES": 100}
+def test_a_body_that_says_it_is_too_large_is_never_read(configure: Any) -> None:
+    configure(MAX_WEBHOOK_BYTES=100)
     request = RequestFactory().post(WEBHOOK, b"x" * 101, content_type="application/json")
     read = []
     request._stream = type("Stream", (), {"read": lambda *args: read.append(args)})()
@@ -111,8 +111,8 @@ def test_a_body_that_says_it_is_too_large_is_never_read(settings) -> None:
     assert read == []
 
 
-def test_a_body_that_does_not_say_is_read_up_to_the_limit(settings) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "MAX_WEBHOOK_BYTES": 100}
+def test_a_body_that_does_not_say_is_read_up_to_the_limit(configure: Any) -> None:
+    configure(MAX_WEBHOOK_BYTES=100)
     request = RequestFactory().post(WEBHOOK, b"x", content_type="application/json")
     request.META["CONTENT_LENGTH"] = "junk"
     asked = []
@@ -127,9 +127,9 @@ def test_a_body_that_does_not_say_is_read_up_to_the_limit(settings) -> None:
     assert asked == [101]
 
 
-def test_the_limit_itself_is_allowed(settings) -> None:
+def test_the_limit_itself_is_allowed(configure: Any) -> None:
     body = json.dumps({"a": "b"}).encode()
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "MAX_WEBHOOK_BYTES": len(body)}
+    configure(MAX_WEBHOOK_BYTES=len(body))
     assert post(body).status_code == 200
 
 
