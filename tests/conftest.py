@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,17 @@ def sandbox_process() -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def sandbox(sandbox_process: Sandbox, settings: Any, configure: Any) -> Sandbox:
+def configure(settings: Any) -> Callable[..., None]:
+    """Change keys of ``KAPSO_CONNECT`` for one test: ``configure(API_KEY="")``."""
+
+    def change(**changes: Any) -> None:
+        settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, **changes}
+
+    return change
+
+
+@pytest.fixture
+def sandbox(sandbox_process: Sandbox, configure: Any) -> Sandbox:
     """A sandbox that knows nothing yet, and the site's settings pointing at it."""
     sandbox_process.reset()
     configure(API_BASE_URL=sandbox_process.url)
