@@ -1,4 +1,4 @@
-"""Transactions that survive a race, and tasks that wait for the commit."""
+"""Transactions that are repeated after a conflict, and tasks that are enqueued after the commit."""
 
 from __future__ import annotations
 
@@ -31,48 +31,144 @@ __all__ = [
     "non_atomic",
     "on_commit",
     "retry_on_conflict",
-    "runs_here",
+    "runs_immediately",
     "sqlite_write_lock",
     "task",
 ]
 
-T = TypeVar("T")
-V = TypeVar("V", bound=Callable[..., Any])
+ResultT = TypeVar("ResultT")
+ViewT = TypeVar("ViewT", bound=Callable[..., Any])
 
-PATIENCE = 4.0
-"""Seconds after which a race is not tried again. Kapso waits 10 for its answer."""
+CONFLICT_RETRY_SECONDS = 4.0
+"""Seconds after which a conflict is not retried any more. Kapso waits 10 for its answer."""
 
 
 def alias() -> str:
-    """Return the database that holds this package's tables."""
+    """Return the alias of the database that holds this package's tables."""
     return router.db_for_write(Connection)
+
+
+@contextmanager
+def atomic() -> Iterator[None]:
+    """Open a transaction, or a savepoint inside one, on the database of this package's tables."""
+    with sqlite_write_lock() as release, transaction.atomic(using=alias()):
+        # Receivers run after the commit. They may take long, and may write, too.
+        on_commit(release)
+        yield
+
+
+def on_commit(callback: Callable[[], Any]) -> None:
+    """Call ``callback`` after the commit on the database of this package's tables."""
+    transaction.on_commit(callback, using=alias())
+
+
+def non_atomic(view: ViewT) -> ViewT:
+    """Exempt a view from ATOMIC_REQUESTS on every database.
+
+    For views that call Kapso's API, or that commit before they answer.
+    """
+    for database in connections:
+        view = transaction.non_atomic_requests(using=database)(view)
+    return view
+
+
+def retry_on_conflict(
+    operation: Callable[[], ResultT],
+    *,
+    within: Callable[[], AbstractContextManager[object]] = atomic,
+) -> ResultT:
+    """Run ``operation`` in a transaction and return its result; repeat it after a conflict.
+
+    Two processes may insert the same row (IntegrityError), lock each other out (deadlock) or find
+    SQLite locked (OperationalError). The whole transaction is then run again, and finds the other
+    process's row. ``operation`` must therefore be safe to repeat.
+
+    Inside a transaction of the caller nothing is repeated: that is up to the caller. Inside another
+    ``operation`` there is not even a savepoint: an error rolls back all of it.
+    A single statement needs no transaction: ``within=sqlite_write_lock``.
+    Raises the last error after ``CONFLICT_RETRY_SECONDS``.
+    """
+    if _in_operation.get():
+        return operation()
+    database = connections[alias()]
+    started = time.monotonic()
+    pause = 0.01
+    while True:
+        try:
+            with within():
+                # Reset before the commit: on_commit callbacks are not part of the operation.
+                token = _in_operation.set(True)
+                try:
+                    return operation()
+                finally:
+                    _in_operation.reset(token)
+        except (IntegrityError, OperationalError):
+            elapsed = time.monotonic() - started
+            if database.in_atomic_block or elapsed > CONFLICT_RETRY_SECONDS:
+                raise
+            database.close_if_unusable_or_obsolete()
+        # The jitter keeps two processes from colliding again.
+        time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # nosec B311
+        pause = min(pause * 2, 0.5)
+
+
+_in_operation: ContextVar[bool] = ContextVar("kapso_connect_in_operation", default=False)
+"""True while ``retry_on_conflict`` runs an operation: nested ones are part of its transaction."""
+
+
+def enqueue_on_commit(
+    task: Any, row_id: int, *, run_immediately: Callable[[], object] | None = None
+) -> None:
+    """Enqueue ``task`` for a row once the row is committed.
+
+    ``run_immediately`` does the task's work on the object in memory, and is called instead of
+    enqueuing. A failure of the queue is logged, never raised: the row stays due, and
+    ``kapso_sync`` works on it.
+    """
+
+    def enqueue() -> None:
+        try:
+            if run_immediately is not None:
+                run_immediately()
+            else:
+                task.enqueue(row_id)
+        except Exception as error:
+            name = type(error).__name__
+            log_event("task.not_enqueued", task=task.name, row_id=row_id, error=name, exc_info=True)
+
+    on_commit(enqueue)
+
+
+def runs_immediately(task: Any) -> bool:
+    """Return True if the site's TASKS backend runs ``task`` in the process that enqueues it."""
+    return type(task.get_backend()).__name__ == "ImmediateBackend"
 
 
 class _WriteLock:
     """Lets the threads of this process write to SQLite one after the other.
 
-    SQLite has one writer at a time, and those who wait look again after naps of up to 0.1 s: fifty
-    threads starve one another until some give up with "database is locked".
+    SQLite has one writer at a time, and a waiting one polls at intervals of up to 0.1 s: of fifty
+    threads some wait so long that they give up with "database is locked".
     """
 
     def __init__(self) -> None:
         self._reset()
-        # A process forked while a thread had the turn would wait for it in vain.
+        # A process forked while a thread held the lock would wait for it forever.
         os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
 
-    def take(self) -> Callable[[], None]:
-        """Wait for the turn, not for ever; return what gives it back, once."""
+    def acquire(self) -> Callable[[], None]:
+        """Wait for the lock, but not forever. Return the function that releases it, once."""
         lock = self._lock
-        taken = [lock] if lock.acquire(timeout=PATIENCE) else []
+        held = [lock] if lock.acquire(timeout=CONFLICT_RETRY_SECONDS) else []
 
-        def give_back() -> None:
-            while taken:
-                taken.pop().release()
+        def release() -> None:
+            while held:
+                held.pop().release()
 
-        return give_back
+        return release
 
 
 _write_lock = _WriteLock()
@@ -80,100 +176,14 @@ _write_lock = _WriteLock()
 
 @contextmanager
 def sqlite_write_lock() -> Iterator[Callable[[], None]]:
-    """Hold the turn to write, on SQLite and outside a transaction; elsewhere do nothing.
+    """Hold the write lock on SQLite outside a transaction; elsewhere do nothing.
 
-    Yields what gives the turn back before the end.
+    Yields a function that releases it before the block ends.
     """
     database = connections[alias()]
     needed = database.vendor == "sqlite" and not database.in_atomic_block
-    give_back = _write_lock.take() if needed else lambda: None
+    release = _write_lock.acquire() if needed else lambda: None
     try:
-        yield give_back
+        yield release
     finally:
-        give_back()
-
-
-@contextmanager
-def atomic() -> Iterator[None]:
-    """A transaction, or a savepoint inside one, on the database of this package's tables."""
-    with sqlite_write_lock() as give_back, transaction.atomic(using=alias()):
-        # Receivers run after the commit, may take long, and may write, too.
-        on_commit(give_back)
-        yield
-
-
-def on_commit(do: Callable[[], Any]) -> None:
-    transaction.on_commit(do, using=alias())
-
-
-def non_atomic(view: V) -> V:
-    """Mark a view as exempt from ATOMIC_REQUESTS on every database: it talks to Kapso's API, or
-    commits before it answers."""
-    for database in connections:
-        view = transaction.non_atomic_requests(using=database)(view)
-    return view
-
-
-_is_part: ContextVar[bool] = ContextVar("kapso_connect_is_part", default=False)
-"""True while ``retrying`` does what it was given: what that calls is part of the transaction."""
-
-
-def retry_on_conflict(
-    do: Callable[[], T], *, within: Callable[[], AbstractContextManager[object]] = atomic
-) -> T:
-    """Run ``do`` in a transaction and return what it returns; run it again when it lost a race.
-
-    Two processes may insert the same row (IntegrityError), lock each other out (deadlock) or find
-    SQLite locked (OperationalError). All of these vanish when the whole transaction runs again,
-    because it then finds the other's row. ``do`` must therefore be safe to repeat. Inside a
-    transaction of the caller's nothing is repeated: that is the caller's to do. Inside of another
-    ``do`` there is not even a savepoint: an error takes all of it back.
-    A single statement needs no transaction: ``within=turn``. Raises the last error after
-    ``PATIENCE`` seconds.
-    """
-    if _is_part.get():
-        return do()
-    database = connections[alias()]
-    started = time.monotonic()
-    pause = 0.01
-    while True:
-        try:
-            with within():
-                # Reset before the commit: what runs after it is none of this.
-                part = _is_part.set(True)
-                try:
-                    return do()
-                finally:
-                    _is_part.reset(part)
-        except (IntegrityError, OperationalError):
-            if database.in_atomic_block or time.monotonic() - started > PATIENCE:
-                raise
-            database.close_if_unusable_or_obsolete()
-        time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  (spreads the racers)  # nosec B311
-        pause = min(pause * 2, 0.5)
-
-
-def runs_here(what: Any) -> bool:
-    """True where the site's TASKS backend runs ``what`` in the process that enqueues it."""
-    return type(what.get_backend()).__name__ == "ImmediateBackend"
-
-
-def enqueue_on_commit(what: Any, row_id: int, *, here: Callable[[], object] | None = None) -> None:
-    """Enqueue ``what`` for a row once the row is committed.
-
-    ``here`` does the same with the row that is at hand, in place of a task that runs in this
-    process. A queue that is away costs nobody their answer: the row stays due and ``kapso_sync``
-    takes it.
-    """
-
-    def enqueue() -> None:
-        try:
-            if here is not None:
-                here()
-            else:
-                what.enqueue(row_id)
-        except Exception as error:
-            name = type(error).__name__
-            log_event("task.not_enqueued", task=what.name, row_id=row_id, error=name, exc_info=True)
-
-    on_commit(enqueue)
+        release()

@@ -1,4 +1,4 @@
-"""The outbox: sends the signal of each TimelineEvent, after commit, until all have had it."""
+"""The outbox: sends the signal of each TimelineEvent, after the commit, until it is delivered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import db, dispatch, signals
 from .db import on_commit, retry_on_conflict, sqlite_write_lock, task
 from .log import EVENTS, log_event
 from .models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
-from .retries import idle
+from .retries import not_leased
 from .statements import Lookup, Slot, Update, insert
 from .utils import describe
 
@@ -28,7 +28,7 @@ SIGNALS: dict[str, tuple[dispatch.ConnectSignal, type[models.Model]]] = {
     Kind.ACCOUNT_UPDATED: (signals.whatsapp_account_updated, Connection),
     Kind.WEBHOOK_RECEIVED: (signals.webhook_received, WebhookEvent),
 }
-
+"""The signal of each kind of event, and its sender. The other kinds have no signal."""
 
 LOG_FIELDS = {
     "channel": "channel",
@@ -37,75 +37,52 @@ LOG_FIELDS = {
     "decision": "event",
     "health": "status",
 }
-"""Fields of log events, and the keys of a row's ``data`` that they are taken from."""
+"""Fields of log events, and the keys of ``TimelineEvent.data`` that hold their values."""
 
 
 def has_receivers(kind: str) -> bool:
-    """True where somebody listens to the signal of this kind of event."""
+    """Return True if a receiver is connected to the signal of this kind of event."""
     signal, sender = SIGNALS.get(kind, (None, None))
     return signal is not None and signal.has_listeners(sender)
 
 
 def record(kind: str, *, source: str, **fields: Any) -> TimelineEvent:
-    """Write one row of the timeline and see to its signal once the transaction commits.
+    """Add an event to the timeline, and send its signal once the transaction commits.
 
-    An event that nobody listens to is delivered already: a receiver that is written later does
-    not hear of the past.
+    ``fields`` are fields of TimelineEvent. Without receivers the event counts as delivered: a
+    receiver that is added later does not get signals of the past.
     """
     event = TimelineEvent(kind=kind, source=source, **fields)
-    heard = has_receivers(kind)
-    here = heard and db.runs_here(deliver_event)
-    if not heard:
+    needs_signal = has_receivers(kind)
+    sends_immediately = needs_signal and db.runs_immediately(deliver_event)
+    if not needs_signal:
         event.next_attempt_at = None
         event.delivered_at = timezone.now()
-    elif here:
+    elif sends_immediately:
         event.lease_new()
     insert(event)
     if kind != Kind.WEBHOOK_RECEIVED:  # the inbox logs these
-        on_commit(partial(_log, event))
-    if heard:
+        on_commit(partial(_log_recorded, event))
+    if needs_signal:
         db.enqueue_on_commit(
-            deliver_event, event.pk, here=partial(_deliver_new, event) if here else None
+            deliver_event,
+            event.pk,
+            run_immediately=partial(_deliver_new, event) if sends_immediately else None,
         )
     return event
 
 
-def _deliver_new(event: TimelineEvent) -> None:
-    """Send the signal of an event that this process wrote and took, now that it is committed."""
-    lease_ends = event.next_attempt_at
-    if lease_ends is not None and timezone.now() < lease_ends:
-        _load(event)
-        _send(event)
-    else:
-        # The transaction took longer than the lease: another process may be at it.
-        deliver(event.pk)
-
-
-def _log(event: TimelineEvent) -> None:
-    name = f"timeline.{event.kind}"
-    told: dict[str, Any] = {
-        field: event.data.get(source, "")
-        for field, source in LOG_FIELDS.items()
-        if field in EVENTS[name].fields
-    }
-    log_event(
-        name,
-        event_id=event.pk,
-        source=str(event.source),
-        customer_id=event.customer_id,
-        connection_id=event.connection_id,
-        setup_link_id=event.setup_link_id,
-        webhook_event_id=event.webhook_event_id,
-        actor_id=event.actor_id,
-        **told,
-    )
+@task()
+def deliver_event(event_id: int) -> None:
+    """Send the signal of one TimelineEvent, unless another worker has."""
+    deliver(event_id)
 
 
 def deliver(event_id: int) -> bool:
-    """Send the signal of one event; True when every receiver has had it.
+    """Send the signal of the event ``event_id``. Return True if it is delivered to all receivers.
 
-    Safe to call from several processes at once: one of them sends. A receiver that raises is
-    noted on the event, and only that one is called again.
+    Safe to call from several processes at once: one of them sends. If a receiver raises, the error
+    is stored on the event, and only the receivers that raised are called again.
     """
     event = (
         TimelineEvent.objects.select_related(
@@ -114,120 +91,25 @@ def deliver(event_id: int) -> bool:
         .filter(pk=event_id)
         .first()
     )
-    if event is None or not retry_on_conflict(event.take, within=sqlite_write_lock):
+    if event is None or not retry_on_conflict(event.acquire_lease, within=sqlite_write_lock):
         return event is not None and event.delivered_at is not None
     return _send(event)
 
 
-def _load(event: TimelineEvent) -> None:
-    """Read whose event it is, and of which link: what is at hand is a caller's, and may be old."""
-    if event.customer_id is None:
-        return
-    found = _customers.first(pk=event.customer_id, link=event.setup_link_id)
-    if found is None:
-        return
-    using = event._state.db
-    event.customer = Customer.from_db(using, CUSTOMER, found[: len(CUSTOMER)])
-    link = found[len(CUSTOMER) :]
-    if link[0] is not None:
-        event.setup_link = SetupLink.from_db(using, LINK, link)
-        event.setup_link.customer = event.customer
-    connection = event.connection
-    # It may have moved on meanwhile, to another customer and by another link.
-    if connection is not None and connection.customer_id == event.customer_id:
-        connection.customer = event.customer
-        if connection.setup_link_id == event.setup_link_id:
-            connection.setup_link = event.setup_link
-
-
-CUSTOMER = [field.attname for field in Customer._meta.concrete_fields]
-LINK = [field.attname for field in SetupLink._meta.concrete_fields]
-
-
-def _find_customer(pk: Slot, link: Slot) -> models.QuerySet[Customer, Any]:
-    of_the_event = models.FilteredRelation("setup_links", condition=models.Q(setup_links=link))
-    customers = Customer.objects.annotate(link=of_the_event).filter(pk=pk).order_by()
-    return customers.values_list(*CUSTOMER, *(f"link__{name}" for name in LINK))
-
-
-_customers = Lookup(_find_customer, pk=models.BigAutoField(), link=models.BigAutoField())
-
-
-def _send(event: TimelineEvent) -> bool:
-    signal, sender = SIGNALS[event.kind]
-    started = time.monotonic()
-    with signal.leaving_out(event.receivers):
-        responses = signal.send_robust(sender=sender, **arguments(event))
-    raised = {
-        dispatch.receiver_name(receiver): response
-        for receiver, response in responses
-        if isinstance(response, Exception)
-    }
-    errors = [f"{name}: {describe(error)}" for name, error in raised.items()]
-    event.receivers = sorted({*event.receivers, *dispatch.names_done(responses)})
-    if errors:
-        event.schedule_retry("\n".join(errors)[:10_000])
-    else:
-        event.delivered_at = timezone.now()
-        event.next_attempt_at = None
-        event.last_error = ""
-    outcome = partial(
-        _outcome.execute,
-        pk=event.pk,
-        receivers=event.receivers,
-        delivered_at=event.delivered_at,
-        next_attempt_at=event.next_attempt_at,
-        last_error=event.last_error,
-    )
-    # Retried: what was sent and could not be recorded would be sent again.
-    retry_on_conflict(outcome, within=sqlite_write_lock)
-    told: dict[str, Any] = {
-        "event_id": event.pk,
-        "kind": event.kind,
-        "attempts": event.attempts,
-        "seconds": time.monotonic() - started,
-    }
-    if not errors:
-        log_event("signal.sent", **told)
-    elif event.next_attempt_at is not None:
-        log_event("signal.retry_scheduled", receivers=sorted(raised), **told)
-    else:
-        log_event("signal.failed", receivers=sorted(raised), **told)
-    return not errors
-
-
-def _record_outcome(
-    pk: Slot, **changes: Slot
-) -> tuple[models.QuerySet[TimelineEvent], dict[str, Any]]:
-    # Not over the word of a process that took over because this one was slow.
-    rows = TimelineEvent.objects.filter(pk=pk, delivered_at=None).order_by()
-    return rows, {**changes, "leased_at": None}
-
-
-_outcome = Update(
-    _record_outcome,
-    pk=models.BigAutoField(),
-    receivers=models.JSONField(),
-    delivered_at=models.DateTimeField(),
-    next_attempt_at=models.DateTimeField(),
-    last_error=models.TextField(),
-)
-
-
 def resend(event: TimelineEvent) -> bool | None:
-    """Send now the signal of an event that failed or waits, to the receivers that have not had it.
+    """Send the signal of a failed or waiting event now, to the receivers that did not get it yet.
 
-    True where all have had it, False where one raised again; None where there is nothing to do,
-    or another process may be at it.
+    Return True if all receivers have got it, False if one raised again, and None if there is
+    nothing to send, or another worker may be sending it.
     """
-    freed = TimelineEvent.objects.filter(
-        idle(), pk=event.pk, delivered_at=None, kind__in=SIGNALS
+    made_due = TimelineEvent.objects.filter(
+        not_leased(), pk=event.pk, delivered_at=None, kind__in=SIGNALS
     ).update(next_attempt_at=timezone.now(), attempts=0)
-    return deliver(event.pk) if freed else None
+    return deliver(event.pk) if made_due else None
 
 
-def arguments(event: TimelineEvent) -> dict[str, Any]:
-    """Return what the event's signal is sent with, as ``signals`` documents it."""
+def signal_arguments(event: TimelineEvent) -> dict[str, Any]:
+    """Return the arguments that the event's signal is sent with, as ``signals`` documents them."""
     common = {"source": event.source, "event": event}
     if event.kind == Kind.WEBHOOK_RECEIVED:
         inbox = event.webhook_event
@@ -245,7 +127,130 @@ def arguments(event: TimelineEvent) -> dict[str, Any]:
     return common
 
 
-@task()
-def deliver_event(event_id: int) -> None:
-    """Send the signal of one TimelineEvent, unless another process has."""
-    deliver(event_id)
+def _log_recorded(event: TimelineEvent) -> None:
+    name = f"timeline.{event.kind}"
+    details: dict[str, Any] = {
+        field: event.data.get(key, "")
+        for field, key in LOG_FIELDS.items()
+        if field in EVENTS[name].fields
+    }
+    log_event(
+        name,
+        event_id=event.pk,
+        source=str(event.source),
+        customer_id=event.customer_id,
+        connection_id=event.connection_id,
+        setup_link_id=event.setup_link_id,
+        webhook_event_id=event.webhook_event_id,
+        actor_id=event.actor_id,
+        **details,
+    )
+
+
+def _deliver_new(event: TimelineEvent) -> None:
+    """Send the signal of an event that this process wrote and leased, after the commit."""
+    lease_ends = event.next_attempt_at
+    if lease_ends is not None and timezone.now() < lease_ends:
+        _load_related(event)
+        _send(event)
+    else:
+        # The transaction took longer than the lease: another process may be sending.
+        deliver(event.pk)
+
+
+def _load_related(event: TimelineEvent) -> None:
+    """Replace the event's customer and setup link, which are the caller's objects and may be
+    stale, by those in the database."""
+    if event.customer_id is None:
+        return
+    row = _customer_and_link.first(pk=event.customer_id, link=event.setup_link_id)
+    if row is None:
+        return
+    using = event._state.db
+    event.customer = Customer.from_db(using, CUSTOMER_COLUMNS, row[: len(CUSTOMER_COLUMNS)])
+    link = row[len(CUSTOMER_COLUMNS) :]
+    if link[0] is not None:
+        event.setup_link = SetupLink.from_db(using, LINK_COLUMNS, link)
+        event.setup_link.customer = event.customer
+    connection = event.connection
+    # The number may have moved to another customer or link since.
+    if connection is not None and connection.customer_id == event.customer_id:
+        connection.customer = event.customer
+        if connection.setup_link_id == event.setup_link_id:
+            connection.setup_link = event.setup_link
+
+
+CUSTOMER_COLUMNS = [field.attname for field in Customer._meta.concrete_fields]
+LINK_COLUMNS = [field.attname for field in SetupLink._meta.concrete_fields]
+
+
+def _customer_with_link(pk: Slot, link: Slot) -> models.QuerySet[Customer, Any]:
+    link_of_event = models.FilteredRelation("setup_links", condition=models.Q(setup_links=link))
+    customers = Customer.objects.annotate(link=link_of_event).filter(pk=pk).order_by()
+    return customers.values_list(*CUSTOMER_COLUMNS, *(f"link__{name}" for name in LINK_COLUMNS))
+
+
+_customer_and_link = Lookup(
+    _customer_with_link, pk=models.BigAutoField(), link=models.BigAutoField()
+)
+
+
+def _send(event: TimelineEvent) -> bool:
+    signal, sender = SIGNALS[event.kind]
+    started = time.monotonic()
+    with signal.excluding(event.receivers):
+        responses = signal.send_robust(sender=sender, **signal_arguments(event))
+    raised = {
+        dispatch.receiver_name(receiver): response
+        for receiver, response in responses
+        if isinstance(response, Exception)
+    }
+    errors = [f"{name}: {describe(error)}" for name, error in raised.items()]
+    event.receivers = sorted({*event.receivers, *dispatch.successful_receivers(responses)})
+    if errors:
+        event.schedule_retry("\n".join(errors)[:10_000])
+    else:
+        event.delivered_at = timezone.now()
+        event.next_attempt_at = None
+        event.last_error = ""
+    save_outcome = partial(
+        _outcome.execute,
+        pk=event.pk,
+        receivers=event.receivers,
+        delivered_at=event.delivered_at,
+        next_attempt_at=event.next_attempt_at,
+        last_error=event.last_error,
+    )
+    # A signal whose outcome is not recorded would be sent again.
+    retry_on_conflict(save_outcome, within=sqlite_write_lock)
+    fields: dict[str, Any] = {
+        "event_id": event.pk,
+        "kind": event.kind,
+        "attempts": event.attempts,
+        "seconds": time.monotonic() - started,
+    }
+    if not errors:
+        log_event("signal.sent", **fields)
+    elif event.next_attempt_at is not None:
+        log_event("signal.retry_scheduled", receivers=sorted(raised), **fields)
+    else:
+        log_event("signal.failed", receivers=sorted(raised), **fields)
+    return not errors
+
+
+def _outcome_update(
+    pk: Slot, **changes: Slot
+) -> tuple[models.QuerySet[TimelineEvent], dict[str, Any]]:
+    # Another process may have taken over because this one was slow: its outcome counts.
+    rows = TimelineEvent.objects.filter(pk=pk, delivered_at=None).order_by()
+    return rows, {**changes, "leased_at": None}
+
+
+_outcome = Update(
+    _outcome_update,
+    pk=models.BigAutoField(),
+    receivers=models.JSONField(),
+    delivered_at=models.DateTimeField(),
+    next_attempt_at=models.DateTimeField(),
+    last_error=models.TextField(),
+)

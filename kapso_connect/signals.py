@@ -1,65 +1,79 @@
-"""The public signals. Hook them as any Django signal: ``@receiver(whatsapp_connected)``.
+"""The public signals. Connect to them as to any Django signal: ``@receiver(whatsapp_connected)``.
 
-Each is sent after the transaction that recorded it committed, from its row in the timeline
-(``event``, a TimelineEvent). ``event.pk`` is the receiver's idempotency key: a signal is sent
-once, and again only to a receiver that raised, or when the process died between calling the
-receivers and recording that. A receiver that raises is logged, noted on the event, and tried again
-by ``kapso_sync``; it never costs Kapso its answer. Retries may come late: where it matters, look at
-``connection.status``, which is what was just committed or, in a retry and from a queue, what the
-database says just before the signal is sent.
+Each signal is sent after the commit of the transaction that recorded its event, a row of the
+timeline (``event``, a TimelineEvent). Every signal carries ``event`` and ``source`` ("webhook",
+"redirect", "sync" or "manual").
 
-All carry ``event`` and ``source`` ("webhook", "redirect", "sync" or "manual").
+``event.pk`` is the receiver's idempotency key. Each receiver gets a signal once. It gets it again
+only if it raised, or if the process died after calling it and before that was recorded.
+
+A receiver that raises never affects the answer to Kapso: the error is logged and stored on the
+event, and ``kapso_sync`` calls that receiver again. Such a call may come late, so check
+``connection.status`` where it matters. It is the status that was just committed or, in a retry or
+in a task queue's worker, the one in the database right before the signal is sent.
 """
 
 from __future__ import annotations
 
 from .dispatch import ConnectSignal
 
-setup_link_created = ConnectSignal()
-"""A setup link was made for a customer. ``sender=SetupLink``.
+setup_link_created = ConnectSignal(
+    """A setup link was created for a customer. ``sender=SetupLink``.
 
-Arguments: ``setup_link``, ``customer``, ``source``, ``event``.
-"""
+    Arguments: ``setup_link``, ``customer``, ``source``, ``event``.
+    """
+)
 
-whatsapp_connected = ConnectSignal()
-"""A customer connected a number. ``sender=Connection``. Sent once for each connection, whichever
-of webhook, redirect and sync came first.
+whatsapp_connected = ConnectSignal(
+    """A customer connected a number. ``sender=Connection``.
 
-Arguments: ``connection``, ``customer``, ``setup_link`` (None where no link of ours led to it),
-``source``, ``event``.
-"""
+    Sent once for each connection, whichever of webhook, redirect and sync reports it first.
 
-whatsapp_disconnected = ConnectSignal()
-"""A number is no longer connected for its customer. ``sender=Connection``.
+    Arguments: ``connection``, ``customer``, ``setup_link`` (None if the number was not connected
+    through a setup link of this site), ``source``, ``event``.
+    """
+)
 
-Arguments: ``connection``, ``customer`` (the one who lost it), ``setup_link`` (or None),
-``source``, ``event`` (``event.data["reason"]`` says why, where Kapso did).
-"""
+whatsapp_disconnected = ConnectSignal(
+    """A number is no longer connected for its customer. ``sender=Connection``.
 
-whatsapp_reconnected = ConnectSignal()
-"""A disconnected number works again for the same customer. ``sender=Connection``.
+    Arguments: ``connection``, ``customer`` (who lost the number), ``setup_link`` (or None),
+    ``source``, ``event`` (``event.data["reason"]`` is the reason, if Kapso gave one).
+    """
+)
 
-Arguments: ``connection``, ``customer``, ``setup_link`` (or None), ``source``, ``event``.
-"""
+whatsapp_reconnected = ConnectSignal(
+    """A disconnected number works again for the same customer. ``sender=Connection``.
 
-whatsapp_setup_failed = ConnectSignal()
-"""A customer came back from Kapso's page without a connection. ``sender=SetupLink``.
+    Arguments: ``connection``, ``customer``, ``setup_link`` (or None), ``source``, ``event``.
+    """
+)
 
-Arguments: ``setup_link``, ``customer``, ``error_code`` (Kapso's, such as
-"facebook_auth_failed"), ``source``, ``event``.
-"""
+whatsapp_setup_failed = ConnectSignal(
+    """A customer came back from Kapso's page without a connection. ``sender=SetupLink``.
 
-whatsapp_account_updated = ConnectSignal()
-"""Meta restricted, disabled or reinstated the account a number belongs to, or found a violation.
-``sender=Connection``; one signal for each known number of the account.
+    Arguments: ``setup_link``, ``customer``, ``error_code`` (Kapso's, such as
+    "facebook_auth_failed"), ``source``, ``event``.
+    """
+)
 
-Arguments: ``connection``, ``customer``, ``setup_link`` (or None), ``source``, ``event``
-(``event.data`` holds ``event`` and what Kapso told: restrictions, violation, ban).
-"""
+whatsapp_account_updated = ConnectSignal(
+    """Meta restricted, disabled or reinstated a number's account, or found a violation.
 
-webhook_received = ConnectSignal()
-"""A signed delivery was stored, known to this package or not. ``sender=WebhookEvent``.
+    ``sender=Connection``. Sent once for each known number of the WhatsApp Business Account.
 
-Arguments: ``webhook_event``, ``event_name`` (Kapso's), ``payload`` (dict), ``source``,
-``event``.
-"""
+    Arguments: ``connection``, ``customer``, ``setup_link`` (or None), ``source``, ``event``
+    (``event.data`` holds ``event``, Meta's decision, and the details that Kapso sent with it:
+    restrictions, violation, ban).
+    """
+)
+
+webhook_received = ConnectSignal(
+    """A signed delivery was stored, whether or not this package handles its event.
+
+    ``sender=WebhookEvent``.
+
+    Arguments: ``webhook_event``, ``event_name`` (Kapso's), ``payload`` (dict), ``source``,
+    ``event``.
+    """
+)

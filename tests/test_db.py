@@ -47,7 +47,7 @@ def test_any_other_error_is_not() -> None:
 
 
 def test_patience_ends(monkeypatch) -> None:
-    monkeypatch.setattr(db, "PATIENCE", 0.05)
+    monkeypatch.setattr(db, "CONFLICT_RETRY_SECONDS", 0.05)
     work = Races(1000)
     with pytest.raises(OperationalError):
         retry_on_conflict(work)
@@ -108,7 +108,7 @@ def test_inside_a_transaction_no_turn_is_taken() -> None:
 
 @sqlite_only
 def test_who_waits_too_long_goes_on_without(monkeypatch) -> None:
-    monkeypatch.setattr(db, "PATIENCE", 0.05)
+    monkeypatch.setattr(db, "CONFLICT_RETRY_SECONDS", 0.05)
     with sqlite_write_lock():
         started = time.monotonic()
         with sqlite_write_lock():

@@ -157,9 +157,9 @@ def test_what_one_process_has_taken_another_leaves(receiver: Receiver) -> None:
     make_due(event)
     mine = TimelineEvent.objects.get(pk=event.pk)
     theirs = TimelineEvent.objects.get(pk=event.pk)
-    assert mine.take()
-    assert not theirs.take()
-    assert not TimelineEvent.objects.get(pk=event.pk).take()
+    assert mine.acquire_lease()
+    assert not theirs.acquire_lease()
+    assert not TimelineEvent.objects.get(pk=event.pk).acquire_lease()
 
 
 def test_a_process_that_died_loses_its_lease(receiver: Receiver, configure: Any) -> None:
@@ -168,7 +168,7 @@ def test_a_process_that_died_loses_its_lease(receiver: Receiver, configure: Any)
     event = connect()
     make_due(event)
     event.refresh_from_db()
-    assert event.take()  # … and dies here
+    assert event.acquire_lease()  # … and dies here
     receiver.broken = False
     time.sleep(0.02)
     assert outbox.deliver(event.pk)
@@ -182,7 +182,7 @@ def test_what_processes_die_of_is_not_given_to_others_for_ever(
     event = connect()
     make_due(event)
     event.refresh_from_db()
-    assert event.take()  # … and dies here
+    assert event.acquire_lease()  # … and dies here
     time.sleep(0.02)
     assert not outbox.deliver(event.pk)
     assert len(receiver.calls) == 1
@@ -206,7 +206,7 @@ def test_what_is_being_worked_on_is_not_sent_again_by_hand(receiver: Receiver) -
     event = connect()
     make_due(event)
     event.refresh_from_db()
-    assert event.take()
+    assert event.acquire_lease()
     assert outbox.resend(event) is None
     assert len(receiver.calls) == 1
 
@@ -248,7 +248,7 @@ def test_a_queue_that_is_away_costs_nothing(receiver: Receiver, monkeypatch, cap
         raise ConnectionError("broker is down")
 
     with monkeypatch.context() as patch:
-        patch.setattr(db, "runs_here", lambda task: False)
+        patch.setattr(db, "runs_immediately", lambda task: False)
         patch.setattr(type(outbox.deliver_event), "enqueue", away)
         event = connect()
     assert receiver.calls == []

@@ -111,10 +111,11 @@ def faults() -> str:
 def signals() -> str:
     from kapso_connect import signals
 
-    names = [name for name, it in vars(signals).items() if isinstance(it, dispatch.ConnectSignal)]
-    # What is behind the name is no news: every one is a ConnectSignal.
-    options = "    options:\n      separate_signature: false"
-    return "\n\n".join(f"::: kapso_connect.signals.{name}\n{options}" for name in names)
+    return "\n\n".join(
+        f"### {name} {{ #kapso_connect.signals.{name} }}\n\n{inspect.getdoc(signal)}"
+        for name, signal in vars(signals).items()
+        if isinstance(signal, dispatch.ConnectSignal)
+    )
 
 
 # Models

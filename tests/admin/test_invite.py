@@ -476,7 +476,7 @@ def test_where_workers_do_it_the_page_only_looks(
     )
     InvitationBatch.objects.update(started_at=timezone.now() - timedelta(minutes=5))
     assert "No process is working on this" in text(admin_client, address)
-    assert batch.invitations.first().take()
+    assert batch.invitations.first().acquire_lease()
     assert "No process is working on this" not in text(admin_client, address), "somebody does"
     batch.invitations.update(next_attempt_at=timezone.now(), leased_at=None)
     admin_client.post(address, {"do": "work"})

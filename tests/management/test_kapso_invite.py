@@ -239,7 +239,7 @@ def test_those_whom_another_process_has_are_not_waited_for_long(
     monkeypatch.setattr(kapso_invite, "PATIENCE", 0.5)
     batch = invitations.make_batch([customers(1)[0].pk])
     invitations.start(batch)
-    assert batch.invitations.get().take()
+    assert batch.invitations.get().acquire_lease()
     assert "1 customers are left" in fails("--resume")
     assert not sandbox.requests()
 

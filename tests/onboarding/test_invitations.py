@@ -220,7 +220,7 @@ def test_too_many_requests_make_the_whole_batch_wait(sandbox: Sandbox) -> None:
 def test_a_link_made_by_a_process_that_died_is_found(sandbox: Sandbox, recorded: bool) -> None:
     batch = started(1)
     invitation = batch.invitations.get()
-    assert invitation.take()
+    assert invitation.acquire_lease()
     customer = invitation.customer
     if recorded:
         onboarding.create_setup_link(customer)
@@ -258,7 +258,7 @@ def test_while_one_batch_sends_the_link_another_one_waits(sandbox: Sandbox) -> N
     first, second = [invitations.make_batch([customer.pk]) for _ in range(2)]
     for batch in (first, second):
         invitations.start(batch, send_email=True)
-    assert first.invitations.get().take()
+    assert first.invitations.get().acquire_lease()
     onboarding.create_setup_link(customer)
     assert not invitations.work(second.pk)
     assert not outbox.outbox
@@ -286,7 +286,7 @@ def test_a_link_made_while_the_batch_was_read_is_found_and_sent(
 def test_a_link_that_was_used_before_it_could_be_noted_is_not_replaced(sandbox: Sandbox) -> None:
     batch = started(1, send_email=True)
     invitation = batch.invitations.get()
-    assert invitation.take()
+    assert invitation.acquire_lease()
     onboarding.create_setup_link(invitation.customer)
     onboarding.connect(invitation.customer, numbers.Number("1"), source="webhook")
     make_due(batch)
@@ -301,7 +301,7 @@ def test_of_two_batches_at_one_customer_the_later_one_waits(sandbox: Sandbox) ->
     first, second = [invitations.make_batch([customer.pk]) for _ in range(2)]
     for batch in (first, second):
         invitations.start(batch)
-    assert first.invitations.get().take()
+    assert first.invitations.get().acquire_lease()
     assert not invitations.work(second.pk)
     waiting = second.invitations.get()
     assert (waiting.status, waiting.attempts, waiting.leased_at) == ("pending", 0, None)
