@@ -14,28 +14,84 @@ from pytest_django.live_server_helper import LiveServer
 
 from kapso_connect.testing import Sandbox
 
+from . import ROOT
 from .browser.support import Visitor, running_chromium
 from .proofs.support import KINDS, new_database
 
-THOROUGH = os.environ.get("KAPSO_TEST_THOROUGH") == "1"
+THOROUGH = False
+"""True with ``--all``: every language, width and look of each page, and more of what is random."""
+
 WEBHOOK_SECRET = "test-webhook-secret"
 API_KEY = "test-api-key"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In a browser, every language and look is tried where there is time."""
-    if THOROUGH:
-        return
+SLOW_FOLDERS = {
+    "benchmarks": "slow",
+    "browser": "browser",
+    "docs": "docs",
+    "example": "slow",
+    "proofs": "proof",
+}
+SLOW_KINDS = {"browser", "docs", "proof", "slow"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the slow kinds of tests, too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global THOROUGH
+    THOROUGH = config.getoption("--all")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the slow kinds, unless ``--all``, ``-m`` or a folder or file of theirs is given."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        if folder in SLOW_FOLDERS:
+            item.add_marker(SLOW_FOLDERS[folder])
+    if not (config.getoption("--all") or config.getoption("-m")):
+        slow = [item for item in items if is_slow(item) and not is_named(item, config)]
+        if slow:
+            config.hook.pytest_deselected(items=slow)
+            items[:] = [item for item in items if item not in set(slow)]
+    if not THOROUGH:
+        leave_out_looks(items)
+
+
+def is_slow(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(kind) for kind in SLOW_KINDS)
+
+
+def is_named(item: pytest.Item, config: pytest.Config) -> bool:
+    """Return True where the command names the item's file, or a folder of slow tests it is in."""
+    for argument in config.args:
+        named = (config.invocation_params.dir / argument.partition("::")[0]).resolve()
+        if named == item.path or (named.name in SLOW_FOLDERS and named in item.path.parents):
+            return True
+    return False
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if not (config.getoption("--all") or config.getoption("-m")):
+        terminalreporter.write_line(
+            "The slow kinds (browser, docs, proof, slow) are run by: python -m pytest --all"
+        )
+
+
+def leave_out_looks(items: list[pytest.Item]) -> None:
+    """Skip what only shows the pages in further languages and looks."""
     for item in items:
         given = getattr(item, "callspec", None)
-        if "test_browser" not in item.nodeid or given is None:
+        if item.get_closest_marker("browser") is None or given is None:
             continue
         if given.params.get("language") not in {None, "en", "ar"}:
-            item.add_marker(pytest.mark.skip(reason="other languages: KAPSO_TEST_THOROUGH=1"))
+            item.add_marker(pytest.mark.skip(reason="other languages: --all"))
         if "dark" in given.params.values():
-            item.add_marker(pytest.mark.skip(reason="in the dark: KAPSO_TEST_THOROUGH=1"))
+            item.add_marker(pytest.mark.skip(reason="dark: --all"))
         if "code" in given.params and given.params.get("scripts") is False:
-            item.add_marker(pytest.mark.skip(reason="without scripts: KAPSO_TEST_THOROUGH=1"))
+            item.add_marker(pytest.mark.skip(reason="without scripts: --all"))
 
 
 @pytest.fixture(scope="session")

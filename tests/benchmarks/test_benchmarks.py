@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests import ROOT
+from tests.conftest import THOROUGH
 
 from . import __main__ as benchmarks
 from .measuring import Row, in_turn, is_installed, table
@@ -27,8 +28,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Rows]:
     folder = tmp_path_factory.mktemp("benchmarks")
 
     def rows(case: str) -> Rows:
-        if case != "webhook" and os.environ.get("KAPSO_TEST_THOROUGH") != "1":
-            pytest.skip("takes long: KAPSO_TEST_THOROUGH=1")
+        if case != "webhook" and not THOROUGH:
+            pytest.skip("takes long: --all")
         figures = folder / f"{case}.json"
         if not figures.exists():
             options = [] if case in benchmarks.WITHOUT_DATABASE else ["--database-url", "sqlite://"]
