@@ -1,8 +1,7 @@
-"""Small helpers: phone numbers, times with and without USE_TZ, same-site URLs, errors as text."""
+"""Small helpers: times with and without USE_TZ, URLs of this site, errors as text."""
 
 from __future__ import annotations
 
-import re
 from datetime import date, datetime
 
 from django.conf import settings
@@ -14,29 +13,6 @@ from .conf import get_conf
 from .exceptions import InvalidOptions
 
 MAX_URL_LENGTH = 2000
-
-TEST_NUMBER = r"^[^0-9]*1[^0-9]*5[^0-9]*5[^0-9]*5"
-"""A regular expression for Meta's display-name-only test numbers, "+1 555-…" in any notation; as
-databases and Python understand it."""
-
-
-def format_phone_number(number: str) -> str:
-    """Return ``number`` in international form, "+1 555-123-4567"; as it is where it is none."""
-    import phonenumbers  # its metadata takes long to load
-
-    digits = number.strip()
-    if digits and not digits.startswith("+"):
-        digits = f"+{digits}"
-    try:
-        parsed = phonenumbers.parse(digits)
-    except phonenumbers.NumberParseException:
-        return number
-    return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.INTERNATIONAL)
-
-
-def is_test_number(number: str) -> bool:
-    """True for Meta's display-name-only test numbers, which are no customer's real ones."""
-    return re.match(TEST_NUMBER, number) is not None
 
 
 def to_local_time(moment: datetime) -> datetime:

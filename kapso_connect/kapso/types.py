@@ -19,17 +19,6 @@ from ..utils import as_stored
 T = TypeVar("T")
 
 
-class Language(models.TextChoices):
-    """The languages of Kapso's hosted page."""
-
-    ENGLISH = "en", _("English")
-    SPANISH = "es", _("Spanish")
-    PORTUGUESE = "pt", _("Portuguese")
-    HINDI = "hi", _("Hindi")
-    INDONESIAN = "id", _("Indonesian")
-    ARABIC = "ar", _("Arabic")
-
-
 class ConnectionType(models.TextChoices):
     COEXISTENCE = "coexistence", _("Coexistence (keeps the WhatsApp Business app)")
     DEDICATED = "dedicated", _("Dedicated (API only)")

@@ -1,0 +1,18 @@
+"""The languages of Kapso's hosted page, which are those of this package's pages and e-mails.
+
+A new one is a line here, and a catalogue in ``locale``.
+"""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+
+class Language(models.TextChoices):
+    ENGLISH = "en", _("English")
+    SPANISH = "es", _("Spanish")
+    PORTUGUESE = "pt", _("Portuguese")
+    HINDI = "hi", _("Hindi")
+    INDONESIAN = "id", _("Indonesian")
+    ARABIC = "ar", _("Arabic")
