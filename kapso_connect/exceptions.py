@@ -1,17 +1,23 @@
-"""Everything that a caller may have to catch, one class for each thing a caller does about it."""
+"""Every exception that a caller may want to catch: one class for each thing a caller does about it.
+
+First the errors of Kapso's API, then those of invitations and setup links, then those of webhooks
+and redirects.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+# Kapso's API
+
 
 class KapsoError(Exception):
-    """Base of every error this package raises about Kapso.
+    """Base of all errors of calls to Kapso's API.
 
-    ``operation`` names what was being done ("create setup link"), ``status`` is the HTTP status
-    of the answer or None where there was none. ``outcome_unknown`` is True where the request may
-    have been carried out although no usable answer came back: look before you repeat it.
-    The message says what happened, to what, and what to do next; it never holds the API key.
+    ``operation`` names what was attempted ("create setup link"). ``status`` is the HTTP status of
+    the answer, or None without an answer. ``outcome_unknown`` is True if Kapso may have carried
+    out the request although no usable answer arrived: check before you repeat it.
+    The message says what happened, to what, and what to do next. It never contains the API key.
     """
 
     def __init__(
@@ -29,28 +35,31 @@ class KapsoError(Exception):
 
 
 class KapsoCredentialsError(KapsoError):
-    """The API key is missing or was refused (401, 403). Repeating is pointless until it is set."""
+    """The API key is missing or was refused (401, 403). Set a valid one; until then every call
+    fails."""
 
 
 class KapsoPlanError(KapsoError):
-    """The Kapso plan does not include this (402). Somebody has to upgrade or pay."""
+    """The Kapso plan does not include this (402). Upgrade it, or pay what is due."""
 
 
 class KapsoNotFound(KapsoError):
-    """What was asked for does not exist in this Kapso project, or no longer does (404)."""
+    """The object does not exist in this Kapso project, or no longer does (404)."""
 
 
 class KapsoConflict(KapsoError):
-    """A limit was reached or the thing exists already (409)."""
+    """A limit was reached, or the object exists already (409)."""
 
 
 class KapsoValidationError(KapsoError):
-    """Kapso understood the request and refused its content (400, 422). Correct it."""
+    """Kapso refused the contents of the request (400, 422). Correct them."""
 
 
 class KapsoRateLimited(KapsoError):
-    """Too many requests (429). Nothing happened; ``retry_after`` is the wait asked for, in seconds,
-    or None where Kapso named none."""
+    """Too many requests (429). Nothing was changed; try again later.
+
+    ``retry_after`` is the number of seconds to wait, or None if Kapso gave none.
+    """
 
     def __init__(
         self,
@@ -65,69 +74,87 @@ class KapsoRateLimited(KapsoError):
 
 
 class KapsoUnavailable(KapsoError):
-    """Kapso did not answer in time, broke the connection, or answered 5xx. Try again later."""
+    """Kapso did not answer in time, closed the connection, or answered 5xx. Try again later."""
 
 
 class KapsoUnexpectedAnswer(KapsoError):
-    """Kapso answered what its contract does not know: a redirect, HTML, a missing field."""
+    """The answer does not match Kapso's API: a redirect, HTML, a missing field.
+
+    Check ``API_BASE_URL``; if that is right, the API has changed.
+    """
+
+
+# Invitations and setup links
 
 
 class InvalidOptions(ValueError):
-    """Options that Kapso would refuse. ``errors`` has every problem: option name to plain words."""
+    """Options that Kapso would refuse. Correct them.
+
+    ``errors`` has all problems, as a dict from the option's name to a message for people.
+    """
 
     def __init__(self, errors: Mapping[str, str]) -> None:
         self.errors: dict[str, str] = dict(errors)
         super().__init__(" ".join(f"{name}: {problem}" for name, problem in self.errors.items()))
 
 
-class NeedsConfirmation(Exception):
-    """What was told would reopen, move or wrongly close a connection: the API decides first."""
-
-
-class TryLater(Exception):
-    """The API cannot tell yet: a number that was just taken down is still readable, or what it
-    answered is older than what was recorded meanwhile."""
-
-
-class Rejected(Exception):
-    """The API does not know the claimed number, or not as the link's customer's."""
-
-
-class Withdrawn(Exception):
-    """The customer's invitation was taken back, or there never was one."""
-
-
-class AlreadyConnected(Exception):
-    """The customer has connected a number, and was not invited to connect another one since."""
-
-
-class BeingRenewed(Exception):
-    """Another request makes the customer's link at this moment, and is not done."""
-
-
 class CannotInvite(Exception):
-    """There is nothing to send to this customer; base of the reasons. Its message is for staff."""
+    """The customer cannot be sent an invitation. Show the message, which is for staff."""
 
 
 class NoEmailAddress(CannotInvite):
-    """The customer has no e-mail address, or what is noted as one is none."""
+    """The customer has no e-mail address, or an invalid one. Correct it."""
 
 
-class NoConnectAddress(CannotInvite):
-    """The customer's own address does not exist: nobody invited them, or it was withdrawn."""
+class NoConnectUrl(CannotInvite):
+    """The customer has no connect URL: create a setup link first."""
 
 
-class Unusable(Exception):
-    """An event is well-formed, but about nothing that is known here; the message says what."""
+class InvitationWithdrawn(Exception):
+    """The customer was not invited, or their invitation was withdrawn. A member of staff has to
+    invite them."""
+
+
+class AlreadyConnected(Exception):
+    """The customer has connected a number and was not invited again since. Show them that."""
+
+
+class RenewalInProgress(Exception):
+    """Another request is creating a setup link for the customer at this moment. Try again soon."""
+
+
+# Webhooks and redirects
+
+
+class NeedsConfirmation(Exception):
+    """An event would reopen, move or wrongly close a connection. Ask the API before applying it."""
+
+
+class TryLater(Exception):
+    """The API cannot confirm the number's state yet. Ask again later.
+
+    It still shows a number that was just deleted, or its answer is older than what was recorded
+    meanwhile.
+    """
+
+
+class Rejected(Exception):
+    """The API does not confirm a redirect: it does not know the number, or not as one of the
+    link's customer. Connect nothing; the message is for staff."""
 
 
 class Ignored(Exception):
-    """There is nothing to do about an event; the message says why."""
+    """An event requires no action. Store it with the message, which says why."""
+
+
+class UnprocessableEvent(Exception):
+    """An event is well-formed, but about nothing that exists here. Store it as failed, with the
+    message."""
 
 
 class MalformedBody(ValueError):
-    """The signed body is no JSON object."""
+    """The body of a signed delivery is not a JSON object. Answer 400, with the message."""
 
 
 class MalformedPayload(ValueError):
-    """An event's payload lacks what the event is about, or has it in a wrong form."""
+    """An event's payload has a missing or invalid field. Store it as failed, with the message."""

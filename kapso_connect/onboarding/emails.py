@@ -18,7 +18,7 @@ from django.utils import translation
 from django.utils.translation import gettext as _
 
 from ..conf import get_conf
-from ..exceptions import CannotInvite, NoConnectAddress, NoEmailAddress
+from ..exceptions import CannotInvite, NoConnectUrl, NoEmailAddress
 from ..models import Customer, SetupLink
 from ..utils import describe
 from . import setup_links
@@ -43,7 +43,7 @@ def invitation_message(customer: Customer, link: SetupLink) -> EmailMultiAlterna
     """Return the e-mail that gives ``customer`` the address that leads to ``link``.
 
     It is in the link's language, else the customer's, else the site's. Its ``send`` needs neither
-    the database nor a template. Raises NoEmailAddress, NoConnectAddress.
+    the database nor a template. Raises NoEmailAddress, NoConnectUrl.
     """
     try:
         validate_email(customer.email)
@@ -53,7 +53,7 @@ def invitation_message(customer: Customer, link: SetupLink) -> EmailMultiAlterna
         ) from None
     url = connect_url(customer)
     if not url:
-        raise NoConnectAddress(
+        raise NoConnectUrl(
             _("%(customer)s has no address to connect at. Create a setup link first.")
             % {"customer": customer}
         )

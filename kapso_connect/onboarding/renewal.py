@@ -14,11 +14,11 @@ from django.utils import timezone
 from ..conf import get_conf
 from ..exceptions import (
     AlreadyConnected,
-    BeingRenewed,
+    InvitationWithdrawn,
     KapsoError,
     KapsoNotFound,
+    RenewalInProgress,
     TryLater,
-    Withdrawn,
 )
 from ..kapso.client import KapsoClient
 from ..log import log_event
@@ -70,7 +70,7 @@ def usable_setup_link(customer: Customer) -> SetupLink:
     The API has ``REQUEST_BUDGET`` for all of it. While it is away, a link that works as far as
     this site knows is returned unasked.
 
-    Raises Withdrawn, AlreadyConnected, BeingRenewed; a KapsoError where Kapso refuses or is away,
+    Raises InvitationWithdrawn, AlreadyConnected, RenewalInProgress; a KapsoError where Kapso refuses or is away,
     InvalidOptions and ImproperlyConfigured as ``create_setup_link``. Do not call it inside a
     transaction.
     """
@@ -78,7 +78,7 @@ def usable_setup_link(customer: Customer) -> SetupLink:
     if is_finished(customer, newest):
         raise AlreadyConnected
     if newest is None:
-        raise Withdrawn
+        raise InvitationWithdrawn
     with KapsoClient.from_settings(budget=get_conf().request_budget) as client:
         try:
             works = _works(newest, client)
@@ -116,7 +116,7 @@ def _works(link: SetupLink, client: KapsoClient) -> bool:
     if mine is not None and link.status == SetupLink.Status.REVOKED:
         if any(remote.created_at > mine.created_at for remote in listed):
             return False
-        raise Withdrawn
+        raise InvitationWithdrawn
     return link.is_usable and link.last_error_code not in ENDING_CODES
 
 
@@ -151,7 +151,7 @@ def _renew(link: SetupLink, client: KapsoClient) -> SetupLink:
         raise
     if customer.connect_key != key:  # Staff took the invitation back meanwhile.
         revoke_setup_link(made, client=client)
-        raise Withdrawn
+        raise InvitationWithdrawn
     return made
 
 
@@ -165,9 +165,9 @@ def _made_by_another(link: SetupLink) -> SetupLink:
     while True:
         newest = latest_setup_link(link.customer)
         if newest is None:
-            raise Withdrawn
+            raise InvitationWithdrawn
         if newest.pk != link.pk:
             return newest
         if newest.renewing_at is None or time.monotonic() > give_up_at:
-            raise BeingRenewed
+            raise RenewalInProgress
         time.sleep(NAP)

@@ -84,7 +84,7 @@ def test_who_cannot_be_written_to_is_said_before_anything_is_sent(email: str) ->
 
 
 def test_an_address_that_was_withdrawn_is_not_sent() -> None:
-    with pytest.raises(exceptions.NoConnectAddress):
+    with pytest.raises(exceptions.NoConnectUrl):
         emails.send_invitation(*invited(connect_key=None))
     assert outbox_of.outbox == []
 

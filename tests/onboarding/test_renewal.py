@@ -107,13 +107,13 @@ def test_a_link_withdrawn_at_kapso_is_not_renewed(
     if recorded:
         SetupLink.objects.update(status="revoked")
     for _ in range(2):
-        with pytest.raises(exceptions.Withdrawn):
+        with pytest.raises(exceptions.InvitationWithdrawn):
             renewal.usable_setup_link(link.customer)
     assert made_at_kapso(sandbox) == ["revoked"]
 
 
 def test_nobody_was_invited(sandbox: Sandbox) -> None:
-    with pytest.raises(exceptions.Withdrawn):
+    with pytest.raises(exceptions.InvitationWithdrawn):
         renewal.usable_setup_link(make_customer())
 
 
@@ -189,7 +189,7 @@ def test_while_another_request_makes_the_link_nobody_else_does(
     configure(REQUEST_BUDGET=0.3)
     expire(link, sandbox)
     SetupLink.objects.update(renewing_at=timezone.now())
-    with pytest.raises(exceptions.BeingRenewed):
+    with pytest.raises(exceptions.RenewalInProgress):
         renewal.usable_setup_link(link.customer)
     assert len(made_at_kapso(sandbox)) == 1
 
@@ -217,7 +217,7 @@ def test_an_invitation_withdrawn_meanwhile_stays_withdrawn(
         return real(*args)
 
     monkeypatch.setattr(renewal, "run", withdrawn_first)
-    with pytest.raises(exceptions.Withdrawn):
+    with pytest.raises(exceptions.InvitationWithdrawn):
         renewal.usable_setup_link(customer)
     assert Customer.objects.get().connect_key is None
     assert "active" not in made_at_kapso(sandbox)[1:]
