@@ -1,6 +1,6 @@
-"""What is remembered: who was invited, what is connected, what arrived, what happened.
+"""The tables: who was invited, what is connected, what arrived, what happened.
 
-Rows change only in ``onboarding`` (state), ``webhooks`` (the inbox) and ``delivery`` (the outbox).
+Only ``onboarding`` (state), ``webhooks`` (the inbox) and ``outbox`` change their rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from django.utils import timezone
 from django.utils.crypto import get_random_string
 from django.utils.translation import gettext_lazy as _
 
-from .kapso.types import ConnectionType, Language
+from .kapso.languages import Language
+from .kapso.types import ConnectionType
 from .retries import Retryable
 
 
@@ -31,7 +32,7 @@ def new_connect_key() -> str:
 
 
 class Source(models.TextChoices):
-    """Which channel told us."""
+    """The channel that reported a change."""
 
     WEBHOOK = "webhook", _("Webhook")
     REDIRECT = "redirect", _("Redirect")
@@ -40,7 +41,7 @@ class Source(models.TextChoices):
 
 
 class AccountStatus(models.TextChoices):
-    """What Meta's decisions leave of the WhatsApp Business Account a number belongs to."""
+    """The state of a number's WhatsApp Business Account, after Meta's decisions about it."""
 
     ACTIVE = "active", _("Active")
     RESTRICTED = "restricted", _("Restricted")
@@ -48,7 +49,7 @@ class AccountStatus(models.TextChoices):
 
 
 class Health(models.TextChoices):
-    """What Kapso says when it has looked at a number."""
+    """The result of Kapso's health check of a number."""
 
     HEALTHY = "healthy", _("Healthy")
     DEGRADED = "degraded", _("Degraded")
@@ -58,13 +59,13 @@ class Health(models.TextChoices):
 
 class CustomerManager(models.Manager["Customer"]):
     def for_owner(self, owner: models.Model, **defaults: Any) -> Customer:
-        """Return the customer linked to ``owner``, one of the host's own saved objects.
+        """Return the customer linked to ``owner``, a saved object of any of the site's models.
 
-        A missing one is made with ``defaults`` (``name`` is ``str(owner)`` unless given).
-        Raises ValueError for an object that was never saved.
+        If there is none, it is created with ``defaults`` (``name`` defaults to ``str(owner)``).
+        Raises ValueError for an object that is not saved.
         """
         if owner.pk is None:
-            raise ValueError("Save the owner before asking for its customer.")
+            raise ValueError("Save the owner before you request its customer.")
         customer, _created = self.get_or_create(
             owner_type=ContentType.objects.get_for_model(owner),
             owner_id=str(owner.pk),
@@ -73,7 +74,10 @@ class CustomerManager(models.Manager["Customer"]):
         return customer
 
     def for_owners(self, owners: models.QuerySet[Any]) -> models.QuerySet[Customer]:
-        """Return the customers linked to ``owners``, some of the host's own objects; make none."""
+        """Return the customers linked to ``owners``, a queryset of one of the site's models.
+
+        Owners without a customer are left out.
+        """
         return self.filter(
             owner_type=ContentType.objects.get_for_model(owners.model),
             owner_id__in=[str(key) for key in owners.values_list("pk", flat=True)],
@@ -127,7 +131,7 @@ class Customer(models.Model):
         null=True,
         blank=True,
         editable=False,
-        help_text=_("The secret part of the customer's own address; empty where there is none."),
+        help_text=_("The secret part of the customer's connect URL. Empty if there is none."),
     )
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated"), auto_now=True)
@@ -151,18 +155,18 @@ class Customer(models.Model):
 
 class SetupLinkQuerySet(models.QuerySet["SetupLink"]):
     def usable(self) -> SetupLinkQuerySet:
-        """The links that a customer can still use: active, and not past ``expires_at``."""
+        """Return the links that a customer can still use: active and not past ``expires_at``."""
         return self.filter(
             Q(expires_at=None) | Q(expires_at__gt=timezone.now()), status=SetupLink.Status.ACTIVE
         )
 
     def past_end(self) -> SetupLinkQuerySet:
-        """The active links past ``expires_at``, which ``kapso_sync`` marks as expired."""
+        """Return the active links past ``expires_at``, which ``kapso_sync`` marks as expired."""
         return self.filter(status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now())
 
 
 class SetupLink(models.Model):
-    """An invitation: the address of Kapso's hosted page on which a customer connects a number."""
+    """An invitation: the URL of Kapso's hosted page, where a customer connects a number."""
 
     class Status(models.TextChoices):
         ACTIVE = "active", _("Active")
@@ -183,7 +187,7 @@ class SetupLink(models.Model):
     url = models.URLField(
         _("URL"),
         max_length=2000,
-        help_text=_("Whoever has this address can connect a number for the customer."),
+        help_text=_("Anyone who has this URL can connect a number for the customer."),
     )
     status = models.CharField(
         _("status"), max_length=16, choices=Status.choices, default=Status.ACTIVE
@@ -192,41 +196,41 @@ class SetupLink(models.Model):
         _("setup status"), max_length=16, choices=SetupStatus.choices, default=SetupStatus.PENDING
     )
     options = models.JSONField(
-        _("options"), default=dict, blank=True, help_text=_("What Kapso was asked for.")
+        _("options"), default=dict, blank=True, help_text=_("The options sent to Kapso.")
     )
     is_latest = models.BooleanField(
         _("latest"),
         default=False,
         editable=False,
-        help_text=_("The customer's newest link: that which says where the customer stands."),
+        help_text=_("The customer's latest link, which determines the customer's status."),
     )
     next_url = models.CharField(
-        _("afterwards"),
+        _("next page"),
         max_length=2000,
         blank=True,
-        help_text=_("The page of this site that the success page leads on to."),
+        help_text=_("The page of this site that the success page links to."),
     )
     opened_at = models.DateTimeField(
-        _("opened"), null=True, blank=True, help_text=_("When the customer first followed it.")
+        _("opened"), null=True, blank=True, help_text=_("When the customer first opened it.")
     )
     expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
     last_error_code = models.CharField(_("last error code"), max_length=64, blank=True)
     unconfirmed_phone_number_id = models.CharField(
-        _("claimed phone number id"),
+        _("unconfirmed phone number id"),
         max_length=64,
         blank=True,
-        help_text=_("The number a returning browser named; not confirmed by Kapso's API yet."),
+        help_text=_("The number from the redirect, which Kapso's API has not confirmed yet."),
     )
-    unconfirmed_since = models.DateTimeField(_("claimed"), null=True, blank=True)
+    unconfirmed_since = models.DateTimeField(_("unconfirmed since"), null=True, blank=True)
     checked_at = models.DateTimeField(
         _("checked"), null=True, blank=True, help_text=_("When the API was last asked about it.")
     )
     renewing_at = models.DateTimeField(
-        _("being renewed"),
+        _("renewal started"),
         null=True,
         blank=True,
         editable=False,
-        help_text=_("Since when a request of the customer's makes a newer link."),
+        help_text=_("When the customer requested a new link, while it is being created."),
     )
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
@@ -243,8 +247,8 @@ class SetupLink(models.Model):
     objects = SetupLinkQuerySet.as_manager()
 
     token: str | None = None
-    """Kapso's secret for a browser SDK: on the object that ``create_setup_link`` returns, never in
-    the database."""
+    """Kapso's secret for its browser SDK. Only on the object that ``create_setup_link`` returns,
+    never in the database."""
 
     class Meta:
         verbose_name = _("setup link")
@@ -258,34 +262,34 @@ class SetupLink(models.Model):
         ]
         indexes = [
             models.Index(fields=["customer", "status"], name="kapso_connect_link_status"),
-            # The overview looks for those that end soon, and expiry for those past their end.
+            # For the overview's links that expire soon, and to mark links as expired.
             models.Index(fields=["status", "expires_at"], name="kapso_connect_link_expires"),
             models.Index(fields=["created_at"], name="kapso_connect_link_created"),
-            # Sync checks the active links, those first that were checked longest ago.
+            # Sync checks the active links, starting with the one checked longest ago.
             models.Index(fields=["status", "checked_at"], name="kapso_connect_link_checked"),
-            # Sync looks for the claims that wait.
-            models.Index(fields=["unconfirmed_since"], name="kapso_connect_link_claimed"),
+            # Sync confirms the redirects that the API could not confirm.
+            models.Index(fields=["unconfirmed_since"], name="kapso_connect_link_unconfirmed"),
         ]
 
     def __str__(self) -> str:
-        # The URL stays out: it is as good as a password.
+        # The URL stays out: it is a secret.
         return _("Setup link for %(customer)s") % {"customer": self.customer}
 
     @property
     def is_usable(self) -> bool:
-        """True while the customer can still use the link: active and not past ``expires_at``."""
+        """True if the customer can still use the link: active and not past ``expires_at``."""
         return self.status == self.Status.ACTIVE and (
             self.expires_at is None or self.expires_at > timezone.now()
         )
 
     @property
     def reference(self) -> str:
-        """What a customer tells staff to be helped: the admin's search finds the link by it."""
+        """A short code that customers can give to staff. The admin's search finds the link by it."""
         return self.kapso_id[:8]
 
 
 class Connection(models.Model):
-    """A WhatsApp number of a customer, connected now or once."""
+    """A WhatsApp number of a customer that is connected, or once was."""
 
     class Status(models.TextChoices):
         CONNECTED = "connected", _("Connected")
@@ -343,7 +347,7 @@ class Connection(models.Model):
         _("display name status"),
         max_length=64,
         blank=True,
-        help_text=_("Meta's: whether it approved the name that people see."),
+        help_text=_("Whether Meta has approved the name that people see."),
     )
     health_status = models.CharField(_("health"), max_length=16, choices=Health.choices, blank=True)
     health_error = models.TextField(_("what is wrong"), blank=True)
@@ -355,7 +359,7 @@ class Connection(models.Model):
         default=AccountStatus.ACTIVE,
     )
     restrictions = models.JSONField(
-        _("restrictions"), default=list, blank=True, help_text=_("Meta's, as Kapso reports them.")
+        _("restrictions"), default=list, blank=True, help_text=_("Meta's restrictions, as Kapso reports them.")
     )
     account_updated_at = models.DateTimeField(_("account updated"), null=True, blank=True)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
@@ -384,16 +388,16 @@ class Connection(models.Model):
 
 class WebhookEventQuerySet(models.QuerySet["WebhookEvent"]):
     def waiting(self) -> WebhookEventQuerySet:
-        """The deliveries that are tried again by themselves."""
+        """Return the deliveries that will be retried automatically."""
         return self.filter(status=WebhookEvent.Status.PENDING)
 
     def failed(self) -> WebhookEventQuerySet:
-        """The deliveries that are not tried again."""
+        """Return the deliveries that failed and will not be retried automatically."""
         return self.filter(status=WebhookEvent.Status.FAILED)
 
 
 class WebhookEvent(Retryable):
-    """The inbox: every signed delivery, as it arrived, before anything followed from it."""
+    """The inbox: every signed delivery of Kapso's, stored as it arrived, before it is processed."""
 
     class Status(models.TextChoices):
         PENDING = "pending", _("Pending")
@@ -431,23 +435,23 @@ class WebhookEvent(Retryable):
 
 class TimelineEventQuerySet(models.QuerySet["TimelineEvent"]):
     def undelivered(self) -> TimelineEventQuerySet:
-        """The events whose signal some receiver has not had."""
+        """Return the events whose signal has not been delivered to all receivers."""
         return self.filter(delivered_at=None)
 
     def waiting(self) -> TimelineEventQuerySet:
-        """The events whose signal is sent, or sent again, by itself."""
+        """Return the undelivered events whose signal will be sent automatically."""
         return self.undelivered().filter(next_attempt_at__isnull=False)
 
     def failed(self) -> TimelineEventQuerySet:
-        """The events whose signal is not sent again."""
+        """Return the undelivered events whose signal will not be sent automatically."""
         return self.undelivered().filter(next_attempt_at=None)
 
 
 class TimelineEvent(Retryable):
-    """The timeline: one row for each thing that happened, and the outbox its signal is sent from.
+    """The timeline: one row for each change of state. It is also the outbox of signals.
 
-    ``delivered_at`` is when every receiver of the signal had returned without raising;
-    ``receivers`` are those that did so far, so that a later attempt calls only the others.
+    ``delivered_at`` is when all receivers of the signal had returned without raising.
+    ``receivers`` names the receivers that have done so; a retry calls the remaining ones.
     """
 
     class Kind(models.TextChoices):
@@ -506,22 +510,22 @@ class TimelineEvent(Retryable):
         blank=True,
         related_name="+",
         verbose_name=_("by"),
-        help_text=_("The member of staff who did it; empty where nobody of this site did."),
+        help_text=_("The member of staff who did it. Empty if it was not done by staff."),
     )
     data = models.JSONField(_("data"), default=dict, blank=True, encoder=DjangoJSONEncoder)
     occurred_at = models.DateTimeField(_("occurred"), default=timezone.now)
     delivered_at = models.DateTimeField(_("signal delivered"), null=True, blank=True)
-    receivers = models.JSONField(_("receivers done"), default=list, blank=True)
+    receivers = models.JSONField(_("successful receivers"), default=list, blank=True)
 
     objects = TimelineEventQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("timeline event")
-        verbose_name_plural = _("timeline")
+        verbose_name_plural = _("timeline events")
         ordering = ["-pk"]
         indexes = [
             models.Index(fields=["customer", "occurred_at"], name="kapso_connect_timeline"),
-            # The overview counts the links of one kind over a period.
+            # The overview counts links by kind of event over a period.
             models.Index(fields=["kind", "occurred_at", "setup_link"], name="kapso_connect_kind"),
             models.Index(
                 fields=["delivered_at", "next_attempt_at"], name="kapso_connect_outbox_due"
@@ -533,12 +537,12 @@ class TimelineEvent(Retryable):
 
 
 class InvitationBatch(models.Model):
-    """Setup links that a member of staff asked for at once, for one customer or for many."""
+    """Setup links that a member of staff requested together, for one or more customers."""
 
     options = models.JSONField(
-        _("options"), default=dict, blank=True, help_text=_("What Kapso is asked for.")
+        _("options"), default=dict, blank=True, help_text=_("The options sent to Kapso.")
     )
-    next_url = models.CharField(_("afterwards"), max_length=2000, blank=True)
+    next_url = models.CharField(_("next page"), max_length=2000, blank=True)
     send_email = models.BooleanField(_("e-mail the links"), default=False)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
@@ -558,7 +562,7 @@ class InvitationBatch(models.Model):
     stopped = models.TextField(
         _("stopped because"),
         blank=True,
-        help_text=_("What every further customer would meet as well. Empty while it goes on."),
+        help_text=_("The error that would affect all other customers, too. Empty unless stopped."),
     )
 
     class Meta:
@@ -572,7 +576,7 @@ class InvitationBatch(models.Model):
 
 
 class Invitation(Retryable):
-    """One customer of a batch, and what came of it."""
+    """The invitation of one customer of a batch, and its outcome."""
 
     class Status(models.TextChoices):
         PENDING = "pending", _("To do")
@@ -608,7 +612,7 @@ class Invitation(Retryable):
     email_status = models.CharField(
         _("e-mail"), max_length=16, choices=Email.choices, default=Email.NOT_SENT, blank=True
     )
-    email_error = models.TextField(_("why no e-mail"), blank=True)
+    email_error = models.TextField(_("e-mail error"), blank=True)
     PERMANENTLY_FAILED: ClassVar[dict[str, Any]] = {
         **Retryable.PERMANENTLY_FAILED,
         "status": Status.FAILED,
@@ -634,20 +638,20 @@ class Invitation(Retryable):
 
 
 class IdempotentRequest(models.Model):
-    """A creation that was asked for under an ``Idempotency-Key``, and what it was answered.
+    """A REST request with an ``Idempotency-Key`` that creates an object, and its answer.
 
-    Without ``answer`` it is under way until ``leased_until``; afterwards the next request with the
-    key takes it over.
+    Without ``answer`` the request is in progress until ``leased_until``. After that, the next
+    request with the key continues it.
     """
 
     digest = models.CharField(
-        max_length=64, unique=True, help_text="Of the key, of whose it is, and of where it is used."
+        max_length=64, unique=True, help_text="Digest of the key, its user and the endpoint."
     )
-    fingerprint = models.CharField(max_length=64, help_text="Of the request's body.")
+    fingerprint = models.CharField(max_length=64, help_text="Digest of the request's body.")
     created_at = models.DateTimeField(default=timezone.now, db_index=True)
     leased_until = models.DateTimeField()
     answer = models.JSONField(
-        null=True, encoder=DjangoJSONEncoder, help_text="The body, without addresses and tokens."
+        null=True, encoder=DjangoJSONEncoder, help_text="The body, without URLs and tokens."
     )
     customer = models.ForeignKey(Customer, on_delete=models.CASCADE, null=True, related_name="+")
     setup_link = models.ForeignKey(SetupLink, on_delete=models.CASCADE, null=True, related_name="+")
