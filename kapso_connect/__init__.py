@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> str:
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Loaded by whoever asks: it takes longer than this package's own modules.
+    # Imported on demand: it takes longer than this package's own modules.
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -1,8 +1,8 @@
-"""What happens, told to those who watch: log records with stable names, and the site's observers.
+"""Log events: log records with stable names and fields, which the site's observers get as well.
 
-Each event goes to the logger ``kapso_connect.<the name's first part>`` with its name as
-``kapso_event`` and its fields as attributes of the record, and to the callables that
-``OBSERVERS`` names. Nothing here tells a secret, a payload, or a person's number or address.
+Each event goes to the logger ``kapso_connect.<first part of its name>``, with its name as
+``kapso_event`` and its fields as attributes of the record, and to the callables that ``OBSERVERS``
+names. No field contains a secret, a payload, a phone number or an e-mail address.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from django.utils.module_loading import import_string
 
 from .conf import get_conf
 
-ROOT = "kapso_connect"
+LOGGER_NAME = "kapso_connect"
 
 Observer = Callable[[str, Mapping[str, Any]], object]
-"""Is called with an event's name and fields, in whichever thread it happened, and may be called
-while a request is answered: it must be quick, and must not touch the database."""
+"""Called with an event's name and its fields, in the thread that logs it, possibly while a request
+is handled: it must be quick, and must not use the database."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """``message`` is filled in from the ``fields``; ``meaning`` is for the documentation."""
+    """``message`` is formatted with the ``fields``; ``meaning`` is for the documentation."""
 
     level: int
     message: str
@@ -37,11 +37,12 @@ class Event:
 
 
 TIMELINE = ("event_id", "source", "customer_id", "connection_id", "setup_link_id")
-"""Fields of what is also on the timeline: primary keys, and which channel told."""
+"""Fields of the events that are on the timeline as well: primary keys, and the channel that
+reported the change."""
 
 
-def _timeline(what: str, meaning: str, *more: str) -> Event:
-    message = f"{what} (customer %(customer_id)s, event %(event_id)s)"
+def _timeline(text: str, meaning: str, *more: str) -> Event:
+    message = f"{text} (customer %(customer_id)s, event %(event_id)s)"
     return Event(INFO, message, (*TIMELINE, "webhook_event_id", "actor_id", *more), meaning)
 
 
@@ -51,65 +52,69 @@ EVENTS: dict[str, Event] = {
         DEBUG,
         "A webhook was answered %(status)s after %(seconds).3f s",
         ("status", "seconds"),
-        "A request to the webhook's address was answered.",
+        "A request to the webhook's URL was answered.",
     ),
     "webhook.refused": Event(
         WARNING,
         "A webhook was refused with %(status)s: %(reason)s",
         ("status", "reason"),
-        "Not a usable delivery of Kapso's: wrong signature, method, size or body.",
+        "The signature, method, size or body of a delivery was invalid.",
     ),
     "webhook.no_secret": Event(
         ERROR,
         "A webhook was refused: KAPSO_CONNECT['WEBHOOK_SECRET'] is not set.",
         (),
-        "Every delivery is refused until there is a secret.",
+        "Every delivery is refused until a secret is set.",
     ),
     "webhook.not_stored": Event(
         ERROR,
         "A webhook could not be stored: %(error)s",
         ("error",),
-        "The database was away; Kapso was told to send it again.",
+        "The database was not available; Kapso will send it again.",
     ),
     "webhook.stored": Event(
         INFO,
         "Webhook event %(webhook_event_id)s (%(event_name)r) was stored: %(outcome)s",
         ("webhook_event_id", "event_name", "idempotency_key", "outcome"),
-        "A delivery is in the inbox; `outcome` is processed, ignored, failed, or pending.",
+        "A delivery was stored; `outcome` is processed, ignored, failed or pending.",
     ),
     "webhook.duplicate": Event(
         INFO,
-        "Webhook event %(idempotency_key)s came again (%(event_name)r)",
+        "Webhook event %(idempotency_key)s (%(event_name)r) is a duplicate",
         ("event_name", "idempotency_key"),
-        "A delivery that is in the inbox already; nothing was done.",
+        "A delivery had been stored before; nothing was changed.",
     ),
     "webhook.retried": Event(
         INFO,
         "Webhook event %(webhook_event_id)s (%(event_name)r), attempt %(attempts)s: %(outcome)s",
         ("webhook_event_id", "event_name", "idempotency_key", "outcome", "attempts", "seconds"),
-        "A delivery that had to wait was worked on; `outcome` pending means that it waits on.",
+        "A pending delivery was processed; `outcome` pending means that it will be retried.",
     ),
     "webhook.error": Event(
         ERROR,
-        "Could not act on webhook event %(idempotency_key)s",
+        "Could not process webhook event %(idempotency_key)s",
         ("webhook_event_id", "event_name", "idempotency_key", "error"),
-        "Acting on a delivery raised; the inbox keeps it and why.",
+        "Processing a delivery raised an error, which was stored with it.",
     ),
-    # What is on the timeline
-    "timeline.setup_link_created": _timeline("Setup link created", "A setup link was made."),
+    # The timeline
+    "timeline.setup_link_created": _timeline("Setup link created", "A setup link was created."),
     "timeline.setup_link_sent": _timeline(
-        "Setup link sent", "A customer was given the address.", "channel"
+        "Setup link sent", "A setup link was sent to a customer.", "channel"
     ),
     "timeline.setup_link_opened": _timeline(
-        "Setup link opened", "A customer followed it, the first time."
+        "Setup link opened", "A customer opened a setup link for the first time."
     ),
-    "timeline.setup_link_extended": _timeline("Setup link extended", "It works longer."),
+    "timeline.setup_link_extended": _timeline(
+        "Setup link extended", "A setup link expires later than before."
+    ),
     "timeline.setup_link_revoked": _timeline(
-        "Setup link revoked", "It was ended or replaced.", "reason"
+        "Setup link revoked", "A setup link was revoked or replaced.", "reason"
     ),
-    "timeline.setup_link_expired": _timeline("Setup link expired", "Its time was over."),
+    "timeline.setup_link_expired": _timeline("Setup link expired", "A setup link expired."),
     "timeline.setup_failed": _timeline(
-        "Setup failed: %(error_code)s", "A customer came back without a number.", "error_code"
+        "Setup failed: %(error_code)s",
+        "A customer came back from Kapso without a number.",
+        "error_code",
     ),
     "timeline.connected": _timeline("Connected", "A customer connected a number."),
     "timeline.disconnected": _timeline(
@@ -117,64 +122,66 @@ EVENTS: dict[str, Event] = {
     ),
     "timeline.reconnected": _timeline("Reconnected", "A disconnected number works again."),
     "timeline.account_updated": _timeline(
-        "Account updated: %(decision)s", "Meta decided something about its account.", "decision"
+        "Account updated: %(decision)s",
+        "Meta changed the status of a number's account.",
+        "decision",
     ),
     "timeline.health_checked": _timeline(
-        "Health checked: %(health)s", "Kapso was asked how a number is.", "health"
+        "Health checked: %(health)s", "Kapso checked the health of a number.", "health"
     ),
     # Signals
     "signal.sent": Event(
         INFO,
         "The signal of event %(event_id)s (%(kind)s) was sent",
         ("event_id", "kind", "attempts", "seconds"),
-        "Every receiver has had the signal.",
+        "The signal was delivered to all receivers.",
     ),
     "signal.retry_scheduled": Event(
         WARNING,
-        "The signal of event %(event_id)s (%(kind)s) is tried again later: %(receivers)s raised",
+        "The signal of event %(event_id)s (%(kind)s) will be sent again: %(receivers)s raised",
         ("event_id", "kind", "attempts", "seconds", "receivers"),
-        "The receivers named raised; they are called again.",
+        "`receivers` raised and will be called again.",
     ),
     "signal.failed": Event(
         ERROR,
-        "The signal of event %(event_id)s (%(kind)s) is not tried again: %(receivers)s raised",
+        "The signal of event %(event_id)s (%(kind)s) will not be sent again: %(receivers)s raised",
         ("event_id", "kind", "attempts", "seconds", "receivers"),
-        "The receivers named raised `RETRY_LIMIT` times. The admin can send it again.",
+        "`receivers` raised `RETRY_LIMIT` times. Send it again in the admin.",
     ),
     "signal.receiver_raised": Event(
         ERROR,
         "Receiver %(receiver)s raised %(error)s",
         ("receiver", "error"),
-        "One of the site's receivers raised.",
+        "A receiver of a signal raised an error.",
     ),
     # Setup links and customers' pages
     "redirect.unconfirmed": Event(
         INFO,
-        "What the browser of setup link %(setup_link_id)s says waits for Kapso's API",
+        "The redirect of setup link %(setup_link_id)s waits for confirmation by Kapso's API",
         ("setup_link_id", "customer_id"),
-        "A customer came back while the API could not confirm it.",
+        "A customer came back from Kapso while the API could not confirm the number.",
     ),
     "redirect.rejected": Event(
         WARNING,
-        "What the browser of setup link %(setup_link_id)s says is not true: %(reason)s",
+        "The redirect of setup link %(setup_link_id)s was rejected: %(reason)s",
         ("setup_link_id", "customer_id", "reason"),
-        "Somebody came back with a number that is not the customer's.",
+        "A redirect named a number that is not the customer's.",
     ),
     "setup_link.unchecked": Event(
         WARNING,
         "Setup link %(setup_link_id)s could not be checked: %(error)s",
         ("setup_link_id", "customer_id", "error"),
-        "The API was away; the customer was led to the link as it is known here.",
+        "The API was not available; the customer was sent to the link without a check.",
     ),
     "page.rate_limited": Event(
         INFO,
-        "Customer %(customer_id)s asked too often",
+        "Too many requests for customer %(customer_id)s",
         ("customer_id",),
-        "An address was used more often than ten times in ten minutes.",
+        "A connect URL was used more than ten times in ten minutes.",
     ),
     "page.try_again_later": Event(
         WARNING,
-        "No setup link for customer %(customer_id)s now: %(error)s",
+        "No setup link for customer %(customer_id)s at the moment: %(error)s",
         ("customer_id", "error"),
         "A customer was asked to try again in a minute.",
     ),
@@ -182,38 +189,38 @@ EVENTS: dict[str, Event] = {
         ERROR,
         "No setup link for customer %(customer_id)s: %(error)s",
         ("customer_id", "error"),
-        "A customer could not be given a link: settings, or Kapso refuses.",
+        "No link could be created: a setting is missing, or Kapso refuses.",
     ),
     "page.next_url_refused": Event(
         ERROR,
-        "The page after the success page must be one of this site (customer %(customer_id)s)",
+        "get_whatsapp_next_url must return a URL of this site (customer %(customer_id)s)",
         ("customer_id",),
-        "`get_whatsapp_next_url` named a page of another site.",
+        "`get_whatsapp_next_url` returned a URL of another site.",
     ),
     "page.next_url_error": Event(
         ERROR,
         "get_whatsapp_next_url of %(owner)s failed: %(error)s",
         ("customer_id", "owner", "error"),
-        "The owner's own method raised.",
+        "`get_whatsapp_next_url` raised an error.",
     ),
     "page.rate_limit_failed": Event(
         ERROR,
-        "Clicks could not be counted: %(error)s",
+        "The rate limit could not be checked: %(error)s",
         ("error",),
-        "The cache is out of order; nobody is kept from connecting.",
+        "The cache failed; requests are not limited.",
     ),
     # Invitations
     "batch.started": Event(
         INFO,
         "Batch %(batch_id)s of invitations was started",
         ("batch_id", "actor_id"),
-        "Setup links for many customers are being made.",
+        "The setup links of a batch are being created.",
     ),
     "batch.stopped": Event(
         ERROR,
         "Batch %(batch_id)s of invitations stopped: %(error)s",
         ("batch_id", "error"),
-        "What the next customer would meet as well; it has to be resumed.",
+        "The error would affect all other customers, too. Correct it and resume the batch.",
     ),
     "invitation.done": Event(
         INFO,
@@ -231,7 +238,7 @@ EVENTS: dict[str, Event] = {
         WARNING,
         "No setup link for customer %(customer_id)s yet: %(error)s",
         ("invitation_id", "batch_id", "customer_id", "error", "attempts"),
-        "One customer of a batch is tried again later.",
+        "One customer of a batch will be invited later.",
     ),
     "email.failed": Event(
         WARNING,
@@ -244,81 +251,85 @@ EVENTS: dict[str, Event] = {
         ERROR,
         "The REST API answered %(status)s %(code)s: %(error)s",
         ("status", "code", "error"),
-        "Kapso was away or refused this site, or the site's settings are not complete.",
+        "Kapso was not available or refused the request, or a setting is missing.",
     ),
-    # Behind the scenes
+    # API calls, tasks and commands
     "api.called": Event(
         DEBUG,
-        "Could %(operation)s: %(outcome)s (%(status)s) after %(seconds).3f s",
+        "Kapso's API: %(operation)s: %(outcome)s (%(status)s) after %(seconds).3f s",
         ("operation", "method", "outcome", "status", "seconds"),
-        "Kapso's API was asked, repeats included; `outcome` is ok or an exception's name.",
+        "Kapso's API was called, including retries; `outcome` is ok or an exception's name.",
     ),
     "task.not_enqueued": Event(
         ERROR,
         "Could not enqueue %(task)s(%(row_id)s); kapso_sync will do it.",
         ("task", "row_id", "error"),
-        "The queue is away.",
+        "The task queue was not available.",
     ),
     "work.abandoned": Event(
         ERROR,
-        "%(kind)s %(row_id)s is not tried again: its last process did not live to tell",
+        "Gave up on %(kind)s %(row_id)s after %(attempts)s attempts: "
+        "each worker stopped while processing it",
         ("kind", "row_id", "attempts"),
-        "Processes died of it `RETRY_LIMIT` times.",
+        "Workers stopped `RETRY_LIMIT` times without recording a result.",
     ),
     "sync.finished": Event(
         INFO,
-        "kapso_sync: events %(events)s, signals %(signals)s, connected %(connected)s, "
+        "kapso_sync: webhooks %(webhooks)s, signals %(signals)s, connected %(connected)s, "
         "disconnected %(disconnected)s, waiting %(waiting)s, failed %(failed)s, errors %(errors)s",
         (
-            *("events", "signals", "claims", "connected", "disconnected", "updated", "links"),
+            *("webhooks", "signals", "redirects", "connected", "disconnected", "updated", "links"),
             *("invitations", "numbers", "waiting", "failed", "errors", "seconds"),
         ),
-        "`kapso_sync` is through; the numbers count what it did.",
+        "`kapso_sync` has finished; the fields count what it did.",
     ),
     "sync.error": Event(
         ERROR,
         "kapso_sync: %(step)s %(row_id)s: %(error)s",
         ("step", "row_id", "error"),
-        "One row could not be recovered; the others were.",
+        "One row could not be recovered; the run went on.",
     ),
     "sync.stopped": Event(
         ERROR,
         "kapso_sync could not compare with Kapso: %(error)s",
         ("error",),
-        "The API is away, or has lost most numbers.",
+        "The API was not available, or most numbers were missing from its answer.",
     ),
     "prune.finished": Event(
         INFO,
         "kapso_prune deleted %(webhooks)s webhooks, %(events)s events, %(batches)s batches, "
         "%(keys)s idempotency keys",
         ("webhooks", "events", "batches", "keys", "seconds"),
-        "Old rows are gone.",
+        "Old rows were deleted.",
     ),
     "observer.failed": Event(
         ERROR,
-        "The observer %(observer)s raised %(error)s at %(noted)s",
-        ("observer", "noted", "error"),
-        "One of `OBSERVERS` raised or cannot be imported; nothing else is hurt.",
+        "The observer %(observer)s raised %(error)s during %(during)s",
+        ("observer", "during", "error"),
+        "An observer raised (`during` is the event), or could not be imported (`import`).",
     ),
 }
 
 
 def log_event(name: str, /, *, exc_info: bool | BaseException = False, **fields: Any) -> None:
-    """Tell that the event ``name`` happened, with its ``fields``. Raises nothing."""
+    """Log the event ``name`` of ``EVENTS`` with its ``fields``, and call the observers with it.
+
+    ``exc_info`` is as in ``logging``. Never raises: logging must not break what is being logged.
+    """
     _log(name, fields, exc_info)
     for path, observer in _observers():
         try:
             observer(name, dict(fields))
         except Exception as error:
-            failed = {"observer": path, "noted": name, "error": type(error).__name__}
+            failed = {"observer": path, "during": name, "error": type(error).__name__}
             _log("observer.failed", failed, error)
 
 
 def _log(name: str, fields: Mapping[str, Any], exc_info: bool | BaseException) -> None:
-    event = EVENTS[name]
-    logger = logging.getLogger(f"{ROOT}.{name.partition('.')[0]}")
+    event = EVENTS.get(name) or Event(WARNING, name, (), "Not in the table.")
+    logger = logging.getLogger(f"{LOGGER_NAME}.{name.partition('.')[0]}")
     if logger.isEnabledFor(event.level):
-        # The message as it is and its fields beside it: what groups records has them alike.
+        # The message is not formatted here, so that records can be grouped by it.
         logger.log(
             event.level,
             event.message,
@@ -332,18 +343,18 @@ def _observers() -> tuple[tuple[str, Observer], ...]:
     try:
         paths = get_conf().observers
     except ImproperlyConfigured:
-        return ()  # whoever needs a setting says so
+        return ()  # reported by the code that needs a setting
     return _imported(paths) if paths else ()
 
 
 @lru_cache(maxsize=8)
 def _imported(paths: tuple[str, ...]) -> tuple[tuple[str, Observer], ...]:
-    """Return the observers that can be imported; the others are told once, and left out."""
+    """Return the observers that can be imported. The others are logged once, and left out."""
     found = []
     for path in paths:
         try:
             found.append((path, import_string(path)))
         except Exception as error:
-            failed = {"observer": path, "noted": "import", "error": type(error).__name__}
+            failed = {"observer": path, "during": "import", "error": type(error).__name__}
             _log("observer.failed", failed, error)
     return tuple(found)

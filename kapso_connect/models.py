@@ -21,6 +21,7 @@ from django.utils.translation import gettext_lazy as _
 from .kapso.languages import Language
 from .kapso.types import ConnectionType
 from .retries import Retryable
+from .utils import MAX_URL_LENGTH
 
 
 def new_external_id() -> str:
@@ -186,7 +187,7 @@ class SetupLink(models.Model):
     kapso_id = models.CharField(_("Kapso id"), max_length=64, unique=True)
     url = models.URLField(
         _("URL"),
-        max_length=2000,
+        max_length=MAX_URL_LENGTH,
         help_text=_("Anyone who has this URL can connect a number for the customer."),
     )
     status = models.CharField(
@@ -206,7 +207,7 @@ class SetupLink(models.Model):
     )
     next_url = models.CharField(
         _("next page"),
-        max_length=2000,
+        max_length=MAX_URL_LENGTH,
         blank=True,
         help_text=_("The page of this site that the success page links to."),
     )
@@ -284,7 +285,7 @@ class SetupLink(models.Model):
 
     @property
     def reference(self) -> str:
-        """A short code that customers can give to staff. The admin's search finds the link by it."""
+        """A short code that customers give to staff. The admin's search finds the link by it."""
         return self.kapso_id[:8]
 
 
@@ -359,7 +360,10 @@ class Connection(models.Model):
         default=AccountStatus.ACTIVE,
     )
     restrictions = models.JSONField(
-        _("restrictions"), default=list, blank=True, help_text=_("Meta's restrictions, as Kapso reports them.")
+        _("restrictions"),
+        default=list,
+        blank=True,
+        help_text=_("Meta's restrictions, as Kapso reports them."),
     )
     account_updated_at = models.DateTimeField(_("account updated"), null=True, blank=True)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
@@ -542,7 +546,7 @@ class InvitationBatch(models.Model):
     options = models.JSONField(
         _("options"), default=dict, blank=True, help_text=_("The options sent to Kapso.")
     )
-    next_url = models.CharField(_("next page"), max_length=2000, blank=True)
+    next_url = models.CharField(_("next page"), max_length=MAX_URL_LENGTH, blank=True)
     send_email = models.BooleanField(_("e-mail the links"), default=False)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,

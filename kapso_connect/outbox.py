@@ -15,7 +15,7 @@ from .log import EVENTS, log_event
 from .models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
 from .retries import not_leased
 from .statements import Lookup, Slot, Update, insert
-from .utils import describe
+from .utils import MAX_ERROR_LENGTH, describe
 
 Kind = TimelineEvent.Kind
 
@@ -208,7 +208,7 @@ def _send(event: TimelineEvent) -> bool:
     errors = [f"{name}: {describe(error)}" for name, error in raised.items()]
     event.receivers = sorted({*event.receivers, *dispatch.successful_receivers(responses)})
     if errors:
-        event.schedule_retry("\n".join(errors)[:10_000])
+        event.schedule_retry("\n".join(errors)[:MAX_ERROR_LENGTH])
     else:
         event.delivered_at = timezone.now()
         event.next_attempt_at = None

@@ -1,7 +1,8 @@
-"""Statements that are compiled once: what every webhook needs, without what Django's ORM takes.
+"""SQL statements that are compiled once, for the queries that every webhook needs.
 
-Django compiles each query anew, which takes longer than the database does (docs/benchmarks.md). The
-SQL is Django's own, for whichever database it is; only its values are put in afterwards.
+Django's ORM compiles a query each time, which takes longer than the database does
+(docs/benchmarks.md). The SQL is Django's own, for the database in use; only the values are filled
+in later.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from .db import alias
 
 
 def insert(row: models.Model) -> None:
-    """Write a new row and set its primary key, as ``row.save(force_insert=True)`` does.
+    """Insert ``row`` and set its primary key, as ``row.save(force_insert=True)`` does.
 
-    Where the site listens to ``pre_save`` or ``post_save`` of the model, it is ``save`` itself.
+    If ``pre_save`` or ``post_save`` of the model has receivers, ``save`` is called.
     """
     model = type(row)
     if pre_save.has_listeners(model) or post_save.has_listeners(model):
@@ -31,18 +32,18 @@ def insert(row: models.Model) -> None:
         return
     using = alias()
     database = connections[using]
-    sql, columns, returns = _insertion(model, using)
+    sql, columns, returns_pk = _insert_statement(model, using)
     values = []
-    for field, is_text, is_own in columns:
-        value = getattr(row, field.attname) if is_own else field.pre_save(row, True)
-        # Most values are texts or nothing, and go to the database as they are.
+    for field, is_text, is_plain in columns:
+        value = getattr(row, field.attname) if is_plain else field.pre_save(row, True)
+        # Most values are strings or None, which need no conversion.
         if not (value is None or (is_text and type(value) is str)):
             value = field.get_db_prep_save(value, database)
         values.append(value)
     with database.cursor() as cursor:
         cursor.execute(sql, values)
-        # MySQL cannot return columns; its driver knows the key.
-        row.pk = cursor.fetchone()[0] if returns else cursor.lastrowid
+        # MySQL cannot return columns, but its driver knows the key.
+        row.pk = cursor.fetchone()[0] if returns_pk else cursor.lastrowid
     row._state.adding = False
     row._state.db = using
 
@@ -50,34 +51,34 @@ def insert(row: models.Model) -> None:
 class Column(NamedTuple):
     field: models.Field[Any, Any]
     is_text: bool
-    is_own: bool
-    """It is written as the row has it, not made up by the field as ``auto_now`` is."""
+    is_plain: bool
+    """The row's value is written, not one that the field computes, as with ``auto_now``."""
 
 
 @lru_cache(maxsize=32)
-def _insertion(model: type[models.Model], using: str) -> tuple[str, Sequence[Column], bool]:
+def _insert_statement(model: type[models.Model], using: str) -> tuple[str, Sequence[Column], bool]:
     database = connections[using]
     key = model._meta.pk
     fields = [field for field in model._meta.local_concrete_fields if field is not key]
     query = InsertQuery(model)
     query.insert_values(fields, [model()])
     compiler = query.get_compiler(using=using)
-    returns = database.features.can_return_columns_from_insert
-    compiler.returning_fields = [key] if returns else None
+    returns_pk = database.features.can_return_columns_from_insert
+    compiler.returning_fields = [key] if returns_pk else None
     [(sql, _)] = compiler.as_sql()
     columns = [
         Column(
             field,
             is_text=isinstance(field, (models.CharField, models.TextField)),
-            is_own=type(field).pre_save is models.Field.pre_save,
+            is_plain=type(field).pre_save is models.Field.pre_save,
         )
         for field in fields
     ]
-    return sql, columns, returns
+    return sql, columns, returns_pk
 
 
 class Slot(Expression):
-    """Stands in a query for a value that is put in when the statement is executed."""
+    """A placeholder in a query, for a value that is filled in when the statement is executed."""
 
     def __init__(self, name: str, field: models.Field[Any, Any]) -> None:
         super().__init__(output_field=field)
@@ -88,7 +89,7 @@ class Slot(Expression):
 
 
 class Compiled:
-    """A statement that is built once for each database, from a slot for each of ``fields``."""
+    """A statement that is compiled once for each database, with a slot for each of ``fields``."""
 
     def __init__(self, build: Callable[..., Any], **fields: models.Field[Any, Any]) -> None:
         self.build = build
@@ -100,7 +101,7 @@ class Compiled:
 
     @contextmanager
     def executed(self, values: Mapping[str, Any]) -> Iterator[tuple[Any, list[Any]]]:
-        """Yield the cursor that has executed it, and the columns of its rows."""
+        """Execute the statement. Yield the cursor and the columns of its rows."""
         using = alias()
         database = connections[using]
         if using not in self.compiled:
@@ -123,7 +124,7 @@ class Compiled:
 
 
 class Lookup(Compiled):
-    """A queryset of tuples."""
+    """A compiled SELECT, built from a queryset of tuples."""
 
     def query(self) -> Query:
         queryset: models.QuerySet[Any, Any] = self.build(**self.slots)
@@ -140,7 +141,7 @@ class Lookup(Compiled):
 
 
 def _converted(value: Any, column: Any, database: Any) -> Any:
-    """Return a value of the database's driver as the field has it."""
+    """Convert a value of the database's driver to that of the model field."""
     for convert in database.ops.get_db_converters(column):
         value = convert(value, column, database)
     for convert in column.get_db_converters(database):
@@ -149,7 +150,7 @@ def _converted(value: Any, column: Any, database: Any) -> Any:
 
 
 class Update(Compiled):
-    """A queryset, and what is changed in its rows."""
+    """A compiled UPDATE, built from a queryset and the changes of its rows."""
 
     def query(self) -> Query:
         queryset, changes = self.build(**self.slots)
@@ -158,7 +159,7 @@ class Update(Compiled):
         return query
 
     def execute(self, **values: Any) -> int:
-        """Return how many rows there were."""
+        """Execute the statement. Return the number of rows it matched."""
         with self.executed(values) as (cursor, _):
             count: int = cursor.rowcount
         return count

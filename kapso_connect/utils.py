@@ -13,15 +13,17 @@ from .conf import get_conf
 from .exceptions import InvalidOptions
 
 MAX_URL_LENGTH = 2000
+MAX_ERROR_LENGTH = 10_000
+"""Characters of an error's text that are stored."""
 
 
 def to_local_time(moment: datetime) -> datetime:
-    """Return ``moment`` in the current time zone; with USE_TZ off, as it is."""
+    """Return ``moment`` in the current time zone. With USE_TZ off, return it unchanged."""
     return timezone.localtime(moment) if timezone.is_aware(moment) else moment
 
 
 def from_local_time(moment: datetime) -> datetime:
-    """Return the naive ``moment`` of the current time zone as this site stores times."""
+    """Return a naive ``moment`` in the current time zone as this site stores it."""
     return timezone.make_aware(moment) if settings.USE_TZ else moment
 
 
@@ -31,40 +33,41 @@ def today() -> date:
 
 
 def as_aware(moment: datetime) -> datetime:
-    """Return a ``moment`` from the database as an aware one, whatever USE_TZ is."""
+    """Return a ``moment`` from the database as an aware datetime, whether USE_TZ is on or off."""
     if timezone.is_aware(moment):
         return moment
     return timezone.make_aware(moment, timezone.get_default_timezone())
 
 
 def as_stored(moment: datetime) -> datetime:
-    """Return an aware ``moment`` as this site's database and clock have it: with USE_TZ off, naive
-    in TIME_ZONE."""
+    """Return an aware ``moment`` as this site stores it: with USE_TZ off, naive in TIME_ZONE."""
     if settings.USE_TZ:
         return moment
     return timezone.make_naive(moment, timezone.get_default_timezone())
 
 
 def validate_same_site_url(url: str) -> str:
-    """Return ``url``, an address of this site or empty. Raises InvalidOptions for any other."""
+    """Return ``url`` without surrounding whitespace. It may be empty.
+
+    Raises InvalidOptions if it is not a URL of this site: a path, or below ``PUBLIC_URL``.
+    """
     url = url.strip()
-    own = get_conf().public_url
-    is_own = url.startswith("/") or url == own or url.startswith(f"{own}/")
+    site = get_conf().public_url
     if url and not (
-        is_own
+        (url.startswith("/") or url == site or url.startswith(f"{site}/"))
         and len(url) <= MAX_URL_LENGTH
         and url.isprintable()
         # "//elsewhere.example" and the like are other sites.
-        and url_has_allowed_host_and_scheme(url.removeprefix(own) or "/", allowed_hosts=None)
+        and url_has_allowed_host_and_scheme(url.removeprefix(site) or "/", allowed_hosts=None)
     ):
         raise InvalidOptions({"next_url": _("Must be a page of this site, such as /welcome/.")})
     return url
 
 
 def describe(error: Exception) -> str:
-    """Return what ``error`` says as every database can store it."""
+    """Return the type and the text of ``error``, in a form that every database can store."""
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception:
-        text = type(error).__name__  # its own __str__ raised
-    return text[:10_000].encode("utf-8", "replace").decode().replace("\0", "?")
+        text = type(error).__name__  # its __str__ raised
+    return text[:MAX_ERROR_LENGTH].encode("utf-8", "replace").decode().replace("\0", "?")
