@@ -1,4 +1,4 @@
-"""What the tests share: signed deliveries, rows to start from, and ears for the signals."""
+"""What the tests share: rows, signed deliveries, task queues, and a recorder of signals."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import itertools
 import json
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import pytest
 from django.dispatch import Signal
 from django.http import HttpResponse
-from django.test import Client
+from django.test import Client, override_settings
 from django.utils import timezone
 
-from kapso_connect import db, signals
+from kapso_connect import signals
 from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.testing import Sandbox, webhook_headers
+
+try:
+    from django.tasks.backends.dummy import DummyBackend
+except ImportError:  # Django 5.2
+    from django_tasks.backends.dummy import DummyBackend
 
 SECRET = "test-webhook-secret"
 WEBHOOK = "/whatsapp/webhook/"
@@ -77,10 +81,28 @@ def remote_customer(sandbox: Sandbox, name: str = "Bäckerei Süß") -> Customer
     return make_customer(name=name, kapso_id=kapso_id, external_customer_id=external_id)
 
 
-def queue_without_worker(patch: pytest.MonkeyPatch) -> None:
-    """From now on tasks are enqueued, and nobody does them."""
-    patch.setattr(db, "runs_here", lambda task: False)
-    patch.setattr(db, "enqueue_on_commit", lambda *args, **kwargs: None)
+class BrokenBackend(DummyBackend):
+    """A task queue that is not available."""
+
+    def enqueue(self, *args: Any, **kwargs: Any) -> Any:
+        raise ConnectionError("broker is down")
+
+
+@contextmanager
+def _task_backend(backend: type) -> Iterator[None]:
+    path = f"{backend.__module__}.{backend.__qualname__}"
+    with override_settings(TASKS={"default": {"BACKEND": path}}):
+        yield
+
+
+def queue_without_worker() -> AbstractContextManager[None]:
+    """Enqueue tasks where no worker runs them."""
+    return _task_backend(DummyBackend)
+
+
+def broken_queue() -> AbstractContextManager[None]:
+    """Let every attempt to enqueue a task fail."""
+    return _task_backend(BrokenBackend)
 
 
 def payload_for(customer: Customer, phone_number_id: str, **more: Any) -> dict[str, Any]:

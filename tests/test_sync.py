@@ -75,20 +75,18 @@ def test_stored_events_are_processed(sandbox: Sandbox) -> None:
     assert WebhookEvent.objects.get().status == "processed"
 
 
-def test_signals_whose_process_died_are_delivered(sandbox: Sandbox, monkeypatch) -> None:
+def test_signals_whose_process_died_are_delivered(sandbox: Sandbox) -> None:
     with listening("whatsapp_connected") as heard:
-        with monkeypatch.context() as patch:
-            queue_without_worker(patch)
+        with queue_without_worker():
             onboarding.connect(make_customer(), Number("1"), source="webhook")
         assert heard == []
         assert "signals 1" in kapso_sync()
     assert heard.only("whatsapp_connected")["connection"].phone_number_id == "1"
 
 
-def test_signals_of_what_a_run_finds_are_sent_by_that_run(sandbox: Sandbox, monkeypatch) -> None:
+def test_signals_of_what_a_run_finds_are_sent_by_that_run(sandbox: Sandbox) -> None:
     remote_customer(sandbox)
-    queue_without_worker(monkeypatch)
-    with listening("whatsapp_connected") as heard:
+    with queue_without_worker(), listening("whatsapp_connected") as heard:
         assert "signals 1" in kapso_sync()
     assert heard.names() == ["whatsapp_connected"]
 
@@ -580,11 +578,10 @@ def test_many_unknown_customers_are_listed_not_asked_one_by_one(sandbox: Sandbox
     ids=lambda rule: f"{rule['kind']} {rule.get('status', '')}",
 )
 def test_an_api_that_is_away_delays_nothing_else(sandbox: Sandbox, rule, monkeypatch) -> None:
-    monkeypatch.setattr("kapso_connect.kapso.http.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("kapso_connect.kapso.http.FIRST_RETRY_DELAY", 0.01)
     known = make_connection(connected_at=timezone.now() - timedelta(minutes=1))
     with listening() as heard:
-        with monkeypatch.context() as patch:
-            queue_without_worker(patch)
+        with queue_without_worker():
             setup_links.record_failure(make_link(), "already_used")
         sandbox.faults(api=[{"match": ".*", **rule}])
         with pytest.raises(CommandError) as error:
@@ -597,7 +594,7 @@ def test_an_api_that_is_away_delays_nothing_else(sandbox: Sandbox, rule, monkeyp
 
 
 def test_an_api_that_breaks_off_half_way_disconnects_nobody(sandbox: Sandbox, monkeypatch) -> None:
-    monkeypatch.setattr("kapso_connect.kapso.http.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("kapso_connect.kapso.http.FIRST_RETRY_DELAY", 0.01)
     sandbox.seed(250, 1)
     kapso_sync()
     Connection.objects.update(connected_at=timezone.now() - timedelta(minutes=1))

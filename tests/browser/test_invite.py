@@ -203,15 +203,14 @@ def test_without_javascript_each_step_is_a_button(
 
 
 def test_the_page_follows_what_workers_do(
-    open_batch: Callable[..., Page], monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+    open_batch: Callable[..., Page], sandbox: Sandbox
 ) -> None:
-    monkeypatch.setattr(invitations, "is_background", lambda: True)
-    queue_without_worker(monkeypatch)
-    page = open_batch(3, is_started=True)
-    expect(page.get_by_text("3 left")).to_be_visible()
-    assert not sandbox.requests()
-    invitations.work(InvitationBatch.objects.get().pk)
-    expect(page.get_by_text("Finished: every customer has a link.")).to_be_visible()
+    with queue_without_worker():
+        page = open_batch(3, is_started=True)
+        expect(page.get_by_text("3 left")).to_be_visible()
+        assert not sandbox.requests()
+        invitations.work(InvitationBatch.objects.get().pk)
+        expect(page.get_by_text("Finished: every customer has a link.")).to_be_visible()
 
 
 def test_any_name_fits(visitor: Visitor, open_batch: Callable[..., Page], sandbox: Sandbox) -> None:
