@@ -1,6 +1,6 @@
 """Settings of the example, read from the environment or from a file ``.env`` beside manage.py.
 
-Nothing set at all means a developer's machine: DEBUG, SQLite, and the sandbox in place of Kapso.
+The defaults are for development: DEBUG, SQLite, and the sandbox instead of Kapso.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 env = environ.Env()
 if (BASE_DIR / ".env").is_file():
-    env.read_env(BASE_DIR / ".env")  # what the environment says already wins
+    env.read_env(BASE_DIR / ".env")  # variables that are set already stay
 
 SECRET_KEY = env.str("SECRET_KEY", default="")
-# Whoever has a secret key has a server; a server must ask for DEBUG.
+# A secret key means a server, on which DEBUG must be turned on explicitly.
 DEBUG = env.bool("DEBUG", default=not SECRET_KEY)
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[])
 if not SECRET_KEY:
@@ -71,9 +71,9 @@ DATABASES = {
     "default": env.db("DATABASE_URL", default=f"sqlite:///{quote(str(BASE_DIR / 'db.sqlite3'))}")
 }
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
-    # Webhook and browser write at the same moment: each waits for the other instead of failing.
+    # The webhook and the browser write at the same time: one waits instead of failing.
     DATABASES["default"]["OPTIONS"] = {"transaction_mode": "IMMEDIATE", "timeout": 20}
-# Shared by all processes of a server, so that they count together.
+# Shared by all processes of a server, so that rate limits apply to all of them together.
 CACHES = {
     "default": env.cache(
         "CACHE_URL",
@@ -90,7 +90,7 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
-# A developer's mails are printed.
+# In development, e-mails are printed.
 email = env.email_url("EMAIL_URL", default="consolemail://" if DEBUG else "smtp://localhost:25")
 if django.VERSION < (6, 1):
     globals().update(email, EMAIL_TIMEOUT=10)
@@ -117,7 +117,7 @@ LOGGING = {
     },
 }
 
-# The defaults of development are those of ``python -m kapso_connect.sandbox``.
+# In development, the defaults are those of ``python -m kapso_connect.sandbox``.
 KAPSO_CONNECT = {
     "API_KEY": env.str("KAPSO_API_KEY", default="sandbox" if DEBUG else ""),
     "API_BASE_URL": env.str(

@@ -10,7 +10,7 @@ from .models import Company
 
 
 class CompanyApi(TenantMixin):
-    """The REST API for companies: each member's own company, and nobody else's."""
+    """The REST API for members of companies: they see only their own company."""
 
     def get_customers(self, request: Request) -> QuerySet[Customer]:
         return Customer.objects.for_owners(Company.objects.filter(members=request.user.pk))

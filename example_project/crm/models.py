@@ -1,4 +1,4 @@
-"""The site's own data. kapso_connect knows nothing of it, and needs nothing of it."""
+"""The site's own data. kapso_connect does not depend on it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from kapso_connect.models import Connection, Customer
 class Company(models.Model):
     name = models.CharField(max_length=200)
     email = models.EmailField("e-mail")
-    # Those of the company who log in here: the REST API shows them their company's customer.
+    # Users who log in for the company: the REST API shows them their company's customer.
     members = models.ManyToManyField(settings.AUTH_USER_MODEL, blank=True, related_name="companies")
-    # What a company tells after it has connected: the site's own next step.
+    # Asked for after the company has connected: the site's own next step.
     opening_hours = models.CharField(max_length=200, blank=True)
-    # What messages are sent from; empty while nothing is connected.
+    # The number that sends messages; empty while none is connected.
     whatsapp_phone_number_id = models.CharField(max_length=64, blank=True, editable=False)
     whatsapp_connected_at = models.DateTimeField(null=True, editable=False)
     whatsapp_problem = models.CharField(max_length=64, blank=True, editable=False)
@@ -29,12 +29,12 @@ class Company(models.Model):
         return self.name
 
     def get_whatsapp_next_url(self, connection: Connection) -> str:
-        """Where the success page's button leads; kapso_connect asks the customer's owner."""
+        """Return where the success page's button leads; kapso_connect calls this."""
         return reverse("welcome")
 
     @property
     def customer(self) -> Customer:
-        """This company in kapso_connect's eyes; made when it is first asked for."""
+        """This company's customer in kapso_connect, created on first use."""
         return Customer.objects.for_owner(self, email=self.email)
 
     @property
@@ -47,7 +47,7 @@ class Company(models.Model):
 
 
 class HandledEvent(models.Model):
-    """A receiver and an event it has dealt with: the memory that makes a repeat harmless."""
+    """An event that a receiver has handled, so that a repeated signal has no effect."""
 
     event_id = models.BigIntegerField()
     receiver = models.CharField(max_length=100)

@@ -1,8 +1,8 @@
 """What this site does when a customer's WhatsApp changes.
 
 A signal is sent once, and again to a receiver that raised or whose process died. ``event.pk`` is
-the same then, so each receiver remembers the events it has dealt with, in one transaction with
-what it did.
+the same then, so each receiver records the events that it has handled, in one transaction with its
+changes.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ logger = logging.getLogger(__name__)
 
 @receiver(post_save, sender=Company)
 def make_customer(instance: Company, created: bool, raw: bool, **kwargs: object) -> None:
-    """A new company can be invited at once: it is among the customers in the admin."""
+    """List a new company among the customers in the admin, so that it can be invited."""
     if created and not raw:
         _customer = instance.customer
 
 
 @receiver([whatsapp_connected, whatsapp_reconnected, whatsapp_disconnected])
-def note_connection(customer: Customer, event: TimelineEvent, **kwargs: object) -> None:
-    """Bring the company in line with its connections as they are now.
+def update_company(customer: Customer, event: TimelineEvent, **kwargs: object) -> None:
+    """Update the company from its connections.
 
-    Looking at the present state makes the order of the signals, and a late one, harmless.
+    It reads the current state, so the order of the signals does not matter.
     """
     company = customer.owner
     if not isinstance(company, Company):
         return
     logger.info("%s: company=%s event=%s", event.kind, company, event.pk)
-    with once(event, "note_connection") as first:
+    with once(event, "update_company") as first:
         if not first:
             return
         connection = (
@@ -62,7 +62,7 @@ def note_connection(customer: Customer, event: TimelineEvent, **kwargs: object) 
 
 @receiver(whatsapp_connected)
 def send_welcome(customer: Customer, event: TimelineEvent, **kwargs: object) -> None:
-    """Welcome the company. Where the mail fails, nothing is remembered, and it is tried again."""
+    """Send a welcome e-mail. If that fails, the event is not recorded, and it is tried again."""
     company = customer.owner
     if not isinstance(company, Company):
         return
@@ -77,7 +77,7 @@ def send_welcome(customer: Customer, event: TimelineEvent, **kwargs: object) -> 
 
 
 @receiver(whatsapp_setup_failed)
-def note_problem(
+def record_problem(
     customer: Customer, error_code: str, event: TimelineEvent, **kwargs: object
 ) -> None:
     """Show staff which company is stuck, and why."""
@@ -85,7 +85,7 @@ def note_problem(
     if not isinstance(company, Company):
         return
     logger.info("setup_failed: company=%s code=%s event=%s", company, error_code, event.pk)
-    with once(event, "note_problem") as first:
+    with once(event, "record_problem") as first:
         if first:
             company.whatsapp_problem = error_code
             company.save()
@@ -93,7 +93,7 @@ def note_problem(
 
 @contextmanager
 def once(event: TimelineEvent, name: str) -> Iterator[bool]:
-    """Open a transaction; give True the first time the receiver ``name`` sees this event."""
+    """Open a transaction; yield True the first time that the receiver ``name`` gets this event."""
     with transaction.atomic():
         _row, first = HandledEvent.objects.get_or_create(event_id=event.pk, receiver=name)
         yield first

@@ -37,7 +37,7 @@ def test_a_new_company_can_be_invited_at_once(company: Company) -> None:
     assert company.customer.name == "Ada's Bakery"
 
 
-def test_a_company_that_connects_is_noted_and_welcomed(company: Company, mailoutbox: Any) -> None:
+def test_a_company_that_connects_is_updated_and_welcomed(company: Company, mailoutbox: Any) -> None:
     connection = connect_customer(owner=company, phone_number="+1 415-555-0100")
     company.refresh_from_db()
     assert company.whatsapp_number == "+1 415-555-0100"
@@ -47,7 +47,7 @@ def test_a_company_that_connects_is_noted_and_welcomed(company: Company, mailout
     assert welcome.subject == "Welcome to WhatsApp, Ada's Bakery"
 
 
-def test_the_state_follows_the_number(company: Company, mailoutbox: Any) -> None:
+def test_the_company_is_updated_when_its_number_changes(company: Company, mailoutbox: Any) -> None:
     connection = connect_customer(owner=company, phone_number="+1 415-555-0100")
     disconnect_customer(connection)
     company.refresh_from_db()
@@ -55,22 +55,22 @@ def test_the_state_follows_the_number(company: Company, mailoutbox: Any) -> None
     reconnect_customer(connection)
     company.refresh_from_db()
     assert company.whatsapp_number == "+1 415-555-0100"
-    assert len(mailoutbox) == 1, "who comes back is not welcomed again"
+    assert len(mailoutbox) == 1, "a company that reconnects is not welcomed again"
 
 
-def test_a_late_word_changes_nothing(company: Company) -> None:
+def test_a_late_signal_changes_nothing(company: Company) -> None:
     connection = connect_customer(owner=company)
     disconnect_customer(connection)
-    left = TimelineEvent.objects.get(kind="disconnected")
-    receivers.HandledEvent.objects.filter(event_id=left.pk).delete()
+    event = TimelineEvent.objects.get(kind="disconnected")
+    receivers.HandledEvent.objects.filter(event_id=event.pk).delete()
     reconnect_customer(connection)
     customer = company.customer
-    receivers.note_connection(customer=customer, event=left)
+    receivers.update_company(customer=customer, event=event)
     company.refresh_from_db()
     assert company.whatsapp_phone_number_id == connection.phone_number_id
 
 
-def test_a_repeated_delivery_welcomes_nobody_twice(
+def test_a_repeated_delivery_sends_no_second_welcome(
     company: Company, client: Client, mailoutbox: Any
 ) -> None:
     event = "whatsapp.phone_number.created"
@@ -83,21 +83,21 @@ def test_a_repeated_delivery_welcomes_nobody_twice(
 def test_a_welcome_that_could_not_be_sent_is_sent_later(
     company: Company, mailoutbox: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(*args: Any, **kwargs: Any) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError("no mail server")
 
     with monkeypatch.context() as patch:
-        patch.setattr(receivers, "send_mail", away)
+        patch.setattr(receivers, "send_mail", fail)
         connect_customer(owner=company)
     company.refresh_from_db()
-    assert company.whatsapp_connected_at is not None, "the other receiver has done its part"
+    assert company.whatsapp_connected_at is not None, "the other receiver has run"
     assert mailoutbox == []
-    # kapso_sync does it when it is due; staff have a button.
+    # kapso_sync does it when it is due; staff have a button in the admin.
     assert resend(TimelineEvent.objects.get(kind="connected"))
     assert len(mailoutbox) == 1
 
 
-def test_staff_see_who_is_stuck_and_why(company: Company) -> None:
+def test_staff_see_why_a_setup_failed(company: Company) -> None:
     link = invite_customer(owner=company)
     fail_setup(link, "waba_limit_reached")
     company.refresh_from_db()
@@ -107,7 +107,7 @@ def test_staff_see_who_is_stuck_and_why(company: Company) -> None:
     assert company.whatsapp_problem == ""
 
 
-def test_the_success_page_leads_to_a_question_of_ours(company: Company, client: Client) -> None:
+def test_the_success_page_leads_to_the_welcome_page(company: Company, client: Client) -> None:
     assert client.get("/welcome/").status_code == 403
     connection = connect_customer(setup_link=invite_customer(owner=company))
     url = client.get(connect_path(connection.customer)).context["next_url"]
@@ -119,10 +119,10 @@ def test_the_success_page_leads_to_a_question_of_ours(company: Company, client: 
     assert company.opening_hours == "9 to 5"
 
 
-# With the sandbox in Kapso's place
+# With the sandbox instead of Kapso
 
 
-def test_a_company_goes_all_the_way(
+def test_a_company_connects_through_the_sandbox(
     company: Company, client: Client, kapso_sandbox: Sandbox, mailoutbox: Any
 ) -> None:
     link = create_setup_link(company.customer)
@@ -131,11 +131,11 @@ def test_a_company_goes_all_the_way(
     assert client.get(location).status_code == 200
     company.refresh_from_db()
     assert company.whatsapp_connected_at is not None
-    assert len(mailoutbox) == 1, "the webhook and the browser tell of one connection"
+    assert len(mailoutbox) == 1, "the webhook and the browser report one connection"
 
 
 @pytest.mark.django_db(transaction=True)
-def test_kapso_delivers_to_the_running_site(
+def test_the_sandbox_delivers_to_the_running_site(
     company: Company, kapso_live_sandbox: Sandbox, mailoutbox: Any
 ) -> None:
     kapso_live_sandbox.complete(create_setup_link(company.customer).url)
@@ -144,7 +144,7 @@ def test_kapso_delivers_to_the_running_site(
     assert [row["state"] for row in kapso_live_sandbox.deliveries()] == ["delivered"]
 
 
-def test_a_member_sees_the_own_company_in_the_rest_api(
+def test_members_see_only_their_company_in_the_rest_api(
     company: Company, django_user_model: Any, client: Client
 ) -> None:
     other = Company.objects.create(name="Other", email="other@example.com")

@@ -10,8 +10,7 @@ from kapso_connect.onboarding.connect_urls import returning_customer
 
 from .models import Company
 
-COMPANY = "welcome_company"
-"""The session's key for the company that came from the success page."""
+COMPANY_SESSION_KEY = "welcome_company"
 
 
 @staff_member_required
@@ -27,14 +26,14 @@ class WelcomeForm(forms.ModelForm):
 
 @never_cache
 def welcome(request: HttpRequest) -> HttpResponse:
-    """What comes after connecting: here, a question that this site has for its companies."""
+    """The step after connecting: this site asks the company for its opening hours."""
     customer = returning_customer(request)
     if customer is not None and isinstance(customer.owner, Company):
-        # Who it is goes from the address, where it would be seen and shared, into the session.
+        # Move the identity from the URL, where it could be seen and shared, into the session.
         request.session.cycle_key()
-        request.session[COMPANY] = customer.owner.pk
+        request.session[COMPANY_SESSION_KEY] = customer.owner.pk
         return redirect("welcome")
-    company = Company.objects.filter(pk=request.session.get(COMPANY)).first()
+    company = Company.objects.filter(pk=request.session.get(COMPANY_SESSION_KEY)).first()
     if company is None:
         return render(request, "crm/welcome.html", status=403)
     form = WelcomeForm(request.POST or None, instance=company)

@@ -1,4 +1,4 @@
-"""A browser without a window: keeps cookies, follows redirects, fills in forms it finds in HTML."""
+"""A minimal browser: keeps cookies, follows redirects, and submits forms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TIMEOUT = 30
 
 
 class PageError(Exception):
-    """A page has not got what a person would have looked for."""
+    """A page lacks the expected form or option."""
 
 
 @dataclass
@@ -21,11 +21,11 @@ class Form:
     action: str = ""
     method: str = "get"
     values: list[tuple[str, str]] = field(default_factory=list)
-    """What is sent when nothing is changed."""
+    """The values that are sent unless changed."""
     boxes: list[tuple[str, str]] = field(default_factory=list)
-    """The checkboxes and radio buttons that are there, as name and value."""
+    """The checkboxes and radio buttons, as name and value."""
     options: list[tuple[str, str, str]] = field(default_factory=list)
-    """The select options: name of the select, value, label."""
+    """The options of selects: name of the select, value, label."""
     buttons: list[tuple[str, str]] = field(default_factory=list)
 
     def option(self, label: str) -> tuple[str, str]:
@@ -55,7 +55,7 @@ class Page:
 class Browser:
     def __init__(self) -> None:
         self._session = requests.Session()
-        self._session.trust_env = False  # the machine's proxies have no business here
+        self._session.trust_env = False  # without the machine's proxies
 
     def __enter__(self) -> Browser:
         return self
@@ -72,17 +72,17 @@ class Browser:
         return _page(self._session.get(url, params=parameters, timeout=TIMEOUT))
 
     def submit(self, page: Page, form: Form, *changes: tuple[str, str]) -> Page:
-        """Send ``form`` with ``changes``: fields filled in, boxes ticked, the button pressed."""
+        """Submit ``form`` with ``changes``, the names and values of fields, boxes and a button."""
         changed = {name for name, _value in changes}
         data = [pair for pair in form.values if pair[0] not in changed] + list(changes)
         target = urljoin(page.url, form.action or page.url)
-        # As a browser does; Django compares it on https.
+        # As a browser sends it; Django compares it on https.
         headers = {"Referer": page.url}
         if form.method == "post":
-            answer = self._session.post(target, data=data, headers=headers, timeout=TIMEOUT)
+            response = self._session.post(target, data=data, headers=headers, timeout=TIMEOUT)
         else:
-            answer = self._session.get(target, params=data, headers=headers, timeout=TIMEOUT)
-        return _page(answer)
+            response = self._session.get(target, params=data, headers=headers, timeout=TIMEOUT)
+        return _page(response)
 
 
 def _page(response: requests.Response) -> Page:
@@ -100,42 +100,42 @@ class _Reader(HTMLParser):
         super().__init__()
         self.forms: list[Form] = []
         self.text: list[str] = []
-        self._form = Form()  # what stands outside any form ends up here
+        self._form = Form()  # for fields outside of any form
         self._select = ""
         self._label: list[str] | None = None
         self._value = ""
         self._hidden = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = {name: value or "" for name, value in attrs}
+        attributes = {name: value or "" for name, value in attrs}
         self.text.append(" ")
         if tag in ("script", "style"):
             self._hidden += 1
         elif tag == "form":
-            self._form = Form(given.get("action", ""), given.get("method", "get").lower())
+            self._form = Form(attributes.get("action", ""), attributes.get("method", "get").lower())
             self.forms.append(self._form)
         elif tag == "input":
-            self._input(given)
+            self._input(attributes)
         elif tag == "select":
-            self._select = given.get("name", "")
+            self._select = attributes.get("name", "")
         elif tag == "option":
-            self._value, self._label = given.get("value", ""), []
-            if "selected" in given:
+            self._value, self._label = attributes.get("value", ""), []
+            if "selected" in attributes:
                 self._form.values.append((self._select, self._value))
         elif tag == "button":
-            self._form.buttons.append((given.get("name", ""), given.get("value", "")))
+            self._form.buttons.append((attributes.get("name", ""), attributes.get("value", "")))
         elif tag == "textarea":
-            self._form.values.append((given.get("name", ""), ""))
+            self._form.values.append((attributes.get("name", ""), ""))
 
-    def _input(self, given: dict[str, str]) -> None:
-        kind, name = given.get("type", "text").lower(), given.get("name", "")
-        value = given.get("value", "on" if kind in ("checkbox", "radio") else "")
+    def _input(self, attributes: dict[str, str]) -> None:
+        kind, name = attributes.get("type", "text").lower(), attributes.get("name", "")
+        value = attributes.get("value", "on" if kind in ("checkbox", "radio") else "")
         if kind == "submit":
             self._form.buttons.append((name, value))
             return
         if kind in ("checkbox", "radio"):
             self._form.boxes.append((name, value))
-        if name and (kind not in ("checkbox", "radio") or "checked" in given):
+        if name and (kind not in ("checkbox", "radio") or "checked" in attributes):
             self._form.values.append((name, value))
 
     def handle_endtag(self, tag: str) -> None:

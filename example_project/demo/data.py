@@ -1,4 +1,4 @@
-"""Who is in the demo."""
+"""The user and the companies of the demo."""
 
 from __future__ import annotations
 

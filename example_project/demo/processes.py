@@ -1,4 +1,4 @@
-"""The site and the sandbox as processes of their own, each knowing the other's address."""
+"""The site and the sandbox as two processes, each configured with the other's URL."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ START_TIMEOUT = 30
 
 
 class DemoError(Exception):
-    """The demo could not be set up, or its site ended by itself."""
+    """The demo could not be started, or its site stopped."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What runs: the site's address and process, its staff user's password, and the sandbox."""
+    """The running site, its staff user's password, and the running sandbox."""
 
     site_url: str
     site: subprocess.Popen[bytes]
@@ -38,14 +38,14 @@ class Demo:
 
 @contextmanager
 def running(*, log: Path | None = None, retry_scale: float = 1.0) -> Iterator[Demo]:
-    """Run sandbox and site on a fresh database; leave nothing behind.
+    """Run the sandbox and the site with a new database, and remove everything at the end.
 
-    The site prints to ``log``, or to the terminal. ``retry_scale`` shortens Kapso's waits.
-    Raises DemoError or SandboxError where one of them does not start.
+    The site prints to ``log``, or to the terminal. ``retry_scale`` shortens Kapso's delays.
+    Raise DemoError or SandboxError if one of them does not start.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kapso-demo-")))
-        # Where nobody looks, the usual ports are left to others.
+        # Use the usual ports only for a person at the terminal.
         port = free_port(0 if log else 8000)
         site_url = f"http://{HOST}:{port}"
         sandbox = stack.enter_context(
@@ -80,11 +80,11 @@ def running(*, log: Path | None = None, retry_scale: float = 1.0) -> Iterator[De
 
 
 def free_port(wanted: int) -> int:
-    """Return ``wanted``, or another port where that is taken."""
+    """Return ``wanted``, or another port if it is in use."""
     for port in (wanted, 0):
         with socket.socket() as probe, suppress(OSError):
             if os.name != "nt":
-                # A port whose last connections are still winding down is free.
+                # A port whose last connections are still closing counts as free.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((HOST, port))
             return int(probe.getsockname()[1])
@@ -92,7 +92,7 @@ def free_port(wanted: int) -> int:
 
 
 def manage(environment: Mapping[str, str], *arguments: str) -> None:
-    """Run one management command of the demo's site."""
+    """Run a management command of the demo's site."""
     done = subprocess.run(  # noqa: S603
         command(*arguments), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -112,7 +112,7 @@ def serving(
     log: Path | None,
     cwd: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server until the block ends; it listens on ``port`` when the block begins."""
+    """Run a server during the block; it accepts connections on ``port`` when the block starts."""
     with ExitStack() as stack:
         output = stack.enter_context(log.open("wb")) if log else None
         process = subprocess.Popen(  # noqa: S603
@@ -123,7 +123,7 @@ def serving(
             stdout=output,
             stderr=subprocess.STDOUT if output else None,
         )
-        stack.callback(end, process)
+        stack.callback(stop, process)
         wait_for_port(process, port, log)
         yield process
 
@@ -134,11 +134,11 @@ def wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path | None)
         with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
             return
         time.sleep(0.05)
-    said = f":\n{log.read_text(errors='replace')}" if log else "."
-    raise DemoError(f"{process.args} did not start{said}")
+    output = f":\n{log.read_text(errors='replace')}" if log else "."
+    raise DemoError(f"{process.args} did not start{output}")
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
         process.wait(5)

@@ -1,4 +1,4 @@
-"""The whole story, played over HTTP and checked at every step."""
+"""The demo as a script: every step is done over HTTP and checked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import requests
 
-from kapso_connect.kapso.error_codes import FAILURES
+from kapso_connect.kapso.error_codes import SETUP_ERRORS
 from kapso_connect.testing import SandboxError
 
 from .browser import Browser, Page, PageError
@@ -18,23 +18,23 @@ from .data import COMPANIES, USERNAME
 from .processes import Demo
 
 ACTION = "Create WhatsApp setup link"
-PATIENCE = 10.0
+STEP_TIMEOUT = 10.0
 
 
 class StepFailed(Exception):
-    """A step was not observed; the message names it and says why."""
+    """A step failed; the message names the step and the reason."""
 
 
-class NotObserved(Exception):
-    """What should be there is not."""
+class UnexpectedResult(Exception):
+    """A page or a delivery is not as expected."""
 
 
 @dataclass
 class Story:
     """One customer who connects, and one for each of Kapso's error codes.
 
-    ``log`` is what the site prints: its receivers' lines and its mails. ``say`` is given one line
-    for each step, with what was observed.
+    ``log`` is the output of the site, with its receivers' lines and its e-mails. ``say`` is called
+    with one line for each step.
     """
 
     demo: Demo
@@ -43,18 +43,18 @@ class Story:
     say: Callable[[str], None]
 
     def play(self) -> None:
-        """Raises StepFailed at the first step that was not observed."""
+        """Do all steps. Raise StepFailed at the first that fails."""
         self.step("Staff logs in to the admin", self.log_in)
         connects, *fails = COMPANIES
         self.succeed(connects)
-        for company, code in zip(fails, FAILURES, strict=False):
+        for company, code in zip(fails, SETUP_ERRORS, strict=False):
             self.fail(company, code)
         self.step("The start page", self.start_page_is_right, connects, fails[0])
 
     def step(self, title: str, do: Callable[..., str], *arguments: object) -> None:
         try:
             observed = do(*arguments)
-        except (NotObserved, PageError, SandboxError, requests.RequestException) as error:
+        except (UnexpectedResult, PageError, SandboxError, requests.RequestException) as error:
             raise StepFailed(f"{title}: {error}") from error
         self.say(f"ok  {title}: {observed}")
 
@@ -62,20 +62,20 @@ class Story:
         self.step(f"{company} is invited", self.invite, company)
         self.step(f"{company} connects a number", self.connect, company)
         self.step("Kapso's webhook", self.webhook_arrives)
-        self.step("whatsapp_connected", self.heard_once, f"connected: company={company} ")
+        self.step("whatsapp_connected", self.receiver_ran_once, f"connected: company={company} ")
         self.step("The welcome mail", self.welcomed_once, company)
         self.step("The same webhook again", self.duplicate_changes_nothing, company)
 
     def fail(self, company: str, code: str) -> None:
         self.step(f"{company} is invited", self.invite, company)
-        self.step(f"{company} comes back with {code}", self.give_up, code)
+        self.step(f"{company} comes back with {code}", self.fail_setup, code)
         self.step(
             "whatsapp_setup_failed",
-            self.heard_once,
+            self.receiver_ran_once,
             f"setup_failed: company={company} code={code} ",
         )
 
-    # What staff does
+    # Staff
 
     def log_in(self) -> str:
         page = self.browser.get(f"{self.demo.site_url}/admin/")
@@ -98,35 +98,35 @@ class Story:
         form = confirm.form("connection_types")
         expect(company in confirm.text, "the confirm page does not name the customer", confirm)
         result = self.browser.submit(confirm, form)
-        address = re.compile(re.escape(self.demo.site_url) + r"/whatsapp/connect/[\w.-]+/")
-        until = time.monotonic() + PATIENCE
-        while not (link := address.search(result.html)) and time.monotonic() < until:
+        connect_url = re.compile(re.escape(self.demo.site_url) + r"/whatsapp/connect/[\w.-]+/")
+        until = time.monotonic() + STEP_TIMEOUT
+        while not (link := connect_url.search(result.html)) and time.monotonic() < until:
             time.sleep(0.2)
             result = self.browser.get(result.url)
         expect(link is not None, "the result page shows no link", result)
         self.link = link[0] if link else ""
-        return "action, options, and the customer's own address"
+        return "the result page shows the connect URL"
 
-    # What the customer does, with a browser of their own
+    # The customer, with another browser
 
     def connect(self, company: str) -> str:
         with Browser() as customer:
             page = self.choose(customer, "connect")
-            until = time.monotonic() + PATIENCE
+            until = time.monotonic() + STEP_TIMEOUT
             while page.status == 202 and time.monotonic() < until:
                 time.sleep(0.2)
                 page = customer.get(page.url)
         expect(page.url.startswith(f"{self.demo.site_url}/whatsapp/success/?"), "no redirect", page)
-        expect(page.status == 200 and company in page.text, "it is no success page", page)
+        expect(page.status == 200 and company in page.text, "it is not the success page", page)
         number = re.search(r"\+[\d ()-]{8,}\d", page.text)
         expect(number is not None, "the number is not shown", page)
         return f"sent back to the success page, which shows {number[0] if number else ''}"
 
-    def give_up(self, code: str) -> str:
+    def fail_setup(self, code: str) -> str:
         with Browser() as customer:
             page = self.choose(customer, code)
             again = customer.get(page.url)
-        failure = FAILURES[code]
+        failure = SETUP_ERRORS[code]
         expect(page.url.startswith(f"{self.demo.site_url}/whatsapp/failed/?"), "no redirect", page)
         for words in (failure.title, failure.cause, failure.advice):
             expect(page.status == 200 and str(words) in page.text, f"it lacks “{words}”", page)
@@ -134,29 +134,29 @@ class Story:
         return f"the failure page says “{failure.title}”"
 
     def choose(self, customer: Browser, outcome: str) -> Page:
-        """Press the button of the invitation, then one on the hosted page; go where that leads."""
+        """Press the button of the invitation, then one of the hosted page; return the last page."""
         invitation = customer.get(self.link)
         expect(len(invitation.forms) == 1, "the invitation has no button", invitation)
         page = customer.submit(invitation, invitation.forms[0])
         return customer.submit(page, page.form("outcome"), ("outcome", outcome))
 
-    # What the site learns
+    # The site
 
     def webhook_arrives(self) -> str:
-        deliveries = self.demo.sandbox.wait_for_deliveries(1, timeout=PATIENCE)
+        deliveries = self.demo.sandbox.wait_for_deliveries(1, timeout=STEP_TIMEOUT)
         expect(len(deliveries) == 1, f"{len(deliveries)} deliveries instead of one")
         delivery = deliveries[0]
-        expect(delivery["state"] == "delivered", f"it was not taken: {delivery}")
+        expect(delivery["state"] == "delivered", f"it was not accepted: {delivery}")
         return f"{delivery['event']} was delivered and answered 200"
 
-    def heard_once(self, line: str) -> str:
+    def receiver_ran_once(self, line: str) -> str:
         return self.printed_once(line, "the receiver ran")
 
     def welcomed_once(self, company: str) -> str:
         return self.printed_once(f"Subject: Welcome to WhatsApp, {company}\n", "the mail was sent")
 
     def printed_once(self, line: str, what: str) -> str:
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + STEP_TIMEOUT
         while (count := self.printed().count(line)) == 0 and time.monotonic() < until:
             time.sleep(0.05)
         expect(count == 1, f"{what} {count} times instead of once")
@@ -168,20 +168,20 @@ class Story:
     def duplicate_changes_nothing(self, company: str) -> str:
         sandbox = self.demo.sandbox
         sandbox.resend(sandbox.deliveries()[0]["id"])
-        again = sandbox.wait_for_deliveries(2, timeout=PATIENCE)[1]
-        expect(again["state"] == "delivered", f"it was not taken: {again}")
-        self.heard_once(f"connected: company={company} ")
+        again = sandbox.wait_for_deliveries(2, timeout=STEP_TIMEOUT)[1]
+        expect(again["state"] == "delivered", f"it was not accepted: {again}")
+        self.receiver_ran_once(f"connected: company={company} ")
         self.welcomed_once(company)
-        return "answered 200, and nothing happened twice"
+        return "answered 200, and nothing was repeated"
 
     def start_page_is_right(self, connected: str, failed: str) -> str:
         page = self.browser.get(f"{self.demo.site_url}/")
         expect(f"{connected} Connected: +" in page.text, f"{connected} is not connected", page)
-        expect(f"{failed} Not connected: {next(iter(FAILURES))}" in page.text, "no error", page)
+        expect(f"{failed} Not connected: {next(iter(SETUP_ERRORS))}" in page.text, "no error", page)
         return f"{connected} is connected, the others are not, and it says why"
 
 
-def expect(condition: bool, otherwise: str, page: Page | None = None) -> None:
+def expect(condition: bool, message: str, page: Page | None = None) -> None:
     if not condition:
-        seen = f" (at {page.url}, {page.status}: “{page.text[:300]}”)" if page else ""
-        raise NotObserved(f"{otherwise}{seen}")
+        details = f" (at {page.url}, {page.status}: “{page.text[:300]}”)" if page else ""
+        raise UnexpectedResult(f"{message}{details}")

@@ -1,4 +1,4 @@
-"""The sandbox's own switches under ``/sandbox/``: nothing of this exists at Kapso."""
+"""The sandbox's own controls under ``/sandbox/``. Kapso has none of them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from . import api, fields, payloads, shapes
+from . import api, fields, payloads, serializers
 from .faults import Faults
 from .fields import ApiError, Invalid
-from .state import Customer, PhoneNumber, SetupLink, Webhook, apply, world
+from .state import Customer, PhoneNumber, SetupLink, Webhook, apply, store
 from .web import query, read_object
 from .webhooks import sender
 
-SEED: fields.Spec = {
+SEED_SPEC: fields.Spec = {
     "customers": fields.count,
     "numbers_per_customer": fields.count,
-    "prefix": fields.filled,
+    "prefix": fields.non_blank,
     "webhooks": fields.boolean,
 }
-NUMBER: fields.Spec = {
+NUMBER_SPEC: fields.Spec = {
     "customer_id": fields.nullable(fields.text),
     "business_account_id": fields.nullable(fields.digits),
     "name": fields.text,
@@ -30,31 +30,31 @@ NUMBER: fields.Spec = {
     "quality_rating": fields.nullable(fields.text),
     "name_status": fields.nullable(fields.text),
     "code_verification_status": fields.nullable(fields.text),
-    "created_at": fields.moment,
-    "updated_at": fields.moment,
+    "created_at": fields.date_time,
+    "updated_at": fields.date_time,
 }
-NUMBER_PATCH: fields.Spec = {**NUMBER, "display_phone_number": fields.text}
-NEW_NUMBER: fields.Spec = {
-    **NUMBER,
+NUMBER_PATCH_SPEC: fields.Spec = {**NUMBER_SPEC, "display_phone_number": fields.text}
+NEW_NUMBER_SPEC: fields.Spec = {
+    **NUMBER_SPEC,
     "external_customer_id": fields.nullable(fields.text),
     "phone_number": fields.nullable(fields.e164),
     "phone_number_id": fields.nullable(fields.digits),
     "webhook": fields.boolean,
 }
-LINK: fields.Spec = {
-    **api.LINK_PATCH,
-    "created_at": fields.moment,
+LINK_SPEC: fields.Spec = {
+    **api.LINK_PATCH_SPEC,
+    "created_at": fields.date_time,
     "whatsapp_setup_status": fields.choice("pending", "processing", "completed", "failed"),
     "whatsapp_setup_error": fields.nullable(fields.text),
     "reconnect_phone_number": fields.nullable(fields.e164),
-    "meta_billing_mode": fields.choice("customer_managed", "partner_managed"),
+    "meta_billing_mode": fields.choice(*api.BILLING_MODE_NAMES),
 }
-WEBHOOK: fields.Spec = {"url": fields.nullable(fields.url), "secret": fields.text}
-EVENT: fields.Spec = {
-    "event": fields.filled,
+DEFAULT_WEBHOOK_SPEC: fields.Spec = {"url": fields.nullable(fields.url), "secret": fields.text}
+EVENT_SPEC: fields.Spec = {
+    "event": fields.non_blank,
     "phone_number_id": fields.text,
     "payload": fields.mapping,
-    "idempotency_key": fields.matching(r"[!-~]{1,200}", "printable ASCII"),
+    "idempotency_key": fields.pattern(r"[!-~]{1,200}", "printable ASCII"),
     "webhook_id": fields.text,
     "apply": fields.boolean,
     "legacy": fields.boolean,
@@ -64,22 +64,22 @@ EVENT: fields.Spec = {
 
 
 def restart() -> None:
-    """Begin again with an empty world and the webhook of the command line."""
-    with world.lock:
-        world.faults.over.set()
-        world.reset()
-        sender.forget()
-        if world.options.webhook_url:
-            set_default_webhook(world.options.webhook_url, world.options.webhook_secret)
+    """Empty the store, and register the webhook of the command line again."""
+    with store.lock:
+        store.faults.ended.set()
+        store.reset()
+        sender.clear()
+        if store.options.webhook_url:
+            set_default_webhook(store.options.webhook_url, store.options.webhook_secret)
 
 
 def set_default_webhook(url: str | None, secret: str) -> None:
-    world.webhooks.pop(world.default_webhook_id, None)
+    store.webhooks.pop(store.default_webhook_id, None)
     if url:
-        events = list(payloads.EVENTS)
-        webhook = Webhook(url, world.project_id, secret_key=secret or None, events=events)
-        world.webhooks[webhook.id] = webhook
-        world.default_webhook_id = webhook.id
+        events = list(payloads.KNOWN_EVENTS)
+        webhook = Webhook(url, store.project_id, secret_key=secret or None, events=events)
+        store.webhooks[webhook.id] = webhook
+        store.default_webhook_id = webhook.id
 
 
 def ready(request: HttpRequest) -> object:
@@ -92,11 +92,11 @@ def reset(request: HttpRequest) -> object:
 
 
 def get_faults(request: HttpRequest) -> object:
-    return world.faults.as_json()
+    return store.faults.as_json()
 
 
 def set_faults(request: HttpRequest) -> object:
-    return _replace_faults(world.faults.changed(read_object(request)))
+    return _replace_faults(store.faults.changed(read_object(request)))
 
 
 def clear_faults(request: HttpRequest) -> object:
@@ -104,43 +104,43 @@ def clear_faults(request: HttpRequest) -> object:
 
 
 def _replace_faults(faults: Faults) -> object:
-    """Put other faults in force; what the old ones held back goes out now."""
-    before = world.faults
+    """Replace the faults, and send the deliveries that the old ones held back."""
+    before = store.faults
     if (before.batch, before.reorder) != (faults.batch, faults.reorder):
         sender.release()
-    if before.over is not faults.over:
-        before.over.set()
-    world.faults = faults
+    if before.ended is not faults.ended:
+        before.ended.set()
+    store.faults = faults
     return faults.as_json()
 
 
 def set_webhook(request: HttpRequest) -> object:
-    given = fields.read_strictly(WEBHOOK, read_object(request))
-    if "url" not in given:
-        raise Invalid("url is missing; null takes the webhook away")
-    set_default_webhook(given["url"], given.get("secret", world.options.webhook_secret))
-    webhook = world.webhooks.get(world.default_webhook_id)
-    return {"webhook": shapes.webhook(webhook) if webhook else None}
+    data = fields.read_strictly(DEFAULT_WEBHOOK_SPEC, read_object(request))
+    if "url" not in data:
+        raise Invalid("url is missing; null removes the webhook")
+    set_default_webhook(data["url"], data.get("secret", store.options.webhook_secret))
+    webhook = store.webhooks.get(store.default_webhook_id)
+    return {"webhook": serializers.webhook(webhook) if webhook else None}
 
 
 def seed(request: HttpRequest) -> object:
-    """Make customers ``<prefix>-1`` … ``<prefix>-n``, each with numbers."""
-    given = fields.read_strictly(SEED, read_object(request))
-    prefix, wanted = given.get("prefix", "seed"), given.get("customers", 0)
-    numbers_each = given.get("numbers_per_customer", 0)
+    """Create customers ``<prefix>-1`` … ``<prefix>-n``, each with numbers."""
+    data = fields.read_strictly(SEED_SPEC, read_object(request))
+    prefix, wanted = data.get("prefix", "seed"), data.get("customers", 0)
+    numbers_each = data.get("numbers_per_customer", 0)
     if wanted * (1 + numbers_each) > 1_000_000:
         raise Invalid("that is more than 1000000 objects")
-    free = (i for i in count(1) if f"{prefix}-{i}" not in world.customer_by_external_id)
+    free = (i for i in count(1) if f"{prefix}-{i}" not in store.customer_by_external_id)
     for i in islice(free, wanted):
-        customer = world.add_customer(f"{prefix} {i}", f"{prefix}-{i}")
+        customer = store.add_customer(f"{prefix} {i}", f"{prefix}-{i}")
         for _ in range(numbers_each):
-            number = world.add_number(**_of(customer))
-            if given.get("webhooks"):
-                sender.emit(payloads.CREATED, payloads.build(payloads.CREATED, number))
+            number = store.add_number(**_number_defaults(customer))
+            if data.get("webhooks"):
+                sender.emit(payloads.CREATED_EVENT, payloads.build(payloads.CREATED_EVENT, number))
     return 201, {"customers": wanted, "phone_numbers": wanted * numbers_each}
 
 
-def _of(customer: Customer | None) -> dict[str, Any]:
+def _number_defaults(customer: Customer | None) -> dict[str, Any]:
     if customer is None:
         return {}
     waba = customer.business_account_id
@@ -148,13 +148,13 @@ def _of(customer: Customer | None) -> dict[str, Any]:
 
 
 def add_number(request: HttpRequest) -> object:
-    given = fields.read_strictly(NEW_NUMBER, read_object(request))
-    announce = given.pop("webhook", False)
-    owner = _owner(given.pop("customer_id", None), given.pop("external_customer_id", None))
-    number = world.add_number(**{**_of(owner), **given})
+    data = fields.read_strictly(NEW_NUMBER_SPEC, read_object(request))
+    announce = data.pop("webhook", False)
+    owner = _owner(data.pop("customer_id", None), data.pop("external_customer_id", None))
+    number = store.add_number(**{**_number_defaults(owner), **data})
     if announce:
-        sender.emit(payloads.CREATED, payloads.build(payloads.CREATED, number))
-    return 201, {"data": shapes.number(number)}
+        sender.emit(payloads.CREATED_EVENT, payloads.build(payloads.CREATED_EVENT, number))
+    return 201, {"data": serializers.number(number)}
 
 
 def _owner(customer_id: str | None, external_id: str | None) -> Customer | None:
@@ -162,102 +162,102 @@ def _owner(customer_id: str | None, external_id: str | None) -> Customer | None:
         return api.find_customer(customer_id)
     if external_id is None:
         return None
-    known = world.customer_by_external_id.get(external_id)
-    return known or world.add_customer(external_id, external_id)
+    known = store.customer_by_external_id.get(external_id)
+    return known or store.add_customer(external_id, external_id)
 
 
 def patch_number(request: HttpRequest, phone_number_id: str) -> object:
     number = api.find_number(phone_number_id)
-    given = fields.read_strictly(NUMBER_PATCH, read_object(request))
-    if given.get("customer_id") is not None:
-        api.find_customer(given["customer_id"])
-    apply(number, given)
-    return {"data": shapes.number(number)}
+    data = fields.read_strictly(NUMBER_PATCH_SPEC, read_object(request))
+    if data.get("customer_id") is not None:
+        api.find_customer(data["customer_id"])
+    apply(number, data)
+    return {"data": serializers.number(number)}
 
 
 def patch_link(request: HttpRequest, setup_link_id: str) -> object:
-    link = world.links.get(setup_link_id)
+    link = store.links.get(setup_link_id)
     if link is None:
         raise ApiError(404, "Setup link not found")
-    apply(link, fields.read_strictly(LINK, read_object(request)))
-    return {"data": shapes.link(link)}
+    apply(link, fields.read_strictly(LINK_SPEC, read_object(request)))
+    return {"data": serializers.link(link)}
 
 
 def send_event(request: HttpRequest) -> object:
-    given = fields.read_strictly(EVENT, read_object(request))
-    if "event" not in given:
+    data = fields.read_strictly(EVENT_SPEC, read_object(request))
+    if "event" not in data:
         raise Invalid("event is missing")
-    if "phone_number_id" not in given and "payload" not in given:
+    if "phone_number_id" not in data and "payload" not in data:
         raise Invalid("phone_number_id (a number of the sandbox) or payload is missing")
-    only = api.find_webhook(given["webhook_id"]) if "webhook_id" in given else None
-    payload = _event_payload(given["event"], given)
-    deliveries = sender.emit(given["event"], payload, key=given.get("idempotency_key"), only=only)
+    only = api.find_webhook(data["webhook_id"]) if "webhook_id" in data else None
+    payload = _event_payload(data["event"], data)
+    deliveries = sender.emit(data["event"], payload, key=data.get("idempotency_key"), only=only)
     return 201, {"payload": payload, "deliveries": [delivery.id for delivery in deliveries]}
 
 
-def _event_payload(event: str, given: dict[str, Any]) -> dict[str, Any]:
-    extra: dict[str, Any] = given.get("payload", {})
-    if "phone_number_id" not in given:
+def _event_payload(event: str, data: dict[str, Any]) -> dict[str, Any]:
+    extra: dict[str, Any] = data.get("payload", {})
+    if "phone_number_id" not in data:
         return extra
-    number = api.find_number(given["phone_number_id"])
-    options = {name: given[name] for name in ("legacy", "reason", "initiated_by") if name in given}
+    number = api.find_number(data["phone_number_id"])
+    options = {name: data[name] for name in ("legacy", "reason", "initiated_by") if name in data}
     payload = payloads.build(event, number, **options)
-    if given.get("apply", True):
+    if data.get("apply", True):
         _apply_event(event, number)
     return {**payload, **extra}
 
 
 def _apply_event(event: str, number: PhoneNumber) -> None:
-    """Let the number be as the event says that it is."""
-    if event == payloads.DISCONNECTED:
+    """Change the number as the event says."""
+    if event == payloads.DISCONNECTED_EVENT:
         apply(number, {"status": "DISCONNECTED"})
-    elif event == payloads.RECONNECTED:
+    elif event == payloads.RECONNECTED_EVENT:
         apply(number, {"status": "CONNECTED"})
-    elif event == payloads.DELETED:
-        world.tear_down_number(number)
-    elif event == payloads.OFFBOARDED:
-        world.forget_number(number.phone_number_id)
+    elif event == payloads.DELETED_EVENT:
+        store.tear_down_number(number)
+    elif event == payloads.OFFBOARDED_EVENT:
+        store.forget_number(number.phone_number_id)
 
 
 def state(request: HttpRequest) -> object:
-    numbers = world.numbers().values()
+    numbers = store.numbers().values()
     return {
         "counts": {
-            "customers": len(world.customers),
-            "setup_links": len(world.links),
+            "customers": len(store.customers),
+            "setup_links": len(store.links),
             "phone_numbers": len(numbers),
-            "webhooks": len(world.webhooks),
-            "deliveries": len(world.deliveries),
-            "deliveries_settled": world.settled,
-            "requests": len(world.requests),
+            "webhooks": len(store.webhooks),
+            "deliveries": len(store.deliveries),
+            "deliveries_settled": store.deliveries_done,
+            "requests": len(store.requests),
         },
-        "project_id": world.project_id,
-        "customers": [shapes.customer(customer) for customer in world.customers.values()],
-        "setup_links": [_with_customer(link) for link in world.links.values()],
-        "phone_numbers": [shapes.number(number) for number in numbers],
-        "webhooks": [shapes.webhook(webhook) for webhook in world.webhooks.values()],
-        "faults": world.faults.as_json(),
+        "project_id": store.project_id,
+        "customers": [serializers.customer(customer) for customer in store.customers.values()],
+        "setup_links": [_with_customer(link) for link in store.links.values()],
+        "phone_numbers": [serializers.number(number) for number in numbers],
+        "webhooks": [serializers.webhook(webhook) for webhook in store.webhooks.values()],
+        "faults": store.faults.as_json(),
     }
 
 
 def _with_customer(link: SetupLink) -> dict[str, Any]:
-    return {**shapes.link(link), "customer_id": link.customer_id}
+    return {**serializers.link(link), "customer_id": link.customer_id}
 
 
 def requests(request: HttpRequest) -> object:
-    return {"data": [shapes.logged_request(entry) for entry in world.requests]}
+    return {"data": [serializers.logged_request(entry) for entry in store.requests]}
 
 
 def deliveries(request: HttpRequest) -> object:
-    """List the deliveries; ``?settled=n&timeout=s`` first waits until n (of any event) are over."""
+    """List the deliveries; ``?settled=n&timeout=s`` first waits until n (of any event) are done."""
     event = query(request, "event", fields.text)
-    wanted = int(query(request, "settled", _whole) or 0)
-    timeout = min(int(query(request, "timeout", _whole) or 10), 60)
+    wanted = int(query(request, "settled", _whole_number) or 0)
+    timeout = min(int(query(request, "timeout", _whole_number) or 10), 60)
 
-    sender.wait(lambda: world.settled >= wanted, timeout)
-    rows = [row for row in world.deliveries.values() if event in (None, row.event)]
-    return {"data": [shapes.delivery(row) for row in rows]}
+    sender.wait(lambda: store.deliveries_done >= wanted, timeout)
+    rows = [row for row in store.deliveries.values() if event in (None, row.event)]
+    return {"data": [serializers.delivery(row) for row in rows]}
 
 
-def _whole(name: str, value: object) -> int:
-    return fields.count(name, int(str(fields.matching(r"[0-9]{1,9}", "a number")(name, value))))
+def _whole_number(name: str, value: object) -> int:
+    return fields.count(name, int(str(fields.pattern(r"[0-9]{1,9}", "a number")(name, value))))

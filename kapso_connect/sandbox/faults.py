@@ -1,4 +1,4 @@
-"""What reality does to a network service, on request."""
+"""Faults of a network service that the sandbox imitates on request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from . import fields
 from .fields import Invalid
 
-KINDS = (
+RULE_KINDS = (
     "status",
     "html",
     "meta_error",
@@ -28,27 +28,28 @@ KINDS = (
 
 @dataclass
 class Rule:
-    """One API fault: what happens to the requests that ``match``.
+    """One fault of the API, for the requests that ``match``.
 
     ``match``
-        A regular expression that is searched for in ``METHOD /path``.
+        A regular expression, searched for in ``METHOD /path``.
     ``kind``
-        ``status`` answers an error (500), ``html`` a proxy's page (502), ``meta_error`` what Meta
-        would (400), ``garbage`` what is no JSON, ``empty`` nothing at all, ``redirect`` another
-        address. ``hang`` never answers, ``slow`` a few bytes at a time, ``close`` breaks the
-        connection. ``apply_then_500`` and ``apply_then_close`` do first what was asked.
+        ``status`` answers with an error (500), ``html`` with a proxy's error page (502),
+        ``meta_error`` with an error of Meta's (400), ``garbage`` with invalid JSON, ``empty`` with
+        an empty body, ``redirect`` with a redirect. ``hang`` never answers, ``slow`` sends a few
+        bytes at a time, ``close`` breaks the connection. ``apply_then_500`` and
+        ``apply_then_close`` execute the request first.
     ``status``
-        The HTTP status, where another one than the usual is wanted.
+        The HTTP status, if not the default one.
     ``retry_after``
         The header ``Retry-After`` of an error: seconds, or any text.
     ``seconds``
-        How long it hangs (for good unless given) or drips (10).
+        How long ``hang`` (default: until the fault is cleared) or ``slow`` (default: 10) take.
     ``location``
-        Where a redirect leads; an address of the sandbox unless given.
+        Where a redirect leads (default: a page of the sandbox).
     ``after``
-        How many requests pass first.
+        How many matching requests are answered normally first.
     ``times``
-        How many requests are hit; None means all.
+        How many requests are affected; None means all.
     """
 
     match: str
@@ -60,9 +61,9 @@ class Rule:
     after: int = 0
     times: int | None = None
 
-    def takes(self, line: str) -> bool:
-        """Say whether the request ``line`` is hit, and count it."""
-        if self.times == 0 or not re.search(self.match, line):
+    def affects(self, request_line: str) -> bool:
+        """Return whether the request is affected, and count it."""
+        if self.times == 0 or not re.search(self.match, request_line):
             return False
         if self.after:
             self.after -= 1
@@ -74,24 +75,24 @@ class Rule:
 
 @dataclass
 class Faults:
-    """What is turned on; a fresh one is a world in which all goes well.
+    """The faults that are turned on; none by default.
 
     ``duplicate``
-        How many extra copies there are of every delivery.
+        How many extra copies of every delivery are sent.
     ``delay``
         Seconds before a delivery is sent.
     ``reorder``
-        Deliveries are held until so many are there, and then sent in reverse.
+        Deliveries are held until there are this many, and then sent in reverse order.
     ``batch``
-        So many deliveries of one event are collected into one.
+        This many deliveries of one event are collected into one.
     ``envelope``
         True wraps payloads as ``{"event", "data"}``, ``"type"`` as ``{"type", "data"}``.
     ``drop``
-        True notes deliveries and never sends them.
+        True records deliveries and never sends them.
     ``webhook_first``
-        True keeps the customer's redirect until the webhook was answered.
+        True delays the customer's redirect until the webhook was answered.
     ``api``
-        A list of rules for requests to the API; the first that matches takes a request.
+        A list of rules for requests to the API; the first that matches a request is applied.
     """
 
     duplicate: int = 0
@@ -102,22 +103,22 @@ class Faults:
     drop: bool = False
     webhook_first: bool = False
     api: list[Rule] = field(default_factory=list)
-    # Set when the API faults are over, so that no request hangs on for a fault of yesterday.
-    over: threading.Event = field(default_factory=threading.Event, repr=False)
+    # Set when the API faults are replaced, so that requests which hang or are slow go on.
+    ended: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def as_json(self) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in SPEC if name != "api"}
+        values = {name: getattr(self, name) for name in FAULTS_SPEC if name != "api"}
         return {**values, "api": [asdict(rule) for rule in self.api]}
 
-    def rule_for(self, line: str) -> Rule | None:
-        return next((rule for rule in self.api if rule.takes(line)), None)
+    def rule_for(self, request_line: str) -> Rule | None:
+        return next((rule for rule in self.api if rule.affects(request_line)), None)
 
-    def changed(self, given: Mapping[str, Any]) -> Faults:
-        """Return these faults with the ``given`` ones in place; what is not named stays."""
-        current = {name: getattr(self, name) for name in SPEC}
-        if "api" not in given:
-            current["over"] = self.over
-        return Faults(**{**current, **fields.read_strictly(SPEC, given)})
+    def changed(self, changes: Mapping[str, Any]) -> Faults:
+        """Return a copy with ``changes``; what they do not name stays as it is."""
+        current = {name: getattr(self, name) for name in FAULTS_SPEC}
+        if "api" not in changes:
+            current["ended"] = self.ended
+        return Faults(**{**current, **fields.read_strictly(FAULTS_SPEC, changes)})
 
 
 def _pattern(name: str, value: object) -> str:
@@ -150,20 +151,20 @@ def _envelope(name: str, value: object) -> bool | str:
 
 def _rules(name: str, value: object) -> list[Rule]:
     rules = []
-    for index, given in enumerate(fields.items(fields.mapping)(name, value)):
+    for index, item in enumerate(fields.list_of(fields.mapping)(name, value)):
         try:
-            checked = fields.read_strictly(RULE_SPEC, given)
+            checked = fields.read_strictly(RULE_SPEC, item)
         except Invalid as error:
             raise Invalid(f"{name}[{index}]: {error}") from None
         if "kind" not in checked:
-            raise Invalid(f"{name}[{index}]: kind is missing; one of: {', '.join(KINDS)}")
+            raise Invalid(f"{name}[{index}]: kind is missing; one of: {', '.join(RULE_KINDS)}")
         rules.append(Rule(**{"match": "", **checked}))
     return rules
 
 
 RULE_SPEC: fields.Spec = {
     "match": _pattern,
-    "kind": fields.choice(*KINDS),
+    "kind": fields.choice(*RULE_KINDS),
     "status": _status,
     "retry_after": fields.nullable(_retry_after),
     "seconds": fields.seconds,
@@ -172,7 +173,7 @@ RULE_SPEC: fields.Spec = {
     "times": fields.nullable(fields.count),
 }
 
-SPEC: fields.Spec = {
+FAULTS_SPEC: fields.Spec = {
     "duplicate": fields.count,
     "delay": fields.seconds,
     "reorder": fields.count,

@@ -13,11 +13,11 @@ from django.utils.dateparse import parse_datetime
 Check = Callable[[str, object], Any]
 Spec = Mapping[str, Check]
 
-MAX_TEXT = 2048
+MAX_TEXT_LENGTH = 2048
 
 
 class ApiError(Exception):
-    """An answer other than the one hoped for: a status and a text for the client."""
+    """An error response: an HTTP status and a text for the client."""
 
     def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(text)
@@ -27,7 +27,7 @@ class ApiError(Exception):
 
 
 class Invalid(ApiError):
-    """422: understood, and not acceptable."""
+    """422: a value that is not valid."""
 
     def __init__(self, text: str) -> None:
         super().__init__(422, text)
@@ -36,12 +36,12 @@ class Invalid(ApiError):
 def text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise Invalid(f"{name} must be a string")
-    if len(value) > MAX_TEXT:
-        raise Invalid(f"{name} is too long (maximum is {MAX_TEXT} characters)")
+    if len(value) > MAX_TEXT_LENGTH:
+        raise Invalid(f"{name} is too long (maximum is {MAX_TEXT_LENGTH} characters)")
     return value
 
 
-def filled(name: str, value: object) -> str:
+def non_blank(name: str, value: object) -> str:
     if not text(name, value).strip():
         raise Invalid(f"{name} can't be blank")
     return text(name, value)
@@ -78,18 +78,18 @@ def mapping(name: str, value: object) -> dict[str, Any]:
 
 
 def url(name: str, value: object) -> str:
-    address = text(name, value)
+    url_text = text(name, value)
     try:
-        parts = urlsplit(address)
+        parts = urlsplit(url_text)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         valid = False
-    if not valid or re.search(r"[\s\x00-\x1f\x7f<>\"]", address):
+    if not valid or re.search(r"[\s\x00-\x1f\x7f<>\"]", url_text):
         raise Invalid(f"{name} is not a valid URL")
-    return address
+    return url_text
 
 
-def moment(name: str, value: object) -> datetime:
+def date_time(name: str, value: object) -> datetime:
     try:
         parsed = parse_datetime(text(name, value))
         if parsed is None:
@@ -101,8 +101,8 @@ def moment(name: str, value: object) -> datetime:
         raise Invalid(f"{name} must be a date and time in ISO 8601") from None
 
 
-def matching(pattern: str, meaning: str) -> Check:
-    compiled = re.compile(pattern)
+def pattern(regex: str, meaning: str) -> Check:
+    compiled = re.compile(regex)
 
     def check(name: str, value: object) -> str:
         if not compiled.fullmatch(text(name, value)):
@@ -121,7 +121,7 @@ def choice(*values: str) -> Check:
     return check
 
 
-def items(check_item: Check) -> Check:
+def list_of(check_item: Check) -> Check:
     def check(name: str, value: object) -> list[Any]:
         if not isinstance(value, list) or len(value) > 1000:
             raise Invalid(f"{name} must be a list")
@@ -134,19 +134,19 @@ def nullable(check_value: Check) -> Check:
     return lambda name, value: None if value is None else check_value(name, value)
 
 
-hex_colour = matching(r"#[0-9A-Fa-f]{6}", "a hex colour such as #1A2B3C")
-e164 = matching(r"\+[1-9][0-9]{6,14}", "an E.164 phone number such as +14155550100")
-digits = matching(r"[0-9]{1,32}", "a string of digits")
+hex_colour = pattern(r"#[0-9A-Fa-f]{6}", "a hex colour such as #1A2B3C")
+e164 = pattern(r"\+[1-9][0-9]{6,14}", "an E.164 phone number such as +14155550100")
+digits = pattern(r"[0-9]{1,32}", "a string of digits")
 
 
-def read(spec: Spec, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the known fields of ``given``, checked; like Kapso, pass over the unknown ones."""
-    return {name: check(name, given[name]) for name, check in spec.items() if name in given}
+def read(spec: Spec, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the known fields of ``data``, checked; unknown ones are ignored, as by Kapso."""
+    return {name: check(name, data[name]) for name, check in spec.items() if name in data}
 
 
-def read_strictly(spec: Spec, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The same for the sandbox's own controls, where an unknown name is a typing error."""
-    unknown = sorted(set(given) - set(spec))
+def read_strictly(spec: Spec, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Like ``read``, but refuse unknown fields: for the sandbox's own controls."""
+    unknown = sorted(set(data) - set(spec))
     if unknown:
         raise Invalid(f"unknown: {', '.join(unknown)}. Known are: {', '.join(spec)}")
-    return read(spec, given)
+    return read(spec, data)

@@ -1,4 +1,4 @@
-"""The hosted setup page, where the tester plays the customer who connects WhatsApp."""
+"""The hosted setup page, on which a customer connects WhatsApp."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from django.shortcuts import render
 
 from . import fields, payloads
 from .fields import Invalid
-from .state import PhoneNumber, SetupLink, new_id, now, world
+from .state import PhoneNumber, SetupLink, new_id, now, store
 from .webhooks import sender
 
-ERRORS = {
+SETUP_ERROR_TEXTS = {
     "facebook_auth_failed": "The customer cancelled the Facebook login",
     "phone_verification_failed": "The phone number could not be verified",
     "waba_limit_reached": "The customer has too many WhatsApp accounts",
@@ -23,11 +23,11 @@ ERRORS = {
     "link_expired": "The link has expired",
     "already_used": "The link was used before",
 }
-TYPES = {
+CONNECTION_TYPE_LABELS = {
     "coexistence": "Coexistence: keep the WhatsApp Business app on the phone",
     "dedicated": "Dedicated: the number works by API only",
 }
-HEADINGS = {
+HEADINGS_BY_LANGUAGE = {
     "en": "Connect your WhatsApp number",
     "es": "Conecta tu número de WhatsApp",
     "pt": "Conecte seu número de WhatsApp",
@@ -39,34 +39,36 @@ WEBHOOK_FIRST_TIMEOUT = 15
 
 
 def show(request: HttpRequest, token: str) -> HttpResponse:
-    link = world.link_by_token.get(token)
-    return _refusal(request, link) or _form(request, link)
+    link = store.link_by_token.get(token)
+    return _unusable_link_response(request, link) or _form(request, link)
 
 
 def submit(request: HttpRequest, token: str) -> HttpResponse:
-    link = world.link_by_token.get(token)
-    if refusal := _refusal(request, link):
-        return refusal
+    link = store.link_by_token.get(token)
+    if response := _unusable_link_response(request, link):
+        return response
     assert link is not None  # noqa: S101  # nosec B101
     outcome = request.POST.get("outcome", "")
     try:
         if outcome == "connect":
             return _connect(request, link)
-        return _fail(request, link, fields.choice("connect", *ERRORS)("outcome", outcome))
+        return _fail(
+            request, link, fields.choice("connect", *SETUP_ERROR_TEXTS)("outcome", outcome)
+        )
     except Invalid as error:
         return _form(request, link, error.text)
 
 
-def _refusal(request: HttpRequest, link: SetupLink | None) -> HttpResponse | None:
-    """Return the answer for a link that cannot be used; None when it can."""
+def _unusable_link_response(request: HttpRequest, link: SetupLink | None) -> HttpResponse | None:
+    """Return the response for a link that cannot be used, or None."""
     status = link.current_status if link else "unknown"
     if link is None or status == "revoked":
-        text = "This link was revoked." if link else "There is no such link."
-        return _message(request, text, 410 if link else 404)
+        text = "This link was revoked." if link else "This link does not exist."
+        return _message_page(request, text, 410 if link else 404)
     if status == "active":
         return None
     code = "already_used" if status == "used" else "link_expired"
-    return _to_failure(request, link, code)
+    return _redirect_to_failure_url(request, link, code)
 
 
 def _form(request: HttpRequest, link: SetupLink | None, error: str = "") -> HttpResponse:
@@ -74,16 +76,16 @@ def _form(request: HttpRequest, link: SetupLink | None, error: str = "") -> Http
     language = link.language or _browser_language(request)
     context = {
         "link": link,
-        "customer": world.customers[link.customer_id],
-        "types": [(name, TYPES[name]) for name in link.allowed_connection_types],
+        "customer": store.customers[link.customer_id],
+        "types": [(name, CONNECTION_TYPE_LABELS[name]) for name in link.allowed_connection_types],
         "chosen_type": request.POST.get("connection_type") or link.allowed_connection_types[0],
         "phone_number": request.POST.get("phone_number", link.reconnect_phone_number or ""),
         "display_name": request.POST.get("display_name", ""),
-        "errors": ERRORS,
+        "errors": SETUP_ERROR_TEXTS,
         "error": error,
         "language": language,
         "direction": "rtl" if language == "ar" else "ltr",
-        "heading": HEADINGS[language],
+        "heading": HEADINGS_BY_LANGUAGE[language],
         "theme": {k.replace("_", "-"): v for k, v in (link.theme_config or {}).items()},
     }
     status = 422 if error else 200
@@ -93,14 +95,14 @@ def _form(request: HttpRequest, link: SetupLink | None, error: str = "") -> Http
 def _browser_language(request: HttpRequest) -> str:
     wanted = request.headers.get("Accept-Language", "")
     codes = (part.split(";")[0].strip()[:2].lower() for part in wanted.split(","))
-    return next((code for code in codes if code in HEADINGS), "en")
+    return next((code for code in codes if code in HEADINGS_BY_LANGUAGE), "en")
 
 
 def _connect(request: HttpRequest, link: SetupLink) -> HttpResponse:
     kind = request.POST.get("connection_type") or link.allowed_connection_types[0]
     fields.choice(*link.allowed_connection_types)("connection_type", kind)
-    given = re.sub(r"[\s().-]", "", request.POST.get("phone_number", ""))
-    phone_number = fields.e164("phone_number", given) if given else link.reconnect_phone_number
+    typed = re.sub(r"[\s().-]", "", request.POST.get("phone_number", ""))
+    phone_number = fields.e164("phone_number", typed) if typed else link.reconnect_phone_number
     name = fields.text("display_name", request.POST.get("display_name", "").strip())
     number, event = _add_or_reconnect(link, phone_number, kind == "coexistence", name)
     if link.provision_phone_number:
@@ -109,10 +111,10 @@ def _connect(request: HttpRequest, link: SetupLink) -> HttpResponse:
     link.whatsapp_setup_status = "completed"
     link.whatsapp_setup_error = None
     deliveries = sender.emit(event, payloads.build(event, number))
-    if world.faults.webhook_first:
+    if store.faults.webhook_first:
         sender.wait(lambda: all(d.attempts for d in deliveries), WEBHOOK_FIRST_TIMEOUT)
     if not link.success_redirect_url:
-        return _message(request, "Connected. You can close this page.")
+        return _message_page(request, "Connected. You can close this page.")
     parameters = {
         "setup_link_id": link.id,
         "status": "completed",
@@ -127,21 +129,21 @@ def _connect(request: HttpRequest, link: SetupLink) -> HttpResponse:
 def _add_or_reconnect(
     link: SetupLink, phone_number: str | None, coexistence: bool, name: str
 ) -> tuple[PhoneNumber, str]:
-    customer = world.customers[link.customer_id]
-    known = world.number_by_digits(phone_number.lstrip("+")) if phone_number else None
+    customer = store.customers[link.customer_id]
+    known = store.number_by_digits(phone_number.lstrip("+")) if phone_number else None
     if link.reconnect_phone_number and known and known.customer_id == customer.id:
         known.status = "CONNECTED"
         known.is_coexistence = coexistence
         known.updated_at = now()
-        return known, payloads.RECONNECTED
-    number = world.add_number(
+        return known, payloads.RECONNECTED_EVENT
+    number = store.add_number(
         phone_number=phone_number,
         customer_id=customer.id,
         business_account_id=customer.business_account_id,
         verified_name=name or customer.name,
         is_coexistence=coexistence,
     )
-    return number, payloads.CREATED
+    return number, payloads.CREATED_EVENT
 
 
 def _provisioned(number: PhoneNumber) -> dict[str, Any]:
@@ -161,22 +163,22 @@ def _fail(request: HttpRequest, link: SetupLink, code: str) -> HttpResponse:
     link.whatsapp_setup_error = code
     if code == "link_expired":
         link.expires_at = now()
-    return _to_failure(request, link, code)
+    return _redirect_to_failure_url(request, link, code)
 
 
-def _to_failure(request: HttpRequest, link: SetupLink, code: str) -> HttpResponse:
+def _redirect_to_failure_url(request: HttpRequest, link: SetupLink, code: str) -> HttpResponse:
     if not link.failure_redirect_url:
-        return _message(request, f"{ERRORS[code]}.")
+        return _message_page(request, f"{SETUP_ERROR_TEXTS[code]}.")
     parameters = {"setup_link_id": link.id, "error_code": code}
     return HttpResponseRedirect(with_query(link.failure_redirect_url, parameters))
 
 
-def _message(request: HttpRequest, text: str, status: int = 200) -> HttpResponse:
+def _message_page(request: HttpRequest, text: str, status: int = 200) -> HttpResponse:
     return render(request, "kapso_sandbox/message.html", {"text": text}, status=status)
 
 
 def with_query(url: str, parameters: Mapping[str, str | None]) -> str:
-    """Return ``url`` with the parameters that have a value, after those it has already."""
+    """Return ``url`` with the parameters that have a value added to its query."""
     parts = urlsplit(url)
     added = urlencode({name: value for name, value in parameters.items() if value})
     query = f"{parts.query}&{added}" if parts.query else added

@@ -1,4 +1,4 @@
-"""Around every request: its log, the API key, the faults, and no stack traces."""
+"""Log every request, check the API key, apply the faults, and answer errors in JSON."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ from django.http.response import HttpResponseBase
 
 from .faults import Rule
 from .fields import ApiError
-from .server import HANDLER, MAX_BODY, TOO_LARGE, RequestHandler
-from .state import LoggedRequest, world
+from .server import HANDLER_KEY, MAX_REQUEST_BODY, TOO_LARGE_KEY, RequestHandler
+from .state import LoggedRequest, store
 from .web import error_response, json_response
 
-API = "/platform/"
-ELSEWHERE = "/elsewhere"
+API_PREFIX = "/platform/"
+ELSEWHERE_PATH = "/elsewhere"
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 
-class Guard:
-    """Refuses what is too large, and answers for a view that broke."""
+class ErrorMiddleware:
+    """Refuses bodies that are too large, and answers exceptions of views in JSON."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if request.META.get(TOO_LARGE):
-            return error_response(ApiError(413, f"The body is larger than {MAX_BODY} bytes"))
+        if request.META.get(TOO_LARGE_KEY):
+            return error_response(
+                ApiError(413, f"The body is larger than {MAX_REQUEST_BODY} bytes")
+            )
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse:
@@ -47,56 +49,56 @@ class Guard:
         if isinstance(error, (SuspiciousOperation, MultiPartParserError, UnreadablePostError)):
             return error_response(ApiError(400, "The request could not be read"))
         traceback.print_exception(error, file=sys.stderr)
-        return json_response({"error": "The sandbox has a bug; its log says more."}, 500)
+        return json_response({"error": "The sandbox has a bug; see its log."}, 500)
 
 
-class Platform:
-    """Logs the API's requests, lets faults happen to them, and asks for the key."""
+class ApiMiddleware:
+    """Logs requests to the API, applies faults to them, and checks the API key."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if not request.path.startswith((API, ELSEWHERE)):
+        if not request.path.startswith((API_PREFIX, ELSEWHERE_PATH)):
             return self.get_response(request)
         entry = _log(request)
-        with world.lock:
-            faults = world.faults
+        with store.lock:
+            faults = store.faults
             rule = faults.rule_for(f"{request.method} {request.path}")
         if rule is None:
             response: HttpResponseBase | None = self._answer(request)
         else:
             entry.fault = rule.kind
             if rule.kind == "hang":
-                faults.over.wait(rule.seconds or None)
+                faults.ended.wait(rule.seconds or None)
                 response = None
             else:
-                response = self._misbehave(rule, request)
+                response = self._apply_fault(rule, request)
         if response is None:
-            return _hang_up(request)
+            return _close_connection(request)
         entry.status = response.status_code
         return response
 
     def _answer(self, request: HttpRequest) -> HttpResponseBase:
-        given = request.headers.get("X-API-Key", "")
-        wanted = world.options.api_key
-        right = secrets.compare_digest(given.encode(), wanted.encode()) if wanted else bool(given)
-        if request.path.startswith(API) and not right:
+        key = request.headers.get("X-API-Key", "")
+        expected = store.options.api_key
+        valid = secrets.compare_digest(key.encode(), expected.encode()) if expected else bool(key)
+        if request.path.startswith(API_PREFIX) and not valid:
             return error_response(ApiError(401, "Unauthorized: invalid or missing API key"))
         return self.get_response(request)
 
-    def _misbehave(self, rule: Rule, request: HttpRequest) -> HttpResponseBase | None:
-        """Return what ``rule`` makes of the request; None when the connection breaks."""
+    def _apply_fault(self, rule: Rule, request: HttpRequest) -> HttpResponseBase | None:
+        """Return the response that ``rule`` asks for; None when the connection has to break."""
         if rule.kind in ("close", "apply_then_close"):
             if rule.kind == "apply_then_close":
                 self._answer(request)
             return None
         if rule.kind == "slow":
-            return _drip(self._answer(request), rule.seconds or 10.0)
+            return _slow_response(self._answer(request), rule.seconds or 10.0)
         if rule.kind == "apply_then_500":
             self._answer(request)
             return _plain_error(rule, 500)
-        return FORGERIES[rule.kind](rule)
+        return FAULT_RESPONSES[rule.kind](rule)
 
 
 def _log(request: HttpRequest) -> LoggedRequest:
@@ -111,8 +113,8 @@ def _log(request: HttpRequest) -> LoggedRequest:
         body,
         "X-API-Key" in request.headers,
     )
-    with world.lock:
-        world.requests.append(entry)
+    with store.lock:
+        store.requests.append(entry)
     return entry
 
 
@@ -142,7 +144,7 @@ def _garbage(rule: Rule) -> HttpResponse:
 
 
 def _redirect(rule: Rule) -> HttpResponse:
-    location = rule.location or f"{world.options.base_url}{ELSEWHERE}"
+    location = rule.location or f"{store.options.base_url}{ELSEWHERE_PATH}"
     return HttpResponseRedirect(location)
 
 
@@ -150,7 +152,7 @@ def _empty(rule: Rule) -> HttpResponse:
     return HttpResponse(b"", status=rule.status or 200, content_type="application/json")
 
 
-FORGERIES: dict[str, Callable[[Rule], HttpResponse]] = {
+FAULT_RESPONSES: dict[str, Callable[[Rule], HttpResponse]] = {
     "status": lambda rule: _plain_error(rule, 500),
     "html": _html,
     "meta_error": _meta_error,
@@ -160,28 +162,28 @@ FORGERIES: dict[str, Callable[[Rule], HttpResponse]] = {
 }
 
 
-def _drip(response: HttpResponseBase, seconds: float) -> HttpResponseBase:
-    """Send the same answer a few bytes at a time."""
+def _slow_response(response: HttpResponseBase, seconds: float) -> HttpResponseBase:
+    """Return the same response, sent a few bytes at a time."""
     if not isinstance(response, HttpResponse) or not response.content:
         return response
     content = response.content
     pieces = min(20, len(content))
     size = -(-len(content) // pieces)
-    over = world.faults.over
+    ended = store.faults.ended
 
-    def drip() -> Iterator[bytes]:
+    def chunks() -> Iterator[bytes]:
         for start in range(0, len(content), size):
-            if not over.is_set():
-                over.wait(seconds / pieces)
+            if not ended.is_set():
+                ended.wait(seconds / pieces)
             yield content[start : start + size]
 
-    slow = StreamingHttpResponse(drip(), status=response.status_code, headers=response.headers)
+    slow = StreamingHttpResponse(chunks(), status=response.status_code, headers=response.headers)
     slow["Content-Length"] = str(len(content))
     return slow
 
 
-def _hang_up(request: HttpRequest) -> HttpResponse:
-    handler = request.META[HANDLER]
+def _close_connection(request: HttpRequest) -> HttpResponse:
+    handler = request.META[HANDLER_KEY]
     assert isinstance(handler, RequestHandler)  # noqa: S101  # nosec B101
-    handler.hang_up()
-    return HttpResponse()  # goes nowhere
+    handler.close_without_response()
+    return HttpResponse()  # never sent

@@ -1,32 +1,35 @@
-"""The webhook events: their names, and their bodies in today's form."""
+"""The webhook events: their names and their bodies."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from .state import Customer, PhoneNumber, new_id, now, world
+from .state import Customer, PhoneNumber, new_id, now, store
 from .web import timestamp
 
-CREATED = "whatsapp.phone_number.created"
-DELETED = "whatsapp.phone_number.deleted"
-OFFBOARDED = "whatsapp.phone_number.offboarded"
-DISCONNECTED = "whatsapp.phone_number.disconnected"
-RECONNECTED = "whatsapp.phone_number.reconnected"
-ACCOUNT = "whatsapp.account."
+CREATED_EVENT = "whatsapp.phone_number.created"
+DELETED_EVENT = "whatsapp.phone_number.deleted"
+OFFBOARDED_EVENT = "whatsapp.phone_number.offboarded"
+DISCONNECTED_EVENT = "whatsapp.phone_number.disconnected"
+RECONNECTED_EVENT = "whatsapp.phone_number.reconnected"
+ACCOUNT_EVENT_PREFIX = "whatsapp.account."
 
-V2_ONLY = (OFFBOARDED, DISCONNECTED, RECONNECTED)
-EVENTS = (
-    CREATED,
-    DELETED,
-    *V2_ONLY,
-    *(f"{ACCOUNT}{what}" for what in ("disabled", "restricted", "reinstated", "violation")),
+EVENTS_SINCE_V2 = (OFFBOARDED_EVENT, DISCONNECTED_EVENT, RECONNECTED_EVENT)
+KNOWN_EVENTS = (
+    CREATED_EVENT,
+    DELETED_EVENT,
+    *EVENTS_SINCE_V2,
+    *(
+        f"{ACCOUNT_EVENT_PREFIX}{what}"
+        for what in ("disabled", "restricted", "reinstated", "violation")
+    ),
     "whatsapp.config.created",
     "workflow.execution.handoff",
     "workflow.execution.failed",
     "project.event",
 )
-FAMILIES = re.compile(r"(workflow\.execution|kapso_agent\.run)\.[a-z_]{1,50}")
+EVENT_FAMILIES = re.compile(r"(workflow\.execution|kapso_agent\.run)\.[a-z_]{1,50}")
 
 ACCOUNT_DETAILS: dict[str, dict[str, Any]] = {
     "disabled": {"ban": {"state": "DISABLE", "date_label": None}},
@@ -39,22 +42,22 @@ ACCOUNT_DETAILS: dict[str, dict[str, Any]] = {
     "violation": {"violation": {"type": "SPAM", "remediation": None}},
 }
 META_EVENTS = {
-    OFFBOARDED: "PARTNER_REMOVED",
-    DISCONNECTED: "ACCOUNT_OFFBOARDED",
-    RECONNECTED: "ACCOUNT_RECONNECTED",
+    OFFBOARDED_EVENT: "PARTNER_REMOVED",
+    DISCONNECTED_EVENT: "ACCOUNT_OFFBOARDED",
+    RECONNECTED_EVENT: "ACCOUNT_RECONNECTED",
 }
 
 
 def is_known(event: str) -> bool:
-    return event in EVENTS or bool(FAMILIES.fullmatch(event))
+    return event in KNOWN_EVENTS or bool(EVENT_FAMILIES.fullmatch(event))
 
 
 def _parties(number: PhoneNumber, legacy: bool) -> dict[str, Any]:
     values: dict[str, Any] = {
         "phone_number_id": number.phone_number_id,
-        "project": {"id": world.project_id},
+        "project": {"id": store.project_id},
     }
-    customer = world.customers.get(number.customer_id or "")
+    customer = store.customers.get(number.customer_id or "")
     if customer:
         values["customer"] = _customer(customer, legacy)
         if legacy:
@@ -77,20 +80,20 @@ def build(
     reason: str | None = None,
     initiated_by: str | None = None,
 ) -> dict[str, Any]:
-    """Return the body that ``event`` has for ``number``; ``legacy`` asks for the older names."""
+    """Return the body of ``event`` for ``number``; ``legacy`` uses Kapso's older field names."""
     parties = _parties(number, legacy)
-    if event in (CREATED, DELETED):
+    if event in (CREATED_EVENT, DELETED_EVENT):
         return parties
     head = {"id": new_id(), "event": event, "occurred_at": timestamp(now())}
     waba = number.business_account_id
-    if event.startswith(ACCOUNT):
+    if event.startswith(ACCOUNT_EVENT_PREFIX):
         phone = {"id": number.phone_number_id, "display_phone_number": number.display_phone_number}
         return {
             **head,
             "business_account_id": waba,
             "project": parties["project"],
             "phone_numbers": [phone],
-            **ACCOUNT_DETAILS.get(event.removeprefix(ACCOUNT), {}),
+            **ACCOUNT_DETAILS.get(event.removeprefix(ACCOUNT_EVENT_PREFIX), {}),
             "source": {"provider": "meta", "event": "account_update"},
         }
     values = {
@@ -104,6 +107,6 @@ def build(
             "event": META_EVENTS[event],
             "business_account_id": waba,
         }
-    if event == DISCONNECTED:
+    if event == DISCONNECTED_EVENT:
         values["disconnection"] = {"reason": reason, "initiated_by": initiated_by}
     return values

@@ -1,9 +1,10 @@
-"""What Kapso puts around a webhook's body: its signature and its headers."""
+"""The signature and the headers that Kapso sends with a webhook's body."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import uuid
 
 
 def sign(body: bytes, secret: str) -> str:
@@ -11,20 +12,24 @@ def sign(body: bytes, secret: str) -> str:
     return hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
-def headers(
+def webhook_headers(
     body: bytes,
     secret: str | None,
     *,
     event: str,
-    idempotency_key: str,
+    idempotency_key: str | None = None,
     payload_version: str = "v2",
     batch_size: int = 0,
 ) -> dict[str, str]:
-    """Return every header of a delivery. ``batch_size`` 0 means that it is not a batch."""
+    """Return the headers with which Kapso would send ``body``.
+
+    Without ``secret`` it is not signed. ``idempotency_key`` is random when None. A ``batch_size``
+    above 0 adds the headers of a batch.
+    """
     values = {
         "Content-Type": "application/json",
         "X-Webhook-Event": event,
-        "X-Idempotency-Key": idempotency_key,
+        "X-Idempotency-Key": str(uuid.uuid4()) if idempotency_key is None else idempotency_key,
         "X-Webhook-Payload-Version": payload_version,
     }
     if secret:

@@ -1,4 +1,4 @@
-"""The sandbox's world: what a Kapso project holds, in memory, behind one lock."""
+"""What a Kapso project holds, in memory, protected by one lock."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import phonenumbers
 from .faults import Faults
 
 LINK_DAYS = 30
-CONNECTION_TYPES = ("coexistence", "dedicated")
-# With 555-01xx behind them, numbers that nobody has.
+ALL_CONNECTION_TYPES = ("coexistence", "dedicated")
+# With 555-01xx they give numbers that are reserved for fiction.
 AREA_CODES = (
     *(201, 202, 203, 205, 206, 207, 208, 209, 210, 212, 213, 214, 215, 216, 217, 218, 219, 301),
     *(302, 303, 304, 305, 307, 308, 309, 310, 312, 313, 314, 315, 316, 317, 318, 401, 402, 404),
@@ -34,7 +34,7 @@ def new_id() -> str:
 
 
 def new_meta_id() -> str:
-    """An id as Meta gives them: 15 digits, as a string."""
+    """Return an id like Meta's: a string of 15 digits."""
     return str(10**14 + secrets.randbelow(9 * 10**14))
 
 
@@ -67,13 +67,13 @@ class SetupLink:
     token: str
     url: str
     id: str = field(default_factory=new_id)
-    status: str = "active"  # as stored; `current_status` knows the time
+    status: str = "active"  # as stored; see `current_status`
     created_at: datetime = field(default_factory=now)
     expires_at: datetime | None = field(default_factory=lambda: now() + timedelta(days=LINK_DAYS))
     success_redirect_url: str | None = None
     failure_redirect_url: str | None = None
     allowed_origins: list[str] = field(default_factory=list)
-    allowed_connection_types: list[str] = field(default_factory=lambda: list(CONNECTION_TYPES))
+    allowed_connection_types: list[str] = field(default_factory=lambda: list(ALL_CONNECTION_TYPES))
     meta_billing_mode: str = "customer_managed"
     theme_config: dict[str, str] | None = None
     provision_phone_number: bool = False
@@ -132,7 +132,7 @@ class Webhook:
     inactivity_minutes: int | None = None
     created_at: datetime = field(default_factory=now)
     updated_at: datetime = field(default_factory=now)
-    # (when, whether it was answered 200) of the attempts that decide about a pause.
+    # (time, whether it was answered 200) of the attempts that decide about a pause.
     outcomes: deque[tuple[datetime, bool]] = field(default_factory=deque)
 
 
@@ -152,11 +152,11 @@ class Delivery:
     idempotency_key: str
     batch_size: int = 0
     id: str = field(default_factory=new_id)
-    state: str = "pending"  # pending, held, delivered, failed (given up), dropped
+    state: str = "pending"  # pending, held, delivered, failed, dropped
     attempts: list[Attempt] = field(default_factory=list)
     created_at: datetime = field(default_factory=now)
     next_attempt_at: datetime | None = None
-    forced: bool = False  # asked for by a person: sent even to a paused webhook
+    forced: bool = False  # sent even to a paused webhook
 
 
 @dataclass
@@ -167,12 +167,12 @@ class LoggedRequest:
     body: Any
     has_key: bool
     at: datetime = field(default_factory=now)
-    status: int | None = None  # None: no answer was sent, or not yet
+    status: int | None = None  # None: no response was sent, or not yet
     fault: str | None = None
 
 
-class World:
-    """Everything the sandbox knows. Use it with ``lock`` held."""
+class Store:
+    """Everything that the sandbox holds. Acquire ``lock`` before using it."""
 
     def __init__(self) -> None:
         self.options = Options()
@@ -189,13 +189,13 @@ class World:
         self.link_by_token: dict[str, SetupLink] = {}
         self._numbers: dict[str, PhoneNumber] = {}
         self._gone_at: dict[str, datetime] = {}
-        # Meta keeps the id of a phone number that leaves and comes back.
+        # Meta keeps the id of a phone number that is removed and added again.
         self._id_of_digits: dict[str, str] = {}
         self._generated = 0
         self.webhooks: dict[str, Webhook] = {}
         self.default_webhook_id = ""
         self.deliveries: dict[str, Delivery] = {}
-        self.settled = 0  # deliveries that are over
+        self.deliveries_done = 0  # delivered, failed or dropped
         self.requests: deque[LoggedRequest] = deque(maxlen=20_000)
         self.health: dict[str, tuple[datetime, dict[str, Any]]] = {}
         self.health_calls: deque[datetime] = deque()
@@ -236,7 +236,7 @@ class World:
         return link
 
     def revoke_others(self, link: SetupLink) -> None:
-        """Keep the rule that a customer has one active link."""
+        """Revoke the customer's other active links, as Kapso does."""
         for other in self.links_of[link.customer_id]:
             if other is not link and other.current_status == "active":
                 other.status = "revoked"
@@ -244,7 +244,7 @@ class World:
     # Phone numbers
 
     def numbers(self) -> dict[str, PhoneNumber]:
-        """The numbers that can be read; those whose teardown is over have gone."""
+        """Return the numbers, after removing those whose teardown has ended."""
         for phone_number_id, gone_at in list(self._gone_at.items()):
             if gone_at <= now():
                 self.forget_number(phone_number_id)
@@ -256,7 +256,7 @@ class World:
     def add_number(
         self, *, phone_number: str | None = None, phone_number_id: str | None = None, **values: Any
     ) -> PhoneNumber:
-        """Add a number (``phone_number`` in E.164, None = generate one) or take it over."""
+        """Add a number, or replace it. ``phone_number`` is in E.164; None generates one."""
         display = self.generate_number() if phone_number is None else display_form(phone_number)
         number = PhoneNumber("", display, **values)
         known = self._id_of_digits.get(number.normalized)
@@ -273,11 +273,11 @@ class World:
         return f"+1 {AREA_CODES[area]}-555-{100 + line % 9900:04d}"
 
     def tear_down_number(self, number: PhoneNumber) -> bool:
-        """Start to remove a number; False when that has begun already."""
+        """Start to remove a number. Return False when that has started already."""
         if number.phone_number_id in self._gone_at:
             return False
-        lasts = timedelta(seconds=self.options.teardown_seconds)
-        self._gone_at[number.phone_number_id] = now() + lasts
+        duration = timedelta(seconds=self.options.teardown_seconds)
+        self._gone_at[number.phone_number_id] = now() + duration
         return True
 
     def forget_number(self, phone_number_id: str) -> None:
@@ -314,4 +314,4 @@ def newest_first(values: Iterable[Any]) -> list[Any]:
     return sorted(values, key=lambda value: value.created_at, reverse=True)
 
 
-world = World()
+store = Store()

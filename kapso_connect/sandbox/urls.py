@@ -32,7 +32,7 @@ platform = [
     ),
     path("whatsapp/webhooks/<str:webhook_id>/test", methods(POST=api.test_webhook)),
 ]
-switches = [
+controls = [
     path("ready", methods(GET=control.ready)),
     path("reset", methods(POST=control.reset)),
     path(
@@ -58,7 +58,7 @@ urlpatterns = [
     path(
         "elsewhere", methods(**dict.fromkeys(("GET", "POST", "PATCH", "DELETE"), pages.elsewhere))
     ),
-    path("sandbox/", include(switches)),
+    path("sandbox/", include(controls)),
     path("platform/v1/", include(platform)),
 ]
 handler404 = pages.not_found

@@ -1,4 +1,4 @@
-"""Between HTTP and the views: JSON in, JSON out, errors as ``{"error": "text"}``."""
+"""Requests and responses in JSON, with errors as ``{"error": "text"}``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from django.http import HttpRequest, HttpResponse
 
 from . import fields
 from .fields import ApiError, Invalid
-from .state import world
+from .state import store
 
 MAX_PER_PAGE = 100
 
-# A handler returns what goes out as JSON (status 200), a (status, value) pair, or a response.
+# A handler returns a value for JSON (status 200), a (status, value) pair, or a response.
 Handler = Callable[..., Any]
 
 
@@ -27,7 +27,7 @@ def timestamp(moment: datetime) -> str:
 def _encode(value: object) -> str:
     if isinstance(value, datetime):
         return timestamp(value)
-    raise TypeError(f"{type(value).__name__} does not go into JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def json_response(value: object, status: int = 200) -> HttpResponse:
@@ -43,7 +43,7 @@ def error_response(error: ApiError) -> HttpResponse:
 
 
 def methods(**handlers: Handler) -> Callable[..., HttpResponse]:
-    """Make a view of one handler per HTTP method; each runs with the world's lock held."""
+    """Return a view with one handler per HTTP method; each runs with the store's lock held."""
 
     def view(request: HttpRequest, **kwargs: str) -> HttpResponse:
         method = "GET" if request.method == "HEAD" else str(request.method)
@@ -51,7 +51,7 @@ def methods(**handlers: Handler) -> Callable[..., HttpResponse]:
             if method not in handlers:
                 allow = ", ".join(handlers)
                 raise ApiError(405, f"Method {method} not allowed; use {allow}", {"Allow": allow})
-            with world.lock:
+            with store.lock:
                 result = handlers[method](request, **kwargs)
                 if isinstance(result, HttpResponse):
                     return result
@@ -68,7 +68,7 @@ def read_json(request: HttpRequest) -> Any:
         return {}
     try:
         value = json.loads(request.body)
-        # Half of a surrogate pair is valid JSON and no text: it cannot be written out again.
+        # Half of a surrogate pair is valid JSON, but cannot be encoded.
         json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise ApiError(400, "Malformed JSON in the request body") from None
@@ -83,7 +83,7 @@ def read_object(request: HttpRequest) -> dict[str, Any]:
 
 
 def read_wrapped(request: HttpRequest, name: str) -> dict[str, Any]:
-    """Return the object under ``name``, or refuse with the words that Kapso uses."""
+    """Return the object under ``name``, or refuse with Kapso's error text."""
     is_json = request.content_type == "application/json"
     value = read_json(request) if is_json else {}
     inner = value.get(name) if isinstance(value, dict) else None
@@ -94,32 +94,32 @@ def read_wrapped(request: HttpRequest, name: str) -> dict[str, Any]:
 
 
 def query(request: HttpRequest, name: str, check: fields.Check) -> Any:
-    """Return a checked parameter of the URL's query; None when absent or empty."""
+    """Return a checked query parameter; None when it is missing or empty."""
     value = request.GET.get(name)
     return check(name, value) if value else None
 
 
-def natural(name: str, value: object) -> int:
+def positive_integer(name: str, value: object) -> int:
     text = fields.text(name, value)
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
         raise Invalid(f"{name} must be a whole number above 0")
     return int(text)
 
 
-def truth(name: str, value: object) -> bool:
+def true_or_false(name: str, value: object) -> bool:
     return bool(fields.choice("true", "false")(name, value) == "true")
 
 
 def page_of(request: HttpRequest, rows: Sequence[Any], shape: Callable[[Any], Any]) -> object:
-    """Return one page of ``rows`` and its meta, after the created_after/before filters."""
-    after = query(request, "created_after", fields.moment)
-    before = query(request, "created_before", fields.moment)
+    """Return one page of ``rows`` and its meta, filtered by created_after and created_before."""
+    after = query(request, "created_after", fields.date_time)
+    before = query(request, "created_before", fields.date_time)
     if after:
         rows = [row for row in rows if row.created_at >= after]
     if before:
         rows = [row for row in rows if row.created_at <= before]
-    page = query(request, "page", natural) or 1
-    per_page = min(query(request, "per_page", natural) or 20, MAX_PER_PAGE)
+    page = query(request, "page", positive_integer) or 1
+    per_page = min(query(request, "per_page", positive_integer) or 20, MAX_PER_PAGE)
     start = (page - 1) * per_page
     meta = {
         "page": page,

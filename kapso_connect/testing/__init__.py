@@ -1,7 +1,7 @@
 """For a host's own tests: customers who connect, signed webhooks, and a running sandbox.
 
-``Sandbox``, ``sign`` and ``webhook_headers`` need no Django; the others are loaded when they are
-first asked for, and need your settings and a database. The fixtures for pytest-django are in
+``Sandbox``, ``sign`` and ``webhook_headers`` need no Django. The others are imported on first use,
+and need your settings and a database. The fixtures for pytest-django are in
 ``kapso_connect.testing.plugin``.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..sandbox.signing import sign
-from .sandbox import Sandbox, SandboxError, webhook_headers
+from ..sandbox.signing import sign, webhook_headers
+from .sandbox import Sandbox, SandboxError
 
 if TYPE_CHECKING:
     from .customers import (
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
         disconnect_customer,
         fail_setup,
         invite_customer,
-        post_webhook,
         reconnect_customer,
         update_account,
-        webhook_payload,
     )
+    from .webhooks import post_webhook, webhook_payload
 
 __all__ = [
     "Sandbox",
@@ -43,5 +42,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module(".customers", __name__), name)
+        module = ".webhooks" if "webhook" in name else ".customers"
+        return getattr(import_module(module, __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """Fixtures for pytest-django: ``pytest_plugins = ["kapso_connect.testing.plugin"]`` in the
 ``conftest.py`` beside your pytest settings.
 
-No entry point names this module, so no other project's tests get it by themselves.
+It has no entry point, so other projects' tests do not load it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from .sandbox import Sandbox
 
 @pytest.fixture(scope="session")
 def kapso_sandbox_process() -> Iterator[Sandbox]:
-    """One sandbox for the whole run; tests take it through ``kapso_sandbox``."""
+    """One sandbox process for the whole run; tests use it through ``kapso_sandbox``."""
     with Sandbox() as sandbox:
         yield sandbox
 
 
 @pytest.fixture
 def kapso_sandbox(kapso_sandbox_process: Sandbox, settings: Any) -> Sandbox:
-    """An empty sandbox, which KAPSO_CONNECT points at: its key, its secret, its address.
+    """An empty sandbox; ``KAPSO_CONNECT`` has its API key, its webhook secret and its URL.
 
-    ``PUBLIC_URL`` is the test client's. Webhooks wait until ``deliver_to(client)`` hands them over.
+    ``PUBLIC_URL`` is the test client's. Webhooks wait until ``deliver_to(client)`` posts them.
     """
     from django.urls import reverse
 
@@ -45,8 +45,8 @@ def kapso_sandbox(kapso_sandbox_process: Sandbox, settings: Any) -> Sandbox:
 
 @pytest.fixture
 def kapso_live_sandbox(kapso_sandbox: Sandbox, live_server: Any, settings: Any) -> Sandbox:
-    """``kapso_sandbox`` and pytest-django's ``live_server``, each knowing the other's address:
-    webhooks arrive by themselves, and before the browser is sent back."""
+    """``kapso_sandbox`` and pytest-django's ``live_server``, each with the other's URL: webhooks
+    arrive without ``deliver_to``, and before the browser is redirected back."""
     from django.urls import reverse
 
     settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "PUBLIC_URL": live_server.url}

@@ -1,6 +1,6 @@
-"""A running sandbox, and signed webhook requests.
+"""A running sandbox.
 
-Nothing here needs Django; the sandbox is a process of its own and never sees your settings.
+Nothing here needs Django: the sandbox is a process of its own and never reads your settings.
 """
 
 from __future__ import annotations
@@ -9,60 +9,34 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from requests import Response, Session
 
-from ..sandbox import signing
-
 if TYPE_CHECKING:
     from django.test import Client
 
 STARTED = "Kapso sandbox (this is NOT Kapso) on "
-HTTP_TIMEOUT = 70
-
-
-def webhook_headers(
-    body: bytes,
-    secret: str,
-    *,
-    event: str,
-    idempotency_key: str | None = None,
-    payload_version: str = "v2",
-    batch_size: int = 0,
-) -> dict[str, str]:
-    """Return the headers with which Kapso would send ``body``.
-
-    ``idempotency_key`` is made up when None; ``batch_size`` above 0 adds the batch headers.
-    """
-    return signing.headers(
-        body,
-        secret,
-        event=event,
-        idempotency_key=str(uuid.uuid4()) if idempotency_key is None else idempotency_key,
-        payload_version=payload_version,
-        batch_size=batch_size,
-    )
+REQUEST_TIMEOUT = 70
 
 
 class SandboxError(AssertionError):
-    """The sandbox did not start, or refused what a test asked of it."""
+    """The sandbox did not start, or refused a request of the test."""
 
 
 class Sandbox:
-    """A running sandbox, and its switches.
+    """A running sandbox, and the controls that Kapso does not have.
 
         with Sandbox(webhook_url=live_server.url + "/whatsapp/webhook/") as sandbox:
             ...  # point API_BASE_URL at sandbox.url
             location = sandbox.complete(link_url)
 
-    ``webhook_url`` and ``webhook_secret`` name the project webhook that gets every event;
+    ``webhook_url`` and ``webhook_secret`` are those of the project webhook that gets every event;
     ``api_key`` is the only key accepted; ``retry_scale`` multiplies Kapso's 10, 40 and 90 s
     (0 retries at once); ``teardown_seconds`` is how long a deleted number stays readable;
-    ``start_timeout`` is in seconds. Raises SandboxError when it does not start.
+    ``start_timeout`` is in seconds. Raise SandboxError when it does not start.
     """
 
     def __init__(
@@ -78,7 +52,7 @@ class Sandbox:
     ) -> None:
         self.api_key = api_key
         self.webhook_secret = webhook_secret
-        self._handed_over: set[str] = set()
+        self._posted: set[str] = set()
         self._http = Session()
         self._http.trust_env = False
         with tempfile.NamedTemporaryFile(
@@ -116,7 +90,7 @@ class Sandbox:
         self.stop()
 
     def stop(self) -> None:
-        """End the process; harmless when it has ended already."""
+        """Stop the process. Do nothing if it has stopped already."""
         self._http.close()
         self._process.terminate()
         try:
@@ -147,7 +121,7 @@ class Sandbox:
 
     def _call(self, method: str, path: str, body: object = None) -> Any:
         response = self._http.request(
-            method, self.url + path, json=body, timeout=HTTP_TIMEOUT, allow_redirects=False
+            method, self.url + path, json=body, timeout=REQUEST_TIMEOUT, allow_redirects=False
         )
         if not response.ok:
             raise SandboxError(f"{method} {path}: {response.status_code} {response.text}")
@@ -156,18 +130,21 @@ class Sandbox:
     # Faults
 
     def faults(self, **rules: Any) -> dict[str, Any]:
-        """Turn faults on (see ``sandbox.faults``); those not named stay. Return all."""
+        """Turn faults on and return all; those not named stay as they are.
+
+        Names and values are in ``kapso_connect.sandbox.faults``. Raise SandboxError for others.
+        """
         result: dict[str, Any] = self._call("POST", "/sandbox/faults", rules)
         return result
 
     def clear_faults(self) -> None:
-        """Turn all faults off; deliveries held back for a batch or another order go out."""
+        """Turn all faults off; send the deliveries that were held for a batch or another order."""
         self._call("DELETE", "/sandbox/faults")
 
-    # The world
+    # Objects
 
     def reset(self) -> None:
-        """Empty the sandbox, back to the webhook it was started with."""
+        """Remove everything but the webhook that the sandbox was started with."""
         self._call("POST", "/sandbox/reset")
 
     def seed(
@@ -178,7 +155,7 @@ class Sandbox:
         prefix: str = "seed",
         webhooks: bool = False,
     ) -> dict[str, int]:
-        """Make many customers (external ids ``<prefix>-1`` …), each with numbers."""
+        """Create customers (external ids ``<prefix>-1`` …), each with numbers. Return counts."""
         result: dict[str, int] = self._call(
             "POST",
             "/sandbox/seed",
@@ -199,22 +176,24 @@ class Sandbox:
         webhook: bool = False,
         **fields: Any,
     ) -> dict[str, Any]:
-        """Make one number: of a customer, or of the project itself when none is named.
+        """Create a number of a customer, or of the project itself when no customer is given.
 
-        A customer with that ``external_customer_id`` is made when there is none.
+        A customer with that ``external_customer_id`` is created when there is none.
 
-        ``webhook`` announces it; ``fields`` are ``phone_number`` (E.164) and the API's own names.
+        ``webhook`` sends the event for it; ``fields`` are ``phone_number`` (E.164) and fields of
+        Kapso's API.
         """
         owner = {"customer_id": customer_id, "external_customer_id": external_customer_id}
         body = {**owner, "webhook": webhook, **fields}
         return self._data("POST", "/sandbox/numbers", body)
 
     def patch_number(self, phone_number_id: str, **fields: Any) -> dict[str, Any]:
-        """Change a number as nobody could at Kapso; ``customer_id`` moves it. No webhook."""
+        """Change any field of a number, also those that Kapso's API cannot change; no webhook is
+        sent. ``customer_id`` moves the number to another customer."""
         return self._data("PATCH", f"/sandbox/numbers/{phone_number_id}", fields)
 
     def patch_setup_link(self, setup_link_id: str, **fields: Any) -> dict[str, Any]:
-        """Change a setup link, for example ``expires_at="2020-01-01T00:00:00Z"``."""
+        """Change any field of a setup link, such as ``expires_at="2020-01-01T00:00:00Z"``."""
         return self._data("PATCH", f"/sandbox/setup_links/{setup_link_id}", fields)
 
     def state(self) -> dict[str, Any]:
@@ -250,12 +229,12 @@ class Sandbox:
         payload: dict[str, Any] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Send any event, for a number of the sandbox or with a ``payload`` as it is.
+        """Send any event, for a number of the sandbox or with a ``payload`` of your own.
 
-        With ``phone_number_id`` the right body is built and the number changes as the event
-        says (``apply=False``: it does not); a ``payload`` beside it is laid over that body.
+        With ``phone_number_id`` the body is built from the number, which changes as the event says
+        (unless ``apply=False``); fields of a ``payload`` replace those of that body.
         ``options``: idempotency_key, webhook_id, apply, legacy, reason, initiated_by.
-        Returns ``payload`` and the ids of the ``deliveries``.
+        Return ``payload`` and the ids of the ``deliveries``.
         """
         body = {"event": event, **options}
         if phone_number_id is not None:
@@ -270,32 +249,34 @@ class Sandbox:
         return self._rows("/deliveries.json")
 
     def wait_for_deliveries(self, n: int, timeout: float = 10.0) -> list[dict[str, Any]]:
-        """Wait until ``n`` deliveries are over (answered 200, given up or dropped); return all.
+        """Wait until ``n`` deliveries are done (answered 200, failed or dropped); return all.
 
-        Raises SandboxError after ``timeout`` seconds (60 at most).
+        Raise SandboxError after ``timeout`` seconds (60 at most).
         """
         rows = self._rows(f"/deliveries.json?settled={n}&timeout={max(1, round(timeout))}")
-        over = sum(row["state"] in ("delivered", "failed", "dropped") for row in rows)
-        if over < n:
-            seen = [(row["event"], row["state"], row["attempts"]) for row in rows]
-            raise SandboxError(f"{over} of {n} deliveries were over after {timeout} s: {seen}")
+        done = sum(row["state"] in ("delivered", "failed", "dropped") for row in rows)
+        if done < n:
+            states = [(row["event"], row["state"], row["attempts"]) for row in rows]
+            raise SandboxError(f"{done} of {n} deliveries were done after {timeout} s: {states}")
         return rows
 
     def hold_webhooks(self, url: str) -> None:
-        """Keep what would be sent to ``url``, until ``deliver_to`` hands it over."""
+        """Keep webhooks for ``url`` back until ``deliver_to`` posts them."""
         self.set_webhook(url)
         self.faults(drop=True)
 
     def deliver_to(self, client: Client) -> list[Any]:
-        """Post what was sent since the last call with Django's test ``client``, oldest first, and
-        return its answers: this process has no server that the sandbox could reach."""
-        from .customers import post_webhook
+        """Post the deliveries since the last call with Django's test ``client``, oldest first.
 
-        answers = []
+        The sandbox cannot do so itself, since the test has no server. Return the responses.
+        """
+        from .webhooks import post_webhook
+
+        responses = []
         for row in self.deliveries():
-            if row["id"] not in self._handed_over:
-                self._handed_over.add(row["id"])
-                answers.append(
+            if row["id"] not in self._posted:
+                self._posted.add(row["id"])
+                responses.append(
                     post_webhook(
                         client,
                         row["event"],
@@ -305,15 +286,15 @@ class Sandbox:
                         batch_size=row["batch_size"],
                     )
                 )
-        return answers
+        return responses
 
     def resend(self, delivery_id: str, *, new_key: bool = False) -> dict[str, Any]:
-        """Send a delivery again, under its own idempotency key or under a new one."""
+        """Send a delivery again, with its own idempotency key or with a new one. Return it."""
         response = self._http.post(
             f"{self.url}/deliveries/{delivery_id}/resend",
             data={"new_key": "1" if new_key else ""},
             headers={"Accept": "application/json"},
-            timeout=HTTP_TIMEOUT,
+            timeout=REQUEST_TIMEOUT,
         )
         if not response.ok:
             raise SandboxError(f"resend: {response.status_code} {response.text}")
@@ -323,8 +304,8 @@ class Sandbox:
     # The hosted page
 
     def open_setup_page(self, link_url: str) -> Response:
-        """Return the hosted page as a browser gets it, redirects not followed."""
-        return self._http.get(link_url, timeout=HTTP_TIMEOUT, allow_redirects=False)
+        """Return the hosted page as a browser gets it, without following redirects."""
+        return self._http.get(link_url, timeout=REQUEST_TIMEOUT, allow_redirects=False)
 
     def complete(
         self,
@@ -335,10 +316,10 @@ class Sandbox:
         phone_number: str | None = None,
         display_name: str | None = None,
     ) -> str:
-        """Play the customer on the hosted page; return where the browser is sent ("": nowhere).
+        """Submit the hosted page as the customer; return where the browser is redirected, or "".
 
         ``outcome`` is "connect" or one of Kapso's error codes; ``phone_number`` (E.164) is
-        made up when None. Raises SandboxError when the page refuses what was entered.
+        generated when None. Raise SandboxError when the page refuses the form.
         """
         form = {
             "outcome": outcome,
@@ -346,7 +327,9 @@ class Sandbox:
             "phone_number": phone_number or "",
             "display_name": display_name or "",
         }
-        response = self._http.post(link_url, data=form, timeout=HTTP_TIMEOUT, allow_redirects=False)
+        response = self._http.post(
+            link_url, data=form, timeout=REQUEST_TIMEOUT, allow_redirects=False
+        )
         if response.status_code >= 400:
             raise SandboxError(f"The setup page answered {response.status_code}: {response.text}")
         return response.headers.get("Location", "")

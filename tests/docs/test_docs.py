@@ -380,8 +380,8 @@ def test_every_figure_of_a_report_is_described(reference: ModuleType) -> None:
 def test_every_fault_is_described(reference: ModuleType) -> None:
     text = reference.faults()
     named = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
-    assert named == {*faults.SPEC, *faults.RULE_SPEC}
-    assert [kind for kind in faults.KINDS if f"``{kind}``" not in text] == []
+    assert named == {*faults.FAULTS_SPEC, *faults.RULE_SPEC}
+    assert [kind for kind in faults.RULE_KINDS if f"``{kind}``" not in text] == []
 
 
 def test_every_signal_is_described(reference: ModuleType) -> None:

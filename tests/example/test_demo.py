@@ -21,14 +21,14 @@ from example_project.demo.browser import Browser
 from example_project.demo.management.commands.demo import Command
 from example_project.demo.processes import HOST, MANAGE, Demo
 from example_project.demo.story import StepFailed, Story
-from kapso_connect.kapso.error_codes import FAILURES
+from kapso_connect.kapso.error_codes import SETUP_ERRORS
 from kapso_connect.testing import Sandbox
 
-ADDRESS = re.compile(rf"http://{HOST}:\d+")
+SITE_URL = re.compile(rf"http://{HOST}:\d+")
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Nothing is set up; what the demo leaves behind would be in ``tmp_path``."""
+    """Return an environment without settings, in which temporary files go to ``tmp_path``."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -40,7 +40,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @contextmanager
 def demo(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """Run the demo; give the process, and a list for the lines it printed."""
+    """Run the demo; yield the process and a list for its output."""
     process = subprocess.Popen(
         [sys.executable, str(MANAGE), "demo"],
         env=environment(tmp_path),
@@ -64,11 +64,11 @@ def until_ready(process: subprocess.Popen[str], printed: list[str]) -> None:
     assert process.stdout
     while not printed or "Ctrl-C" not in printed[-1]:
         line = process.stdout.readline()
-        assert line, "".join(["The demo ended:\n", *printed])
+        assert line, "".join(["The demo stopped:\n", *printed])
         printed.append(line)
 
 
-def test_the_story_is_played_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_all_steps_succeed_and_no_files_are_left(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(MANAGE), "demo", "--once"],
         env=environment(tmp_path),
@@ -78,19 +78,19 @@ def test_the_story_is_played_and_leaves_nothing_behind(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(tmp_path.iterdir()) == []
-    for code in FAILURES:
+    for code in SETUP_ERRORS:
         assert f"comes back with {code}: the failure page says" in done.stdout
     assert "whatsapp_connected: the receiver ran once" in done.stdout
-    assert done.stdout.count("whatsapp_setup_failed: the receiver ran once") == len(FAILURES)
+    assert done.stdout.count("whatsapp_setup_failed: the receiver ran once") == len(SETUP_ERRORS)
 
 
-def story_of(sandbox: Sandbox, log: Path, said: list[str]) -> Story:
-    """A story whose site is away."""
+def story_of(sandbox: Sandbox, log: Path) -> Story:
+    """A story whose site does not run."""
     demo = Demo(f"http://{HOST}:9", site=None, password="", sandbox=sandbox)
-    return Story(demo, Browser(), log, said.append)
+    return Story(demo, Browser(), log, print)
 
 
-def test_a_failed_step_is_named_with_what_the_site_printed(
+def test_a_failed_step_is_named_with_the_output_of_the_site(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     log = tmp_path / "site.log"
@@ -100,26 +100,26 @@ def test_a_failed_step_is_named_with_what_the_site_printed(
         Command(stdout=io.StringIO()).play_with(demo, log)
 
 
-def test_a_webhook_that_does_not_come_is_noticed(
+def test_a_webhook_that_does_not_arrive_fails_its_step(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(story, "PATIENCE", 0.1)
+    monkeypatch.setattr(story, "STEP_TIMEOUT", 0.1)
     sandbox.set_webhook(None)
-    played = story_of(sandbox, tmp_path / "site.log", [])
+    played = story_of(sandbox, tmp_path / "site.log")
     with pytest.raises(StepFailed, match=r"^Kapso's webhook: 0 of 1 deliveries"):
         played.step("Kapso's webhook", played.webhook_arrives)
 
 
 @pytest.mark.parametrize("times", [0, 2])
-def test_a_receiver_that_ran_another_number_of_times_is_noticed(
+def test_a_receiver_that_did_not_run_once_fails_its_step(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    monkeypatch.setattr(story, "PATIENCE", 0.1)
+    monkeypatch.setattr(story, "STEP_TIMEOUT", 0.1)
     log = tmp_path / "site.log"
     log.write_text("connected: company=Ada event=1\n" * times)
-    played = story_of(sandbox, log, [])
+    played = story_of(sandbox, log)
     with pytest.raises(StepFailed, match=f"the receiver ran {times} times instead of once"):
-        played.step("whatsapp_connected", played.heard_once, "connected: company=Ada ")
+        played.step("whatsapp_connected", played.receiver_ran_once, "connected: company=Ada ")
 
 
 def test_demos_run_side_by_side_until_they_are_stopped(tmp_path: Path) -> None:
@@ -127,24 +127,24 @@ def test_demos_run_side_by_side_until_they_are_stopped(tmp_path: Path) -> None:
         for (process, printed), stop in [(one, signal.SIGINT), (other, signal.SIGTERM)]:
             until_ready(process, printed)
             text = "".join(printed)
-            addresses = set(ADDRESS.findall(text))
-            assert len(addresses) == 2
-            assert not {f"http://{HOST}:8000", f"http://{HOST}:8900"} & addresses
+            urls = set(SITE_URL.findall(text))
+            assert len(urls) == 2
+            assert not {f"http://{HOST}:8000", f"http://{HOST}:8900"} & urls
             assert re.search(r"password \S{12}", text)
-            for address in addresses:
-                assert requests.get(address, timeout=10).ok
+            for url in urls:
+                assert requests.get(url, timeout=10).ok
             process.send_signal(stop)
             process.send_signal(stop)
             assert process.wait(20) == 0
-            for address in addresses:
+            for url in urls:
                 with pytest.raises(requests.ConnectionError):
-                    requests.get(address, timeout=10)
+                    requests.get(url, timeout=10)
     assert list(tmp_path.iterdir()) == []
 
 
 @contextmanager
 def busy(port: int) -> Iterator[None]:
-    """See to it that somebody listens on ``port``."""
+    """Make sure that ``port`` is in use."""
     with socket.socket() as other:
         with suppress(OSError):
             other.bind((HOST, port))

@@ -47,7 +47,7 @@ def test_a_server_passes_the_deployment_checks() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_server_has_no_default_for_what_it_must_know() -> None:
+def test_a_server_must_set_key_secret_and_url() -> None:
     done = manage("check", "--fail-level", "WARNING", SECRET_KEY="x")
     assert done.returncode == 1
     for name in ("API_KEY", "WEBHOOK_SECRET", "PUBLIC_URL"):
@@ -61,14 +61,14 @@ def test_a_server_needs_a_secret_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "debug"), [({}, "True"), (SERVER, "False"), ({**SERVER, "DEBUG": "on"}, "True")]
+    ("settings", "debug"), [({}, "True"), (SERVER, "False"), ({**SERVER, "DEBUG": "on"}, "True")]
 )
-def test_a_secret_key_turns_debug_off_unless_asked(given: dict[str, str], debug: str) -> None:
+def test_a_secret_key_turns_debug_off_unless_asked(settings: dict[str, str], debug: str) -> None:
     source = "from example_project import settings; print(settings.DEBUG)"
-    assert python("-c", source, **given).stdout.strip() == debug
+    assert python("-c", source, **settings).stdout.strip() == debug
 
 
-def test_with_nothing_set_it_is_a_site_in_development() -> None:
+def test_the_defaults_are_for_development() -> None:
     done = manage("check", "--fail-level", "WARNING")
     assert done.returncode == 0, done.stderr
 

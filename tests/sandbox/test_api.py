@@ -23,7 +23,22 @@ def error(response: Any) -> str:
     return response.json()["error"]
 
 
-# Who may ask, and what for
+def test_its_lists_are_those_of_the_contract() -> None:
+    from kapso_connect.sandbox.api import BILLING_MODE_NAMES, LINK_STATUSES, THEME_COLOR_NAMES
+    from kapso_connect.sandbox.hosted import CONNECTION_TYPE_LABELS, HEADINGS_BY_LANGUAGE
+    from kapso_connect.sandbox.state import ALL_CONNECTION_TYPES
+    from tests.sandbox.support import CONTRACT
+
+    schemas = CONTRACT["components"]["schemas"]
+    assert [*HEADINGS_BY_LANGUAGE, None] == schemas["Language"]["enum"]
+    assert [*ALL_CONNECTION_TYPES] == schemas["ConnectionTypes"]["items"]["enum"]
+    assert [*CONNECTION_TYPE_LABELS] == [*ALL_CONNECTION_TYPES]
+    assert [*BILLING_MODE_NAMES] == schemas["BillingMode"]["enum"]
+    assert [*LINK_STATUSES] == schemas["LinkStatus"]["enum"]
+    assert set(THEME_COLOR_NAMES) == properties("Theme")
+
+
+# Authentication and errors
 
 
 @pytest.mark.parametrize("key", [None, "", "wrong"])

@@ -17,22 +17,22 @@ from example_project.demo.story import StepFailed, Story
 from kapso_connect.testing import SandboxError
 
 WELCOME = """
-The demo runs. It is all on this machine: nothing reaches Kapso or WhatsApp.
+The demo is running. Everything is on this machine: nothing reaches Kapso or WhatsApp.
 
   1. Log in     {site}/admin/kapso_connect/customer/
                 user {user}, password {password}
-  2. Invite     Tick a customer, choose “Create WhatsApp setup link”, and follow the link.
-  3. Connect    Play the customer on the page that opens: connect, or let it fail.
-  4. Look       {site}/ shows who is connected; the welcome mail appears here.
+  2. Invite     Select a customer, choose “Create WhatsApp setup link”, and open the link.
+  3. Connect    Act as the customer on the page that opens: connect a number, or let it fail.
+  4. Check      {site}/ shows who is connected; the welcome e-mail is printed here.
 
   The sandbox, with every webhook it sent: {sandbox}/
-  Ctrl-C ends the demo and forgets everything.
+  Ctrl-C stops the demo and deletes its data.
 """
 
 
 class Command(BaseCommand):
     help = (
-        "Run this site against a local stand-in for Kapso, with a database of its own. Needs no "
+        "Run this site with the sandbox instead of Kapso, and a temporary database. Needs no "
         "settings and no Kapso account."
     )
     requires_system_checks: list[str] = []
@@ -41,7 +41,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--once",
             action="store_true",
-            help="play the whole story by itself, check every step, and end; 0 means all was well",
+            help="run every step automatically, check it, and exit with 0 if all succeeded",
         )
 
     def handle(self, *, once: bool, **options: Any) -> None:
@@ -56,11 +56,11 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         except KeyboardInterrupt:
             if once:
-                raise CommandError("Stopped before the end of the story.") from None
-            self.stdout.write("\nThe demo has ended.")
+                raise CommandError("Stopped before the last step.") from None
+            self.stdout.write("\nThe demo has stopped.")
 
     def run(self) -> None:
-        self.stdout.write("Setting up …")
+        self.stdout.write("Starting …")
         with running() as demo:
             self.stdout.write(
                 WELCOME.format(
@@ -72,7 +72,7 @@ class Command(BaseCommand):
             )
             self.stdout.flush()
             code = demo.site.wait()
-            raise DemoError(f"The site ended by itself, with code {code}.")
+            raise DemoError(f"The site stopped with exit code {code}.")
 
     def play(self) -> None:
         started = time.monotonic()
@@ -83,21 +83,21 @@ class Command(BaseCommand):
                     f"ok  The site is at {demo.site_url}, the sandbox at {demo.sandbox.url}"
                 )
                 self.play_with(demo, log)
-        self.stdout.write(f"All was as it should be ({time.monotonic() - started:.1f} s).")
+        self.stdout.write(f"All steps succeeded ({time.monotonic() - started:.1f} s).")
 
     def play_with(self, demo: Demo, log: Path) -> None:
         with Browser() as browser:
             try:
                 Story(demo, browser, log, self.stdout.write).play()
             except StepFailed as failure:
-                said = log.read_text(errors="replace").splitlines()[-15:]
+                output = log.read_text(errors="replace").splitlines()[-15:]
                 raise CommandError(
-                    "\n".join([f"FAILED  {failure}", "", "The site printed last:", *said])
+                    "\n".join([f"FAILED  {failure}", "", "Last output of the site:", *output])
                 ) from failure
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    # An impatient second one must not cut the cleaning up short.
+    # A second signal must not interrupt the cleanup.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -13,14 +13,14 @@ from example_project.demo.data import COMPANIES, USERNAME
 
 
 class Command(BaseCommand):
-    help = "Make the tables, a staff user, and a few companies; harmless to repeat."
+    help = "Create the tables, a staff user and a few companies. It can be repeated."
 
     def handle(self, **options: Any) -> None:
         password = os.environ.get("DEMO_PASSWORD", "")
         if not settings.DEBUG or not password:
-            raise CommandError("Only for development: needs DEBUG, and a DEMO_PASSWORD to set.")
+            raise CommandError("Only for development: needs DEBUG and the variable DEMO_PASSWORD.")
         call_command("migrate", verbosity=0)
-        user, _made = get_user_model().objects.get_or_create(
+        user, _created = get_user_model().objects.get_or_create(
             username=USERNAME, defaults={"is_staff": True, "is_superuser": True}
         )
         user.set_password(password)

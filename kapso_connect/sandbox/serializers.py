@@ -1,10 +1,10 @@
-"""How the world's objects look in the API's answers."""
+"""The store's objects as JSON."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .state import Customer, Delivery, LoggedRequest, PhoneNumber, SetupLink, Webhook, world
+from .state import Customer, Delivery, LoggedRequest, PhoneNumber, SetupLink, Webhook, store
 
 LINK_FIELDS = (
     "id",
@@ -98,7 +98,7 @@ def webhook(source: Webhook) -> dict[str, Any]:
 
 
 def delivery(source: Delivery) -> dict[str, Any]:
-    target = world.webhooks.get(source.webhook_id)
+    target = store.webhooks.get(source.webhook_id)
     return {
         **_pick(source, ("id", "webhook_id", "event", "idempotency_key", "state", "batch_size")),
         **_pick(source, ("created_at", "next_attempt_at")),

@@ -1,0 +1,82 @@
+"""Signed webhook requests, as Kapso would send them."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from django.core.exceptions import ImproperlyConfigured
+from django.test import Client
+from django.urls import reverse
+
+from ..conf import get_conf
+from ..models import Customer
+from ..sandbox.signing import webhook_headers
+from .utils import random_meta_id, run_on_commit_callbacks
+
+LIVE_SERVER_TIMEOUT = 30.0
+
+
+def webhook_payload(
+    event: str, customer: Customer, phone_number_id: str = "", **more: Any
+) -> dict[str, Any]:
+    """Return the payload of ``whatsapp.phone_number.*`` or ``whatsapp.account.*``.
+
+    It has the fields that Kapso sends today; ``more`` adds or replaces fields.
+    ``phone_number_id`` is random where it is not given.
+    """
+    number = phone_number_id or random_meta_id()
+    common = {
+        "id": str(uuid.uuid4()),
+        "event": event,
+        "occurred_at": datetime.now().astimezone().isoformat(),
+        "project": {"id": str(uuid.uuid4())},
+    }
+    if event.startswith("whatsapp.account."):
+        account = {"business_account_id": random_meta_id(), "phone_numbers": [{"id": number}]}
+        return {**common, **account, **more}
+    number_fields: dict[str, Any] = {
+        "phone_number_id": number,
+        "customer": {"id": customer.kapso_id, "external_id": customer.external_customer_id},
+    }
+    if event in {"whatsapp.phone_number.created", "whatsapp.phone_number.deleted"}:
+        return {**number_fields, "project": common["project"], **more}
+    return {**common, **number_fields, **more}
+
+
+def post_webhook(
+    to: Client | str,
+    event: str,
+    payload: Mapping[str, Any] | bytes,
+    *,
+    idempotency_key: str | None = None,
+    secret: str | None = None,
+    batch_size: int = 0,
+) -> Any:
+    """Deliver ``payload`` as Kapso would, signed, and return the response.
+
+    ``to`` is Django's test client, or the URL of a running site (``live_server.url``), to which
+    the webhook's path is added if the URL has none. A ``payload`` of bytes is sent unchanged.
+    ``idempotency_key`` is random when None; give one to deliver the same thing twice. ``secret``
+    defaults to the first of your ``WEBHOOK_SECRET``. Raise ImproperlyConfigured without a secret.
+    """
+    if secret is None:
+        secret = next(iter(get_conf().webhook_secret), None)
+    if not secret:
+        raise ImproperlyConfigured("KAPSO_CONNECT['WEBHOOK_SECRET'] is not set.")
+    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    headers = webhook_headers(
+        body, secret, event=event, idempotency_key=idempotency_key, batch_size=batch_size
+    )
+    path = reverse("kapso_connect:webhook")
+    if isinstance(to, str):
+        url = to if urlsplit(to).path.strip("/") else to.rstrip("/") + path
+        return requests.post(url, data=body, headers=headers, timeout=LIVE_SERVER_TIMEOUT)
+    with run_on_commit_callbacks():
+        # Kapso delivers to https only, and a site may redirect http.
+        return to.post(path, body, content_type="application/json", headers=headers, secure=True)
