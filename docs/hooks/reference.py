@@ -1,4 +1,4 @@
-"""What the documentation takes from the code, so that nobody has to write it twice.
+"""Parts of the documentation that are generated from the code.
 
 ``<!-- from the code: settings -->`` in a page is replaced by what ``settings()`` below returns.
 """
@@ -27,7 +27,7 @@ KINDS = {
     "_positive": "a number",
     "_positive_int": "a whole number",
 }
-"""What the readers of settings take; the others take a text."""
+"""The types that the readers of settings accept; the others accept a string."""
 
 
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
@@ -35,12 +35,12 @@ def on_page_markdown(markdown: str, **kwargs: Any) -> str:
 
 
 def set_up() -> None:
-    """Let Django know the models, unless a test has done so."""
+    """Set up Django, unless a test has done so."""
     import django
     from django.conf import settings
 
     if not settings.configured:
-        # Of two copies of the package, this one.
+        # Use this copy of the package, also if another one is installed.
         sys.path.insert(0, str(ROOT))
         apps = ["django.contrib.auth", "django.contrib.contenttypes", "kapso_connect"]
         settings.configure(INSTALLED_APPS=apps, SECRET_KEY="-")  # noqa: S106
@@ -67,7 +67,7 @@ def settings() -> str:
 
 
 def definitions(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the terms of a docstring's definition list, and what is said of each."""
+    """Yield the terms of a docstring's definition list with their descriptions."""
     for found in re.finditer(
         r"^(``[\w.]+``(?:, ``[\w.]+``)*)\n((?:    .*\n?)+)", text, re.MULTILINE
     ):
@@ -87,9 +87,9 @@ def table(described: Any, title: str) -> str:
     """Return a docstring with its definitions as a table."""
     text = inspect.getdoc(described) or ""
     lines = [text.partition("\n``")[0], "", f"| {title} | |", "| --- | --- |"]
-    for names, told in definitions(text):
+    for names, description in definitions(text):
         shown = ", ".join(f"`{name}`" for name in names.split(", "))
-        lines.append(f"| {shown} | {' '.join(told.split())} |")
+        lines.append(f"| {shown} | {' '.join(description.split())} |")
     return "\n".join(lines)
 
 
@@ -147,7 +147,7 @@ def model_part(model: Any) -> str:
 
 
 def own(model: Any) -> Iterator[Any]:
-    """Yield the model's own columns, and what stands for several of them."""
+    """Yield the model's fields; a generic foreign key instead of its two columns."""
     hidden = {"id"} | {
         name
         for field in model._meta.private_fields
@@ -171,7 +171,7 @@ def kind_of(field: Any) -> str:
         "PositiveSmallIntegerField": "whole number",
         "BooleanField": "True or False",
         "TextField": "text",
-        "URLField": "address",
+        "URLField": "URL",
     }
     name = type(field).__name__
     kind = kinds.get(name, f"`{name}`")
@@ -180,7 +180,7 @@ def kind_of(field: Any) -> str:
 
 def about(field: Any) -> str:
     if not field.concrete:
-        return "The object of this site's own that it stands for, or None."
+        return "The site's own object that the customer belongs to, or None."
     text = str(field.help_text)
     if not text and str(field.verbose_name).replace(" ", "_") not in field.name:
         text = f"{str(field.verbose_name).capitalize()}."
@@ -191,7 +191,7 @@ def about(field: Any) -> str:
 
 
 def signature_of(member: Any) -> str | None:
-    """Return what stands in the parentheses of a call; None for what is not documented."""
+    """Return the parameters in parentheses; None for members that are not documented."""
     if isinstance(member, property):
         return ""
     if not inspect.isfunction(member):
@@ -242,7 +242,7 @@ def command_part(name: str, parser: argparse.ArgumentParser, usual: set[str]) ->
 def checks() -> str:
     from kapso_connect import checks
 
-    said = dict(messages())
+    texts = dict(messages())
     described = inspect.getdoc(checks) or ""
     lines = []
     for part in described.split("\n\n")[1:]:
@@ -250,18 +250,18 @@ def checks() -> str:
         if not found:
             lines += [f"## {part.rstrip(':').partition(';')[0]}", ""]
         for identity, text in found:
-            message, hint = said.pop(identity)
+            message, hint = texts.pop(identity)
             lines += [f"### {identity}", "", text, ""]
-            # Where nothing but an error's own words would be shown, there is nothing to show.
+            # A message that consists of another error's text is left out.
             lines += [f"*{message}*", ""] if message.strip("….: ") else []
             lines += [f"What to do: {hint}", ""] if hint else []
-    if said:
-        raise ValueError(f"The docstring of checks.py does not name {', '.join(said)}.")
+    if texts:
+        raise ValueError(f"The docstring of checks.py does not name {', '.join(texts)}.")
     return "\n".join(lines)
 
 
 def messages() -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yield the id of each check with its message and its hint, as they stand in the code."""
+    """Yield the id of each check with the message and the hint in the code."""
     source = (ROOT / "kapso_connect" / "checks.py").read_text(encoding="utf-8")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
@@ -271,7 +271,7 @@ def messages() -> Iterator[tuple[str, tuple[str, str]]]:
 
 
 def words(node: ast.expr) -> str:
-    """Return the text that stands in the code, with … for what is filled in."""
+    """Return the text in the code, with … instead of formatted values."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else ""
     if isinstance(node, ast.JoinedStr):
