@@ -1,9 +1,11 @@
-"""Every change of state: a customer is invited, connects a number, fails, or disconnects it.
+"""Every change of state: a customer is invited, connects a number, fails to, or disconnects it.
 
-Each function asks Kapso's API first, outside any transaction, and then changes rows and writes the
-timeline in one short transaction. All of them are safe to repeat and safe to run at the same time.
+A function makes its requests to Kapso's API first, outside of any transaction, and then changes
+rows and adds to the timeline in one short transaction. All of them are safe to repeat, and safe to
+run at the same time.
 
-These are the functions for a site's own code; the modules of this package are not.
+These functions are for a site's own code. What else the modules contain is internal, unless the
+reference documents it.
 """
 
 from __future__ import annotations

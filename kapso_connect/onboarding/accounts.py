@@ -1,4 +1,4 @@
-"""The health of numbers, and what Meta decides about their accounts."""
+"""The health of numbers, and Meta's decisions about their accounts."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .. import outbox
 from ..db import retry_on_conflict
 from ..kapso.client import KapsoClient
 from ..kapso.types import KapsoHealth
-from ..models import (
-    AccountStatus,
-    Connection,
-    Health,
-    Source,
-    TimelineEvent,
-    WebhookEvent,
-)
+from ..models import AccountStatus, Connection, Health, Source, TimelineEvent, WebhookEvent
 
 Kind = TimelineEvent.Kind
+
+ACCOUNT_STATUSES = {
+    "disabled": AccountStatus.DISABLED,
+    "restricted": AccountStatus.RESTRICTED,
+    "reinstated": AccountStatus.ACTIVE,
+}
+"""The status of an account after an event ``whatsapp.account.…``. A violation changes none."""
 
 
 def check_health(
@@ -32,16 +32,17 @@ def check_health(
     actor: AbstractBaseUser | None = None,
     client: KapsoClient | None = None,
 ) -> KapsoHealth:
-    """Ask Kapso how ``connection`` is, record what it says, and return it.
+    """Ask Kapso for the health of ``connection``, record and return it.
 
-    Kapso looks at most every 3 minutes, and answers 60 such questions a minute for a whole project.
-    Raises a KapsoError where it refuses (KapsoRateLimited) or is away; nothing is recorded then.
+    Kapso checks a number at most every 3 minutes, and accepts 5 such requests a second and 60 a
+    minute for a whole project. Raise a KapsoError where it refuses (KapsoRateLimited) or is away;
+    nothing is recorded then.
     """
     if client is not None:
         health = client.get_phone_number_health(connection.phone_number_id)
     else:
-        with KapsoClient.from_settings() as own:
-            health = own.get_phone_number_health(connection.phone_number_id)
+        with KapsoClient.from_settings() as own_client:
+            health = own_client.get_phone_number_health(connection.phone_number_id)
     status = health.status if health.status in Health.values else Health.ERROR.value
     error = health.error or "; ".join(_failed_checks(health))
 
@@ -66,7 +67,7 @@ def check_health(
 
 
 def _failed_checks(health: KapsoHealth) -> list[str]:
-    """Return what did not pass, as "name: why"."""
+    """Return the checks that did not pass, as "name: error"."""
     return [
         f"{name}: {check.get('error') or 'failed'}"
         for name, check in health.checks.items()
@@ -86,26 +87,27 @@ def update_account(
     data: Mapping[str, Any] | None = None,
     webhook_event: WebhookEvent | None = None,
 ) -> tuple[int, int]:
-    """Record that Meta ``name`` (disabled, restricted, reinstated, violation) an account.
+    """Record Meta's decision ``name`` about an account: disabled, restricted, reinstated or
+    violation.
 
-    It concerns the connected numbers that are named or belong to the account. Returns how many
-    there are, and for how many this was news: a repeated ``event_id``, and anything but a violation
-    that is older than what is known, changes nothing.
+    It affects the connected numbers that are listed or belong to the account. Return how many there
+    are, and for how many this was new. A repeated ``event_id`` changes nothing, and neither does a
+    decision (other than a violation) that is older than the last one recorded.
     """
 
     def change() -> tuple[int, int]:
         now = occurred_at or timezone.now()
-        concerned = list(
+        affected = list(
             Connection.objects.select_for_update()
             .filter(
                 Q(phone_number_id__in=phone_number_ids)
                 | Q(business_account_id=business_account_id),
                 status=Connection.Status.CONNECTED,
             )
-            .order_by("pk")  # the same order in every process: no deadlock
+            .order_by("pk")  # the same order in every process prevents deadlocks
         )
-        news = [c for c in concerned if _is_account_news(c, name, event_id, now)]
-        for connection in news:
+        changed = [row for row in affected if _is_new(row, name, event_id, now)]
+        for connection in changed:
             if name in ACCOUNT_STATUSES:
                 connection.account_status = ACCOUNT_STATUSES[name]
                 connection.restrictions = list(restrictions)
@@ -134,22 +136,15 @@ def update_account(
                     **(data or {}),
                 },
             )
-        return len(concerned), len(news)
+        return len(affected), len(changed)
 
     return retry_on_conflict(change)
 
 
-ACCOUNT_STATUSES = {
-    "disabled": AccountStatus.DISABLED,
-    "restricted": AccountStatus.RESTRICTED,
-    "reinstated": AccountStatus.ACTIVE,
-}
-
-
-def _is_account_news(connection: Connection, name: str, event_id: str, now: datetime) -> bool:
-    known = connection.events.filter(kind=Kind.ACCOUNT_UPDATED)
-    if event_id and known.filter(data__id=event_id).exists():
+def _is_new(connection: Connection, name: str, event_id: str, occurred_at: datetime) -> bool:
+    recorded = connection.events.filter(kind=Kind.ACCOUNT_UPDATED)
+    if event_id and recorded.filter(data__id=event_id).exists():
         return False
     if name not in ACCOUNT_STATUSES:
         return True
-    return connection.account_updated_at is None or connection.account_updated_at < now
+    return connection.account_updated_at is None or connection.account_updated_at < occurred_at

@@ -1,7 +1,7 @@
-"""Who somebody is, by what they bring: the customer's own address, which outlives any one of
-Kapso's links, and what a browser that came by it is given.
+"""Signed URLs and cookies that identify a customer.
 
-All of it is signed, and ends with the customer's ``connect_key``.
+A customer's connect URL stays the same when its setup link is renewed. All of these values are
+signed, and become invalid when the customer's ``connect_key`` changes.
 """
 
 from __future__ import annotations
@@ -15,51 +15,54 @@ from django.urls import reverse
 from ..conf import get_conf
 from ..models import Customer
 
-NAME = "kapso_connect"
-"""Of the cookie, and of the parameter of the page that the success page leads on to."""
+VISIT_COOKIE = "kapso_connect"
+"""The cookie of a browser in which a customer's connect URL was opened."""
 
 VISIT_SECONDS = 2 * 60 * 60
-"""How long a browser that followed the customer's address counts as the customer's."""
+"""How long a browser in which a connect URL was opened counts as the customer's."""
+
+CUSTOMER_PARAMETER = "kapso_connect"
+"""The query parameter that identifies the customer to the page after the success page."""
 
 RETURN_SECONDS = 60 * 60
-"""How long the address of the page after the success page says whose it is."""
+"""How long that parameter is valid."""
 
-# Not among the characters of a key or a signature, and left alone by what makes links of text.
+# The separator occurs in no key or signature, and programs that find URLs in a text keep it.
 _signer = Signer(salt="kapso_connect.connect", sep=".")
 _visits = TimestampSigner(salt="kapso_connect.visit", sep=".")
 _returns = TimestampSigner(salt="kapso_connect.return", sep=".")
 
 
 def connect_url(customer: Customer) -> str:
-    """Return the address that is given to ``customer``: it leads to the setup link of the day.
+    """Return the URL to give to ``customer``: it leads to a setup link that can be used now.
 
-    "" where there is none: nobody was invited yet, or the invitation was withdrawn. Whoever has the
-    address can connect a number for the customer.
+    Return "" where the customer was not invited yet, or the invitation was withdrawn. Whoever has
+    the URL can connect a number for the customer.
     """
     path = connect_path(customer)
     return path and get_conf().public_url + path
 
 
 def connect_path(customer: Customer) -> str:
-    """Return ``connect_url`` without this site's origin."""
+    """Return the path of ``connect_url``, without this site's origin."""
     if not customer.connect_key:
         return ""
     return reverse("kapso_connect:connect", args=[_signer.sign(customer.connect_key)])
 
 
 def customer_from_token(token: str) -> Customer | None:
-    """Return the customer whose address ends in ``token``; None where it was withdrawn.
+    """Return the customer whose connect URL has this ``token``; None where it was withdrawn.
 
-    Raises BadSignature where it was never anybody's.
+    Raise BadSignature for a token that this site never issued.
     """
-    return _customer_with(_signer.unsign(token))
+    return _customer_by_key(_signer.unsign(token))
 
 
 def set_visit_cookie(request: HttpRequest, response: HttpResponseBase, customer: Customer) -> None:
-    """Give the browser a cookie that says, for ``VISIT_SECONDS``, that ``customer`` is using it."""
+    """Set the cookie by which ``has_visit_cookie`` recognizes the browser of ``customer``."""
     if customer.connect_key:
         response.set_cookie(
-            NAME,
+            VISIT_COOKIE,
             _visits.sign(customer.connect_key),
             max_age=VISIT_SECONDS,
             secure=request.is_secure(),
@@ -70,37 +73,38 @@ def set_visit_cookie(request: HttpRequest, response: HttpResponseBase, customer:
 
 
 def has_visit_cookie(request: HttpRequest, customer: Customer) -> bool:
-    """True where ``customer``'s own address was followed in this browser a short while ago."""
+    """Return whether the connect URL of ``customer`` was opened in this browser within
+    ``VISIT_SECONDS``."""
     try:
-        key = _visits.unsign(request.COOKIES.get(NAME, ""), max_age=VISIT_SECONDS)
+        key = _visits.unsign(request.COOKIES.get(VISIT_COOKIE, ""), max_age=VISIT_SECONDS)
     except BadSignature:
         return False
     return key == customer.connect_key
 
 
 def with_customer_token(url: str, customer: Customer) -> str:
-    """Return ``url``, a page of this site, with the parameter that ``returning_customer`` reads."""
+    """Add the parameter that ``returning_customer`` reads to ``url``, a page of this site."""
     if not customer.connect_key:
         return url
     parts = urlsplit(url)
-    added = urlencode({NAME: _returns.sign(customer.connect_key)})
+    added = urlencode({CUSTOMER_PARAMETER: _returns.sign(customer.connect_key)})
     query = f"{parts.query}&{added}" if parts.query else added
     return parts._replace(query=query).geturl()
 
 
 def returning_customer(request: HttpRequest) -> Customer | None:
-    """Return the customer who comes from the success page, for this site's own next page.
+    """Return the customer who comes from the success page to this site's own next page.
 
-    None where the address says nothing that can be believed, or says it for more than
-    ``RETURN_SECONDS``: ask who it is, then. It is in the address, so keep what follows from it in
-    the session, and redirect to an address without it.
+    Return None where the URL has no valid parameter, or one older than ``RETURN_SECONDS``: then let
+    the customer log in, for example. URLs end up in logs and histories, so store the result in the
+    session, and redirect to the URL without the parameter.
     """
     try:
-        key = _returns.unsign(request.GET.get(NAME, ""), max_age=RETURN_SECONDS)
+        key = _returns.unsign(request.GET.get(CUSTOMER_PARAMETER, ""), max_age=RETURN_SECONDS)
     except BadSignature:
         return None
-    return _customer_with(key)
+    return _customer_by_key(key)
 
 
-def _customer_with(key: str) -> Customer | None:
+def _customer_by_key(key: str) -> Customer | None:
     return Customer.objects.filter(connect_key=key).first()

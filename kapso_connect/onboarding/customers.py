@@ -1,4 +1,4 @@
-"""Who a customer is: here, and at Kapso."""
+"""Customers: registered with Kapso, and found or added by what Kapso says about them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from .steps import Steps
 
 
 def registration_steps(customer: Customer) -> Steps[str]:
-    """Return Kapso's id of ``customer``, making the customer there where there is none.
+    """Return Kapso's id of ``customer``, and register the customer there where it has none.
 
-    Looks before it creates, so that a repeated call after a lost answer makes no second one.
+    Kapso is searched before a customer is created, so that a repeated call after a lost response
+    creates no second one. Raise KapsoConflict where another customer here has the id already.
     """
     if customer.kapso_id:
         return customer.kapso_id
@@ -28,20 +29,20 @@ def registration_steps(customer: Customer) -> Steps[str]:
         )
         customer.refresh_from_db(fields=["external_customer_id"])
     external_id = customer.external_customer_id or ""
-    found: KapsoCustomer = yield partial(
+    remote: KapsoCustomer = yield partial(
         _find_or_create_remote, name=customer.name, external_id=external_id
     )
     try:
         with atomic():
-            Customer.objects.filter(pk=customer.pk).update(kapso_id=found.id)
+            Customer.objects.filter(pk=customer.pk).update(kapso_id=remote.id)
     except IntegrityError:
         raise KapsoConflict(
-            f"Kapso's customer {found.id} is another customer of this site: "
-            f"{Customer.objects.get(kapso_id=found.id)}. Use that one.",
+            f"Kapso's customer {remote.id} is another customer of this site: "
+            f"{Customer.objects.get(kapso_id=remote.id)}. Use that one.",
             operation="find customer",
         ) from None
-    customer.kapso_id = found.id
-    return found.id
+    customer.kapso_id = remote.id
+    return remote.id
 
 
 def _find_or_create_remote(client: KapsoClient, *, name: str, external_id: str) -> KapsoCustomer:
@@ -51,17 +52,19 @@ def _find_or_create_remote(client: KapsoClient, *, name: str, external_id: str) 
     try:
         return client.create_customer(name=name, external_customer_id=external_id)
     except KapsoError as error:
-        taken = isinstance(error, (KapsoConflict, KapsoValidationError))
-        # Somebody registered the customer at the same moment, or our request was carried out
-        # although its answer was lost.
-        found = client.find_customer(external_id) if taken or error.outcome_unknown else None
+        # Another process may have registered the customer at the same moment, or our request was
+        # carried out although its response was lost.
+        may_exist = (
+            isinstance(error, (KapsoConflict, KapsoValidationError)) or error.outcome_unknown
+        )
+        found = client.find_customer(external_id) if may_exist else None
         if found is None:
             raise
         return found
 
 
 def customer_from_api(kapso_id: str, client: KapsoClient) -> Customer:
-    """Return the local customer with Kapso's id, asking Kapso who it is where nobody knows it."""
+    """Return the customer with Kapso's id, and add it from the API where it is not known here."""
     customer = Customer.objects.filter(kapso_id=kapso_id).first()
     if customer is not None:
         return customer
@@ -69,25 +72,27 @@ def customer_from_api(kapso_id: str, client: KapsoClient) -> Customer:
 
 
 def add_customer_from_api(remote: KapsoCustomer) -> Customer:
-    """Return the local customer that ``remote``, just read from the API, stands for."""
+    """Return the customer here for ``remote``, which was just read from the API."""
     return retry_on_conflict(
         lambda: find_or_add_customer(remote.id, remote.external_customer_id or "", remote.name)
     )
 
 
 def find_or_add_customer(kapso_id: str, external_customer_id: str, name: str = "") -> Customer:
-    """Return the customer Kapso speaks of, by Kapso's id or else by ours; make an unknown one.
+    """Return the customer with Kapso's id, else the one with our own id; add an unknown one.
 
-    Call it in a transaction that is retried: two processes may hear of the same customer at once.
+    Call it inside ``retry_on_conflict``: two processes may add the same customer at once. Raise
+    ValueError for an external id that the database cannot tell from that of another customer.
     """
     customer = Customer.objects.filter(kapso_id=kapso_id).first()
     if customer is None and external_customer_id:
         customer = Customer.objects.filter(external_customer_id=external_customer_id).first()
         if customer is not None and customer.external_customer_id != external_customer_id:
-            # MySQL and MariaDB take "Ab3" for "aB3", and cannot keep both.
+            # MySQL and MariaDB take "Ab3" for "aB3", and cannot store both.
             raise ValueError(
-                f"Kapso's external customer id {external_customer_id!r} is almost, but not quite, "
-                f"that of a customer here: {customer.external_customer_id!r}. Correct one of them."
+                f"This database cannot tell Kapso's external customer id {external_customer_id!r} "
+                f"from that of a customer here, {customer.external_customer_id!r}. "
+                "Correct one of them."
             )
         if customer is not None and customer.kapso_id is None:
             customer.kapso_id = kapso_id
@@ -102,12 +107,14 @@ def find_or_add_customer(kapso_id: str, external_customer_id: str, name: str = "
 
 
 def touch_if_unchanged(customer: Customer) -> bool:
-    """True for one of those who read ``customer`` as it is now and want to do something about it.
+    """Set ``updated_at``, and return True, unless the row has changed since ``customer`` was read.
 
-    So what is asked for twice, by a click that came twice or by two members of staff, is done once,
-    and without a lock that would be held while Kapso is asked.
+    Of several processes that read the same row, one gets True. So what a double click or two
+    members of staff ask for is done once, without a lock that is held while Kapso is asked.
     """
-    mine = Customer.objects.filter(pk=customer.pk, updated_at=customer.updated_at)
+    unchanged = Customer.objects.filter(pk=customer.pk, updated_at=customer.updated_at)
     return bool(
-        retry_on_conflict(lambda: mine.update(updated_at=timezone.now()), within=sqlite_write_lock)
+        retry_on_conflict(
+            lambda: unchanged.update(updated_at=timezone.now()), within=sqlite_write_lock
+        )
     )

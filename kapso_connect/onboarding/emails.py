@@ -1,7 +1,7 @@
-"""The e-mail by which a customer gets their own address, in their language.
+"""The e-mail that sends a customer their connect URL, in their language.
 
-Its words are the templates ``kapso_connect/email/invitation_subject.txt``, ``invitation.txt`` and
-``invitation.html``, which a site may override. How e-mail is sent is the site's own setting.
+Its text is in the templates ``kapso_connect/email/invitation_subject.txt``, ``invitation.txt`` and
+``invitation.html``, which a site may override. It is sent as the site sends all its e-mail.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from .connect_urls import connect_url
 def send_invitation(
     customer: Customer, link: SetupLink, *, actor: AbstractBaseUser | None = None
 ) -> None:
-    """Send ``customer`` the address that leads to ``link``, and note on the timeline that ``actor``
+    """Send ``customer`` the connect URL for ``link``, and record in the timeline that ``actor``
     did.
 
-    Raises as ``invitation_message`` does, and what sending raises (SMTPException, OSError);
-    nothing is noted then.
+    Raise as ``invitation_message`` does, and SMTPException or OSError as the mail backend does;
+    nothing is recorded then.
     """
     message = invitation_message(customer, link)
     message.send()
@@ -40,10 +40,10 @@ def send_invitation(
 
 
 def invitation_message(customer: Customer, link: SetupLink) -> EmailMultiAlternatives:
-    """Return the e-mail that gives ``customer`` the address that leads to ``link``.
+    """Return the e-mail that gives ``customer`` the connect URL for ``link``.
 
-    It is in the link's language, else the customer's, else the site's. Its ``send`` needs neither
-    the database nor a template. Raises NoEmailAddress, NoConnectUrl.
+    It is in the link's language, else the customer's, else the site's. Its ``send`` uses neither
+    the database nor a template. Raise NoEmailAddress or NoConnectUrl.
     """
     try:
         validate_email(customer.email)
@@ -54,7 +54,7 @@ def invitation_message(customer: Customer, link: SetupLink) -> EmailMultiAlterna
     url = connect_url(customer)
     if not url:
         raise NoConnectUrl(
-            _("%(customer)s has no address to connect at. Create a setup link first.")
+            _("%(customer)s has no connect link. Create a setup link first.")
             % {"customer": customer}
         )
     context = _context(customer, link, url)
@@ -63,7 +63,7 @@ def invitation_message(customer: Customer, link: SetupLink) -> EmailMultiAlterna
             render_to_string(f"kapso_connect/email/{name}", context)
             for name in ("invitation_subject.txt", "invitation.txt", "invitation.html")
         )
-    # A name in the subject must not begin another header.
+    # A line break in a name must not start another header.
     message = EmailMultiAlternatives(" ".join(subject.split()), text.strip() + "\n")
     message.to = [customer.email]
     message.attach_alternative(html, "text/html")
@@ -71,8 +71,8 @@ def invitation_message(customer: Customer, link: SetupLink) -> EmailMultiAlterna
 
 
 def share_text(customer: Customer, link: SetupLink) -> str:
-    """Return the few words with which staff give ``customer`` the address that leads to ``link``,
-    in a chat; the template ``kapso_connect/share.txt``."""
+    """Return a short text with the connect URL for ``link``, for staff to send to ``customer`` in a
+    chat. It is in the template ``kapso_connect/share.txt``."""
     with translation.override(invitation_language(customer, link)):
         context = _context(customer, link, connect_url(customer))
         return render_to_string("kapso_connect/share.txt", context).strip()
@@ -88,14 +88,12 @@ def _context(customer: Customer, link: SetupLink, url: str) -> dict[str, Any]:
 
 
 def invitation_language(customer: Customer, link: SetupLink) -> str:
-    """Return the code of the language that ``customer`` is written to in."""
+    """Return the code of the language in which to write to ``customer`` about ``link``."""
     return link.options.get("language") or customer.language or settings.LANGUAGE_CODE
 
 
-def why_not_sent(error: Exception) -> str:
+def send_error_message(error: Exception) -> str:
     """Return why an e-mail could not be sent, for a member of staff."""
     if isinstance(error, CannotInvite):
         return str(error)
-    return _("The mail server did not take the e-mail: %(detail)s") % {
-        "detail": describe(error)[:500]
-    }
+    return _("The e-mail could not be sent: %(detail)s") % {"detail": describe(error)[:500]}

@@ -1,4 +1,4 @@
-"""Errors in words for staff: what happened, and what to do about it."""
+"""What went wrong and what to do about it, in words for staff."""
 
 from __future__ import annotations
 
@@ -25,32 +25,34 @@ def staff_message(error: Exception) -> str:
     detail = str(error)
     if isinstance(error, KapsoCredentialsError):
         return _(
-            "Kapso refused this site's API key. Ask whoever runs this site to check "
+            "Kapso rejected this site's API key. Ask whoever runs this site to check "
             "KAPSO_CONNECT['API_KEY']."
         )
     if isinstance(error, KapsoPlanError):
         return _("Your Kapso plan does not include this. Upgrade it in Kapso, then try again.")
     if isinstance(error, KapsoRateLimited):
-        return _("Kapso was asked too often. Wait a minute, then try again.")
+        return _("Too many requests were sent to Kapso. Wait a minute, then try again.")
     if isinstance(error, KapsoUnavailable):
-        return _("Kapso did not answer. Try again in a few minutes; that is safe.")
+        return _("Kapso did not respond. It is safe to try again in a few minutes.")
     if isinstance(error, KapsoConflict):
-        return _("Kapso says that a limit is reached or this exists already: %(detail)s") % {
+        return _("A limit has been reached at Kapso, or this already exists: %(detail)s") % {
             "detail": detail
         }
     if isinstance(error, (KapsoValidationError, InvalidOptions)):
-        return _("Correct what was refused, then try again: %(detail)s") % {"detail": detail}
+        return _("The request was rejected. Correct it, then try again: %(detail)s") % {
+            "detail": detail
+        }
     if isinstance(error, KapsoNotFound):
-        return _("Kapso does not know this customer any more: %(detail)s") % {"detail": detail}
+        return _("This customer no longer exists at Kapso: %(detail)s") % {"detail": detail}
     if isinstance(error, KapsoError):
-        return _("Kapso's answer could not be understood: %(detail)s") % {"detail": detail}
+        return _("Kapso sent an unexpected response: %(detail)s") % {"detail": detail}
     if isinstance(error, ImproperlyConfigured):
-        return _("This site's settings are not complete: %(detail)s") % {"detail": detail}
+        return _("This site's settings are incomplete: %(detail)s") % {"detail": detail}
     if isinstance(error, NoReverseMatch):
         return _(
-            "This site's settings are not complete: kapso_connect.urls is not included in its "
-            "URLconf, so Kapso cannot be told where to send customers back to."
+            "This site's settings are incomplete: its URLconf does not include kapso_connect.urls, "
+            "so there is no page for customers to return to."
         )
     if isinstance(error, Customer.DoesNotExist):
-        return _("The customer was deleted meanwhile.")
-    return _("The link could not be recorded. Try again; the site's log says more.")
+        return _("The customer has been deleted.")
+    return _("The setup link could not be saved. Try again; the site's log has the details.")

@@ -1,4 +1,4 @@
-"""What a returning browser says, confirmed by Kapso's API."""
+"""What a returning browser reports, confirmed by Kapso's API."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ from ..exceptions import (
 )
 from ..kapso.client import KapsoClient
 from ..log import log_event
-from ..models import (
-    Connection,
-    SetupLink,
-    Source,
-)
+from ..models import Connection, SetupLink, Source
 from .numbers import Number, apply_remote_number, connect
 
 UNKNOWN_NUMBER = "Kapso does not know this number."
@@ -30,11 +26,12 @@ UNKNOWN_NUMBER = "Kapso does not know this number."
 def confirm_redirect(
     link: SetupLink, number: Number, *, source: str = Source.REDIRECT
 ) -> Connection | None:
-    """Settle what a returning browser says: that ``link`` led to ``number``.
+    """Confirm with the API what a returning browser reports: that ``link`` led to ``number``.
 
-    A redirect is unsigned, so the API decides. Returns the connection, or None while the API is
-    away or cannot tell: the claim is kept then, and the webhook or ``kapso_sync`` settles it.
-    Raises Rejected where the number is not the customer's, or is no longer connected.
+    A redirect is unsigned, so the API decides, within ``REQUEST_BUDGET``. Return the connection, or
+    None while the API is away or cannot tell yet: then the number is stored on the link as
+    unconfirmed, until the webhook or ``kapso_sync`` confirms it.
+    Raise Rejected where the number is not the customer's, or is no longer connected.
     """
     known = Connection.objects.filter(
         phone_number_id=number.phone_number_id, customer_id=link.customer_id
@@ -44,9 +41,9 @@ def confirm_redirect(
         try:
             return connect(link.customer, number, source=source, setup_link=link)
         except NeedsConfirmation:
-            is_connected = False  # closed or moved this very moment
+            is_connected = False  # It was disconnected or moved at this very moment.
     if not is_connected and link.setup_status == SetupLink.SetupStatus.COMPLETED:
-        raise Rejected("This setup link was completed before; a link connects once.")
+        raise Rejected("This setup link has already connected a number.")
     asked_at = timezone.now()
     try:
         with KapsoClient.from_settings(budget=get_conf().request_budget) as client:
@@ -63,29 +60,37 @@ def confirm_redirect(
         )
         if connection is None:
             raise Rejected("Kapso says that this number is not connected.")
-    except (KapsoNotFound, KapsoValidationError, Rejected) as refusal:
-        SetupLink.objects.filter(
-            pk=link.pk, unconfirmed_phone_number_id=number.phone_number_id
-        ).update(unconfirmed_phone_number_id="", unconfirmed_since=None)
-        reason = str(refusal) if isinstance(refusal, Rejected) else UNKNOWN_NUMBER
-        log_event(
-            "redirect.rejected", setup_link_id=link.pk, customer_id=link.customer_id, reason=reason
-        )
+    except (KapsoNotFound, KapsoValidationError, Rejected) as error:
+        reason = str(error) if isinstance(error, Rejected) else UNKNOWN_NUMBER
+        _forget_number(link, number, reason)
         raise Rejected(reason) from None
     except (KapsoError, TryLater):
         if is_connected:
             with suppress(NeedsConfirmation):
                 return connect(link.customer, number, source=source, setup_link=link)
-        # A page that is loaded again is the same claim, as old as it was.
-        kept = (
-            SetupLink.objects.filter(pk=link.pk)
-            .exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
-            .exclude(unconfirmed_phone_number_id=number.phone_number_id)
-            .update(
-                unconfirmed_phone_number_id=number.phone_number_id, unconfirmed_since=timezone.now()
-            )
-        )
-        if kept:
-            log_event("redirect.unconfirmed", setup_link_id=link.pk, customer_id=link.customer_id)
+        _remember_number(link, number)
         return None
     return connection
+
+
+def _forget_number(link: SetupLink, number: Number, reason: str) -> None:
+    SetupLink.objects.filter(pk=link.pk, unconfirmed_phone_number_id=number.phone_number_id).update(
+        unconfirmed_phone_number_id="", unconfirmed_since=None
+    )
+    log_event(
+        "redirect.rejected", setup_link_id=link.pk, customer_id=link.customer_id, reason=reason
+    )
+
+
+def _remember_number(link: SetupLink, number: Number) -> None:
+    """Store the number as unconfirmed; reloading the page does not change since when."""
+    remembered = (
+        SetupLink.objects.filter(pk=link.pk)
+        .exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
+        .exclude(unconfirmed_phone_number_id=number.phone_number_id)
+        .update(
+            unconfirmed_phone_number_id=number.phone_number_id, unconfirmed_since=timezone.now()
+        )
+    )
+    if remembered:
+        log_event("redirect.unconfirmed", setup_link_id=link.pk, customer_id=link.customer_id)

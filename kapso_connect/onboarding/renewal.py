@@ -1,4 +1,4 @@
-"""The setup link of the day: the one that works now, made where the last one does not."""
+"""The setup link that a customer can use now: the latest one, or a new one where that has ended."""
 
 from __future__ import annotations
 
@@ -24,18 +24,58 @@ from ..kapso.client import KapsoClient
 from ..log import log_event
 from ..models import Connection, Customer, SetupLink, Source
 from .numbers import apply_remote_number
-from .setup_links import CLOCKS_APART, apply_remote_link, revoke_setup_link, setup_link_steps
+from .setup_links import (
+    CLOCK_SKEW,
+    apply_remote_link,
+    is_revocable,
+    revoke_setup_link,
+    setup_link_steps,
+)
 from .steps import run
 
-ENDING_CODES = {"link_expired", "already_used"}
-"""Error codes after which a setup link leads nowhere."""
+ENDING_ERROR_CODES = {"link_expired", "already_used"}
+"""Error codes after which a setup link can no longer be used."""
 
-NAP = 0.1
-"""Seconds between two looks at whether another request has made the link."""
+RENEWAL_POLL_SECONDS = 0.1
+"""Seconds between two checks whether another request has created the link."""
+
+
+def usable_setup_link(customer: Customer) -> SetupLink:
+    """Return a setup link that ``customer`` can use now; create one where the latest has ended.
+
+    A link has ended when it expired, was used, or was replaced by one made in Kapso's dashboard.
+    The new one gets its options and ``next_url``. However many requests ask at the same moment, one
+    link is created: a second one would revoke the first, which a customer may be using already.
+    All API requests together take at most ``REQUEST_BUDGET``. While the API is away, a link that is
+    usable as far as this site knows is returned unchecked.
+
+    Raise InvitationWithdrawn, AlreadyConnected or RenewalInProgress; a KapsoError where Kapso
+    refuses or is away; InvalidOptions and ImproperlyConfigured as ``create_setup_link`` does. Do
+    not call it inside a transaction.
+    """
+    latest = latest_setup_link(customer)
+    if is_onboarded(customer, latest):
+        raise AlreadyConnected
+    if latest is None:
+        raise InvitationWithdrawn
+    with KapsoClient.from_settings(budget=get_conf().request_budget) as client:
+        try:
+            is_usable = _check_link(latest, client)
+        except KapsoError as error:
+            if not _is_usable(latest):
+                raise
+            log_event(
+                "setup_link.unchecked",
+                setup_link_id=latest.pk,
+                customer_id=customer.pk,
+                error=str(error),
+            )
+            is_usable = True
+        return latest if is_usable else _renew(latest, client)
 
 
 def latest_setup_link(customer: Customer) -> SetupLink | None:
-    """Return the link that says where ``customer`` stands; None where nobody was invited."""
+    """Return the link that the status of ``customer`` follows from; None where there is none."""
     link = (
         SetupLink.objects.filter(customer=customer, is_latest=True)
         .order_by("-created_at", "-pk")
@@ -46,82 +86,47 @@ def latest_setup_link(customer: Customer) -> SetupLink | None:
     return link
 
 
-def is_finished(customer: Customer, newest: SetupLink | None) -> bool:
-    """True where ``customer`` has nothing left to do: a number is connected, and the ``newest``
+def is_onboarded(customer: Customer, latest: SetupLink | None) -> bool:
+    """Return whether ``customer`` has nothing left to do: a number is connected, and the ``latest``
     link is not an invitation to connect another one."""
+    if latest is not None and is_revocable(latest):
+        return False
     connected = Connection.objects.filter(customer=customer, status=Connection.Status.CONNECTED)
-    return not _is_open(newest) and connected.exists()
+    return connected.exists()
 
 
-def _is_open(link: SetupLink | None) -> bool:
-    return (
-        link is not None
-        and link.setup_status != SetupLink.SetupStatus.COMPLETED
-        and link.status != SetupLink.Status.REVOKED
-    )
+def _is_usable(link: SetupLink) -> bool:
+    return link.is_usable and link.last_error_code not in ENDING_ERROR_CODES
 
 
-def usable_setup_link(customer: Customer) -> SetupLink:
-    """Return a setup link that ``customer`` can follow now; make one where the last has ended.
-
-    It has ended when it expired, was used up, or a newer one (made in Kapso's own pages) replaced
-    it. The new one has its options and ``next_url``. However many ask at the same moment, one link
-    is made: a second one would revoke the first, with a customer on its way there.
-    The API has ``REQUEST_BUDGET`` for all of it. While it is away, a link that works as far as
-    this site knows is returned unasked.
-
-    Raises InvitationWithdrawn, AlreadyConnected, RenewalInProgress; a KapsoError where Kapso refuses or is away,
-    InvalidOptions and ImproperlyConfigured as ``create_setup_link``. Do not call it inside a
-    transaction.
-    """
-    newest = latest_setup_link(customer)
-    if is_finished(customer, newest):
-        raise AlreadyConnected
-    if newest is None:
-        raise InvitationWithdrawn
-    with KapsoClient.from_settings(budget=get_conf().request_budget) as client:
-        try:
-            works = _works(newest, client)
-        except KapsoError as error:
-            if not newest.is_usable or newest.last_error_code in ENDING_CODES:
-                raise
-            log_event(
-                "setup_link.unchecked",
-                setup_link_id=newest.pk,
-                customer_id=customer.pk,
-                error=str(error),
-            )
-            works = True
-        return newest if works else _renew(newest, client)
-
-
-def _works(link: SetupLink, client: KapsoClient) -> bool:
-    """Ask Kapso whether ``link`` can be followed; record what is news."""
+def _check_link(link: SetupLink, client: KapsoClient) -> bool:
+    """Ask Kapso whether ``link`` can be used, and record what has changed."""
     customer = link.customer
     if link.status == SetupLink.Status.EXPIRED or not customer.kapso_id:
         return False
-    since = link.created_at - CLOCKS_APART
+    since = link.created_at - CLOCK_SKEW
     try:
-        listed = list(client.list_setup_links(customer.kapso_id, created_after=since))
-    except KapsoNotFound:  # Kapso has forgotten the customer, and with it the link.
+        remotes = list(client.list_setup_links(customer.kapso_id, created_after=since))
+    except KapsoNotFound:  # The customer was deleted at Kapso, and the link with it.
         return False
-    mine = next((remote for remote in listed if remote.id == link.kapso_id), None)
+    remote = next((remote for remote in remotes if remote.id == link.kapso_id), None)
     if link.status == SetupLink.Status.ACTIVE:
-        apply_remote_link(link, mine)
-    if mine is not None and mine.whatsapp_setup_status == SetupLink.SetupStatus.COMPLETED:
-        _look_for_numbers(customer, client)
-        if is_finished(customer, latest_setup_link(customer)):
+        apply_remote_link(link, remote)
+    if remote is not None and remote.whatsapp_setup_status == SetupLink.SetupStatus.COMPLETED:
+        _record_numbers(customer, client)
+        if is_onboarded(customer, latest_setup_link(customer)):
             raise AlreadyConnected
         return False
-    if mine is not None and link.status == SetupLink.Status.REVOKED:
-        if any(remote.created_at > mine.created_at for remote in listed):
+    if remote is not None and link.status == SetupLink.Status.REVOKED:
+        if any(other.created_at > remote.created_at for other in remotes):
             return False
         raise InvitationWithdrawn
-    return link.is_usable and link.last_error_code not in ENDING_CODES
+    return _is_usable(link)
 
 
-def _look_for_numbers(customer: Customer, client: KapsoClient) -> None:
-    """Record the customer's numbers: nobody told us of the one that the link led to."""
+def _record_numbers(customer: Customer, client: KapsoClient) -> None:
+    """Record the customer's numbers: neither a webhook nor a redirect reported the one that the
+    link led to."""
     asked_at = timezone.now()
     for remote in client.list_phone_numbers(customer_id=customer.kapso_id):
         if remote.customer_id == customer.kapso_id:
@@ -132,42 +137,45 @@ def _look_for_numbers(customer: Customer, client: KapsoClient) -> None:
 def _renew(link: SetupLink, client: KapsoClient) -> SetupLink:
     customer, now = link.customer, timezone.now()
     key = customer.connect_key
-    # Longer than the API can take, so that it ends only where its process did not live to end it.
+    # Longer than the API requests can take: it runs out only if its process was killed.
     lease = timedelta(seconds=get_conf().request_budget + 10)
-    free = Q(renewing_at=None) | Q(renewing_at__lt=now - lease)
+    not_renewing = Q(renewing_at=None) | Q(renewing_at__lt=now - lease)
     links = SetupLink.objects.filter(pk=link.pk)
-    # Whether an earlier attempt made a link is not known: its link is taken then.
+    # An earlier attempt may have created a link at Kapso: that one is used then.
     since = links.values_list("renewing_at", flat=True).first()
-    if not links.filter(free, is_latest=True).update(renewing_at=now):
-        return _made_by_another(link)
+    if not links.filter(not_renewing, is_latest=True).update(renewing_at=now):
+        return _wait_for_other_request(link)
     steps = setup_link_steps(
-        customer, options=_lasting(link.options), next_url=link.next_url, since=since
+        customer,
+        options=_without_redirect_urls(link.options),
+        next_url=link.next_url,
+        since=since,
     )
     try:
-        made = run(steps, client)
+        new_link = run(steps, client)
     except Exception as error:
         if not (isinstance(error, KapsoError) and error.outcome_unknown):
             links.update(renewing_at=since)
         raise
-    if customer.connect_key != key:  # Staff took the invitation back meanwhile.
-        revoke_setup_link(made, client=client)
+    if customer.connect_key != key:  # Staff withdrew the invitation in the meantime.
+        revoke_setup_link(new_link, client=client)
         raise InvitationWithdrawn
-    return made
+    return new_link
 
 
-def _lasting(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``options`` without this site's own addresses, which may have changed since."""
+def _without_redirect_urls(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``options`` without this site's own URLs, which may have changed since."""
     return {name: value for name, value in options.items() if not name.endswith("_redirect_url")}
 
 
-def _made_by_another(link: SetupLink) -> SetupLink:
-    give_up_at = time.monotonic() + get_conf().request_budget
+def _wait_for_other_request(link: SetupLink) -> SetupLink:
+    deadline = time.monotonic() + get_conf().request_budget
     while True:
-        newest = latest_setup_link(link.customer)
-        if newest is None:
+        latest = latest_setup_link(link.customer)
+        if latest is None:
             raise InvitationWithdrawn
-        if newest.pk != link.pk:
-            return newest
-        if newest.renewing_at is None or time.monotonic() > give_up_at:
+        if latest.pk != link.pk:
+            return latest
+        if latest.renewing_at is None or time.monotonic() > deadline:
             raise RenewalInProgress
-        time.sleep(NAP)
+        time.sleep(RENEWAL_POLL_SECONDS)

@@ -1,7 +1,8 @@
-"""Where each customer stands: not invited, invited, opened, waiting, failed, connected, …
+"""How far each customer's onboarding has come: not invited, invited, opened, waiting, connected, …
 
-One definition in two forms: ``standings`` for the customers of a page, ``stands`` for a query over
-all of them. Both make a fixed number of queries, however many rows there are.
+The rules exist in two forms, which must agree: ``get_statuses`` for a list of customers, and
+``has_status`` as a condition for a query. Both make a fixed number of queries, however many rows
+there are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..models import Connection, Customer, SetupLink
 
 
 class OnboardingStatus(models.TextChoices):
-    """Where a customer stands with WhatsApp."""
+    """How far a customer's onboarding has come."""
 
     NOT_INVITED = "not_invited", _("Not invited")
     INVITED = "invited", _("Invited")
@@ -30,25 +31,25 @@ class OnboardingStatus(models.TextChoices):
 
 
 @dataclass(frozen=True)
-class Status:
-    """Where one customer stands, and the rows that say so.
+class CustomerStatus:
+    """The onboarding status of one customer, and the rows that it follows from.
 
-    ``connection`` is the number that is connected, or was last; ``link`` the newest setup link,
-    without its ``url`` and ``options``. Each is None where there is none. ``more`` is how many
-    further numbers are connected.
+    ``connection`` is the number that is connected, or was last; ``link`` is the latest setup link,
+    without its ``url`` and ``options``. Each is None where there is none. ``more_connections`` is
+    how many further numbers are connected.
     """
 
-    standing: OnboardingStatus
+    status: OnboardingStatus
     connection: Connection | None = None
     link: SetupLink | None = None
-    more: int = 0
+    more_connections: int = 0
 
 
-NOBODY = Status(OnboardingStatus.NOT_INVITED)
+NOT_INVITED = CustomerStatus(OnboardingStatus.NOT_INVITED)
 
-_connected = Q(status=Connection.Status.CONNECTED)
-# One that never was connected stands for a number whose end was heard of before its beginning.
-_lost = Q(
+_is_connected = Q(status=Connection.Status.CONNECTED)
+# A row without ``connected_at`` only remembers that the number's end was reported before its start.
+_is_disconnected = Q(
     status=Connection.Status.DISCONNECTED,
     connected_at__isnull=False,
     disconnected_at__isnull=False,
@@ -63,34 +64,32 @@ _can_still_connect = (
 )
 
 
-def get_statuses(customers: Iterable[Customer]) -> dict[int, Status]:
-    """Return where each of the ``customers`` stands, by primary key, in three queries."""
-    rows = list(_located(Customer.objects.filter(pk__in=[customer.pk for customer in customers])))
-    numbers = Connection.objects.in_bulk([r.open_pk or r.lost_pk for r in rows])
-    known = SetupLink.objects.defer("url", "options").in_bulk([r.link_pk for r in rows])
+def get_statuses(customers: Iterable[Customer]) -> dict[int, CustomerStatus]:
+    """Return the status of each of the ``customers``, by primary key, in three queries."""
+    rows = list(_with_keys(Customer.objects.filter(pk__in=[customer.pk for customer in customers])))
+    connections = Connection.objects.in_bulk([r.connected_pk or r.disconnected_pk for r in rows])
+    links = SetupLink.objects.defer("url", "options").in_bulk([r.link_pk for r in rows])
     return {
-        row.pk: _status(
-            numbers.get(row.open_pk or row.lost_pk),
-            known.get(row.link_pk),
-            waits=row.waits,
-            more=max((row.connected or 0) - 1, 0),
+        row.pk: _customer_status(
+            row,
+            connections.get(row.connected_pk or row.disconnected_pk),
+            links.get(row.link_pk),
         )
         for row in rows
     }
 
 
-def get_status(customers: models.QuerySet[Customer]) -> tuple[Customer, Status] | None:
-    """Return the one customer in ``customers`` and where it stands, in two queries; None where
-    there is none. The link has its ``url`` and ``options`` here."""
-    row = _located(customers).first()
+def get_status(customers: models.QuerySet[Customer]) -> tuple[Customer, CustomerStatus] | None:
+    """Return the one customer in ``customers`` and its status, in two queries; None where
+    ``customers`` is empty. Here the link includes its ``url`` and ``options``."""
+    row = _with_keys(customers).first()
     if row is None:
         return None
+    connection_pk = row.connected_pk or row.disconnected_pk or 0
     same: Any = Customer.objects.filter(pk=row.pk)
     customer = (
         same.annotate(
-            number=FilteredRelation(
-                "connections", condition=Q(connections__pk=row.open_pk or row.lost_pk or 0)
-            ),
+            number=FilteredRelation("connections", condition=Q(connections__pk=connection_pk)),
             newest=FilteredRelation("setup_links", condition=Q(setup_links__pk=row.link_pk or 0)),
         )
         .select_related("number", "newest")
@@ -98,70 +97,59 @@ def get_status(customers: models.QuerySet[Customer]) -> tuple[Customer, Status] 
     )
     if customer is None:
         return None
-    return customer, _status(
-        getattr(customer, "number", None),  # Django sets what there is
-        getattr(customer, "newest", None),
-        waits=row.waits,
-        more=max((row.connected or 0) - 1, 0),
-    )
+    # Django leaves out the attribute where there is no such row.
+    connection, link = getattr(customer, "number", None), getattr(customer, "newest", None)
+    return customer, _customer_status(row, connection, link)
 
 
-def _located(customers: models.QuerySet[Customer]) -> Any:
-    own = Connection.objects.filter(customer=OuterRef("pk"))
+def has_status(status: str) -> Q:
+    """Return the condition for customers with ``status``, a value of ``OnboardingStatus``."""
+    connected, waiting, disconnected, _invited = progress_conditions()
+    links = SetupLink.objects.filter(_can_still_connect, customer=OuterRef("pk"))
+    failed = Q(setup_status=SetupLink.SetupStatus.FAILED)
+    none_of_these = ~connected & ~waiting & ~disconnected
+    return {
+        OnboardingStatus.CONNECTED: connected,
+        OnboardingStatus.WAITING: ~connected & waiting,
+        OnboardingStatus.DISCONNECTED: ~connected & ~waiting & disconnected,
+        OnboardingStatus.FAILED: none_of_these & Q(Exists(links.filter(failed))),
+        OnboardingStatus.OPENED: none_of_these
+        & Q(Exists(links.filter(~failed, opened_at__isnull=False))),
+        OnboardingStatus.INVITED: none_of_these & Q(Exists(links.filter(~failed, opened_at=None))),
+        OnboardingStatus.NOT_INVITED: none_of_these & ~Q(Exists(links)),
+    }[OnboardingStatus(status)]
+
+
+def progress_conditions() -> tuple[Q, Q, Q, Q]:
+    """Return the conditions for customers with a connected number, with a number that waits for
+    confirmation, with a disconnected number, and with a link that can still connect one.
+
+    A customer whose status is NOT_INVITED meets none of them; any other meets at least one.
+    """
+    connections = Connection.objects.filter(customer=OuterRef("pk"))
     links = SetupLink.objects.filter(customer=OuterRef("pk"))
     return (
-        customers.annotate(
-            open_pk=Subquery(_newest(own.filter(_connected), "connected_at")),
-            lost_pk=Subquery(_newest(own.filter(_lost), "disconnected_at")),
-            link_pk=Subquery(_newest(links.filter(is_latest=True), "created_at")),
-            waits=Exists(links.filter(unconfirmed_since__isnull=False)),
-            connected=Subquery(_count(own.filter(_connected))),
-        )
-        .order_by()
-        .values_list("pk", "open_pk", "lost_pk", "link_pk", "waits", "connected", named=True)
+        Q(Exists(connections.filter(_is_connected))),
+        Q(Exists(links.filter(unconfirmed_since__isnull=False))),
+        Q(Exists(connections.filter(ended_connections()))),
+        Q(Exists(links.filter(_can_still_connect))),
     )
 
 
-def _newest(rows: models.QuerySet[Any], moment: str) -> models.QuerySet[Any]:
-    return rows.order_by(F(moment).desc(nulls_last=True), "-pk").values("pk")[:1]
-
-
-def _count(rows: models.QuerySet[Any]) -> models.QuerySet[Any]:
-    counted: models.QuerySet[Any] = rows.order_by().values("customer").annotate(count=Count("pk"))
-    return counted.values("count")
-
-
-def _status(
-    connection: Connection | None, link: SetupLink | None, *, waits: bool, more: int
-) -> Status:
-    return Status(_onboarding_status(connection, link, waits), connection, link, more)
-
-
-def _onboarding_status(
-    connection: Connection | None, link: SetupLink | None, waits: bool
-) -> OnboardingStatus:
-    if connection is not None and connection.is_connected:
-        return OnboardingStatus.CONNECTED
-    if waits:
-        return OnboardingStatus.WAITING
-    may_connect = link is not None and can_still_connect(link)
-    if connection is not None and not (
-        link is not None
-        and may_connect
-        and connection.disconnected_at is not None
-        and link.created_at > connection.disconnected_at
-    ):
-        return OnboardingStatus.DISCONNECTED
-    if link is None or not may_connect:
-        return OnboardingStatus.NOT_INVITED
-    if link.setup_status == SetupLink.SetupStatus.FAILED:
-        return OnboardingStatus.FAILED
-    return OnboardingStatus.OPENED if link.opened_at else OnboardingStatus.INVITED
+def ended_connections() -> Q:
+    """Return the condition for connections that ended and whose customer has not been invited
+    since."""
+    newer = SetupLink.objects.filter(
+        _can_still_connect,
+        customer=OuterRef("customer"),
+        created_at__gt=OuterRef("disconnected_at"),
+    )
+    return _is_disconnected & ~Q(Exists(newer))
 
 
 def can_still_connect(link: SetupLink) -> bool:
-    """True where a customer's newest link may still lead to a connection, or says why it did not:
-    neither withdrawn nor completed. One that expired is renewed when the customer comes."""
+    """Return whether a customer's latest link may still lead to a connection, or says why it did
+    not: it was neither revoked nor completed. An expired one is renewed when the customer comes."""
     failed = link.setup_status == SetupLink.SetupStatus.FAILED
     return link.setup_status != SetupLink.SetupStatus.COMPLETED and (
         link.status in {SetupLink.Status.ACTIVE, SetupLink.Status.EXPIRED}
@@ -169,43 +157,78 @@ def can_still_connect(link: SetupLink) -> bool:
     )
 
 
-def lost() -> Q:
-    """The condition for connections that ended and whose customer was not invited since."""
-    newer = SetupLink.objects.filter(
-        _can_still_connect,
-        customer=OuterRef("customer"),
-        created_at__gt=OuterRef("disconnected_at"),
+def _with_keys(customers: models.QuerySet[Customer]) -> Any:
+    """Return named tuples: each customer's key, and the keys of the rows that its status follows
+    from."""
+    connections = Connection.objects.filter(customer=OuterRef("pk"))
+    connected, disconnected = (
+        connections.filter(_is_connected),
+        connections.filter(_is_disconnected),
     )
-    return _lost & ~Q(Exists(newer))
-
-
-def invitations() -> tuple[Q, Q, Q, Q]:
-    """Return the conditions for connected, waiting, lost and invited customers; who stands at
-    NOT_INVITED meets none of them, everybody else at least one."""
-    own = Connection.objects.filter(customer=OuterRef("pk"))
     links = SetupLink.objects.filter(customer=OuterRef("pk"))
     return (
-        Q(Exists(own.filter(_connected))),
-        Q(Exists(links.filter(unconfirmed_since__isnull=False))),
-        Q(Exists(own.filter(lost()))),
-        Q(Exists(links.filter(_can_still_connect))),
+        customers.annotate(
+            connected_pk=Subquery(_latest_pk(connected, "connected_at")),
+            disconnected_pk=Subquery(_latest_pk(disconnected, "disconnected_at")),
+            link_pk=Subquery(_latest_pk(links.filter(is_latest=True), "created_at")),
+            is_waiting=Exists(links.filter(unconfirmed_since__isnull=False)),
+            connected_count=Subquery(_count(connected)),
+        )
+        .order_by()
+        .values_list(
+            "pk",
+            "connected_pk",
+            "disconnected_pk",
+            "link_pk",
+            "is_waiting",
+            "connected_count",
+            named=True,
+        )
     )
 
 
-def has_status(standing: str) -> Q:
-    """Return the condition for customers who stand at ``standing``, a value of ``Standing``."""
-    connected, waiting, left, _invited = invitations()
-    can_still_connect = SetupLink.objects.filter(_can_still_connect, customer=OuterRef("pk"))
-    failed = Q(setup_status=SetupLink.SetupStatus.FAILED)
-    invited = ~connected & ~waiting & ~left
-    return {
-        OnboardingStatus.CONNECTED: connected,
-        OnboardingStatus.WAITING: ~connected & waiting,
-        OnboardingStatus.DISCONNECTED: ~connected & ~waiting & left,
-        OnboardingStatus.FAILED: invited & Q(Exists(can_still_connect.filter(failed))),
-        OnboardingStatus.OPENED: invited
-        & Q(Exists(can_still_connect.filter(~failed, opened_at__isnull=False))),
-        OnboardingStatus.INVITED: invited
-        & Q(Exists(can_still_connect.filter(~failed, opened_at=None))),
-        OnboardingStatus.NOT_INVITED: invited & ~Q(Exists(can_still_connect)),
-    }[OnboardingStatus(standing)]
+def _latest_pk(rows: models.QuerySet[Any], time_field: str) -> models.QuerySet[Any]:
+    return rows.order_by(F(time_field).desc(nulls_last=True), "-pk").values("pk")[:1]
+
+
+def _count(rows: models.QuerySet[Any]) -> models.QuerySet[Any]:
+    counted: models.QuerySet[Any] = rows.order_by().values("customer").annotate(count=Count("pk"))
+    return counted.values("count")
+
+
+def _customer_status(
+    row: Any, connection: Connection | None, link: SetupLink | None
+) -> CustomerStatus:
+    return CustomerStatus(
+        _onboarding_status(connection, link, row.is_waiting),
+        connection,
+        link,
+        max((row.connected_count or 0) - 1, 0),
+    )
+
+
+def _onboarding_status(
+    connection: Connection | None, link: SetupLink | None, is_waiting: bool
+) -> OnboardingStatus:
+    if connection is not None and connection.is_connected:
+        return OnboardingStatus.CONNECTED
+    if is_waiting:
+        return OnboardingStatus.WAITING
+    open_link = link if link is not None and can_still_connect(link) else None
+    if connection is not None and not _is_newer(open_link, connection):
+        return OnboardingStatus.DISCONNECTED
+    if open_link is None:
+        return OnboardingStatus.NOT_INVITED
+    if open_link.setup_status == SetupLink.SetupStatus.FAILED:
+        return OnboardingStatus.FAILED
+    return OnboardingStatus.OPENED if open_link.opened_at else OnboardingStatus.INVITED
+
+
+def _is_newer(link: SetupLink | None, connection: Connection) -> bool:
+    """Return whether ``link`` was made after ``connection`` ended: the customer was invited
+    again."""
+    return (
+        link is not None
+        and connection.disconnected_at is not None
+        and link.created_at > connection.disconnected_at
+    )

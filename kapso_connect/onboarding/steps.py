@@ -8,36 +8,39 @@ from typing import Any, TypeVar
 
 from ..kapso.client import KapsoClient
 
-T = TypeVar("T")
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
-class Writing:
-    """Rows to be written, and what writes those of many in one transaction, in the same order."""
+class BulkWrite:
+    """A ``row`` to be written, and the function that writes those of many generators in one
+    transaction and returns one result for each, in the same order."""
 
-    rows: Any
+    row: Any
     write: Callable[[Sequence[Any]], Sequence[Any]]
 
 
-Steps = Generator[Callable[[KapsoClient], Any] | Writing, Any, T]
-"""Yields what is to be asked of the API, is sent the answer (or thrown the error), and returns the
-result. What is asked touches no row, so any thread may run it; all the rest belongs to the
-thread, and to the database connection, that advances the generator. So many can be under way at
-once without a database connection for each. What it yields as Writing may wait for that of others,
-so that all are written together."""
+Steps = Generator[Callable[[KapsoClient], Any] | BulkWrite, Any, ResultT]
+"""A generator that yields API requests and rows to be written, is sent their results (or thrown
+their errors), and returns its own result.
+
+A request touches no row, so any thread may make it. Everything else belongs to the thread, and the
+database connection, that advances the generator. So many generators can be in progress without a
+database connection for each. A BulkWrite may wait for those of other generators, so that all are
+written together."""
 
 
-def run(steps: Steps[T], client: KapsoClient) -> T:
-    """Take ``steps`` one after the other in this thread; return the result."""
+def run(steps: Steps[ResultT], client: KapsoClient) -> ResultT:
+    """Carry out ``steps`` one after the other in this thread, and return their result."""
     try:
-        ask = next(steps)
+        step = next(steps)
         while True:
             try:
-                answer = ask.write([ask.rows])[0] if isinstance(ask, Writing) else ask(client)
+                result = step.write([step.row])[0] if isinstance(step, BulkWrite) else step(client)
             except Exception as error:
-                ask = steps.throw(error)
+                step = steps.throw(error)
             else:
-                ask = steps.send(answer)
+                step = steps.send(result)
     except StopIteration as end:
-        result: T = end.value
-        return result
+        returned: ResultT = end.value
+        return returned

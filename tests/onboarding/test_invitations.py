@@ -144,7 +144,7 @@ def test_no_more_than_agreed_are_under_way_at_once(sandbox: Sandbox, monkeypatch
     monkeypatch.setattr(KapsoClient, "create_setup_link", counting)
     batch = started(20)
     invitations.work(batch.pk)
-    assert 1 < max(under_way) <= invitations.AT_ONCE
+    assert 1 < max(under_way) <= invitations.MAX_CONCURRENT_REQUESTS
 
 
 def test_a_slice_ends_in_time_and_says_that_something_is_left(sandbox: Sandbox) -> None:
@@ -164,7 +164,7 @@ def test_every_tenth_customer_fails_and_is_tried_again(sandbox: Sandbox) -> None
     assert reached.due_at is not None
     assert reached.due_at > timezone.now()
     for invitation in batch.invitations.filter(status="pending"):
-        assert "Kapso did not answer" in invitation.last_error
+        assert "Kapso did not respond" in invitation.last_error
     make_due(batch)
     assert not invitations.work(batch.pk)
     assert invitations.progress(batch).done == 30
@@ -180,7 +180,7 @@ def test_what_kapso_refuses_for_good_is_not_asked_again_by_itself(sandbox: Sandb
     reached = invitations.progress(batch)
     assert (reached.done, reached.failed, reached.left) == (2, 1, 0)
     failed = batch.invitations.get(status="failed")
-    assert failed.last_error.startswith("Correct what was refused")
+    assert failed.last_error.startswith("The request was rejected")
     invitations.resume(batch)
     invitations.work(batch.pk)
     assert invitations.progress(batch).done == 3
@@ -195,7 +195,7 @@ def test_a_wrong_key_stops_the_batch_until_it_is_resumed(sandbox: Sandbox, setti
     batch.refresh_from_db()
     assert "API key" in batch.stopped
     assert invitations.progress(batch).left == 30
-    assert len(sandbox.requests()) <= invitations.AT_ONCE
+    assert len(sandbox.requests()) <= invitations.MAX_CONCURRENT_REQUESTS
     settings.KAPSO_CONNECT = right
     assert not invitations.work(batch.pk), "stopped is stopped"
     invitations.resume(batch)
@@ -207,13 +207,13 @@ def test_too_many_requests_make_the_whole_batch_wait(sandbox: Sandbox) -> None:
     sandbox.faults(api=[{"kind": "status", "status": 429, "retry_after": 3600}])
     batch = started(30)
     assert not invitations.work(batch.pk)
-    assert len(sandbox.requests()) <= invitations.AT_ONCE * 2
+    assert len(sandbox.requests()) <= invitations.MAX_CONCURRENT_REQUESTS * 2
     reached = invitations.progress(batch)
     assert reached.left == 30
     in_half_an_hour = timezone.now() + timedelta(minutes=30)
     assert not batch.invitations.filter(next_attempt_at__lt=in_half_an_hour).exists()
     assert not batch.invitations.filter(attempts__gt=0).exists(), "it is nobody's fault"
-    assert batch.invitations.filter(last_error__contains="asked too often").exists()
+    assert batch.invitations.filter(last_error__contains="Too many requests").exists()
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["not-recorded", "recorded"])
@@ -229,7 +229,7 @@ def test_a_link_made_by_a_process_that_died_is_found(sandbox: Sandbox, recorded:
             remote = client.create_customer(
                 name=customer.name, external_customer_id=customer.external_customer_id
             )
-            client.create_setup_link(remote.id, setup_links.link_options(customer, None).payload())
+            client.create_setup_link(remote.id, setup_links.build_options(customer, None).payload())
     (made,) = links_at_kapso(sandbox)
     assert not invitations.work(batch.pk), "another process may still be at it"
     assert invitations.progress(batch).left == 1

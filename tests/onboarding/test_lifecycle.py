@@ -307,7 +307,7 @@ def test_an_api_that_stays_away_ends_as_failed_and_can_be_run_again(
     assert last().status == "failed"
     assert last().last_error
     sandbox.clear_faults()
-    assert inbox.run_again(last())
+    assert inbox.process_again(last())
     assert reload(known).is_connected
 
 
@@ -430,5 +430,5 @@ def test_an_unknown_account_is_a_failure_that_staff_can_read_and_run_again(
     assert "nobody" in last().last_error
     Connection.objects.update(business_account_id="nobody")
     with listening() as heard:
-        assert inbox.run_again(last())
+        assert inbox.process_again(last())
     assert heard.names() == ["whatsapp_account_updated"]

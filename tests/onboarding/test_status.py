@@ -96,10 +96,10 @@ def test_both_forms_agree_on_every_customer() -> None:
         customers = {place(*case).pk: case for case in cases}
     found = get_statuses(Customer.objects.all())
     assert set(found) == set(customers)
-    assert {status.standing for status in found.values()} == set(OnboardingStatus)
+    assert {status.status for status in found.values()} == set(OnboardingStatus)
     for standing in OnboardingStatus:
         by_query = set(Customer.objects.filter(has_status(standing)).values_list("pk", flat=True))
-        by_rows = {pk for pk, status in found.items() if status.standing == standing}
+        by_rows = {pk for pk, status in found.items() if status.status == standing}
         assert {customers[pk] for pk in by_query} == {customers[pk] for pk in by_rows}
 
 
@@ -137,7 +137,7 @@ def test_a_customer_stands(
     numbers: str, newest: str, made: float, older: str, standing: str
 ) -> None:
     customer = place(numbers, newest, made, older)
-    assert get_statuses([customer])[customer.pk].standing == standing
+    assert get_statuses([customer])[customer.pk].status == standing
 
 
 def test_the_rows_that_say_so_come_along() -> None:
@@ -148,7 +148,7 @@ def test_the_rows_that_say_so_come_along() -> None:
     assert status.link.get_deferred_fields() == {"url", "options"}
     customer = place("two connected", "none", 0, "none")
     status = get_statuses([customer])[customer.pk]
-    assert (status.connection, status.more) == (customer.connections.get(**REOPENED), 1)
+    assert (status.connection, status.more_connections) == (customer.connections.get(**REOPENED), 1)
 
 
 @pytest.mark.parametrize("count", [1, 30])
