@@ -5,10 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
+from django.db import connection, connections
 from django.dispatch import Signal
 from django.http import HttpResponse
 from django.test import Client, override_settings
@@ -33,6 +37,18 @@ _numbers = itertools.count(100_000_000_000_001)
 
 def new_number_id() -> str:
     return str(next(_numbers))
+
+
+def make_user(name: str = "staff", *permissions: str, **fields: Any) -> Any:
+    """A member of staff with these permissions, by codename; with "superuser", all of them."""
+    model = get_user_model()
+    if "superuser" in permissions:
+        return model.objects.create_superuser(name, password="x")
+    user = model.objects.create_user(name, **{"is_staff": True, **fields})
+    found = Permission.objects.filter(codename__in=permissions)
+    assert len(found) == len(permissions)
+    user.user_permissions.set(found)
+    return user
 
 
 def make_customer(**fields: Any) -> Customer:
@@ -103,6 +119,33 @@ def queue_without_worker() -> AbstractContextManager[None]:
 def broken_queue() -> AbstractContextManager[None]:
     """Let every attempt to enqueue a task fail."""
     return _task_backend(BrokenBackend)
+
+
+@contextmanager
+def after_first_query(action: Callable[[], object]) -> Iterator[None]:
+    """Run ``action`` right after the first query, as another process would.
+
+    It runs in another thread, which has a database connection of its own.
+    """
+    results = []
+
+    def act() -> None:
+        try:
+            action()
+        finally:
+            connections.close_all()
+
+    def execute(execute: Any, *args: Any) -> Any:
+        result = execute(*args)
+        if not results:
+            results.append(result)
+            with ThreadPoolExecutor(1) as executor:
+                executor.submit(act).result()
+        return result
+
+    with connection.execute_wrapper(execute):
+        yield
+    assert results, "no query was made"
 
 
 def payload_for(customer: Customer, phone_number_id: str, **more: Any) -> dict[str, Any]:
