@@ -1,4 +1,4 @@
-"""One body for every error of the API, each with a code that stays as it is."""
+"""The errors of the API: one body for all of them, each with a code that does not change."""
 
 from __future__ import annotations
 
@@ -34,167 +34,202 @@ from ..exceptions import (
 )
 from ..log import log_event
 
-RETRY_SECONDS = 30
-"""What a client is asked to wait where nobody knows better."""
+DEFAULT_RETRY_AFTER = 30
+"""Seconds after which a client may try again, where nothing more precise is known."""
 
-Fields = dict[str, list[dict[str, str]]]
-"""What is wrong where: the path of a value to problems, each with ``code`` and ``message``."""
+INVALID_VALUES = "Some values are invalid; see fields."
+
+ERRORS: dict[str, tuple[int, str]] = {
+    "invalid": (400, INVALID_VALUES),
+    "invalid_filter": (400, INVALID_VALUES),
+    "invalid_cursor": (400, INVALID_VALUES),
+    "invalid_idempotency_key": (400, INVALID_VALUES),
+    "bad_request": (400, "Bad request."),
+    "parse_error": (400, "The request body could not be read."),
+    "permission_denied": (403, "You do not have permission to perform this action."),
+    "token_not_permitted": (403, "You do not have permission to receive the link's token."),
+    "not_found": (404, "Not found."),
+    "changed_meanwhile": (409, "Kapso cannot confirm the current state yet. Try again shortly."),
+    "external_customer_id_taken": (409, "Another customer already has this external id."),
+    "idempotency_key_in_use": (
+        409,
+        "A request with this key is still being processed. Try again shortly.",
+    ),
+    "setup_link_used": (409, "A setup link that has been used cannot be revoked."),
+    "kapso_conflict": (
+        409,
+        "Kapso reports a conflict: a limit has been reached, or the object already exists.",
+    ),
+    "kapso_not_found": (409, "This no longer exists at Kapso."),
+    "too_large": (413, "The request body is too large."),
+    "idempotency_key_reused": (
+        422,
+        "This key was already used with a different body. Use a new key.",
+    ),
+    "kapso_refused": (422, "Kapso rejected the request."),
+    "openapi_not_installed": (
+        501,
+        "The schema needs drf-spectacular, which is not installed on this site.",
+    ),
+    "kapso_credentials": (502, "Kapso rejected this site's API key."),
+    "kapso_plan": (502, "This site's Kapso plan does not include this."),
+    "kapso_unexpected": (502, "Kapso sent a response that could not be understood."),
+    "kapso_outcome_unknown": (
+        503,
+        "Kapso did not say whether it carried out the request. Send it again: with the same "
+        "Idempotency-Key, it is carried out only once.",
+    ),
+    "kapso_rate_limited": (503, "This site has sent Kapso too many requests."),
+    "kapso_unavailable": (503, "Kapso did not respond. Nothing was changed."),
+    "not_configured": (503, "This site's settings are incomplete; its log has the details."),
+    "unavailable": (503, "Temporarily unavailable. Try again shortly."),
+}
+"""By code, the status and the message of the errors that this API raises itself."""
+
+DJANGO_ERROR_CODES: dict[tuple[type[Exception], ...], str] = {
+    (Http404, ObjectDoesNotExist): "not_found",
+    (PermissionDenied,): "permission_denied",
+    (RequestDataTooBig,): "too_large",
+    (SuspiciousOperation,): "bad_request",
+    (UnreadablePostError,): "parse_error",
+    (ImproperlyConfigured, NoReverseMatch): "not_configured",
+    (OperationalError, InterfaceError): "unavailable",
+    (TryLater,): "changed_meanwhile",
+}
+KAPSO_ERROR_CODES: dict[type[KapsoError], str] = {
+    KapsoRateLimited: "kapso_rate_limited",
+    KapsoUnavailable: "kapso_unavailable",
+    KapsoCredentialsError: "kapso_credentials",
+    KapsoPlanError: "kapso_plan",
+    KapsoConflict: "kapso_conflict",
+    KapsoNotFound: "kapso_not_found",
+    KapsoValidationError: "kapso_refused",
+    KapsoError: "kapso_unexpected",
+}
+"""A class comes before its base class."""
+
+RETRIABLE_CODES = {"changed_meanwhile"} | {code for code in ERRORS if ERRORS[code][0] == 503}
+
+BODY_PATH = "body"
+"""The path of errors that concern the body as a whole."""
+
+FieldErrors = dict[str, list[dict[str, str]]]
+"""The path of each invalid value, with its errors: each has a ``code`` and a ``message``."""
 
 
 class ApiError(exceptions.APIException):
-    """What a client is told: ``status``, ``code``, ``message``, and ``fields`` where values are
-    wrong. ``wait`` is after how many seconds it may try again."""
+    """An error of this API: ``code`` is a key of ``ERRORS``, which has the status and the message
+    unless another ``message`` is given. ``retry_after`` is in seconds."""
 
     def __init__(
         self,
-        status: int,
         code: str,
-        message: str,
+        message: str = "",
         *,
-        fields: Fields | None = None,
-        wait: float | None = None,
+        fields: FieldErrors | None = None,
+        retry_after: float | None = None,
     ) -> None:
-        super().__init__(message, code)
+        status, default_message = ERRORS[code]
+        super().__init__(message or default_message, code)
         self.status_code = status
-        self.code = code
         self.fields = fields or {}
-        self.wait = wait
-
-
-def invalid(fields: Fields, *, code: str = "invalid") -> ApiError:
-    return ApiError(400, code, "Some values are not right; fields says which.", fields=fields)
+        if retry_after is None and code in RETRIABLE_CODES:
+            retry_after = DEFAULT_RETRY_AFTER
+        self.wait = retry_after
 
 
 def invalid_value(path: str, message: str, *, code: str = "invalid") -> ApiError:
-    return invalid({path: [{"code": code, "message": message}]}, code=code)
+    """Return the error for a single invalid value."""
+    return ApiError(code, fields={path: [{"code": code, "message": message}]})
 
 
-def handle(error: Exception, context: Mapping[str, Any]) -> Response | None:
-    """Return the answer to what a view raised; None leaves it to Django, which answers 500.
+def exception_handler(error: Exception, context: Mapping[str, Any]) -> Response | None:
+    """Return the response to ``error``; None leaves it to Django, which answers 500.
 
-    The exception handler of this API's views alone, whatever the site's own views use.
+    Only this API's views use it, whatever EXCEPTION_HANDLER the site has set.
     """
-    known = _translate(error, context["view"])
+    known = _to_drf_error(error, context["view"])
     if known is None:
         return None
+    code, message = _code_and_message(known)
     if known.status_code >= 500:
-        # With its trace only where this site is at fault: an outage of Kapso's has none to show.
-        trace = False if isinstance(error, KapsoError) else error
+        # A traceback helps only where this site is at fault, not when Kapso is down.
         log_event(
             "rest.failed",
             status=known.status_code,
-            code=known.code,
+            code=code,
             error=f"{type(error).__name__}: {error}",
-            exc_info=trace,
+            exc_info=False if isinstance(error, KapsoError) else error,
         )
-    body = {"code": known.code, "message": str(known.detail), "fields": known.fields}
     headers = {}
-    if header := getattr(error, "auth_header", None):
-        headers["WWW-Authenticate"] = header
-    if known.wait is not None:
-        headers["Retry-After"] = str(max(math.ceil(known.wait), 1))
+    if auth_header := getattr(error, "auth_header", None):
+        headers["WWW-Authenticate"] = auth_header
+    seconds = getattr(known, "wait", None)
+    if seconds is not None:
+        headers["Retry-After"] = str(max(math.ceil(seconds), 1))
+    fields = known.fields if isinstance(known, ApiError) else {}
+    body = {"code": code, "message": message, "fields": fields}
     return Response(body, status=known.status_code, headers=headers)
 
 
-def _translate(error: Exception, view: Any) -> ApiError | None:
-    if isinstance(error, ApiError):
-        return error
+def _to_drf_error(error: Exception, view: Any) -> exceptions.APIException | None:
     if isinstance(error, exceptions.ValidationError):
-        return invalid(dict(_problems(error.detail)))
+        return ApiError("invalid", fields=dict(_field_errors(error.detail)))
     if isinstance(error, exceptions.APIException):
-        return _of_the_framework(error)
+        return error
     if isinstance(error, InvalidOptions):
-        return _of_options(error)
+        return _options_error(error)
     if isinstance(error, KapsoError):
-        return _of_kapso(error, view.shows_details)
-    if isinstance(error, TryLater):
-        return ApiError(409, "changed_meanwhile", "Kapso cannot tell yet.", wait=RETRY_SECONDS)
-    for kinds, (status, code, message) in OTHERS.items():
-        if isinstance(error, kinds):
-            wait = RETRY_SECONDS if status == 503 else None
-            return ApiError(status, code, message, wait=wait)
+        return _kapso_error(error, with_details=view.shows_details)
+    for classes, code in DJANGO_ERROR_CODES.items():
+        if isinstance(error, classes):
+            return ApiError(code)
     return None
 
 
-OTHERS: dict[tuple[type[Exception], ...], tuple[int, str, str]] = {
-    (Http404, ObjectDoesNotExist): (404, "not_found", "There is no such thing."),
-    (PermissionDenied,): (403, "permission_denied", "You may not do this."),
-    (RequestDataTooBig,): (413, "too_large", "The body is too large."),
-    (SuspiciousOperation,): (400, "bad_request", "This site takes no such request."),
-    (UnreadablePostError,): (400, "parse_error", "The body could not be read."),
-    (ImproperlyConfigured, NoReverseMatch): (
-        503,
-        "not_configured",
-        "This site's settings are not complete; its log says more.",
-    ),
-    (OperationalError, InterfaceError): (503, "unavailable", "Try again in a moment."),
-}
-
-
-def _of_the_framework(error: exceptions.APIException) -> ApiError:
+def _code_and_message(error: exceptions.APIException) -> tuple[str, str]:
+    # Authentication classes of other libraries raise errors with mappings and lists.
     detail: Any = error.detail
-    if isinstance(detail, Mapping):  # of an authentication class of the site's
+    if isinstance(detail, Mapping):
         detail = detail.get("detail", error.default_detail)
     if isinstance(detail, list):
         detail = detail[0] if detail else error.default_detail
-    code = str(getattr(detail, "code", None) or error.default_code)
-    wait = getattr(error, "wait", None)
-    return ApiError(error.status_code, code, str(detail), wait=wait)
+    return str(getattr(detail, "code", None) or error.default_code), str(detail)
 
 
-def _problems(detail: Any, path: str = "") -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """Yield the path of each value that a serializer refused, and why."""
+def _field_errors(detail: Any, path: str = "") -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """Yield the path of each value that a serializer rejected, with its errors."""
     if isinstance(detail, Mapping):
         for name, inner in detail.items():
             inside = "" if name == api_settings.NON_FIELD_ERRORS_KEY else str(name)
-            yield from _problems(inner, ".".join(filter(None, (path, inside))))
+            yield from _field_errors(inner, ".".join(filter(None, (path, inside))))
     elif any(isinstance(inner, (Mapping, list)) for inner in detail):
         for index, inner in enumerate(detail):
-            yield from _problems(inner, f"{path}.{index}")
+            yield from _field_errors(inner, f"{path}.{index}")
     elif detail:
-        yield path or WHOLE, [{"code": problem.code, "message": problem} for problem in detail]
+        yield path or BODY_PATH, [{"code": one.code, "message": one} for one in detail]
 
 
-WHOLE = "body"
-"""The path of what is wrong with the body as a whole."""
-
-
-def _of_options(error: InvalidOptions) -> ApiError:
-    own = {"next_url", "options"}
-    return invalid(
-        {
-            name if name in own else f"options.{name}": [{"code": "invalid", "message": problem}]
-            for name, problem in error.errors.items()
-        }
+def _options_error(error: InvalidOptions) -> ApiError:
+    top_level = {"next_url", "options"}
+    return ApiError(
+        "invalid",
+        fields={
+            name if name in top_level else f"options.{name}": [
+                {"code": "invalid", "message": message}
+            ]
+            for name, message in error.errors.items()
+        },
     )
 
 
-def _of_kapso(error: KapsoError, with_details: bool) -> ApiError:
+def _kapso_error(error: KapsoError, *, with_details: bool) -> ApiError:
     if error.outcome_unknown:
-        return ApiError(
-            503,
-            "kapso_outcome_unknown",
-            "Kapso broke off, and may have done it or not. Send the same again: with the same "
-            "Idempotency-Key it is done once.",
-            wait=RETRY_SECONDS,
-        )
-    told = (told for kind, told in KAPSO.items() if isinstance(error, kind))
-    status, code, message = next(told, UNEXPECTED)
-    wait: float | None = RETRY_SECONDS if status == 503 else None
-    if isinstance(error, KapsoRateLimited) and error.retry_after is not None:
-        wait = error.retry_after
-    if with_details and status < 500:
-        message = str(error)
-    return ApiError(status, code, message, wait=wait)
-
-
-KAPSO: dict[type[KapsoError], tuple[int, str, str]] = {
-    KapsoRateLimited: (503, "kapso_rate_limited", "Kapso was asked too often."),
-    KapsoUnavailable: (503, "kapso_unavailable", "Kapso did not answer. Nothing was done."),
-    KapsoCredentialsError: (502, "kapso_credentials", "Kapso refused this site's API key."),
-    KapsoPlanError: (502, "kapso_plan", "This site's Kapso plan does not include this."),
-    KapsoConflict: (409, "kapso_conflict", "Kapso says that a limit is reached or it exists."),
-    KapsoNotFound: (409, "kapso_not_found", "Kapso does not know it any more."),
-    KapsoValidationError: (422, "kapso_refused", "Kapso refused what was asked for."),
-}
-UNEXPECTED = (502, "kapso_unexpected", "Kapso's answer could not be understood.")
+        return ApiError("kapso_outcome_unknown")
+    code = next(code for kind, code in KAPSO_ERROR_CODES.items() if isinstance(error, kind))
+    is_about_the_request = ERRORS[code][0] < 500
+    return ApiError(
+        code,
+        str(error) if with_details and is_about_the_request else "",
+        retry_after=error.retry_after if isinstance(error, KapsoRateLimited) else None,
+    )

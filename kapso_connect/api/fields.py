@@ -1,4 +1,4 @@
-"""Fields that take the JSON type they say and no other, and write times in one way everywhere."""
+"""Serializer fields that accept only their own JSON type, and times in UTC."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from rest_framework import serializers
 from ..utils import as_aware, as_stored
 
 MAX_ID = 10**18 - 1
-"""Above every key there is, and below what databases can compare with."""
+"""Larger than any primary key, and small enough for every database to compare with."""
 
 
-def is_key(text: str) -> bool:
-    """True for what can be the key of a row, in an address."""
+def is_primary_key(text: str) -> bool:
+    """Return whether ``text``, a part of a URL, can be a primary key."""
     return text.isascii() and text.isdigit() and len(text) <= 18
 
 
-class TextField(serializers.CharField):
+class StrictCharField(serializers.CharField):
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
             self.fail("invalid")
         return super().to_internal_value(data)
 
 
-class EmailField(serializers.EmailField):
+class StrictEmailField(serializers.EmailField):
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
             self.fail("invalid")
         return super().to_internal_value(data)
 
 
-class FlagField(serializers.BooleanField):
+class StrictBooleanField(serializers.BooleanField):
     def to_internal_value(self, data: Any) -> bool:
         if not isinstance(data, bool):
             self.fail("invalid", input=data)
         return data
 
 
-class ChoiceField(serializers.ChoiceField):
+class StrictChoiceField(serializers.ChoiceField):
     def to_internal_value(self, data: Any) -> Any:
         if not isinstance(data, str):
             self.fail("invalid_choice", input=data)
@@ -48,7 +48,7 @@ class ChoiceField(serializers.ChoiceField):
 
 
 class IdField(serializers.IntegerField):
-    """A key of a row."""
+    """A primary key."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"min_value": 1, "max_value": MAX_ID, **kwargs})
@@ -59,24 +59,24 @@ class IdField(serializers.IntegerField):
         return super().to_internal_value(data)
 
 
-class NumberParameter(IdField):
-    """A whole number in an address."""
+class IntegerParameter(IdField):
+    """A positive integer in the query string."""
 
     def to_internal_value(self, data: Any) -> int:
-        if not (isinstance(data, str) and is_key(data)):
+        if not (isinstance(data, str) and is_primary_key(data)):
             self.fail("invalid")
         return super().to_internal_value(int(data))
 
 
-class MomentField(serializers.DateTimeField):
-    """A time with its offset from UTC (RFC 3339); written in UTC, whatever the site's settings."""
+class UtcDateTimeField(serializers.DateTimeField):
+    """A time with its offset from UTC (RFC 3339); output in UTC, whatever the site's settings."""
 
     def to_internal_value(self, value: Any) -> datetime:
         try:
             moment = parse_datetime(value) if isinstance(value, str) else None
         except ValueError:
             moment = None
-        # No database and no clock goes further than that.
+        # Not every database and platform can store times outside these years.
         if moment is None or moment.tzinfo is None or not 1900 < moment.year < 9000:
             self.fail("invalid", format="2026-01-31T12:00:00Z")
         return as_stored(moment)

@@ -1,4 +1,4 @@
-"""What lists can be asked for; anything that is not understood is refused, never ignored."""
+"""The query parameters of lists. Unknown ones and invalid values are errors, never ignored."""
 
 from __future__ import annotations
 
@@ -13,45 +13,60 @@ from rest_framework.settings import api_settings
 
 from ..models import Connection, SetupLink, TimelineEvent
 from ..onboarding.status import OnboardingStatus, has_status
-from .errors import Fields, invalid
-from .fields import ChoiceField, MomentField, NumberParameter, TextField
+from .errors import ApiError, FieldErrors
+from .fields import IntegerParameter, StrictCharField, StrictChoiceField, UtcDateTimeField
 
-PAGE_SIZE = 50
+DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 100
+
+CUSTOMER_HELP = "The id of a customer."
 
 
 class Filters(serializers.Serializer[Any]):
-    """The parameters of one list; each may be given once."""
+    """The query parameters of one list; each may be values once."""
 
-    page_size = NumberParameter(required=False, max_value=MAX_PAGE_SIZE)
+    page_size = IntegerParameter(
+        required=False, max_value=MAX_PAGE_SIZE, help_text="The number of results on a page."
+    )
 
-    def narrow(self, rows: QuerySet[Any], given: Mapping[str, Any]) -> QuerySet[Any]:
-        """Return those of ``rows`` that the checked parameters ``given`` ask for."""
+    def apply(self, rows: QuerySet[Any], values: Mapping[str, Any]) -> QuerySet[Any]:
+        """Return ``rows`` filtered by ``values``, the validated parameters."""
         raise NotImplementedError
 
 
-class Paged(Filters):
-    page = NumberParameter(required=False, max_value=1_000_000)
+class PagedFilters(Filters):
+    page = IntegerParameter(
+        required=False, max_value=1_000_000, help_text="The number of the page, from 1."
+    )
 
 
-class CustomerFilters(Paged):
-    external_customer_id = TextField(required=False, max_length=255, trim_whitespace=False)
-    standing = ChoiceField(required=False, choices=OnboardingStatus.choices)
-    search = TextField(
+class CustomerFilters(PagedFilters):
+    external_customer_id = StrictCharField(
+        required=False,
+        max_length=255,
+        trim_whitespace=False,
+        help_text="This site's own id for the customer; exact match.",
+    )
+    standing = StrictChoiceField(
+        required=False,
+        choices=OnboardingStatus.choices,
+        help_text="The onboarding status of the customer.",
+    )
+    search = StrictCharField(
         required=False,
         allow_blank=True,
         max_length=200,
-        help_text="Part of the name, the external id, the e-mail address or Kapso's id.",
+        help_text="A part of the name, the external id, the e-mail address or Kapso's id.",
     )
 
-    def narrow(self, rows: QuerySet[Any], given: Mapping[str, Any]) -> QuerySet[Any]:
-        if "external_customer_id" in given:
-            wanted = given["external_customer_id"]
-            # MySQL and MariaDB take "Ab3" for "aB3" in the first comparison, not in the second.
+    def apply(self, rows: QuerySet[Any], values: Mapping[str, Any]) -> QuerySet[Any]:
+        if "external_customer_id" in values:
+            wanted = values["external_customer_id"]
+            # MySQL and MariaDB ignore case in the first comparison, but not in the second.
             rows = rows.filter(external_customer_id=wanted, external_customer_id__startswith=wanted)
-        if "standing" in given:
-            rows = rows.filter(has_status(given["standing"]))
-        if text := given.get("search"):
+        if "standing" in values:
+            rows = rows.filter(has_status(values["standing"]))
+        if text := values.get("search"):
             rows = rows.filter(
                 Q(name__icontains=text)
                 | Q(external_customer_id__icontains=text)
@@ -61,68 +76,82 @@ class CustomerFilters(Paged):
         return rows
 
 
-class SetupLinkFilters(Paged):
-    customer = NumberParameter(required=False)
-    status = ChoiceField(required=False, choices=SetupLink.Status.choices)
+class SetupLinkFilters(PagedFilters):
+    customer = IntegerParameter(required=False, help_text=CUSTOMER_HELP)
+    status = StrictChoiceField(
+        required=False, choices=SetupLink.Status.choices, help_text="Whether the link can be used."
+    )
 
-    def narrow(self, rows: QuerySet[Any], given: Mapping[str, Any]) -> QuerySet[Any]:
-        if "customer" in given:
-            rows = rows.filter(customer=given["customer"])
-        if "status" in given:
-            rows = rows.filter(_stands(given["status"]))
+    def apply(self, rows: QuerySet[Any], values: Mapping[str, Any]) -> QuerySet[Any]:
+        if "customer" in values:
+            rows = rows.filter(customer=values["customer"])
+        if "status" in values:
+            rows = rows.filter(_has_link_status(values["status"]))
         return rows
 
 
-def _stands(status: str) -> Q:
-    """The condition for links that stand at ``status`` now, as ``link_status`` says it."""
-    over = Q(status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now())
+def _has_link_status(status: str) -> Q:
+    """Return the condition for links whose ``serializers.link_status`` is ``status``."""
+    is_past_end = Q(status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now())
     if status == SetupLink.Status.EXPIRED:
-        return Q(status=status) | over
-    return Q(status=status) & ~over
+        return Q(status=status) | is_past_end
+    return Q(status=status) & ~is_past_end
 
 
-class ConnectionFilters(Paged):
-    customer = NumberParameter(required=False)
-    status = ChoiceField(required=False, choices=Connection.Status.choices)
-    phone_number_id = TextField(required=False, max_length=64)
+class ConnectionFilters(PagedFilters):
+    customer = IntegerParameter(required=False, help_text=CUSTOMER_HELP)
+    status = StrictChoiceField(
+        required=False,
+        choices=Connection.Status.choices,
+        help_text="Whether the number is connected.",
+    )
+    phone_number_id = StrictCharField(
+        required=False, max_length=64, help_text="Meta's id of the number."
+    )
 
-    def narrow(self, rows: QuerySet[Any], given: Mapping[str, Any]) -> QuerySet[Any]:
+    def apply(self, rows: QuerySet[Any], values: Mapping[str, Any]) -> QuerySet[Any]:
         names = ("customer", "status", "phone_number_id")
-        return rows.filter(**{name: given[name] for name in names if name in given})
+        return rows.filter(**{name: values[name] for name in names if name in values})
 
 
 class EventFilters(Filters):
-    cursor = TextField(required=False, max_length=200)
-    customer = NumberParameter(required=False)
-    connection = NumberParameter(required=False)
-    setup_link = NumberParameter(required=False)
-    kind = ChoiceField(required=False, choices=TimelineEvent.Kind.choices)
-    since = MomentField(required=False, help_text="What happened then or later.")
-    until = MomentField(required=False, help_text="What happened before.")
+    cursor = StrictCharField(
+        required=False, max_length=200, help_text="Where the page begins; from next or previous."
+    )
+    customer = IntegerParameter(required=False, help_text=CUSTOMER_HELP)
+    connection = IntegerParameter(required=False, help_text="The id of a connection.")
+    setup_link = IntegerParameter(required=False, help_text="The id of a setup link.")
+    kind = StrictChoiceField(
+        required=False, choices=TimelineEvent.Kind.choices, help_text="What happened."
+    )
+    since = UtcDateTimeField(required=False, help_text="Events at or after this time.")
+    until = UtcDateTimeField(required=False, help_text="Events before this time.")
 
-    def narrow(self, rows: QuerySet[Any], given: Mapping[str, Any]) -> QuerySet[Any]:
+    def apply(self, rows: QuerySet[Any], values: Mapping[str, Any]) -> QuerySet[Any]:
         names = ("customer", "connection", "setup_link", "kind")
-        rows = rows.filter(**{name: given[name] for name in names if name in given})
-        if "since" in given:
-            rows = rows.filter(occurred_at__gte=given["since"])
-        if "until" in given:
-            rows = rows.filter(occurred_at__lt=given["until"])
+        rows = rows.filter(**{name: values[name] for name in names if name in values})
+        if "since" in values:
+            rows = rows.filter(occurred_at__gte=values["since"])
+        if "until" in values:
+            rows = rows.filter(occurred_at__lt=values["until"])
         return rows
 
 
-def checked(kind: type[Filters], request: Request) -> tuple[Filters, dict[str, Any]]:
-    """Return the filters and what they were given. Raises ApiError ``invalid_filter``."""
-    filters = kind(data=request.query_params.dict())
-    wrong: Fields = {}
+def validate_filters(
+    filters_class: type[Filters], request: Request
+) -> tuple[Filters, dict[str, Any]]:
+    """Return the filters and their validated values. Raises ApiError ``invalid_filter``."""
+    filters = filters_class(data=request.query_params.dict())
+    errors: FieldErrors = {}
     known = {*filters.fields, api_settings.URL_FORMAT_OVERRIDE}
     for name, values in request.query_params.lists():
         if name not in known:
-            wrong[name[:100]] = [{"code": "unknown_filter", "message": "There is no such filter."}]
+            errors[name[:100]] = [{"code": "unknown_filter", "message": "Unknown filter."}]
         elif len(values) > 1:
-            wrong[name] = [{"code": "repeated", "message": "Give this once."}]
+            errors[name] = [{"code": "repeated", "message": "Must not be repeated."}]
     if not filters.is_valid():
-        for name, problems in filters.errors.items():
-            wrong[name] = [{"code": problem.code, "message": problem} for problem in problems]
-    if wrong:
-        raise invalid(wrong, code="invalid_filter")
+        for name, details in filters.errors.items():
+            errors[name] = [{"code": detail.code, "message": detail} for detail in details]
+    if errors:
+        raise ApiError("invalid_filter", fields=errors)
     return filters, filters.validated_data

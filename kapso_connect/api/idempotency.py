@@ -1,4 +1,4 @@
-"""Creation that is asked for twice and done once: the ``Idempotency-Key`` header."""
+"""The ``Idempotency-Key`` header: a repeated request creates its object only once."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ..exceptions import InvalidOptions, KapsoError
 from ..models import Customer, IdempotentRequest, SetupLink
 from .errors import ApiError, invalid_value
 
-HEADER = "Idempotency-Key"
-REPLAYED = "Idempotent-Replayed"
-MAX_LENGTH = 255
+IDEMPOTENCY_KEY_HEADER = "Idempotency-Key"
+REPLAYED_HEADER = "Idempotent-Replayed"
+MAX_IDEMPOTENCY_KEY_LENGTH = 255
 
-CHANGED_NOTHING = (
+ERRORS_WITHOUT_EFFECT = (
     APIException,
     ImproperlyConfigured,
     InvalidOptions,
@@ -37,15 +37,15 @@ CHANGED_NOTHING = (
     ObjectDoesNotExist,
     PermissionDenied,
 )
-"""What ends an attempt before it has changed anything; of the rest nobody knows."""
+"""Errors that are raised before anything was created. After any other error, that is unknown."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One request to create something. ``row`` is None where it came without a key.
+    """A request to create an object. ``row`` is None if the request has no key.
 
-    ``since`` is when an earlier attempt began whose end is not known; ``answer`` is what an earlier
-    one was answered, to be answered again.
+    ``since`` is when an earlier attempt with an unknown outcome began; ``answer`` is the body of
+    the response to an earlier successful attempt.
     """
 
     row: IdempotentRequest | None = None
@@ -58,22 +58,22 @@ class Attempt:
 
     @property
     def customer_id(self) -> int:
-        """Whom the earlier attempt made; 0 where there is none."""
+        """The primary key of the customer that an earlier attempt created, or 0."""
         return (self.row.customer_id if self.row is not None else None) or 0
 
     @property
     def setup_link(self) -> SetupLink | None:
-        """What the earlier attempt made."""
+        """The setup link that an earlier attempt created."""
         return self.row.setup_link if self.row is not None else None
 
-    def settle(
+    def finish(
         self,
         answer: Mapping[str, Any],
         *,
         customer: Customer | None = None,
         setup_link: SetupLink | None = None,
     ) -> None:
-        """Remember ``answer``; call it in the transaction that makes what was asked for."""
+        """Store ``answer``. Call it in the transaction that stores the new object."""
         if self.row is not None:
             IdempotentRequest.objects.filter(pk=self.row.pk).update(
                 answer=answer, customer=customer, setup_link=setup_link
@@ -82,71 +82,69 @@ class Attempt:
 
 @contextmanager
 def attempt(request: Request, owner: Callable[[Request], str]) -> Iterator[Attempt]:
-    """Hold the request's key, if it has one, while what it asks for is made.
+    """Lease the request's key, if it has one, while the object is created.
 
-    ``owner`` says whose key it is. A failure that changed nothing frees the key; after one of which
-    that is not known, and after the lease of a process that died, the next request goes on.
+    ``owner`` returns whose key it is. An error without effect frees the key. After an error with an
+    unknown outcome, or once the lease of a process that died has ended, the next request continues.
     Raises ApiError: ``invalid_idempotency_key`` (400), ``idempotency_key_in_use`` (409),
     ``idempotency_key_reused`` (422).
     """
-    key = request.headers.get(HEADER)
+    key = request.headers.get(IDEMPOTENCY_KEY_HEADER)
     if key is None:
         yield Attempt()
         return
-    if not 1 <= len(key) <= MAX_LENGTH or not (key.isascii() and key.isprintable()):
+    if not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY_LENGTH or not (key.isascii() and key.isprintable()):
         raise invalid_value(
-            HEADER,
-            f"Must be 1 to {MAX_LENGTH} printable ASCII characters.",
+            IDEMPOTENCY_KEY_HEADER,
+            f"Must be 1 to {MAX_IDEMPOTENCY_KEY_LENGTH} printable ASCII characters.",
             code="invalid_idempotency_key",
         )
     digest = _hash([owner(request), request.path, key])
-    tried = _take(digest, _hash(request.data))
-    if tried.answer is not None:
-        yield tried
+    current = _acquire(digest, _hash(request.data))
+    if current.answer is not None:
+        yield current
         return
-    # Not where another process took over because this one was slow.
-    row = IdempotentRequest.objects.filter(
-        Q(leased_until=tried.leased_until), digest=digest, answer__isnull=True
+    # Empty if another process has taken over because this one was slow.
+    own_row = IdempotentRequest.objects.filter(
+        Q(leased_until=current.leased_until), digest=digest, answer__isnull=True
     )
     try:
-        yield tried
+        yield current
     except Exception as error:
-        is_free = isinstance(error, CHANGED_NOTHING) and tried.since is None
-        if is_free and not getattr(error, "outcome_unknown", False):
-            retry_on_conflict(row.delete, within=sqlite_write_lock)
+        had_no_effect = isinstance(error, ERRORS_WITHOUT_EFFECT) and not getattr(
+            error, "outcome_unknown", False
+        )
+        if had_no_effect and current.since is None:
+            retry_on_conflict(own_row.delete, within=sqlite_write_lock)
         else:
             retry_on_conflict(
-                partial(row.update, leased_until=timezone.now()), within=sqlite_write_lock
+                partial(own_row.update, leased_until=timezone.now()), within=sqlite_write_lock
             )
         raise
 
 
-def _take(digest: str, fingerprint: str) -> Attempt:
+def _acquire(digest: str, fingerprint: str) -> Attempt:
     now = timezone.now()
-    until = now + timedelta(seconds=get_conf().lease_seconds)
-    new = {"fingerprint": fingerprint, "created_at": now, "leased_until": until}
-    row, made = retry_on_conflict(
+    leased_until = now + timedelta(seconds=get_conf().lease_seconds)
+    new = {"fingerprint": fingerprint, "created_at": now, "leased_until": leased_until}
+    row, is_new = retry_on_conflict(
         lambda: IdempotentRequest.objects.get_or_create(digest=digest, defaults=new)
     )
-    if made:
-        return Attempt(row, leased_until=until)
+    if is_new:
+        return Attempt(row, leased_until=leased_until)
     if row.fingerprint != fingerprint:
-        raise ApiError(
-            422, "idempotency_key_reused", "This key was used with another body. Take a new one."
-        )
+        raise ApiError("idempotency_key_reused")
     if row.answer is not None:
         return Attempt(row)
-    mine = IdempotentRequest.objects.filter(
+    lapsed = IdempotentRequest.objects.filter(
         pk=row.pk, leased_until=row.leased_until, leased_until__lte=now, answer__isnull=True
     )
-    if not retry_on_conflict(partial(mine.update, leased_until=until), within=sqlite_write_lock):
-        raise ApiError(
-            409,
-            "idempotency_key_in_use",
-            "A request with this key is under way. Send it again in a moment.",
-            wait=1,
-        )
-    return Attempt(row, since=row.created_at, leased_until=until)
+    acquired = retry_on_conflict(
+        partial(lapsed.update, leased_until=leased_until), within=sqlite_write_lock
+    )
+    if not acquired:
+        raise ApiError("idempotency_key_in_use", retry_after=1)
+    return Attempt(row, since=row.created_at, leased_until=leased_until)
 
 
 def _hash(value: Any) -> str:

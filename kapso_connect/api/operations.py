@@ -1,4 +1,5 @@
-"""What each operation of the API is, in words: for its pages in a browser and its schema."""
+"""The operations of the API in words, for its browsable pages and its schema: titles,
+descriptions, error codes and examples of request bodies."""
 
 from __future__ import annotations
 
@@ -6,16 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import KAPSO, OTHERS, UNEXPECTED
+from .errors import ERRORS
 
 Codes = Mapping[int, tuple[str, ...]]
-"""By status, the codes of errors."""
+"""Error codes by status."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """``title`` heads its page. ``codes`` are those of its errors, besides COMMON. ``example`` is a
-    body that it takes."""
+    """One method of one endpoint. ``codes`` are the error codes that it has besides
+    ``COMMON_CODES``; ``example`` is a request body."""
 
     title: str
     description: str
@@ -24,172 +25,164 @@ class Operation:
 
 
 MESSAGES: dict[str, str] = {
-    "invalid": "Some values are not right; fields says which.",
-    "invalid_cursor": "Some values are not right; fields says which.",
-    "invalid_idempotency_key": "Some values are not right; fields says which.",
-    "invalid_filter": "Some values are not right; fields says which.",
-    "parse_error": "The body is not valid JSON.",
+    # Of Django REST framework
     "not_authenticated": "Authentication credentials were not provided.",
     "authentication_failed": "Incorrect authentication credentials.",
-    "token_not_permitted": "You may not be given the link's token.",
     "not_acceptable": "Could not satisfy the request Accept header.",
-    "external_customer_id_taken": "Another customer has this external id.",
-    "idempotency_key_in_use": "A request with this key is under way. Send it again in a moment.",
-    "idempotency_key_reused": "This key was used with another body. Take a new one.",
-    "setup_link_used": "This link has been used; it cannot end.",
-    "changed_meanwhile": "Kapso cannot tell yet.",
     "unsupported_media_type": 'Unsupported media type "text/plain" in request.',
     "throttled": "Request was throttled. Expected available in 30 seconds.",
-    "openapi_not_installed": "This site has no drf-spectacular, which writes the schema.",
-    "kapso_outcome_unknown": "Kapso broke off, and may have done it or not.",
-    **{code: message for _status, code, message in (*OTHERS.values(), *KAPSO.values(), UNEXPECTED)},
+    **{code: message for code, (_status, message) in ERRORS.items()},
 }
-"""By code, what an error says; some say it more precisely."""
+"""By code, the message of each error in the schema; some responses are more precise."""
 
 
-def together(*parts: Codes) -> Codes:
-    found: dict[int, tuple[str, ...]] = {}
+def merge_codes(*parts: Codes) -> Codes:
+    merged: dict[int, tuple[str, ...]] = {}
     for part in parts:
         for status, codes in part.items():
-            found[status] = (*found.get(status, ()), *codes)
-    return {status: tuple(dict.fromkeys(found[status])) for status in sorted(found)}
+            merged[status] = (*merged.get(status, ()), *codes)
+    return {status: tuple(dict.fromkeys(merged[status])) for status in sorted(merged)}
 
 
-NO_ENTRY = ("not_authenticated", "authentication_failed")
-COMMON: Codes = {
+# The site's first authentication class decides whether it is 401 or 403.
+_AUTHENTICATION = ("not_authenticated", "authentication_failed")
+COMMON_CODES: Codes = {
     400: ("bad_request",),
-    401: NO_ENTRY,
-    403: ("permission_denied", *NO_ENTRY),
+    401: _AUTHENTICATION,
+    403: ("permission_denied", *_AUTHENTICATION),
     406: ("not_acceptable",),
     429: ("throttled",),
     503: ("unavailable",),
 }
-"""Which of 401 and 403 it is, the site's first authentication class decides."""
 
-_rows: Codes = {400: ("invalid_filter",)}
-_row: Codes = {404: ("not_found",)}
-_body: Codes = {
+_of_lists: Codes = {400: ("invalid_filter",)}
+_of_rows: Codes = {404: ("not_found",)}
+_of_bodies: Codes = {
     400: ("parse_error", "invalid"),
     413: ("too_large",),
     415: ("unsupported_media_type",),
 }
-_key: Codes = {
+_of_idempotency: Codes = {
     400: ("invalid_idempotency_key",),
     409: ("idempotency_key_in_use",),
     422: ("idempotency_key_reused",),
 }
-_kapso: Codes = {
+_of_kapso: Codes = {
     409: ("kapso_conflict", "kapso_not_found"),
     422: ("kapso_refused",),
     502: ("kapso_credentials", "kapso_plan", "kapso_unexpected"),
     503: ("kapso_unavailable", "kapso_rate_limited", "kapso_outcome_unknown", "not_configured"),
 }
 
-CUSTOMER = {
+_customer = {
     "name": "Ada's Bakery",
     "external_customer_id": "bakery-17",
     "email": "ada@example.com",
     "language": "en",
 }
 
-ROOT = {"list": Operation("WhatsApp", "Where everything is.")}
+ROOT_OPERATIONS = {"list": Operation("WhatsApp", "The URLs of this API.")}
 
-CUSTOMERS = {
+CUSTOMER_OPERATIONS = {
     "list": Operation(
         "Customers",
-        "Customers and where each of them stands, the newest first.",
-        together(_rows, _row),
+        "Lists the customers and their onboarding status, newest first.",
+        merge_codes(_of_lists, _of_rows),
     ),
     "create": Operation(
         "New customer",
-        "A new customer. Send an Idempotency-Key, and the same request sent again makes no second "
-        "one.",
-        together(_body, _key, {409: ("external_customer_id_taken",)}),
-        CUSTOMER,
+        "Creates a customer. With an Idempotency-Key, the request can be repeated without "
+        "creating a second one.",
+        merge_codes(_of_bodies, _of_idempotency, {409: ("external_customer_id_taken",)}),
+        _customer,
     ),
-    "retrieve": Operation("Customer", "One customer.", _row),
+    "retrieve": Operation("Customer", "Returns one customer.", _of_rows),
     "update": Operation(
         "Change a customer",
-        "Change a customer; what is left out stays as it is.",
-        together(_row, _body, {409: ("external_customer_id_taken",)}),
-        CUSTOMER,
+        "Changes a customer. Optional fields that are left out stay as they are.",
+        merge_codes(_of_rows, _of_bodies, {409: ("external_customer_id_taken",)}),
+        _customer,
     ),
     "partial_update": Operation(
-        "Change a part of a customer",
-        "Change some values of a customer.",
-        together(_row, _body, {409: ("external_customer_id_taken",)}),
+        "Change some fields of a customer",
+        "Changes the given fields of a customer.",
+        merge_codes(_of_rows, _of_bodies, {409: ("external_customer_id_taken",)}),
         {"email": "ada@example.com"},
     ),
     "status": Operation(
-        "Where the customer stands",
-        "How far the customer has come: invited, opened, waiting, connected, or why not. Cheap to "
-        "ask for again and again: send the ETag of the last answer as If-None-Match, and while "
-        "nothing has changed the answer is 304 without a body.",
-        _row,
+        "Onboarding status",
+        "Returns the customer's onboarding status, and why connecting failed if it did. It is "
+        "cheap to poll: send the ETag of the last response as If-None-Match, and the response is "
+        "304 without a body while nothing has changed.",
+        _of_rows,
     ),
 }
 
-SETUP_LINKS = {
+SETUP_LINK_OPERATIONS = {
     "list": Operation(
-        "Setup links", "Invitations to connect a number, the newest first.", together(_rows, _row)
+        "Setup links",
+        "Lists the invitations to connect a number, newest first.",
+        merge_codes(_of_lists, _of_rows),
     ),
     "create": Operation(
         "New setup link",
-        "A new setup link for a customer; the customer's older one ends. Give the customer "
-        "connect_url, which goes on working when the link is renewed. Send an Idempotency-Key, and "
-        "the same request sent again makes no second link. Kapso is asked.",
-        together(_row, _body, _key, _kapso, {403: ("token_not_permitted",)}),
+        "Creates a setup link at Kapso for a customer and ends the customer's older one. Give the "
+        "customer connect_url, which keeps working when the link is renewed. With an "
+        "Idempotency-Key, the request can be repeated without creating a second link.",
+        merge_codes(
+            _of_rows, _of_bodies, _of_idempotency, _of_kapso, {403: ("token_not_permitted",)}
+        ),
         {
             "customer": 1,
             "options": {"allowed_connection_types": ["coexistence"], "language": "en"},
             "next_url": "/welcome/",
         },
     ),
-    "retrieve": Operation("Setup link", "One setup link.", _row),
+    "retrieve": Operation("Setup link", "Returns one setup link.", _of_rows),
     "revoke": Operation(
         "Revoke a setup link",
-        "End a setup link, and the customer's address with it. One that was revoked stays so. "
-        "Kapso is asked.",
-        together(_row, _body, _kapso, {409: ("setup_link_used",)}),
+        "Revokes a setup link at Kapso, and the customer's connect_url with it. Revoking it again "
+        "changes nothing.",
+        merge_codes(_of_rows, _of_bodies, _of_kapso, {409: ("setup_link_used",)}),
         {},
     ),
 }
 
-CONNECTIONS = {
+CONNECTION_OPERATIONS = {
     "list": Operation(
         "Connections",
-        "Numbers that are connected or were once, the newest first.",
-        together(_rows, _row),
+        "Lists the numbers that are or were connected, newest first.",
+        merge_codes(_of_lists, _of_rows),
     ),
-    "retrieve": Operation("Connection", "One number.", _row),
+    "retrieve": Operation("Connection", "Returns one number.", _of_rows),
     "refresh": Operation(
         "Refresh a connection",
-        "Ask Kapso about the number and how it is, and answer what is known then.",
-        together(_row, _body, _kapso, {409: ("changed_meanwhile",)}),
+        "Gets the number and its health from Kapso, and returns the result.",
+        merge_codes(_of_rows, _of_bodies, _of_kapso, {409: ("changed_meanwhile",)}),
         {},
     ),
     "disconnect": Operation(
         "Disconnect a number",
-        "Disconnect the number and remove it from Kapso; the customer's setup links end, too. One "
-        "that is disconnected stays so.",
-        together(_row, _body, _kapso, {409: ("changed_meanwhile",)}),
+        "Disconnects the number, removes it from Kapso and ends the customer's setup links. "
+        "Disconnecting it again changes nothing.",
+        merge_codes(_of_rows, _of_bodies, _of_kapso, {409: ("changed_meanwhile",)}),
         {},
     ),
 }
 
-EVENTS = {
+EVENT_OPERATIONS = {
     "list": Operation(
         "Timeline",
-        "What happened to customers, links and numbers, the newest first. Follow next: what "
-        "arrives meanwhile shifts no page.",
-        together(_rows, {400: ("invalid_cursor",)}),
+        "Lists what happened to customers, links and numbers, newest first. Follow next: pages do "
+        "not shift when new events arrive.",
+        merge_codes(_of_lists, {400: ("invalid_cursor",)}),
     ),
 }
 
-SCHEMA = {
+SCHEMA_OPERATIONS = {
     "describe": Operation(
         "Schema",
-        "This description: OpenAPI 3.1, as JSON or YAML.",
-        together(_row, {501: ("openapi_not_installed",)}),
+        "Returns the OpenAPI 3.1 schema of this API, as JSON or YAML.",
+        merge_codes(_of_rows, {501: ("openapi_not_installed",)}),
     ),
 }

@@ -1,4 +1,4 @@
-"""Pages of bounded size; what was asked for is checked by ``filters`` before."""
+"""Pagination of lists. ``filters`` has validated the query parameters before."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from rest_framework.pagination import Cursor, CursorPagination, PageNumberPagina
 from rest_framework.request import Request
 
 from .errors import ApiError, invalid_value
-from .fields import is_key
-from .filters import MAX_PAGE_SIZE, PAGE_SIZE
+from .fields import is_primary_key
+from .filters import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 
 
-class Pages(PageNumberPagination):
-    page_size = PAGE_SIZE
+class NumberedPagination(PageNumberPagination):
+    page_size = DEFAULT_PAGE_SIZE
     page_size_query_param = "page_size"
     max_page_size = MAX_PAGE_SIZE
 
     def get_paginated_response_schema(self, schema: Any) -> dict[str, Any]:
-        count = {"type": "integer", "description": "How many there are in all.", "example": 1}
-        return _page(schema, count=count)
+        count = {
+            "type": "integer",
+            "description": "The number of results on all pages.",
+            "example": 1,
+        }
+        return _page_schema(schema, count=count)
 
 
-class Timeline(CursorPagination):
-    """Newest first. What arrives meanwhile shifts nothing: a page goes on below the last row."""
+class TimelinePagination(CursorPagination):
+    """Newest first. Pages do not shift when new events arrive."""
 
-    page_size = PAGE_SIZE
+    page_size = DEFAULT_PAGE_SIZE
     page_size_query_param = "page_size"
     max_page_size = MAX_PAGE_SIZE
     ordering = "-pk"
@@ -35,27 +39,26 @@ class Timeline(CursorPagination):
         try:
             cursor: Cursor | None = super().decode_cursor(request)
         except NotFound:
-            raise _bad_cursor() from None
+            raise _invalid_cursor() from None
         position: Any = cursor.position if cursor is not None else None
-        if position is not None and not is_key(position):
-            raise _bad_cursor()
+        if position is not None and not is_primary_key(position):
+            raise _invalid_cursor()
         return cursor
 
     def get_paginated_response_schema(self, schema: Any) -> dict[str, Any]:
-        return _page(schema)
+        return _page_schema(schema)
 
 
-def _page(rows: Any, **more: Any) -> dict[str, Any]:
-    """Return the JSON schema of a page of ``rows``."""
+def _page_schema(results: Any, **properties: Any) -> dict[str, Any]:
     link = {"type": "string", "nullable": True, "format": "uri", "example": None}
     properties = {
-        **more,
-        "next": {**link, "description": "The next page; null on the last one."},
-        "previous": {**link, "description": "The page before; null on the first one."},
-        "results": rows,
+        **properties,
+        "next": {**link, "description": "The URL of the next page; null on the last one."},
+        "previous": {**link, "description": "The URL of the previous page; null on the first one."},
+        "results": results,
     }
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
-def _bad_cursor() -> ApiError:
-    return invalid_value("cursor", "This is no cursor of this list.", code="invalid_cursor")
+def _invalid_cursor() -> ApiError:
+    return invalid_value("cursor", "Invalid cursor.", code="invalid_cursor")

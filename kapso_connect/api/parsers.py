@@ -1,4 +1,4 @@
-"""JSON bodies, bounded in size and depth, without what no database can store."""
+"""JSON bodies of limited size and depth, with text that every database can store."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import IO, Any, NoReturn
 from rest_framework.exceptions import ParseError
 from rest_framework.parsers import JSONParser
 
-MAX_BYTES = 64 * 1024
-"""The largest body that is read."""
+MAX_BODY_BYTES = 64 * 1024
+MAX_JSON_DEPTH = 20
 
-MAX_DEPTH = 20
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""NUL and unpaired surrogates: JSON can contain them, but not every database can store them."""
 
 
 class BoundedJSONParser(JSONParser):
-    """Reads what RFC 8259 calls JSON: in UTF-8, without NaN, no name twice. Raises
-    ParseError for all else."""
+    """Parses JSON as RFC 8259 defines it: UTF-8, no NaN, unique names. Raises ParseError."""
 
     def parse(
         self,
@@ -28,44 +28,37 @@ class BoundedJSONParser(JSONParser):
     ) -> Any:
         try:
             value = json.loads(
-                stream.read().decode(), parse_constant=_refuse, object_pairs_hook=_object
+                stream.read().decode(), parse_constant=_reject_constant, object_pairs_hook=_object
             )
-        except (ValueError, RecursionError):  # that it is not UTF-8 is a ValueError, too
+        except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
             raise ParseError("The body is not valid JSON.") from None
-        _check(value)
+        _check_depth_and_text(value)
         return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ParseError("The body has the same name twice in an object.")
-    return found
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ParseError("The body has a duplicate name in an object.")
+    return value
 
 
-def _refuse(constant: str) -> NoReturn:
+def _reject_constant(constant: str) -> NoReturn:
     raise ValueError(constant)
 
 
-def _check(value: Any) -> None:
+def _check_depth_and_text(value: Any) -> None:
     level = [value]
-    for _depth in range(MAX_DEPTH):
-        if any(isinstance(item, str) and not _is_storable(item) for item in level):
-            raise ParseError("The body has a text with NUL or half a surrogate pair in it.")
-        level = [inner for item in level for inner in _inside(item)]
+    for _depth in range(MAX_JSON_DEPTH):
+        if any(isinstance(item, str) and UNSTORABLE.search(item) for item in level):
+            raise ParseError("The body contains NUL or an unpaired surrogate.")
+        level = [inner for item in level for inner in _children(item)]
         if not level:
             return
     raise ParseError("The body is nested too deeply.")
 
 
-def _inside(item: Any) -> list[Any]:
+def _children(item: Any) -> list[Any]:
     if isinstance(item, dict):
         return [*item, *item.values()]
     return item if isinstance(item, list) else []
-
-
-def _is_storable(text: str) -> bool:
-    return UNSTORABLE.search(text) is None
-
-
-UNSTORABLE = re.compile("[\0\ud800-\udfff]")

@@ -1,9 +1,9 @@
-"""The API's description in OpenAPI, by drf-spectacular: for this API alone, or in a site's own.
+"""The OpenAPI schema of this API by drf-spectacular, on its own or within the site's schema.
 
-Imported only where drf-spectacular is installed and somebody asks. It changes none of the site's
-SPECTACULAR_SETTINGS, not for a moment: a site's own schema may be made at the same time. Of these,
-what is said of authentication holds here, too; a site that splits its components finds a minLength
-beside some patterns.
+Imported only where drf-spectacular is installed and a schema is requested. The site's
+SPECTACULAR_SETTINGS are never changed, not even for a moment: another thread may be building the
+site's own schema. Of these settings, the ones about authentication apply here, too; with
+COMPONENT_SPLIT_REQUEST, some patterns come with a minLength.
 """
 
 from __future__ import annotations
@@ -25,51 +25,56 @@ from drf_spectacular.plumbing import (
     force_instance,
     is_list_serializer,
     normalize_result_object,
-    safe_ref,
 )
 from drf_spectacular.settings import spectacular_settings
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
 from inflection import underscore
 from rest_framework import serializers as drf
+from rest_framework.schemas.generators import BaseSchemaGenerator
 
 from .. import __version__
-from ..kapso.error_codes import FAILURES, Action
-from ..kapso.setup_link_options import BILLING_MODES
-from ..kapso.types import ConnectionType, Language
+from ..kapso.error_codes import SETUP_ERRORS, Action
+from ..kapso.languages import Language
+from ..kapso.setup_link_options import (
+    AREA_CODE_PATTERN,
+    BILLING_MODES,
+    COLOR_PATTERN,
+    PHONE_NUMBER_PATTERN,
+)
+from ..kapso.types import ConnectionType
 from ..models import AccountStatus, Connection, Health, SetupLink, Source, TimelineEvent
 from ..onboarding.status import OnboardingStatus
 from . import idempotency, serializers
-from .descriptions import EXAMPLES, FIELDS, WRONG
-from .fields import MAX_ID, MomentField
-from .inspection import making
-from .operations import COMMON, MESSAGES, Operation, together
+from .examples import ERROR_EXAMPLES, RESPONSE_EXAMPLES
+from .fields import MAX_ID, UtcDateTimeField
+from .operations import COMMON_CODES, MESSAGES, Operation, merge_codes
 
 Spec = dict[str, Any]
 
-TITLE = "WhatsApp onboarding"
-DESCRIPTION = """\
+SCHEMA_TITLE = "WhatsApp onboarding"
+SCHEMA_DESCRIPTION = """\
 Customers of this site connect their own WhatsApp numbers through Kapso.
 
-Create a customer, create a setup link for it, give the customer the link's `connect_url`, and ask
-for the customer's status until it is `connected`.
+Create a customer, create a setup link for it, give the customer the link's `connect_url`, and poll
+the customer's status until it is `connected`.
 
-Every error has the same body: a `code` that stays as it is from release to release, a `message` for
-people, and `fields`, which says what is wrong where. Unknown fields and unknown query parameters
-are refused. Bodies are JSON in UTF-8, of 64 KiB at most. Times are in UTC, as 2026-01-31T12:00:00Z.
+Every error has the same body: a `code` that does not change between releases, a `message` for
+people, and `fields` with the errors of each value. Unknown fields and unknown query parameters are
+rejected. Bodies are JSON in UTF-8, up to 64 KiB. Times are in UTC, such as 2026-01-31T12:00:00Z.
 
-Who logs in with this site's session cookie sends the header `X-CSRFToken` with whatever changes
-something.
+Clients that authenticate with this site's session cookie must send the header `X-CSRFToken` with
+every request that changes something.
 """
 TAGS = {
-    "WhatsApp": "Where everything is.",
-    "WhatsApp customers": "Who connects a number, and where they stand.",
+    "WhatsApp": "The URLs of this API.",
+    "WhatsApp customers": "Customers and their onboarding status.",
     "WhatsApp setup links": "Invitations to connect a number.",
-    "WhatsApp connections": "Numbers that are connected or were once.",
+    "WhatsApp connections": "Numbers that are or were connected.",
     "WhatsApp timeline": "What happened.",
 }
 
-PREFIX = "Kapso"
-"""Before the names of components, so that they are not taken for the site's own."""
+COMPONENT_PREFIX = "Kapso"
+"""Before the names of components, so that they do not clash with the site's own."""
 
 ENUMS: dict[str, Sequence[Any]] = {
     "Standing": OnboardingStatus.choices,
@@ -82,41 +87,38 @@ ENUMS: dict[str, Sequence[Any]] = {
     "Health": Health.choices,
     "EventKind": TimelineEvent.Kind.choices,
     "Source": Source.choices,
-    "FailureCode": [(code, failure.title) for code, failure in FAILURES.items()]
+    "FailureCode": [(code, failure.title) for code, failure in SETUP_ERRORS.items()]
     + [("unknown", "Something else")],
     "FailureAction": Action.choices,
     "BillingMode": [(mode, mode) for mode in BILLING_MODES],
     "Country": [(code, code) for code in sorted(phonenumbers.SUPPORTED_REGIONS)],
 }
 
-CHOICES_OF_METHODS = {
+METHOD_FIELD_CHOICES = {
     "CustomerSerializer.standing": drf.ChoiceField(OnboardingStatus.choices),
     "SetupLinkSerializer.status": drf.ChoiceField(SetupLink.Status.choices),
     "NewSetupLinkSerializer.status": drf.ChoiceField(SetupLink.Status.choices),
     "StatusLinkSerializer.status": drf.ChoiceField(SetupLink.Status.choices),
 }
 
-MOMENT_PATTERN = r"^(19(?!00)|[2-8]\d)\d\d-"
-"""The years that ``MomentField`` takes: 1901 to 8999."""
-NOT_BLANK = r"[^\s\u001c-\u001f\u0085]"
-"""Something is left when Python has stripped the text; what it strips besides is named."""
-
-COLOR_PATTERN = "^#[0-9A-Fa-f]{6}$"
-PATTERNS_OF_OPTIONS = {
-    "phone_number_area_code": "^[0-9]{3}$",
-    "reconnect_phone_number": r"^\+[0-9 ().-]{5,30}$",
+YEAR_PATTERN = r"^(19(?!00)|[2-8]\d)\d\d-"
+"""The years that ``UtcDateTimeField`` accepts: 1901 to 8999."""
+NOT_BLANK_PATTERN = r"[^\s\u001c-\u001f\u0085]"
+"""Something is left after Python's ``str.strip()``, which strips more than ``\\s`` matches."""
+OPTION_PATTERNS = {
+    "phone_number_area_code": AREA_CODE_PATTERN,
+    "reconnect_phone_number": PHONE_NUMBER_PATTERN,
 }
-"""What ``options.SetupLinkOptions`` takes."""
 
 
 class ApiSchema(AutoSchema):
-    """Describes one view of the API by its serializers, filters and ``operations``."""
+    """Describes a view of this API by its serializers, filters and ``operations``."""
 
     view: Any
 
     @property
     def operation(self) -> Operation | None:
-        """None for an action that a site's mixin adds."""
+        """The current operation; None for an action that a mixin of the site adds."""
         known: Mapping[str, Operation] = self.view.operations
         return known.get(self.view.action)
 
@@ -138,14 +140,17 @@ class ApiSchema(AutoSchema):
         return ["application/json"]
 
     def _get_filter_parameters(self) -> list[Spec]:
-        return []  # what ``filters`` of the view say
+        return []  # see _query_parameters
 
     def _get_pagination_parameters(self) -> list[Spec]:
         return []
 
     def _get_format_parameters(self) -> list[Spec]:
         return [
-            {**parameter, "description": "As what it is answered, whatever Accept says."}
+            {
+                **parameter,
+                "description": "The format of the response; takes precedence over Accept.",
+            }
             for parameter in super()._get_format_parameters()
         ]
 
@@ -165,74 +170,84 @@ class ApiSchema(AutoSchema):
         is_split = spectacular_settings.COMPONENT_SPLIT_REQUEST
         if direction == "request":
             name = name.removesuffix("Request") + ("" if is_split else "Request")
-        return PREFIX + name
+        return COMPONENT_PREFIX + name
 
     # Parameters and headers
 
     def get_override_parameters(self) -> list[Any]:
         if self.operation is None:
             return super().get_override_parameters()
-        return [*self._in_path(), *self._in_query(), *self._headers(), *self._answered_headers()]
+        return [
+            *self._path_parameters(),
+            *self._query_parameters(),
+            *self._request_headers(),
+            *self._response_headers(),
+        ]
 
-    def _in_path(self) -> Iterator[OpenApiParameter]:
+    def _path_parameters(self) -> Iterator[OpenApiParameter]:
         schema = {"type": "integer", "minimum": 1, "maximum": MAX_ID, "format": "int64"}
         for name in uritemplate.variables(self.path):
-            yield OpenApiParameter(name, schema, OpenApiParameter.PATH, description="Its id.")
+            yield OpenApiParameter(
+                name, schema, OpenApiParameter.PATH, description="The id of the object."
+            )
 
-    def _in_query(self) -> Iterator[OpenApiParameter]:
+    def _query_parameters(self) -> Iterator[OpenApiParameter]:
         if self.view.action != "list" or not getattr(self.view, "filters", None):
             return
         for name, field in self.view.filters().fields.items():
             schema = self._map_serializer_field(field, "request")
             self._insert_field_validators(field, schema)
-            told = str(field.help_text or FIELDS[name])
             schema.pop("description", None)
-            yield OpenApiParameter(name, schema, OpenApiParameter.QUERY, description=told)
+            yield OpenApiParameter(
+                name, schema, OpenApiParameter.QUERY, description=str(field.help_text)
+            )
 
-    def _headers(self) -> Iterator[OpenApiParameter]:
+    def _request_headers(self) -> Iterator[OpenApiParameter]:
         if self.view.action == "create":
             yield OpenApiParameter(
-                idempotency.HEADER,
-                {"type": "string", "maxLength": idempotency.MAX_LENGTH, "pattern": "^[ -~]+$"},
+                idempotency.IDEMPOTENCY_KEY_HEADER,
+                {
+                    "type": "string",
+                    "maxLength": idempotency.MAX_IDEMPOTENCY_KEY_LENGTH,
+                    "pattern": "^[ -~]+$",
+                },
                 OpenApiParameter.HEADER,
-                description="Any text that is new for what is to be made, such as a UUID. What is "
-                "sent again with the same key is made once.",
+                description="A text that is unique to the object to create, such as a UUID. A "
+                "request repeated with the same key creates it only once.",
             )
         if self.view.action == "status":
             yield OpenApiParameter(
                 "If-None-Match",
                 str,
                 OpenApiParameter.HEADER,
-                description="The ETag of an earlier answer.",
+                description="The ETag of an earlier response.",
             )
             yield OpenApiParameter(
                 "Accept-Language",
                 str,
                 OpenApiParameter.HEADER,
-                description="In which language a failure is explained.",
+                description="The language of the texts in failure.",
             )
 
-    def _answered_headers(self) -> Iterator[OpenApiParameter]:
-        def answered(name: str, codes: list[int], description: str, kind: Any = str) -> Any:
+    def _response_headers(self) -> Iterator[OpenApiParameter]:
+        def header(name: str, statuses: list[int], description: str, kind: Any = str) -> Any:
             return OpenApiParameter(
-                name, kind, OpenApiParameter.HEADER, response=codes, description=description
+                name, kind, OpenApiParameter.HEADER, response=statuses, description=description
             )
 
-        yield answered("WWW-Authenticate", [401], "How to authenticate.")
+        yield header("WWW-Authenticate", [401], "How to authenticate.")
         seconds = {"type": "integer", "minimum": 1}
-        yield answered(
-            "Retry-After", [409, 429, 503], "After how many seconds to try again.", seconds
-        )
+        yield header("Retry-After", [409, 429, 503], "Seconds to wait before a retry.", seconds)
         if self.view.action == "create":
             url = {"type": "string", "format": "uri"}
-            yield answered("Location", [201], "Where it is.", url)
-            yield answered(
-                idempotency.REPLAYED,
+            yield header("Location", [201], "The URL of the new object.", url)
+            yield header(
+                idempotency.REPLAYED_HEADER,
                 [201],
-                '"true" where it was made by an earlier request with the same Idempotency-Key.',
+                '"true" if an earlier request with the same Idempotency-Key created it.',
             )
         if self.view.action == "status":
-            yield answered("ETag", [200, 304], "What this answer is known by.")
+            yield header("ETag", [200, 304], "Identifies this response.")
 
     # Bodies
 
@@ -242,35 +257,35 @@ class ApiSchema(AutoSchema):
     def get_response_serializers(self) -> Any:
         if self.operation is None:
             return super().get_response_serializers()
-        errors = together(COMMON, self.operation.codes)
+        errors = merge_codes(COMMON_CODES, self.operation.codes)
         return {
             **self._successes(),
-            **{status: _error(errors[status]) for status in errors},
+            **{status: _error_response(errors[status]) for status in errors},
         }
 
     def _successes(self) -> Mapping[int, OpenApiResponse]:
         action, kind = self.view.action, self.view.serializer_class
-        if kind is serializers.Nothing:
-            schema = self.view.answer_schema
+        if kind is serializers.EmptySerializer:
+            schema = self.view.response_schema
             return {200: OpenApiResponse(schema, description=self.get_summary() or "")}
         if action == "status":
             kind = serializers.StatusSerializer
-        status, description = 200, "It is this."
+        status, description = 200, "The object."
         if action == "create":
-            status, description = 201, "It was made, now or by the same request before."
+            status, description = 201, "The new object."
             if kind is serializers.SetupLinkSerializer:
                 kind = serializers.NewSetupLinkSerializer
         elif action == "list":
-            description = "A page of them."
-        found = EXAMPLES.get(kind.__name__)
-        examples = [OpenApiExample("example", found)] if found else []
+            description = "A page of the list."
+        example = RESPONSE_EXAMPLES.get(kind.__name__)
+        examples = [OpenApiExample("example", example)] if example else []
         response = kind(many=True) if action == "list" else kind
-        answers = {status: OpenApiResponse(response, description=description, examples=examples)}
+        responses = {status: OpenApiResponse(response, description=description, examples=examples)}
         if action == "status":
-            answers[304] = OpenApiResponse(
-                description="It is still what the answer with this ETag said."
+            responses[304] = OpenApiResponse(
+                description="Nothing has changed since the response with this ETag."
             )
-        return answers
+        return responses
 
     def get_examples(self) -> list[OpenApiExample]:
         if self.operation is None or self.operation.example is None:
@@ -281,14 +296,11 @@ class ApiSchema(AutoSchema):
         serializer = force_instance(serializer)
         schema: Spec = super()._map_serializer(serializer, direction, *args)
         properties = schema.get("properties", {})
-        for name, value in properties.items():
-            # A blank is none of a format, but not every validator looks at formats.
+        for value in properties.values():
+            # A validator that ignores formats accepts "" as either, and oneOf would fail.
             if {"type": "string", "maxLength": 0} in value.get("oneOf", []):
                 value["anyOf"] = value.pop("oneOf")
-            told = _description(serializer, name)
-            if told and "description" not in value:
-                properties[name] = safe_ref({**value, "description": told})
-        if direction == "request" and isinstance(serializer, serializers.Body):
+        if direction == "request" and isinstance(serializer, serializers.StrictSerializer):
             fields = serializer.fields
             schema["properties"] = {n: v for n, v in properties.items() if not fields[n].read_only}
             schema["required"] = [
@@ -309,13 +321,13 @@ class ApiSchema(AutoSchema):
             return append_meta(enum, self._get_serializer_field_meta(field, direction))
         schema = super()._map_serializer_field(field, direction, *args)
         if direction == "request" and schema:
-            schema |= _limits(field)
+            schema |= _constraints(field)
         return schema
 
     def _enum(self, field: Any) -> Spec | None:
-        """Return how a choice is described, None for what is none of ``ENUMS``."""
+        """Return a reference to the one of ``ENUMS`` that ``field`` chooses from, or None."""
         if isinstance(field, drf.SerializerMethodField):
-            field = CHOICES_OF_METHODS.get(f"{type(field.parent).__name__}.{field.field_name}")
+            field = METHOD_FIELD_CHOICES.get(f"{type(field.parent).__name__}.{field.field_name}")
         if not isinstance(field, drf.ChoiceField):
             return None
         values = [value for value in field.choices if value not in ("", None)]
@@ -328,7 +340,10 @@ class ApiSchema(AutoSchema):
         if any(label != value for value, label in choices):
             schema["description"] = "\n".join(f"* `{value}` - {label}" for value, label in choices)
         component = ResolvedComponent(
-            f"{PREFIX}{name}", ResolvedComponent.SCHEMA, schema=schema, object=f"{PREFIX}{name}"
+            f"{COMPONENT_PREFIX}{name}",
+            ResolvedComponent.SCHEMA,
+            schema=schema,
+            object=f"{COMPONENT_PREFIX}{name}",
         )
         self.registry.register_on_missing(component)
         if "" not in field.choices and not field.allow_blank:
@@ -336,86 +351,105 @@ class ApiSchema(AutoSchema):
         return {"oneOf": [component.ref, {"type": "string", "enum": [""]}]}
 
 
-def _description(serializer: Any, name: str) -> str:
-    kinds = (f"{kind.__name__}.{name}" for kind in type(serializer).__mro__)
-    return next((FIELDS[kind] for kind in kinds if kind in FIELDS), FIELDS.get(name, ""))
-
-
-def _limits(field: Any) -> Spec:
-    """Return what a field refuses that drf-spectacular does not say."""
-    kind = type(field.parent)
-    if kind is serializers.ThemeSerializer:
-        return {"pattern": COLOR_PATTERN}
-    if kind is serializers.OptionsSerializer and field.field_name in PATTERNS_OF_OPTIONS:
-        return {"pattern": PATTERNS_OF_OPTIONS[field.field_name]}
-    if isinstance(field, MomentField):
-        return {"pattern": MOMENT_PATTERN}
+def _constraints(field: Any) -> Spec:
+    """Return the constraints of a field that drf-spectacular does not know of."""
+    parent = type(field.parent)
+    if parent is serializers.ThemeSerializer:
+        return {"pattern": f"^{COLOR_PATTERN}$"}
+    if parent is serializers.OptionsSerializer and field.field_name in OPTION_PATTERNS:
+        return {"pattern": f"^{OPTION_PATTERNS[field.field_name]}$"}
+    if isinstance(field, UtcDateTimeField):
+        return {"pattern": YEAR_PATTERN}
     if isinstance(field, drf.CharField) and not field.allow_blank:
-        return {"minLength": 1} | ({"pattern": NOT_BLANK} if field.trim_whitespace else {})
+        return {"minLength": 1} | ({"pattern": NOT_BLANK_PATTERN} if field.trim_whitespace else {})
     if isinstance(field, drf.ListField) and not field.allow_empty:
         return {"minItems": 1}
     return {}
 
 
-def _error(codes: Sequence[str]) -> OpenApiResponse:
+def _error_response(codes: Sequence[str]) -> OpenApiResponse:
     return OpenApiResponse(
         serializers.ErrorSerializer,
         description=" ".join(f"`{code}`: {MESSAGES[code]}" for code in codes),
-        examples=[OpenApiExample("example", WRONG[code]) for code in codes if code in WRONG],
+        examples=[
+            OpenApiExample("example", ERROR_EXAMPLES[code])
+            for code in codes
+            if code in ERROR_EXAMPLES
+        ],
     )
 
 
 # The whole document
 
 
-def make(patterns: Sequence[URLPattern], url: str) -> Spec:
-    """Return the OpenAPI document of the API whose views are in ``patterns`` and which is mounted
-    at ``url``; always the same for the same site."""
+class _WithApiSchema(BaseSchemaGenerator):
+    def create_view(self, callback: Any, method: str, request: Any = None) -> Any:
+        view = super().create_view(callback, method, request)
+        view.schema = ApiSchema()
+        return view
+
+
+class ApiSchemaGenerator(SchemaGenerator, _WithApiSchema):
+    """Describes every view by ``ApiSchema``, whatever the site's DEFAULT_SCHEMA_CLASS is.
+
+    drf-spectacular's own ``create_view`` calls that of ``_WithApiSchema`` before it applies
+    ``extend_schema``.
+    """
+
+
+def build_document(patterns: Sequence[URLPattern], url: str) -> Spec:
+    """Return the OpenAPI document of an API of ``patterns`` that is mounted at ``url``.
+
+    It is always the same for the same site, and in English.
+    """
     reset_generator_stats()
-    generator = SchemaGenerator(patterns=list(patterns))
-    token = making.set(True)
-    try:
-        with translation.override("en"):
-            paths = {
-                f"/{str(pattern.pattern).replace('<str:pk>', '{id}')}": dict(
-                    _operations(generator, pattern)
-                )
-                for pattern in patterns
-            }
-            document = {
-                "openapi": "3.1.0",
-                "info": {"title": TITLE, "version": __version__, "description": DESCRIPTION},
-                "servers": [{"url": url.rstrip("/") or "/"}],
-                "tags": [{"name": name, "description": told} for name, told in TAGS.items()],
-                "paths": paths,
-                "components": generator.registry.build({}),
-            }
-            return _modern(normalize_result_object(document))  # type: ignore[no-any-return]
-    finally:
-        making.reset(token)
+    generator = ApiSchemaGenerator(patterns=list(patterns))
+    with translation.override("en"):
+        paths = {
+            _openapi_path(pattern): dict(_path_operations(generator, pattern))
+            for pattern in patterns
+        }
+        document = {
+            "openapi": "3.1.0",
+            "info": {
+                "title": SCHEMA_TITLE,
+                "version": __version__,
+                "description": SCHEMA_DESCRIPTION,
+            },
+            "servers": [{"url": url.rstrip("/") or "/"}],
+            "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+            "paths": paths,
+            "components": generator.registry.build({}),
+        }
+        return _as_openapi_3_1(normalize_result_object(document))  # type: ignore[no-any-return]
 
 
-def _operations(generator: Any, pattern: URLPattern) -> Iterator[tuple[str, Spec]]:
-    route = str(pattern.pattern)
-    path = f"/{route.replace('<str:pk>', '{id}')}"
+def _openapi_path(pattern: URLPattern) -> str:
+    return f"/{str(pattern.pattern).replace('<str:pk>', '{id}')}"
+
+
+def _path_operations(generator: Any, pattern: URLPattern) -> Iterator[tuple[str, Spec]]:
+    path = _openapi_path(pattern)
     callback: Any = pattern.callback
     for method in callback.actions:
-        if method == "head":  # which Django REST framework adds when it is first used
+        if method == "head":  # Django REST framework adds it when a view is first used
             continue
         view = generator.create_view(callback, method.upper())
         view.request = build_mock_request(method.upper(), path, view, None)
-        operation = view.schema.get_operation(path, route, "/", method.upper(), generator.registry)
-        if operation:  # one that a site's mixin excludes has none
+        operation = view.schema.get_operation(
+            path, str(pattern.pattern), "/", method.upper(), generator.registry
+        )
+        if operation:  # None where a mixin of the site excludes it
             yield method, operation
 
 
-def _modern(node: Any) -> Any:
-    """Return a part of the document as OpenAPI 3.1 writes it: null is a type."""
+def _as_openapi_3_1(node: Any) -> Any:
+    """Return a part of an OpenAPI 3.0 document as OpenAPI 3.1, where null is a type."""
     if isinstance(node, list):
-        return [_modern(item) for item in node]
+        return [_as_openapi_3_1(item) for item in node]
     if not isinstance(node, dict):
         return node
-    node = {name: _modern(value) for name, value in node.items()}
+    node = {name: _as_openapi_3_1(value) for name, value in node.items()}
     if len(node.get("allOf", [])) == 1:
         node |= node.pop("allOf")[0]
     if node.get("nullable") is True:
@@ -423,6 +457,6 @@ def _modern(node: Any) -> Any:
         if isinstance(node.get("type"), str):
             node["type"] = [node["type"], "null"]
         else:
-            told = {name: node.pop(name) for name in ("description", "title") if name in node}
-            node = {"oneOf": [*node.get("oneOf", [node]), {"type": "null"}], **told}
+            texts = {name: node.pop(name) for name in ("description", "title") if name in node}
+            node = {"oneOf": [*node.get("oneOf", [node]), {"type": "null"}], **texts}
     return node

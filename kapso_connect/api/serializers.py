@@ -1,84 +1,118 @@
-"""What the API takes and what it answers."""
+"""The bodies of requests and responses. ``help_text`` is the description in the schema."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from django.utils import timezone
 from rest_framework import serializers
 
-from ..kapso.error_codes import FAILURES, UNKNOWN, Action
+from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, Action
+from ..kapso.languages import Language
 from ..kapso.setup_link_options import BILLING_MODES, THEME_COLORS
-from ..kapso.types import ConnectionType, Language
+from ..kapso.types import ConnectionType
 from ..models import AccountStatus, Connection, Customer, Health, SetupLink, Source, TimelineEvent
 from ..onboarding.connect_urls import connect_url
-from ..onboarding.status import OnboardingStatus, Status
-from ..utils import MAX_URL_LENGTH, is_test_number
-from .fields import ChoiceField, EmailField, FlagField, IdField, MomentField, TextField
+from ..onboarding.status import CustomerStatus, OnboardingStatus
+from ..phone_numbers import is_test_number
+from ..utils import MAX_URL_LENGTH
+from .fields import (
+    IdField,
+    StrictBooleanField,
+    StrictCharField,
+    StrictChoiceField,
+    StrictEmailField,
+    UtcDateTimeField,
+)
+
+ID_HELP = "The id of this object."
+CUSTOMER_HELP = "The id of a customer."
+USER_HELP = "The primary key of a user of this site."
+CREATED_AT_HELP = "When it was created."
+UPDATED_AT_HELP = "When it was last changed."
+STANDING_HELP = "The onboarding status of the customer."
+PHONE_NUMBER_ID_HELP = "Meta's id of the number."
+DISPLAY_PHONE_NUMBER_HELP = "The number, formatted for people."
+VERIFIED_NAME_HELP = "The name that WhatsApp displays."
+CONNECTION_TYPE_HELP = "How the number is connected; empty if Kapso did not say."
+CONNECTION_STATUS_HELP = "Whether the number is connected."
+CONNECTED_AT_HELP = "When the number was last connected."
+DISCONNECTED_AT_HELP = "When the number was last disconnected."
+DISCONNECT_REASON_HELP = "Why the number was last disconnected."
+SETUP_LINK_STATUS_HELP = "Whether the link can be used."
+SETUP_STATUS_HELP = "How far the customer came with the link."
+OPENED_AT_HELP = "When the customer first opened the link."
+EXPIRES_AT_HELP = "When the link expires."
 
 
-class Body(serializers.Serializer[Any]):
-    """Takes what it names and refuses the rest: a slip of the pen is not ignored."""
+class StrictSerializer(serializers.Serializer[Any]):
+    """Rejects unknown fields, so that a misspelt name is not ignored."""
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, Mapping):
             unknown = [name for name in data if name not in self.fields]
             if unknown:
-                problem = serializers.ErrorDetail("There is no such field.", code="unknown_field")
-                raise serializers.ValidationError({name: [problem] for name in unknown[:20]})
+                error = serializers.ErrorDetail("Unknown field.", code="unknown_field")
+                raise serializers.ValidationError({name: [error] for name in unknown[:20]})
         return super().to_internal_value(data)
 
 
-class Nothing(Body):
-    """The body of an action: an empty object, or none."""
+class EmptySerializer(StrictSerializer):
+    """An empty object, or no body at all."""
 
 
 class ErrorFieldSerializer(serializers.Serializer[Any]):
-    """What is wrong with one value."""
+    """An error of one value."""
 
-    code = serializers.CharField()
-    message = serializers.CharField()
+    code = serializers.CharField(help_text="Does not change between releases.")
+    message = serializers.CharField(help_text="For people; compare with code instead.")
 
 
 class ErrorSerializer(serializers.Serializer[Any]):
     """The body of every error."""
 
-    code = serializers.CharField(help_text="Stays as it is from release to release.")
-    message = serializers.CharField(help_text="For people; do not compare with it.")
+    code = serializers.CharField(help_text="Does not change between releases.")
+    message = serializers.CharField(help_text="For people; compare with code instead.")
     fields = serializers.DictField(  # type: ignore[assignment]
         child=ErrorFieldSerializer(many=True),
-        help_text="What is wrong where, by the path of the value.",
+        help_text="The errors of each invalid value, by its path.",
     )
 
 
 # Customers
 
 
-class CustomerSerializer(Body):
-    """Who connects a number, or has one."""
+class CustomerSerializer(StrictSerializer):
+    """A customer of this site, who connects a number or has connected one."""
 
-    id = IdField(read_only=True)
-    name = TextField(max_length=255)
-    external_customer_id = TextField(
+    id = IdField(read_only=True, help_text=ID_HELP)
+    name = StrictCharField(max_length=255, help_text="The name of the customer.")
+    external_customer_id = StrictCharField(
         max_length=255,
         required=False,
         allow_null=True,
-        help_text="This site's own id for the customer; made up where none is given.",
+        help_text="This site's own id for the customer; generated if none is given.",
     )
-    email = EmailField(max_length=254, required=False, allow_blank=True)
-    language = ChoiceField(
+    email = StrictEmailField(
+        max_length=254,
+        required=False,
+        allow_blank=True,
+        help_text="The address that invitations are sent to.",
+    )
+    language = StrictChoiceField(
         choices=Language.choices,
         required=False,
         allow_blank=True,
-        help_text="Of the hosted page; empty means that of the customer's browser.",
+        help_text="The language of the hosted page; empty for that of the customer's browser.",
     )
     kapso_id = serializers.CharField(
-        read_only=True, allow_null=True, help_text="Set when the first setup link is created."
+        read_only=True,
+        allow_null=True,
+        help_text="Kapso's id of the customer; set when the first setup link is created.",
     )
-    standing = serializers.SerializerMethodField()
-    created_at = MomentField(read_only=True)
-    updated_at = MomentField(read_only=True)
+    standing = serializers.SerializerMethodField(help_text=STANDING_HELP)
+    created_at = UtcDateTimeField(read_only=True, help_text=CREATED_AT_HELP)
+    updated_at = UtcDateTimeField(read_only=True, help_text=UPDATED_AT_HELP)
 
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         fields = super().get_fields()
@@ -87,79 +121,96 @@ class CustomerSerializer(Body):
         return fields
 
     def get_standing(self, customer: Customer) -> str:
-        get_statuses: Mapping[int, Status] = self.context["standings"]
-        return get_statuses[customer.pk].standing.value
+        statuses: Mapping[int, CustomerStatus] = self.context["statuses"]
+        return statuses[customer.pk].status.value
 
 
 class StatusConnectionSerializer(serializers.Serializer[Connection]):
-    """A number, in short."""
+    """A summary of a number."""
 
-    id = IdField()
-    phone_number_id = serializers.CharField()
-    display_phone_number = serializers.CharField()
-    verified_name = serializers.CharField()
-    connection_type = serializers.ChoiceField(choices=["", *ConnectionType.values])
-    status = serializers.ChoiceField(choices=Connection.Status.choices)
-    connected_at = MomentField(allow_null=True)
-    disconnected_at = MomentField(allow_null=True)
-    disconnect_reason = serializers.CharField()
+    id = IdField(help_text=ID_HELP)
+    phone_number_id = serializers.CharField(help_text=PHONE_NUMBER_ID_HELP)
+    display_phone_number = serializers.CharField(help_text=DISPLAY_PHONE_NUMBER_HELP)
+    verified_name = serializers.CharField(help_text=VERIFIED_NAME_HELP)
+    connection_type = serializers.ChoiceField(
+        choices=["", *ConnectionType.values], help_text=CONNECTION_TYPE_HELP
+    )
+    status = serializers.ChoiceField(
+        choices=Connection.Status.choices, help_text=CONNECTION_STATUS_HELP
+    )
+    connected_at = UtcDateTimeField(allow_null=True, help_text=CONNECTED_AT_HELP)
+    disconnected_at = UtcDateTimeField(allow_null=True, help_text=DISCONNECTED_AT_HELP)
+    disconnect_reason = serializers.CharField(help_text=DISCONNECT_REASON_HELP)
 
 
 class StatusLinkSerializer(serializers.Serializer[SetupLink]):
-    """A setup link, in short."""
+    """A summary of a setup link."""
 
-    id = IdField()
-    status = serializers.SerializerMethodField()
-    setup_status = serializers.ChoiceField(choices=SetupLink.SetupStatus.choices)
-    opened_at = MomentField(allow_null=True)
-    expires_at = MomentField(allow_null=True)
+    id = IdField(help_text=ID_HELP)
+    status = serializers.SerializerMethodField(help_text=SETUP_LINK_STATUS_HELP)
+    setup_status = serializers.ChoiceField(
+        choices=SetupLink.SetupStatus.choices, help_text=SETUP_STATUS_HELP
+    )
+    opened_at = UtcDateTimeField(allow_null=True, help_text=OPENED_AT_HELP)
+    expires_at = UtcDateTimeField(allow_null=True, help_text=EXPIRES_AT_HELP)
 
     def get_status(self, link: SetupLink) -> str:
         return link_status(link)
 
 
 class FailureSerializer(serializers.Serializer[Any]):
-    """Why connecting failed, in words for the customer."""
+    """Why connecting failed, with texts for the customer in the language of the request."""
 
-    code = serializers.ChoiceField(choices=[*FAILURES, "unknown"])
-    kapso_code = serializers.CharField(help_text="As Kapso or the browser told it.")
-    title = serializers.CharField(help_text="For the customer, in the request's language.")
-    cause = serializers.CharField()
-    advice = serializers.CharField()
-    action = serializers.ChoiceField(choices=Action.choices)
+    code = serializers.ChoiceField(
+        choices=[*SETUP_ERRORS, "unknown"],
+        help_text="Kapso's error code; unknown for one that this version does not know.",
+    )
+    kapso_code = serializers.CharField(
+        help_text="The error code as it came from Kapso or the customer's browser."
+    )
+    title = serializers.CharField(help_text="What happened, for the customer.")
+    cause = serializers.CharField(help_text="Why it happened, for the customer.")
+    advice = serializers.CharField(help_text="What to do next, for the customer.")
+    action = serializers.ChoiceField(
+        choices=Action.choices, help_text="The best next step of the customer."
+    )
 
 
 class StatusSerializer(serializers.Serializer[Any]):
-    """Where a customer stands."""
+    """The onboarding status of a customer."""
 
-    customer = IdField()
-    standing = serializers.ChoiceField(choices=OnboardingStatus.choices)
-    connection = StatusConnectionSerializer(allow_null=True)
-    more_connections = serializers.IntegerField()
-    setup_link = StatusLinkSerializer(allow_null=True)
-    failure = FailureSerializer(allow_null=True)
+    customer = IdField(help_text=CUSTOMER_HELP)
+    standing = serializers.ChoiceField(choices=OnboardingStatus.choices, help_text=STANDING_HELP)
+    connection = StatusConnectionSerializer(
+        allow_null=True, help_text="The number that is connected, or was connected last."
+    )
+    more_connections = serializers.IntegerField(help_text="How many other numbers are connected.")
+    setup_link = StatusLinkSerializer(allow_null=True, help_text="The latest setup link.")
+    failure = FailureSerializer(
+        allow_null=True, help_text="Why connecting failed; null unless standing is failed."
+    )
 
 
-def status_body(customer: Customer, status: Status) -> dict[str, Any]:
-    """Return what is answered about where ``customer`` stands."""
+def status_body(customer: Customer, status: CustomerStatus) -> dict[str, Any]:
+    """Return the body of the response about the onboarding status of ``customer``."""
     link = status.link
-    failed = link is not None and status.standing == OnboardingStatus.FAILED
+    failed = link is not None and status.status == OnboardingStatus.FAILED
     return StatusSerializer(
         {
             "customer": customer.pk,
-            "standing": status.standing,
+            "standing": status.status,
             "connection": status.connection,
-            "more_connections": status.more,
+            "more_connections": status.more_connections,
             "setup_link": link,
-            "failure": failure(link.last_error_code) if link is not None and failed else None,
+            "failure": failure_body(link.last_error_code) if link is not None and failed else None,
         }
     ).data
 
 
-def failure(kapso_code: str) -> dict[str, Any]:
-    known = FAILURES.get(kapso_code, UNKNOWN)
+def failure_body(kapso_code: str) -> dict[str, Any]:
+    known = SETUP_ERRORS.get(kapso_code, UNKNOWN_ERROR)
     return {
-        "code": kapso_code if kapso_code in FAILURES else "unknown",
+        "code": kapso_code if kapso_code in SETUP_ERRORS else "unknown",
         "kapso_code": kapso_code,
         "title": str(known.title),
         "cause": str(known.cause),
@@ -171,145 +222,161 @@ def failure(kapso_code: str) -> dict[str, Any]:
 # Setup links
 
 
-class ThemeSerializer(Body):
+class ThemeSerializer(StrictSerializer):
     """Colours of the hosted page."""
 
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         return {
-            name: TextField(required=False, max_length=7, help_text="As #rrggbb.")
-            for name in THEME_COLORS
+            name: StrictCharField(required=False, help_text="As #rrggbb.") for name in THEME_COLORS
         }
 
 
-class OptionsSerializer(Body):
-    """What may be decided for one link; the rest is the site's ``SETUP_LINK_DEFAULTS``.
+class OptionsSerializer(StrictSerializer):
+    """The options of one link. They override the site's ``SETUP_LINK_DEFAULTS``; null removes a
+    default."""
 
-    null takes back what the site's defaults say.
-    """
+    # ``SetupLinkOptions.build`` validates the values. What is checked here as well gives an error
+    # the path of one entry, or bounds the size of a list.
 
     allowed_connection_types = serializers.ListField(
-        child=ChoiceField(choices=ConnectionType.values),
+        child=StrictChoiceField(choices=ConnectionType.values),
         required=False,
         allow_null=True,
         allow_empty=False,
         max_length=10,
+        help_text="The types that the customer can choose from; a single one is preselected.",
     )
-    language = ChoiceField(choices=Language.choices, required=False, allow_null=True)
-    theme_config = ThemeSerializer(required=False, allow_null=True)
-    provision_phone_number = FlagField(required=False, allow_null=True)
-    phone_number_area_code = TextField(max_length=3, required=False, allow_null=True)
-    meta_billing_mode = ChoiceField(choices=BILLING_MODES, required=False, allow_null=True)
-    reconnect_phone_number = TextField(
-        max_length=40,
+    language = StrictChoiceField(
+        choices=Language.choices,
         required=False,
         allow_null=True,
-        help_text="A number of this customer's, as +15551234567.",
+        help_text="The language of the hosted page.",
+    )
+    theme_config = ThemeSerializer(
+        required=False, allow_null=True, help_text="The colours of the hosted page."
+    )
+    provision_phone_number = StrictBooleanField(
+        required=False, allow_null=True, help_text="Whether Kapso provides a number."
+    )
+    phone_number_area_code = StrictCharField(
+        required=False,
+        allow_null=True,
+        help_text="The area code of the provided number, three digits; United States only.",
+    )
+    meta_billing_mode = StrictChoiceField(
+        choices=BILLING_MODES, required=False, allow_null=True, help_text="Who pays Meta."
+    )
+    reconnect_phone_number = StrictCharField(
+        required=False,
+        allow_null=True,
+        help_text="One of this customer's numbers, as +15551234567.",
     )
 
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
-        import phonenumbers  # its metadata takes long to load
+        import phonenumbers  # its metadata is slow to load
 
         countries = serializers.ListField(
-            child=ChoiceField(choices=sorted(phonenumbers.SUPPORTED_REGIONS)),
+            child=StrictChoiceField(choices=sorted(phonenumbers.SUPPORTED_REGIONS)),
             required=False,
             allow_null=True,
             allow_empty=False,
             max_length=300,
+            help_text="The countries in which Kapso may provide a number; default US.",
         )
         return {**super().get_fields(), "phone_number_country_isos": countries}
 
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        types = attrs.get("allowed_connection_types")
-        if attrs.get("provision_phone_number") and types and "dedicated" not in types:
-            # It is in no WhatsApp Business app yet.
-            problem = "A new number needs the connection type dedicated."
-            raise serializers.ValidationError({"provision_phone_number": [problem]})
-        return attrs
 
+class SetupLinkRequestSerializer(StrictSerializer):
+    """A request for a setup link."""
 
-class SetupLinkRequestSerializer(Body):
-    """A setup link that is wanted; the customer's older one ends."""
-
-    customer = IdField()
-    options = OptionsSerializer(required=False)
-    next_url = TextField(
+    customer = IdField(help_text=CUSTOMER_HELP)
+    options = OptionsSerializer(required=False, help_text="The options of this link.")
+    next_url = StrictCharField(
         max_length=MAX_URL_LENGTH,
         required=False,
         allow_blank=True,
         default="",
-        help_text="The page of this site that the success page leads on to, such as /welcome/.",
+        help_text="The page of this site that the success page links to, such as /welcome/.",
     )
-    include_token = FlagField(
+    include_token = StrictBooleanField(
         required=False,
         default=False,
-        help_text="Answer with Kapso's token for a browser SDK, this once.",
+        help_text="Whether the response includes Kapso's token for a browser SDK.",
     )
 
 
 class SetupLinkSerializer(serializers.Serializer[SetupLink]):
     """An invitation to connect a number."""
 
-    id = IdField()
-    customer = IdField(source="customer_id")
-    kapso_id = serializers.CharField()
-    reference = serializers.CharField(help_text="What a customer tells to be helped.")
+    id = IdField(help_text=ID_HELP)
+    customer = IdField(source="customer_id", help_text=CUSTOMER_HELP)
+    kapso_id = serializers.CharField(help_text="Kapso's id of the link.")
+    reference = serializers.CharField(
+        help_text="The reference that customers see and quote when they ask for help."
+    )
     connect_url = serializers.SerializerMethodField(
-        help_text="The customer's own address: it leads to the link of the day. null where it was "
-        "withdrawn, for older links, and for those who may not create links."
+        help_text="The customer's permanent URL, which leads to a link that works. null if it was "
+        "revoked, for older links, and for users who may not create links."
     )
     url = serializers.SerializerMethodField(
-        help_text="Kapso's page. null for those who may not create links."
+        help_text="Kapso's hosted page. null for users who may not create links."
     )
-    status = serializers.SerializerMethodField()
-    setup_status = serializers.ChoiceField(choices=SetupLink.SetupStatus.choices)
-    error_code = serializers.CharField(source="last_error_code")
-    is_latest = serializers.BooleanField()
-    options = serializers.DictField()
-    next_url = serializers.CharField()
-    opened_at = MomentField(allow_null=True)
-    expires_at = MomentField(allow_null=True)
-    created_at = MomentField()
-    created_by = serializers.SerializerMethodField(help_text="The key of a user of this site.")
+    status = serializers.SerializerMethodField(help_text=SETUP_LINK_STATUS_HELP)
+    setup_status = serializers.ChoiceField(
+        choices=SetupLink.SetupStatus.choices, help_text=SETUP_STATUS_HELP
+    )
+    error_code = serializers.CharField(
+        source="last_error_code",
+        help_text="Kapso's code of the last error; empty if there was none.",
+    )
+    is_latest = serializers.BooleanField(help_text="Whether it is the customer's latest link.")
+    options = serializers.DictField(help_text="The options that were sent to Kapso.")
+    next_url = serializers.CharField(
+        help_text="The page of this site that the success page links to."
+    )
+    opened_at = UtcDateTimeField(allow_null=True, help_text=OPENED_AT_HELP)
+    expires_at = UtcDateTimeField(allow_null=True, help_text=EXPIRES_AT_HELP)
+    created_at = UtcDateTimeField(help_text=CREATED_AT_HELP)
+    created_by = serializers.SerializerMethodField(help_text=USER_HELP)
 
     def get_connect_url(self, link: SetupLink) -> str | None:
-        if not self.context["shows_addresses"] or not link.is_latest:
+        if not self.context["shows_urls"] or not link.is_latest:
             return None
         return connect_url(link.customer) or None
 
     def get_url(self, link: SetupLink) -> str | None:
-        return link.url if self.context["shows_addresses"] else None
+        return link.url if self.context["shows_urls"] else None
 
     def get_status(self, link: SetupLink) -> str:
         return link_status(link)
 
     def get_created_by(self, link: SetupLink) -> str | None:
-        return shown_user(link.created_by_id, self.context)
+        return visible_user(link.created_by_id, self.context)
 
 
 class NewSetupLinkSerializer(SetupLinkSerializer):
-    """A link that was just made."""
+    """A new setup link."""
 
     token = serializers.CharField(
         allow_null=True,
-        help_text="Kapso's, where it was asked for; never shown again. null where Kapso gave none.",
+        help_text="Kapso's token, if requested; not shown again. null if there is none.",
     )
 
 
-ADDRESSES = ("connect_url", "url", "token")
-"""What is as good as a password: stored nowhere but in the link's own row, ``token`` not even
-there."""
+SECRET_FIELDS = ("connect_url", "url", "token")
+"""Whoever has one of these can connect a number for the customer. They are stored only in the
+link's own row, and ``token`` not at all."""
 
 
 def link_status(link: SetupLink) -> str:
-    """Return how ``link`` stands now: one past its end has expired, noted or not."""
-    is_over = link.expires_at is not None and link.expires_at <= timezone.now()
-    if link.status == SetupLink.Status.ACTIVE and is_over:
+    """Return the current status of ``link``: expired from ``expires_at`` on, stored or not."""
+    if link.status == SetupLink.Status.ACTIVE and not link.is_usable:
         return SetupLink.Status.EXPIRED.value
     return str(link.status)
 
 
-def shown_user(key: Any, context: Mapping[str, Any]) -> str | None:
-    """Return a user's key for those who may know it: staff, and the user."""
+def visible_user(key: Any, context: Mapping[str, Any]) -> str | None:
+    """Return a user's primary key if the requesting user is staff or that user, else None."""
     if key is None:
         return None
     own = getattr(context["request"].user, "pk", None)
@@ -320,34 +387,59 @@ def shown_user(key: Any, context: Mapping[str, Any]) -> str | None:
 
 
 class ConnectionSerializer(serializers.Serializer[Connection]):
-    """A number that is connected or was once."""
+    """A number that is or was connected."""
 
-    id = IdField()
-    customer = IdField(source="customer_id")
-    setup_link = IdField(source="setup_link_id", allow_null=True)
-    phone_number_id = serializers.CharField(help_text="Meta's id of the number.")
-    display_phone_number = serializers.CharField()
-    is_test_number = serializers.SerializerMethodField(
-        help_text="True for Meta's display-name-only test numbers, which are nobody's real ones."
+    id = IdField(help_text=ID_HELP)
+    customer = IdField(source="customer_id", help_text=CUSTOMER_HELP)
+    setup_link = IdField(
+        source="setup_link_id",
+        allow_null=True,
+        help_text="The id of the setup link that it was connected with.",
     )
-    business_account_id = serializers.CharField()
-    provisioned_phone_number_id = serializers.CharField()
-    verified_name = serializers.CharField()
-    connection_type = serializers.ChoiceField(choices=["", *ConnectionType.values])
-    status = serializers.ChoiceField(choices=Connection.Status.choices)
-    connected_at = MomentField(allow_null=True)
-    disconnected_at = MomentField(allow_null=True)
-    disconnect_reason = serializers.CharField()
-    quality_rating = serializers.CharField(help_text="Meta's: GREEN, YELLOW, RED.")
-    name_status = serializers.CharField()
-    health_status = serializers.ChoiceField(choices=["", *Health.values])
-    health_error = serializers.CharField()
-    health_checked_at = MomentField(allow_null=True)
-    account_status = serializers.ChoiceField(choices=AccountStatus.choices)
-    restrictions = serializers.ListField(child=serializers.DictField())
-    account_updated_at = MomentField(allow_null=True)
-    created_at = MomentField()
-    updated_at = MomentField()
+    phone_number_id = serializers.CharField(help_text=PHONE_NUMBER_ID_HELP)
+    display_phone_number = serializers.CharField(help_text=DISPLAY_PHONE_NUMBER_HELP)
+    is_test_number = serializers.SerializerMethodField(
+        help_text="Whether it is one of Meta's test numbers, which have only a display name."
+    )
+    business_account_id = serializers.CharField(
+        help_text="Meta's id of the WhatsApp Business Account that has the number."
+    )
+    provisioned_phone_number_id = serializers.CharField(
+        help_text="Kapso's id of the number, if Kapso provided it."
+    )
+    verified_name = serializers.CharField(help_text=VERIFIED_NAME_HELP)
+    connection_type = serializers.ChoiceField(
+        choices=["", *ConnectionType.values], help_text=CONNECTION_TYPE_HELP
+    )
+    status = serializers.ChoiceField(
+        choices=Connection.Status.choices, help_text=CONNECTION_STATUS_HELP
+    )
+    connected_at = UtcDateTimeField(allow_null=True, help_text=CONNECTED_AT_HELP)
+    disconnected_at = UtcDateTimeField(allow_null=True, help_text=DISCONNECTED_AT_HELP)
+    disconnect_reason = serializers.CharField(help_text=DISCONNECT_REASON_HELP)
+    quality_rating = serializers.CharField(help_text="Meta's quality rating: GREEN, YELLOW or RED.")
+    name_status = serializers.CharField(help_text="Whether Meta approved the display name.")
+    health_status = serializers.ChoiceField(
+        choices=["", *Health.values],
+        help_text="The result of Kapso's last health check; empty before the first one.",
+    )
+    health_error = serializers.CharField(help_text="The error of the last health check.")
+    health_checked_at = UtcDateTimeField(
+        allow_null=True, help_text="When Kapso last checked the health."
+    )
+    account_status = serializers.ChoiceField(
+        choices=AccountStatus.choices,
+        help_text="What Meta allows the WhatsApp Business Account to do.",
+    )
+    restrictions = serializers.ListField(
+        child=serializers.DictField(),
+        help_text="Meta's restrictions of the account, as Kapso reports them.",
+    )
+    account_updated_at = UtcDateTimeField(
+        allow_null=True, help_text="When Meta last changed the status of the account."
+    )
+    created_at = UtcDateTimeField(help_text=CREATED_AT_HELP)
+    updated_at = UtcDateTimeField(help_text=UPDATED_AT_HELP)
 
     def get_is_test_number(self, connection: Connection) -> bool:
         return is_test_number(connection.display_phone_number)
@@ -357,17 +449,25 @@ class ConnectionSerializer(serializers.Serializer[Connection]):
 
 
 class EventSerializer(serializers.Serializer[TimelineEvent]):
-    """Something that happened."""
+    """An event of the timeline."""
 
-    id = IdField()
-    kind = serializers.ChoiceField(choices=TimelineEvent.Kind.choices)
-    customer = IdField(source="customer_id", allow_null=True)
-    connection = IdField(source="connection_id", allow_null=True)
-    setup_link = IdField(source="setup_link_id", allow_null=True)
-    source = serializers.ChoiceField(choices=Source.choices)  # type: ignore[assignment]
-    actor = serializers.SerializerMethodField(help_text="The key of a user of this site.")
-    data = serializers.DictField()  # type: ignore[assignment]
-    occurred_at = MomentField()
+    id = IdField(help_text=ID_HELP)
+    kind = serializers.ChoiceField(choices=TimelineEvent.Kind.choices, help_text="What happened.")
+    customer = IdField(source="customer_id", allow_null=True, help_text=CUSTOMER_HELP)
+    connection = IdField(
+        source="connection_id", allow_null=True, help_text="The id of a connection."
+    )
+    setup_link = IdField(
+        source="setup_link_id", allow_null=True, help_text="The id of a setup link."
+    )
+    source = serializers.ChoiceField(  # type: ignore[assignment]
+        choices=Source.choices, help_text="Where the information came from."
+    )
+    actor = serializers.SerializerMethodField(help_text=USER_HELP)
+    data = serializers.DictField(  # type: ignore[assignment]
+        help_text="Details, which depend on the kind."
+    )
+    occurred_at = UtcDateTimeField(help_text="When it happened.")
 
     def get_actor(self, event: TimelineEvent) -> str | None:
-        return shown_user(event.actor_id, self.context)
+        return visible_user(event.actor_id, self.context)

@@ -1,4 +1,4 @@
-"""The API for a site's own users, each of them to their own customers and no others'."""
+"""The API for a site's own users, limited to their own customers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ else:
 class TenantMixin(_Base):
     """Limits every view to the customers that ``get_customers`` returns.
 
-    Give a subclass to ``urls.urls_for``. What belongs to others is answered as what does not exist.
-    Its users need no permissions of Django's; ``permission_classes`` says who they are.
+    Pass a subclass to ``urls.urls_for``. Objects of other customers are answered 404. The users
+    need no Django permissions; ``permission_classes`` decides who they are.
     """
 
     permission_classes = (IsAuthenticated,)
@@ -30,13 +30,13 @@ class TenantMixin(_Base):
     sets_external_ids = False
 
     def get_customers(self, request: Request) -> QuerySet[Customer]:
-        """Return the customers that this request may see and act for."""
-        raise NotImplementedError("Say which customers this request may see.")
+        """Return the customers that this request may read and change."""
+        raise NotImplementedError("Return the customers that this request may read and change.")
 
     def limit(self, rows: QuerySet[Any], to: str) -> QuerySet[Any]:
-        # In a subquery, where no join, annotation or order of the site's own gets in the way.
+        # A subquery keeps joins, annotations and the order of the site's query out of this one.
         return rows.filter(**{f"{to}__in": self.get_customers(self.request).order_by()})
 
     def create_customer(self, **values: Any) -> Customer:
-        """Make a customer that ``get_customers`` will return; by default tenants make none."""
+        """Create a customer that ``get_customers`` returns; by default this is not permitted."""
         raise PermissionDenied

@@ -1,4 +1,4 @@
-"""How often one user may ask: to read, to write here, and for what makes this site ask Kapso."""
+"""Rate limits per user: for reading, for writing, and for requests that call Kapso's API."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from rest_framework.throttling import UserRateThrottle
 from ..conf import get_conf
 
 
-class Throttle(UserRateThrottle):
-    """Counts by user, or else by address, the requests of one ``kind``: a key of
-    ``API_THROTTLE_RATES``. The site's own DEFAULT_THROTTLE_RATES play no part."""
+class ApiThrottle(UserRateThrottle):
+    """Limits the requests of one ``kind``, a key of ``API_THROTTLE_RATES``, per user or else per IP
+    address. The site's DEFAULT_THROTTLE_RATES do not apply."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind

@@ -38,26 +38,28 @@ ROUTES: list[tuple[str, type[Api], dict[str, str], str]] = [
 
 
 def urls_for(*mixins: type[Any]) -> tuple[list[URLPattern], str]:
-    """Return the whole API with ``mixins`` before each of its views, for ``include()``."""
+    """Return the URLs of the API for ``include()``; its views inherit from ``mixins`` first."""
     views: dict[type[Api], Any] = {
         view: type(view.__name__, (*mixins, view), {"__doc__": view.__doc__})
         for _route, view, _actions, _name in ROUTES
     }
     patterns = [
-        path(route, _view(views[view], actions), name=name) for route, view, actions, name in ROUTES
+        path(route, _as_view(views[view], actions), name=name)
+        for route, view, actions, name in ROUTES
     ]
     views[Schema].patterns = patterns
     return patterns, app_name
 
 
-def _view(view: type[Api], actions: dict[str, str]) -> Any:
-    """Return the view of one address, with what its page says in a browser."""
-    told = {method: view.operations[action] for method, action in actions.items()}
-    first, *others = told
-    paragraphs = [told[first].description]
-    paragraphs += [f"{method.upper()}: {told[method].description}" for method in others]
-    title = told[first].title
-    return view.as_view(dict(actions), name=title, description="\n\n".join(paragraphs))
+def _as_view(view: type[Api], actions: dict[str, str]) -> Any:
+    """Return the view of one URL, with the title and the description of its browsable page."""
+    operations = {method: view.operations[action] for method, action in actions.items()}
+    first, *others = operations
+    paragraphs = [operations[first].description]
+    paragraphs += [f"{method.upper()}: {operations[method].description}" for method in others]
+    return view.as_view(
+        dict(actions), name=operations[first].title, description="\n\n".join(paragraphs)
+    )
 
 
 urlpatterns, _app_name = urls_for()

@@ -1,21 +1,20 @@
-"""What the tests of the REST API share: who asks, and how."""
+"""What the tests of the REST API share: a client, and a check of error bodies."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from django.contrib.auth import get_user_model
-from django.contrib.auth.models import Permission
 from django.http import HttpResponse
 from django.test import Client
 
+from ..factories import make_user
+
 API = "/api/whatsapp/"
-ALL = ["superuser"]
 
 
 class Caller:
-    """A logged-in browser that speaks JSON with the API mounted at ``at``."""
+    """A client that sends JSON to the API mounted at ``at``, logged in as ``user``."""
 
     def __init__(self, user: Any = None, at: str = API) -> None:
         self.user = user
@@ -25,7 +24,7 @@ class Caller:
             self.client.force_login(user)
 
     def send(self, method: str, path: str, body: Any = None, **options: Any) -> HttpResponse:
-        """``body`` goes as JSON; bytes go as they are."""
+        """Send ``body`` as JSON, or unchanged if it is bytes."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         if body is None:
             data = b""
@@ -39,26 +38,13 @@ class Caller:
         return self.send("POST", path, body, **options)
 
 
-def make_user(name: str = "staff", *permissions: str, **fields: Any) -> Any:
-    """A member of staff with these permissions of the package, all with "superuser"."""
-    model = get_user_model()
-    if "superuser" in permissions:
-        return model.objects.create_superuser(name, password="x")
-    user = model.objects.create_user(name, **{"is_staff": True, **fields})
-    found = Permission.objects.filter(
-        content_type__app_label="kapso_connect", codename__in=permissions
-    )
-    assert len(found) == len(permissions)
-    user.user_permissions.set(found)
-    return user
-
-
 def staff(*permissions: str) -> Caller:
-    return Caller(make_user("staff", *(permissions or ALL)))
+    """Return a member of staff with these permissions, or with all if none are given."""
+    return Caller(make_user("staff", *(permissions or ["superuser"])))
 
 
 def code(response: HttpResponse, status: int) -> str:
-    """The code of an error of this status; the body has the one shape that all of them have."""
+    """Check the status and the shape of an error body, and return its code."""
     assert response.status_code == status, response.content
     body = response.json()
     assert set(body) == {"code", "message", "fields"}

@@ -14,14 +14,9 @@ from kapso_connect.models import Connection, Customer, TimelineEvent
 from kapso_connect.testing import Sandbox
 
 from ..factories import make_connection, make_customer, make_link, new_number_id
-from .support import Caller, code, staff
+from .support import Caller, code
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
-
-
-@pytest.fixture
-def caller() -> Caller:
-    return staff()
 
 
 def remote_connection(sandbox: Sandbox, **fields: Any) -> Connection:

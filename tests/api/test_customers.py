@@ -14,14 +14,9 @@ from kapso_connect.models import Customer
 from kapso_connect.onboarding.status import OnboardingStatus
 
 from ..factories import make_connection, make_customer, make_link
-from .support import API, Caller, code, staff
+from .support import API, Caller, code
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
-
-
-@pytest.fixture
-def caller() -> Caller:
-    return staff()
 
 
 def names(caller: Caller, query: str = "") -> list[str]:

@@ -12,7 +12,7 @@ from rest_framework import exceptions
 from rest_framework.exceptions import ErrorDetail
 
 from kapso_connect.api import errors
-from kapso_connect.api.parsers import MAX_BYTES
+from kapso_connect.api.parsers import MAX_BODY_BYTES
 from kapso_connect.exceptions import (
     KapsoConflict,
     KapsoCredentialsError,
@@ -28,16 +28,11 @@ from kapso_connect.models import Customer, IdempotentRequest, SetupLink
 from kapso_connect.testing import Sandbox
 
 from ..factories import make_connection, make_customer, make_link
-from .support import API, Caller, code, staff
+from .support import API, Caller, code
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
 
 LISTS = ["customers/", "setup-links/", "connections/", "events/"]
-
-
-@pytest.fixture
-def caller() -> Caller:
-    return staff()
 
 
 # Ids, filters, pages
@@ -231,7 +226,7 @@ def test_a_body_that_is_too_large_is_not_read(
         method,
         API + path.format(pk),
         content_type="application/json",
-        CONTENT_LENGTH=str(MAX_BYTES + 1),
+        CONTENT_LENGTH=str(MAX_BODY_BYTES + 1),
         **{"wsgi.input": Unread()},
     )
     assert code(answer, 413) == "too_large"
@@ -239,8 +234,8 @@ def test_a_body_that_is_too_large_is_not_read(
 
 def test_a_body_of_just_the_largest_size_is_read(caller: Caller) -> None:
     body = b'{"name": "A"}'
-    assert caller.post("customers/", body.ljust(MAX_BYTES)).status_code == 201
-    assert code(caller.post("customers/", body.ljust(MAX_BYTES + 1)), 413) == "too_large"
+    assert caller.post("customers/", body.ljust(MAX_BODY_BYTES)).status_code == 201
+    assert code(caller.post("customers/", body.ljust(MAX_BODY_BYTES + 1)), 413) == "too_large"
 
 
 def test_the_sites_own_limit_holds_where_it_is_lower(caller: Caller, settings: Any) -> None:
@@ -366,7 +361,7 @@ def test_errors_of_the_sites_own_classes_have_the_same_shape(
         shows_details = True
 
     error.auth_header = "Bearer"
-    answer = errors.handle(error, {"view": View})
+    answer = errors.exception_handler(error, {"view": View})
     assert answer is not None
     assert answer.data["message"] == expected
     assert isinstance(answer.data["code"], str)

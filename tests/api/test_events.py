@@ -14,14 +14,9 @@ from django.utils import timezone
 from kapso_connect.models import TimelineEvent
 
 from ..factories import make_connection, make_customer, make_link
-from .support import Caller, code, make_user, staff
+from .support import Caller, code, make_user
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
-
-
-@pytest.fixture
-def caller() -> Caller:
-    return staff()
 
 
 def make_event(kind: str = "connected", **fields: Any) -> TimelineEvent:

@@ -1,7 +1,7 @@
 """Schemathesis at the REST API: whatever it sends, the answers are those that the schema tells of.
 
 It runs in a process of its own, with all of its checks, against a real server: as staff, as a
-tenant's user and as nobody. It always sends the same; with KAPSO_TEST_THOROUGH=1 more of it, and
+tenant's user and as nobody. It always sends the same; with --all more of it, and
 with KAPSO_TEST_FUZZ=50 so many examples of each request: some minutes.
 """
 

@@ -13,14 +13,9 @@ from kapso_connect.models import Customer, SetupLink
 from kapso_connect.testing import Sandbox
 
 from ..factories import make_customer, make_link
-from .support import API, Caller, code, make_user, staff
+from .support import API, Caller, code, make_user
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
-
-
-@pytest.fixture
-def caller() -> Caller:
-    return staff()
 
 
 @pytest.mark.parametrize(

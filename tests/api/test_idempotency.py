@@ -14,18 +14,13 @@ from kapso_connect.models import Customer, IdempotentRequest, SetupLink, Timelin
 from kapso_connect.testing import Sandbox
 
 from ..factories import make_customer
-from .support import Caller, code, make_user, staff
+from .support import Caller, code, make_user
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
 
 KEY = {"Idempotency-Key": "8e03978e-40d5-43e8-bc93-6894a57f9324"}
 AWAY = {"kind": "status", "status": 503}
 LOST = {"kind": "apply_then_close", "match": "^POST .*/setup_links"}
-
-
-@pytest.fixture
-def caller() -> Caller:
-    return staff()
 
 
 @pytest.fixture

@@ -17,11 +17,6 @@ from .support import Caller, code, make_user, staff
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
 
 
-@pytest.fixture
-def caller() -> Caller:
-    return staff()
-
-
 def shown(caller: Caller, path: str) -> str:
     answer = caller.get(path, headers={"Accept": "text/html"})
     assert answer.headers["Content-Type"].startswith("text/html")

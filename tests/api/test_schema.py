@@ -42,7 +42,7 @@ METHODS = ["get", "put", "post", "delete", "options", "head", "patch", "trace"]
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return schemas.make(urls.urls_for()[0], API)
+    return schemas.build_document(urls.urls_for()[0], API)
 
 
 def operations(document: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -61,7 +61,7 @@ def test_it_is_valid(document: Any) -> None:
 
 
 def test_nothing_is_left_to_guess(capfd: pytest.CaptureFixture[str]) -> None:
-    schemas.make(urls.urlpatterns, API)
+    schemas.build_document(urls.urlpatterns, API)
     assert not GENERATOR_STATS
     assert capfd.readouterr() == ("", "")
 
@@ -235,7 +235,7 @@ def test_what_a_site_sets_for_its_own_schema_leaves_it_alone(
     document: Any, monkeypatch: Any, name: str, value: Any
 ) -> None:
     monkeypatch.setattr(spectacular_settings, name, value)
-    assert schemas.make(urls.urlpatterns, API) == document
+    assert schemas.build_document(urls.urlpatterns, API) == document
 
 
 def test_headers_and_what_is_not_sent_again(document: Any) -> None:
@@ -256,7 +256,7 @@ def test_it_is_the_same_once_the_api_was_used(db: None, document: Any) -> None:
     for route, _view, actions, _name in urls.ROUTES:
         if "get" in actions:
             caller.get(route.replace("<str:pk>", "1"))
-    assert schemas.make(urls.urlpatterns, API) == document
+    assert schemas.build_document(urls.urlpatterns, API) == document
 
 
 def test_it_is_the_same_in_another_process(document: Any) -> None:
@@ -265,11 +265,6 @@ def test_it_is_the_same_in_another_process(document: Any) -> None:
 
 
 # Served
-
-
-@pytest.fixture
-def caller(db: None) -> Caller:
-    return staff("view_customer")
 
 
 def test_json_unless_yaml_is_asked_for(caller: Caller, document: Any) -> None:
@@ -455,7 +450,7 @@ def test_a_site_may_describe_its_own_ways() -> None:
         def create(self, request: Any) -> Any: ...
 
     patterns, _name = urls.urls_for(Decorated)
-    document = schemas.make(patterns, "/")
+    document = schemas.build_document(patterns, "/")
     assert document["servers"] == [{"url": "/"}]
     assert document["paths"]["/customers/"]["get"]["summary"] == "Whom we serve"
     assert "post" not in document["paths"]["/customers/"]

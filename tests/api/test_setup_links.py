@@ -22,11 +22,6 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
 SECRETS = ("connect_url", "url", "token")
 
 
-@pytest.fixture
-def caller() -> Caller:
-    return staff()
-
-
 def created(caller: Caller, body: Any, **options: Any) -> Any:
     answer = caller.post("setup-links/", body, **options)
     assert answer.status_code == 201, answer.content

@@ -10,19 +10,14 @@ from django.db import connection as database
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from kapso_connect.kapso.error_codes import FAILURES
+from kapso_connect.kapso.error_codes import SETUP_ERRORS
 from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.onboarding.status import get_status, get_statuses
 
 from ..factories import make_connection, make_customer, make_link
-from .support import Caller, code, staff
+from .support import Caller, code
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
-
-
-@pytest.fixture
-def caller() -> Caller:
-    return staff()
 
 
 def status(caller: Caller, customer: Customer) -> Any:
@@ -63,11 +58,11 @@ def test_a_link_past_its_end_has_expired_though_nobody_noted_it(caller: Caller) 
     assert status(caller, link.customer)["setup_link"]["status"] == "expired"
 
 
-@pytest.mark.parametrize("kapso_code", [*FAILURES, "something_new", ""])
+@pytest.mark.parametrize("kapso_code", [*SETUP_ERRORS, "something_new", ""])
 def test_why_it_failed_is_a_code_one_can_rely_on(caller: Caller, kapso_code: str) -> None:
     link = make_link(setup_status="failed", last_error_code=kapso_code)
     told = status(caller, link.customer)["failure"]
-    assert told["code"] == (kapso_code if kapso_code in FAILURES else "unknown")
+    assert told["code"] == (kapso_code if kapso_code in SETUP_ERRORS else "unknown")
     assert told["kapso_code"] == kapso_code
     assert told["title"]
     assert told["cause"]
