@@ -13,6 +13,7 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
 from django.db import connection, connections
+from django.db.models import Model
 from django.dispatch import Signal
 from django.http import HttpResponse
 from django.test import Client, override_settings
@@ -146,6 +147,19 @@ def after_first_query(action: Callable[[], object]) -> Iterator[None]:
     with connection.execute_wrapper(execute):
         yield
     assert results, "no query was made"
+
+
+@contextmanager
+def failing_queries(verb: str, model: type[Model], error: type[Exception]) -> Iterator[None]:
+    """Let the database refuse each INSERT, UPDATE, SELECT or DELETE of a table with ``error``."""
+
+    def execute(execute: Any, sql: str, *args: Any) -> Any:
+        if sql.startswith(verb) and model._meta.db_table in sql:
+            raise error
+        return execute(sql, *args)
+
+    with connection.execute_wrapper(execute):
+        yield
 
 
 def payload_for(customer: Customer, phone_number_id: str, **more: Any) -> dict[str, Any]:

@@ -1,11 +1,13 @@
-"""The admin: who is invited, what is connected, what happened, and what has to be looked at."""
+"""The admin of this package, and the mixin for a site's own ModelAdmins."""
 
 from __future__ import annotations
 
-from .connections import ConnectionAdmin, SetupLinkAdmin
+from .connections import ConnectionAdmin
 from .customers import CustomerAdmin
-from .events import TimelineEventAdmin, WebhookEventAdmin
 from .mixin import SetupLinkAdminMixin
+from .setup_links import SetupLinkAdmin
+from .timeline_events import TimelineEventAdmin
+from .webhook_events import WebhookEventAdmin
 
 __all__ = [
     "ConnectionAdmin",

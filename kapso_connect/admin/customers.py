@@ -1,4 +1,4 @@
-"""Customers, and everything there is to know about one of them on one page."""
+"""The admin of customers: the list, and a page that shows all about one of them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from django.utils.translation import gettext_lazy
 from ..models import Connection, Customer, SetupLink, TimelineEvent
 from . import overview
 from .base import PackageAdmin
+from .display import CONFIRMATION_ROWS
 from .mixin import SetupLinkAdminMixin
 from .status import StatusFilter
 
-NEWEST = 20
-EDITABLE = ["name", "external_customer_id", "email", "language"]
+EDITABLE_FIELDS = ["name", "external_customer_id", "email", "language"]
 
 
 @admin.register(Customer)
@@ -47,11 +47,11 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin[Customer]):
 
     def get_fields(self, request: HttpRequest, obj: Customer | None = None) -> list[Any]:
         if obj is None:
-            return EDITABLE
-        return [*EDITABLE, "kapso_id", "created_at", "updated_at"]
+            return EDITABLE_FIELDS
+        return [*EDITABLE_FIELDS, "kapso_id", "created_at", "updated_at"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Customer | None = None) -> list[Any]:
-        return [name for name in self.get_fields(request, obj) if name not in EDITABLE]
+        return [name for name in self.get_fields(request, obj) if name not in EDITABLE_FIELDS]
 
     def find_customers(self, objs: Iterable[Customer]) -> dict[Any, Customer]:
         return {customer.pk: customer for customer in objs}
@@ -77,12 +77,12 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin[Customer]):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        overview_url = self.view_url("overview") if overview.is_seen_by(request) else ""
+        overview_url = self.view_url("overview") if overview.can_view_overview(request) else ""
         context = {"overview_url": overview_url, **(extra_context or {})}
         return super().changelist_view(request, context)
 
     def overview_view(self, request: HttpRequest) -> TemplateResponse:
-        if not overview.is_seen_by(request):
+        if not overview.can_view_overview(request):
             raise PermissionDenied
         return overview.show(self, request)
 
@@ -102,7 +102,7 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin[Customer]):
         return super().render_change_form(request, context, add, change, form_url, obj)
 
     def owner_link(self, request: HttpRequest, customer: Customer) -> SafeString | None:
-        """Return a link to the host's own object, where it exists and the user may see it."""
+        """Return a link to the site's own object, if it exists and the user may view it."""
         kind = customer.owner_type
         model: type[Model] | None = kind.model_class() if kind else None
         if model is None or not customer.owner_id:
@@ -127,14 +127,14 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin[Customer]):
     def get_deleted_objects(
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[Any], dict[str, int], set[str], list[str]]:
-        deleted, counts, lacking, protected = super().get_deleted_objects(objs, request)
-        # A customer's own links and timeline go along, though nobody may delete them by hand.
-        lacking = lacking - {
+        deleted, counts, missing_permissions, protected = super().get_deleted_objects(objs, request)
+        # A customer's links and timeline are deleted with it, though not by hand.
+        missing_permissions = missing_permissions - {
             str(model._meta.verbose_name) for model in (SetupLink, TimelineEvent, Connection)
         }
         connections = Connection.objects.filter(customer__in=[obj.pk for obj in objs])
         numbers = [
             _("Connection %(number)s of %(customer)s") % {"number": row, "customer": row.customer}
-            for row in connections.select_related("customer")[:NEWEST]
+            for row in connections.select_related("customer")[:CONFIRMATION_ROWS]
         ]
-        return deleted, counts, lacking, [*protected, *numbers]
+        return deleted, counts, missing_permissions, [*protected, *numbers]

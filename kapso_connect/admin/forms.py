@@ -1,22 +1,30 @@
-"""The choices for a new setup link, checked before Kapso is asked."""
+"""The forms for creating and extending setup links."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime, time, timedelta
 from typing import Any
 
 from django import forms
 from django.contrib.admin.widgets import AdminRadioSelect
 from django.http import QueryDict
+from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from ..exceptions import InvalidOptions
+from ..kapso.languages import Language
 from ..kapso.setup_link_options import DEFAULT_COUNTRY, SetupLinkOptions
-from ..kapso.types import Language
 from ..pages.theme import hard_to_read
-from ..utils import MAX_URL_LENGTH, validate_same_site_url
+from ..utils import (
+    MAX_URL_LENGTH,
+    from_local_time,
+    to_local_time,
+    today,
+    validate_same_site_url,
+)
 from .colors import COLORS
 
 
@@ -25,9 +33,10 @@ class ColorInput(forms.TextInput):
 
 
 class SetupLinkForm(forms.Form):
-    """What staff may decide about a link; the rest is the site's ``SETUP_LINK_DEFAULTS``.
+    """The options of new setup links that staff may choose; the others are the site's
+    ``SETUP_LINK_DEFAULTS``, passed as ``defaults``.
 
-    ``addresses`` is how many of the customers have an e-mail address; None where the user may not
+    ``recipients`` is how many of the customers have an e-mail address; None if the user may not
     send them the link.
     """
 
@@ -57,13 +66,13 @@ class SetupLinkForm(forms.Form):
     )
     language = forms.Field()  # with its choices in __init__
     next_url = forms.CharField(
-        label=gettext_lazy("Page afterwards"),
+        label=gettext_lazy("Next page"),
         required=False,
         max_length=MAX_URL_LENGTH,
         widget=forms.TextInput(attrs={"class": "vTextField"}),
         help_text=gettext_lazy(
-            "Where the success page leads the customer on to: a page of this site, such as "
-            "/welcome/. Empty: it leads nowhere."
+            "The page of this site that the success page links to, such as /welcome/. Leave it "
+            "empty for no link."
         ),
     )
     meta_billing_mode = forms.ChoiceField(
@@ -81,7 +90,7 @@ class SetupLinkForm(forms.Form):
                 gettext_lazy("This site pays for the customer, with its credits at Kapso."),
             ),
         ],
-        help_text=gettext_lazy("It cannot be changed once the link is made."),
+        help_text=gettext_lazy("This cannot be changed once the link has been created."),
     )
     provision_phone_number = forms.BooleanField(
         label=gettext_lazy("Provide a phone number"),
@@ -108,11 +117,11 @@ class SetupLinkForm(forms.Form):
         label=gettext_lazy("E-mail the link to each customer"), required=False
     )
     accept_contrast = forms.BooleanField(
-        label=gettext_lazy("Use these colours all the same"), required=False
+        label=gettext_lazy("Use these colours anyway"), required=False
     )
 
     def __init__(
-        self, data: QueryDict | None, defaults: Mapping[str, Any], *, addresses: int | None = None
+        self, data: QueryDict | None, defaults: Mapping[str, Any], *, recipients: int | None = None
     ) -> None:
         self.defaults = defaults
         theme = defaults.get("theme_config")
@@ -120,15 +129,15 @@ class SetupLinkForm(forms.Form):
         initial = self.initial_from(defaults)
         if data is not None:
             data = data.copy()
-            # A browser leaves out what does not apply; it may apply the next time.
+            # Browsers do not send disabled fields, which the form may be shown again with.
             for name in ("phone_number_country_isos", "phone_number_area_code"):
                 data.setdefault(name, initial[name])
         super().__init__(data, initial=initial, label_suffix="")
-        given = defaults.get("language")
+        default = defaults.get("language")
         automatic = (
             _("The customer's own, otherwise %(language)s")
-            % {"language": dict(Language.choices).get(given, given)}
-            if given
+            % {"language": dict(Language.choices).get(default, default)}
+            if default
             else _("The customer's own, otherwise the browser's")
         )
         self.fields["language"] = forms.ChoiceField(
@@ -136,8 +145,8 @@ class SetupLinkForm(forms.Form):
             required=False,
             choices=[("", automatic), *Language.choices],
         )
-        self.addresses = addresses
-        if addresses is None:
+        self.recipients = recipients
+        if recipients is None:
             del self.fields["send_email"]
         for name, color in COLORS.items():
             shown = self.default_theme.get(name, color.shown)
@@ -176,7 +185,7 @@ class SetupLinkForm(forms.Form):
             raise forms.ValidationError(error.errors["next_url"]) from None
 
     def clean_phone_number_country_isos(self) -> list[str]:
-        import phonenumbers  # its metadata takes long to load
+        import phonenumbers  # slow to import
 
         countries = list(
             dict.fromkeys(
@@ -192,16 +201,16 @@ class SetupLinkForm(forms.Form):
         return countries
 
     def clean_send_email(self) -> bool:
-        wanted: bool = self.cleaned_data["send_email"]
-        if wanted and not self.addresses:
+        send: bool = self.cleaned_data["send_email"]
+        if send and not self.recipients:
             raise forms.ValidationError(_("None of the customers has an e-mail address."))
-        return wanted
+        return send
 
     def clean(self) -> dict[str, Any]:
-        given = self.cleaned_data
-        area_code = given.get("phone_number_area_code", "")
-        if given.get("provision_phone_number"):
-            if given.get("connection_types") == "coexistence":
+        data = self.cleaned_data
+        area_code = data.get("phone_number_area_code", "")
+        if data.get("provision_phone_number"):
+            if data.get("connection_types") == "coexistence":
                 self.add_error(
                     "provision_phone_number",
                     _(
@@ -217,34 +226,34 @@ class SetupLinkForm(forms.Form):
             try:
                 SetupLinkOptions.build(self.defaults, self.options())
             except InvalidOptions as error:
-                self._say(error)
-        if not self.errors and self.unreadable() and not given["accept_contrast"]:
+                self._add_option_errors(error)
+        if not self.errors and self.unreadable() and not data["accept_contrast"]:
             self.add_error("accept_contrast", _("Some text would be hard to read:"))
-        return given
+        return data
 
     def options(self) -> dict[str, Any]:
-        """Return what was chosen, under Kapso's names."""
-        given = self.cleaned_data
+        """Return the chosen options, under Kapso's names."""
+        data = self.cleaned_data
         options: dict[str, Any] = {
-            "allowed_connection_types": given["connection_types"].split(","),
-            "meta_billing_mode": given["meta_billing_mode"] or None,
-            "provision_phone_number": given["provision_phone_number"],
+            "allowed_connection_types": data["connection_types"].split(","),
+            "meta_billing_mode": data["meta_billing_mode"] or None,
+            "provision_phone_number": data["provision_phone_number"],
         }
-        if given["language"]:
-            options["language"] = given["language"]
-        if given["provision_phone_number"]:
-            options["phone_number_country_isos"] = given["phone_number_country_isos"] or None
-            options["phone_number_area_code"] = given["phone_number_area_code"] or None
+        if data["language"]:
+            options["language"] = data["language"]
+        if data["provision_phone_number"]:
+            options["phone_number_country_isos"] = data["phone_number_country_isos"] or None
+            options["phone_number_area_code"] = data["phone_number_area_code"] or None
         if own := self.own_colors():
             options["theme_config"] = {**self.default_theme, **own}
         return options
 
     def own_colors(self) -> dict[str, str]:
-        given = self.cleaned_data
-        return {name: given[name] for name in COLORS if given.get(f"own_{name}") and given[name]}
+        data = self.cleaned_data
+        return {name: data[name] for name in COLORS if data.get(f"own_{name}") and data[name]}
 
     def unreadable(self) -> list[str]:
-        """Return, in words, the text that the chosen colours make hard to read."""
+        """Return a message for each text that the chosen colours make hard to read."""
         own = self.own_colors()
         return [
             _("%(text)s on %(behind)s: contrast %(contrast).1f, below 4.5.")
@@ -254,20 +263,20 @@ class SetupLinkForm(forms.Form):
                 "contrast": contrast,
             }
             for text, behind, contrast in hard_to_read({**self.default_theme, **own})
-            # What the site's developers chose is theirs to answer for.
+            # The site's own colours are not the user's to change.
             if text in own or behind in own
         ]
 
     @property
     def has_colors(self) -> bool:
-        """True where the part with the colours has something to show at once."""
+        """True if a colour is chosen or has an error, so that the section is shown open."""
         return any(self[f"own_{name}"].value() or self[name].errors for name in COLORS)
 
     def color_fields(self) -> Iterator[tuple[forms.BoundField, forms.BoundField]]:
         for name in COLORS:
             yield self[f"own_{name}"], self[name]
 
-    def _say(self, error: InvalidOptions) -> None:
+    def _add_option_errors(self, error: InvalidOptions) -> None:
         fields = {"allowed_connection_types": "connection_types"}
         for name, problem in error.errors.items():
             field = fields.get(name, name)
@@ -275,3 +284,50 @@ class SetupLinkForm(forms.Form):
                 self.add_error(field, problem)
             else:
                 self.add_error(None, f"{name}: {problem}")
+
+
+MAX_EXTENSION_DAYS = 365
+"""Kapso has no limit, but a link that works for years may be found by a stranger."""
+
+
+class ExtendForm(forms.Form):
+    """The new last day of a link that ends at ``expires_at``: later than now, and within
+    ``MAX_EXTENSION_DAYS``."""
+
+    until = forms.DateField(
+        label=gettext_lazy("Last day"),
+        widget=forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"}),
+        # The format of <input type="date">, in every language.
+        input_formats=["%Y-%m-%d"],
+        error_messages={"invalid": gettext_lazy("Enter a date, such as 2031-12-24.")},
+    )
+
+    def __init__(self, data: QueryDict | None, *, expires_at: datetime) -> None:
+        self.current_end = expires_at
+        self.expires_at = to_local_time(expires_at)
+        self.last_day = today() + timedelta(days=MAX_EXTENSION_DAYS)
+        super().__init__(data, initial={"until": self.day_after(30)}, label_suffix="")
+        limits = {"min": self.expires_at.date().isoformat(), "max": self.last_day.isoformat()}
+        self.fields["until"].widget.attrs |= limits
+
+    def day_after(self, days: int) -> date:
+        """Return the day so many days after the current end, but at most the last day allowed."""
+        return min(self.expires_at.date() + timedelta(days=days), self.last_day)
+
+    def clean_until(self) -> Any:
+        until = self.cleaned_data["until"]
+        if until > self.last_day:
+            raise forms.ValidationError(
+                _("Choose a day up to %(date)s.") % {"date": date_format(self.last_day)}
+            )
+        if end_of_day(until) <= self.current_end:
+            raise forms.ValidationError(
+                _("The link works until %(date)s already. Choose a later day.")
+                % {"date": date_format(self.expires_at)}
+            )
+        return until
+
+
+def end_of_day(day: date) -> datetime:
+    """Return the last second of ``day`` in the current time zone, as this site stores times."""
+    return from_local_time(datetime.combine(day, time(23, 59, 59)))

@@ -22,7 +22,9 @@ from ..models import Connection, Customer, Health, SetupLink, TimelineEvent
 from ..monitoring import reports
 from ..monitoring.reports import Attention, Period
 from ..utils import from_local_time, today
-from .base import Addresses, Pages, badge, localized, phone_number, sees, shorten
+from .base import AdminPages, AdminUrls
+from .display import badge, format_datetime, phone_number_html, shorten
+from .permissions import can_view
 from .status import disconnect_reason
 
 DEFAULT_DAYS = 30
@@ -32,18 +34,19 @@ PERIODS = {
     90: gettext_lazy("90 days"),
     365: gettext_lazy("A year"),
 }
-EARLIEST = date(2009, 1, 1)
-"""Before this there was no WhatsApp; databases know no dates much earlier or later."""
+EARLIEST_DAY = date(2009, 1, 1)
+"""WhatsApp began in 2009; databases cannot store dates much earlier."""
 
-SHOWN = (Customer, SetupLink, Connection)
+OVERVIEW_MODELS = (Customer, SetupLink, Connection)
+"""The overview is for users who may view these."""
 
 
-def beginning(day: date) -> datetime:
+def start_of_day(day: date) -> datetime:
     return from_local_time(datetime.combine(day, time.min))
 
 
 class DayField(forms.DateField):
-    """A day as browsers send it, whatever the language of the page."""
+    """A day as ``<input type="date">`` sends it, in every language."""
 
     widget = forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"})
 
@@ -52,7 +55,7 @@ class DayField(forms.DateField):
 
 
 class PeriodForm(forms.Form):
-    """Which days the overview tells of: the last so many, or those from one to another."""
+    """The days that the overview covers: the last ``days``, or those from ``start`` to ``end``."""
 
     days = forms.TypedChoiceField(
         label=gettext_lazy("Period"),
@@ -69,18 +72,18 @@ class PeriodForm(forms.Form):
         if self.errors:
             return cleaned
         if start is None and cleaned.get("end"):
-            self.add_error("start", _("Choose the day from which on you want to see."))
+            self.add_error("start", _("Choose the first day."))
         elif start is not None and start > end:
             self.add_error("start", _("The first day must not be after the last one."))
-        elif start is not None and (start < EARLIEST or end > today()):
+        elif start is not None and (start < EARLIEST_DAY or end > today()):
             self.add_error(
                 "start",
-                _("Choose days from %(first)s until today.") % {"first": date_format(EARLIEST)},
+                _("Choose days from %(first)s until today.") % {"first": date_format(EARLIEST_DAY)},
             )
         return cleaned
 
-    def chosen(self) -> tuple[date, date, int | None]:
-        """Return the first day, the last one, and how many days it is where that was chosen."""
+    def period(self) -> tuple[date, date, int | None]:
+        """Return the first day, the last day, and ``days`` if it was chosen."""
         data = self.cleaned_data if self.is_valid() else {}
         if start := data.get("start"):
             return start, data.get("end") or today(), None
@@ -90,7 +93,7 @@ class PeriodForm(forms.Form):
 
 @dataclass(frozen=True)
 class Item:
-    """One row of a list: what it is, whose, and what is to be known of it."""
+    """One row of a list: a link or number, its customer, and a detail."""
 
     name: object
     url: str
@@ -101,7 +104,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Listing:
-    """The newest of what was counted, and the address of the list that has all of it."""
+    """A count, the newest of the rows counted, and the URL of the list of all."""
 
     title: object
     count: int
@@ -109,14 +112,14 @@ class Listing:
     all_url: str
 
 
-def show(model_admin: Pages, request: HttpRequest) -> TemplateResponse:
-    """Return the page of the period that ``request`` names."""
+def show(model_admin: AdminPages, request: HttpRequest) -> TemplateResponse:
+    """Return the overview page for the period in the query string."""
     form = PeriodForm(request.GET)
-    first, last, days = form.chosen()
-    period = Period(beginning(first), beginning(last + timedelta(days=1)))
-    took = reports.time_to_connect(period)
-    address = Addresses(model_admin.admin_site, request)
-    return model_admin.page(
+    first, last, days = form.period()
+    period = Period(start_of_day(first), start_of_day(last + timedelta(days=1)))
+    time_to_connect = reports.time_to_connect(period)
+    urls = AdminUrls(model_admin.admin_site, request)
+    return model_admin.render_page(
         request,
         "customer/overview",
         _("WhatsApp overview"),
@@ -127,7 +130,7 @@ def show(model_admin: Pages, request: HttpRequest) -> TemplateResponse:
             {"title": title, "url": f"?days={count}", "is_chosen": count == days}
             for count, title in PERIODS.items()
         ],
-        earliest=EARLIEST.isoformat(),
+        earliest=EARLIEST_DAY.isoformat(),
         today=today().isoformat(),
         is_empty=not SetupLink.objects.exists() and not Connection.objects.exists(),
         steps=list(
@@ -137,98 +140,98 @@ def show(model_admin: Pages, request: HttpRequest) -> TemplateResponse:
                 strict=True,
             )
         ),
-        took=took,
-        median=duration(took.median) if took.median is not None else "",
+        time_to_connect=time_to_connect,
+        median=duration(time_to_connect.median) if time_to_connect.median is not None else "",
         failures=reports.failures(period),
-        failures_url=address.of_list(
+        failures_url=urls.list_url(
             TimelineEvent,
             kind__exact=TimelineEvent.Kind.SETUP_FAILED,
-            **{name: str(moment) for name, moment in period.of("occurred_at").items()},
+            **{name: str(moment) for name, moment in period.lookups("occurred_at").items()},
         ),
-        expiring=expiring(address),
-        attention=attention(address),
+        expiring=expiring(urls),
+        attention=attention(urls),
     )
 
 
-def is_seen_by(request: HttpRequest) -> bool:
-    return all(sees(request, model._meta) for model in SHOWN)
+def can_view_overview(request: HttpRequest) -> bool:
+    return all(can_view(request, model._meta) for model in OVERVIEW_MODELS)
 
 
-def expiring(address: Addresses) -> Listing:
-    links = reports.links_expiring()
+def expiring(urls: AdminUrls) -> Listing:
+    links = reports.links_expiring_soon()
     return Listing(
         title=_("Links that end within 3 days"),
         count=links.count,
         items=[
             Item(
-                name=_("until %(when)s") % {"when": localized(link.expires_at)},
-                url=address.of_row(link),
+                name=_("until %(when)s") % {"when": format_datetime(link.expires_at)},
+                url=urls.row_url(link),
                 customer=link.customer,
-                customer_url=address.of_row(link.customer),
+                customer_url=urls.row_url(link.customer),
                 detail=badge("busy", _("Opened")) if link.opened_at else "",
             )
-            for link in links.newest
+            for link in links.listed
             if link.expires_at
         ],
-        all_url=address.of_list(SetupLink, usable="soon"),
+        all_url=urls.list_url(SetupLink, usable="soon"),
     )
 
 
-def attention(address: Addresses) -> list[Listing]:
+def attention(urls: AdminUrls) -> list[Listing]:
     return [
         Listing(
-            title=why.label,
+            title=reason.label,
             count=numbers.count,
             items=[
                 Item(
-                    name=phone_number(number),
-                    url=address.of_row(number),
+                    name=phone_number_html(number),
+                    url=urls.row_url(number),
                     customer=number.customer,
-                    customer_url=address.of_row(number.customer),
-                    detail=DETAILS[why](number),
+                    customer_url=urls.row_url(number.customer),
+                    detail=ATTENTION_DETAILS[reason](number),
                 )
-                for number in numbers.newest
+                for number in numbers.listed
             ],
-            all_url=address.of_list(Connection, attention=why),
+            all_url=urls.list_url(Connection, attention=reason),
         )
-        for why, numbers in reports.numbers_needing_attention().items()
+        for reason, numbers in reports.numbers_needing_attention().items()
     ]
 
 
-def _disconnected(number: Connection) -> str:
-    when = localized(number.disconnected_at) if number.disconnected_at else ""
+def _disconnected_detail(number: Connection) -> str:
+    when = format_datetime(number.disconnected_at) if number.disconnected_at else ""
     return f"{when} {shorten(disconnect_reason(number))}"
 
 
-def _name(number: Connection) -> SafeString:
+def _name_detail(number: Connection) -> SafeString:
     kind = "busy" if number.name_status == "PENDING_REVIEW" else "bad"
-    state = badge(kind, NAME_STATUSES.get(number.name_status, number.name_status))
+    state = badge(kind, SHORT_NAME_STATUSES.get(number.name_status, number.name_status))
     return format_html("<bdi>{}</bdi> {}", shorten(number.verified_name), state)
 
 
-def _health(number: Connection) -> SafeString:
+def _health_detail(number: Connection) -> SafeString:
     kind = "bad" if number.health_status == Health.UNHEALTHY else "busy"
     state = badge(kind, number.get_health_status_display())
     return format_html("{} {}", state, shorten(number.health_error))
 
 
-NAME_STATUSES = {
+SHORT_NAME_STATUSES = {
     "DECLINED": gettext_lazy("Declined"),
     "EXPIRED": gettext_lazy("Expired"),
     "PENDING_REVIEW": gettext_lazy("In review"),
 }
 
-DETAILS: dict[Attention, Callable[[Connection], object]] = {
+ATTENTION_DETAILS: dict[Attention, Callable[[Connection], object]] = {
     Attention.TEST_NUMBER: lambda number: "",
     Attention.RESTRICTED: lambda number: badge("bad", number.get_account_status_display()),
-    Attention.DISCONNECTED: _disconnected,
-    Attention.NAME: _name,
-    Attention.HEALTH: _health,
+    Attention.DISCONNECTED: _disconnected_detail,
+    Attention.NAME: _name_detail,
+    Attention.HEALTH: _health_detail,
 }
 
 
-def duration(took: timedelta) -> str:
-    if took < timedelta(minutes=1):
+def duration(span: timedelta) -> str:
+    if span < timedelta(minutes=1):
         return _("less than a minute")
     now = timezone.now()
-    return timesince(now - took, now)
+    return timesince(now - span, now)

@@ -1,4 +1,4 @@
-"""The panel on the page of a customer, or of who owns one: where they stand, and what is next."""
+"""The WhatsApp panel on the change page of a customer, or of an object that owns one."""
 
 from __future__ import annotations
 
@@ -15,49 +15,59 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from ..kapso.error_codes import FAILURES
+from ..kapso.error_codes import SETUP_ERRORS
 from ..models import AccountStatus, Connection, Customer, SetupLink, TimelineEvent
 from ..onboarding import setup_links
 from ..onboarding.connect_urls import connect_url
-from ..onboarding.status import NOBODY, OnboardingStatus, Status, can_still_connect, get_statuses
-from ..utils import is_test_number
-from .base import (
-    HIDDEN,
-    Addresses,
-    connection_state,
-    copyable,
-    health_state,
-    localized,
-    may_create_setup_links,
-    phone_number,
+from ..onboarding.status import (
+    NOT_INVITED,
+    CustomerStatus,
+    OnboardingStatus,
+    can_still_connect,
+    get_statuses,
 )
-from .events import signal_state
+from ..phone_numbers import is_test_number
+from .base import AdminUrls
+from .display import (
+    HIDDEN_URL,
+    connection_badge,
+    copy_field,
+    format_datetime,
+    health_badge,
+    phone_number_html,
+)
 from .invite import InviteViews
-from .manage import ManageViews
+from .manage_link import ManageLinkViews
+from .manage_number import ManageNumberViews
+from .permissions import can_create_setup_links
 from .qr import qr_code, qr_label
-from .status import REASONS, disconnect_reason, failure_reason, has_expired, status_badge
+from .send_link import SendLinkViews
+from .status import DISCONNECT_REASONS, disconnect_reason, failure_reason, has_expired, status_badge
+from .timeline_events import signal_badge
 
-NEWEST = 20
-TEMPLATE = "admin/kapso_connect/panel.html"
+PANEL_ROWS = 20
+"""How many of the customer's numbers and events the panel shows, the newest first."""
+
+PANEL_TEMPLATE = "admin/kapso_connect/panel.html"
 Kind = TimelineEvent.Kind
 
-QUALITIES = {
+QUALITY_RATINGS = {
     "GREEN": gettext_lazy("High"),
     "YELLOW": gettext_lazy("Medium"),
     "RED": gettext_lazy("Low"),
     "UNKNOWN": gettext_lazy("Not known yet"),
 }
 
-NAMES = {
+NAME_STATUSES = {
     "APPROVED": gettext_lazy("approved by Meta"),
     "AVAILABLE_WITHOUT_REVIEW": gettext_lazy("needs no approval"),
     "DECLINED": gettext_lazy("declined by Meta"),
     "EXPIRED": gettext_lazy("approval expired"),
-    "PENDING_REVIEW": gettext_lazy("waits for Meta's approval"),
+    "PENDING_REVIEW": gettext_lazy("waiting for Meta's approval"),
     "NONE": gettext_lazy("not submitted to Meta"),
 }
 
-CHANNELS = {
+SEND_CHANNELS = {
     "email": gettext_lazy("by e-mail"),
     "copy": gettext_lazy("copied"),
     "qr": gettext_lazy("as a QR code"),
@@ -65,17 +75,17 @@ CHANNELS = {
 }
 
 
-NEXT = {
+NEXT_ACTIONS = {
     OnboardingStatus.WAITING: "",
     OnboardingStatus.CONNECTED: "health",
     OnboardingStatus.DISCONNECTED: "reconnect",
 }
-"""The one thing to do where a customer stands; elsewhere that is to invite them."""
+"""The action to highlight for a status; for all others, it is to invite the customer."""
 
 
 @dataclass(frozen=True)
 class Action:
-    """A button: a link, or a form that posts ``ids``. ``about`` is the number it concerns."""
+    """A button: a link, or a form that posts ``ids``. ``about`` is the number it acts on."""
 
     label: str
     url: str
@@ -85,8 +95,8 @@ class Action:
     about: Connection | None = None
 
 
-class StatusPanel(InviteViews, ManageViews):
-    """The part of a ModelAdmin that shows a customer's standing on the change page."""
+class StatusPanel(InviteViews, SendLinkViews, ManageLinkViews, ManageNumberViews):
+    """Adds the panel to the change page of a ModelAdmin."""
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
@@ -96,77 +106,77 @@ class StatusPanel(InviteViews, ManageViews):
         is_popup = IS_POPUP_VAR in request.GET or IS_POPUP_VAR in request.POST
         if obj is None or is_popup or not isinstance(response, TemplateResponse):
             return response
-        # Whatever template the site's ModelAdmin has, ours extends it.
+        # The panel's template extends the one that the site's ModelAdmin has.
         response.context_data = {
             **(response.context_data or {}),
             "kapso_parent": response.resolve_template(response.template_name),
             "kapso": self.panel(request, obj),
         }
-        response.template_name = TEMPLATE
+        response.template_name = PANEL_TEMPLATE
         return response
 
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
-        """Return what the panel of ``obj`` shows this user."""
+        """Return the template context of the panel of ``obj`` for this user."""
         customer = self.find_customer(obj)
-        status = get_statuses([customer]).get(customer.pk, NOBODY) if customer else NOBODY
+        status = get_statuses([customer]).get(customer.pk, NOT_INVITED) if customer else NOT_INVITED
         actions = Actions(self, request, obj, customer, status)
         return {
             "customer": customer,
             "status": status,
             "badge": status_badge(status),
-            "words": in_words(status),
+            "text": status_text(status),
             "advice": advice(status),
             "link": status.link if status.link and can_still_connect(status.link) else None,
             "has_expired": status.link is not None and has_expired(status.link),
-            "address": self._address(request, customer),
-            "qr": self._qr(request, customer) if actions.has_address else None,
-            "note_url": self.view_url("whatsapp_copied", quote(obj.pk)),
+            "customer_url": self._customer_url(request, customer),
+            "qr": self._qr(request, customer) if actions.has_url else None,
+            "copied_url": self.view_url("whatsapp_copied", quote(obj.pk)),
             "qr_url": self.view_url("whatsapp_qr", quote(obj.pk)),
-            "actions": actions.of_link(),
+            "actions": actions.for_link(),
             "numbers": list(self._numbers(customer, actions)) if customer else [],
             "timeline": list(timeline(customer)) if customer else [],
             "lists": list(self._lists(request, customer)) if customer else [],
         }
 
-    def _address(self, request: HttpRequest, customer: Customer | None) -> SafeString | str:
+    def _customer_url(self, request: HttpRequest, customer: Customer | None) -> SafeString | str:
         url = connect_url(customer) if customer else ""
-        if not url or not may_create_setup_links(request):
-            return str(HIDDEN) if url else ""
-        return copyable(url, _("The customer's address"))
+        if not url or not can_create_setup_links(request):
+            return str(HIDDEN_URL) if url else ""
+        return copy_field(url, _("The customer's personal link"))
 
     def _qr(self, request: HttpRequest, customer: Customer | None) -> SafeString | None:
-        if customer is None or not self.may_manage(request, "qr"):
+        if customer is None or not self.has_action_permission(request, "qr"):
             return None
         return qr_code(connect_url(customer), qr_label(customer))
 
     def _numbers(self, customer: Customer, actions: Actions) -> Iterator[dict[str, Any]]:
-        known = customer.connections.filter(connected_at__isnull=False)
-        for connection in known.order_by("status", "-connected_at", "-pk")[:NEWEST]:
-            name = NAMES.get(connection.name_status, connection.name_status)
-            quality = QUALITIES.get(connection.quality_rating, connection.quality_rating)
+        numbers = customer.connections.filter(connected_at__isnull=False)
+        for connection in numbers.order_by("status", "-connected_at", "-pk")[:PANEL_ROWS]:
+            name = NAME_STATUSES.get(connection.name_status, connection.name_status)
+            quality = QUALITY_RATINGS.get(connection.quality_rating, connection.quality_rating)
             yield {
                 "connection": connection,
-                "number": phone_number(connection),
-                "state": connection_state(connection),
-                "why": "" if connection.is_connected else disconnect_reason(connection),
+                "number": phone_number_html(connection),
+                "state": connection_badge(connection),
+                "reason": "" if connection.is_connected else disconnect_reason(connection),
                 "is_test": is_test_number(connection.display_phone_number),
                 "name_status": name,
                 "quality": quality,
-                "health": health_state(connection) if connection.health_status else "",
+                "health": health_badge(connection) if connection.health_status else "",
                 "is_restricted": connection.account_status != AccountStatus.ACTIVE,
-                "actions": actions.of_number(connection),
+                "actions": actions.for_number(connection),
             }
 
     def _lists(self, request: HttpRequest, customer: Customer) -> Iterator[tuple[str, Any]]:
-        """Yield the lists of all there is of the customer, where the user may see them."""
-        address = Addresses(self.admin_site, request)
+        """Yield URL and title of the lists of the customer's rows that the user may view."""
+        urls = AdminUrls(self.admin_site, request)
         for model in (Connection, SetupLink, TimelineEvent):
-            if url := address.of_list(model, customer__id__exact=str(customer.pk)):
+            if url := urls.list_url(model, customer__id__exact=str(customer.pk)):
                 yield url, model._meta.verbose_name_plural
 
 
 class Actions:
-    """What this user may do about a customer, and which of it is the one thing to do now."""
+    """The buttons that this user may press for a customer; one of them is highlighted."""
 
     def __init__(
         self,
@@ -174,65 +184,65 @@ class Actions:
         request: HttpRequest,
         obj: Any,
         customer: Customer | None,
-        status: Status,
+        status: CustomerStatus,
     ) -> None:
         self.model_admin = model_admin
         self.request = request
         self.key = quote(obj.pk)
         self.link = status.link
         self.number = status.connection
-        self.has_address = bool(
-            customer and customer.connect_key and self.link and self.link.is_usable
-        )
+        self.has_url = bool(customer and customer.connect_key and self.link and self.link.is_usable)
         has_email = bool(model_admin.get_customer_data(obj).get("email"))
-        # A failed attempt can be repeated at the same address.
-        invited = {OnboardingStatus.INVITED, OnboardingStatus.OPENED, OnboardingStatus.FAILED}
-        if status.standing in invited and self.has_address:
+        # A customer whose attempt failed can try again with the same link.
+        can_send = {OnboardingStatus.INVITED, OnboardingStatus.OPENED, OnboardingStatus.FAILED}
+        if status.status in can_send and self.has_url:
             self.next = "email" if has_email else "share"
         else:
-            self.next = NEXT.get(status.standing, "invite")
+            self.next = NEXT_ACTIONS.get(status.status, "invite")
         if self.next == "reconnect" and not (self.number and self.number.display_phone_number):
             self.next = "invite"
 
-    def of_link(self) -> list[Action]:
-        """Return what can be done about the customer's link, and about getting another one."""
-        found = [self._invite()]
-        if self.has_address:
-            found = [
-                self._manage("email", _("E-mail the link")),
-                self._manage("share", _("Text to share")),
-                self._manage("qr", _("Print a QR code")) if find_spec("segno") else None,
-                *found,
-                self._manage("extend", _("Extend the link"))
+    def for_link(self) -> list[Action]:
+        """Return the actions on the customer's link, and the one that creates another."""
+        actions = [self._invite_action()]
+        if self.has_url:
+            actions = [
+                self._action("email", _("E-mail the link")),
+                self._action("share", _("Text to share")),
+                self._action("qr", _("Print a QR code")) if find_spec("segno") else None,
+                *actions,
+                self._action("extend", _("Extend the link"))
                 if self.link and self.link.expires_at
                 else None,
             ]
         if self.link and setup_links.is_revocable(self.link):
-            found.append(self._manage("revoke", _("Revoke the link")))
-        return sorted((action for action in found if action), key=lambda action: not action.is_next)
+            actions.append(self._action("revoke", _("Revoke the link")))
+        return sorted(
+            (action for action in actions if action), key=lambda action: not action.is_next
+        )
 
-    def of_number(self, number: Connection) -> list[Action]:
-        """Return what can be done about ``number``, one of the customer's."""
-        found = []
+    def for_number(self, number: Connection) -> list[Action]:
+        """Return the actions on ``number``, one of the customer's."""
+        actions = []
         if number.is_connected:
-            found.append(self._manage("health", _("Check health now"), number, is_post=True))
+            actions.append(self._action("health", _("Check health now"), number, is_post=True))
         if number.display_phone_number:
-            found.append(self._manage("reconnect", _("Reconnect"), number))
+            actions.append(self._action("reconnect", _("Reconnect"), number))
         if number.is_connected:
-            found.append(self._manage("disconnect", _("Disconnect"), number))
-        return [action for action in found if action]
+            actions.append(self._action("disconnect", _("Disconnect"), number))
+        return [action for action in actions if action]
 
-    def _invite(self) -> Action | None:
+    def _invite_action(self) -> Action | None:
         if not self.model_admin.has_create_setup_link_permission(self.request):
             return None
         label = _("Create a new link") if self.link else _("Create WhatsApp setup link")
         url = self.model_admin.view_url("whatsapp_invite")
         return Action(label, url, self.next == "invite", is_post=True, ids=self.key)
 
-    def _manage(
+    def _action(
         self, name: str, label: str, number: Connection | None = None, *, is_post: bool = False
     ) -> Action | None:
-        if not self.model_admin.may_manage(self.request, name):
+        if not self.model_admin.has_action_permission(self.request, name):
             return None
         args = [self.key, number.pk] if number else [self.key]
         url = self.model_admin.view_url(f"whatsapp_{name}", *args)
@@ -240,74 +250,77 @@ class Actions:
         return Action(label, url, is_next, is_post=is_post, about=number)
 
 
-def in_words(status: Status) -> str:
-    """Return what happened so far, as a sentence."""
+def status_text(status: CustomerStatus) -> str:
+    """Return a sentence that describes the status."""
     link, connection = status.link, status.connection
-    if status.standing == OnboardingStatus.CONNECTED and connection:
-        return _("Connected since %(when)s") % {"when": localized(connection.connected_at)}
-    if status.standing == OnboardingStatus.DISCONNECTED and connection:
-        when = localized(connection.disconnected_at)
-        if why := disconnect_reason(connection):
-            return _("Disconnected since %(when)s: %(why)s") % {"when": when, "why": why}
+    if status.status == OnboardingStatus.CONNECTED and connection:
+        return _("Connected since %(when)s") % {"when": format_datetime(connection.connected_at)}
+    if status.status == OnboardingStatus.DISCONNECTED and connection:
+        when = format_datetime(connection.disconnected_at)
+        if reason := disconnect_reason(connection):
+            return _("Disconnected since %(when)s: %(reason)s") % {"when": when, "reason": reason}
         return _("Disconnected since %(when)s") % {"when": when}
-    if status.standing == OnboardingStatus.WAITING:
-        return _("The customer is done, and Kapso has not confirmed the number yet.")
-    if status.standing == OnboardingStatus.FAILED and link:
-        return _("Connecting failed: %(why)s") % {"why": failure_reason(link) or _("unknown")}
-    if status.standing == OnboardingStatus.OPENED and link:
-        when = localized(link.opened_at)
-        return _("The customer opened the link on %(when)s, and did not finish.") % {"when": when}
-    if status.standing == OnboardingStatus.INVITED and link:
-        when = localized(link.created_at)
+    if status.status == OnboardingStatus.WAITING:
+        return _("The customer has finished. Kapso has not confirmed the number yet.")
+    if status.status == OnboardingStatus.FAILED and link:
+        return _("Connecting failed: %(reason)s") % {"reason": failure_reason(link) or _("unknown")}
+    if status.status == OnboardingStatus.OPENED and link:
+        when = format_datetime(link.opened_at)
+        return _("The customer opened the link on %(when)s, but has not finished yet.") % {
+            "when": when
+        }
+    if status.status == OnboardingStatus.INVITED and link:
+        when = format_datetime(link.created_at)
         return _("Invited on %(when)s; the customer has not opened the link yet.") % {"when": when}
     if link and link.status == SetupLink.Status.REVOKED:
         return _("The last link was revoked.")
-    return _("Nobody has invited this customer yet.")
+    return _("This customer has not been invited yet.")
 
 
-def advice(status: Status) -> str:
-    """Return what staff should know or do next, as a sentence or two; "" where it is plain."""
+def advice(status: CustomerStatus) -> str:
+    """Return what staff should know or do next; "" if there is nothing to add."""
     link = status.link
-    if status.standing == OnboardingStatus.WAITING:
+    if status.status == OnboardingStatus.WAITING:
         return _("That usually takes less than a minute. There is nothing to do.")
-    if status.standing == OnboardingStatus.FAILED and link:
-        failure = FAILURES.get(link.last_error_code)
-        told = f"{failure.cause} {failure.advice}" if failure else ""
-        return _("The customer was told: “%(told)s”") % {"told": told} if told else ""
+    if status.status == OnboardingStatus.FAILED and link:
+        failure = SETUP_ERRORS.get(link.last_error_code)
+        shown = f"{failure.cause} {failure.advice}" if failure else ""
+        return _("The customer saw: “%(text)s”") % {"text": shown} if shown else ""
     if (
-        status.standing in {OnboardingStatus.INVITED, OnboardingStatus.OPENED}
+        status.status in {OnboardingStatus.INVITED, OnboardingStatus.OPENED}
         and link
         and has_expired(link)
     ):
         return _(
-            "The link has expired. A new one is made when the customer opens the address below."
+            "The setup link has expired. A new one is created when the customer opens their "
+            "personal link."
         )
     return ""
 
 
 def timeline(customer: Customer) -> Iterator[dict[str, Any]]:
     events = customer.events.select_related("connection", "actor")
-    for event in events.order_by("-occurred_at", "-pk")[:NEWEST]:
+    for event in events.order_by("-occurred_at", "-pk")[:PANEL_ROWS]:
         yield {
             "when": event.occurred_at,
             "what": event.get_kind_display(),
             "details": details(event),
-            "number": phone_number(event.connection) if event.connection else "",
+            "number": phone_number_html(event.connection) if event.connection else "",
             "who": event.actor or event.get_source_display(),
-            # That its receivers have heard of it goes without saying.
-            "signal": "" if event.delivered_at else signal_state(event),
+            # Shown only until it is delivered.
+            "signal": "" if event.delivered_at else signal_badge(event),
         }
 
 
 def details(event: TimelineEvent) -> list[str]:
-    """Return what a timeline tells beside the kind of an event."""
+    """Return the texts shown after the kind of an event."""
     data = event.data if isinstance(event.data, dict) else {}
     reason, code, channel = (str(data.get(k) or "") for k in ("reason", "error_code", "channel"))
     texts: dict[str, list[Any]] = {
-        Kind.SETUP_LINK_SENT: [CHANNELS.get(channel, channel), data.get("to")],
-        Kind.SETUP_LINK_REVOKED: [_("a new one took its place") if reason else ""],
-        Kind.SETUP_FAILED: [FAILURES[code].title if code in FAILURES else code],
-        Kind.DISCONNECTED: [REASONS.get(reason, reason)],
+        Kind.SETUP_LINK_SENT: [SEND_CHANNELS.get(channel, channel), data.get("to")],
+        Kind.SETUP_LINK_REVOKED: [_("replaced by a new one") if reason else ""],
+        Kind.SETUP_FAILED: [SETUP_ERRORS[code].title if code in SETUP_ERRORS else code],
+        Kind.DISCONNECTED: [DISCONNECT_REASONS.get(reason, reason)],
         Kind.HEALTH_CHECKED: [data.get("status"), data.get("error")],
         Kind.ACCOUNT_UPDATED: [data.get("event")],
     }

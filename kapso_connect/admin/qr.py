@@ -1,4 +1,4 @@
-"""QR codes, where segno is installed."""
+"""QR codes, if segno is installed. Their size on a page is that of .kapso-qr in admin.css."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def qr_label(customer: Customer) -> str:
 
 
 def qr_code(url: str, label: object) -> SafeString | None:
-    """Return ``url`` as an SVG that says ``label`` to those who cannot see it; None without segno.
+    """Return ``url`` as an SVG with ``label`` for screen readers; None if segno is not installed.
 
-    It is black on white in dark mode, too: cameras want it so.
+    It is black on white in dark mode too, as cameras need it.
     """
     try:
         import segno
     except ImportError:
         return None
-    drawn = BytesIO()
+    svg_file = BytesIO()
     segno.make(url, error="m", micro=False).save(
-        drawn,
+        svg_file,
         kind="svg",
         xmldecl=False,
         svgns=False,
@@ -36,5 +36,5 @@ def qr_code(url: str, label: object) -> SafeString | None:
         light="#fff",
         nl=False,
     )
-    svg = mark_safe(drawn.getvalue().decode())  # noqa: S308  (segno's drawing holds no text)  # nosec B308 B703
+    svg = mark_safe(svg_file.getvalue().decode())  # noqa: S308  (segno's SVG contains no text)  # nosec B308 B703
     return format_html('<div class="kapso-qr" role="img" aria-label="{}">{}</div>', label, svg)

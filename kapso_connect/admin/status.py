@@ -1,4 +1,4 @@
-"""Where a customer stands, in words for staff, and as a filter of a list."""
+"""A customer's onboarding status as staff see it: badge, column, filter."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from ..kapso.error_codes import FAILURES
+from ..kapso.error_codes import SETUP_ERRORS
 from ..models import Connection, Customer, SetupLink
-from ..onboarding.status import OnboardingStatus, Status, has_status, invitations
-from .base import badge, phone_number
+from ..onboarding.status import CustomerStatus, OnboardingStatus, has_status, progress_conditions
+from .display import badge, phone_number_html
 
-BADGES = {
+STATUS_BADGES = {
     OnboardingStatus.NOT_INVITED: "neutral",
     OnboardingStatus.INVITED: "busy",
     OnboardingStatus.OPENED: "busy",
@@ -30,57 +30,62 @@ BADGES = {
     OnboardingStatus.DISCONNECTED: "bad",
 }
 
-REASONS = {
+DISCONNECT_REASONS = {
     "deleted": gettext_lazy("removed from Kapso"),
-    "migrated": gettext_lazy("taken to another provider"),
+    "migrated": gettext_lazy("moved to another provider"),
     "moved": gettext_lazy("connected by another customer"),
     "no_customer": gettext_lazy("no longer this customer's at Kapso"),
-    "not_found": gettext_lazy("Kapso does not know it any more"),
+    "not_found": gettext_lazy("no longer known to Kapso"),
     "offboarded": gettext_lazy("the customer withdrew it from Kapso"),
     "staff": gettext_lazy("by a member of staff"),
 }
-"""Why numbers are disconnected. Whatever else Kapso says is shown as it is."""
+"""Why a number was disconnected. Other reasons that Kapso gives are shown as they are."""
 
 
 def failure_reason(link: SetupLink) -> str:
-    failure = FAILURES.get(link.last_error_code)
+    failure = SETUP_ERRORS.get(link.last_error_code)
     return str(failure.title) if failure else link.last_error_code
 
 
 def disconnect_reason(connection: Connection) -> str:
-    return str(REASONS.get(connection.disconnect_reason, connection.disconnect_reason))
+    return str(DISCONNECT_REASONS.get(connection.disconnect_reason, connection.disconnect_reason))
 
 
-def status_badge(status: Status) -> SafeString:
-    return badge(BADGES[status.standing], status.standing.label)
+def status_badge(status: CustomerStatus) -> SafeString:
+    return badge(STATUS_BADGES[status.status], status.status.label)
 
 
 def has_expired(link: SetupLink) -> bool:
-    """True for a link that would work if its time were not over."""
-    in_play = {SetupLink.Status.ACTIVE, SetupLink.Status.EXPIRED}
-    return link.status in in_play and not link.is_usable
+    """True if ``link`` is past its end and was neither used nor revoked."""
+    open_statuses = {SetupLink.Status.ACTIVE, SetupLink.Status.EXPIRED}
+    return link.status in open_statuses and not link.is_usable
 
 
-def status_summary(status: Status) -> SafeString:
-    """Return where a customer stands, for the cell of a table."""
+def status_summary(status: CustomerStatus) -> SafeString:
+    """Return the status and what it is about, for a cell of the list."""
     connection, link = status.connection, status.link
-    facts: list[object] = []
+    details: list[object] = []
     if (
-        status.standing in {OnboardingStatus.INVITED, OnboardingStatus.OPENED}
+        status.status in {OnboardingStatus.INVITED, OnboardingStatus.OPENED}
         and link
         and has_expired(link)
     ):
-        facts.append(_("the link has expired"))
-    elif status.standing == OnboardingStatus.FAILED and link:
-        facts.append(failure_reason(link))
-    elif status.standing == OnboardingStatus.CONNECTED and connection:
-        facts.append(phone_number(connection))
-        if status.more:
-            facts.append(ngettext("+%(n)s more", "+%(n)s more", status.more) % {"n": status.more})
-    elif status.standing == OnboardingStatus.DISCONNECTED and connection:
-        facts += [phone_number(connection), disconnect_reason(connection)]
-    cells = format_html_join("", '<span class="kapso-fact">{}</span>', ((f,) for f in facts if f))
-    return format_html('<span class="kapso-standing">{}{}</span>', status_badge(status), cells)
+        details.append(_("the link has expired"))
+    elif status.status == OnboardingStatus.FAILED and link:
+        details.append(failure_reason(link))
+    elif status.status == OnboardingStatus.CONNECTED and connection:
+        details.append(phone_number_html(connection))
+        if status.more_connections:
+            details.append(
+                ngettext("+%(n)s more", "+%(n)s more", status.more_connections)
+                % {"n": status.more_connections}
+            )
+    elif status.status == OnboardingStatus.DISCONNECTED and connection:
+        details += [phone_number_html(connection), disconnect_reason(connection)]
+    cells = format_html_join(
+        "", '<span class="kapso-status-detail">{}</span>', ((text,) for text in details if text)
+    )
+    return format_html('<span class="kapso-status">{}{}</span>', status_badge(status), cells)
 
 
 class StatusFilter(admin.SimpleListFilter):
@@ -99,28 +104,28 @@ class StatusFilter(admin.SimpleListFilter):
         )
 
 
-def with_status(queryset: QuerySet[Any], standing: OnboardingStatus) -> QuerySet[Any]:
-    """Return those of ``queryset``, customers or their owners, who stand at ``standing``."""
+def with_status(queryset: QuerySet[Any], status: OnboardingStatus) -> QuerySet[Any]:
+    """Filter ``queryset``, of customers or of objects that own one, by the customer's status."""
     if queryset.model is Customer:
-        return queryset.filter(has_status(standing))
+        return queryset.filter(has_status(status))
     owned = customers_of_owners(queryset)
-    if standing == OnboardingStatus.NOT_INVITED:
-        # Whoever owns no customer was not invited either.
-        for somewhere in invitations():  # one by one, databases join them
-            queryset = queryset.exclude(Exists(owned.filter(somewhere)))
+    if status == OnboardingStatus.NOT_INVITED:
+        # Objects that own no customer count as not invited, too.
+        for condition in progress_conditions():  # one by one, databases can join them
+            queryset = queryset.exclude(Exists(owned.filter(condition)))
         return queryset
-    return queryset.filter(Exists(owned.filter(has_status(standing))))
+    return queryset.filter(Exists(owned.filter(has_status(status))))
 
 
 def customers_of_owners(queryset: QuerySet[Any]) -> QuerySet[Customer]:
-    """Return the customers that a row of ``queryset`` owns, as a subquery of it."""
+    """Return the customers that a row of ``queryset`` owns, for use as a subquery of it."""
     model: type[Model] = queryset.model
-    # Not Cast: MariaDB would compare its result by rules that the column may not have.
+    # Not Cast: in MariaDB the result could have another collation than the column.
     key: Any = Concat(OuterRef("pk"), Value(""), output_field=CharField())
     owner_id: Any = F("owner_id")
     has_uuids = connections[queryset.db].features.has_native_uuid_field
     if isinstance(_key_field(model), UUIDField) and not has_uuids:
-        # Such a database keeps a UUID as 32 digits.
+        # These databases store a UUID as 32 digits.
         owner_id = Replace("owner_id", Value("-"), Value(""))
     return Customer.objects.alias(_owner_key=owner_id).filter(
         owner_type=ContentType.objects.get_for_model(model), _owner_key=key

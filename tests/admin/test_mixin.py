@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.utils import quote
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.db import connection as database
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -17,7 +17,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import escape, strip_tags
 
-from kapso_connect.kapso.error_codes import FAILURES
+from kapso_connect.kapso.error_codes import SETUP_ERRORS
 from kapso_connect.models import Customer
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.onboarding.status import OnboardingStatus
@@ -61,19 +61,6 @@ def queries(client: Client, address: str) -> int:
     return len(context)
 
 
-@pytest.fixture
-def staff(client: Client) -> Callable[..., Client]:
-    def log_in(*codenames: str) -> Client:
-        user = User.objects.create_user("staff", is_staff=True)
-        wanted = Permission.objects.filter(codename__in=codenames)
-        assert wanted.count() == len(codenames)
-        user.user_permissions.set(wanted)
-        client.force_login(user)
-        return client
-
-    return log_in
-
-
 def new_bakery(title: str = "Ada's") -> tuple[Bakery, Customer]:
     bakery = Bakery.objects.create(title=title)
     return bakery, Customer.objects.for_owner(bakery, name=title)
@@ -100,7 +87,7 @@ WORDS: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None]] = [
     ("Opened the link has expired", [], {"opened_at": timezone.now(), **OVER}),
     ("Waiting", [], {"unconfirmed_since": timezone.now()}),
     (
-        f"Failed {FAILURES['waba_limit_reached'].title}",
+        f"Failed {SETUP_ERRORS['waba_limit_reached'].title}",
         [],
         {"setup_status": "failed", "last_error_code": "waba_limit_reached"},
     ),
@@ -121,7 +108,7 @@ WORDS: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None]] = [
             ("deleted", "removed from Kapso"),
             ("offboarded", "the customer withdrew it from Kapso"),
             ("moved", "connected by another customer"),
-            ("not_found", "Kapso does not know it any more"),
+            ("not_found", "no longer known to Kapso"),
             ("staff", "by a member of staff"),
             ("no_customer", "no longer this customer's at Kapso"),
             ("ACCOUNT_DELETED", "ACCOUNT_DELETED"),
@@ -292,7 +279,7 @@ def test_one_thing_is_next(
 ) -> None:
     bakery, customer = invited_bakery(given.get("email", "a@example.com"))
     place(customer, given.get("numbers", []), given.get("link"))
-    assert admin_client.get(change_url(bakery)).context["kapso"]["status"].standing == standing
+    assert admin_client.get(change_url(bakery)).context["kapso"]["status"].status == standing
     assert [n for n, is_next in actions(admin_client, bakery).items() if is_next] == [
         *([name] if name else [])
     ]
@@ -356,7 +343,7 @@ def test_the_timeline_says_what_happened_and_who_did_it(admin_client: Client) ->
     page = words(read(admin_client, change_url(bakery)))
     for text in [
         "Setup link sent · by e-mail · a@example.com Waiting grace",
-        f"Setup failed · {FAILURES['waba_limit_reached'].title}",
+        f"Setup failed · {SETUP_ERRORS['waba_limit_reached'].title}",
         f"Disconnected · connected by another customer · {PRETTY}",
         "Health checked · degraded · &lt;b&gt;",
     ]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from django.contrib.auth.models import Permission, User
 from django.db import connection as database
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -30,14 +30,6 @@ pytestmark = pytest.mark.django_db
 
 DAY = timedelta(days=1)
 WIDE = {"width": 1440, "height": 900}
-
-
-def staff(*codenames: str) -> Client:
-    user = User.objects.create_user("member", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def populate() -> None:
@@ -164,7 +156,7 @@ def test_the_period_is_chosen(admin_client: Client, chosen: dict[str, int], coun
         ("start=yesterday", "Enter a valid date."),
         ("start=2026-02-30", "Enter a valid date."),
         ("start=10.5.2026&end=2026-06-01", "Enter a valid date."),
-        ("end=2026-01-01", "Choose the day from which on you want to see."),
+        ("end=2026-01-01", "Choose the first day."),
         ("start=2026-02-01&end=2026-01-01", "must not be after the last one."),
         ("start=0001-01-01", "Choose days from"),
         ("start=2020-01-01&end=9999-12-31", "until today."),
@@ -173,7 +165,7 @@ def test_the_period_is_chosen(admin_client: Client, chosen: dict[str, int], coun
     ],
     ids=lambda value: value[:40],
 )
-def test_a_bad_period_is_told_and_the_usual_one_shown(
+def test_invalid_period_gets_a_message_and_the_default_is_shown(
     admin_client: Client, query: str, message: str
 ) -> None:
     make_link()
@@ -181,7 +173,7 @@ def test_a_bad_period_is_told_and_the_usual_one_shown(
     assert response.status_code == 200
     page = text_of(response)
     assert message in page
-    assert "You see the last 30 days." in page
+    assert "Showing the last 30 days." in page
     assert (response.context["first"], response.context["last"]) == (day(29), day(0))
 
 
@@ -200,7 +192,9 @@ def test_it_works_with_and_without_time_zones(
 
 
 @pytest.mark.parametrize("missing", SEEN)
-def test_it_takes_the_permission_to_see_all_three(missing: str) -> None:
+def test_it_takes_the_permission_to_see_all_three(
+    staff: Callable[..., Client], missing: str
+) -> None:
     client = staff(*(codename for codename in SEEN if codename != missing))
     assert client.get(URL).status_code == 403
     for url in (LIST, "/admin/kapso_connect/"):
@@ -208,7 +202,7 @@ def test_it_takes_the_permission_to_see_all_three(missing: str) -> None:
 
 
 @pytest.mark.parametrize("url", [LIST, "/admin/kapso_connect/"])
-def test_the_list_and_the_index_lead_to_it(url: str) -> None:
+def test_the_list_and_the_index_lead_to_it(staff: Callable[..., Client], url: str) -> None:
     client = staff(*SEEN)
     assert f'href="{URL}"' in client.get(url).content.decode()
     assert client.get(URL).status_code == 200
@@ -218,7 +212,9 @@ def test_strangers_log_in_first(client: Client) -> None:
     assert client.get(URL).url == f"/admin/login/?next={URL}"
 
 
-def test_failures_lead_to_the_timeline_where_that_may_be_seen(admin_client: Client) -> None:
+def test_failures_lead_to_the_timeline_if_the_user_may_view_it(
+    admin_client: Client, staff: Callable[..., Client]
+) -> None:
     populate()
     response = admin_client.get(URL)
     assert admin_client.get(response.context["failures_url"]).context["cl"].result_count == 4

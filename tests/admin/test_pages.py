@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.contrib.contenttypes.models import ContentType
 from django.db import connection as database
 from django.test import Client
@@ -26,7 +26,7 @@ from kapso_connect.models import (
     new_connect_key,
 )
 from kapso_connect.onboarding.connect_urls import connect_url
-from kapso_connect.webhooks.payloads import MAX_DEPTH
+from kapso_connect.webhooks.payloads import MAX_PAYLOAD_DEPTH
 
 from ..factories import make_connection, make_customer, make_link
 
@@ -85,21 +85,6 @@ ROWS: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def staff(client: Client) -> Callable[..., Client]:
-    def log_in(*codenames: str) -> Client:
-        user = User.objects.create_user("staff", is_staff=True)
-        wanted = Permission.objects.filter(
-            content_type__app_label="kapso_connect", codename__in=codenames
-        )
-        assert wanted.count() == len(codenames)
-        user.user_permissions.set(wanted)
-        client.force_login(user)
-        return client
-
-    return log_in
-
-
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("query", ["", "?q=Customer", "?q=%2B52%20x%27%22%00", "?o=1.-2.3"])
 def test_every_list_loads(admin_client: Client, model: str, query: str) -> None:
@@ -114,7 +99,7 @@ def test_a_list_of_history_counts_no_further_than_it_leads(
 ) -> None:
     make_world(0, 5)
     everything = admin_client.get(url(model))
-    monkeypatch.setattr(base, "MOST_LISTED", 3)
+    monkeypatch.setattr(base, "MAX_PAGED_ROWS", 3)
     cut = admin_client.get(url(model))
     assert everything.context["cl"].result_count > cut.context["cl"].result_count == 3
     assert "There are more than these 3." in cut.content.decode()
@@ -329,7 +314,7 @@ def test_a_payload_is_shown_escaped(admin_client: Client) -> None:
 
 def test_a_huge_and_deep_payload_is_shown_shortened(admin_client: Client) -> None:
     deep: Any = "x"
-    for _ in range(MAX_DEPTH):
+    for _ in range(MAX_PAYLOAD_DEPTH):
         deep = [deep]
     inbox = make_inbox(payload={"big": "y" * 300_000, "deep": deep})
     response = admin_client.get(url("webhookevent", "change", inbox.pk))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.contrib.messages import get_messages
 from django.db import connections
 from django.http import HttpResponse
@@ -16,7 +16,7 @@ from django.test import Client
 from django.utils import timezone
 
 from kapso_connect import dispatch, signals
-from kapso_connect.admin import events
+from kapso_connect.admin import run_again
 from kapso_connect.models import Connection, TimelineEvent, WebhookEvent
 
 from ..factories import make_connection, make_customer, new_number_id, payload_for
@@ -68,10 +68,10 @@ def run(client: Client, address: str, *rows: Any) -> list[str]:
     assert page.status_code == 200
     response = client.post(address + "run-again/", {"ids": page.context["ids"]})
     assert response["Location"] == address
-    return said(response)
+    return messages(response)
 
 
-def said(response: HttpResponse) -> list[str]:
+def messages(response: HttpResponse) -> list[str]:
     return [str(message) for message in get_messages(response.wsgi_request)]
 
 
@@ -114,7 +114,7 @@ def test_what_failed_is_found_with_its_error(
 
 def test_a_failed_delivery_is_acted_on(admin_client: Client, admin_user: User) -> None:
     row = failed_delivery()
-    assert run(admin_client, INBOX, row) == ["1 is done."]
+    assert run(admin_client, INBOX, row) == ["1 succeeded."]
     row.refresh_from_db()
     assert (row.status, row.last_error) == (Status.PROCESSED, "")
     assert Connection.objects.get().is_connected
@@ -139,9 +139,9 @@ def test_the_outcomes_are_counted(admin_client: Client) -> None:
         failed_delivery(event="workflow.execution.failed", status=Status.IGNORED),
     ]
     done, failed, skipped = run(admin_client, INBOX, *rows)
-    assert done == "2 are done."
-    assert failed.startswith("1 could not")
-    assert skipped.startswith("2 were left alone")
+    assert done == "2 succeeded."
+    assert failed.startswith("1 failed again")
+    assert skipped.startswith("2 were skipped")
 
 
 def test_work_that_another_process_holds_is_left_to_it(
@@ -158,8 +158,8 @@ def test_work_that_another_process_holds_is_left_to_it(
         status=Status.PENDING, next_attempt_at=lease, leased_at=timezone.now(), attempts=1
     )
     event = failed_signal(next_attempt_at=lease, leased_at=timezone.now(), attempts=1)
-    assert run(admin_client, INBOX, inbox)[0].startswith("1 was left alone")
-    assert run(admin_client, TIMELINE, event)[0].startswith("1 was left alone")
+    assert run(admin_client, INBOX, inbox)[0].startswith("1 was skipped")
+    assert run(admin_client, TIMELINE, event)[0].startswith("1 was skipped")
     inbox.refresh_from_db()
     event.refresh_from_db()
     assert inbox.next_attempt_at == event.next_attempt_at == lease
@@ -185,11 +185,11 @@ def test_a_signal_goes_to_those_who_have_not_had_it(
         receivers=[dispatch.receiver_name(had_it)],
         next_attempt_at=None if wait is None else timezone.now() + wait,
     )
-    assert run(admin_client, TIMELINE, event) == ["1 is done."]
+    assert run(admin_client, TIMELINE, event) == ["1 succeeded."]
     assert calls == ["missed it"]
     event.refresh_from_db()
     assert event.delivered_at is not None
-    assert run(admin_client, TIMELINE, event)[0].startswith("1 was left alone")
+    assert run(admin_client, TIMELINE, event)[0].startswith("1 was skipped")
     assert calls == ["missed it"]
 
 
@@ -201,7 +201,7 @@ def test_a_signal_that_fails_again_waits_for_its_next_attempt(
 
     receivers(receiver)
     event = failed_signal()
-    assert run(admin_client, TIMELINE, event)[0].startswith("1 could not be done")
+    assert run(admin_client, TIMELINE, event)[0].startswith("1 failed again")
     event.refresh_from_db()
     assert event.attempts == 1
     assert event.next_attempt_at is not None
@@ -211,9 +211,9 @@ def test_a_signal_that_fails_again_waits_for_its_next_attempt(
 def test_what_takes_too_long_is_left_for_another_time(
     admin_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "RUN_SECONDS", -1)
+    monkeypatch.setattr(run_again, "RUN_AGAIN_BUDGET", -1)
     row = failed_delivery()
-    assert run(admin_client, INBOX, row)[0].startswith("Time ran out before")
+    assert run(admin_client, INBOX, row)[0].startswith("There was not enough time")
     row.refresh_from_db()
     assert row.status == Status.FAILED
 
@@ -226,22 +226,16 @@ def test_hostile_ids_get_a_message(admin_client: Client, address: str, hostile: 
         admin_client.post(address + "run-again/", {"ids": hostile}),
     ):
         assert response["Location"] == address
-        assert said(response)
+        assert messages(response)
 
 
 @pytest.mark.parametrize("address", [INBOX, TIMELINE])
 @pytest.mark.parametrize("codename", ["view", "change"])
 def test_running_again_needs_the_permission_to_change(
-    client: Client, address: str, codename: str
+    staff: Callable[..., Client], address: str, codename: str
 ) -> None:
     row = failed_delivery() if address == INBOX else failed_signal()
-    user = User.objects.create_user("staff", is_staff=True)
-    user.user_permissions.set(
-        Permission.objects.filter(
-            content_type__app_label="kapso_connect", codename=f"{codename}_{row._meta.model_name}"
-        )
-    )
-    client.force_login(user)
+    client = staff(f"{codename}_{row._meta.model_name}")
     allowed = codename == "change"
     assert ("run_again" in client.get(address).content.decode()) == allowed
     page = client.get(f"{address}{row.pk}/change/").content.decode()

@@ -13,7 +13,7 @@ from ..browser.support import chromium
 from ..conftest import THOROUGH
 
 
-@pytest.mark.skipif(not THOROUGH, reason="takes long: KAPSO_TEST_THOROUGH=1")
+@pytest.mark.skipif(not THOROUGH, reason="takes long: --all")
 @pytest.mark.skipif(
     importlib.util.find_spec("jazzmin") is None, reason="django-jazzmin is not installed"
 )

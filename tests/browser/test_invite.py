@@ -88,7 +88,7 @@ def test_colours_are_chosen_and_seen_at_once(
     expect(page.get_by_text("Text on the button on Button: contrast 2.")).to_be_visible()
     visitor.look(page, f"invite-contrast-{scheme}")
     assert not sandbox.requests()
-    page.get_by_label("Use these colours all the same").check()
+    page.get_by_label("Use these colours anyway").check()
     submit(page).click()
     expect(page.get_by_text("Finished: every customer has a link.")).to_be_visible()
     colors = SetupLink.objects.all()[0].options["theme_config"]
@@ -138,7 +138,7 @@ def test_the_page_does_the_work_and_shows_how_it_goes(
     monkeypatch: pytest.MonkeyPatch,
     scheme: Any,
 ) -> None:
-    monkeypatch.setattr(invite, "SLICE", 0.2)
+    monkeypatch.setattr(invite, "BATCH_WORK_SECONDS", 0.2)
     rule = {"match": CREATE_LINK, "kind": "status", "status": 422, "times": 1}
     slow = {"kind": "slow", "seconds": 0.1}
     sandbox.faults(api=[*({**rule, "after": n} for n in (3, 13)), slow])
@@ -150,7 +150,7 @@ def test_the_page_does_the_work_and_shows_how_it_goes(
     expect(page.get_by_role("button", name="Copy")).to_have_count(28)
     page.reload()
     page.get_by_role("link", name="Failed (2)").click()
-    expect(page.get_by_text("Correct what was refused")).to_have_count(2)
+    expect(page.get_by_text("The request was rejected")).to_have_count(2)
     examine(visitor, page, f"invite-failed-{scheme}")
     page.get_by_role("button", name="Try the failed ones again").click()
     expect(page.get_by_text("Finished: every customer has a link.")).to_be_visible()
@@ -175,7 +175,7 @@ def test_a_stopped_batch_says_why_and_is_resumed(
     sandbox.faults(api=[{"kind": "status", "status": 401}])
     page = open_batch(30)
     submit(page).click()
-    expect(page.get_by_text("Kapso refused this site's API key.")).to_be_visible()
+    expect(page.get_by_text("Kapso rejected this site's API key.")).to_be_visible()
     examine(visitor, page, "invite-stopped")
     sandbox.clear_faults()
     page.get_by_role("button", name="Resume").click()
@@ -189,15 +189,15 @@ def test_without_javascript_each_step_is_a_button(
     sandbox: Sandbox,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(invite, "SLICE", 0)
+    monkeypatch.setattr(invite, "BATCH_WORK_SECONDS", 0)
     page = open_batch(3, java_script_enabled=False)
     page.get_by_text("Colours of the page").click()
-    page.get_by_label("Quiet area", exact=True).check()
+    page.get_by_label("Muted area", exact=True).check()
     submit(page).click()
     expect(page.get_by_text("3 left")).to_be_visible()
     visitor.look(page, "invite-no-script")
-    monkeypatch.setattr(invite, "SLICE", 5)
-    page.get_by_role("button", name="Go on").click()
+    monkeypatch.setattr(invite, "BATCH_WORK_SECONDS", 5)
+    page.get_by_role("button", name="Continue").click()
     expect(page.get_by_text("Finished: every customer has a link.")).to_be_visible()
     assert InvitationBatch.objects.get().options["theme_config"] == {"muted_color": "#f3f4f6"}
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.core import mail as outbox_of
+from django.core import mail
 from django.urls import reverse
 from playwright.sync_api import Page, expect
 
 from kapso_connect import onboarding
-from kapso_connect.admin.extend import local
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
 from kapso_connect.onboarding import connect_urls
 from kapso_connect.testing import Sandbox
+from kapso_connect.utils import to_local_time
 
 from ..factories import make_connection
 from ..sites.host_site.models import Bakery
@@ -94,13 +94,13 @@ def test_staff_email_the_link(staff: Staff, visitor: Visitor) -> None:
     visitor.look(staff.page, "manage-email")
     staff.press("Send the e-mail")
     staff.expect_message("The link was e-mailed to ana@example.com.")
-    assert len(outbox_of.outbox) == 1
+    assert len(mail.outbox) == 1
     staff.open("email")
     visitor.look(staff.page, "manage-email-again")
     # Twice within a moment.
     staff.page.get_by_role("button", name="Send again").dblclick()
     staff.page.wait_for_timeout(2000)
-    assert len(outbox_of.outbox) == 2
+    assert len(mail.outbox) == 2
 
 
 def test_staff_show_a_qr_code(staff: Staff, visitor: Visitor) -> None:
@@ -141,7 +141,7 @@ def test_staff_extend_the_link_with_the_keyboard(staff: Staff, visitor: Visitor)
     staff.expect_message("The link now works until")
     after = SetupLink.objects.get().expires_at
     assert after
-    assert (local(after).date() - local(before).date()).days == 7
+    assert (to_local_time(after).date() - to_local_time(before).date()).days == 7
 
 
 def test_staff_revoke_the_link(staff: Staff, visitor: Visitor) -> None:
@@ -231,7 +231,7 @@ def test_the_email_reads_well_on_a_desktop_and_on_a_phone(
     staff.open("email")
     staff.press("Send the e-mail")
     staff.expect_message("was e-mailed")
-    (alternative,) = outbox_of.outbox[0].alternatives
+    (alternative,) = mail.outbox[0].alternatives
     page = visitor.window(PHONE, color_scheme=scheme)
     page.set_content(str(alternative[0]))
     visitor.look(page, f"manage-mail-{language}-{scheme}")

@@ -1,6 +1,6 @@
 "use strict";
 
-// Shows the copy buttons, which are of no use without JavaScript, and lets them copy.
+// Copy buttons: hidden without JavaScript.
 (() => {
   const copy = async (input) => {
     input.focus();
@@ -8,14 +8,14 @@
     if (navigator.clipboard) {
       await navigator.clipboard.writeText(input.value);
     } else if (!document.execCommand("copy")) {
-      // Pages that are not served by https have no clipboard; the text stays selected.
+      // Without https there is no clipboard API; the text stays selected.
       throw new Error("Copying is not allowed here.");
     }
   };
 
-  // Tells the timeline that the address was handed out, where the page says whom to tell.
-  const note = (field) => {
-    const url = field.closest("[data-kapso-noted]")?.dataset.kapsoNoted;
+  // Records on the timeline that the customer's URL was given out.
+  const recordSent = (field) => {
+    const url = field.closest("[data-kapso-sent-url]")?.dataset.kapsoSentUrl;
     const token = document.querySelector("[name=csrfmiddlewaretoken]");
     if (url && token) {
       const body = new URLSearchParams({ csrfmiddlewaretoken: token.value });
@@ -35,18 +35,18 @@
       () => {
         button.focus();
         status.textContent = button.dataset.copied;
-        note(field);
+        recordSent(field);
       },
       () => {},
     );
   });
 
-  // A QR code that was opened is there to be scanned.
+  // Opening the QR code counts as giving out the URL.
   document.addEventListener(
     "toggle",
     (event) => {
-      if (event.target.matches("details[data-kapso-noted]") && event.target.open) {
-        note(event.target);
+      if (event.target.matches("details[data-kapso-sent-url]") && event.target.open) {
+        recordSent(event.target);
       }
     },
     true,
@@ -62,9 +62,9 @@
   document.addEventListener("kapso:changed", reveal);
 })();
 
-// Disables what does not apply yet, and shows what the chosen colours look like.
+// Disables fields that do not apply, and previews the chosen colours.
 (() => {
-  const follow = (field) => {
+  const updateDisabled = (field) => {
     field.disabled = !document.getElementById(field.dataset.kapsoNeeds).checked;
   };
 
@@ -78,7 +78,7 @@
   };
 
   const update = () => {
-    document.querySelectorAll("[data-kapso-needs]").forEach(follow);
+    document.querySelectorAll("[data-kapso-needs]").forEach(updateDisabled);
     document.querySelectorAll("[data-kapso-color]").forEach(preview);
   };
 
@@ -92,12 +92,12 @@
   }
 })();
 
-// Keeps the page of a batch up to date, and does the batch's work where nothing else does.
+// Keeps the page of a batch up to date; does the batch's work if there are no task workers.
 (() => {
   const PARTS = ["kapso-batch-state", "kapso-batch-progress", "kapso-batch-results"];
-  const AGAIN_MS = 5000;
+  const RETRY_MS = 5000;
 
-  const ask = async (progress) => {
+  const fetchPage = async (progress) => {
     const options = {};
     if ("kapsoWork" in progress.dataset) {
       options.method = "POST";
@@ -111,23 +111,23 @@
     return new DOMParser().parseFromString(await response.text(), "text/html");
   };
 
-  const take = (page, id) => {
-    const [shown, news] = [document.getElementById(id), page.getElementById(id)];
-    if (!news) {
-      // Logged out meanwhile: the login knows the way back.
+  const updatePart = (page, id) => {
+    const [current, updated] = [document.getElementById(id), page.getElementById(id)];
+    if (!updated) {
+      // Logged out: the login page leads back here.
       location.reload();
-    } else if (shown.innerHTML !== news.innerHTML && !shown.contains(document.activeElement)) {
-      // What somebody works in stays as it is until they are done.
-      shown.className = news.className;
-      shown.replaceChildren(...news.childNodes);
+    } else if (current.innerHTML !== updated.innerHTML && !current.contains(document.activeElement)) {
+      // A part that has the focus is not replaced.
+      current.className = updated.className;
+      current.replaceChildren(...updated.childNodes);
     }
-    if (news) {
-      Object.keys(shown.dataset).forEach((name) => delete shown.dataset[name]);
-      Object.assign(shown.dataset, news.dataset);
+    if (updated) {
+      Object.keys(current.dataset).forEach((name) => delete current.dataset[name]);
+      Object.assign(current.dataset, updated.dataset);
     }
   };
 
-  const next = () => {
+  const scheduleNext = () => {
     const progress = document.getElementById("kapso-batch-progress");
     if (progress && "kapsoPoll" in progress.dataset) {
       setTimeout(step, Number(progress.dataset.kapsoPoll));
@@ -136,14 +136,14 @@
 
   const step = async () => {
     try {
-      const page = await ask(document.getElementById("kapso-batch-progress"));
-      PARTS.forEach((id) => take(page, id));
+      const page = await fetchPage(document.getElementById("kapso-batch-progress"));
+      PARTS.forEach((id) => updatePart(page, id));
       document.dispatchEvent(new Event("kapso:changed"));
-      next();
+      scheduleNext();
     } catch {
-      setTimeout(step, AGAIN_MS);
+      setTimeout(step, RETRY_MS);
     }
   };
 
-  document.addEventListener("DOMContentLoaded", next);
+  document.addEventListener("DOMContentLoaded", scheduleNext);
 })();

@@ -1,4 +1,4 @@
-"""The bridge between a ModelAdmin of the site's and this package's customers."""
+"""How the objects of a site's own ModelAdmin become customers: a customer's data, found or made."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from ..db import atomic
-from ..kapso.types import Language
+from ..kapso.languages import Language
 from ..models import Customer
-from .base import Pages
+from .base import AdminPages
 
-CHUNK = 500
-"""Objects that one query is about."""
+CUSTOMERS_PER_QUERY = 500
 
-LENGTHS = {"name": 255, "external_customer_id": 255, "email": 254, "language": 16}
+MAX_LENGTHS = {"name": 255, "external_customer_id": 255, "email": 254, "language": 16}
 
 
-class Owners(Pages):
-    """A ModelAdmin whose objects are customers, or own one each."""
+class CustomerDataMixin(AdminPages):
+    """For a ModelAdmin whose objects own one customer each, or are customers."""
 
     def get_customer_data(self, obj: Any) -> Mapping[str, Any]:
-        """Return what Kapso and this package need to know of ``obj``; override it where your model
-        calls them otherwise: ``name``, ``external_customer_id``, ``email``, ``language``.
+        """Return the customer fields of ``obj``: ``name``, ``external_customer_id``, ``email`` and
+        ``language``. Override it if your model's fields have other names.
 
-        What is left out stays as it is. Without ``external_customer_id`` one is made up.
+        Fields that are left out are not changed. A new customer without an
+        ``external_customer_id`` gets a random one.
         """
         data = {"name": str(obj)}
         for name in ("email", "language"):
@@ -42,25 +42,25 @@ class Owners(Pages):
         return data
 
     def find_customers(self, objs: Iterable[Any]) -> dict[Any, Customer]:
-        """Return the customers that the ``objs`` own, by the primary keys of their owners; those
-        that own none are left out. One query."""
+        """Return the customers that ``objs`` own, by the primary key of the owner, in one query.
+        Objects that own none are left out."""
         owners = {str(obj.pk): obj.pk for obj in objs}
         kind = ContentType.objects.get_for_model(self.model)
         customers = Customer.objects.filter(owner_type=kind, owner_id__in=owners)
-        # MySQL and MariaDB take "Ab3" for "aB3".
+        # MySQL and MariaDB ignore case: "Ab3" also finds "aB3".
         return {owners[c.owner_id]: c for c in customers if c.owner_id in owners}
 
     def find_objects(self, request: HttpRequest, customers: Iterable[Customer]) -> dict[int, Any]:
-        """Return the objects that own the ``customers``, by the customers' primary keys; those that
-        the user may not see are left out. One query."""
+        """Return the objects that own ``customers``, by the customer's primary key, in one query.
+        Objects that the user may not view are left out."""
         kind = ContentType.objects.get_for_model(self.model)
         owned = {}
         for customer in customers:
-            # What is noted as an owner's id need not be one.
+            # ``owner_id`` may not be a valid primary key.
             with suppress(ValidationError):
                 key = self.opts.pk.to_python(customer.owner_id)
                 if isinstance(key, int) and key.bit_length() > 63:
-                    continue  # more than databases can compare with
+                    continue  # databases cannot compare with it
                 if customer.owner_type_id == kind.pk and str(key) == customer.owner_id:
                     owned[key] = customer.pk
         objs = self.get_queryset(request).filter(pk__in=owned)
@@ -75,27 +75,28 @@ class Owners(Pages):
         return self.find_customers([obj]).get(obj.pk)
 
     def make_customer(self, obj: Any) -> Customer:
-        """Return the customer that ``obj`` owns, made where there is none, and brought up to date
-        with ``get_customer_data``. Raises IntegrityError where its external id is another's."""
+        """Return the customer that ``obj`` owns, created if there is none, updated from
+        ``get_customer_data``. Raise IntegrityError if another customer has its external id."""
         data = clean_customer_data(self.get_customer_data(obj))
         customer = Customer.objects.for_owner(obj, **data)
-        if changed := _bring_up_to_date(customer, data):
+        if changed := _update_customer(customer, data):
             customer.save(update_fields=[*changed, "updated_at"])
         return customer
 
     def make_customers(self, objs: QuerySet[Any]) -> tuple[Iterable[int], list[str]]:
-        """Do what ``make_customer`` does for all the ``objs``, in few queries.
+        """Do what ``make_customer`` does for all of ``objs``, in few queries.
 
-        Returns the customers' primary keys, and in words those objects for which it could not be
-        done.
+        Return the primary keys of the customers, and a message for each object that failed.
         """
         pks: list[int] = []
         problems: list[str] = []
-        wanted = list(objs.order_by().values_list("pk", flat=True))
-        for at in range(0, len(wanted), CHUNK):
-            # What a list does not need may be what a customer is made of.
-            rows = list(objs.filter(pk__in=wanted[at : at + CHUNK]).defer(None))
-            made = self._make_together(rows)
+        all_pks = list(objs.order_by().values_list("pk", flat=True))
+        for start in range(0, len(all_pks), CUSTOMERS_PER_QUERY):
+            # The list may have deferred fields that ``get_customer_data`` reads.
+            rows = list(
+                objs.filter(pk__in=all_pks[start : start + CUSTOMERS_PER_QUERY]).defer(None)
+            )
+            made = self._make_in_bulk(rows)
             pks += [customer.pk for customer in made.values()]
             for obj in rows:
                 if obj.pk in made:
@@ -110,9 +111,9 @@ class Owners(Pages):
                     )
         return pks, problems
 
-    def _make_together(self, objs: Sequence[Any]) -> dict[Any, Customer]:
-        """Make the customers of ``objs`` and bring them up to date; return those of which nothing
-        is left to do, by the primary keys of their owners."""
+    def _make_in_bulk(self, objs: Sequence[Any]) -> dict[Any, Customer]:
+        """Create and update the customers of ``objs``. Return those that are up to date, by the
+        primary key of the owner."""
         kind = ContentType.objects.get_for_model(self.model)
         known = self.find_customers(objs)
         data = {obj.pk: clean_customer_data(self.get_customer_data(obj)) for obj in objs}
@@ -130,22 +131,22 @@ class Owners(Pages):
         )
         made = {**known, **self.find_customers([obj for obj in objs if obj.pk not in known])}
         changed = [
-            customer for pk, customer in made.items() if _bring_up_to_date(customer, data[pk])
+            customer for pk, customer in made.items() if _update_customer(customer, data[pk])
         ]
         try:
             with atomic():
-                Customer.objects.bulk_update(changed, [*LENGTHS, "updated_at"])
+                Customer.objects.bulk_update(changed, [*MAX_LENGTHS, "updated_at"])
         except IntegrityError:
-            # One by one, they say whose external id is another customer's.
+            # Saved one by one, it shows whose external id another customer has.
             return {pk: customer for pk, customer in made.items() if customer not in changed}
         return made
 
 
-def _bring_up_to_date(customer: Customer, data: Mapping[str, Any]) -> list[str]:
-    """Set on ``customer`` what ``data`` says; return the names of the fields that changed."""
+def _update_customer(customer: Customer, data: Mapping[str, Any]) -> list[str]:
+    """Set the fields in ``data`` on ``customer``; return the names of those that changed."""
     changed = [name for name, value in data.items() if getattr(customer, name) != value]
     if customer.kapso_id:
-        # Kapso knows the customer by it.
+        # Kapso identifies the customer by it.
         changed = [name for name in changed if name != "external_customer_id"]
     for name in changed:
         setattr(customer, name, data[name])
@@ -155,12 +156,13 @@ def _bring_up_to_date(customer: Customer, data: Mapping[str, Any]) -> list[str]:
 
 
 def clean_customer_data(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of ``data`` a Customer can keep: texts in their lengths, a language Kapso has."""
+    """Return the non-empty fields of ``data``, cut to a Customer's lengths; ``language`` is ""
+    unless Kapso has it."""
     clean: dict[str, Any] = {}
-    for name in LENGTHS:
+    for name in MAX_LENGTHS:
         value = data.get(name)
         if value not in (None, ""):
-            clean[name] = str(value).replace("\0", "")[: LENGTHS[name]]
+            clean[name] = str(value).replace("\0", "")[: MAX_LENGTHS[name]]
     if "language" in clean:
         language = str(data["language"]).lower().replace("_", "-").partition("-")[0]
         clean["language"] = language if language in Language.values else ""

@@ -1,4 +1,4 @@
-"""Django's admin log: which member of staff did what to which customer."""
+"""Entries in the admin's history (LogEntry): which member of staff did what."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..models import Customer
 
 
 def log_change(request: HttpRequest, customer: Customer, message: object) -> None:
-    """Note ``message`` on ``customer`` and, where there is one, on the host's own object."""
+    """Add ``message`` to the history of ``customer`` and of the object that owns it, if any."""
     objects: list[Any] = [customer]
-    # Its model may be gone, and its id need not be one.
+    # The owner's model may no longer exist, and its id may not be a valid one.
     with suppress(AttributeError, ValueError, ValidationError):
         objects += [customer.owner] if customer.owner else []
     log_changes(request, objects, message)
 
 
 def log_changes(request: HttpRequest, objects: Sequence[Any], message: object) -> None:
-    """Note ``message`` on each of the ``objects``."""
+    """Add ``message`` to the history of each of the ``objects``."""
     staff: Any = request.user
     LogEntry.objects.log_actions(staff.pk, objects, CHANGE, str(message))

@@ -1,0 +1,112 @@
+"""How values are shown in the admin: badges, times, phone numbers, JSON, fields to copy from."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from django.utils.formats import date_format
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from ..models import Connection, Health, SetupLink
+from ..phone_numbers import format_phone_number, is_test_number
+from ..utils import to_local_time
+
+EMPTY = "-"
+"""Django's own empty value, which Django does not use for methods on a change page."""
+
+MAX_JSON_LENGTH = 100_000
+
+CONFIRMATION_ROWS = 20
+"""How many of the selected rows a confirmation page shows."""
+
+
+def badge(kind: str, text: object) -> SafeString:
+    """Return a coloured label; ``kind`` is "good", "bad", "busy" or "neutral"."""
+    return format_html('<span class="kapso-badge kapso-badge-{}">{}</span>', kind, text)
+
+
+def json_block(value: Any) -> SafeString:
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    except (RecursionError, ValueError):
+        text = _("This cannot be shown.")
+    if len(text) > MAX_JSON_LENGTH:
+        text = text[:MAX_JSON_LENGTH] + "\n… " + _("(shortened)")
+    return format_html('<pre class="kapso-json" tabindex="0">{}</pre>', text)
+
+
+def text_block(text: str) -> SafeString | str:
+    return format_html('<pre class="kapso-json" tabindex="0">{}</pre>', text) if text else EMPTY
+
+
+def shorten(text: str) -> str:
+    return text if len(text) <= 100 else text[:99] + "…"
+
+
+def format_datetime(moment: datetime | None) -> str:
+    if moment is None:
+        return EMPTY
+    return date_format(to_local_time(moment), "SHORT_DATETIME_FORMAT")
+
+
+def phone_number_html(connection: Connection) -> SafeString:
+    """Return the number as people write it, marked if it is a test number."""
+    number = connection.display_phone_number
+    # <bdi> keeps the "+" in front on pages written from right to left.
+    shown = format_html(
+        "<bdi>{}</bdi>", format_phone_number(number) if number else connection.phone_number_id
+    )
+    if not number or not is_test_number(number):
+        return shown
+    return format_html("{} {}", shown, badge("busy", _("test number")))
+
+
+def setup_link_badge(link: SetupLink) -> SafeString:
+    if link.is_usable:
+        return badge("good", link.get_status_display())
+    if link.status == SetupLink.Status.ACTIVE:
+        return badge("neutral", SetupLink.Status.EXPIRED.label)
+    return badge("neutral", link.get_status_display())
+
+
+def connection_badge(connection: Connection) -> SafeString:
+    kind = "good" if connection.is_connected else "neutral"
+    return badge(kind, connection.get_status_display())
+
+
+HEALTH_BADGES = {
+    Health.HEALTHY: "good",
+    Health.DEGRADED: "busy",
+    Health.UNHEALTHY: "bad",
+    Health.ERROR: "busy",
+}
+
+
+def health_badge(connection: Connection) -> SafeString | str:
+    if not connection.health_status:
+        return EMPTY
+    kind = HEALTH_BADGES[Health(connection.health_status)]
+    return badge(kind, connection.get_health_status_display())
+
+
+HIDDEN_URL = gettext_lazy("hidden (needs the permission to create setup links)")
+
+
+def copy_field(url: str, label: object) -> SafeString:
+    """Return a read-only field with ``url`` and a button that copies it."""
+    return format_html(
+        '<span class="kapso-copy">'
+        '<input type="text" class="vURLField" readonly value="{}" aria-label="{}">'
+        '<button type="button" class="button" data-kapso-copy data-copied="{}" hidden>{}</button>'
+        '<span class="kapso-copied" role="status"></span>'
+        "</span>",
+        url,
+        label,
+        _("Copied"),
+        _("Copy"),
+    )

@@ -1,0 +1,121 @@
+"""The admin of setup links."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from ..models import SetupLink
+from ..monitoring import reports
+from ..onboarding import setup_links
+from ..onboarding.connect_urls import connect_url
+from .display import HIDDEN_URL, copy_field, json_block, setup_link_badge
+from .object_tools import ObjectToolsAdmin
+from .permissions import can_create_setup_links
+
+
+class UsableFilter(admin.SimpleListFilter):
+    title = gettext_lazy("usable")
+    parameter_name = "usable"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [
+            ("yes", _("Usable now")),
+            ("soon", _("Ends within 3 days")),
+            ("no", _("No longer usable")),
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[SetupLink]) -> QuerySet[SetupLink]:
+        usable = SetupLink.objects.usable()
+        if self.value() == "yes":
+            return queryset & usable
+        if self.value() == "soon":
+            return queryset.filter(reports.expires_soon())
+        if self.value() == "no":
+            return queryset.exclude(pk__in=usable)
+        return queryset
+
+
+@admin.register(SetupLink)
+class SetupLinkAdmin(ObjectToolsAdmin[SetupLink]):
+    list_display = [
+        "id",
+        "customer",
+        "state",
+        "setup_status",
+        "created_at",
+        "opened_at",
+        "expires_at",
+        "by",
+    ]
+    list_filter = [UsableFilter, "status", "setup_status", "created_at"]
+    list_select_related = ["customer", "created_by"]
+    # Never the URL: a search could be used to guess it.
+    search_fields = ["kapso_id", "customer__name", "customer__external_customer_id"]
+    search_help_text = gettext_lazy("Customer's name or external id, or Kapso's id of the link.")
+
+    def get_fields(self, request: HttpRequest, obj: SetupLink | None = None) -> list[Any]:
+        return [
+            "customer",
+            "customer_url" if can_create_setup_links(request) else "hidden_url",
+            "state",
+            "setup_status",
+            "last_error_code",
+            "created_at",
+            "created_by",
+            "opened_at",
+            "expires_at",
+            "is_latest",
+            "next_url",
+            "unconfirmed_phone_number_id",
+            "unconfirmed_since",
+            "kapso_id",
+            "requested_options",
+        ]
+
+    def get_object_tools(self, obj: SetupLink) -> Mapping[str, object]:
+        actions = {}
+        if obj.is_latest and obj.is_usable:
+            actions = {
+                "email": _("E-mail the link"),
+                "qr": _("QR code"),
+                "share": _("Share the link"),
+                "extend": _("Extend the link"),
+            }
+        if obj.is_latest and setup_links.is_revocable(obj):
+            actions["revoke"] = _("Revoke the link")
+        return actions
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        # ``?url__startswith=…`` could be used to guess the URL letter by letter.
+        return lookup.split("__")[0] != "url" and super().lookup_allowed(lookup, value, request)
+
+    @admin.display(description=gettext_lazy("status"), ordering="status")
+    def state(self, link: SetupLink) -> SafeString:
+        return setup_link_badge(link)
+
+    @admin.display(description=gettext_lazy("created by"))
+    def by(self, link: SetupLink) -> str | None:
+        return str(link.created_by) if link.created_by else None
+
+    @admin.display(description=gettext_lazy("personal link"))
+    def customer_url(self, link: SetupLink) -> SafeString | str:
+        url = connect_url(link.customer) if link.is_latest else ""
+        if not url or not setup_links.is_revocable(link):
+            return _("This link can no longer be used.")
+        return copy_field(url, _("Setup link"))
+
+    @admin.display(description=gettext_lazy("personal link"))
+    def hidden_url(self, link: SetupLink) -> str:
+        return str(HIDDEN_URL)
+
+    @admin.display(description=gettext_lazy("options"))
+    def requested_options(self, link: SetupLink) -> SafeString:
+        return json_block(link.options)

@@ -1,0 +1,129 @@
+"""The admin of the timeline: what happened, and whether the signals were delivered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from .. import outbox
+from ..models import TimelineEvent
+from .display import EMPTY, badge, json_block, shorten, text_block
+from .run_again import RunAgainAdmin
+
+
+class SignalFilter(admin.SimpleListFilter):
+    title = gettext_lazy("signal")
+    parameter_name = "signal"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [
+            ("delivered", _("Delivered")),
+            ("waiting", _("Waiting")),
+            ("failed", _("Failed")),
+        ]
+
+    def queryset(
+        self, request: HttpRequest, queryset: QuerySet[TimelineEvent]
+    ) -> QuerySet[TimelineEvent]:
+        if self.value() == "delivered":
+            return queryset.filter(delivered_at__isnull=False)
+        if self.value() == "waiting":
+            return queryset & TimelineEvent.objects.waiting()
+        if self.value() == "failed":
+            return queryset & TimelineEvent.objects.failed()
+        return queryset
+
+
+def signal_badge(event: TimelineEvent) -> SafeString:
+    if event.delivered_at is not None:
+        return badge("good", _("Delivered"))
+    if event.next_attempt_at is not None:
+        return badge("busy", _("Waiting"))
+    return badge("bad", _("Failed"))
+
+
+@admin.register(TimelineEvent)
+class TimelineEventAdmin(RunAgainAdmin[TimelineEvent]):
+    list_display = [
+        "what",
+        "signal",
+        "problem",
+        "customer",
+        "connection",
+        "occurred_at",
+        "source",
+        "by",
+        "attempts",
+    ]
+    list_filter = [SignalFilter, "kind", "source", "occurred_at"]
+    list_select_related = ["customer", "connection", "actor"]
+    search_fields = [
+        "customer__name",
+        "=customer__external_customer_id",
+        "=connection__phone_number_id",
+    ]
+    search_help_text = gettext_lazy("Customer's name or external id, or Meta's id of the number.")
+    fields = [
+        "what",
+        "customer",
+        "connection",
+        "setup_link",
+        "webhook_event",
+        "source",
+        "actor",
+        "occurred_at",
+        "details",
+        "signal",
+        "delivered_at",
+        "attempts",
+        "next_attempt_at",
+        "full_error",
+        "receivers_done",
+    ]
+    run_again_title = gettext_lazy("Send signals again")
+    run_again_help = gettext_lazy(
+        "Failed and waiting signals are sent now, to the receivers that have not had them yet."
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[TimelineEvent]:
+        return super().get_queryset(request).select_related("customer", "connection", "actor")
+
+    def run_row_again(self, row: TimelineEvent) -> bool | None:
+        return outbox.resend(row)
+
+    def can_run_again(self, row: TimelineEvent) -> bool:
+        return row.delivered_at is None
+
+    @admin.display(description=gettext_lazy("event"), ordering="kind")
+    def what(self, event: TimelineEvent) -> str:
+        return event.get_kind_display()
+
+    @admin.display(description=gettext_lazy("by"))
+    def by(self, event: TimelineEvent) -> str | None:
+        return str(event.actor) if event.actor else None
+
+    @admin.display(description=gettext_lazy("signal"))
+    def signal(self, event: TimelineEvent) -> SafeString:
+        return signal_badge(event)
+
+    @admin.display(description=gettext_lazy("error"))
+    def problem(self, event: TimelineEvent) -> str:
+        return shorten(event.last_error)
+
+    @admin.display(description=gettext_lazy("error"))
+    def full_error(self, event: TimelineEvent) -> SafeString | str:
+        return text_block(event.last_error)
+
+    @admin.display(description=gettext_lazy("data"))
+    def details(self, event: TimelineEvent) -> SafeString | str:
+        return json_block(event.data) if event.data else EMPTY
+
+    @admin.display(description=gettext_lazy("successful receivers"))
+    def receivers_done(self, event: TimelineEvent) -> SafeString | str:
+        return text_block("\n".join(str(name) for name in event.receivers))

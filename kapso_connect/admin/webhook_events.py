@@ -1,0 +1,73 @@
+"""The admin of the inbox: the webhooks that Kapso sent, and how each was processed."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy
+
+from ..models import WebhookEvent
+from ..webhooks import inbox
+from .display import badge, json_block, shorten, text_block
+from .run_again import RunAgainAdmin
+
+WEBHOOK_EVENT_BADGES = {
+    WebhookEvent.Status.PENDING: "busy",
+    WebhookEvent.Status.PROCESSED: "good",
+    WebhookEvent.Status.IGNORED: "neutral",
+    WebhookEvent.Status.FAILED: "bad",
+}
+
+
+@admin.register(WebhookEvent)
+class WebhookEventAdmin(RunAgainAdmin[WebhookEvent]):
+    list_display = ["event", "state", "problem", "received_at", "attempts", "next_attempt_at"]
+    list_filter = ["status", "received_at"]
+    search_fields = ["=idempotency_key", "^event"]
+    search_help_text = gettext_lazy(
+        "Whole idempotency key, or the start_of_day of an event's name."
+    )
+    fields = [
+        "event",
+        "state",
+        "full_error",
+        "attempts",
+        "next_attempt_at",
+        "received_at",
+        "processed_at",
+        "idempotency_key",
+        "body",
+    ]
+    run_again_title = gettext_lazy("Run webhook events again")
+    run_again_help = gettext_lazy(
+        "Failed and pending events are processed now. Finished ones are not changed."
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[WebhookEvent]:
+        # A payload may be a megabyte, and the list does not show it.
+        return super().get_queryset(request).defer("payload")
+
+    def run_row_again(self, row: WebhookEvent) -> bool | None:
+        return inbox.process_again(row)
+
+    def can_run_again(self, row: WebhookEvent) -> bool:
+        return row.status in {WebhookEvent.Status.PENDING, WebhookEvent.Status.FAILED}
+
+    @admin.display(description=gettext_lazy("status"), ordering="status")
+    def state(self, event: WebhookEvent) -> SafeString:
+        kind = WEBHOOK_EVENT_BADGES.get(WebhookEvent.Status(event.status), "neutral")
+        return badge(kind, event.get_status_display())
+
+    @admin.display(description=gettext_lazy("error"))
+    def problem(self, event: WebhookEvent) -> str:
+        return shorten(event.last_error)
+
+    @admin.display(description=gettext_lazy("error"))
+    def full_error(self, event: WebhookEvent) -> SafeString | str:
+        return text_block(event.last_error)
+
+    @admin.display(description=gettext_lazy("payload"))
+    def body(self, event: WebhookEvent) -> SafeString:
+        return json_block(event.payload)

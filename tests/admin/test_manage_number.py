@@ -1,0 +1,111 @@
+"""Reconnecting, checking and disconnecting a customer's number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kapso_connect import exceptions, onboarding
+from kapso_connect.models import Connection, SetupLink
+from kapso_connect.onboarding import connect_urls
+
+from .world import (
+    NUMBER,
+    World,
+    kinds,
+    messages,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_reconnecting_makes_a_link_for_this_number_alone(world: World) -> None:
+    address = connect_urls.connect_url(world.customer)
+    world.post("reconnect")
+    link = SetupLink.objects.get(is_latest=True)
+    assert link != world.link
+    assert link.options["reconnect_phone_number"] == NUMBER
+    assert link.created_by == world.user
+    world.customer.refresh_from_db()
+    assert connect_urls.connect_url(world.customer) == address
+
+
+def test_reconnecting_wins_over_the_sites_default_connection_types(
+    world: World, configure: Any
+) -> None:
+    configure(SETUP_LINK_DEFAULTS={"allowed_connection_types": ["dedicated"]})
+    response = world.post("reconnect")
+    assert "was created" in messages(response)
+    assert "allowed_connection_types" not in SetupLink.objects.get(is_latest=True).options
+
+
+def test_number_without_its_phone_number_cannot_be_reconnected(world: World) -> None:
+    Connection.objects.update(display_phone_number="")
+    response = world.client.post(world.url("reconnect"), {"version": ""})
+    assert "Kapso has not said which phone number this is" in messages(response)
+    assert SetupLink.objects.count() == 1
+
+
+@pytest.mark.parametrize("display", ["12", "+1 (abc)", "9" * 60])
+def test_invalid_phone_number_is_refused_with_a_message(world: World, display: str) -> None:
+    Connection.objects.update(display_phone_number=display)
+    response = world.post("reconnect")
+    assert "Must be a phone number" in messages(response)
+    assert SetupLink.objects.count() == 1
+
+
+def test_an_unhealthy_number_says_what_is_wrong(world: World) -> None:
+    world.sandbox.patch_number(world.number.phone_number_id, status="BANNED")
+    response = world.post("health")
+    assert messages(response).startswith("+1 415-555-0123: Unhealthy. ")
+    assert "BANNED" in messages(response)
+    world.number.refresh_from_db()
+    assert world.number.health_status == "unhealthy"
+
+
+def test_a_double_click_asks_about_health_once(world: World) -> None:
+    for _ in range(2):
+        assert "Healthy" in messages(world.post("health"))
+    assert world.request_count("GET", "/health") == 1
+    assert kinds() == ["health_checked"]
+
+
+def test_a_number_that_kapso_no_longer_has_counts_as_disconnected(world: World) -> None:
+    Connection.objects.update(phone_number_id="404")
+    response = world.post("health")
+    assert "is now marked as disconnected" in messages(response)
+    assert kinds() == ["disconnected"]
+
+
+def test_disconnecting_says_first_what_it_will_do(world: World) -> None:
+    page = world.client.get(world.url("disconnect")).content.decode()
+    assert "What will happen" in page
+    assert "+1 415-555-0123" in page
+    assert kinds() == []
+    response = world.post("disconnect")
+    assert messages(response) == "+1 415-555-0123 was disconnected and removed from Kapso."
+    assert world.request_count("DELETE", "phone_numbers") == 1
+    world.number.refresh_from_db()
+    assert (world.number.status, world.number.disconnect_reason) == ("disconnected", "staff")
+
+
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_disconnected_number_is_not_disconnected_again(world: World, method: str) -> None:
+    Connection.objects.update(status="disconnected")
+    response = getattr(world.client, method)(world.url("disconnect"))
+    assert messages(response) == "This number is no longer connected."
+    assert world.request_count("DELETE", "phone_numbers") == 0
+
+
+def test_number_that_reconnects_while_it_is_disconnected_gets_a_message(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = world.form_version("disconnect")
+
+    def too_late(*args: Any, **kwargs: Any) -> None:
+        raise exceptions.TryLater
+
+    monkeypatch.setattr(onboarding, "disconnect_number", too_late)
+    response = world.client.post(world.url("disconnect"), data)
+    assert "has just changed" in messages(response)

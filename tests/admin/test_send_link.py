@@ -1,0 +1,204 @@
+"""Sending a customer's link: by e-mail, as a QR code, as a text to share, or copied."""
+
+from __future__ import annotations
+
+import re
+import smtplib
+import sys
+from datetime import datetime
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from django.core import mail
+from django.core.mail.backends.locmem import EmailBackend
+from django.urls import reverse
+from django.utils import timezone
+
+from kapso_connect.admin.customer_actions import (
+    DOUBLE_CLICK,
+    POST_ONLY,
+    Target,
+)
+from kapso_connect.models import Customer, SetupLink, TimelineEvent
+from kapso_connect.onboarding import connect_urls
+
+from ..factories import make_customer
+from ..sites.host_site.models import Bakery
+from .world import (
+    UNTIL,
+    VIEWS,
+    World,
+    kinds,
+    messages,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_the_page_shows_what_will_be_sent_and_sends_it(world: World) -> None:
+    page = world.client.get(world.url("email")).content.decode()
+    url = connect_urls.connect_url(world.customer)
+    for shown in ("ada@example.com", "Spanish", url, "Send the e-mail"):
+        assert shown in page
+    response = world.post("email")
+    assert messages(response) == "The link was e-mailed to ada@example.com."
+    (message,) = mail.outbox
+    assert (message.to, url in message.body) == (["ada@example.com"], True)
+    again = world.client.get(world.url("email")).content.decode()
+    assert "This link was e-mailed before" in again
+    assert "Send again" in again
+    world.post("email")
+    assert len(mail.outbox) == 2
+
+
+def test_the_address_is_hidden_from_those_who_may_not_create_links(world: World) -> None:
+    world.user.is_superuser = False
+    world.user.save()
+    world.allow(*VIEWS, "send_setup_link")
+    page = world.client.get(world.url("email")).content.decode()
+    assert connect_urls.connect_url(world.customer) not in page
+    assert "[the customer&#x27;s personal link]" in page
+    world.post("email")
+    assert connect_urls.connect_url(world.customer) in mail.outbox[0].body
+
+
+def test_email_goes_to_the_current_address_of_the_sites_object(world: World) -> None:
+    Bakery.objects.update(contact="new@example.com", locale="ar")
+    page = world.client.get(world.url("email")).content.decode()
+    assert "new@example.com" in page
+    world.post("email")
+    assert mail.outbox[0].to == ["new@example.com"]
+
+
+def test_external_id_of_another_customer_does_not_prevent_the_email(world: World) -> None:
+    make_customer(external_customer_id="taken")
+    Bakery.objects.update(reference="taken")
+    Customer.objects.filter(pk=world.customer.pk).update(kapso_id=None)
+    world.post("email")
+    assert len(mail.outbox) == 1
+
+
+@pytest.mark.parametrize("email", ["", "nobody", "a@b.example\nBcc: c@d.example"])
+def test_without_an_email_address_a_message_replaces_the_form(world: World, email: str) -> None:
+    Bakery.objects.update(contact=email)
+    Customer.objects.update(email=email)
+    page = world.client.get(world.url("email")).content.decode()
+    assert "has no valid e-mail address" in page
+    assert 'name="version"' not in page
+    assert reverse("admin:host_site_bakery_change", args=[world.bakery.pk]) in page
+    world.customer.refresh_from_db()
+    target = Target(world.bakery, world.customer, world.link)
+    response = world.client.post(world.url("email"), {"version": target.version})
+    assert "has no valid e-mail address" in messages(response)
+    assert mail.outbox == []
+
+
+ENDS: dict[str, dict[str, Any]] = {
+    "expired": {"expires_at": datetime(2020, 1, 1, tzinfo=timezone.get_default_timezone())},
+    "marked expired": {"status": "expired"},
+    "used": {"status": "used", "setup_status": "completed"},
+    "revoked": {"status": "revoked"},
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize("page", ["email", "qr", "share", "copied", "extend"])
+def test_link_that_has_ended_is_not_sent(world: World, page: str, end: dict[str, Any]) -> None:
+    SetupLink.objects.update(**end)
+    response = world.client.post(world.url(page), {**UNTIL, "version": ""})
+    assert response.status_code in (302, 204)
+    if page not in ("copied", "email"):
+        assert messages(response) == "There is no active link. Create a new one first."
+    assert kinds() == []
+    assert mail.outbox == []
+
+
+def test_the_email_page_offers_a_new_link_when_the_last_has_ended(world: World) -> None:
+    SetupLink.objects.update(status="expired")
+    page = world.client.get(world.url("email")).content.decode()
+    assert "no longer works" in page
+    assert reverse("admin:host_site_bakery_whatsapp_invite") in page
+    assert f'name="ids" value="{world.bakery.pk}"' in page
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        smtplib.SMTPRecipientsRefused({"ada@example.com": (550, b"No such user")}),
+        ConnectionRefusedError("nobody listens"),
+        RuntimeError("a backend's own"),
+    ],
+    ids=["refused", "away", "other"],
+)
+def test_email_that_cannot_be_sent_is_explained_and_not_recorded(
+    world: World, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> int:
+        raise error
+
+    monkeypatch.setattr(EmailBackend, "send_messages", refuse)
+    response = world.post("email")
+    assert response["Location"] == world.url("email")
+    assert "The e-mail could not be sent" in messages(response)
+    assert kinds() == []
+    monkeypatch.undo()
+    assert "was e-mailed" in messages(world.post("email"))
+
+
+@pytest.mark.parametrize("channel", ["qr", "share", "copied"])
+def test_double_click_is_recorded_once_and_a_later_click_again(world: World, channel: str) -> None:
+    for _ in range(3):
+        world.client.post(world.url(channel))
+    assert kinds() == ["setup_link_sent"]
+    then = timezone.now() - DOUBLE_CLICK * 2
+    TimelineEvent.objects.filter(kind="setup_link_sent").update(occurred_at=then)
+    world.client.post(world.url(channel))
+    assert kinds() == ["setup_link_sent"] * 2
+
+
+@pytest.mark.parametrize("channel", ["qr", "share"])
+def test_reloading_the_page_records_nothing(world: World, channel: str) -> None:
+    response = world.client.get(world.url(channel))
+    assert response.status_code == 200
+    assert kinds() == []
+
+
+@pytest.mark.parametrize("page", sorted(POST_ONLY))
+def test_pages_that_only_act_refuse_get(world: World, page: str) -> None:
+    assert world.client.get(world.url(page)).status_code == 405
+    assert kinds() == []
+
+
+def test_the_qr_code_has_a_name_and_leads_to_the_customers_address(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = world.client.get(world.url("qr")).content.decode()
+    assert '<svg viewBox="' in page
+    assert 'role="img" aria-label="QR code with the WhatsApp setup link of Süß"' in page
+    assert connect_urls.connect_url(world.customer) in page
+    assert world.link.url not in page
+    assert "style=" not in page.partition("<main")[2].partition("</main>")[0]
+
+
+def test_without_segno_the_page_says_what_to_install(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "segno", None)
+    response = world.client.get(world.url("qr"))
+    assert response.status_code == 200
+    assert "django-kapso-connect[qr]" in response.content.decode()
+
+
+def test_text_to_share_is_in_the_customers_language_and_complete_in_the_whatsapp_url(
+    world: World,
+) -> None:
+    Customer.objects.update(name='Ada & "Söhne" 🥐 #1?\n')
+    page = world.client.get(world.url("share")).content.decode()
+    assert 'lang="es"' in page
+    link = re.search(r'href="https://wa\.me/\?text=([^"&#]*)"[^>]*>', page)
+    assert link
+    assert 'rel="noopener noreferrer"' in link[0]
+    text = unquote(link[1])
+    assert 'Ada & "Söhne" 🥐 #1?' in text
+    assert connect_urls.connect_url(world.customer) in text
