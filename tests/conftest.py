@@ -14,9 +14,9 @@ from pytest_django.live_server_helper import LiveServer
 
 from kapso_connect.testing import Sandbox
 
-from . import ROOT
+from . import ROOT, log_events
 from .browser.support import Visitor, running_chromium
-from .proofs.support import KINDS, new_database
+from .proofs.support import DATABASES, new_database
 
 THOROUGH = False
 """True with ``--all``: every language, width and look of each page, and more of what is random."""
@@ -101,6 +101,13 @@ def sandbox_process() -> Iterator[Sandbox]:
         yield sandbox
 
 
+@pytest.fixture(autouse=True)
+def _log_events_are_documented() -> Iterator[None]:
+    log_events.undocumented.clear()
+    yield
+    assert log_events.undocumented == []
+
+
 @pytest.fixture
 def configure(settings: Any) -> Callable[..., None]:
     """Change keys of ``KAPSO_CONNECT`` for one test: ``configure(API_KEY="")``."""
@@ -119,7 +126,7 @@ def sandbox(sandbox_process: Sandbox, configure: Any) -> Sandbox:
     return sandbox_process
 
 
-@pytest.fixture(scope="session", params=KINDS)
+@pytest.fixture(scope="session", params=DATABASES)
 def proof_database(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[str]:
     """The URL of a database with the proof site's tables, one of each kind that is reachable."""
     with new_database(request.param, tmp_path_factory.mktemp(request.param)) as url:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from example_project.demo.processes import HOST, end, free_port, wait_for_port
+from example_project.demo.processes import HOST, free_port, stop, wait_for_port
 
 from .proofs.support import missing
 
@@ -39,7 +39,7 @@ class Redis:
 
     def stop(self) -> None:
         if self.process is not None:
-            end(self.process)
+            stop(self.process)
             self.process = None
 
     @contextmanager

@@ -2,9 +2,9 @@
 
     python -m tests.proofs.load [--deliveries 20000] [--database postgres] …
 
-Starts the proof site on a new database and posts from processes of its own. A third of the
+Starts the proof site on a new database and posts from another process. A third of the
 deliveries repeat an earlier one, under its key. Fails unless every answer is 200, each delivery is
-stored once, each number is connected once, and each signal is heard once. The site has one
+stored once, each number is connected once, and each signal is received once. The site has one
 receiver, of whatsapp_connected, which writes a row.
 """
 
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.proofs.support import KINDS, Request, Site, delivery, new_database
+from tests.proofs.support import DATABASES, Request, Site, delivery, new_database
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def post_all(port: int, requests: Sequence[Request], connections: int) -> dict[s
 def run(
     database_url: str, *, deliveries: int, workers: int, threads: int, connections: int, seed: int
 ) -> Figures:
-    """Do it on the site; return the figures. Raises AssertionError where something is not right."""
+    """Run it on the site and return the figures. Raise AssertionError if something is wrong."""
     variables = {"KAPSO_PROOF_CONN_MAX_AGE": "60", "KAPSO_PROOF_SIGNAL": "whatsapp_connected"}
     with Site(database_url, workers=workers, threads=threads, **variables) as site:
         site.reset()
@@ -118,11 +118,11 @@ def run(
             check=True,
             text=True,
         )
-        told = json.loads(poster.stdout)
-        statuses = Counter({int(status): n for status, n in told["statuses"].items()})
+        result = json.loads(poster.stdout)
+        statuses = Counter({int(status): n for status, n in result["statuses"].items()})
         distinct = deliveries - deliveries // 3
         figures = Figures(
-            deliveries, distinct, told["seconds"], sorted(told["latencies"]), statuses
+            deliveries, distinct, result["seconds"], sorted(result["latencies"]), statuses
         )
         assert statuses == {200: deliveries}, (figures, site.output()[-5000:])
         rows = site.rows()
@@ -130,17 +130,17 @@ def run(
     numbers = {str(10**14 + n) for n in range(distinct)}
     assert rows.connections == dict.fromkeys(numbers, "connected")
     assert rows.kinds() == {"connected": distinct}
-    assert Counter(number for name, _, number in rows.heard if name == "whatsapp_connected") == (
+    assert Counter(number for name, _, number in rows.received if name == "whatsapp_connected") == (
         dict.fromkeys(numbers, 1)
     )
-    rows.assert_each_heard_once()
+    rows.assert_each_signal_received_once()
     return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--deliveries", type=int, default=20_000)
-    parser.add_argument("--database", choices=KINDS, default="postgres")
+    parser.add_argument("--database", choices=DATABASES, default="postgres")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=4, help="of each worker")
     parser.add_argument("--connections", type=int, default=8, help="kept open by the poster")

@@ -1,4 +1,4 @@
-"""For the proofs: a database of each kind, and a real site on it, over real HTTP."""
+"""For the proofs: a database of each kind, and a real site that uses it, over real HTTP."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 SECRET = "test-webhook-secret"
 WEBHOOK = "/whatsapp/webhook/"
-KINDS = ["sqlite", "postgres", "mariadb"]
+DATABASES = ["sqlite", "postgres", "mariadb"]
 SERVERS = {
     "postgres": os.environ.get(
         "KAPSO_TEST_POSTGRES_URL", "postgres://postgres@127.0.0.1:5432/postgres"
@@ -51,8 +51,8 @@ def new_database(kind: str, folder: Path) -> Iterator[str]:
 def empty_database(kind: str, folder: Path) -> Iterator[str]:
     """Yield the URL of a new database without tables; drop it afterwards.
 
-    The default run keeps to SQLite: with KAPSO_TEST_SERVICES=1 the servers are there, or the test
-    fails.
+    The default run keeps to SQLite: with KAPSO_TEST_SERVICES=1 a server that cannot be reached
+    fails the test.
     """
     if kind == "sqlite":
         yield f"sqlite:///{folder / 'proof.sqlite3'}"
@@ -277,7 +277,7 @@ class Rows:
     inbox_errors: list[str]
     timeline: list[tuple[int, str, str, str | None]]
     undelivered: list[tuple[str, str]]
-    heard: list[tuple[str, int, str]]
+    received: list[tuple[str, int, str]]
     keys: int = 0
 
     def kinds(self) -> Counter[str]:
@@ -285,11 +285,11 @@ class Rows:
         return Counter(kind for _, kind, *_ in self.timeline if kind != "webhook_received")
 
     def signals(self) -> Counter[str]:
-        return Counter(name for name, _, _ in self.heard if name != "webhook_received")
+        return Counter(name for name, _, _ in self.received if name != "webhook_received")
 
-    def assert_each_heard_once(self) -> None:
-        """Every row of the timeline that has a signal was told to the receivers, once."""
+    def assert_each_signal_received_once(self) -> None:
+        """Every event of the timeline that has a signal was sent to the receivers, once."""
         assert self.undelivered == []
-        told = Counter(event for _, event, _ in self.heard)
-        silent = {"setup_link_revoked", "setup_link_expired", "setup_link_opened"}
-        assert told == {pk: 1 for pk, kind, *_ in self.timeline if kind not in silent}
+        received = Counter(event for _, event, _ in self.received)
+        without_signal = {"setup_link_revoked", "setup_link_expired", "setup_link_opened"}
+        assert received == {pk: 1 for pk, kind, *_ in self.timeline if kind not in without_signal}

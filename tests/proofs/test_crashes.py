@@ -1,10 +1,10 @@
-"""The process killed with SIGKILL at every step, one step a time; then what recovery makes of it.
+"""The process is killed with SIGKILL at every step, one step at a time, and then recovered.
 
 Between the first byte of a request and its last signal a process is killed before each SQL
 statement, on each side of each COMMIT, in the middle of the body, and inside the receivers. Kapso
-repeats what was not answered 200, and ``kapso_sync`` runs, once.
+repeats what was not answered 200, and ``kapso_sync`` runs once.
 
-KAPSO_TEST_CRASHES=1 plays every story on every database: some minutes.
+KAPSO_TEST_CRASHES=1 runs every scenario on every database, which takes some minutes.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Process:
         return self.answer()
 
     def serve(self, request: Request, die_at: int = 0) -> tuple[int | None, dict[str, Any]]:
-        """Return the status of the answer, None where the process died before, and its trace."""
+        """Return the status of the response (None if the process died before it) and the trace."""
         self.ask(do="serve", die_at=die_at)
         connection = http.client.HTTPConnection(*self._socket.getsockname(), timeout=30)
         status = None
@@ -93,10 +93,10 @@ class Process:
 
 
 @dataclass
-class Story:
-    """What is there, what is asked, and what must have come of it in the end."""
+class Scenario:
+    """The rows at the start, the request, and the rows that are expected at the end."""
 
-    request: Request | None  # None: kapso_sync itself is what dies
+    request: Request | None  # None: kapso_sync itself is killed
     connections: dict[str, str]
     timeline: dict[tuple[str, str], int]  # by kind and source
     inbox: dict[str, int]
@@ -120,9 +120,9 @@ def payload(customer: str, number: str) -> dict[str, Any]:
     return {"phone_number_id": number, "customer": {"id": customer}}
 
 
-def connected(kapso: Sandbox, customer: str, number: str) -> Story:
+def connected(kapso: Sandbox, customer: str, number: str) -> Scenario:
     kapso.add_number(customer_id=customer, phone_number_id=number)
-    return Story(
+    return Scenario(
         delivery(payload(customer, number), event=CREATED),
         connections={number: "connected"},
         timeline={("connected", "webhook"): 1, ("webhook_received", "webhook"): 1},
@@ -130,12 +130,12 @@ def connected(kapso: Sandbox, customer: str, number: str) -> Story:
     )
 
 
-def batch(kapso: Sandbox, customer: str, number: str) -> Story:
+def batch(kapso: Sandbox, customer: str, number: str) -> Scenario:
     numbers = [number, new_number_id()]
     for each in numbers:
         kapso.add_number(customer_id=customer, phone_number_id=each)
     body = {"type": CREATED, "batch": True, "data": [payload(customer, each) for each in numbers]}
-    return Story(
+    return Scenario(
         delivery(body, event=CREATED),
         connections=dict.fromkeys(numbers, "connected"),
         timeline={("connected", "webhook"): 2, ("webhook_received", "webhook"): 2},
@@ -143,8 +143,8 @@ def batch(kapso: Sandbox, customer: str, number: str) -> Story:
     )
 
 
-def disconnected(kapso: Sandbox, customer: str, number: str) -> Story:
-    return Story(
+def disconnected(kapso: Sandbox, customer: str, number: str) -> Scenario:
+    return Scenario(
         delivery(payload(customer, number), event=DELETED),
         connections={number: "disconnected"},
         timeline={("disconnected", "webhook"): 1, ("webhook_received", "webhook"): 1},
@@ -153,10 +153,10 @@ def disconnected(kapso: Sandbox, customer: str, number: str) -> Story:
     )
 
 
-def confirmed(kapso: Sandbox, customer: str, number: str) -> Story:
+def confirmed(kapso: Sandbox, customer: str, number: str) -> Scenario:
     """The API has to confirm it, so the delivery is acted on after it was stored."""
     kapso.add_number(customer_id=customer, phone_number_id=number)
-    return Story(
+    return Scenario(
         delivery(payload(customer, number), event=CREATED),
         connections={number: "connected"},
         timeline={("connected", "webhook"): 1, ("webhook_received", "webhook"): 1},
@@ -165,11 +165,11 @@ def confirmed(kapso: Sandbox, customer: str, number: str) -> Story:
     )
 
 
-def redirected(kapso: Sandbox, customer: str, number: str) -> Story:
-    """A browser does not come again: the API knows what it would have said."""
+def redirected(kapso: Sandbox, customer: str, number: str) -> Scenario:
+    """A browser does not repeat its request: ``kapso_sync`` finds the number by the API."""
     kapso.add_number(customer_id=customer, phone_number_id=number)
     query = urlencode({"setup_link_id": "link", "status": "completed", "phone_number_id": number})
-    return Story(
+    return Scenario(
         Request("GET", f"/whatsapp/success/?{query}"),
         connections={number: "connected"},
         timeline={("connected", "*"): 1},
@@ -179,13 +179,13 @@ def redirected(kapso: Sandbox, customer: str, number: str) -> Story:
     )
 
 
-def recovered(kapso: Sandbox, customer: str, number: str) -> Story:
+def recovered(kapso: Sandbox, customer: str, number: str) -> Scenario:
     """``kapso_sync`` itself dies, and runs again."""
     other = new_number_id()
     for each in (number, other):
         kapso.add_number(customer_id=customer, phone_number_id=each)
     stored = {"event": CREATED, "payload": payload(customer, number)}
-    return Story(
+    return Scenario(
         None,
         connections={number: "connected", other: "connected"},
         timeline={("connected", "webhook"): 1, ("connected", "sync"): 1},
@@ -194,68 +194,70 @@ def recovered(kapso: Sandbox, customer: str, number: str) -> Story:
     )
 
 
-STORIES = [connected, disconnected, confirmed, redirected, batch, recovered]
-BRIEF = {"sqlite": STORIES[:2], "postgres": STORIES[:1], "mysql": STORIES[:1]}
+SCENARIOS = [connected, disconnected, confirmed, redirected, batch, recovered]
+QUICK_SCENARIOS = {"sqlite": SCENARIOS[:2], "postgres": SCENARIOS[:1], "mysql": SCENARIOS[:1]}
 
 
-@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("make_scenario", SCENARIOS)
 def test_killed_at_every_step(
-    request: pytest.FixtureRequest, kapso: Sandbox, proof_database: str, story: Any
+    request: pytest.FixtureRequest, kapso: Sandbox, proof_database: str, make_scenario: Any
 ) -> None:
     kind = proof_database.partition(":")[0]
-    if os.environ.get("KAPSO_TEST_CRASHES") != "1" and story not in BRIEF.get(kind, []):
+    if os.environ.get("KAPSO_TEST_CRASHES") != "1" and make_scenario not in QUICK_SCENARIOS.get(
+        kind, []
+    ):
         pytest.skip("takes long: KAPSO_TEST_CRASHES=1")
     process: Process = request.getfixturevalue("process")
     kapso.reset()
     kapso.seed(1)
     (customer,) = kapso.state()["customers"]
     number = new_number_id()
-    told = story(kapso, customer["id"], number)
+    scenario = make_scenario(kapso, customer["id"], number)
     there = {"customer": customer["id"], "number": number, "connection": None, "stored": []}
-    there |= {"link": "", **told.there}
+    there |= {"link": "", **scenario.there}
     die_at, killed, repeats = 0, True, 0
     process.do(do="prepare", **{"with": there})
     while killed:
         die_at += 1
-        trace = die(process, told, die_at)
+        trace = die(process, scenario, die_at)
         after = process.do(do="recover", **{"with": there})["result"]
         assert after["errors"] == []
         killed = trace["killed"]
-        repeats += check(Rows(**after["rows"]), told, trace["steps"] if killed else [])
-    assert die_at > 15, "the steps are not seen"
+        repeats += check(Rows(**after["rows"]), scenario, trace["steps"] if killed else [])
+    assert die_at > 15, "the steps are not recorded"
     assert repeats, "no crash was between a signal's delivery and its record"
 
 
-def die(process: Process, told: Story, die_at: int) -> dict[str, Any]:
-    """Let the process die at a step, and Kapso do what it does then; return the trace."""
-    if told.request is None:
+def die(process: Process, scenario: Scenario, die_at: int) -> dict[str, Any]:
+    """Kill the process at a step, repeat the delivery as Kapso does, and return the trace."""
+    if scenario.request is None:
         return process.do(do="sync", die_at=die_at)
-    status, trace = process.serve(told.request, die_at)
+    status, trace = process.serve(scenario.request, die_at)
     assert status == 200 or trace["killed"]
-    if status is None and told.is_delivery:
-        assert process.serve(told.request)[0] == 200, "Kapso's second attempt"
+    if status is None and scenario.is_delivery:
+        assert process.serve(scenario.request)[0] == 200, "Kapso's second attempt"
     return trace
 
 
-def check(rows: Rows, told: Story, steps: list[str]) -> int:
-    """Hold the rows against the story; return how many signals were repeated, rightly."""
+def check(rows: Rows, scenario: Scenario, steps: list[str]) -> int:
+    """Compare the rows with the scenario; return how many signals were rightly repeated."""
     at = f"killed at step {len(steps)}: {steps[-3:]}"
-    assert rows.connections == told.connections, at
-    assert rows.inbox == told.inbox, at
-    anywhere = {source for _, source in told.timeline} == {"*"}
+    assert rows.connections == scenario.connections, at
+    assert rows.inbox == scenario.inbox, at
+    anywhere = {source for _, source in scenario.timeline} == {"*"}
     timeline = Counter((kind, "*" if anywhere else source) for _, kind, source, _ in rows.timeline)
-    assert timeline == told.timeline, at
+    assert timeline == scenario.timeline, at
     assert rows.undelivered == [], at
-    heard = Counter(event for _, event, _ in rows.heard)
-    assert set(heard) == {row[0] for row in rows.timeline}, at
-    repeats = sum(heard.values()) - len(heard)
+    received = Counter(event for _, event, _ in rows.received)
+    assert set(received) == {row[0] for row in rows.timeline}, at
+    repeats = sum(received.values()) - len(received)
     assert repeats == is_between_delivery_and_record(steps), at
     return repeats
 
 
 def is_between_delivery_and_record(steps: list[str]) -> bool:
-    told = recorded = False
+    received = recorded = False
     for step in steps:
-        told = (told and not recorded) or step == WROTE
-        recorded = told and step.replace("`", '"').startswith(RECORDS)
-    return told
+        received = (received and not recorded) or step == WROTE
+        recorded = received and step.replace("`", '"').startswith(RECORDS)
+    return received

@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 from requests import Session
 
-from example_project.demo.processes import HOST, end, free_port, serving
+from example_project.demo.processes import HOST, free_port, serving, stop
 from kapso_connect.onboarding import invitations
 from kapso_connect.testing import Sandbox, webhook_headers
 from tests import ROOT
@@ -42,15 +42,15 @@ SETUPS = re.findall(
 )
 RQ = "RQ on postgres"
 DISCONNECTED = "whatsapp.phone_number.disconnected"
-AT_ONCE = 2.0
-"""Seconds in which Kapso must have its answer here, while a receiver takes 30. It waits for 10."""
-IN_TIME = 5.0
-"""The same, where the answer has to wait for others: for their locks, or for a broker's timeout."""
+WEBHOOK_SECONDS = 2.0
+"""Limit for an answer here, while a receiver takes 30 seconds. Kapso waits for 10."""
+BLOCKED_WEBHOOK_SECONDS = 5.0
+"""The same, when the answer has to wait for locks or for the timeout of a broker."""
 
 
 @dataclass
 class Site:
-    """A site served by gunicorn, its worker, and what its receiver was told and tells."""
+    """A site served by gunicorn, its worker, and the calls of its receiver."""
 
     folder: Path
     port: int
@@ -75,7 +75,7 @@ class Site:
             )
 
     def kill_worker(self, at_work: int) -> None:
-        """End the worker and its process that is at work (RQ's is a child) as by a power cut."""
+        """Kill the worker and the process ``at_work`` (a child with RQ), as by a power cut."""
         assert self.worker is not None
         self.worker.kill()
         with suppress(ProcessLookupError):
@@ -91,12 +91,12 @@ class Site:
 
     def stop_worker(self) -> None:
         if self.worker is not None:
-            end(self.worker)
+            stop(self.worker)
             self.worker = None
 
     # The receiver
 
-    def receiver_shall(self, mode: str) -> None:
+    def set_receiver_mode(self, mode: str) -> None:
         new = self.folder / "mode.new"
         new.write_text(mode)
         new.replace(self.folder / "mode")
@@ -148,7 +148,7 @@ class Site:
         return rows
 
     def announcement(self, number: str) -> dict[str, Any]:
-        """The one event of the timeline that says that a number was connected."""
+        """Return the one event of the timeline for the connection of a number."""
         (event,) = [e for e in self.rows(number)["outbox"] if e["kind"] == "connected"]
         return event
 
@@ -171,7 +171,7 @@ class Site:
         assert done.returncode == 0, done.stdout
 
     def kapso_sync(self) -> str:
-        """What cron would run; by the site, because a start of Python takes a second."""
+        """Run kapso_sync in the site's process, which is faster than a new one."""
         answer = self.http.post(f"{self.url}/kapso_sync/", timeout=60)
         assert answer.status_code == 200, self.output()
         return answer.text
@@ -181,19 +181,19 @@ class Site:
         return "\n".join(log.read_text(errors="replace") for log in logs if log.exists())
 
 
-def wait_until(true: Callable[[], bool], site: Site) -> None:
+def wait_until(condition: Callable[[], bool], site: Site) -> None:
     deadline = time.monotonic() + 60  # workers take long to start where much else runs
-    while not true():
+    while not condition():
         assert time.monotonic() < deadline, site.output()
         time.sleep(0.05)
 
 
 def worker_command(console: str) -> list[str]:
-    """The last line of a console block, for this environment and for tests in a hurry."""
+    """Return the last line of a console block, for this environment and without delays."""
     words = shlex.split(console.splitlines()[-1])
     assert words[:2] == ["python", "manage.py"]
-    hurry = ["--interval", "0.1", "--no-startup-delay"] if words[2] == "db_worker" else []
-    return [sys.executable, "-m", "django", *words[2:], *hurry]
+    no_delay = ["--interval", "0.1", "--no-startup-delay"] if words[2] == "db_worker" else []
+    return [sys.executable, "-m", "django", *words[2:], *no_delay]
 
 
 @pytest.fixture(scope="module", params=["database on sqlite", "database on postgres", RQ])
@@ -243,26 +243,26 @@ def site(
         yield site
 
 
-def test_a_worker_killed_in_mid_work_loses_nothing(site: Site) -> None:
-    site.receiver_shall("hang")
+def test_a_worker_killed_during_a_task_loses_nothing(site: Site) -> None:
+    site.set_receiver_mode("hang")
     hung, queued = site.new_number(), site.new_number()
     number, other = hung["phone_number_id"], queued["phone_number_id"]
-    assert site.deliver(hung) < AT_ONCE
+    assert site.deliver(hung) < WEBHOOK_SECONDS
     wait_until(lambda: site.done(number) == ["begins"], site)
     site.kill_worker(site.calls(number)[0]["pid"])
     event = site.announcement(number)
     assert (event["delivered"], event["attempts"]) == (False, 1)
-    assert event["due_in"] > 0, "Its lease is over before anybody could have looked."
+    assert event["due_in"] > 0, "Its lease expired too early."
 
-    # What comes meanwhile waits in the queue for the next worker.
-    site.receiver_shall("return")
-    assert site.deliver(queued) < AT_ONCE
+    # The next delivery waits in the queue for the next worker.
+    site.set_receiver_mode("return")
+    assert site.deliver(queued) < WEBHOOK_SECONDS
     assert site.announcement(other)["attempts"] == 0
     site.start_worker()
     wait_until(lambda: site.is_delivered(other), site)
     assert site.done(other) == ["begins", "ends"]
 
-    # What the dead worker held is done again when its lease is over.
+    # The killed worker's event is delivered again when its lease has expired.
     wait_until(lambda: site.announcement(number)["due_in"] <= 0, site)
     assert site.done(number) == ["begins"]
     assert "signals 1" in site.kapso_sync()
@@ -272,15 +272,15 @@ def test_a_worker_killed_in_mid_work_loses_nothing(site: Site) -> None:
     assert site.done(number) == ["begins", "begins", "ends"]
 
 
-def test_the_worker_asks_the_api_where_it_has_to_decide(site: Site) -> None:
-    site.receiver_shall("return")
-    told = site.new_number()
-    number = told["phone_number_id"]
+def test_the_worker_confirms_with_the_api(site: Site) -> None:
+    site.set_receiver_mode("return")
+    added = site.new_number()
+    number = added["phone_number_id"]
     before = datetime.now(timezone.utc) - timedelta(minutes=10)
-    site.deliver(told, DISCONNECTED, event=DISCONNECTED, occurred_at=before.isoformat())
+    site.deliver(added, DISCONNECTED, event=DISCONNECTED, occurred_at=before.isoformat())
     assert site.rows(number)["status"] == "disconnected"
 
-    assert site.deliver(told) < AT_ONCE
+    assert site.deliver(added) < WEBHOOK_SECONDS
     wait_until(lambda: site.rows(number)["status"] == "connected", site)
     wait_until(lambda: site.is_delivered(number), site)
     assert site.rows(number)["inbox"] == ["processed", "processed"]
@@ -290,62 +290,62 @@ def test_the_worker_asks_the_api_where_it_has_to_decide(site: Site) -> None:
 
 
 def test_a_receiver_that_raises_is_called_again_by_kapso_sync_only(site: Site) -> None:
-    site.receiver_shall("raise")
-    told = site.new_number()
-    number = told["phone_number_id"]
-    assert site.deliver(told) < AT_ONCE
+    site.set_receiver_mode("raise")
+    added = site.new_number()
+    number = added["phone_number_id"]
+    assert site.deliver(added) < WEBHOOK_SECONDS
     wait_until(lambda: site.announcement(number)["last_error"] != "", site)
     event = site.announcement(number)
     assert "RuntimeError: receiver is broken" in event["last_error"]
     assert (event["delivered"], event["attempts"]) == (False, 1)
 
-    site.receiver_shall("return")
+    site.set_receiver_mode("return")
     site.make_due(number)
-    time.sleep(0.5)  # a queue that tries again by itself would
+    time.sleep(0.5)  # a queue that retries itself would have done so by now
     assert site.done(number) == ["begins"]
     assert "signals 1" in site.kapso_sync()
     assert site.done(number) == ["begins", "begins", "ends"]
     assert site.is_delivered(number)
 
 
-def test_a_receiver_that_writes_to_the_same_rows_locks_nobody_out(site: Site) -> None:
-    site.receiver_shall("same rows")
+def test_a_receiver_that_writes_to_the_same_rows_causes_no_deadlock(site: Site) -> None:
+    site.set_receiver_mode("same rows")
     customer = str(uuid.uuid4())
-    told = [site.new_number(customer) for _ in range(12)]
-    numbers = [number["phone_number_id"] for number in told]
+    added = [site.new_number(customer) for _ in range(12)]
+    numbers = [number["phone_number_id"] for number in added]
     with ThreadPoolExecutor(6) as kapso:
-        answers = kapso.map(site.deliver, told)
+        answers = kapso.map(site.deliver, added)
         site.kapso_sync()  # delivers while the worker does, and reads the same rows
-        assert max(answers) < IN_TIME
+        assert max(answers) < BLOCKED_WEBHOOK_SECONDS
     wait_until(lambda: all(map(site.is_delivered, numbers)), site)
     assert [site.done(number) for number in numbers] == [["begins", "ends"]] * 12
     assert {site.announcement(number)["last_error"] for number in numbers} == {""}
 
 
-def test_a_worker_killed_amid_a_batch_of_invitations_doubles_nothing(site: Site) -> None:
+def test_a_worker_killed_during_a_batch_of_invitations_doubles_nothing(site: Site) -> None:
     before = len(site.sandbox.state()["setup_links"])
     site.sandbox.faults(api=[{"kind": "slow", "seconds": 0.05}])
     pk = site.http.post(f"{site.url}/invite/60/", timeout=30).json()["batch"]
 
-    def reached() -> dict[str, Any]:
+    def progress() -> dict[str, Any]:
         answer: dict[str, Any] = site.http.get(f"{site.url}/batch/{pk}/", timeout=30).json()
         return answer
 
-    wait_until(lambda: reached()["done"] >= 10, site)
+    wait_until(lambda: progress()["done"] >= 10, site)
     site.kill_worker_and_its_children()
-    killed_at = reached()
+    killed_at = progress()
     assert killed_at["left"] > 0, "It was done before it could be killed."
     site.start_worker()
     site.sandbox.clear_faults()
-    # What the dead worker held is free when its lease is over; the queue has forgotten the rest.
-    wait_until(lambda: "invitations" in site.kapso_sync() and not reached()["left"], site)
-    after = reached()
+    # The killed worker's rows are free when their leases have expired; its task is lost.
+    wait_until(lambda: "invitations" in site.kapso_sync() and not progress()["left"], site)
+    after = progress()
     made = site.sandbox.state()["setup_links"][: -before or None]
     assert after["done"] == 60
     assert sorted(after["links"]) == sorted(link["id"] for link in made)
     assert len({link["customer_id"] for link in made}) == 60
     assert after["emails_sent"] + after["emails_failed"] == 60
-    assert after["emails_failed"] <= invitations.AT_ONCE, "only those that were just being sent"
+    assert after["emails_failed"] <= invitations.MAX_CONCURRENT_REQUESTS, "only those being sent"
     mails = [mail.read_text() for mail in (site.folder / "mail").iterdir()]
     recipients = Counter(re.findall(r"^To: (.+)$", "\n".join(mails), re.MULTILINE))
     assert set(recipients.values()) == {1}
@@ -353,15 +353,15 @@ def test_a_worker_killed_amid_a_batch_of_invitations_doubles_nothing(site: Site)
 
 
 @pytest.mark.parametrize("site", [RQ], indirect=True)
-def test_a_broker_that_hangs_or_is_away_costs_nobody_their_answer(site: Site) -> None:
+def test_a_broker_that_hangs_or_is_down_does_not_block_the_webhook(site: Site) -> None:
     assert site.redis is not None
-    site.receiver_shall("return")
+    site.set_receiver_mode("return")
     first, second = site.new_number(), site.new_number()
     with site.redis.hanging():
-        assert site.deliver(first) < IN_TIME
+        assert site.deliver(first) < BLOCKED_WEBHOOK_SECONDS
     site.stop_worker()
     site.redis.stop()
-    assert site.deliver(second) < AT_ONCE
+    assert site.deliver(second) < WEBHOOK_SECONDS
     assert site.announcement(second["phone_number_id"])["attempts"] == 0
     site.kapso_sync()
     for number in (first["phone_number_id"], second["phone_number_id"]):

@@ -1,4 +1,4 @@
-"""Everything at the same instant, on each database: recorded once, told once, answered 200."""
+"""Everything at the same instant, on each database: recorded once, signalled once, answered 200."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ..conftest import API_KEY
 from ..factories import CREATED, DELETED, new_number_id
 from .support import Answer, Request, Site, delivery, form
 
-AT_ONCE = 50
+SIMULTANEOUS = 50
 RESTRICTED = "whatsapp.account.restricted"
 
 
 @pytest.fixture(scope="module")
 def kapso() -> Iterator[Sandbox]:
-    """An API that sends no webhooks: here the tests do."""
+    """An API that sends no webhooks: the tests send them."""
     with Sandbox(api_key=API_KEY, webhook_secret="unused", teardown_seconds=0) as sandbox:
         yield sandbox
 
@@ -51,13 +51,13 @@ def payload(customer_id: str, number: str) -> dict[str, Any]:
 
 def assert_all_ok(answers: list[Answer]) -> None:
     assert {answer.status for answer in answers} == {200}
-    assert max(answer.seconds for answer in answers) < 10, "Kapso waits no longer"
+    assert max(answer.seconds for answer in answers) < 10, "Kapso does not wait longer"
 
 
 def test_the_same_delivery_50_times(site: Site) -> None:
     number = new_number_id()
     same = delivery(payload(str(uuid.uuid4()), number), event=CREATED, key="the-same")
-    answers = site.send_at_once([same] * AT_ONCE)
+    answers = site.send_at_once([same] * SIMULTANEOUS)
     assert_all_ok(answers)
     assert sum(answer.json["received"] for answer in answers) == 1
     rows = site.rows()
@@ -65,22 +65,22 @@ def test_the_same_delivery_50_times(site: Site) -> None:
     assert rows.connections == {number: "connected"}
     assert rows.kinds() == rows_of(connected=1)
     assert rows.signals() == {"whatsapp_connected": 1}
-    rows.assert_each_heard_once()
+    rows.assert_each_signal_received_once()
 
 
 def test_the_same_event_under_50_keys(site: Site) -> None:
-    told = payload(str(uuid.uuid4()), new_number_id())
-    assert_all_ok(site.send_at_once([delivery(told, event=CREATED) for _ in range(AT_ONCE)]))
+    body = payload(str(uuid.uuid4()), new_number_id())
+    assert_all_ok(site.send_at_once([delivery(body, event=CREATED) for _ in range(SIMULTANEOUS)]))
     rows = site.rows()
-    assert rows.inbox == {"processed": AT_ONCE}
+    assert rows.inbox == {"processed": SIMULTANEOUS}
     assert len(rows.connections) == len(rows.customers) == 1
     assert rows.signals() == {"whatsapp_connected": 1}
-    rows.assert_each_heard_once()
+    rows.assert_each_signal_received_once()
 
 
 def test_50_numbers_of_one_unknown_customer(site: Site) -> None:
     customer = str(uuid.uuid4())
-    numbers = [new_number_id() for _ in range(AT_ONCE)]
+    numbers = [new_number_id() for _ in range(SIMULTANEOUS)]
     assert_all_ok(
         site.send_at_once(
             [delivery(payload(customer, number), event=CREATED) for number in numbers]
@@ -89,9 +89,9 @@ def test_50_numbers_of_one_unknown_customer(site: Site) -> None:
     rows = site.rows()
     assert rows.customers == [customer]
     assert rows.connections == dict.fromkeys(numbers, "connected")
-    assert rows.kinds() == rows_of(connected=AT_ONCE)
-    assert rows.signals() == {"whatsapp_connected": AT_ONCE}
-    rows.assert_each_heard_once()
+    assert rows.kinds() == rows_of(connected=SIMULTANEOUS)
+    assert rows.signals() == {"whatsapp_connected": SIMULTANEOUS}
+    rows.assert_each_signal_received_once()
 
 
 @pytest.mark.parametrize("attempt", range(3))
@@ -102,10 +102,10 @@ def test_webhook_redirect_and_sync_for_one_connection(
     invited = site.send(form("/proof/invite/", external_customer_id=external_id)).json
     returns_to = urlsplit(kapso.complete(invited["url"]))
     (number,) = kapso.state()["phone_numbers"]
-    told = payload(number["customer_id"], number["phone_number_id"])
+    body = payload(number["customer_id"], number["phone_number_id"])
     redirect = Request("GET", f"{returns_to.path}?{returns_to.query}")
     sync = Request("POST", "/proof/sync/")
-    requests = [redirect] * 5 + [sync] * 3 + [delivery(told, event=CREATED) for _ in range(5)]
+    requests = [redirect] * 5 + [sync] * 3 + [delivery(body, event=CREATED) for _ in range(5)]
     random.Random(attempt).shuffle(requests)
     assert_all_ok(site.send_at_once(requests))
     rows = site.rows()
@@ -113,7 +113,7 @@ def test_webhook_redirect_and_sync_for_one_connection(
     assert rows.kinds() == rows_of(setup_link_created=1, connected=1)
     assert rows.signals() == {"setup_link_created": 1, "whatsapp_connected": 1}
     assert [link["status"] for link in rows.links] == ["used"]
-    rows.assert_each_heard_once()
+    rows.assert_each_signal_received_once()
 
 
 def test_two_invitations_of_one_customer(site: Site, kapso: Sandbox) -> None:
@@ -124,17 +124,17 @@ def test_two_invitations_of_one_customer(site: Site, kapso: Sandbox) -> None:
     rows = site.rows()
     (customer,) = kapso.state()["customers"]
     assert rows.customers == [customer["id"]]
-    alive = [link["id"] for link in kapso.state()["setup_links"] if link["status"] == "active"]
-    assert [link["kapso_id"] for link in rows.links if link["status"] == "active"] == alive
-    assert len(alive) == 1
+    active = [link["id"] for link in kapso.state()["setup_links"] if link["status"] == "active"]
+    assert [link["kapso_id"] for link in rows.links if link["status"] == "active"] == active
+    assert len(active) == 1
     assert rows.signals() == {"setup_link_created": len(rows.links)}
-    rows.assert_each_heard_once()
+    rows.assert_each_signal_received_once()
 
 
 def test_created_and_deleted_at_once(site: Site) -> None:
     # Kapso no longer has the number: whatever comes last, it ends disconnected.
-    told = payload(str(uuid.uuid4()), new_number_id())
-    requests = [delivery(told, event=event) for event in (CREATED, DELETED) * (AT_ONCE // 2)]
+    body = payload(str(uuid.uuid4()), new_number_id())
+    requests = [delivery(body, event=event) for event in (CREATED, DELETED) * (SIMULTANEOUS // 2)]
     assert_all_ok(site.send_at_once(requests))
     site.sync()
     rows = site.rows()
@@ -143,7 +143,7 @@ def test_created_and_deleted_at_once(site: Site) -> None:
     assert kinds in ({}, rows_of(connected=1, disconnected=1))
     assert "failed" not in rows.inbox
     assert "pending" not in rows.inbox
-    rows.assert_each_heard_once()
+    rows.assert_each_signal_received_once()
 
 
 def test_an_account_is_restricted_while_its_numbers_are_connected(site: Site) -> None:
@@ -169,7 +169,7 @@ def test_an_account_is_restricted_while_its_numbers_are_connected(site: Site) ->
         delivery({**payload(customer, number), "business_account_id": "waba"}, event=CREATED)
         for number in numbers
     ]
-    requests += [restricted() for _ in range(AT_ONCE - len(numbers))]
+    requests += [restricted() for _ in range(SIMULTANEOUS - len(numbers))]
     chance.shuffle(requests)
     assert_all_ok(site.send_at_once(requests))
     rows = site.rows()
@@ -177,13 +177,13 @@ def test_an_account_is_restricted_while_its_numbers_are_connected(site: Site) ->
     kinds = rows.kinds()
     assert kinds["connected"] == len(numbers)
     updated = [number for _, kind, _, number in rows.timeline if kind == "account_updated"]
-    assert len(updated) == len(set(updated)), "one event, told to a number twice"
-    rows.assert_each_heard_once()
-    # Now that all are connected, the event that was there first reaches those it missed.
+    assert len(updated) == len(set(updated)), "one event, body to a number twice"
+    rows.assert_each_signal_received_once()
+    # Now that all are connected, the event is applied to the numbers that it missed.
     assert_all_ok(site.send_at_once([restricted() for _ in range(10)]))
     rows = site.rows()
     assert rows.kinds() == rows_of(connected=len(numbers), account_updated=len(numbers))
-    rows.assert_each_heard_once()
+    rows.assert_each_signal_received_once()
 
 
 def test_a_failure_page_that_is_loaded_20_times(site: Site, kapso: Sandbox) -> None:
@@ -193,20 +193,20 @@ def test_a_failure_page_that_is_loaded_20_times(site: Site, kapso: Sandbox) -> N
     assert_all_ok(site.send_at_once([page] * 20))
     rows = site.rows()
     assert rows.signals() == {"setup_link_created": 1, "whatsapp_setup_failed": 1}
-    rows.assert_each_heard_once()
+    rows.assert_each_signal_received_once()
 
 
-def test_ten_clicks_on_an_address_whose_link_has_expired(site: Site, kapso: Sandbox) -> None:
+def test_ten_clicks_on_a_connect_url_whose_link_has_expired(site: Site, kapso: Sandbox) -> None:
     invited = site.send(form("/proof/invite/", external_customer_id=str(uuid.uuid4()))).json
     kapso.complete(invited["url"], outcome="link_expired")
     answers = site.send_at_once([Request("POST", invited["connect_path"])] * 10)
     assert {answer.status for answer in answers} == {303}
-    alive = [link["url"] for link in kapso.state()["setup_links"] if link["status"] == "active"]
-    assert {answer.location for answer in answers} == set(alive[-1:])
+    active = [link["url"] for link in kapso.state()["setup_links"] if link["status"] == "active"]
+    assert {answer.location for answer in answers} == set(active[-1:])
     rows = site.rows()
     assert len(rows.links) == len(kapso.state()["setup_links"]) == 2
     assert rows.kinds()["setup_link_opened"] == 2  # one for each link
-    rows.assert_each_heard_once()
+    rows.assert_each_signal_received_once()
 
 
 def ask(path: str, body: Any, key: str = "") -> Request:
@@ -226,14 +226,14 @@ def test_a_link_is_asked_for_ten_times_under_one_key(site: Site, kapso: Sandbox)
     assert set(busy) <= {"idempotency_key_in_use"}
     assert made
     (link,) = kapso.state()["setup_links"]
-    # Whoever comes later is told the same.
+    # Whoever comes later is body the same.
     made.append(site.send(wanted).json)
     assert {answer["kapso_id"] for answer in made} == {link["id"]}
     assert len({answer["id"] for answer in made}) == 1
     rows = site.rows()
     assert (len(rows.links), rows.keys) == (1, 1)
     assert rows.signals() == {"setup_link_created": 1}
-    rows.assert_each_heard_once()
+    rows.assert_each_signal_received_once()
 
 
 def test_a_customer_is_asked_for_ten_times_under_one_key(site: Site) -> None:
@@ -267,7 +267,7 @@ def test_a_number_is_disconnected_ten_times(site: Site, kapso: Sandbox) -> None:
     assert {answer.json["status"] for answer in answers} == {"disconnected"}
     rows = site.rows()
     assert rows.kinds()["disconnected"] == 1
-    rows.assert_each_heard_once()
+    rows.assert_each_signal_received_once()
 
 
 def rows_of(**kinds: int) -> dict[str, int]:

@@ -10,4 +10,4 @@ class ProofSite(AppConfig):
     def ready(self) -> None:
         from . import receivers
 
-        receivers.listen()
+        receivers.connect_receivers()

@@ -1,9 +1,9 @@
-"""A serving process that dies when told: ``python -m tests.sites.proof_site.crashing FD``.
+"""A server that kills itself at a given step: ``python -m tests.sites.proof_site.crashing FD``.
 
-Reads a JSON object a line, ``{"do": …, "die_at": n}``, does it in a new process forked from this
-warm one, and answers with a line: how far that process came and what it returned. The process kills
-itself with SIGKILL at the n-th step; 0 lets it live. Steps are each SQL statement, each side of a
-COMMIT, and the moments named in the code.
+Reads one JSON object per line, ``{"do": …, "die_at": n}``, does it in a forked process, and
+prints a line: the steps that the process reached, and its result. The process kills itself with
+SIGKILL at the n-th step; never with 0. Steps are each SQL statement, each side of a COMMIT, and the
+steps named in the code.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from . import steps, views  # noqa: E402
 
 
 class HalfByHalf:
-    """A request's body, with a moment in its middle."""
+    """A request's body, with a step in its middle."""
 
     def __init__(self, stream: Any, length: int) -> None:
         self.stream = stream
@@ -56,7 +56,7 @@ class HalfByHalf:
 
 class Handler(WSGIRequestHandler):
     def log_message(self, *args: object) -> None:
-        """The test sees the answer."""
+        """Print nothing: the test has the response."""
 
 
 class Server(WSGIServer):
@@ -101,14 +101,14 @@ def watch_sql() -> None:
 
 
 def in_new_process(what: Callable[[], Any], die_at: int) -> dict[str, Any]:
-    """Fork, do it there; return the steps reached, whether it was killed, and its result."""
+    """Fork and do it there; return the steps reached, whether it was killed, and its result."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
             os.close(reader)
-            _do_and_tell(what, die_at, writer)
+            _do_and_report(what, die_at, writer)
             code = 0
         except BaseException:
             traceback.print_exc()
@@ -116,26 +116,26 @@ def in_new_process(what: Callable[[], Any], die_at: int) -> dict[str, Any]:
             os._exit(code)
     os.close(writer)
     with os.fdopen(reader) as lines:
-        told = [json.loads(line) for line in lines]
+        output = [json.loads(line) for line in lines]
     _pid, status = os.waitpid(pid, 0)
     return {
-        "steps": [line["step"] for line in told if "step" in line],
+        "steps": [line["step"] for line in output if "step" in line],
         "killed": os.WIFSIGNALED(status),
         "failed": os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0,
-        "result": next((line["result"] for line in told if "result" in line), None),
+        "result": next((line["result"] for line in output if "result" in line), None),
     }
 
 
-def _do_and_tell(what: Callable[[], Any], die_at: int, writer: int) -> None:
+def _do_and_report(what: Callable[[], Any], die_at: int, writer: int) -> None:
     count = 0
 
-    def tell(**line: Any) -> None:
+    def report(**line: Any) -> None:
         os.write(writer, json.dumps(line).encode() + b"\n")
 
     def on_step(name: str) -> None:
         nonlocal count
         count += 1
-        tell(step=name)
+        report(step=name)
         if count == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -143,7 +143,7 @@ def _do_and_tell(what: Callable[[], Any], die_at: int, writer: int) -> None:
     watch_sql()
     result = what()
     connections.close_all()
-    tell(result=result)
+    report(result=result)
 
 
 def prepare(
@@ -153,13 +153,13 @@ def prepare(
     stored: list[dict[str, Any]],
     link: str,
 ) -> None:
-    """Start anew, with what a test needs to be there."""
-    views.forget_all()
+    """Delete all rows, and create those that a test needs."""
+    views.delete_all()
     row = Customer.objects.create(name="Bäckerei Süß", kapso_id=customer)
     if connection is not None:
         Connection.objects.create(customer=row, phone_number_id=number, **connection)
     if link:
-        # Before Kapso got the number: a link that is newer did not lead to it.
+        # Created before the number: the number cannot come from a newer link.
         created_at = timezone.now() - timedelta(hours=1)
         SetupLink.objects.create(
             customer=row, kapso_id=link, url="https://x.example", created_at=created_at
@@ -173,7 +173,7 @@ def kapso_sync() -> list[str]:
 
 
 def recover(there: dict[str, Any]) -> dict[str, Any]:
-    """Run ``kapso_sync``; return its errors and all rows; start anew."""
+    """Run ``kapso_sync``; return its errors and all rows; delete and prepare the rows again."""
     time.sleep(2 * get_conf().lease_seconds)
     errors = kapso_sync()
     rows = views.all_rows()
@@ -184,13 +184,13 @@ def recover(there: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     listener = socket.socket(fileno=int(sys.argv[1]))
     server = Server(listener)
-    # What the first request imports is imported before the forks.
+    # Import everything before the forks.
     Client().get("/proof/rows/")
     Client().get("/whatsapp/success/?setup_link_id=x&phone_number_id=1")
     kapso_sync()
     connections.close_all()
     gc.collect()
-    gc.freeze()  # so that the forks share what is there
+    gc.freeze()  # so that the forks share the memory
     for line in sys.stdin:
         command = json.loads(line)
         do = {

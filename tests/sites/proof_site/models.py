@@ -3,8 +3,8 @@ from __future__ import annotations
 from django.db import models
 
 
-class Heard(models.Model):
-    """One call of a receiver. ``event`` is the key of the TimelineEvent it was told of."""
+class ReceivedSignal(models.Model):
+    """One call of a receiver. ``event`` is the primary key of the TimelineEvent."""
 
     signal = models.CharField(max_length=64)
     event = models.BigIntegerField()

@@ -1,4 +1,4 @@
-"""Receivers as a host has them: one keeps what it is told, one writes to the very rows."""
+"""Receivers like a host's: one records its calls, one writes to the rows of the event."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from kapso_connect import signals
 from kapso_connect.models import Connection, Customer, TimelineEvent
 
 from . import steps
-from .models import Heard
+from .models import ReceivedSignal
 
 
-class Ear:
+class Recorder:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def hear(
+    def record(
         self, *, event: TimelineEvent, connection: Connection | None = None, **kwargs: Any
     ) -> None:
         steps.reached("before the receiver writes")
         number = connection.phone_number_id if connection else ""
-        Heard.objects.create(signal=self.name, event=event.pk, number=number)
+        ReceivedSignal.objects.create(signal=self.name, event=event.pk, number=number)
         steps.reached("after the receiver wrote")
 
 
@@ -38,14 +38,16 @@ def touch(
         Connection.objects.filter(pk=connection.pk).update(updated_at=timezone.now())
 
 
-EARS = {name: Ear(name) for name, signal in vars(signals).items() if isinstance(signal, Signal)}
+RECORDERS = {
+    name: Recorder(name) for name, signal in vars(signals).items() if isinstance(signal, Signal)
+}
 
 
-def listen() -> None:
+def connect_receivers() -> None:
     only = os.environ.get("KAPSO_PROOF_SIGNAL")
-    for name, ear in EARS.items():
+    for name, recorder in RECORDERS.items():
         signal = getattr(signals, name)
         if only in {None, name}:
-            signal.connect(ear.hear)
+            signal.connect(recorder.record)
         if only is None:
             signal.connect(touch)

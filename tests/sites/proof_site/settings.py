@@ -1,4 +1,4 @@
-"""A site like a host's own, as a process: what races, crashes, load and fuzzing are tried on."""
+"""A site like a host's own, for the tests of races, crashes, load and fuzzing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INSTALLED_APPS = [*INSTALLED_APPS, "tests.sites.proof_site.apps.ProofSite"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATABASES["default"]["CONN_MAX_AGE"] = env.int("KAPSO_PROOF_CONN_MAX_AGE", default=0)
 if env.bool("KAPSO_PROOF_FAST_SQLITE", default=False):
-    # A killed process, unlike a power cut, loses nothing that was handed to the system.
+    # Unlike a power cut, a killed process loses nothing that it has written.
     DATABASES["default"]["OPTIONS"] = {"init_command": "PRAGMA synchronous=OFF"}
 KAPSO_CONNECT = {
     **KAPSO_CONNECT,

@@ -1,4 +1,4 @@
-"""Whoever asks the REST API of the proof site is the one member of staff."""
+"""Authenticates every request to the REST API as one member of staff."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from rest_framework.request import Request
 class TheStaff(BaseAuthentication):
     def authenticate(self, request: Request) -> tuple[Any, None]:
         rights = {"is_staff": True, "is_superuser": True}
-        user, _made = get_user_model().objects.get_or_create(username="staff", defaults=rights)
+        user, _created = get_user_model().objects.get_or_create(username="staff", defaults=rights)
         return user, None

@@ -1,15 +1,15 @@
-"""Named moments at which a test may want the process to die: ``on_step`` is called with each."""
+"""Named steps at which a test may kill the process: ``on_step`` is called with each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 
-def _pass(name: str) -> None:
-    """Nobody wants anything."""
+def _ignore(name: str) -> None:
+    """Do nothing, by default."""
 
 
-on_step: Callable[[str], None] = _pass
+on_step: Callable[[str], None] = _ignore
 
 
 def reached(name: str) -> None:

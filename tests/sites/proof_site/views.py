@@ -1,4 +1,4 @@
-"""What a test asks of the site over HTTP, because it is another process."""
+"""Views for the tests, which run in another process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kapso_connect.models import (
 )
 from kapso_connect.onboarding.connect_urls import connect_path
 
-from .models import Heard
+from .models import ReceivedSignal
 
 
 def all_rows() -> dict[str, Any]:
@@ -39,18 +39,20 @@ def all_rows() -> dict[str, Any]:
         "timeline": list(events.values_list("pk", "kind", "source", "connection__phone_number_id")),
         "undelivered": list(events.filter(delivered_at=None).values_list("kind", "last_error")),
         "keys": IdempotentRequest.objects.count(),
-        "heard": list(Heard.objects.order_by("pk").values_list("signal", "event", "number")),
+        "received": list(
+            ReceivedSignal.objects.order_by("pk").values_list("signal", "event", "number")
+        ),
     }
 
 
-def forget_all() -> None:
-    hanging = (Heard, IdempotentRequest, TimelineEvent, WebhookEvent, Connection)
-    for model in (*hanging, SetupLink, Customer):
-        model._base_manager.all()._raw_delete(using="default")  # no need to collect what hangs on
+def delete_all() -> None:
+    dependent = (ReceivedSignal, IdempotentRequest, TimelineEvent, WebhookEvent, Connection)
+    for model in (*dependent, SetupLink, Customer):
+        model._base_manager.all()._raw_delete(using="default")  # without collecting related rows
 
 
 def add_customer(request: dict[str, Any]) -> Customer:
-    found, _made = Customer.objects.get_or_create(
+    found, _created = Customer.objects.get_or_create(
         external_customer_id=request["external_customer_id"], defaults={"name": "Bäckerei Süß"}
     )
     return found
@@ -65,7 +67,7 @@ def rows(request: HttpRequest) -> JsonResponse:
 @csrf_exempt
 @login_not_required
 def reset(request: HttpRequest) -> JsonResponse:
-    forget_all()
+    delete_all()
     return JsonResponse({})
 
 

@@ -1,4 +1,4 @@
-"""One receiver that does what the file ``mode`` says, and writes to ``calls`` what it does."""
+"""A receiver that acts as the file ``mode`` says, and writes its calls to ``calls``."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from kapso_connect.signals import whatsapp_connected
 
 
 @receiver(whatsapp_connected)
-def obey(connection: Connection, event: TimelineEvent, **kwargs: Any) -> None:
+def act(connection: Connection, event: TimelineEvent, **kwargs: Any) -> None:
     mode = Path(settings.FOLDER, "mode").read_text()
-    tell("begins", connection)
+    record_call("begins", connection)
     if mode == "hang":
         time.sleep(30)
     elif mode == "raise":
         raise RuntimeError("receiver is broken")
     elif mode == "same rows":
         write_to_the_same_rows(connection, event)
-    tell("ends", connection)
+    record_call("ends", connection)
 
 
 def write_to_the_same_rows(connection: Connection, event: TimelineEvent) -> None:
@@ -34,16 +34,16 @@ def write_to_the_same_rows(connection: Connection, event: TimelineEvent) -> None
         customer = Customer.objects.select_for_update().get(pk=connection.customer_id)
         mine = Connection.objects.select_for_update().get(pk=connection.pk)
         timeline = TimelineEvent.objects.select_for_update().filter(customer=customer)
-        seen = len(timeline.order_by("pk"))
-        customer.email = f"{seen}@site.example"
+        count = len(timeline.order_by("pk"))
+        customer.email = f"{count}@site.example"
         customer.save()
-        mine.verified_name = f"number {seen}"
+        mine.verified_name = f"number {count}"
         mine.save()
-        event.data = {"seen": seen}
+        event.data = {"count": count}
         event.save()
 
 
-def tell(what: str, connection: Connection) -> None:
+def record_call(what: str, connection: Connection) -> None:
     line = {"what": what, "number": connection.phone_number_id, "pid": os.getpid()}
     with Path(settings.FOLDER, "calls").open("a") as calls:
         calls.write(json.dumps(line) + "\n")

@@ -1,8 +1,7 @@
-"""A small site with a queue, set up as docs/how-to/queues.md says. What differs by test is in the
-environment.
+"""A small site with a queue, set up as docs/how-to/queues.md says.
 
-``QUEUE_SITE_SETUP`` is the Python block of that page that is followed;
-``QUEUE_SITE_FOLDER`` is where the receiver is told what to do, and tells what it did.
+Two variables differ by test: ``QUEUE_SITE_SETUP`` is the Python block of that page, and
+``QUEUE_SITE_FOLDER`` holds the receiver's mode and its calls.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from kapso_connect.onboarding import invitations
 
 
 def rows(request: HttpRequest, number: str) -> JsonResponse:
-    """What the database holds of one number; times in seconds from now."""
+    """Return the rows of one number, with times in seconds from now."""
     now = timezone.now()
     return JsonResponse(
         {
@@ -49,7 +49,7 @@ def rows(request: HttpRequest, number: str) -> JsonResponse:
 
 @csrf_exempt
 def make_due(request: HttpRequest, number: str) -> JsonResponse:
-    """Let the wait before the next attempt be over."""
+    """Make the next attempt due now."""
     waiting = TimelineEvent.objects.filter(
         connection__phone_number_id=number, delivered_at=None, next_attempt_at__isnull=False
     )
@@ -65,7 +65,7 @@ def kapso_sync(request: HttpRequest) -> HttpResponse:
 
 @csrf_exempt
 def invite(request: HttpRequest, count: int) -> JsonResponse:
-    """Invite so many new customers in the background."""
+    """Invite ``count`` new customers in the background."""
     customers = Customer.objects.bulk_create(
         Customer(name=f"Customer {n}", email=f"c{n}@example.com") for n in range(count)
     )
@@ -75,15 +75,15 @@ def invite(request: HttpRequest, count: int) -> JsonResponse:
 
 
 def batch(request: HttpRequest, pk: int) -> JsonResponse:
-    """How far a batch is, and Kapso's ids of its links."""
-    reached = invitations.progress(InvitationBatch.objects.get(pk=pk))
+    """Return the progress of a batch, and Kapso's ids of its links."""
+    progress = invitations.progress(InvitationBatch.objects.get(pk=pk))
     links = Invitation.objects.filter(batch=pk).values_list("setup_link__kapso_id", flat=True)
     return JsonResponse(
         {
-            "done": reached.done,
-            "left": reached.left,
-            "emails_sent": reached.emails_sent,
-            "emails_failed": reached.emails_failed,
+            "done": progress.done,
+            "left": progress.left,
+            "emails_sent": progress.emails_sent,
+            "emails_failed": progress.emails_failed,
             "links": list(links),
         }
     )
