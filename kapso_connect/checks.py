@@ -1,25 +1,25 @@
-"""System checks: what can be known of a wrong installation without asking the network.
+"""System checks: mistakes in an installation that can be found without using the network.
 
-Errors stop the site from starting; what they name cannot work.
+Errors, which stop the site from starting:
 
 ``kapso_connect.E001``
-    ``KAPSO_CONNECT`` is no dict, has an unknown key, or a value of the wrong kind.
+    ``KAPSO_CONNECT`` is not a dict, has an unknown key, or a value of the wrong type.
 ``kapso_connect.E002``
     ``PUBLIC_URL`` does not start with https:// or http://.
 ``kapso_connect.E003``
-    ``SETUP_LINK_DEFAULTS`` has an option or a value that Kapso does not take.
+    ``SETUP_LINK_DEFAULTS`` has an option or a value that Kapso does not accept.
 ``kapso_connect.E004``
-    ``NEXT_URL`` is a page of another site.
+    ``NEXT_URL`` is on another site.
 ``kapso_connect.E005``
     ``LOGO_URL`` is on another site.
 ``kapso_connect.E006``
-    ``PUBLIC_URL`` is no origin: no host, a user name, a query, a wrong port.
+    ``PUBLIC_URL`` is not an origin: it has no host, a user name, a query or an invalid port.
 ``kapso_connect.E007``
-    No template engine finds the templates of the customers' pages.
+    The templates of the customers' pages are not found.
 ``kapso_connect.E008``
     A class of ``API_PERMISSIONS`` cannot be imported.
 
-Warnings of every ``manage.py check``:
+Warnings:
 
 ``kapso_connect.W001``
     ``API_KEY`` is not set.
@@ -30,44 +30,44 @@ Warnings of every ``manage.py check``:
 ``kapso_connect.W004``
     ``kapso_connect.urls`` is not in the URLconf.
 ``kapso_connect.W007``
-    Text in the colours of ``theme_config`` is hard to read.
+    The colours in ``theme_config`` make text hard to read.
 ``kapso_connect.W008``
     ``PUBLIC_URL`` has a path.
 ``kapso_connect.W009``
     A callable of ``OBSERVERS`` cannot be imported.
 ``kapso_connect.W010``
-    Another view answers at one of this package's addresses.
+    Another view answers at one of this package's URLs.
 ``kapso_connect.W011``
-    ``LEASE_SECONDS`` is shorter than what one operation may take.
+    ``LEASE_SECONDS`` is not longer than one operation may take.
 ``kapso_connect.W012``
-    ``REQUEST_BUDGET`` is longer than Kapso waits for an answer.
+    ``REQUEST_BUDGET`` is as long as Kapso waits for an answer, or longer.
 ``kapso_connect.W013``
-    The task backend runs nothing.
+    The task backend does not run tasks.
 ``kapso_connect.W014``
     ``django.contrib.staticfiles`` is not installed, so the pages have no styles.
 
-Warnings of ``manage.py check --deploy`` only:
+Warnings of ``manage.py check --deploy``:
 
 ``kapso_connect.W005``
     ``PUBLIC_URL`` is not https.
 ``kapso_connect.W006``
     ``API_BASE_URL`` is not https.
 ``kapso_connect.W015``
-    ``PUBLIC_URL`` is an address that nobody outside can reach.
+    ``PUBLIC_URL`` cannot be reached from the Internet.
 ``kapso_connect.W016``
-    ``API_BASE_URL`` is the sandbox's.
+    ``API_BASE_URL`` is the sandbox.
 ``kapso_connect.W017``
-    A secret of ``WEBHOOK_SECRET`` is short, well known, or used for something else as well.
+    A secret of ``WEBHOOK_SECRET`` is short, well known, or also used for something else.
 ``kapso_connect.W018``
-    ``API_KEY`` is the sandbox's.
+    ``API_KEY`` is the key of the sandbox.
 ``kapso_connect.W019``
     The sandbox is in ``INSTALLED_APPS``.
 ``kapso_connect.W020``
-    The default cache is each process's own, so clicks are not counted.
+    The default cache is not shared between processes, so the rate limit does not work.
 ``kapso_connect.W021``
-    ``ALLOWED_HOSTS`` does not have the host of ``PUBLIC_URL``.
+    ``ALLOWED_HOSTS`` does not include the host of ``PUBLIC_URL``.
 ``kapso_connect.W022``
-    A mail server may hang for ever: there is no timeout.
+    Sending e-mail has no timeout.
 ``kapso_connect.W023``
     ``DEFAULT_FROM_EMAIL`` is Django's placeholder.
 """
@@ -94,18 +94,14 @@ from django.urls import NoReverseMatch, get_script_prefix, resolve, reverse
 from django.utils.module_loading import import_string
 
 from . import exceptions, outbox, utils
-from .conf import Conf, get_conf
+from .conf import KAPSO_WEBHOOK_TIMEOUT, Conf, get_conf
 from .kapso import setup_link_options
 from .pages import theme, views
 
-KAPSO_WAITS = 10.0
-"""Seconds within which Kapso wants its webhook answered."""
+MIN_WEBHOOK_SECRET_LENGTH = 16
 
-SHORT = 16
-"""Characters below which a secret can be guessed."""
-
-SANDBOX = ("sandbox", "sandbox-api-key", "sandbox-webhook-secret")
-"""What the sandbox and the documentation use for a key and for a secret."""
+SANDBOX_SECRETS = ("sandbox", "sandbox-api-key", "sandbox-webhook-secret")
+"""API keys and webhook secrets that the sandbox and the documentation use."""
 
 
 @register("kapso_connect")
@@ -115,13 +111,13 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
     except ImproperlyConfigured as error:
         return [Error(str(error), id="kapso_connect.E001")]
     return [
-        *_missing(conf),
+        *_missing_settings(conf),
         *_public_url(conf),
         *_link_defaults(conf),
-        *_pages(conf),
+        *_page_settings(conf),
         *_observers(conf),
         *_api_permissions(conf),
-        *_times(conf),
+        *_time_limits(conf),
         *_task_backend(),
     ]
 
@@ -129,66 +125,66 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
 @register(Tags.urls)
 def check_urls(**kwargs: Any) -> list[CheckMessage]:
     if not getattr(settings, "ROOT_URLCONF", None):
-        return []  # a worker's settings, as for Django's own URL checks
+        return []  # a process without URLs; Django's own URL checks do the same
     try:
         reverse("kapso_connect:webhook")
     except NoReverseMatch:
         return [
             Warning(
-                "kapso_connect.urls is not in the URLconf, so Kapso's webhooks and customers "
-                "coming back have nowhere to go.",
+                "kapso_connect.urls is not in the URLconf, so neither Kapso's webhooks nor "
+                "returning customers can reach this site.",
                 hint='Add path("whatsapp/", include("kapso_connect.urls")) to urlpatterns.',
                 id="kapso_connect.W004",
             )
         ]
-    return [*_shadowed(), *_page_parts()]
+    return [*_shadowed_urls(), *_page_requirements()]
 
 
-def _shadowed() -> Iterator[CheckMessage]:
+def _shadowed_urls() -> Iterator[CheckMessage]:
     for name in ("webhook", "success", "failed"):
         try:
             path = reverse(f"kapso_connect:{name}")
         except NoReverseMatch:
-            continue  # a page that the site left out
+            continue  # the site leaves this page out
         found = resolve("/" + path.removeprefix(get_script_prefix()))
-        # A site may put a subclass of a page there.
+        # A site may use a subclass of one of our views.
         page = getattr(found.func, "view_class", None)
         is_page = isinstance(page, type) and issubclass(page, views.PageView)
         if found.view_name != f"kapso_connect:{name}" and not is_page:
             yield Warning(
                 f"{path} is answered by {found._func_path}, not by kapso_connect's own view.",
-                hint='Put include("kapso_connect.urls") above the pattern that takes its address.',
+                hint='Put include("kapso_connect.urls") above the pattern that matches its URL.',
                 id="kapso_connect.W010",
             )
 
 
-def _page_parts() -> Iterator[CheckMessage]:
+def _page_requirements() -> Iterator[CheckMessage]:
     try:
         get_template("kapso_connect/connect.html")
     except (TemplateDoesNotExist, ImproperlyConfigured):
         yield Error(
             "The templates of the customers' pages are not found.",
-            hint='Let TEMPLATES have a DjangoTemplates engine with "APP_DIRS": True.',
+            hint='Add a DjangoTemplates engine with "APP_DIRS": True to TEMPLATES.',
             id="kapso_connect.E007",
         )
     except TemplateSyntaxError:
-        pass  # the site's own template; its page says where
+        pass  # an error in the site's own template, which its page will show
     if not apps.is_installed("django.contrib.staticfiles"):
         yield Warning(
             "django.contrib.staticfiles is not installed, so the customers' pages have no styles.",
             hint='Add "django.contrib.staticfiles" to INSTALLED_APPS, or serve the folder '
-            "kapso_connect/static yourself and silence this.",
+            "kapso_connect/static yourself and silence this warning.",
             id="kapso_connect.W014",
         )
 
 
-def _missing(conf: Conf) -> list[CheckMessage]:
+def _missing_settings(conf: Conf) -> list[CheckMessage]:
     messages: list[CheckMessage] = []
     if not conf.api_key:
         messages.append(
             Warning(
                 "KAPSO_CONNECT['API_KEY'] is not set: setup links cannot be created.",
-                hint="Create a key in Kapso's project settings, or use the sandbox.",
+                hint="Create an API key in Kapso's project settings, or use the sandbox.",
                 id="kapso_connect.W001",
             )
         )
@@ -196,7 +192,7 @@ def _missing(conf: Conf) -> list[CheckMessage]:
         messages.append(
             Warning(
                 "KAPSO_CONNECT['WEBHOOK_SECRET'] is not set: every webhook is refused.",
-                hint="Choose a long random string and give the same one to Kapso's webhook.",
+                hint="Set it to what manage.py kapso_webhook --new-secret prints.",
                 id="kapso_connect.W002",
             )
         )
@@ -220,42 +216,42 @@ def _public_url(conf: Conf) -> list[CheckMessage]:
                 id="kapso_connect.E002",
             )
         ]
-    if problem := _why_no_origin(conf.public_url):
+    if problem := _why_not_an_origin(conf.public_url):
         return [
             Error(
-                f"KAPSO_CONNECT['PUBLIC_URL'] is not an address to put paths behind: {problem}.",
-                hint="Give the scheme and the host alone, such as https://crm.example.com.",
+                f"KAPSO_CONNECT['PUBLIC_URL'] is not the origin of a site: {problem}.",
+                hint="Give only the scheme and the host, such as https://crm.example.com.",
                 id="kapso_connect.E006",
             )
         ]
     if urlsplit(conf.public_url).path:
         return [
             Warning(
-                "KAPSO_CONNECT['PUBLIC_URL'] has a path: it is put before every address of this "
-                "site, which has its own.",
-                hint="Give the scheme and the host alone. A site under a path says so to Django "
-                "by FORCE_SCRIPT_NAME.",
+                "KAPSO_CONNECT['PUBLIC_URL'] has a path, which would be added in front of the "
+                "path of every URL.",
+                hint="Give only the scheme and the host. If the site lives under a path, set "
+                "FORCE_SCRIPT_NAME.",
                 id="kapso_connect.W008",
             )
         ]
     return []
 
 
-def _why_no_origin(url: str) -> str:
-    parts = _split(url)
+def _why_not_an_origin(url: str) -> str:
+    parts = _split_url(url)
     if parts is None or not parts.hostname:
-        return "it has no usable host"
+        return "it has no valid host"
     if "@" in parts.netloc:
         return "it has a user name"
     if "?" in url or "#" in url:
         return "it has a query or a fragment"
     if not url.isascii() or not url.isprintable() or " " in url:
-        return "it has characters that no address has"
+        return "it has characters that are not allowed in a URL"
     return ""
 
 
-def _split(url: str) -> SplitResult | None:
-    """Return the parts of ``url``; None where it or its port is none."""
+def _split_url(url: str) -> SplitResult | None:
+    """Return the parts of ``url``, or None if it or its port is invalid."""
     try:
         parts = urlsplit(url)
         _port = parts.port
@@ -271,23 +267,23 @@ def _link_defaults(conf: Conf) -> list[CheckMessage]:
         return [
             Error(
                 f"KAPSO_CONNECT['SETUP_LINK_DEFAULTS']: {error}",
-                hint="The options are Kapso's: see SetupLinkOptions in kapso_connect.kapso.",
+                hint="The options are documented at kapso_connect.kapso.setup_link_options.",
                 id="kapso_connect.E003",
             )
         ]
     return []
 
 
-def _pages(conf: Conf) -> list[CheckMessage]:
+def _page_settings(conf: Conf) -> list[CheckMessage]:
     messages: list[CheckMessage] = []
     try:
         utils.validate_same_site_url(conf.next_url)
     except exceptions.InvalidOptions:
         messages.append(
             Error(
-                "KAPSO_CONNECT['NEXT_URL'] must be a page of this site: customers are led there, "
-                "and it is told who they are.",
-                hint="Give its path, such as /welcome/.",
+                "KAPSO_CONNECT['NEXT_URL'] must be a page of this site: its URL is given a token "
+                "that identifies the customer.",
+                hint="Give a path, such as /welcome/.",
                 id="kapso_connect.E004",
             )
         )
@@ -295,8 +291,8 @@ def _pages(conf: Conf) -> list[CheckMessage]:
     if logo.startswith("//") or ("://" in logo and not logo.startswith(f"{conf.public_url}/")):
         messages.append(
             Error(
-                "KAPSO_CONNECT['LOGO_URL'] is on another site: customers' pages show nothing of "
-                "others.",
+                "KAPSO_CONNECT['LOGO_URL'] is on another site: customers' pages load nothing from "
+                "other sites.",
                 hint="Give the path of a static file, such as crm/logo.svg, or /media/logo.png.",
                 id="kapso_connect.E005",
             )
@@ -306,13 +302,13 @@ def _pages(conf: Conf) -> list[CheckMessage]:
             setup_link_options.SetupLinkOptions.build(conf.setup_link_defaults).theme_config or {}
         )
     except exceptions.InvalidOptions:
-        colors = {}  # E003 says it
-    for text, behind, contrast in theme.hard_to_read(theme.full_theme(colors)):
+        colors = {}  # E003 reports it
+    for text, behind, contrast in theme.low_contrast_pairs(theme.full_theme(colors)):
         messages.append(
             Warning(
                 f"The theme_config of KAPSO_CONNECT['SETUP_LINK_DEFAULTS'] is hard to read: "
                 f"{text} on {behind} has a contrast of {contrast:.1f}.",
-                hint=f"Choose colours with a contrast of at least {theme.READABLE}.",
+                hint=f"Choose colours with a contrast of at least {theme.MIN_CONTRAST}.",
                 id="kapso_connect.W007",
             )
         )
@@ -325,9 +321,9 @@ def _api_permissions(conf: Conf) -> Iterator[CheckMessage]:
             import_string(path)
         except Exception as error:
             yield Error(
-                f"KAPSO_CONNECT['API_PERMISSIONS'] names {path}, and the REST API lets nobody in: "
-                f"{type(error).__name__}: {error}.",
-                hint="Name permission classes of Django REST framework by their import paths.",
+                f"KAPSO_CONNECT['API_PERMISSIONS'] names {path}, which cannot be imported, so the "
+                f"REST API refuses every request: {type(error).__name__}: {error}.",
+                hint="Give the dotted paths of Django REST framework permission classes.",
                 id="kapso_connect.E008",
             )
 
@@ -340,27 +336,27 @@ def _observers(conf: Conf) -> Iterator[CheckMessage]:
             problem = f"{type(error).__name__}: {error}"
         if problem:
             yield Warning(
-                f"KAPSO_CONNECT['OBSERVERS'] names {path}, which is told nothing: {problem}.",
-                hint="Correct the path. For kapso_connect.monitoring.metrics: "
+                f"KAPSO_CONNECT['OBSERVERS'] names {path}, which cannot be called: {problem}.",
+                hint="Correct the path. kapso_connect.monitoring.metrics needs: "
                 'python -m pip install "django-kapso-connect[prometheus]"',
                 id="kapso_connect.W009",
             )
 
 
-def _times(conf: Conf) -> Iterator[CheckMessage]:
+def _time_limits(conf: Conf) -> Iterator[CheckMessage]:
     longest = max(conf.request_budget, conf.api_budget)
     if conf.lease_seconds <= longest:
         yield Warning(
-            f"KAPSO_CONNECT['LEASE_SECONDS'] is {conf.lease_seconds:g}, and one operation may take "
-            f"{longest:g} seconds: another process would take over what is still being done.",
-            hint="Make it a good deal longer than API_BUDGET and than your slowest receiver.",
+            f"KAPSO_CONNECT['LEASE_SECONDS'] is {conf.lease_seconds:g}, but one operation may take "
+            f"{longest:g} seconds: another process would take over unfinished work.",
+            hint="Make it much longer than API_BUDGET and than your slowest signal receiver takes.",
             id="kapso_connect.W011",
         )
-    if conf.request_budget >= KAPSO_WAITS:
+    if conf.request_budget >= KAPSO_WEBHOOK_TIMEOUT:
         yield Warning(
-            f"KAPSO_CONNECT['REQUEST_BUDGET'] is {conf.request_budget:g}, and Kapso waits "
-            f"{KAPSO_WAITS:g} seconds for the answer to a webhook.",
-            hint="Leave time for your receivers: 5 seconds is the default.",
+            f"KAPSO_CONNECT['REQUEST_BUDGET'] is {conf.request_budget:g}, but Kapso waits only "
+            f"{KAPSO_WEBHOOK_TIMEOUT:g} seconds for the answer to a webhook.",
+            hint="Leave time for your signal receivers. The default is 5 seconds.",
             id="kapso_connect.W012",
         )
 
@@ -368,9 +364,9 @@ def _times(conf: Conf) -> Iterator[CheckMessage]:
 def _task_backend() -> Iterator[CheckMessage]:
     if type(outbox.deliver_event.get_backend()).__name__ == "DummyBackend":
         yield Warning(
-            "The default of TASKS is a DummyBackend, which runs nothing: signals are sent and "
-            "webhooks finished by kapso_sync only.",
-            hint="Leave TASKS out to run tasks at once, or name a backend that has workers.",
+            "The default backend of TASKS is DummyBackend, which runs no tasks: signals are sent "
+            "and webhooks finished only by kapso_sync.",
+            hint="Leave TASKS out to run tasks at once, or use a backend with workers.",
             id="kapso_connect.W013",
         )
 
@@ -380,15 +376,15 @@ def check_deployment(**kwargs: Any) -> list[CheckMessage]:
     try:
         conf = get_conf()
     except ImproperlyConfigured:
-        return []  # E001 says it
-    return [*_addresses(conf), *_secrets(conf), *_surroundings(conf), *_mail()]
+        return []  # E001 reports it
+    return [*_url_settings(conf), *_secrets(conf), *_environment(conf), *_mail()]
 
 
-def _addresses(conf: Conf) -> Iterator[CheckMessage]:
+def _url_settings(conf: Conf) -> Iterator[CheckMessage]:
     if conf.public_url.startswith("http://"):
         yield Warning(
-            "KAPSO_CONNECT['PUBLIC_URL'] is not https: Kapso delivers webhooks to https only.",
-            hint="Serve this site by https, and set it to https://…",
+            "KAPSO_CONNECT['PUBLIC_URL'] is not https: Kapso delivers webhooks only to https.",
+            hint="Serve this site over https, and start the URL with https://.",
             id="kapso_connect.W005",
         )
     if conf.public_url and _is_local(conf.public_url):
@@ -400,22 +396,22 @@ def _addresses(conf: Conf) -> Iterator[CheckMessage]:
         )
     if _is_local(conf.api_base_url):
         yield Warning(
-            f"KAPSO_CONNECT['API_BASE_URL'] is {conf.api_base_url}, which is not Kapso but the "
-            "sandbox: nobody can connect a number.",
+            f"KAPSO_CONNECT['API_BASE_URL'] is {conf.api_base_url}, which is the sandbox, not "
+            "Kapso: customers cannot connect a number.",
             hint="Leave it out.",
             id="kapso_connect.W016",
         )
     elif not conf.api_base_url.startswith("https://"):
         yield Warning(
-            "KAPSO_CONNECT['API_BASE_URL'] is not https: the API key travels in the clear.",
-            hint="Leave it out; another address is only for the sandbox.",
+            "KAPSO_CONNECT['API_BASE_URL'] is not https: the API key is sent unencrypted.",
+            hint="Leave it out, except to use the sandbox.",
             id="kapso_connect.W006",
         )
 
 
 def _is_local(url: str) -> bool:
-    """True where the host is this machine, or one of a network that is closed to the outside."""
-    parts = _split(url)
+    """Return whether the host is this machine or belongs to a private network."""
+    parts = _split_url(url)
     host = ((parts and parts.hostname) or "").rstrip(".")
     try:
         return not ipaddress.ip_address(host).is_global
@@ -424,54 +420,54 @@ def _is_local(url: str) -> bool:
 
 
 def _secrets(conf: Conf) -> Iterator[CheckMessage]:
-    elsewhere = {settings.SECRET_KEY, conf.api_key} - {""}
+    other_secrets = {settings.SECRET_KEY, conf.api_key} - {""}
     for secret in conf.webhook_secret:
-        if secret in SANDBOX:
-            problem = "is one that everybody knows"
-        elif secret in elsewhere:
-            problem = "is also SECRET_KEY or API_KEY"
-        elif len(secret) < SHORT:
-            problem = f"has fewer than {SHORT} characters"
+        if secret in SANDBOX_SECRETS:
+            problem = "is well known"
+        elif secret in other_secrets:
+            problem = "is the same as SECRET_KEY or API_KEY"
+        elif len(secret) < MIN_WEBHOOK_SECRET_LENGTH:
+            problem = f"has fewer than {MIN_WEBHOOK_SECRET_LENGTH} characters"
         else:
             continue
         yield Warning(
             f"KAPSO_CONNECT['WEBHOOK_SECRET'] {problem}: whoever guesses it can connect and "
-            "disconnect numbers here.",
-            hint="Make one, and give the same to Kapso's webhook: "
-            'python -c "import secrets; print(secrets.token_urlsafe(32))"',
+            "disconnect numbers on this site.",
+            hint="Replace it: manage.py kapso_webhook --new-secret prints a good one.",
             id="kapso_connect.W017",
         )
-    if conf.api_key in SANDBOX:
+    if conf.api_key in SANDBOX_SECRETS:
         yield Warning(
-            "KAPSO_CONNECT['API_KEY'] is the sandbox's.",
-            hint="Create a key in Kapso's project settings.",
+            "KAPSO_CONNECT['API_KEY'] is the key of the sandbox.",
+            hint="Create an API key in Kapso's project settings.",
             id="kapso_connect.W018",
         )
 
 
-def _surroundings(conf: Conf) -> Iterator[CheckMessage]:
+def _environment(conf: Conf) -> Iterator[CheckMessage]:
     if any(app.name.startswith("kapso_connect.sandbox") for app in apps.get_app_configs()):
         yield Warning(
             "The sandbox is in INSTALLED_APPS.",
-            hint="Take it out. It is a process of its own: python -m kapso_connect.sandbox",
+            hint="Remove it. It runs as a separate process: python -m kapso_connect.sandbox",
             id="kapso_connect.W019",
         )
     if not getattr(settings, "ROOT_URLCONF", None):
-        return  # a worker's settings: it has no pages
+        return  # a process without URLs
     if isinstance(caches["default"], (LocMemCache, DummyCache)):
         yield Warning(
-            "The default cache is each process's own: how often a customer's address is used is "
-            "not counted across processes.",
-            hint="Let CACHES name one that all processes share: Redis, Memcached, the database.",
+            "The default cache is not shared between processes, so requests to a customer's URL "
+            "are not counted across processes and the rate limit does not work.",
+            hint="Set CACHES['default'] to one that all processes share, such as Redis, Memcached "
+            "or the database cache.",
             id="kapso_connect.W020",
         )
-    host = (_split(conf.public_url) or urlsplit("")).hostname
+    host = (_split_url(conf.public_url) or urlsplit("")).hostname
     allowed = settings.ALLOWED_HOSTS
-    # Django's own check speaks of an empty list.
+    # Django's own check reports an empty list.
     if host and allowed and not validate_host(host, allowed):
         yield Warning(
-            f"ALLOWED_HOSTS does not have {host}, the host of KAPSO_CONNECT['PUBLIC_URL']: "
-            "webhooks and customers are turned away.",
+            f"ALLOWED_HOSTS does not include {host}, the host of KAPSO_CONNECT['PUBLIC_URL']: "
+            "webhooks and customers are refused.",
             hint=f"Add {host!r} to ALLOWED_HOSTS.",
             id="kapso_connect.W021",
         )
@@ -485,23 +481,23 @@ def _mail() -> Iterator[CheckMessage]:
         return
     if backend.timeout is None:
         yield Warning(
-            "E-mail has no timeout: a mail server that hangs keeps whoever sends an invitation "
-            "waiting.",
-            hint='Set EMAIL_TIMEOUT, or from Django 6.1 on "timeout" in the OPTIONS of MAILERS, '
-            "to 10 seconds.",
+            "Sending e-mail has no timeout: while a mail server does not answer, whoever sends an "
+            "invitation has to wait.",
+            hint='Set EMAIL_TIMEOUT (from Django 6.1 on, "timeout" in the OPTIONS of MAILERS) to '
+            "10 seconds.",
             id="kapso_connect.W022",
         )
     if settings.DEFAULT_FROM_EMAIL == "webmaster@localhost":
         yield Warning(
-            "DEFAULT_FROM_EMAIL is Django's placeholder: invitations come from "
-            "webmaster@localhost, and are refused.",
-            hint="Set it to an address of yours.",
+            "DEFAULT_FROM_EMAIL is Django's placeholder: mail servers will refuse invitations from "
+            "webmaster@localhost.",
+            hint="Set it to an e-mail address of your own.",
             id="kapso_connect.W023",
         )
 
 
 def _mail_backend() -> object:
-    """Return what sends this site's e-mail, not connected; None where that is not usable."""
+    """Return the default e-mail backend, not connected, or None if it cannot be created."""
     try:
         mailers: Any = getattr(mail, "mailers", None)  # from Django 6.1 on
         return mail.get_connection() if mailers is None else mailers.default

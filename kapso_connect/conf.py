@@ -1,4 +1,8 @@
-"""The one reader of ``settings.KAPSO_CONNECT``."""
+"""The settings of this package, ``settings.KAPSO_CONNECT``, and the times that are fixed.
+
+A *timeout* limits one HTTP request, a *budget* all API requests of one operation together,
+repeats included. Both are in seconds.
+"""
 
 from __future__ import annotations
 
@@ -13,60 +17,87 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
-NAME = "KAPSO_CONNECT"
-THROTTLE_RATES = {"read": "600/min", "write": "60/min", "kapso": "30/min"}
+SETTING = "KAPSO_CONNECT"
+
+DEFAULT_THROTTLE_RATES = {"read": "600/min", "write": "60/min", "kapso": "30/min"}
+THROTTLE_RATE = re.compile("[1-9][0-9]{0,8}/(s|sec|second|m|min|minute|h|hour|d|day)")
+
+KAPSO_WEBHOOK_TIMEOUT = 10.0
+"""Kapso waits this long for the answer to a webhook."""
+
+API_CONNECT_TIMEOUT = 3.0
+"""For opening a connection to Kapso's API, for each IP address that is tried."""
+
+API_READ_TIMEOUT = 10.0
+"""For the whole answer to one request to Kapso's API."""
+
+SYNC_BUDGET = 15 * 60.0
+"""For comparing this site with Kapso in one run of ``kapso_sync``."""
+
+SYNC_INVITATIONS_BUDGET = 5 * 60.0
+"""For continuing unfinished batches of invitations in one run of ``kapso_sync``."""
+
+DOCTOR_BUDGET = 10.0
+"""For each check of ``kapso_doctor`` that asks Kapso's API."""
+
+TEST_DELIVERY_TIMEOUT = 20.0
+"""How long ``kapso_doctor`` waits for Kapso's test delivery to arrive."""
 
 
 @dataclass(frozen=True)
 class Conf:
-    """The settings of this package, with their defaults.
+    """The settings in ``KAPSO_CONNECT``, with their defaults.
 
     ``API_KEY``
-        The key of your Kapso project (Kapso: Project settings, API keys). Without it no setup link
-        can be created, and nothing that is in doubt can be confirmed.
+        The API key of your Kapso project (in Kapso: Project settings, API keys). Without it, no
+        setup link can be created and nothing can be confirmed with Kapso.
     ``API_BASE_URL``
-        Where Kapso's API is; another address only for the sandbox.
+        The URL of Kapso's API. Change it only to use the sandbox.
     ``WEBHOOK_SECRET``
-        The secret that signs Kapso's webhooks: a string, or a list of them while rotating. Each of
-        them is accepted; Kapso is given the first. Without one every webhook is refused.
+        The secret that Kapso signs its webhooks with: a string, or a list of strings while you
+        rotate it. Webhooks signed with any of them are accepted; ``kapso_webhook`` gives Kapso the
+        first. Without a secret, every webhook is refused.
     ``PUBLIC_URL``
-        The https origin of this site as customers' browsers see it: ``https://crm.example.com``.
+        The origin of this site as customers' browsers see it, with https:
+        ``https://crm.example.com``.
     ``SITE_NAME``
-        What customers know this site by, in e-mails and on pages: ``Example CRM``. Empty means the
-        host of ``PUBLIC_URL``.
+        The name of this site in e-mails and on customers' pages: ``Example CRM``. If empty, the
+        host of ``PUBLIC_URL`` is shown.
     ``SETUP_LINK_DEFAULTS``
-        Options for every new setup link, under Kapso's names (see ``options.SetupLinkOptions``).
+        Default options for new setup links, under Kapso's names (see
+        ``kapso_connect.kapso.setup_link_options.SetupLinkOptions``).
     ``LOGO_URL``
-        The picture above customers' pages: a static file (``crm/logo.svg``) or an address of this
+        The logo at the top of customers' pages: a static file (``crm/logo.svg``) or a URL on this
         site (``/media/logo.png``).
     ``CONTACT_URL``
-        Where customers turn to for help: ``mailto:``, ``tel:``, an https address, or a path.
+        Where customers can get help: a ``mailto:``, ``tel:`` or https URL, or a path.
     ``NEXT_URL``
-        The page of this site that the success page leads on to, ``/welcome/``, where neither the
-        setup link nor the customer's owner names one.
+        The page of this site that customers continue to after connecting, such as ``/welcome/``.
+        The setup link or the customer's owner may name another one.
     ``REQUEST_BUDGET``
-        Seconds of API time that one webhook delivery or one page view may spend in all. Kapso waits
-        10 seconds for the answer to a webhook.
+        Seconds that one webhook delivery or one page view may spend on Kapso's API in total. Kapso
+        waits 10 seconds for the answer to a webhook.
     ``API_BUDGET``
-        Seconds of API time for one operation elsewhere: the admin, commands, tasks.
+        Seconds that any other operation (in the admin, a command or a task) may spend on Kapso's
+        API in total.
     ``MAX_WEBHOOK_BYTES``
-        Largest webhook body that is read; a larger one is answered 413.
+        Maximum size of a webhook's body in bytes. A larger one is answered with status 413.
     ``RETRY_LIMIT``
-        How often a failed signal receiver or a pending delivery is tried before it counts as
-        failed. The waits in between double, from 15 seconds to an hour. What has failed can be run
-        again in the admin.
+        How many times a stored webhook or a signal is tried before it counts as failed. The delays
+        between attempts double, from 15 seconds up to an hour. Failed ones can be run again in the
+        admin.
     ``LEASE_SECONDS``
-        How many seconds one process may work on a delivery before another one takes it over.
-        Longer than your slowest receiver.
+        Seconds that one process may work on a stored webhook or a signal before another process
+        takes over. Must be longer than your slowest signal receiver needs.
     ``OBSERVERS``
-        Dotted paths of callables that are told what happens, ``(name, fields)``, such as
-        ``kapso_connect.monitoring.metrics.observe`` (see ``observe.EVENTS``).
+        Dotted paths of callables that are called with each log event, as ``(name, fields)``; for
+        example ``kapso_connect.monitoring.metrics.observe`` (see ``kapso_connect.log.EVENTS``).
     ``API_PERMISSIONS``
-        Dotted paths of the permission classes of the REST API, in place of the default: staff, with
-        this package's permissions.
+        Dotted paths of permission classes for the REST API. They replace the default, which allows
+        staff who have this package's permissions.
     ``API_THROTTLE_RATES``
-        How often one user may use the REST API: ``read``, ``write``, and ``kapso`` for what asks
-        Kapso, each such as ``"30/min"``, or None for no limit.
+        How often one user may call the REST API: ``read``, ``write``, and ``kapso`` for requests
+        that ask Kapso. Each is a rate such as ``"30/min"``, or None for no limit.
     """
 
     api_key: str = field(default="", repr=False)
@@ -85,17 +116,19 @@ class Conf:
     lease_seconds: float = 300.0
     observers: tuple[str, ...] = ()
     api_permissions: tuple[str, ...] = ()
-    api_throttle_rates: Mapping[str, str | None] = field(default_factory=lambda: THROTTLE_RATES)
+    api_throttle_rates: Mapping[str, str | None] = field(
+        default_factory=lambda: DEFAULT_THROTTLE_RATES
+    )
 
     @property
     def display_name(self) -> str:
-        """``SITE_NAME``, or what stands in for it."""
+        """``SITE_NAME``, or the host of ``PUBLIC_URL``."""
         return self.site_name or urlsplit(self.public_url).netloc
 
 
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise ImproperlyConfigured(f"{NAME}[{name!r}] must be a string, not {_kind(value)}.")
+        raise ImproperlyConfigured(f"{SETTING}[{name!r}] must be a string, not {_kind(value)}.")
     return value.strip()
 
 
@@ -107,7 +140,7 @@ def _contact(name: str, value: object) -> str:
     url = _text(name, value)
     if url and not url.startswith(("mailto:", "tel:", "https://", "http://", "/")):
         raise ImproperlyConfigured(
-            f"{NAME}[{name!r}] must start with mailto:, tel:, https:// or /, unlike {url!r}."
+            f"{SETTING}[{name!r}] must start with mailto:, tel:, https:// or /, not {url!r}."
         )
     return url
 
@@ -116,53 +149,53 @@ def _secrets(name: str, value: object) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, str) for v in values):
         raise ImproperlyConfigured(
-            f"{NAME}[{name!r}] must be a string or a list of strings, not {_kind(value)}."
+            f"{SETTING}[{name!r}] must be a string or a list of strings, not {_kind(value)}."
         )
-    # An empty secret would let anybody sign: it counts as none.
+    # Anybody could sign with an empty secret.
     return tuple(v for v in values if v)
 
 
 def _paths(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
         raise ImproperlyConfigured(
-            f"{NAME}[{name!r}] must be a list of dotted paths, not {_kind(value)}."
+            f"{SETTING}[{name!r}] must be a list of dotted paths, not {_kind(value)}."
         )
     return tuple(value)
 
 
 def _mapping(name: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ImproperlyConfigured(f"{NAME}[{name!r}] must be a dict, not {_kind(value)}.")
+        raise ImproperlyConfigured(f"{SETTING}[{name!r}] must be a dict, not {_kind(value)}.")
     return value
 
 
 def _rates(name: str, value: object) -> Mapping[str, str | None]:
     rates = _mapping(name, value)
     for kind, rate in rates.items():
-        if kind not in THROTTLE_RATES:
+        if kind not in DEFAULT_THROTTLE_RATES:
             raise ImproperlyConfigured(
-                f"{NAME}[{name!r}] knows {', '.join(THROTTLE_RATES)}, not {kind!r}."
+                f"{SETTING}[{name!r}] has an unknown key {kind!r}. Known keys: "
+                f"{', '.join(DEFAULT_THROTTLE_RATES)}."
             )
-        if rate is not None and not (isinstance(rate, str) and RATE.fullmatch(rate)):
+        if rate is not None and not (isinstance(rate, str) and THROTTLE_RATE.fullmatch(rate)):
             raise ImproperlyConfigured(
-                f'{NAME}[{name!r}][{kind!r}] must be a rate such as "30/min", not {rate!r}.'
+                f'{SETTING}[{name!r}][{kind!r}] must be a rate such as "30/min", not {rate!r}.'
             )
-    return {**THROTTLE_RATES, **rates}
-
-
-RATE = re.compile("[1-9][0-9]{0,8}/(s|sec|second|m|min|minute|h|hour|d|day)")
+    return {**DEFAULT_THROTTLE_RATES, **rates}
 
 
 def _positive(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ImproperlyConfigured(f"{NAME}[{name!r}] must be a number above 0, not {value!r}.")
+        raise ImproperlyConfigured(
+            f"{SETTING}[{name!r}] must be a number greater than 0, not {value!r}."
+        )
     return value
 
 
 def _positive_int(name: str, value: object) -> int:
     number = _positive(name, value)
     if not isinstance(number, int):
-        raise ImproperlyConfigured(f"{NAME}[{name!r}] must be a whole number, not {value!r}.")
+        raise ImproperlyConfigured(f"{SETTING}[{name!r}] must be a whole number, not {value!r}.")
     return number
 
 
@@ -193,24 +226,24 @@ READERS: dict[str, Callable[[str, object], Any]] = {
 
 @lru_cache(maxsize=1)
 def get_conf() -> Conf:
-    """Return the settings as typed values.
+    """Return ``settings.KAPSO_CONNECT`` as typed values.
 
-    Raises ImproperlyConfigured, naming the key, for a value of the wrong type or an unknown key.
+    Raise ImproperlyConfigured, naming the key, for an unknown key or a value of the wrong type.
     """
-    given = getattr(settings, NAME, {})
+    given = getattr(settings, SETTING, {})
     if not isinstance(given, Mapping):
-        raise ImproperlyConfigured(f"{NAME} must be a dict, not {_kind(given)}.")
+        raise ImproperlyConfigured(f"{SETTING} must be a dict, not {_kind(given)}.")
     unknown = sorted(str(key) for key in given if key not in READERS)
     if unknown:
         raise ImproperlyConfigured(
-            f"{NAME} has unknown keys: {', '.join(unknown)}. Known are: {', '.join(READERS)}."
+            f"{SETTING} has unknown keys: {', '.join(unknown)}. Known keys: {', '.join(READERS)}."
         )
     return Conf(**{key.lower(): READERS[key](key, value) for key, value in given.items()})
 
 
-def _forget(*, setting: str, **kwargs: object) -> None:
-    if setting == NAME:
+def _clear_cache(*, setting: str, **kwargs: object) -> None:
+    if setting == SETTING:
         get_conf.cache_clear()
 
 
-setting_changed.connect(_forget, dispatch_uid="kapso_connect.conf")
+setting_changed.connect(_clear_cache, dispatch_uid="kapso_connect.conf")

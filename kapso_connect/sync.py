@@ -1,7 +1,7 @@
-"""Recovery: what was left behind is done, and what no webhook told is found out from the API.
+"""Finish work that was interrupted, and bring this site in line with Kapso's API.
 
-Safe to run at any time and on several machines at once: rows are taken by lease, every change goes
-through ``onboarding``, and what another process does meanwhile is found done.
+It is safe to run this at any time and on several machines at once: work is protected by leases, and
+every change goes through ``onboarding``, which notices what another process has changed meanwhile.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from django.db import models
 from django.utils import timezone
 
 from . import exceptions, onboarding, outbox
+from .conf import SYNC_BUDGET, SYNC_INVITATIONS_BUDGET
 from .db import retry_on_conflict
 from .exceptions import KapsoError, KapsoNotFound
 from .kapso.client import KapsoClient
@@ -37,46 +38,51 @@ from .onboarding import customers, invitations, numbers, redirects, setup_links
 from .retries import due
 from .webhooks import inbox
 
-T = TypeVar("T")
-M = TypeVar("M", bound=models.Model)
-Progress = Callable[[str, int], None]
+ItemT = TypeVar("ItemT")
+ModelT = TypeVar("ModelT", bound=models.Model)
+ProgressCallback = Callable[[str, int], None]
 
-PAGE = 100
-AT_ONCE = 10
-"""New rows written in one transaction: few enough that nobody waits long for one of them."""
+NUMBERS_PER_PAGE = 100
+KEYS_PER_QUERY = 500
 
-LINKS_A_RUN = 20
-"""Links asked about in one run: Kapso lists them by customer only, so each costs a request."""
+NEW_ROWS_PER_TRANSACTION = 10
+"""Few enough that no other process waits long for a lock."""
 
-CUSTOMERS_ONE_BY_ONE = 10
-"""Unknown customers asked about singly; beyond that listing all of them is cheaper."""
+MAX_REDIRECTS_PER_RUN = 100
 
-MASS_LOSS = 20
-"""More numbers than this and more than half of all, or all of several, do not vanish in one run:
-then the API key is another project's."""
+MAX_LINKS_PER_RUN = 20
+"""Kapso lists links by customer, so each costs a request."""
+
+MAX_CUSTOMER_REQUESTS = 10
+"""To find more unknown customers than this, listing all of them is cheaper."""
+
+MASS_LOSS_THRESHOLD = 20
+"""If more numbers than this and more than half of them are gone, or all of several, then the API
+key is more likely to be that of another project."""
 
 
 @dataclass
 class Report:
     """What one run did, or would do.
 
-    ``events``, ``signals``, ``claims``
-        How many stored webhooks were worked on, signals delivered, and claims settled.
+    ``webhooks``, ``signals``, ``redirects``
+        How many stored webhooks were processed, signals delivered, and redirects confirmed or
+        rejected.
     ``connected``, ``disconnected``, ``updated``
-        How many numbers turned out to be connected or not, or have other data.
+        How many numbers were found to be connected, disconnected, or to have changed data.
     ``links``, ``invitations``
-        How many setup links had ended, and invitations were made.
+        How many setup links had ended, and how many invitations were processed.
     ``numbers``
         How many numbers Kapso listed.
     ``waiting``, ``failed``
-        How many webhooks and signals wait for another attempt, or failed for good.
+        How many webhooks and signals are waiting for another attempt, or have failed permanently.
     ``errors``
-        What could not be done, in words for the operator; it is tried again by the next run.
+        What could not be done, one message each. The next run tries again.
     """
 
-    events: int = 0
+    webhooks: int = 0
     signals: int = 0
-    claims: int = 0
+    redirects: int = 0
     connected: int = 0
     disconnected: int = 0
     updated: int = 0
@@ -97,37 +103,40 @@ class Report:
 
 
 class MassLoss(Exception):
-    """So many numbers are gone at once that the API key is more likely to be wrong."""
+    """So many numbers are gone at once that the API key is probably wrong."""
 
 
 def run(
     *,
     dry_run: bool = False,
     accept_mass_loss: bool = False,
-    progress: Progress = lambda step, done: None,
+    progress: ProgressCallback = lambda step, done: None,
     client: KapsoClient | None = None,
 ) -> Report:
-    """Do all that is due, then compare with the API; return what was done.
+    """Do everything that is due, compare with Kapso's API, and return what was done.
 
-    ``dry_run`` counts what would be done and changes nothing. ``accept_mass_loss`` believes an API
-    that has lost most numbers. ``progress`` is called with the name of a step and a count.
-    An API that is away ends up in ``errors``; what needs no API is done all the same.
+    ``dry_run`` only counts what would be done. ``accept_mass_loss`` disconnects numbers even if
+    most of them are gone from Kapso. ``progress`` is called with the name of a step and a count.
+    Without a ``client``, one is made from the settings, with ``conf.SYNC_BUDGET``.
+
+    An unavailable API raises nothing: it is reported in ``errors``, and everything that does not
+    need the API is done.
     """
-    report, began = Report(), time.monotonic()
+    report, started = Report(), time.monotonic()
     pending = WebhookEvent.objects.filter(due(), status=WebhookEvent.Status.PENDING)
     if dry_run:
-        report.events, report.signals = pending.count(), _outbox().count()
+        report.webhooks, report.signals = pending.count(), _due_signals().count()
     else:
-        report.events = _each(pending, inbox.process, "events", progress)
-        # Before the API is asked, so that an API that is away delays no signal …
-        report.signals = _each(_outbox(), outbox.deliver, "signals", progress)
+        report.webhooks = _process_rows(pending, inbox.process, "webhooks", progress)
+        # Before the API is asked, so that an unavailable API does not delay signals …
+        report.signals = _process_rows(_due_signals(), outbox.deliver, "signals", progress)
     own_client = client is None
-    client = client or KapsoClient.from_settings(budget=BUDGET)
+    client = client or KapsoClient.from_settings(budget=SYNC_BUDGET)
     try:
-        _follow_numbers(report, client, dry_run, accept_mass_loss, progress)
-        _settle_claims(report, dry_run, progress)
-        _follow_links(report, client, dry_run, progress)
-        _invite(report, dry_run, progress)
+        _sync_numbers(report, client, dry_run, accept_mass_loss, progress)
+        _confirm_redirects(report, dry_run, progress)
+        _sync_links(report, client, dry_run, progress)
+        _continue_invitations(report, dry_run, progress)
     except (KapsoError, MassLoss) as error:
         report.errors.append(str(error))
         log_event("sync.stopped", error=str(error))
@@ -135,102 +144,101 @@ def run(
         if own_client:
             client.close()
     if not dry_run:
-        # … and after it for what it led to.
-        report.signals += _each(_outbox(), outbox.deliver, "signals", progress)
-    report.waiting, report.failed = _left_over()
+        # … and afterwards, to send the signals of what was found.
+        report.signals += _process_rows(_due_signals(), outbox.deliver, "signals", progress)
+    report.waiting, report.failed = _count_remaining()
     if not dry_run:
-        told = {**vars(report), "errors": len(report.errors)}
-        log_event("sync.finished", seconds=time.monotonic() - began, **told)
+        counts = {**vars(report), "errors": len(report.errors)}
+        log_event("sync.finished", seconds=time.monotonic() - started, **counts)
     return report
 
 
-def _outbox() -> models.QuerySet[TimelineEvent]:
-    """The signals that are due now: what is recorded later is not among them."""
+def _due_signals() -> models.QuerySet[TimelineEvent]:
+    """Return the events whose signals are due now; later ones are not included."""
     return TimelineEvent.objects.filter(due(), delivered_at=None)
 
 
-INVITING = 5 * 60.0
-"""Seconds that one run spends on batches of invitations."""
-
-BUDGET = 15 * 60.0
-"""Seconds of API time for one run."""
-
-
-def _each(
-    rows: models.QuerySet[M], do: Callable[[int], bool], step: str, progress: Progress
+def _process_rows(
+    rows: models.QuerySet[ModelT],
+    process: Callable[[int], bool],
+    step: str,
+    progress: ProgressCallback,
 ) -> int:
-    """Call ``do`` with the primary key of each row, and count those it settled."""
-    settled = 0
-    for done, pk in enumerate(_keys(rows), start=1):
+    """Call ``process`` with the primary key of each row; return how often it returned True."""
+    processed = 0
+    for done, pk in enumerate(_iterate_keys(rows), start=1):
         try:
-            settled += do(pk)
+            processed += process(pk)
         except Exception as error:
-            # One row must not keep the others from being recovered; its lease brings it back.
+            # One row must not stop the others. It is due again when its lease ends.
             _log_error(step, pk, error)
         progress(step, done)
-    return settled
+    return processed
 
 
 def _log_error(step: str, row_id: object, error: Exception) -> None:
-    name = type(error).__name__
-    log_event("sync.error", step=step, row_id=row_id, error=name, exc_info=error)
+    log_event("sync.error", step=step, row_id=row_id, error=type(error).__name__, exc_info=error)
 
 
-def _keys(rows: models.QuerySet[M]) -> Iterator[int]:
-    """Yield primary keys in batches, without a cursor that stays open over what is done to them."""
+def _iterate_keys(rows: models.QuerySet[ModelT]) -> Iterator[int]:
+    """Yield primary keys, read in batches so that no cursor stays open while rows are changed."""
     last = 0
     while keys := list(
-        rows.filter(pk__gt=last).order_by("pk").values_list("pk", flat=True)[: PAGE * 5]
+        rows.filter(pk__gt=last).order_by("pk").values_list("pk", flat=True)[:KEYS_PER_QUERY]
     ):
         yield from keys
         last = keys[-1]
 
 
-def _left_over() -> tuple[int, int]:
-    """Return how many events and signals still wait, and how many failed for good."""
-    inbox, outbox = WebhookEvent.objects, TimelineEvent.objects
-    waiting = inbox.waiting().count() + outbox.waiting().count()
-    failed = inbox.failed().count() + outbox.failed().count()
+def _count_remaining() -> tuple[int, int]:
+    """Return how many webhooks and signals are waiting, and how many have failed permanently."""
+    webhooks, signals = WebhookEvent.objects, TimelineEvent.objects
+    waiting = webhooks.waiting().count() + signals.waiting().count()
+    failed = webhooks.failed().count() + signals.failed().count()
     return waiting, failed
 
 
-# Claims
+# Redirects
 
 
-def _settle_claims(report: Report, dry_run: bool, progress: Progress) -> None:
-    claims = SetupLink.objects.filter(unconfirmed_since__isnull=False).select_related("customer")
+def _confirm_redirects(report: Report, dry_run: bool, progress: ProgressCallback) -> None:
+    unconfirmed = SetupLink.objects.filter(unconfirmed_since__isnull=False).select_related(
+        "customer"
+    )
     if dry_run:
-        report.claims = claims.count()
+        report.redirects = unconfirmed.count()
         return
-    for done, link in enumerate(claims.order_by("unconfirmed_since")[:PAGE], start=1):
+    for done, link in enumerate(
+        unconfirmed.order_by("unconfirmed_since")[:MAX_REDIRECTS_PER_RUN], start=1
+    ):
         number = numbers.Number(link.unconfirmed_phone_number_id)
         try:
-            report.claims += (
+            report.redirects += (
                 redirects.confirm_redirect(link, number, source=Source.SYNC) is not None
             )
         except exceptions.Rejected:
-            report.claims += 1
+            report.redirects += 1
         except Exception as error:
-            _log_error("claims", link.pk, error)
-            report.errors.append(f"Claim of setup link {link.pk}: {error}")
-        progress("claims", done)
+            _log_error("redirects", link.pk, error)
+            report.errors.append(f"Redirect of setup link {link.pk}: {error}")
+        progress("redirects", done)
 
 
 # Numbers
 
 
-def _follow_numbers(
+def _sync_numbers(
     report: Report,
     client: KapsoClient,
     dry_run: bool,
     accept_mass_loss: bool,
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> None:
     started = timezone.now()
-    customers = _Customers(client)
+    customers = _CustomerCache(client)
     seen: set[int] = set()
     connected: set[str] = set()
-    for page in _chunks(client.list_phone_numbers(per_page=PAGE), PAGE):
+    for page in _in_batches(client.list_phone_numbers(per_page=NUMBERS_PER_PAGE), NUMBERS_PER_PAGE):
         ids = [remote.phone_number_id for remote in page]
         known = {
             connection.phone_number_id: connection
@@ -239,7 +247,7 @@ def _follow_numbers(
         if not dry_run:
             customers.load(remote.customer_id for remote in page if remote.customer_id)
             new = [remote for remote in page if remote.phone_number_id not in known]
-            connected = _connect_newcomers(new, customers)
+            connected = _connect_new_numbers(new, customers)
             report.connected += len(connected)
         for remote in page:
             if remote.phone_number_id in connected:
@@ -247,52 +255,52 @@ def _follow_numbers(
             connection = known.get(remote.phone_number_id)
             if connection is not None:
                 seen.add(connection.pk)
-            _follow_number(report, remote, connection, customers, started, dry_run)
+            _sync_number(report, remote, connection, customers, started, dry_run)
         report.numbers += len(page)
         progress("numbers", report.numbers)
-    _close_missing(report, client, seen, started, dry_run, accept_mass_loss)
+    _disconnect_missing(report, client, seen, started, dry_run, accept_mass_loss)
 
 
-def _connect_newcomers(new: list[KapsoPhoneNumber], customers: _Customers) -> set[str]:
-    """Connect those of the ``new`` numbers of a page that take nothing but to be written down.
+def _connect_new_numbers(new: list[KapsoPhoneNumber], customers: _CustomerCache) -> set[str]:
+    """Connect those of the ``new`` numbers that only need to be written down; return their ids.
 
-    Returns their ids. The others have to be looked at one by one, as have all of a group that met
-    somebody who writes about the same number or link at this moment.
+    All other numbers are synchronised one by one. So is a whole group if another process changes
+    the same numbers or links at the same moment.
     """
-    opened = [remote for remote in new if remote.customer_id and not numbers.is_closed(remote)]
-    customers.add(remote.customer_id for remote in opened if remote.customer_id)
-    found = [
+    candidates = [remote for remote in new if remote.customer_id and not numbers.is_closed(remote)]
+    customers.add_new(remote.customer_id for remote in candidates if remote.customer_id)
+    pairs = [
         (customer, numbers.Number.from_api(remote))
-        for remote in opened
+        for remote in candidates
         if (customer := customers.local.get(remote.customer_id or ""))
     ]
-    invited = set(
+    with_open_link = set(
         SetupLink.objects.filter(
-            customer__in=[customer for customer, _ in found],
+            customer__in=[customer for customer, _ in pairs],
             status__in=[SetupLink.Status.ACTIVE, SetupLink.Status.USED],
         )
         .exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
         .values_list("customer_id", flat=True)
     )
-    easy = (
+    simple = (
         (numbers.KnownCustomer(customer.pk, None), number)
-        for customer, number in found
-        if customer.pk not in invited
+        for customer, number in pairs
+        if customer.pk not in with_open_link
     )
     connected: set[str] = set()
-    for group in _chunks(easy, AT_ONCE):
+    for group in _in_batches(simple, NEW_ROWS_PER_TRANSACTION):
         if _connect_group(group):
             connected |= {number.phone_number_id for _, number in group}
     return connected
 
 
 def _connect_group(group: list[tuple[numbers.KnownCustomer, numbers.Number]]) -> bool:
-    """Connect all of a group, or none."""
-    is_first = iter([True])
+    """Connect all numbers of a group, or none. Return whether it was done."""
+    attempts = itertools.count()
 
     def change() -> bool:
-        if not next(is_first, False):
-            return False  # a race was lost: writing the same again would lose it again
+        if next(attempts):
+            return False  # another process was faster, and would be again
         for known_customer, number in group:
             onboarding.connect(known_customer, number, source=Source.SYNC)
         return True
@@ -300,14 +308,14 @@ def _connect_group(group: list[tuple[numbers.KnownCustomer, numbers.Number]]) ->
     try:
         return retry_on_conflict(change)
     except Exception:
-        return False  # one of them cannot be written: which one, and why, is found out one by one
+        return False  # which number it is, and why, shows when they are synchronised one by one
 
 
-def _follow_number(
+def _sync_number(
     report: Report,
     remote: KapsoPhoneNumber,
     known: Connection | None,
-    customers: _Customers,
+    customers: _CustomerCache,
     started: datetime,
     dry_run: bool,
 ) -> None:
@@ -322,8 +330,13 @@ def _follow_number(
     try:
         customer = customers.get(remote.customer_id)
         if remote.customer_id and customer is None:
-            return  # deleted at Kapso since the page was read
-        if known is not None and is_open and was_open and not _differs(known, customer, remote):
+            return  # deleted from Kapso since the page was read
+        if (
+            known is not None
+            and is_open
+            and was_open
+            and not _needs_update(known, customer, remote)
+        ):
             return
         now = numbers.apply_remote_number(customer, remote, asked_at=started, source=Source.SYNC)
     except exceptions.TryLater:
@@ -339,17 +352,17 @@ def _follow_number(
     report.updated += is_connected and was_open and not moved
 
 
-def _differs(known: Connection, customer: Customer | None, remote: KapsoPhoneNumber) -> bool:
-    """True where ``onboarding.follow`` would find something to do: most numbers need nothing."""
+def _needs_update(known: Connection, customer: Customer | None, remote: KapsoPhoneNumber) -> bool:
+    """Return whether ``apply_remote_number`` would change anything; usually it would not."""
     if customer is None or known.customer_id != customer.pk:
         return True
-    told = numbers.Number.from_api(remote)
+    number = numbers.Number.from_api(remote)
     return any(
-        getattr(told, item.name) not in {"", getattr(known, item.name)} for item in fields(told)
+        getattr(number, item.name) not in {"", getattr(known, item.name)} for item in fields(number)
     )
 
 
-def _close_missing(
+def _disconnect_missing(
     report: Report,
     client: KapsoClient,
     seen: set[int],
@@ -357,23 +370,23 @@ def _close_missing(
     dry_run: bool,
     accept_mass_loss: bool,
 ) -> None:
-    """Disconnect the numbers that the API did not list; each is asked about once more."""
-    open_before = Connection.objects.filter(
+    """Disconnect numbers that Kapso did not list, if it confirms each of them to be gone."""
+    connected_before = Connection.objects.filter(
         status=Connection.Status.CONNECTED, connected_at__lt=started
     )
     total = 0
     missing: list[int] = []
-    for pk in _keys(open_before):
+    for pk in _iterate_keys(connected_before):
         total += 1
         if pk not in seen:
             missing.append(pk)
-    is_mass_loss = len(missing) > MASS_LOSS and len(missing) * 2 > total
+    is_mass_loss = len(missing) > MASS_LOSS_THRESHOLD and len(missing) * 2 > total
     is_total_loss = len(missing) == total > 1
     if (is_mass_loss or is_total_loss) and not accept_mass_loss:
         raise MassLoss(
-            f"{len(missing)} of {total} connected numbers are not in this Kapso project. Is "
-            "API_KEY that of another project? Nothing was disconnected. If it is right, run "
-            "kapso_sync --accept-mass-loss."
+            f"{len(missing)} of {total} connected numbers are not in this Kapso project. Nothing "
+            "was disconnected. Check that API_KEY is not the key of another project. If the "
+            "numbers really are gone, run: manage.py kapso_sync --accept-mass-loss"
         )
     for number in Connection.objects.filter(pk__in=missing).values_list(
         "phone_number_id", flat=True
@@ -388,8 +401,8 @@ def _close_missing(
         report.disconnected += closed is not None and not closed.is_connected
 
 
-class _Customers:
-    """The local customers by Kapso's id, a page at a time; Kapso is asked about unknown ones."""
+class _CustomerCache:
+    """The customers of a page of numbers by Kapso's id. Unknown ones are fetched from Kapso."""
 
     def __init__(self, client: KapsoClient) -> None:
         self.client = client
@@ -406,7 +419,7 @@ class _Customers:
         }
         unknown = wanted - self.local.keys() - self.remote.keys()
         self.unknown += len(unknown)
-        if self.unknown > CUSTOMERS_ONE_BY_ONE:
+        if self.unknown > MAX_CUSTOMER_REQUESTS:
             self.remote |= {customer.id: customer for customer in self.client.list_customers()}
             self.unknown = 0
         else:
@@ -416,11 +429,11 @@ class _Customers:
                 except KapsoNotFound:
                     continue
 
-    def add(self, kapso_ids: Iterable[str]) -> None:
-        """Make local customers of those of the page whom Kapso alone knows, some at a time."""
+    def add_new(self, kapso_ids: Iterable[str]) -> None:
+        """Add the customers among ``kapso_ids`` that only Kapso knows, several at a time."""
         unknown = sorted({*kapso_ids} & self.remote.keys() - self.local.keys())
-        for group in _chunks(iter(unknown), AT_ONCE):
-            # Who cannot be recorded, and why, is found out one by one.
+        for group in _in_batches(iter(unknown), NEW_ROWS_PER_TRANSACTION):
+            # Which customer cannot be added, and why, shows when they are added one by one.
             with suppress(Exception):
                 self.local |= retry_on_conflict(partial(self._add, group))
 
@@ -436,34 +449,37 @@ class _Customers:
         return self.local.get(kapso_id)
 
 
-def _chunks(rows: Iterator[T], size: int) -> Iterator[list[T]]:
-    while chunk := list(itertools.islice(rows, size)):
-        yield chunk
+def _in_batches(items: Iterator[ItemT], size: int) -> Iterator[list[ItemT]]:
+    while batch := list(itertools.islice(items, size)):
+        yield batch
 
 
 # Links
 
 
-def _follow_links(report: Report, client: KapsoClient, dry_run: bool, progress: Progress) -> None:
+def _sync_links(
+    report: Report, client: KapsoClient, dry_run: bool, progress: ProgressCallback
+) -> None:
     if dry_run:
         report.links = SetupLink.objects.filter(
             status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now()
         ).count()
         return
     report.links = setup_links.expire_links()
-    oldest = SetupLink.objects.filter(
+    active = SetupLink.objects.filter(
         status=SetupLink.Status.ACTIVE, customer__kapso_id__isnull=False
     ).select_related("customer")
     for done, link in enumerate(
-        oldest.order_by(models.F("checked_at").asc(nulls_first=True), "pk")[:LINKS_A_RUN], start=1
+        active.order_by(models.F("checked_at").asc(nulls_first=True), "pk")[:MAX_LINKS_PER_RUN],
+        start=1,
     ):
-        report.links += _follow_link(link, client)
+        report.links += _sync_link(link, client)
         progress("links", done)
 
 
-def _follow_link(link: SetupLink, client: KapsoClient) -> bool:
-    """Ask Kapso about one active link; True where it has ended."""
-    # Before it is asked: one that cannot be answered must not keep the others from their turn.
+def _sync_link(link: SetupLink, client: KapsoClient) -> bool:
+    """Ask Kapso about one active link; return whether it has ended."""
+    # Before Kapso is asked, so that a link whose request fails is not the first again next time.
     SetupLink.objects.filter(pk=link.pk).update(checked_at=timezone.now())
     try:
         remotes = client.list_setup_links(link.customer.kapso_id or "")
@@ -476,16 +492,16 @@ def _follow_link(link: SetupLink, client: KapsoClient) -> bool:
 # Invitations
 
 
-def _invite(report: Report, dry_run: bool, progress: Progress) -> None:
-    """Go on with the batches whose process died, or that wait for another try."""
+def _continue_invitations(report: Report, dry_run: bool, progress: ProgressCallback) -> None:
+    """Continue batches that were interrupted or are due for another attempt."""
     if dry_run:
         report.invitations = Invitation.objects.filter(
             due(), batch__in=invitations.unfinished(), status=Invitation.Status.PENDING
         ).count()
         return
 
-    def tell() -> None:
+    def on_progress() -> None:
         report.invitations += 1
         progress("invitations", report.invitations)
 
-    invitations.work_all(seconds=INVITING, tell=tell)
+    invitations.work_all(seconds=SYNC_INVITATIONS_BUDGET, on_progress=on_progress)

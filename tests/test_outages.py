@@ -1,7 +1,7 @@
-"""Kapso's API in every kind of trouble, through everything that asks it.
+"""Outages of Kapso's API, in everything that uses it.
 
-Nobody waits longer than the budget, everybody is told what is the matter, nothing half-done stays,
-and once the trouble is over the same thing works.
+Nothing takes longer than its budget, every error is reported, nothing is left half done, and once
+the outage is over the same thing works.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from .factories import listening, make_customer, make_link, new_number_id, remot
 pytestmark = pytest.mark.django_db(transaction=True)
 
 BUDGET = 0.6
-ALLOWANCE = 3  # for what is not waiting, on a busy machine
+ALLOWANCE = 3  # seconds for everything but waiting, on a busy machine
 
-TROUBLES: dict[str, dict[str, Any] | None] = {
-    "down": None,
+OUTAGES: dict[str, dict[str, Any] | None] = {
+    "unreachable": None,
     "hangs": {"kind": "hang", "seconds": 20},
     "drips": {"kind": "slow", "seconds": 20},
     "closes": {"kind": "close"},
@@ -40,7 +40,7 @@ TROUBLES: dict[str, dict[str, Any] | None] = {
     "html": {"kind": "html"},
     "garbage": {"kind": "garbage"},
     "empty": {"kind": "empty"},
-    "elsewhere": {"kind": "redirect"},
+    "redirect": {"kind": "redirect"},
 }
 
 
@@ -51,30 +51,34 @@ def within_budget() -> Iterator[None]:
     assert time.monotonic() - started < BUDGET + ALLOWANCE
 
 
-@pytest.fixture(params=TROUBLES)
-def trouble(request: pytest.FixtureRequest, sandbox: Sandbox, settings: Any, monkeypatch) -> Any:
-    """``start`` and ``stop`` one of the troubles."""
-    monkeypatch.setattr("kapso_connect.sync.BUDGET", BUDGET)
-    well = {**settings.KAPSO_CONNECT, "REQUEST_BUDGET": BUDGET, "API_BUDGET": BUDGET}
-    settings.KAPSO_CONNECT = well
-    rule = TROUBLES[request.param]
+@pytest.fixture(params=OUTAGES)
+def outage(
+    request: pytest.FixtureRequest,
+    sandbox: Sandbox,
+    configure: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    """``start()`` and ``stop()`` one kind of outage."""
+    monkeypatch.setattr("kapso_connect.sync.SYNC_BUDGET", BUDGET)
+    configure(REQUEST_BUDGET=BUDGET, API_BUDGET=BUDGET)
+    rule = OUTAGES[request.param]
 
-    class Trouble:
+    class Outage:
         def start(self) -> None:
             if rule is None:
-                settings.KAPSO_CONNECT = {**well, "API_BASE_URL": "http://127.0.0.1:9"}
+                configure(API_BASE_URL="http://127.0.0.1:9")
             else:
                 sandbox.faults(api=[{"match": ".*", **rule}])
 
         def stop(self) -> None:
-            settings.KAPSO_CONNECT = {**well, "REQUEST_BUDGET": 5, "API_BUDGET": 30}
-            monkeypatch.setattr("kapso_connect.sync.BUDGET", 30)
+            configure(API_BASE_URL=sandbox.url, REQUEST_BUDGET=5, API_BUDGET=30)
+            monkeypatch.setattr("kapso_connect.sync.SYNC_BUDGET", 30)
             sandbox.clear_faults()
 
-    return Trouble()
+    return Outage()
 
 
-def claimable(sandbox: Sandbox) -> tuple[SetupLink, str]:
+def link_and_number(sandbox: Sandbox) -> tuple[SetupLink, str]:
     customer = remote_customer(sandbox)
     (number,) = sandbox.state()["phone_numbers"]
     return make_link(customer), number["phone_number_id"]
@@ -84,54 +88,54 @@ def success(link: SetupLink, number: str) -> dict[str, str]:
     return {"setup_link_id": link.kapso_id, "status": "completed", "phone_number_id": number}
 
 
-def test_create_link(trouble: Any) -> None:
+def test_create_link(outage: Any) -> None:
     customer = make_customer(kapso_id=None)
-    trouble.start()
+    outage.start()
     with listening() as heard, within_budget(), pytest.raises(KapsoError) as caught:
         onboarding.create_setup_link(customer)
     assert str(caught.value)
     assert not SetupLink.objects.exists()
     assert not TimelineEvent.objects.exists()
-    trouble.stop()
+    outage.stop()
     with listening() as heard:
         assert onboarding.create_setup_link(customer).is_usable
     assert heard.names() == ["setup_link_created"]
 
 
-def test_success_redirect(trouble: Any, sandbox: Sandbox, client: Client) -> None:
-    link, number = claimable(sandbox)
-    client.get("/whatsapp/success/")  # what is loaded with the first page is no waiting
-    trouble.start()
+def test_success_redirect(outage: Any, sandbox: Sandbox, client: Client) -> None:
+    link, number = link_and_number(sandbox)
+    client.get("/whatsapp/success/")  # the first page loads modules
+    outage.start()
     with within_budget():
         response = client.get("/whatsapp/success/", success(link, number))
     assert response.status_code == 202
     assert response["Refresh"] == "5"
     assert "Almost there" in response.content.decode()
     assert not Connection.objects.exists()
-    trouble.stop()
+    outage.stop()
     with listening() as heard:
         response = client.get("/whatsapp/success/", success(link, number))
     assert response.status_code == 200
     assert heard.names() == ["whatsapp_connected"]
 
 
-def test_sync(trouble: Any, sandbox: Sandbox) -> None:
-    _link, number = claimable(sandbox)
+def test_sync(outage: Any, sandbox: Sandbox) -> None:
+    _link, number = link_and_number(sandbox)
     known = onboarding.connect(make_customer(), Number(new_number_id()), source="webhook")
     WebhookEvent.objects.create(
         idempotency_key="stored",
         event="whatsapp.phone_number.deleted",
         payload={"phone_number_id": known.phone_number_id},
     )
-    trouble.start()
+    outage.start()
     with listening() as heard, within_budget(), pytest.raises(CommandError) as caught:
         call_command("kapso_sync", stdout=StringIO())
     assert caught.value.returncode == 1
     assert str(caught.value)
-    # What needs no API was done, and nobody was disconnected because the API said nothing.
+    # What needs no API was done, and no number was disconnected.
     assert heard.names() == ["whatsapp_disconnected"]
     assert Connection.objects.count() == 1
-    trouble.stop()
+    outage.stop()
     with listening() as heard:
         call_command("kapso_sync", stdout=StringIO())
     assert heard.names() == ["whatsapp_connected"]
@@ -139,8 +143,8 @@ def test_sync(trouble: Any, sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("what", ["create link", "redirect", "sync"])
-def test_a_short_429_is_waited_out(what: str, sandbox: Sandbox, client: Client) -> None:
-    link, number = claimable(sandbox)
+def test_short_rate_limit_is_waited_for(what: str, sandbox: Sandbox, client: Client) -> None:
+    link, number = link_and_number(sandbox)
     sandbox.faults(
         api=[{"match": ".*", "kind": "status", "status": 429, "retry_after": 1, "times": 1}]
     )

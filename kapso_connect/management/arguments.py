@@ -1,4 +1,4 @@
-"""What several commands take."""
+"""Argument types that several commands share."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from argparse import ArgumentTypeError
 from collections.abc import Callable
 
 
-def seconds(most: int) -> Callable[[str], float]:
-    """Return a reader of a whole number of seconds, 1 to ``most``."""
+def seconds(maximum: int) -> Callable[[str], float]:
+    """Return an argument type: a whole number of seconds, 1 to ``maximum``."""
 
-    def read(text: str) -> float:
-        if not re.fullmatch("[0-9]{1,6}", text) or not 1 <= int(text) <= most:
-            raise ArgumentTypeError(f"must be a whole number of seconds, 1 to {most}")
+    def parse(text: str) -> float:
+        if not re.fullmatch("[0-9]{1,6}", text) or not 1 <= int(text) <= maximum:
+            raise ArgumentTypeError(f"must be a whole number of seconds, 1 to {maximum}")
         return float(text)
 
-    return read
+    return parse

@@ -1,4 +1,4 @@
-"""What others wrote, in a terminal: no control characters, nothing the output cannot encode."""
+"""Text for a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from typing import Any
 
 
 def plain(text: str, stream: Any) -> str:
-    """Return ``text`` as ``stream`` can write it; lines stay lines."""
+    """Return ``text`` without control characters or characters that ``stream`` cannot encode.
+
+    Line breaks stay.
+    """
     encoding = getattr(stream, "encoding", None) or "utf-8"
     shown = "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
     return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def format_count(count: int, singular: str, plural: str = "") -> str:
+    """Return for example "1 customer" or "2 customers"."""
+    return f"{count} {singular if count == 1 else plural or singular + 's'}"

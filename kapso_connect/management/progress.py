@@ -1,4 +1,4 @@
-"""How far a command is, for whoever watches it."""
+"""Progress bars for commands."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any
 
 
 class Progress:
-    """A bar for each step on a terminal, by tqdm where it is installed."""
+    """Shows a progress bar for each step, if ``on`` and if tqdm is installed."""
 
     def __init__(self, *, on: bool) -> None:
         self.bars: dict[str, Any] = {}
-        self.bar: Any = None
+        self.tqdm: Any = None
         if on:
             try:
                 from tqdm import tqdm
             except ImportError:
                 return
-            self.bar = tqdm
+            self.tqdm = tqdm
 
     def __enter__(self) -> Progress:
         return self
@@ -26,7 +26,7 @@ class Progress:
             bar.close()
 
     def __call__(self, step: str, done: int, total: int | None = None) -> None:
-        if self.bar is not None:
-            bar = self.bars.get(step) or self.bar(desc=step, unit="", total=total)
+        if self.tqdm is not None:
+            bar = self.bars.get(step) or self.tqdm(desc=step, unit="", total=total)
             self.bars[step] = bar
             bar.update(done - bar.n)

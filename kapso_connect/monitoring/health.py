@@ -1,6 +1,6 @@
-"""A check for django-health-check: does what arrives get through?
+"""A check for django-health-check.
 
-It asks this site's database alone, so it may be asked for every few seconds.
+It reads only this site's database, so it can run every few seconds.
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ from health_check.base import HealthCheck
 from health_check.exceptions import ServiceUnavailable
 
 from ..conf import get_conf
-from . import queues
+from .queues import read_queues
 
-REQUIRED = ("api_key", "webhook_secret", "public_url")
+REQUIRED_SETTINGS = ("api_key", "webhook_secret", "public_url")
 
 
 @dataclasses.dataclass
 class KapsoConnect(HealthCheck):  # type: ignore[misc]
-    """Fails while work is due for longer than ``max_lag``, while more than ``max_failed`` webhooks
-    and signals have failed for good, and while a setting is missing without which nothing works.
+    """Fails if webhooks or signals have been due for longer than ``max_lag``, if more than
+    ``max_failed`` of them have failed permanently, or if a required setting is missing.
     """
 
     max_lag: timedelta = timedelta(minutes=10)
     max_failed: int = 0
 
     async def run(self) -> None:
-        # In the thread of the request, whose database connection it is.
+        # In the request's thread, so that it uses the request's database connection.
         problems = await sync_to_async(self.problems)()
         if problems:
             raise ServiceUnavailable(" ".join(problems))
 
     def problems(self) -> list[str]:
-        """Return what is wrong, in sentences that hold no secret."""
+        """Return what is wrong, as sentences that contain no secrets."""
         try:
             conf: Any = get_conf()
         except ImproperlyConfigured:
-            return ["KAPSO_CONNECT is not usable: see manage.py check."]
+            return ["KAPSO_CONNECT is invalid: run manage.py check."]
         found = [
             f"KAPSO_CONNECT['{name.upper()}'] is not set."
-            for name in REQUIRED
+            for name in REQUIRED_SETTINGS
             if not getattr(conf, name)
         ]
         try:
-            found_queues = queues.read()
+            queues = read_queues()
         except Error:
             return [*found, "The database does not answer."]
         found += [
             f"The oldest of the {queue.name} has been due for {queue.lag:.0f} seconds."
-            for queue in found_queues
+            for queue in queues
             if queue.lag > self.max_lag.total_seconds()
         ]
-        failed = sum(queue.failed for queue in found_queues)
+        failed = sum(queue.failed for queue in queues)
         if failed > self.max_failed:
-            found.append(f"{failed} webhooks or signals failed for good: see the admin.")
+            found.append(f"{failed} webhooks or signals have failed permanently: see the admin.")
         return found

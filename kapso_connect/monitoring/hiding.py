@@ -1,4 +1,4 @@
-"""Keeps what must not be shown out of what is shown: the values of settings that are secrets."""
+"""Remove the secret values of settings and of the environment from texts that are shown."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from urllib.parse import quote, unquote, urlsplit
 
 from django.conf import settings
 
-from ..conf import NAME
+from ..conf import SETTING
 
 SECRET_NAME = re.compile(
     "(api|secret|private|access|signing)_?key|secret|passw|token|pwd|credential|dsn", re.IGNORECASE
 )
 NO_SECRETS = {"PASSWORD_HASHERS", "AUTH_PASSWORD_VALIDATORS"}
-SHORTEST = 4  # characters; hiding shorter ones would garble every word
+MIN_SECRET_LENGTH = 4
+"""Characters; replacing shorter values would garble ordinary words."""
 
 
 def secret_values() -> list[str]:
-    """Return every value of the settings and of the environment that must not be shown, in the
-    forms in which a message may quote it; the longest first."""
+    """Return the secret values of the settings and of the environment, longest first.
+
+    Each value is included in every form in which an error message may quote it.
+    """
     found: set[str] = set()
     for name, value in _named_values():
-        _collect(value, name == NAME or bool(SECRET_NAME.search(name)), found)
-    return sorted((text for text in found if len(text) >= SHORTEST), key=len, reverse=True)
+        _collect(value, name == SETTING or bool(SECRET_NAME.search(name)), found)
+    return sorted((text for text in found if len(text) >= MIN_SECRET_LENGTH), key=len, reverse=True)
 
 
 def _named_values() -> Iterator[tuple[str, Any]]:
@@ -35,12 +38,12 @@ def _named_values() -> Iterator[tuple[str, Any]]:
         if name.isupper() and name not in NO_SECRETS:
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of settings that are deprecated
+                    warnings.simplefilter("ignore")  # deprecated settings warn when they are read
                     value = getattr(settings, name)
-            except Exception:  # noqa: S112  (what cannot be read is not shown either)  # nosec B112
+            except Exception:  # noqa: S112  (a value that cannot be read cannot be shown)  # nosec B112
                 continue
-            # The keys of a dict say which of its values are secret.
-            if name == NAME and isinstance(value, Mapping):
+            # Its keys say which of the values are secret.
+            if name == SETTING and isinstance(value, Mapping):
                 yield "", value
             else:
                 yield name, value
@@ -69,8 +72,8 @@ def _password_in(url: str) -> str:
         return ""
 
 
-def hide(text: str, hidden: Iterable[str]) -> str:
-    """Return ``text`` without what ``secret_values`` named."""
-    for secret in hidden:
+def hide(text: str, secrets: Iterable[str]) -> str:
+    """Return ``text`` with each of ``secrets`` replaced by ``***``."""
+    for secret in secrets:
         text = text.replace(secret, "***")
     return text

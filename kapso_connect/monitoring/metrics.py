@@ -1,7 +1,8 @@
-"""Figures for Prometheus, counted by ``prometheus_client``.
+"""Metrics for Prometheus.
 
-Nothing imports this module but who wants it: ``OBSERVERS`` names ``observe``, and a URLconf mounts
-``metrics``. Under ``PROMETHEUS_MULTIPROC_DIR`` the library adds up what all processes counted.
+Only sites that want them import this module: name ``observe`` in ``OBSERVERS``, and mount the
+view ``metrics`` in a URLconf. With ``PROMETHEUS_MULTIPROC_DIR``, ``prometheus_client`` adds up the
+counts of all processes.
 """
 
 from __future__ import annotations
@@ -20,39 +21,37 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from . import queues
+from .queues import read_queues
 
-WEBHOOKS = Counter(
-    "kapso_connect_webhooks", "Deliveries of Kapso's, by what became of them.", ["outcome"]
-)
+WEBHOOKS = Counter("kapso_connect_webhooks", "Webhooks received, by outcome.", ["outcome"])
 WEBHOOK_SECONDS = Histogram(
-    "kapso_connect_webhook_seconds", "Seconds until a webhook was answered.", ["status"]
+    "kapso_connect_webhook_seconds", "Seconds taken to answer a webhook.", ["status"]
 )
 CHANGES = Counter(
-    "kapso_connect_changes", "What happened to setup links and numbers.", ["event", "source"]
+    "kapso_connect_changes", "Changes of setup links and numbers.", ["event", "source"]
 )
-SIGNALS = Counter("kapso_connect_signals", "Signals, by what became of them.", ["outcome"])
-SIGNAL_SECONDS = Histogram("kapso_connect_signal_seconds", "Seconds that receivers took.")
+SIGNALS = Counter("kapso_connect_signals", "Signals, by outcome.", ["outcome"])
+SIGNAL_SECONDS = Histogram("kapso_connect_signal_seconds", "Seconds taken by signal receivers.")
 API_SECONDS = Histogram(
     "kapso_connect_api_seconds",
-    "Seconds that Kapso's API took, repeats included.",
+    "Seconds taken by Kapso's API, including repeats.",
     ["operation", "outcome", "status"],
 )
 
-OUTCOMES = {"webhook.duplicate": "duplicate", "webhook.refused": "refused"}
+WEBHOOK_OUTCOMES = {"webhook.duplicate": "duplicate", "webhook.refused": "refused"}
 
 
 def observe(name: str, fields: Mapping[str, Any]) -> None:
-    """Count and time one event; for ``OBSERVERS``."""
+    """Count and time one log event. Name this function in ``OBSERVERS``."""
     if name == "webhook.answered":
         WEBHOOK_SECONDS.labels(fields["status"]).observe(fields["seconds"])
     elif name == "webhook.stored" or (
-        # One that goes on waiting was counted as pending when it was stored.
+        # A webhook that stays pending was counted when it was stored.
         name == "webhook.retried" and fields["outcome"] != "pending"
     ):
         WEBHOOKS.labels(fields["outcome"]).inc()
-    elif name in OUTCOMES:
-        WEBHOOKS.labels(OUTCOMES[name]).inc()
+    elif name in WEBHOOK_OUTCOMES:
+        WEBHOOKS.labels(WEBHOOK_OUTCOMES[name]).inc()
     elif name.startswith("timeline."):
         CHANGES.labels(name, fields["source"]).inc()
     elif name in {"signal.sent", "signal.retry_scheduled", "signal.failed"}:
@@ -64,20 +63,20 @@ def observe(name: str, fields: Mapping[str, Any]) -> None:
         ).observe(fields["seconds"])
 
 
-class Backlog(Collector):
-    """What waits and what failed, read from the database whenever it is asked for."""
+class QueueCollector(Collector):
+    """Reads the sizes of the queues from the database whenever metrics are collected."""
 
     def describe(self) -> Iterable[Metric]:
-        """Say what ``collect`` gives without asking the database: registries ask at start."""
+        """Return the metrics without values: registries ask for them before there is a database."""
         return _gauges()
 
     def collect(self) -> Iterator[Metric]:
         try:
-            found = queues.read()
+            queues = read_queues()
         except Error:
-            return  # the other figures are worth having all the same
+            return  # the other metrics are useful without a database
         gauges = _gauges()
-        for queue in found:
+        for queue in queues:
             for gauge, value in zip(gauges, (queue.waiting, queue.failed, queue.lag), strict=True):
                 gauge.add_metric([queue.name], value)
         yield from gauges
@@ -85,9 +84,9 @@ class Backlog(Collector):
 
 def _gauges() -> list[GaugeMetricFamily]:
     texts = {
-        "kapso_connect_waiting": "Webhooks and signals that wait for another attempt.",
-        "kapso_connect_failed": "Webhooks and signals that failed for good.",
-        "kapso_connect_lag_seconds": "For how long the oldest of them has been due.",
+        "kapso_connect_waiting": "Webhooks and signals waiting for another attempt.",
+        "kapso_connect_failed": "Webhooks and signals that have failed permanently.",
+        "kapso_connect_lag_seconds": "Seconds for which the oldest waiting one has been due.",
     }
     return [GaugeMetricFamily(name, text, labels=["queue"]) for name, text in texts.items()]
 
@@ -96,12 +95,15 @@ def _gauges() -> list[GaugeMetricFamily]:
 @never_cache
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """All figures of this site's default registry, and the backlog. Let nobody in from outside."""
+    """Show all metrics of the default registry, and the queues.
+
+    Anybody may see this page: restrict access to it in your web server.
+    """
     registry = CollectorRegistry()
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     else:
         registry.register(REGISTRY)
-    registry.register(Backlog())
+    registry.register(QueueCollector())
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))
     return HttpResponse(encode(registry), content_type=content_type)

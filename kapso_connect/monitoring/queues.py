@@ -1,22 +1,25 @@
-"""What waits and what failed: the few figures by which an installation is watched."""
+"""How much work is waiting, how much has failed, and for how long."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import timedelta
+from typing import Any
 
 from django.db import models
-from django.db.models import Min
+from django.db.models import Count, Min
 from django.utils import timezone
 
 from ..models import TimelineEvent, WebhookEvent
-from ..retries import due
 
 
 @dataclass(frozen=True)
 class Queue:
-    """``waiting`` rows are tried again by themselves, ``failed`` ones are not. ``lag`` is for how
-    many seconds the oldest has been due; 0.0 where none is."""
+    """A queue at one moment.
+
+    ``waiting`` rows will be tried again, ``failed`` ones will not. ``lag`` is how many seconds ago
+    the oldest waiting row was due; 0.0 if none is due.
+    """
 
     name: str
     waiting: int
@@ -24,29 +27,24 @@ class Queue:
     lag: float
 
 
-def read() -> list[Queue]:
-    """Return how the inbox and the outbox are. Six counts, each by an index."""
-    inbox = WebhookEvent.objects.order_by()
-    outbox = TimelineEvent.objects.order_by().filter(delivered_at=None)
-    pending = inbox.filter(status=WebhookEvent.Status.PENDING)
+def read_queues() -> list[Queue]:
+    """Return the queues of stored webhooks and of signals. Four queries, each on an index."""
     return [
-        Queue(
-            "webhooks",
-            waiting=pending.count(),
-            failed=inbox.filter(status=WebhookEvent.Status.FAILED).count(),
-            lag=_lag(pending),
-        ),
-        Queue(
-            "signals",
-            waiting=outbox.filter(next_attempt_at__isnull=False).count(),
-            failed=outbox.filter(next_attempt_at=None).count(),
-            lag=_lag(outbox),
-        ),
+        _read_queue("webhooks", WebhookEvent.objects.waiting(), WebhookEvent.objects.failed()),
+        _read_queue("signals", TimelineEvent.objects.waiting(), TimelineEvent.objects.failed()),
     ]
 
 
-def _lag(rows: models.QuerySet[WebhookEvent] | models.QuerySet[TimelineEvent]) -> float:
-    oldest: datetime | None = rows.filter(due()).aggregate(Min("next_attempt_at"))[
-        "next_attempt_at__min"
-    ]
-    return 0.0 if oldest is None else (timezone.now() - oldest).total_seconds()
+def _read_queue(name: str, waiting: models.QuerySet[Any], failed: models.QuerySet[Any]) -> Queue:
+    count, lag = count_and_age(waiting, "next_attempt_at")
+    return Queue(name, waiting=count, failed=failed.count(), lag=lag.total_seconds())
+
+
+def count_and_age(rows: models.QuerySet[Any], field: str) -> tuple[int, timedelta]:
+    """Return how many ``rows`` there are, and how long ago the earliest ``field`` of them was.
+
+    The age is 0 if there are no rows, or if all moments are in the future.
+    """
+    found = rows.aggregate(count=Count("pk"), earliest=Min(field))
+    age = timezone.now() - found["earliest"] if found["earliest"] else timedelta()
+    return found["count"], max(age, timedelta())

@@ -1,6 +1,6 @@
-"""Figures for staff: how invitations go over a period, and what needs attention now.
+"""Statistics for staff: how invitations went over a period, and what needs attention now.
 
-The number of queries is the same however many rows there are.
+The number of queries does not depend on the number of rows.
 """
 
 from __future__ import annotations
@@ -15,49 +15,50 @@ from django.db.models.fields.json import KT
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from ..kapso.error_codes import FAILURES, UNKNOWN, Failure
+from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, SetupError
 from ..models import AccountStatus, Connection, Health, SetupLink, TimelineEvent
 from ..onboarding import status
-from ..onboarding.numbers import STAFF
-from ..utils import TEST_NUMBER
+from ..onboarding.numbers import DISCONNECTED_BY_STAFF
+from ..phone_numbers import TEST_NUMBER
 
-M = TypeVar("M", bound=models.Model)
+RowT = TypeVar("RowT", bound=models.Model)
 
-NEWEST = 10
-"""Rows that a list shows of what it counts."""
+MAX_LISTED_ROWS = 10
+"""A list counts all rows and shows this many of them."""
 
 EXPIRES_SOON = timedelta(days=3)
 
 APPROVED_NAMES = ["", "NONE", "APPROVED", "AVAILABLE_WITHOUT_REVIEW"]
-"""Meta's ``name_status`` of a display name about which nothing has to be done; the others are
-DECLINED, EXPIRED and PENDING_REVIEW."""
+"""Values of Meta's ``name_status`` that need no attention. The others are DECLINED, EXPIRED and
+PENDING_REVIEW."""
 
 
 @dataclass(frozen=True)
 class Period:
-    """A span of time; ``end`` is not part of it."""
+    """The time from ``start`` up to, but not including, ``end``."""
 
     start: datetime
     end: datetime
 
-    def of(self, field: str) -> dict[str, datetime]:
-        """Return the lookups for ``field`` lying in it."""
+    def lookups(self, field: str) -> dict[str, datetime]:
+        """Return filter arguments for rows whose ``field`` is in this period."""
         return {f"{field}__gte": self.start, f"{field}__lt": self.end}
 
 
 @dataclass(frozen=True)
 class Step:
-    """How many customers came as far as this; rates are percentages, None of nobody."""
+    """How many customers reached a step. The rates are percentages of the invited customers and of
+    the previous step; None if there were none."""
 
     customers: int
     of_invited: float | None
-    of_former: float | None
+    of_previous: float | None
 
 
 @dataclass(frozen=True)
 class Funnel:
-    """The customers for whom a setup link was created in a period: how many there are, how many of
-    them followed one of those links, and how many connected a number with one, at any time."""
+    """The customers for whom a setup link was created in a period: how many were invited, how many
+    opened one of those links, and how many connected a number with one, at any time."""
 
     invited: int
     opened: int
@@ -67,8 +68,8 @@ class Funnel:
     def steps(self) -> list[Step]:
         counts = [self.invited, self.opened, self.connected]
         return [
-            Step(count, percentage(count, self.invited), percentage(count, former))
-            for former, count in zip([0, *counts], counts, strict=False)
+            Step(count, percentage(count, self.invited), percentage(count, previous))
+            for previous, count in zip([0, *counts], counts, strict=False)
         ]
 
 
@@ -77,7 +78,7 @@ class FailureCount:
     """How often connecting failed with ``code``, and for how many customers."""
 
     code: str
-    failure: Failure
+    failure: SetupError
     times: int
     customers: int
     rate: float | None
@@ -85,7 +86,7 @@ class FailureCount:
 
 @dataclass(frozen=True)
 class Failures:
-    """The failures of a period: all of them, and the codes that were the most frequent."""
+    """The failures in a period: their total, and the most frequent codes."""
 
     total: int
     codes: list[FailureCount]
@@ -97,22 +98,22 @@ class Failures:
 
 @dataclass(frozen=True)
 class Durations:
-    """How long it took from a link's creation to the connection; ``median`` is None for none."""
+    """The time from a link's creation to the connection; ``median`` is None if ``count`` is 0."""
 
     count: int
     median: timedelta | None
 
 
 @dataclass(frozen=True)
-class Rows(Generic[M]):
-    """How many rows there are, and the newest of them."""
+class Rows(Generic[RowT]):
+    """How many rows there are, and the first ``MAX_LISTED_ROWS`` of them."""
 
     count: int
-    newest: list[M]
+    listed: list[RowT]
 
 
 class Attention(models.TextChoices):
-    """Why somebody should look at a number."""
+    """Why a number needs attention."""
 
     TEST_NUMBER = "test", _("Test number")
     RESTRICTED = "restricted", _("Account restricted or disabled")
@@ -127,27 +128,27 @@ def percentage(part: int, whole: int) -> float | None:
 
 def funnel(period: Period) -> Funnel:
     customers = (
-        SetupLink.objects.filter(**period.of("created_at"))
+        SetupLink.objects.filter(**period.lookups("created_at"))
         .order_by()
         .values("customer")
         .annotate(
-            followed=Count("opened_at"),
-            completed=Count("pk", filter=Q(setup_status=SetupLink.SetupStatus.COMPLETED)),
+            opened_links=Count("opened_at"),
+            completed_links=Count("pk", filter=Q(setup_status=SetupLink.SetupStatus.COMPLETED)),
         )
     )
     return Funnel(
         **customers.aggregate(
             invited=Count("customer"),
-            opened=Count("customer", filter=Q(followed__gt=0)),
-            connected=Count("customer", filter=Q(completed__gt=0)),
+            opened=Count("customer", filter=Q(opened_links__gt=0)),
+            connected=Count("customer", filter=Q(completed_links__gt=0)),
         )
     )
 
 
 def failures(period: Period) -> Failures:
-    """Count what went wrong in ``period``, by Kapso's error codes."""
+    """Return how often connecting failed in ``period``, by Kapso's error codes."""
     events = TimelineEvent.objects.filter(
-        kind=TimelineEvent.Kind.SETUP_FAILED, **period.of("occurred_at")
+        kind=TimelineEvent.Kind.SETUP_FAILED, **period.lookups("occurred_at")
     )
     total = events.count()
     by_code = (
@@ -161,22 +162,22 @@ def failures(period: Period) -> Failures:
         [
             FailureCount(
                 code=row["code"] or "",
-                failure=FAILURES.get(row["code"] or "", UNKNOWN),
+                failure=SETUP_ERRORS.get(row["code"] or "", UNKNOWN_ERROR),
                 times=row["times"],
                 customers=row["customers"],
                 rate=percentage(row["times"], total),
             )
-            for row in by_code[:NEWEST]
+            for row in by_code[:MAX_LISTED_ROWS]
         ],
     )
 
 
 def time_to_connect(period: Period) -> Durations:
-    """How long those took who connected in ``period``, from the creation of their link."""
+    """Return how long customers who connected in ``period`` took."""
     durations = TimelineEvent.objects.filter(
         kind__in=[TimelineEvent.Kind.CONNECTED, TimelineEvent.Kind.RECONNECTED],
         setup_link__isnull=False,
-        **period.of("occurred_at"),
+        **period.lookups("occurred_at"),
     )
     count = durations.count()
     middle = (
@@ -188,27 +189,27 @@ def time_to_connect(period: Period) -> Durations:
         .order_by("took")
         .values_list("took", flat=True)[max(count - 1, 0) // 2 : count // 2 + 1]
     )
-    values = [max(took, timedelta()) for took in middle]  # Kapso's clock may be ahead of ours
+    values = [max(took, timedelta()) for took in middle]  # the clocks may differ
     return Durations(count, sum(values, timedelta()) / len(values) if values else None)
 
 
-def expiring() -> Q:
-    """The condition for setup links that end soon, and are not used."""
+def expires_soon() -> Q:
+    """Return the condition for usable setup links that expire soon."""
     now = timezone.now()
     return Q(status=SetupLink.Status.ACTIVE, expires_at__gt=now, expires_at__lte=now + EXPIRES_SOON)
 
 
-def links_expiring() -> Rows[SetupLink]:
-    """The links that end soon, those first that end first."""
-    links = SetupLink.objects.filter(expiring())
-    newest = links.select_related("customer").defer("url", "options", "next_url")
-    return Rows(links.count(), list(newest.order_by("expires_at", "pk")[:NEWEST]))
+def links_expiring_soon() -> Rows[SetupLink]:
+    """Return the usable links that expire soon, the earliest first."""
+    links = SetupLink.objects.filter(expires_soon())
+    listed = links.select_related("customer").defer("url", "options", "next_url")
+    return Rows(links.count(), list(listed.order_by("expires_at", "pk")[:MAX_LISTED_ROWS]))
 
 
 def needs_attention(why: str) -> Q:
-    """Return the condition for connections that need attention; ``why`` is of ``Attention``."""
+    """Return the condition for connections that need attention because of ``why``."""
     connected = Q(status=Connection.Status.CONNECTED)
-    again = Connection.objects.filter(
+    later = Connection.objects.filter(
         customer=OuterRef("customer"),
         status=Connection.Status.CONNECTED,
         connected_at__gte=OuterRef("disconnected_at"),
@@ -216,8 +217,10 @@ def needs_attention(why: str) -> Q:
     return {
         Attention.TEST_NUMBER: connected & Q(display_phone_number__regex=TEST_NUMBER),
         Attention.RESTRICTED: connected & ~Q(account_status=AccountStatus.ACTIVE),
-        # What staff disconnected is as they want it.
-        Attention.DISCONNECTED: status.lost() & ~Q(disconnect_reason=STAFF) & ~Q(Exists(again)),
+        # What staff disconnected needs no attention.
+        Attention.DISCONNECTED: status.ended_connections()
+        & ~Q(disconnect_reason=DISCONNECTED_BY_STAFF)
+        & ~Q(Exists(later)),
         Attention.NAME: connected & ~Q(name_status__in=APPROVED_NAMES),
         Attention.HEALTH: connected & ~Q(health_status__in=["", Health.HEALTHY]),
     }[Attention(why)]
@@ -225,18 +228,21 @@ def needs_attention(why: str) -> Q:
 
 def numbers_needing_attention() -> dict[Attention, Rows[Connection]]:
     found = {why: Connection.objects.filter(needs_attention(why)) for why in Attention}
-    lost = Attention.DISCONNECTED
-    # The others are of connected numbers: one look at each of those counts them all.
+    # All other reasons concern connected numbers, so one query counts them all.
     counts: dict[str, int] = Connection.objects.filter(
         status=Connection.Status.CONNECTED
     ).aggregate(
-        **{why.value: Count("pk", filter=needs_attention(why)) for why in found if why != lost}
+        **{
+            why.value: Count("pk", filter=needs_attention(why))
+            for why in found
+            if why != Attention.DISCONNECTED
+        }
     )
-    counts[lost.value] = found[lost].count()
+    counts[Attention.DISCONNECTED] = found[Attention.DISCONNECTED].count()
     return {
         why: Rows(
             counts[why.value],
-            list(numbers.select_related("customer").order_by("-pk")[:NEWEST]),
+            list(numbers.select_related("customer").order_by("-pk")[:MAX_LISTED_ROWS]),
         )
         for why, numbers in found.items()
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.decorators import login_not_required
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.test import Client
 from django.urls import path
 from django.utils import timezone
@@ -31,14 +31,14 @@ urlpatterns = [
 ]
 
 
-def ask(client: Client, page: str = "health") -> tuple[int, str]:
+def get_health(client: Client, page: str = "health") -> tuple[int, str]:
     response = client.get(f"/{page}/", {"format": "json"})
-    ((check, word),) = response.json().items()
+    ((check, message),) = response.json().items()
     assert check.startswith("KapsoConnect(")
-    return response.status_code, word
+    return response.status_code, message
 
 
-def waiting(minutes: int) -> WebhookEvent:
+def make_waiting_webhook(minutes: int) -> WebhookEvent:
     return WebhookEvent.objects.create(
         event="a.b",
         payload={},
@@ -47,62 +47,62 @@ def waiting(minutes: int) -> WebhookEvent:
     )
 
 
-def test_an_installation_where_all_is_well_is_healthy(client: Client) -> None:
-    waiting(9)
-    assert ask(client) == (200, "OK")
+def test_installation_without_problems_is_healthy(client: Client) -> None:
+    make_waiting_webhook(9)
+    assert get_health(client) == (200, "OK")
 
 
-def test_a_webhook_that_waits_for_long_is_found(client: Client) -> None:
-    waiting(11)
-    status, word = ask(client)
+def test_overdue_webhook_is_unhealthy(client: Client) -> None:
+    make_waiting_webhook(11)
+    status, message = get_health(client)
     assert status == 500
-    assert "The oldest of the webhooks has been due for 66" in word
-    assert ask(client, "lenient") == (200, "OK")
+    assert "The oldest of the webhooks has been due for 66" in message
+    assert get_health(client, "lenient") == (200, "OK")
 
 
-def test_a_signal_that_waits_for_long_is_found(client: Client) -> None:
+def test_overdue_signal_is_unhealthy(client: Client) -> None:
     TimelineEvent.objects.create(
         kind="connected",
         source="sync",
         customer=make_customer(),
         next_attempt_at=timezone.now() - timedelta(hours=1),
     )
-    status, word = ask(client)
+    status, message = get_health(client)
     assert status == 500
-    assert "The oldest of the signals has been due for 36" in word
+    assert "The oldest of the signals has been due for 36" in message
 
 
-def test_what_failed_for_good_is_found(client: Client) -> None:
+def test_permanent_failures_are_unhealthy(client: Client) -> None:
     WebhookEvent.objects.create(
         event="a.b", payload={}, idempotency_key="k", status="failed", next_attempt_at=None
     )
-    assert ask(client, "lenient") == (200, "OK")
+    assert get_health(client, "lenient") == (200, "OK")
     TimelineEvent.objects.create(kind="connected", source="sync", next_attempt_at=None)
-    message = "2 webhooks or signals failed for good: see the admin."
-    assert ask(client) == (500, f"Unavailable: {message}")
-    assert ask(client, "lenient")[0] == 500
+    message = "2 webhooks or signals have failed permanently: see the admin."
+    assert get_health(client) == (500, f"Unavailable: {message}")
+    assert get_health(client, "lenient")[0] == 500
 
 
 @pytest.mark.parametrize("name", ["API_KEY", "WEBHOOK_SECRET", "PUBLIC_URL"])
-def test_a_setting_that_is_missing_is_found(client: Client, settings: Any, name: str) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, name: ""}
-    assert ask(client) == (500, f"Unavailable: KAPSO_CONNECT['{name}'] is not set.")
+def test_missing_setting_is_unhealthy(client: Client, configure: Any, name: str) -> None:
+    configure(**{name: ""})
+    assert get_health(client) == (500, f"Unavailable: KAPSO_CONNECT['{name}'] is not set.")
 
 
-def test_settings_that_cannot_be_read_are_found(client: Client, settings: Any) -> None:
+def test_invalid_settings_are_unhealthy(client: Client, settings: Any) -> None:
     settings.KAPSO_CONNECT = {"WEBHOOK_SECRET": {"hidden": "s3cret"}}
-    status, word = ask(client)
-    assert (status, "is not usable" in word, "s3cret" in word) == (500, True, False)
+    status, message = get_health(client)
+    assert (status, "is invalid" in message, "s3cret" in message) == (500, True, False)
 
 
-def test_a_database_that_is_away_is_found(client: Client, monkeypatch: Any) -> None:
-    def away() -> None:
+def test_unavailable_database_is_unhealthy(client: Client) -> None:
+    def unavailable(*args: Any) -> None:
         raise OperationalError("password=s3cret")
 
-    monkeypatch.setattr("kapso_connect.monitoring.queues.read", away)
-    assert ask(client) == (500, "Unavailable: The database does not answer.")
+    with connection.execute_wrapper(unavailable):
+        assert get_health(client) == (500, "Unavailable: The database does not answer.")
 
 
-def test_it_asks_little(django_assert_num_queries: Any) -> None:
-    with django_assert_num_queries(6):
+def test_number_of_queries(django_assert_max_num_queries: Any) -> None:
+    with django_assert_max_num_queries(6):
         assert KapsoConnect().problems() == []

@@ -1,4 +1,4 @@
-"""Figures for Prometheus: counted by an observer, read from the database, and nobody's burden."""
+"""Metrics for Prometheus: counted by an observer, or read from the database."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.test import Client
 from django.urls import path
 from django.utils import timezone
@@ -33,18 +33,17 @@ urlpatterns = [path("metrics/", metrics.metrics)]
 
 
 @pytest.fixture(autouse=True)
-def _counted(configure: Any) -> None:
-    observers = ["kapso_connect.monitoring.metrics.observe"]
-    configure(OBSERVERS=observers)
+def _observed(configure: Any) -> None:
+    configure(OBSERVERS=["kapso_connect.monitoring.metrics.observe"])
 
 
-class Counted:
-    """By how much the figures have grown since this was made."""
+class Increase:
+    """Return by how much a metric has grown since this was created."""
 
     def __init__(self) -> None:
-        self.before = self.now()
+        self.before = self.read()
 
-    def now(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    def read(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         return {
             (sample.name.removeprefix("kapso_connect_"), frozenset(sample.labels.items())): (
                 sample.value
@@ -56,77 +55,77 @@ class Counted:
 
     def __call__(self, name: str, **labels: str) -> float:
         key = name, frozenset(labels.items())
-        return self.now().get(key, 0.0) - self.before.get(key, 0.0)
+        return self.read().get(key, 0.0) - self.before.get(key, 0.0)
 
 
-def broken(**kwargs: Any) -> None:
+def raise_error(**kwargs: Any) -> None:
     raise RuntimeError
 
 
-def test_webhooks_and_what_follows_from_them_are_counted() -> None:
-    counted = Counted()
+def test_webhooks_and_their_changes_are_counted() -> None:
+    increase = Increase()
     payload = payload_for(make_customer(), new_number_id())
     post(payload, key="once")
     post(payload, key="once")
     post({}, secret="wrong")
-    assert counted("webhooks_total", outcome="processed") == 1
-    assert counted("webhooks_total", outcome="duplicate") == 1
-    assert counted("webhooks_total", outcome="refused") == 1
-    assert counted("webhook_seconds_count", status="200") == 2
-    assert counted("webhook_seconds_count", status="401") == 1
-    assert 0 < counted("webhook_seconds_sum", status="200") < 10
-    assert counted("changes_total", event="timeline.connected", source="webhook") == 1
+    assert increase("webhooks_total", outcome="processed") == 1
+    assert increase("webhooks_total", outcome="duplicate") == 1
+    assert increase("webhooks_total", outcome="refused") == 1
+    assert increase("webhook_seconds_count", status="200") == 2
+    assert increase("webhook_seconds_count", status="401") == 1
+    assert 0 < increase("webhook_seconds_sum", status="200") < 10
+    assert increase("changes_total", event="timeline.connected", source="webhook") == 1
 
 
-def test_a_delivery_that_waits_on_is_not_counted_anew() -> None:
-    counted = Counted()
+def test_webhook_that_stays_pending_is_counted_once() -> None:
+    increase = Increase()
     metrics.observe("webhook.stored", {"outcome": "pending"})
     metrics.observe("webhook.retried", {"outcome": "pending"})
     metrics.observe("webhook.retried", {"outcome": "processed"})
-    assert counted("webhooks_total", outcome="pending") == 1
-    assert counted("webhooks_total", outcome="processed") == 1
+    assert increase("webhooks_total", outcome="pending") == 1
+    assert increase("webhooks_total", outcome="processed") == 1
 
 
 def test_failures_are_counted_by_their_source() -> None:
-    counted = Counted()
+    increase = Increase()
     setup_links.record_failure(make_link(), "link_expired")
-    assert counted("changes_total", event="timeline.setup_failed", source="redirect") == 1
+    assert increase("changes_total", event="timeline.setup_failed", source="redirect") == 1
 
 
 def test_signals_are_counted(configure: Any) -> None:
-    counted = Counted()
-    signals.whatsapp_connected.connect(broken)
+    increase = Increase()
+    signals.whatsapp_connected.connect(raise_error)
     try:
         for limit in (10, 1):
             configure(RETRY_LIMIT=limit)
             post(payload_for(make_customer(), new_number_id()))
     finally:
-        signals.whatsapp_connected.disconnect(broken)
-    assert counted("signals_total", outcome="put_off") == 1
-    assert counted("signals_total", outcome="given_up") == 1
-    assert counted("signal_seconds_count") == 2
+        signals.whatsapp_connected.disconnect(raise_error)
+    assert increase("signals_total", outcome="retry_scheduled") == 1
+    assert increase("signals_total", outcome="failed") == 1
+    assert increase("signal_seconds_count") == 2
 
 
-def test_questions_to_the_api_are_counted(sandbox: Sandbox, configure: Any) -> None:
-    counted = Counted()
+def test_api_requests_are_counted(sandbox: Sandbox, configure: Any) -> None:
+    increase = Increase()
     with KapsoClient.from_settings() as client:
         client.find_customer("nobody")
     configure(API_KEY="")
     with KapsoClient.from_settings() as client, pytest.raises(Exception, match="no API key"):
         client.find_customer("nobody")
     labels = {"operation": "find customer"}
-    assert counted("api_seconds_count", outcome="ok", status="200", **labels) == 1
-    assert counted("api_seconds_sum", outcome="ok", status="200", **labels) > 0
+    assert increase("api_seconds_count", outcome="ok", status="200", **labels) == 1
+    assert increase("api_seconds_sum", outcome="ok", status="200", **labels) > 0
     failed = {"outcome": "KapsoCredentialsError", "status": "none"}
-    assert counted("api_seconds_count", **failed, **labels) == 1
+    assert increase("api_seconds_count", **failed, **labels) == 1
 
 
-# The backlog
+# The queues
 
 
-def backlog() -> dict[str, float]:
+def read_queue_metrics() -> dict[str, float]:
     registry = CollectorRegistry()
-    registry.register(metrics.Backlog())
+    registry.register(metrics.QueueCollector())
     return {
         f"{sample.name.removeprefix('kapso_connect_')} {sample.labels['queue']}": sample.value
         for family in registry.collect()
@@ -134,29 +133,29 @@ def backlog() -> dict[str, float]:
     }
 
 
-def inbox(key: str, status: str, due: timedelta | None) -> None:
+def make_webhook(key: str, status: str, due: timedelta | None) -> None:
     moment = None if due is None else timezone.now() + due
     WebhookEvent.objects.create(
         event="a.b", payload={}, idempotency_key=key, status=status, next_attempt_at=moment
     )
 
 
-def test_what_waits_and_what_failed_is_read_from_the_database(
-    django_assert_num_queries: Any,
+def test_queues_are_read_from_the_database(
+    django_assert_max_num_queries: Any,
 ) -> None:
-    inbox("1", "pending", -timedelta(minutes=5))
-    inbox("2", "pending", timedelta(hours=1))
-    inbox("3", "failed", None)
-    inbox("4", "processed", None)
+    make_webhook("1", "pending", -timedelta(minutes=5))
+    make_webhook("2", "pending", timedelta(hours=1))
+    make_webhook("3", "failed", None)
+    make_webhook("4", "processed", None)
     for due, delivered in ((-60, None), (None, None), (None, timezone.now())):
         moment = due and timezone.now() + timedelta(seconds=due)
         TimelineEvent.objects.create(
             kind="connected", source="sync", next_attempt_at=moment, delivered_at=delivered
         )
-    with django_assert_num_queries(6):
-        figures = backlog()
-    lags = figures.pop("lag_seconds webhooks"), figures.pop("lag_seconds signals")
-    assert figures == {
+    with django_assert_max_num_queries(6):
+        values = read_queue_metrics()
+    lags = values.pop("lag_seconds webhooks"), values.pop("lag_seconds signals")
+    assert values == {
         "waiting webhooks": 2,
         "failed webhooks": 1,
         "waiting signals": 1,
@@ -165,38 +164,41 @@ def test_what_waits_and_what_failed_is_read_from_the_database(
     assert [round(lag, -1) for lag in lags] == [300, 60]
 
 
-def test_what_is_due_later_is_not_late() -> None:
-    inbox("1", "pending", timedelta(hours=1))
-    figures = backlog()
-    assert (figures["waiting webhooks"], figures["lag_seconds webhooks"]) == (1, 0)
+def test_work_due_later_has_no_lag() -> None:
+    make_webhook("1", "pending", timedelta(hours=1))
+    values = read_queue_metrics()
+    assert (values["waiting webhooks"], values["lag_seconds webhooks"]) == (1, 0)
 
 
-def test_a_database_that_is_away_costs_the_other_figures_nothing(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.urls("tests.monitoring.test_metrics")
+def test_unavailable_database_does_not_affect_other_metrics(
+    client: Client,
 ) -> None:
-    def away() -> None:
+    def unavailable(*args: Any) -> None:
         raise OperationalError
 
-    monkeypatch.setattr("kapso_connect.monitoring.queues.read", away)
-    assert backlog() == {}
+    with connection.execute_wrapper(unavailable):
+        assert read_queue_metrics() == {}
+        page = client.get("/metrics/").content.decode()
+    assert "kapso_connect_webhooks_total" in page
+    assert "kapso_connect_waiting" not in page
 
 
 @pytest.mark.django_db(databases=[])
-def test_a_registry_takes_the_backlog_without_a_database() -> None:
+def test_collector_is_registered_without_a_database() -> None:
     registry = CollectorRegistry(auto_describe=True)
-    registry.register(metrics.Backlog())
+    registry.register(metrics.QueueCollector())
     with pytest.raises(ValueError, match="Duplicated"):
-        registry.register(metrics.Backlog())
+        registry.register(metrics.QueueCollector())
 
 
 # The page
 
 
 @pytest.mark.urls("tests.monitoring.test_metrics")
-def test_the_page_shows_everything_to_a_scraper(client: Client) -> None:
-    inbox("3", "failed", None)
-    post_seconds = {"status": 200, "seconds": 0.01}
-    metrics.observe("webhook.answered", post_seconds)
+def test_page_shows_all_metrics(client: Client) -> None:
+    make_webhook("3", "failed", None)
+    metrics.observe("webhook.answered", {"status": 200, "seconds": 0.01})
     response = client.get("/metrics/")
     assert response.status_code == 200
     assert response["Content-Type"].startswith("text/plain")
@@ -216,8 +218,8 @@ PROCESS = """
 import django
 django.setup()
 from django.conf import settings
-from kapso_connect.log import note
-note("webhook.refused", status=401, reason="x")
+from kapso_connect.log import log_event
+log_event("webhook.refused", status=401, reason="x")
 """
 
 PAGE = """
@@ -236,7 +238,7 @@ KAPSO_CONNECT = {**KAPSO_CONNECT, "OBSERVERS": ["kapso_connect.monitoring.metric
 """
 
 
-def run(code: str, folder: Path, **more: str) -> str:
+def run_python(code: str, folder: Path, **more: str) -> str:
     (folder / "counted_settings.py").write_text(SETTINGS)
     env = {
         **os.environ,
@@ -252,12 +254,12 @@ def run(code: str, folder: Path, **more: str) -> str:
     return done.stdout
 
 
-def test_several_processes_are_added_up(tmp_path: Path) -> None:
-    figures = tmp_path / "figures"
-    figures.mkdir()
+def test_counts_of_several_processes_are_added_up(tmp_path: Path) -> None:
+    folder = tmp_path / "prometheus"
+    folder.mkdir()
     for _ in range(2):
-        run(PROCESS, tmp_path, PROMETHEUS_MULTIPROC_DIR=str(figures))
-    page = run(PAGE, tmp_path, PROMETHEUS_MULTIPROC_DIR=str(figures))
+        run_python(PROCESS, tmp_path, PROMETHEUS_MULTIPROC_DIR=str(folder))
+    page = run_python(PAGE, tmp_path, PROMETHEUS_MULTIPROC_DIR=str(folder))
     assert 'kapso_connect_webhooks_total{outcome="refused"} 2.0\n' in page
     assert 'kapso_connect_failed{queue="webhooks"} 0.0\n' in page
 
@@ -270,15 +272,15 @@ import django
 django.setup()
 from django.core.checks import run_checks
 from django.conf import settings
-from kapso_connect.log import note
-note("webhook.refused", status=401, reason="x")
+from kapso_connect.log import log_event
+log_event("webhook.refused", status=401, reason="x")
 print("kapso_connect.monitoring.metrics" in sys.modules)
 print([m.id for m in run_checks() if m.id.startswith("kapso_connect")])
 """
 
 
-def test_without_the_library_nothing_breaks(tmp_path: Path) -> None:
-    assert run(WITHOUT, tmp_path).splitlines()[0] == "False"
+def test_package_works_without_the_library(tmp_path: Path) -> None:
+    assert run_python(WITHOUT, tmp_path).splitlines()[0] == "False"
 
 
 IMPORTED = """
@@ -286,17 +288,17 @@ import sys
 import django
 django.setup()
 from django.urls import reverse
-from kapso_connect.log import note
-note("webhook.refused", status=401, reason="x")
+from kapso_connect.log import log_event
+log_event("webhook.refused", status=401, reason="x")
 print(reverse("kapso_connect:webhook"))
 print([name for name in ("prometheus_client", "health_check") if name in sys.modules])
 """
 
 
-def test_nothing_is_imported_that_nobody_asked_for(tmp_path: Path) -> None:
-    output = run(IMPORTED, tmp_path, DJANGO_SETTINGS_MODULE="tests.settings")
+def test_libraries_are_not_imported_unless_configured(tmp_path: Path) -> None:
+    output = run_python(IMPORTED, tmp_path, DJANGO_SETTINGS_MODULE="tests.settings")
     assert output.splitlines() == ["/whatsapp/webhook/", "[]"]
 
 
-def test_the_text_of_the_default_registry_is_valid() -> None:
+def test_default_registry_can_be_exported() -> None:
     assert b"kapso_connect_webhooks_total" in generate_latest(REGISTRY)

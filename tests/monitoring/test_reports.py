@@ -1,4 +1,4 @@
-"""The figures of the overview, from rows that are what they count."""
+"""The statistics of the admin's overview."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kapso_connect.models import AccountStatus, Connection, Health, SetupLink, T
 from kapso_connect.monitoring import reports
 from kapso_connect.monitoring.reports import Attention, Period, Step
 from kapso_connect.onboarding import setup_links
-from kapso_connect.onboarding.numbers import STAFF
+from kapso_connect.onboarding.numbers import DISCONNECTED_BY_STAFF
 
 from ..factories import make_connection, make_customer, make_link
 
@@ -46,7 +46,7 @@ def completed(**fields: Any) -> SetupLink:
 # The funnel
 
 
-def test_each_customer_counts_once_and_as_far_as_it_came(week: Period) -> None:
+def test_each_customer_counts_once_in_each_step_reached(week: Period) -> None:
     make_link()
     make_link(opened_at=timezone.now())
     twice = make_customer()
@@ -55,16 +55,16 @@ def test_each_customer_counts_once_and_as_far_as_it_came(week: Period) -> None:
     assert reports.funnel(week) == reports.Funnel(invited=3, opened=2, connected=1)
 
 
-def test_the_rates_are_of_those_invited_and_of_the_step_before() -> None:
+def test_rates_are_of_the_invited_and_of_the_previous_step() -> None:
     funnel = reports.Funnel(invited=8, opened=4, connected=1)
     assert funnel.steps == [Step(8, 100, None), Step(4, 50, 50), Step(1, 12.5, 25)]
 
 
-def test_nobody_has_no_rates(week: Period) -> None:
+def test_no_customers_have_no_rates(week: Period) -> None:
     assert reports.funnel(week).steps == [Step(0, None, None)] * 3
 
 
-def test_a_link_counts_in_the_period_it_was_created_in(week: Period) -> None:
+def test_link_counts_in_the_period_of_its_creation(week: Period) -> None:
     make_link(created_at=week.start)
     make_link(created_at=week.start - timedelta(seconds=1), opened_at=timezone.now())
     make_link(created_at=week.end)
@@ -74,24 +74,24 @@ def test_a_link_counts_in_the_period_it_was_created_in(week: Period) -> None:
 # Failures
 
 
-def test_failures_are_counted_by_code_the_most_frequent_first(week: Period) -> None:
+def test_failures_are_counted_by_code_most_frequent_first(week: Period) -> None:
     first, second = make_link(), make_link()
     for code in ("link_expired", "facebook_auth_failed", "link_expired"):
         setup_links.record_failure(first, code)
     setup_links.record_failure(second, "link_expired")
-    setup_links.record_failure(make_link(), "nobody_knows")
+    setup_links.record_failure(make_link(), "not_documented")
     failures = reports.failures(week)
     assert [(row.code, row.times, row.customers) for row in failures.codes] == [
         ("link_expired", 3, 2),
         ("facebook_auth_failed", 1, 1),
-        ("nobody_knows", 1, 1),
+        ("not_documented", 1, 1),
     ]
     assert [row.rate for row in failures.codes] == [60, 20, 20]
     assert str(failures.codes[0].failure.title) == "This link has expired"
     assert str(failures.codes[2].failure.title) == "WhatsApp could not be connected"
 
 
-def test_codes_without_end_are_summed_up(week: Period) -> None:
+def test_infrequent_codes_are_summed_up(week: Period) -> None:
     for number in range(12):
         setup_links.record_failure(make_link(), f"code_{number}")
     failures = reports.failures(week)
@@ -104,7 +104,7 @@ def test_only_failures_of_the_period_count(week: Period) -> None:
     assert reports.failures(week) == reports.Failures(0, [])
 
 
-# The time it takes
+# The time to connect
 
 
 def connected_after(minutes: float, **fields: Any) -> None:
@@ -121,7 +121,7 @@ def connected_after(minutes: float, **fields: Any) -> None:
     [([], None), ([7], 7), ([1, 9], 5), ([100, 1, 2], 2), ([4, 1, 2, 100], 3), ([-5], 0)],
     ids=str,
 )
-def test_the_median_is_the_middle(week: Period, minutes: list[float], median: float | None) -> None:
+def test_median_duration(week: Period, minutes: list[float], median: float | None) -> None:
     for each in minutes:
         connected_after(each)
     durations = reports.time_to_connect(week)
@@ -129,15 +129,15 @@ def test_the_median_is_the_middle(week: Period, minutes: list[float], median: fl
     assert durations.median == (None if median is None else timedelta(minutes=median))
 
 
-def test_what_came_by_no_link_took_no_time(week: Period) -> None:
+def test_connection_without_a_link_has_no_duration(week: Period) -> None:
     TimelineEvent.objects.create(kind="connected", source="sync")
     assert reports.time_to_connect(week).count == 0
 
 
-# What needs attention
+# Attention
 
 
-def test_links_that_end_soon_are_listed_those_first_that_end_first() -> None:
+def test_links_that_expire_soon_are_listed_earliest_first() -> None:
     later = make_link(expires_at=timezone.now() + 2 * DAY)
     sooner = make_link(expires_at=timezone.now() + DAY)
     for fields in (
@@ -147,12 +147,12 @@ def test_links_that_end_soon_are_listed_those_first_that_end_first() -> None:
         {"expires_at": timezone.now() + DAY, "status": SetupLink.Status.REVOKED},
     ):
         make_link(**fields)
-    links = reports.links_expiring()
-    assert (links.count, links.newest) == (2, [sooner, later])
+    links = reports.links_expiring_soon()
+    assert (links.count, links.listed) == (2, [sooner, later])
 
 
 def needing(why: Attention) -> list[Connection]:
-    return reports.numbers_needing_attention()[why].newest
+    return reports.numbers_needing_attention()[why].listed
 
 
 @pytest.mark.parametrize(
@@ -174,9 +174,7 @@ def needing(why: Attention) -> list[Connection]:
     ],
     ids=lambda value: str(value) if isinstance(value, Attention) else next(iter(value.values())),
 )
-def test_a_number_needs_attention_while_it_is_connected(
-    why: Attention, fields: dict[str, Any]
-) -> None:
+def test_connected_number_needs_attention(why: Attention, fields: dict[str, Any]) -> None:
     connection = make_connection(**fields)
     assert [w for w in Attention if needing(w)] == [why]
     assert needing(why) == [connection]
@@ -197,7 +195,7 @@ def test_a_number_needs_attention_while_it_is_connected(
     ],
     ids=lambda fields: next(iter(fields.values()), "nothing known"),
 )
-def test_a_number_that_works_needs_none(fields: dict[str, Any]) -> None:
+def test_working_number_needs_no_attention(fields: dict[str, Any]) -> None:
     make_connection(**fields)
     assert [why for why in Attention if needing(why)] == []
 
@@ -213,34 +211,34 @@ def lost_number(**fields: Any) -> Connection:
     )
 
 
-def test_a_number_that_was_lost_needs_attention() -> None:
+def test_lost_number_needs_attention() -> None:
     lost = lost_number()
     make_link(lost.customer, created_at=ago(days=9))
     make_connection(lost.customer, connected_at=ago(days=8))  # another one, which still works
     assert needing(Attention.DISCONNECTED) == [lost]
 
 
-def test_a_number_that_was_lost_is_settled_by_what_came_after_it() -> None:
+def test_lost_number_needs_no_attention_after_a_new_invitation_or_number() -> None:
     make_link(lost_number().customer, is_latest=True)
     make_connection(lost_number().customer)
-    lost_number(disconnect_reason=STAFF)
+    lost_number(disconnect_reason=DISCONNECTED_BY_STAFF)
     lost_number(connected_at=None)
     assert needing(Attention.DISCONNECTED) == []
 
 
-def test_the_newest_are_listed_and_all_are_counted() -> None:
+def test_newest_numbers_are_listed_and_all_are_counted() -> None:
     connections = [make_connection(name_status="DECLINED") for _ in range(12)]
     numbers = reports.numbers_needing_attention()[Attention.NAME]
-    assert (numbers.count, numbers.newest) == (12, connections[:1:-1])
+    assert (numbers.count, numbers.listed) == (12, connections[:1:-1])
 
 
-def test_more_rows_need_no_more_queries(week: Period) -> None:
+def test_number_of_queries_does_not_depend_on_rows(week: Period) -> None:
     def queries() -> int:
         with CaptureQueriesContext(database) as captured:
             reports.funnel(week)
             reports.failures(week)
             reports.time_to_connect(week)
-            reports.links_expiring()
+            reports.links_expiring_soon()
             reports.numbers_needing_attention()
         return len(captured)
 

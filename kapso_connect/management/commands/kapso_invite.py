@@ -18,7 +18,8 @@ from django.urls import NoReverseMatch, get_resolver
 from django.utils import timezone
 
 from kapso_connect.exceptions import InvalidOptions
-from kapso_connect.kapso.types import Language
+from kapso_connect.kapso.languages import Language
+from kapso_connect.management.plain import format_count
 from kapso_connect.management.progress import Progress
 from kapso_connect.models import Customer, Invitation, InvitationBatch, SetupLink
 from kapso_connect.onboarding import invitations, setup_links
@@ -26,58 +27,58 @@ from kapso_connect.onboarding.messages import staff_message
 from kapso_connect.onboarding.status import OnboardingStatus, has_status
 from kapso_connect.utils import validate_same_site_url
 
-CHUNK = 500
-LISTED = 20
+OBJECTS_PER_QUERY = 500
+MAX_LISTED_PROBLEMS = 20
 
-PATIENCE = 60.0
-"""Seconds without any progress after which the rest is left to others or to later."""
+MAX_IDLE_SECONDS = 60.0
+"""How long to wait for other processes, or for the next attempt, without any progress."""
 
-GO_ON = "Nothing is lost. Go on with: manage.py kapso_invite --resume"
+HOW_TO_RESUME = "Nothing is lost. Continue with: manage.py kapso_invite --resume"
 
 
 def option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise ArgumentTypeError("must be name=value, the value in JSON")
+        raise ArgumentTypeError("must be name=value, with the value in JSON")
     try:
         return name, json.loads(value)
     except (ValueError, RecursionError):
         raise ArgumentTypeError(
-            f"{name}: {value} is not JSON; a text is written '\"like this\"'"
+            f"{name}: {value} is not JSON; write a string as '\"text\"'"
         ) from None
 
 
 class Command(BaseCommand):
     help = (
-        "Creates setup links for many customers, several at a time. It may be interrupted and "
-        "resumed; nobody gets two links. Exit status: 0 everybody has a link, 1 somebody has none "
-        "(yet) or was not sent it, 130 interrupted."
+        "Creates setup links for many customers. It can be interrupted and resumed; no customer "
+        "gets two links. Exit status: 0 every customer has a link, 1 some have no link yet or were "
+        "not sent it, 130 interrupted."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
             "ids",
             nargs="*",
-            help="Primary keys of the customers to invite; with --model, of its objects.",
+            help="Primary keys of the customers to invite, or with --model, of its objects.",
         )
         parser.add_argument(
             "--all-missing",
             action="store_true",
-            help="Invite all customers that nobody has invited yet and that have no number.",
+            help="Invite all customers who were never invited and have no number.",
         )
         parser.add_argument(
             "--model",
             metavar="app.Model",
-            help="Invite the objects of this model, whose ModelAdmin has SetupLinkAdminMixin.",
+            help="Invite objects of this model. Its ModelAdmin must use SetupLinkAdminMixin.",
         )
         parser.add_argument(
-            "--resume", action="store_true", help="Go on with batches that are not finished, first."
+            "--resume", action="store_true", help="Continue unfinished batches first."
         )
         parser.add_argument(
             "--email", action="store_true", help="Send each customer their link by e-mail."
         )
         parser.add_argument(
-            "--language", choices=Language.values, help="Language of the hosted page for all."
+            "--language", choices=Language.values, help="Language of Kapso's setup page."
         )
         parser.add_argument(
             "--option",
@@ -85,16 +86,16 @@ class Command(BaseCommand):
             default=[],
             type=option,
             metavar="NAME=JSON",
-            help="An option of the links under Kapso's name, such as "
+            help="An option of the setup links, under Kapso's name, such as "
             "allowed_connection_types='[\"dedicated\"]'. May be repeated.",
         )
         parser.add_argument(
             "--next-url",
             default="",
-            help="The page of this site that the success page leads on to.",
+            help="The page of this site that customers continue to after connecting.",
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="Only count who would be invited."
+            "--dry-run", action="store_true", help="Only count the customers who would be invited."
         )
 
     def handle(
@@ -108,16 +109,16 @@ class Command(BaseCommand):
         **choices: Any,
     ) -> None:
         if ids and all_missing:
-            raise CommandError("Name ids or --all-missing, not both.")
+            raise CommandError("Give ids or --all-missing, not both.")
         if not (ids or all_missing or resume):
-            raise CommandError("Say whom to invite: ids or --all-missing; or --resume.")
+            raise CommandError("Say whom to invite: give ids or --all-missing, or --resume.")
         self.verbosity = choices["verbosity"]
         options = dict(choices["option"])
         if choices["language"]:
             options["language"] = choices["language"]
         try:
             next_url = validate_same_site_url(choices["next_url"])
-            setup_links.link_options(Customer(), options)
+            setup_links.build_options(Customer(), options)
         except (ImproperlyConfigured, InvalidOptions, NoReverseMatch) as error:
             raise CommandError(staff_message(error)) from None
         problems: list[str] = []
@@ -125,12 +126,12 @@ class Command(BaseCommand):
             if resume:
                 problems += self.resume(dry_run)
             if ids or all_missing:
-                chosen = Chosen(model, ids)
+                selection = Selection(model, ids)
                 if dry_run:
-                    self.say(f"would invite {chosen.count()} customers")
+                    self.say(f"would invite {format_count(selection.count(), 'customer')}")
                 else:
-                    pks, complaints = chosen.pks()
-                    problems += complaints
+                    pks, customer_problems = selection.get_or_create_customers()
+                    problems += customer_problems
                     if pks:
                         batch = invitations.make_batch(pks)
                         invitations.start(
@@ -138,10 +139,10 @@ class Command(BaseCommand):
                         )
                         problems += self.work(batch)
                     else:
-                        self.say("nobody is to be invited")
+                        self.say("no customers to invite")
         except KeyboardInterrupt:
-            what = GO_ON if unfinished().exists() else "Nothing is left half done."
-            raise CommandError(f"Interrupted. {what}", returncode=130) from None
+            hint = HOW_TO_RESUME if unfinished().exists() else "Nothing was left unfinished."
+            raise CommandError(f"Interrupted. {hint}", returncode=130) from None
         if problems:
             raise CommandError("\n".join(problems), returncode=1)
 
@@ -154,7 +155,10 @@ class Command(BaseCommand):
         batches = list(unfinished())
         if dry_run:
             left = sum(invitations.progress(batch).left for batch in batches)
-            self.say(f"would go on with {left} customers of {len(batches)} batches")
+            self.say(
+                f"would continue with {format_count(left, 'customer')} in "
+                f"{format_count(len(batches), 'batch', 'batches')}"
+            )
             return []
         for batch in batches:
             invitations.resume(batch)
@@ -163,21 +167,21 @@ class Command(BaseCommand):
 
     def work(self, batch: InvitationBatch) -> list[str]:
         with Progress(on=sys.stderr.isatty() and self.verbosity > 0) as progress:
-            with interruption() as asked:
-                follow(batch, progress, asked)
-            if asked.is_set():
+            with interruption() as interrupted:
+                work_on_batch(batch, progress, interrupted)
+            if interrupted.is_set():
                 raise KeyboardInterrupt
-        reached = invitations.progress(batch)
-        mailed = f", {reached.emails_sent} e-mailed" if batch.send_email else ""
+        counts = invitations.progress(batch)
+        emailed = f", {counts.emails_sent} e-mailed" if batch.send_email else ""
         self.say(
-            f"{reached.done} of {reached.total} customers have a link{mailed}, "
-            f"{reached.failed} failed, {reached.left} left"
+            f"{counts.done} of {format_count(counts.total, 'customer')} invited{emailed}, "
+            f"{counts.failed} failed, {counts.left} left"
         )
-        return list(problems_of(batch, reached))
+        return list(list_problems(batch, counts))
 
 
 def unfinished() -> models.QuerySet[InvitationBatch]:
-    """The batches that were started and have something left, stopped or not."""
+    """Return the batches that were started and not finished, whether they stopped or not."""
     left = Invitation.objects.filter(batch=models.OuterRef("pk"), status=Invitation.Status.PENDING)
     return InvitationBatch.objects.filter(models.Exists(left), started_at__isnull=False).order_by(
         "pk"
@@ -186,129 +190,131 @@ def unfinished() -> models.QuerySet[InvitationBatch]:
 
 @contextmanager
 def interruption() -> Iterator[threading.Event]:
-    """Yield what is set when somebody presses Ctrl-C: what is under way is then ended in order.
-    Who presses it again does not wait."""
-    asked = threading.Event()
+    """Yield an event that is set by Ctrl-C, so that invitations in progress can be finished.
+
+    Pressing Ctrl-C again interrupts at once.
+    """
+    interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield interrupted
         return
 
-    def ask(*args: object) -> None:
-        asked.set()
+    def interrupt(*args: object) -> None:
+        interrupted.set()
         signal.signal(signal.SIGINT, before)
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
-        yield asked
+        yield interrupted
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def follow(batch: InvitationBatch, progress: Progress, asked: threading.Event) -> None:
-    """Work ``batch`` off until ``asked`` to end; wait a while for what others are at, or what is
-    due soon."""
+def work_on_batch(batch: InvitationBatch, progress: Progress, interrupted: threading.Event) -> None:
+    """Work on ``batch`` until it is finished, ``interrupted``, or idle for too long."""
     step = f"batch {batch.pk}"
-    shown = 0.0
+    shown_at = 0.0
 
-    def tell() -> None:
-        nonlocal shown
-        if time.monotonic() - shown > 0.5:
-            reached = invitations.progress(batch)
-            progress(step, reached.done + reached.failed, reached.total)
-            shown = time.monotonic()
+    def show_progress() -> None:
+        nonlocal shown_at
+        if time.monotonic() - shown_at > 0.5:
+            counts = invitations.progress(batch)
+            progress(step, counts.done + counts.failed, counts.total)
+            shown_at = time.monotonic()
 
-    settled, since = -1, time.monotonic()
+    finished, finished_at = -1, time.monotonic()
     while True:
-        invitations.work(batch.pk, tell=tell, shall_end=asked.is_set)
+        invitations.work(batch.pk, on_progress=show_progress, should_stop=interrupted.is_set)
         batch.refresh_from_db()
-        reached = invitations.progress(batch)
-        progress(step, reached.done + reached.failed, reached.total)
-        if batch.stopped or asked.is_set() or not reached.left:
+        counts = invitations.progress(batch)
+        progress(step, counts.done + counts.failed, counts.total)
+        if batch.stopped or interrupted.is_set() or not counts.left:
             return
-        if reached.done + reached.failed > settled:
-            settled, since = reached.done + reached.failed, time.monotonic()
-        wait = (reached.due_at - timezone.now()).total_seconds() if reached.due_at else 1.0
-        if time.monotonic() - since + wait > PATIENCE:
+        if counts.done + counts.failed > finished:
+            finished, finished_at = counts.done + counts.failed, time.monotonic()
+        wait = (counts.due_at - timezone.now()).total_seconds() if counts.due_at else 1.0
+        if time.monotonic() - finished_at + wait > MAX_IDLE_SECONDS:
             return
-        asked.wait(min(max(wait, 0.1), 5.0))
+        interrupted.wait(min(max(wait, 0.1), 5.0))
 
 
-def problems_of(batch: InvitationBatch, reached: invitations.Progress) -> Iterator[str]:
-    """Yield, for whoever runs the command, what is wrong with ``batch``."""
+def list_problems(batch: InvitationBatch, counts: invitations.Progress) -> Iterator[str]:
     if batch.stopped:
         yield batch.stopped
     failed = batch.invitations.filter(status=Invitation.Status.FAILED).select_related("customer")
-    for row in failed[:LISTED]:
+    for row in failed[:MAX_LISTED_PROBLEMS]:
         yield f"{row.customer} ({row.customer_id}): {row.last_error}"
     unsent = batch.invitations.filter(email_status=Invitation.Email.FAILED)
-    for row in unsent.select_related("customer")[:LISTED]:
-        yield f"{row.customer} ({row.customer_id}) was not sent the link: {row.email_error}"
-    more = max(reached.failed - LISTED, 0) + max(reached.emails_failed - LISTED, 0)
+    for row in unsent.select_related("customer")[:MAX_LISTED_PROBLEMS]:
+        yield f"{row.customer} ({row.customer_id}): the link was not sent: {row.email_error}"
+    more = max(counts.failed - MAX_LISTED_PROBLEMS, 0) + max(
+        counts.emails_failed - MAX_LISTED_PROBLEMS, 0
+    )
     if more:
         yield f"… and {more} more: see the admin."
-    if reached.left:
-        yield f"{reached.left} customers are left. {GO_ON}"
+    if counts.left:
+        yield f"{format_count(counts.left, 'customer')} left. {HOW_TO_RESUME}"
 
 
-class Chosen:
-    """Those to invite: customers, or the objects of a host's model."""
+class Selection:
+    """The customers, or the objects of a site's own model, to invite."""
 
     def __init__(self, label: str | None, ids: Sequence[str]) -> None:
-        self.admin = find_admin(label) if label else None
+        self.admin = find_model_admin(label) if label else None
         self.only_missing = not ids
         manager = self.admin.model._default_manager if self.admin else Customer.objects
         if ids:
-            self.objs = manager.filter(pk__in=existing(manager, ids))
+            self.objs = manager.filter(pk__in=check_ids(manager, ids))
         else:
-            self.objs = manager.all() if self.admin else missing()
+            self.objs = manager.all() if self.admin else never_invited()
 
-    def pks(self) -> tuple[list[int], list[str]]:
-        """Return the customers' primary keys, made where there are none, and what went wrong."""
+    def get_or_create_customers(self) -> tuple[list[int], list[str]]:
+        """Return the customers' primary keys, and why customers could not be created."""
         if self.admin is None:
             return list(self.objs.values_list("pk", flat=True)), []
-        made, problems = self.admin.make_customers(self.objs)
+        customers, problems = self.admin.make_customers(self.objs)
         if not self.only_missing:
-            return list(made), problems
-        found: list[int] = []
-        for pks in chunks(made):
-            found += missing().filter(pk__in=pks).values_list("pk", flat=True)
-        return found, problems
+            return list(customers), problems
+        uninvited: list[int] = []
+        for pks in in_groups(customers):
+            uninvited += never_invited().filter(pk__in=pks).values_list("pk", flat=True)
+        return uninvited, problems
 
     def count(self) -> int:
-        """Return how many ``pks`` would name, making nobody."""
+        """Return how many customers would be invited, without creating any."""
         if self.admin is None or not self.only_missing:
             return self.objs.count()
         count = 0
-        for pks in chunks(self.objs.values_list("pk", flat=True)):
+        for pks in in_groups(self.objs.values_list("pk", flat=True)):
             objs = list(self.objs.filter(pk__in=pks))
             known = [customer.pk for customer in self.admin.find_customers(objs).values()]
-            count += len(objs) - len(known) + missing().filter(pk__in=known).count()
+            count += len(objs) - len(known) + never_invited().filter(pk__in=known).count()
         return count
 
 
-def chunks(pks: Iterable[Any]) -> Iterator[list[Any]]:
-    everything = list(pks)
-    for at in range(0, len(everything), CHUNK):
-        yield everything[at : at + CHUNK]
+def in_groups(pks: Iterable[Any]) -> Iterator[list[Any]]:
+    keys = list(pks)
+    for start in range(0, len(keys), OBJECTS_PER_QUERY):
+        yield keys[start : start + OBJECTS_PER_QUERY]
 
 
-def existing(manager: Any, ids: Sequence[str]) -> list[Any]:
-    """Return the primary keys that ``ids`` name. Raises CommandError where one is nobody's."""
+def check_ids(manager: Any, ids: Sequence[str]) -> list[Any]:
+    """Return ``ids`` as primary keys. Raise CommandError if one of them does not exist."""
     pks, unknown = [], []
-    for given in ids:
+    for text in ids:
         try:
-            pks.append(manager.values_list("pk", flat=True).get(pk=given))
+            pks.append(manager.values_list("pk", flat=True).get(pk=text))
         except (ObjectDoesNotExist, ValidationError, ValueError):
-            unknown.append(given)
+            unknown.append(text)
     if unknown:
         name = manager.model._meta.verbose_name
         raise CommandError(f"There is no {name} with the id {', '.join(unknown)}.")
     return pks
 
 
-def missing() -> models.QuerySet[Customer]:
-    """The customers that nobody has invited, and that no batch is about to. Whose invitation was
-    withdrawn stays without one until somebody names them."""
+def never_invited() -> models.QuerySet[Customer]:
+    """Return the customers who have no setup link, not even a revoked one, no number, and no
+    invitation in a started batch."""
     pending = Invitation.objects.filter(
         customer=models.OuterRef("pk"),
         status=Invitation.Status.PENDING,
@@ -320,24 +326,23 @@ def missing() -> models.QuerySet[Customer]:
     )
 
 
-def find_admin(label: str) -> Any:
-    """Return the ModelAdmin of the model ``label``, app.Model, that knows its customers."""
+def find_model_admin(label: str) -> Any:
+    """Return the ModelAdmin of the model ``label``, written app.Model, that uses our mixin."""
     from django.contrib.admin.sites import all_sites
 
-    from kapso_connect.admin.owners import Owners
+    from kapso_connect.admin.customer_data import CustomerDataMixin
 
     try:
         model = apps.get_model(label)
     except (LookupError, ValueError):
         raise CommandError(f"There is no model {label}. Write it as app.Model.") from None
-    # Sites of its own register their models where the URLconf imports them.
-    _loaded = get_resolver().url_patterns
+    # A custom admin site may register its models when the URLconf is imported.
+    _patterns = get_resolver().url_patterns
     for site in all_sites:
         if site.is_registered(model):
             found = cast(Any, site.get_model_admin(model))
-            if isinstance(found, Owners):
+            if isinstance(found, CustomerDataMixin):
                 return found
     raise CommandError(
-        f"{label} has no ModelAdmin with kapso_connect.admin.SetupLinkAdminMixin, which knows how "
-        "to make customers of its objects."
+        f"The ModelAdmin of {label} does not use kapso_connect.admin.SetupLinkAdminMixin."
     )

@@ -11,6 +11,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from kapso_connect.log import log_event
+from kapso_connect.management.plain import format_count
 from kapso_connect.models import (
     Connection,
     IdempotentRequest,
@@ -20,11 +21,11 @@ from kapso_connect.models import (
     WebhookEvent,
 )
 
-BATCH = 1000
+ROWS_PER_DELETE = 1000
 
 
 def days(text: str) -> int:
-    # Kapso repeats a delivery for some minutes; the inbox must know it for longer than that.
+    # At least one day: duplicates, which Kapso may send for minutes, are recognised by the inbox.
     if not text.isdecimal() or not 1 <= int(text) <= 36500:
         raise ArgumentTypeError("must be a whole number of days, 1 or more")
     return int(text)
@@ -32,36 +33,38 @@ def days(text: str) -> int:
 
 class Command(BaseCommand):
     help = (
-        "Deletes old rows of the inbox, the timeline, the batches of invitations and the REST "
-        "API's idempotency keys, a thousand at a time. Kept whatever their age: webhooks that wait "
-        "or failed, signals not delivered, what connected a number that is still connected, and "
-        "batches with something left to do. "
-        "Batches that nobody started go after a day."
+        "Deletes old webhooks, timeline events, batches of invitations and idempotency keys of the "
+        "REST API. Never deletes webhooks that are waiting or have failed, events whose signal was "
+        "not delivered, the events that connected a number that is still connected, or unfinished "
+        "batches. Batches that were never started are deleted after a day."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "--inbox-days", type=days, default=90, help="Days webhooks are kept (default 90)."
+            "--inbox-days", type=days, default=90, help="Days to keep webhooks (default: 90)."
         )
         parser.add_argument(
             "--timeline-days",
             type=days,
             default=730,
-            help="Days the timeline is kept (default 730).",
+            help="Days to keep timeline events (default: 730).",
         )
         parser.add_argument(
             "--batch-days",
             type=days,
             default=90,
-            help="Days finished batches of invitations are kept (default 90); their links stay.",
+            help="Days to keep finished batches of invitations (default: 90). Their setup links "
+            "are not deleted.",
         )
         parser.add_argument(
             "--key-days",
             type=days,
             default=7,
-            help="Days the REST API's idempotency keys are kept (default 7).",
+            help="Days to keep idempotency keys of the REST API (default: 7).",
         )
-        parser.add_argument("--dry-run", action="store_true", help="Only count; delete nothing.")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="Only count what would be deleted."
+        )
 
     def handle(
         self,
@@ -73,30 +76,32 @@ class Command(BaseCommand):
         dry_run: bool,
         **options: Any,
     ) -> None:
-        now, began = timezone.now(), time.monotonic()
+        now, started = timezone.now(), time.monotonic()
         inbox = old_webhooks(now - timedelta(days=inbox_days))
         timeline = old_events(now - timedelta(days=timeline_days))
         count = models.QuerySet.count if dry_run else delete
         batches = old_batches(now - timedelta(days=batch_days), now - timedelta(days=1))
         if not dry_run:
-            # First: a batch takes its invitations along, however many there are.
+            # Invitations first, some at a time: deleting a batch deletes all that it has at once.
             delete(Invitation.objects.filter(batch__in=batches))
         keys = old_keys(now - timedelta(days=key_days), now)
         counts = count(inbox), count(timeline), count(batches), count(keys)
         if not dry_run:
             names = ("webhooks", "events", "batches", "keys")
-            told: dict[str, Any] = dict(zip(names, counts, strict=True))
-            log_event("prune.finished", seconds=time.monotonic() - began, **told)
+            deleted: dict[str, Any] = dict(zip(names, counts, strict=True))
+            log_event("prune.finished", seconds=time.monotonic() - started, **deleted)
         if options["verbosity"] > 0:
             verb = "would delete" if dry_run else "deleted"
             self.stdout.write(
-                f"kapso_prune: {verb} {counts[0]} webhooks, {counts[1]} events, "
-                f"{counts[2]} batches of invitations, {counts[3]} idempotency keys"
+                f"kapso_prune: {verb} {format_count(counts[0], 'webhook')}, "
+                f"{format_count(counts[1], 'timeline event')}, "
+                f"{format_count(counts[2], 'batch of invitations', 'batches of invitations')}, "
+                f"{format_count(counts[3], 'idempotency key')}"
             )
 
 
 def old_webhooks(before: Any) -> models.QuerySet[WebhookEvent]:
-    # A signal that is still to be sent may carry its webhook's payload.
+    # A signal that has not been sent yet may include its webhook's payload.
     undelivered = TimelineEvent.objects.filter(
         webhook_event=models.OuterRef("pk"), delivered_at=None
     )
@@ -108,12 +113,12 @@ def old_webhooks(before: Any) -> models.QuerySet[WebhookEvent]:
 
 
 def old_events(before: Any) -> models.QuerySet[TimelineEvent]:
-    explains_a_connection = Q(
+    connected_a_number = Q(
         kind__in=[TimelineEvent.Kind.CONNECTED, TimelineEvent.Kind.RECONNECTED],
         connection__status=Connection.Status.CONNECTED,
     )
     return TimelineEvent.objects.filter(occurred_at__lt=before, delivered_at__isnull=False).exclude(
-        explains_a_connection
+        connected_a_number
     )
 
 
@@ -126,18 +131,18 @@ def old_batches(before: Any, drafted_before: Any) -> models.QuerySet[InvitationB
 
 
 def old_keys(before: Any, now: Any) -> models.QuerySet[IdempotentRequest]:
-    under_way = Q(answer__isnull=True, leased_until__gt=now)
-    return IdempotentRequest.objects.filter(~under_way, created_at__lt=before)
+    in_progress = Q(answer__isnull=True, leased_until__gt=now)
+    return IdempotentRequest.objects.filter(~in_progress, created_at__lt=before)
 
 
 def delete(rows: models.QuerySet[Any]) -> int:
-    """Delete in batches, so that no lock is held for long; return how many rows went."""
+    """Delete ``rows`` some at a time, so that no lock is held for long; return their number."""
     deleted = 0
-    while keys := list(rows.order_by("pk").values_list("pk", flat=True)[:BATCH]):
-        # The condition once more: what became needed meanwhile stays.
+    while keys := list(rows.order_by("pk").values_list("pk", flat=True)[:ROWS_PER_DELETE]):
+        # Filtered again, since a row may have changed in the meantime.
         _total, by_model = rows.filter(pk__in=keys).delete()
-        gone = by_model.get(rows.model._meta.label, 0)
-        deleted += gone
-        if not gone:
+        count = by_model.get(rows.model._meta.label, 0)
+        deleted += count
+        if not count:
             break
     return deleted

@@ -7,37 +7,38 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from kapso_connect import sync
+from kapso_connect.management.plain import format_count
 from kapso_connect.management.progress import Progress
 
 
 class Command(BaseCommand):
     help = (
-        "Does what was left behind (stored webhooks, undelivered signals, waiting claims) and "
-        "compares all numbers and links with Kapso's API. Run it from cron, every minute if you "
-        "like, on as many machines as you like. Exit status: 0 all is well, 1 something could not "
-        "be done and will be tried again, 2 something failed for good and needs a person (see the "
-        "admin)."
+        "Finishes interrupted work (stored webhooks, undelivered signals, unconfirmed redirects, "
+        "invitations) and compares numbers and links with Kapso's API. Run it from cron, as often "
+        "as every minute, on any number of machines. Exit status: 0 success, 1 something could "
+        "not be done and will be tried again, 2 something has failed permanently and needs "
+        "attention in the admin."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "--dry-run", action="store_true", help="Only count what would be done; change nothing."
-        )
+        parser.add_argument("--dry-run", action="store_true", help="Only count what would be done.")
         parser.add_argument(
             "--accept-mass-loss",
             action="store_true",
-            help="Disconnect numbers even where most of them are gone from Kapso.",
+            help="Disconnect numbers even if most of them are gone from Kapso.",
         )
 
     def handle(self, *args: Any, dry_run: bool, accept_mass_loss: bool, **options: Any) -> None:
         with Progress(on=sys.stderr.isatty() and options["verbosity"] > 0) as progress:
             report = sync.run(dry_run=dry_run, accept_mass_loss=accept_mass_loss, progress=progress)
         if options["verbosity"] > 0:
-            prefix = "would be: " if dry_run else ""
+            prefix = "(dry run) " if dry_run else ""
             self.stdout.write(f"kapso_sync: {prefix}{report.summary()}")
         if report.errors:
             raise CommandError("\n".join(report.errors), returncode=1)
         if report.failed:
             raise CommandError(
-                f"{report.failed} events or signals failed for good: see the admin.", returncode=2
+                f"{format_count(report.failed, 'webhook or signal', 'webhooks or signals')} failed "
+                "permanently: see the admin.",
+                returncode=2,
             )
