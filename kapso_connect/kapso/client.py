@@ -1,53 +1,53 @@
-"""Kapso's Platform API: requests in, typed values out, errors that say what to do."""
+"""The client for Kapso's Platform API: typed values out, and errors that say what to do."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, urlencode
 
 from django.views.decorators.debug import sensitive_variables
 
-from ..conf import get_conf
+from ..conf import API_CONNECT_TIMEOUT, API_READ_TIMEOUT, get_conf
 from ..exceptions import KapsoNotFound
-from .http import Transport, unexpected
 from .types import (
-    _SHAPES,
     KapsoCustomer,
     KapsoHealth,
     KapsoPhoneNumber,
     KapsoSetupLink,
     KapsoWebhook,
-    _parse,
-    _UnusableError,
+    UnusableAnswer,
+    ValueT,
+    parse,
+    primary_key,
 )
 
 API_PATH = "/platform/v1"
-T = TypeVar("T")
 
 
 class KapsoClient:
-    """Speaks with Kapso's Platform API with the key of one Kapso project.
+    """A client for Kapso's Platform API, with the API key of one Kapso project.
 
-    ``budget`` is the API time in seconds that this client may spend in all, waiting for repeats
-    included, from its creation on: make one per web request, task or command. One attempt gets
-    ``connect_timeout`` seconds for each address tried and ``read_timeout`` seconds for the whole
-    answer, less where the budget ends earlier. Connections are shared by all clients of the
-    process. Name resolution is the operating system's and not bounded here. ``hidden`` are secrets
-    that no error may quote from an answer; the API key is one without being named.
+    ``budget`` is how many seconds all requests of this client may take together, retries and the
+    waits before them included, counted from its creation: make one client per web request, task or
+    command. One attempt has ``connect_timeout`` seconds for each IP address tried and
+    ``read_timeout`` seconds for the whole answer, or less if the budget ends earlier. All clients
+    of a process share their connections. Name resolution is left to the operating system, and its
+    time is not limited. ``hidden`` are secrets that no error may quote from an answer; the API key
+    is always one of them.
 
-    What failed in passing is repeated within the budget. A 429 was refused before anything
-    happened and repeats for every method after its ``Retry-After``; so does a connection that
-    never came about. 5xx answers and broken connections repeat for GET, PATCH and DELETE: they
-    name the state wanted, so twice is once. A POST may have been carried out: never repeated, its
-    error has ``outcome_unknown``.
+    Temporary failures are retried within the budget. A 429 was refused before anything happened, so
+    every method is retried after its ``Retry-After``; so is a connection that could not be opened.
+    After a 5xx answer or a broken connection, GET, PATCH and DELETE are retried: to repeat them
+    changes nothing. A POST may have been carried out: it is never retried, and its error has
+    ``outcome_unknown``.
 
     Every method raises a KapsoError: KapsoCredentialsError (401, 403 or no usable key),
     KapsoPlanError (402), KapsoNotFound (404), KapsoConflict (409), KapsoValidationError (400,
-    422), KapsoRateLimited (429, or a wait that does not fit the budget), KapsoUnavailable (5xx,
-    no answer, budget spent), KapsoUnexpectedAnswer (whatever the contract does not know, a
-    redirect included: the key goes nowhere else).
+    422), KapsoRateLimited (429, or a wait that exceeds the budget), KapsoUnavailable (5xx, no
+    answer, budget spent), KapsoUnexpectedAnswer (an answer that is not in the contract, such as a
+    redirect: it is not followed, so that the key is sent to Kapso only).
     """
 
     def __init__(
@@ -56,10 +56,13 @@ class KapsoClient:
         *,
         base_url: str = "https://api.kapso.ai",
         budget: float = 30.0,
-        connect_timeout: float = 3.0,
-        read_timeout: float = 10.0,
+        connect_timeout: float = API_CONNECT_TIMEOUT,
+        read_timeout: float = API_READ_TIMEOUT,
         hidden: Sequence[str] = (),
     ) -> None:
+        # It imports requests, which is large: most processes make no client.
+        from .http import Transport
+
         self._base_url = base_url.rstrip("/")
         self._transport = Transport(api_key, budget, connect_timeout, read_timeout, hidden)
 
@@ -84,30 +87,30 @@ class KapsoClient:
         self.close()
 
     def close(self) -> None:
-        """Let go of the session. The connections stay open for the next client."""
+        """Close the session. The connections stay open for the next client."""
         self._transport.close()
 
     # Customers
 
     def find_customer(self, external_customer_id: str) -> KapsoCustomer | None:
-        """Return the customer that has our ``external_customer_id``, or None."""
+        """Return the customer with the ``external_customer_id`` that we gave it, or None."""
         found = self._pages(
             KapsoCustomer,
             "find customer",
             ["customers"],
             {"external_customer_id": external_customer_id},
         )
-        # Compared here as well: a filter that is not applied must not give us somebody else.
+        # Compared here, too: if Kapso ignored the filter, it would be another customer.
         return next((c for c in found if c.external_customer_id == external_customer_id), None)
 
     def list_customers(self) -> Iterator[KapsoCustomer]:
-        """Yield the project's customers, a hundred to a request."""
+        """Yield the project's customers, with one request for each hundred."""
         return self._pages(KapsoCustomer, "list customers", ["customers"], {})
 
     def create_customer(
         self, *, name: str, external_customer_id: str | None = None
     ) -> KapsoCustomer:
-        """Create a customer. After ``outcome_unknown`` ask ``find_customer`` before repeating."""
+        """Create a customer. After ``outcome_unknown``, call ``find_customer`` before a retry."""
         customer = {"name": name}
         if external_customer_id is not None:
             customer["external_customer_id"] = external_customer_id
@@ -123,8 +126,9 @@ class KapsoClient:
 
     @sensitive_variables()
     def create_setup_link(self, customer_id: str, options: Mapping[str, Any]) -> KapsoSetupLink:
-        """Create a link; Kapso revokes the customer's active one. ``options`` go as they are: see
-        ``SetupLinkOptions.payload``. After ``outcome_unknown`` list the links before repeating."""
+        """Create a link; Kapso revokes the customer's active one. ``options`` are sent unchanged:
+        see ``SetupLinkOptions.payload``. After ``outcome_unknown``, list the links before
+        a retry."""
         return self._one(
             KapsoSetupLink,
             "create setup link",
@@ -140,7 +144,7 @@ class KapsoClient:
         status: str | None = None,
         created_after: datetime | None = None,
     ) -> Iterator[KapsoSetupLink]:
-        """Yield the customer's links: those of one ``status``, created after a datetime."""
+        """Yield the customer's links, only those with ``status`` and created after a datetime."""
         return self._pages(
             KapsoSetupLink,
             "list setup links",
@@ -151,7 +155,7 @@ class KapsoClient:
     def update_setup_link(
         self, customer_id: str, setup_link_id: str, changes: Mapping[str, Any]
     ) -> KapsoSetupLink:
-        """Change a link: ``expires_at``, ``theme_config`` and what else Kapso lets be changed."""
+        """Change fields of a link that Kapso allows to change, such as ``expires_at``."""
         return self._patch_setup_link("update setup link", customer_id, setup_link_id, changes)
 
     def revoke_setup_link(self, customer_id: str, setup_link_id: str) -> KapsoSetupLink:
@@ -175,8 +179,8 @@ class KapsoClient:
         created_after: datetime | None = None,
         per_page: int = 100,
     ) -> Iterator[KapsoPhoneNumber]:
-        """Yield the project's numbers: a customer's, a WhatsApp account's, or those created after
-        a datetime. ``per_page`` is how many one request fetches."""
+        """Yield the project's numbers, only those of a customer, of a WhatsApp Business account, or
+        created after a datetime. ``per_page`` is how many one request fetches."""
         return self._pages(
             KapsoPhoneNumber,
             "list phone numbers",
@@ -190,7 +194,7 @@ class KapsoClient:
         )
 
     def get_phone_number(self, phone_number_id: str) -> KapsoPhoneNumber:
-        """Return a number by Meta's id. One being torn down can still be there for a moment."""
+        """Return a number by Meta's id. A number that was just deleted may still be returned."""
         path = ["whatsapp", "phone_numbers", phone_number_id]
         return self._one(KapsoPhoneNumber, "get phone number", "GET", path)
 
@@ -202,7 +206,7 @@ class KapsoClient:
     def get_phone_number_health(self, phone_number_id: str) -> KapsoHealth:
         """Return a number's health. Kapso allows 5 of these a second and 60 a minute."""
         path = ["whatsapp", "phone_numbers", phone_number_id, "health"]
-        # The one answer that the contract does not wrap.
+        # The only answer that the contract does not wrap in "data".
         return self._one(KapsoHealth, "get phone number health", "GET", path, wrapped=False)
 
     # Webhooks
@@ -215,8 +219,8 @@ class KapsoClient:
     def create_webhook(
         self, *, url: str, secret_key: str, events: Sequence[str], active: bool = True
     ) -> KapsoWebhook:
-        """Create a project webhook with payloads of version 2. Kapso never makes up a secret:
-        ``secret_key`` is ours. An event it does not know is a KapsoValidationError."""
+        """Create a project webhook with payloads of version 2. Kapso generates no secret, so
+        ``secret_key`` is required. An unknown event raises KapsoValidationError."""
         webhook = {
             "url": url,
             "kind": "kapso",
@@ -237,41 +241,43 @@ class KapsoClient:
         )
 
     def test_webhook(self, webhook_id: str, *, event_type: str | None = None) -> None:
-        """Have Kapso send a test delivery; returns when it is queued, not when it arrived."""
+        """Have Kapso send a test delivery. Return when it is queued, not when it has arrived."""
         operation, path = "test webhook", ["whatsapp", "webhooks", webhook_id, "test"]
         answer = self._call(
             operation, "POST", path, body={} if event_type is None else {"event_type": event_type}
         )
         data = answer.get("data") if isinstance(answer, Mapping) else None
         if not isinstance(data, Mapping) or data.get("success") is False:
-            raise unexpected(operation, "POST", "it did not confirm the delivery")
+            raise self._transport.unexpected_answer(
+                operation, "POST", "it did not confirm the delivery"
+            )
 
     @sensitive_variables()
     def _one(
         self,
-        kind: type[T],
+        kind: type[ValueT],
         operation: str,
         method: str,
         path: Sequence[str],
         body: Mapping[str, Any] | None = None,
         *,
         wrapped: bool = True,
-    ) -> T:
-        # The answer gets no name here: error reporters show the locals of a frame that raises.
+    ) -> ValueT:
+        # The answer is not assigned to a name: error reports show the locals of this frame.
         try:
             return _value(kind, self._call(operation, method, path, body=body), wrapped)
-        except _UnusableError as problem:
+        except UnusableAnswer as problem:
             reason = str(problem)
-        raise unexpected(operation, method, reason)
+        raise self._transport.unexpected_answer(operation, method, reason)
 
     def _pages(
         self,
-        kind: type[T],
+        kind: type[ValueT],
         operation: str,
         path: Sequence[str],
         filters: Mapping[str, str | datetime | None],
         per_page: int = 100,
-    ) -> Iterator[T]:
+    ) -> Iterator[ValueT]:
         query = {name: _query_value(v) for name, v in filters.items() if v is not None}
         before: Collection[object] = ()
         page = total = 1
@@ -279,14 +285,14 @@ class KapsoClient:
             query |= {"page": str(page), "per_page": str(per_page)}
             try:
                 items, total = _page(kind, self._call(operation, "GET", path, query=query))
-            except _UnusableError as problem:
+            except UnusableAnswer as problem:
                 reason = str(problem)
                 break
-            # What is created meanwhile pushes entries on to the next page: once is enough. To
-            # remember all pages would take memory that grows with the list.
+            # What is created meanwhile pushes entries on to the next page; they are yielded once.
+            # Remembering all pages would take memory that grows with the list.
             fresh = {key: item for key, item in items.items() if key not in before}
             if not fresh and (items or page < total):
-                # Ending quietly would make part of a list look like the whole.
+                # If it ended without an error, a part of the list would be taken for all of it.
                 reason = "a page of the list is empty or came twice"
                 break
             before = items.keys()
@@ -294,7 +300,7 @@ class KapsoClient:
             page += 1
         else:
             return
-        raise unexpected(operation, "GET", reason)
+        raise self._transport.unexpected_answer(operation, "GET", reason)
 
     @sensitive_variables()
     def _call(
@@ -307,10 +313,10 @@ class KapsoClient:
         body: Mapping[str, Any] | None = None,
     ) -> Any:
         if any(part in ("", ".", "..") for part in path):
-            # Encoding does not help: these mean another path to every server and proxy.
+            # Encoding does not help: to every server and proxy, these mean another path.
             raise KapsoNotFound(
-                f"Could not {operation}: an empty id or one of dots only cannot exist, so Kapso "
-                "was not asked. Check where the id comes from.",
+                f"Could not {operation}: an id cannot be empty or only dots, so Kapso was not "
+                "asked. Check where the id comes from.",
                 operation=operation,
             )
         url = f"{self._base_url}{API_PATH}/" + "/".join(
@@ -329,21 +335,19 @@ def _query_value(value: str | datetime) -> str:
 
 def _member(answer: object, name: str) -> Any:
     if not isinstance(answer, Mapping) or name not in answer:
-        raise _UnusableError(f"the answer has no {name!r}")
+        raise UnusableAnswer(f"the answer has no {name!r}")
     return answer[name]
 
 
-def _value(kind: type[T], answer: object, wrapped: bool) -> T:
-    return _parse(kind, _member(answer, "data") if wrapped else answer)
+def _value(kind: type[ValueT], answer: object, wrapped: bool) -> ValueT:
+    return parse(kind, _member(answer, "data") if wrapped else answer)
 
 
-def _page(kind: type[T], answer: object) -> tuple[dict[object, T], int]:
-    """Return the values of one page by the id that is each kind's first field, and how many pages
-    there are."""
+def _page(kind: type[ValueT], answer: object) -> tuple[dict[object, ValueT], int]:
+    """Return the values of one page by their ids, and how many pages there are."""
     data, total = _member(answer, "data"), _member(_member(answer, "meta"), "total_pages")
     if not isinstance(data, list):
-        raise _UnusableError("'data' is not a list")
+        raise UnusableAnswer("'data' is not a list")
     if isinstance(total, bool) or not isinstance(total, int) or total < 0:
-        raise _UnusableError("'total_pages' is not a number of pages")
-    identity = next(iter(_SHAPES[kind]))
-    return {getattr(item, identity): item for item in (_parse(kind, e) for e in data)}, total
+        raise UnusableAnswer("'total_pages' is not a number of pages")
+    return {primary_key(item): item for item in (parse(kind, entry) for entry in data)}, total

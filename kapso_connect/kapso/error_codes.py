@@ -1,4 +1,4 @@
-"""Why connecting can fail, in words for the customer: Kapso's error codes."""
+"""Kapso's error codes for a failed setup, and how each is explained to the customer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 
 class Action(models.TextChoices):
-    """The best next step after a failure, and what the button that leads on says."""
+    """The best next step after a failed setup; the labels are those of the page's button."""
 
     TRY_AGAIN = "try_again", _("Try again")
     OTHER_NUMBER = "other_number", _("Use another number")
@@ -19,8 +19,8 @@ class Action(models.TextChoices):
 
 
 @dataclass(frozen=True)
-class Failure:
-    """What a customer is told: what happened, why, and what is best done about it."""
+class SetupError:
+    """How a failed setup is explained to the customer: what happened, why, and what to do next."""
 
     title: str | Promise
     cause: str | Promise
@@ -28,8 +28,8 @@ class Failure:
     action: Action = Action.TRY_AGAIN
 
 
-FAILURES = {
-    "facebook_auth_failed": Failure(
+SETUP_ERRORS: dict[str, SetupError] = {
+    "facebook_auth_failed": SetupError(
         _("The login was not finished"),
         _("The Facebook login was closed or cancelled before it was done."),
         _(
@@ -37,7 +37,7 @@ FAILURES = {
             "Facebook account that may manage your business."
         ),
     ),
-    "phone_verification_failed": Failure(
+    "phone_verification_failed": SetupError(
         _("The phone number could not be verified"),
         _("WhatsApp sent a code to the number. It was wrong, came too late, or did not arrive."),
         _(
@@ -46,7 +46,7 @@ FAILURES = {
         ),
         Action.OTHER_NUMBER,
     ),
-    "waba_limit_reached": Failure(
+    "waba_limit_reached": SetupError(
         _("Your business has too many WhatsApp accounts"),
         _("Meta allows a business only a certain number of them, and yours has reached it."),
         _(
@@ -54,18 +54,18 @@ FAILURES = {
             "remove one that you no longer use in Meta Business Suite first."
         ),
     ),
-    "token_exchange_failed": Failure(
+    "token_exchange_failed": SetupError(
         _("Meta did not confirm the permission"),
         _("You allowed the connection, but Meta's confirmation did not arrive."),
         _("This is usually over after a minute. Wait a moment, then try again."),
     ),
-    "link_expired": Failure(
+    "link_expired": SetupError(
         _("This link has expired"),
         _("For safety, a setup link works for a limited time only."),
         _("Get a fresh link; it takes only a moment."),
         Action.FRESH_LINK,
     ),
-    "already_used": Failure(
+    "already_used": SetupError(
         _("This link has been used already"),
         _("Each setup link works once."),
         _("If you could not finish, get a fresh link; it takes only a moment."),
@@ -73,7 +73,8 @@ FAILURES = {
     ),
 }
 
-UNKNOWN = Failure(
+# For a code that is not in SETUP_ERRORS: Kapso may add codes.
+UNKNOWN_ERROR = SetupError(
     _("WhatsApp could not be connected"),
     _("Something went wrong while your number was being connected. Nothing was changed."),
     _("Contact us and tell us the reference below, and we will find out what happened."),

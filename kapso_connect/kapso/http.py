@@ -1,4 +1,7 @@
-"""How the client's requests reach Kapso: connections, time, repeats, and what failures mean."""
+"""HTTP for the client: connections, timeouts, retries, and what a failure means.
+
+This module imports requests and is only imported when a client is made, or by what needs ``fetch``.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,7 @@ from urllib3.exceptions import (
 from urllib3.util import Retry, Timeout
 
 from .. import __version__
+from ..conf import API_CONNECT_TIMEOUT
 from ..exceptions import (
     KapsoConflict,
     KapsoCredentialsError,
@@ -45,67 +49,67 @@ from ..exceptions import (
 )
 from ..log import log_event
 
-MAX_ANSWER_BYTES = 10 * 1024 * 1024
-MAX_QUOTED = 300  # characters of Kapso's own words in a message
-REPEATS = 3
-FIRST_WAIT = 0.25  # seconds; doubled with every repeat
-# They name the state wanted, so doing it twice is doing it once. A POST makes something each time.
-REPEATABLE = frozenset({"GET", "PATCH", "DELETE"})
+MAX_RESPONSE_BYTES = 10 * 1024 * 1024
+MAX_QUOTED_LENGTH = 300  # characters of Kapso's error text in a message
+MAX_RETRIES = 3
+FIRST_RETRY_DELAY = 0.25  # seconds; doubled with every retry
+# To repeat one of these changes nothing. A POST creates something each time.
+IDEMPOTENT_METHODS = frozenset({"GET", "PATCH", "DELETE"})
 
 
 @dataclass(frozen=True)
-class _Failure:
+class _Refusal:
     error: type[KapsoError]
-    what: str
+    reason: str
     next_step: str
 
 
-_FAILURES = {
-    400: _Failure(KapsoValidationError, "Kapso refused the content", "Correct what it names."),
-    401: _Failure(
+_REFUSALS = {
+    400: _Refusal(KapsoValidationError, "Kapso refused the content", "Correct what it names."),
+    401: _Refusal(
         KapsoCredentialsError,
         "Kapso refused the API key",
         'Set KAPSO_CONNECT["API_KEY"] to a valid key of your Kapso project.',
     ),
-    402: _Failure(
+    402: _Refusal(
         KapsoPlanError,
         "your Kapso plan does not include this",
-        "Upgrade or settle the plan in Kapso's dashboard.",
+        "Upgrade the plan or pay for it in Kapso's dashboard.",
     ),
-    403: _Failure(
+    403: _Refusal(
         KapsoCredentialsError,
-        "the API key may not do this",
-        'Set KAPSO_CONNECT["API_KEY"] to a key of this Kapso project that may.',
+        "the API key has no permission for this",
+        'Set KAPSO_CONNECT["API_KEY"] to a key of this Kapso project that has it.',
     ),
-    404: _Failure(
+    404: _Refusal(
         KapsoNotFound,
         "Kapso does not know it",
-        "Check the id, and that the API key is of the Kapso project it belongs to.",
+        "Check the id, and that the API key belongs to the same Kapso project.",
     ),
-    409: _Failure(
+    409: _Refusal(
         KapsoConflict,
-        "a limit is reached, or it exists already",
-        "Use what exists, or remove what is no longer needed.",
+        "a limit is reached, or it already exists",
+        "Use the existing one, or remove one that is no longer needed.",
     ),
-    422: _Failure(KapsoValidationError, "Kapso refused the content", "Correct what it names."),
+    422: _Refusal(KapsoValidationError, "Kapso refused the content", "Correct what it names."),
 }
-_LATER = "Try again later."
-_LOOK_FIRST = "It may have been carried out: look before you repeat it."
+_TRY_LATER = "Try again later."
+_CHECK_FIRST = "It may have been carried out: check before you repeat it."
 
 
 class _AnswerTooLargeError(Exception):
-    """Not an OSError on purpose: urllib3 then takes it for no broken connection to repeat."""
+    """Not an OSError, which urllib3 would take for a broken connection and retry."""
 
 
 class _TimedReader(io.RawIOBase):
-    """Reads a socket whose timeout is for all that is read, not for each piece: an answer that
-    drips, in its headers or in its body, ends in time. It ends when it grows too large, too."""
+    """Reads a socket with one timeout for the whole answer, not one for each piece: headers or a
+    body that arrive byte by byte end in time. Raises _AnswerTooLargeError for a large answer."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._deadline = time.monotonic() + (sock.gettimeout() or 0)
-        self._bytes_left = MAX_ANSWER_BYTES
-        # The socket stays open until this is closed, whatever http.client closes before.
+        self._bytes_left = MAX_RESPONSE_BYTES
+        # Keeps the socket open until this is closed, whatever http.client closes before.
         self._raw = sock.makefile("rb", buffering=0)
 
     def readable(self) -> bool:
@@ -130,8 +134,8 @@ class _TimedReader(io.RawIOBase):
 class _TimedResponse(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        plain, self.fp = self.fp, io.BufferedReader(_TimedReader(sock))
-        plain.close()
+        original, self.fp = self.fp, io.BufferedReader(_TimedReader(sock))
+        original.close()
 
 
 class _HTTPConnection(urllib3.connection.HTTPConnection):
@@ -142,31 +146,31 @@ class _HTTPSConnection(urllib3.connection.HTTPSConnection):
     response_class = _TimedResponse
 
 
-class _WholeAnswers:
-    """Reads the body together with the headers, so that Retry sees it break off as well."""
+class _PreloadedAnswers:
+    """Reads the body together with the headers, so that Retry also sees a body that breaks off."""
 
     def urlopen(self, *args: Any, **kwargs: Any) -> Any:
         return super().urlopen(*args, **{**kwargs, "preload_content": True})  # type: ignore[misc]
 
 
-class _HTTPPool(_WholeAnswers, urllib3.HTTPConnectionPool):
+class _HTTPPool(_PreloadedAnswers, urllib3.HTTPConnectionPool):
     ConnectionCls = _HTTPConnection
 
 
-class _HTTPSPool(_WholeAnswers, urllib3.HTTPSConnectionPool):
+class _HTTPSPool(_PreloadedAnswers, urllib3.HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
 
 
-def _with_our_pools(manager: urllib3.PoolManager) -> urllib3.PoolManager:
+def _use_our_pools(manager: urllib3.PoolManager) -> urllib3.PoolManager:
     manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
     return manager
 
 
 class _Connections:
-    """The connections of this process, whichever client opened them."""
+    """The connections of this process, shared by all clients."""
 
     def __init__(self) -> None:
-        self.manager = _with_our_pools(urllib3.PoolManager(num_pools=10, maxsize=32))
+        self.manager = _use_our_pools(urllib3.PoolManager(num_pools=10, maxsize=32))
         self.proxies: dict[str, urllib3.PoolManager] = {}
 
 
@@ -174,7 +178,7 @@ _connections = _Connections()
 
 
 def _forget_connections() -> None:
-    # Two processes that speak on one socket would read each other's answers.
+    # Two processes that share a socket would read each other's answers.
     global _connections
     _connections = _Connections()
 
@@ -184,7 +188,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Budget:
-    """The API time of one client, in seconds, counted from now."""
+    """The seconds that all requests of one client may take together, counted from now."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -195,7 +199,7 @@ class _Budget:
 
 
 class _BudgetTimeout(Timeout):
-    """A Timeout that gives each attempt what is left of the budget, for urllib3 clones it then."""
+    """A Timeout that limits each attempt to the rest of the budget: urllib3 clones it for each."""
 
     def __init__(self, connect: float, read: float, budget: _Budget) -> None:
         super().__init__(connect=connect, read=read)
@@ -207,9 +211,9 @@ class _BudgetTimeout(Timeout):
 
 
 class _Retry(Retry):
-    """Repeats what Kapso's contract lets be repeated, while the wait fits the budget.
+    """Retries what Kapso's contract allows to be retried, while the wait fits the budget.
 
-    Giving up raises MaxRetryError; where there was an answer, urllib3 then hands that over.
+    Raises MaxRetryError to give up; if there was an answer, urllib3 then returns it.
     """
 
     def __init__(self, *args: Any, budget: _Budget, **kwargs: Any) -> None:
@@ -219,11 +223,11 @@ class _Retry(Retry):
     @classmethod
     def within(cls, budget: _Budget) -> _Retry:
         return cls(
-            total=REPEATS,
+            total=MAX_RETRIES,
             other=0,
-            allowed_methods=REPEATABLE,
+            allowed_methods=IDEMPOTENT_METHODS,
             status_forcelist=range(500, 600),
-            backoff_factor=FIRST_WAIT,
+            backoff_factor=FIRST_RETRY_DELAY,
             raise_on_status=False,
             budget=budget,
         )
@@ -232,8 +236,10 @@ class _Retry(Retry):
         return super().new(budget=self._budget, **kwargs)
 
     def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:
-        # A 429 was refused before anything happened, so every method may come again.
-        return status_code == 429 or (status_code in self.status_forcelist and method in REPEATABLE)
+        # A 429 was refused before anything happened, so every method may be retried.
+        return status_code == 429 or (
+            status_code in self.status_forcelist and method in IDEMPOTENT_METHODS
+        )
 
     def increment(
         self,
@@ -251,18 +257,18 @@ class _Retry(Retry):
         return following
 
     def get_retry_after(self, response: Any) -> float | None:
-        """Return the wait asked for in seconds, given as such or as a date; None for nonsense."""
+        """Return the ``Retry-After`` in seconds, or None if it is missing or invalid."""
         try:
             return super().get_retry_after(response)
         except (InvalidHeader, ValueError, OverflowError):
             return None
 
     def get_backoff_time(self) -> float:
-        # urllib3 repeats the first time at once; a server that struggles gets a moment.
-        return super().get_backoff_time() or FIRST_WAIT
+        # urllib3 would retry the first time without a delay.
+        return super().get_backoff_time() or FIRST_RETRY_DELAY
 
     def may_have_happened(self) -> bool:
-        """Whether one of the earlier attempts may have been carried out."""
+        """Return True if one of the earlier attempts may have been carried out."""
         return any(
             entry.status != 429 and not (entry.error and self._is_connection_error(entry.error))
             for entry in self.history
@@ -270,40 +276,43 @@ class _Retry(Retry):
 
 
 class _Adapter(HTTPAdapter):
-    def __init__(self, retry: Retry, timeout: Timeout, own: _Connections | None = None) -> None:
+    def __init__(
+        self, retry: Retry, timeout: Timeout, connections: _Connections | None = None
+    ) -> None:
         self._timeout = timeout
-        self._own = own
+        self._own_connections = connections
         super().__init__(max_retries=retry)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing to make: the connections are the process's."""
+        """Create nothing: the connections are the process's."""
 
     def proxy_manager_for(self, proxy: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **kwargs)
-        # A SOCKS proxy comes with connections of its own kind.
-        return manager if proxy.lower().startswith("socks") else _with_our_pools(manager)
+        # A SOCKS proxy needs its own kind of connections.
+        return manager if proxy.lower().startswith("socks") else _use_our_pools(manager)
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
-        connections = self._own or _connections
+        connections = self._own_connections or _connections
         self.poolmanager = connections.manager
         self.proxy_manager = connections.proxies
         return super().send(request, *args, **{**kwargs, "timeout": self._timeout})
 
     def close(self) -> None:
-        """Keep the process's connections: they are for the next client."""
-        if self._own is not None:
-            for manager in (self._own.manager, *self._own.proxies.values()):
+        """Keep the process's connections for the next client."""
+        own = self._own_connections
+        if own is not None:
+            for manager in (own.manager, *own.proxies.values()):
                 manager.clear()
 
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Look at no Location: none is followed, and a broken one must not raise."""
+        """Ignore Location: redirects are not followed, and an invalid one must not raise."""
 
 
 class _ApiKey(AuthBase):
-    """Puts the key on a request. As the session's ``auth`` it also keeps requests from taking
-    credentials out of a netrc file, while proxies and CA bundles of the environment still count."""
+    """Adds the API key to a request. As the session's ``auth``, it also keeps requests from reading
+    credentials from a netrc file, while the environment's proxies and CA bundles still apply."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -311,9 +320,9 @@ class _ApiKey(AuthBase):
     def problem(self) -> str:
         if not self.key:
             return "no API key is set"
-        # A header holds latin-1 without control characters; a key is plain ASCII without spaces.
+        # A header may contain latin-1, but a key is ASCII without spaces and control characters.
         if not re.fullmatch("[!-~]+", self.key):
-            return "the API key has characters that no key has"
+            return "the API key contains characters that are not allowed"
         return ""
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -325,16 +334,16 @@ class _ApiKey(AuthBase):
 class _Answer:
     status: int
     content_type: str
-    # Error reporters show the locals of a frame, and here may be a link's token.
+    # Error reports show the locals of a frame, and this may contain a link's token.
     body: bytes = field(repr=False)
     retry_after: float | None
-    repeated: bool
+    was_retried: bool
 
 
 class Transport:
-    """Makes one request after the other for a client, within one budget of seconds.
+    """Makes the requests of one client, all within one budget in seconds.
 
-    ``hidden`` are secrets besides the key that no message may quote from an answer.
+    ``hidden`` are secrets, besides the API key, that no message may quote from an answer.
     """
 
     def __init__(
@@ -353,7 +362,7 @@ class Transport:
         self._session.headers.update(
             {
                 "Accept": "application/json",
-                # What is received is then what counts against MAX_ANSWER_BYTES.
+                # So that MAX_RESPONSE_BYTES limits what is received and what it decodes to.
                 "Accept-Encoding": "identity",
                 "User-Agent": f"django-kapso-connect/{__version__}",
             }
@@ -368,11 +377,15 @@ class Transport:
     def close(self) -> None:
         self._session.close()
 
+    @staticmethod
+    def unexpected_answer(operation: str, method: str, reason: str) -> KapsoUnexpectedAnswer:
+        return unexpected_answer(operation, method, reason)
+
     @sensitive_variables()
     def call(
         self, operation: str, method: str, url: str, body: Mapping[str, Any] | None = None
     ) -> Any:
-        """Return the JSON of the answer, or None where a 2xx answer is empty. Raises KapsoError."""
+        """Return the answer as parsed JSON, or None if it is empty. Raises KapsoError."""
         started = time.monotonic()
         outcome, status = "ok", None
         try:
@@ -382,15 +395,21 @@ class Transport:
             raise
         finally:
             seconds = time.monotonic() - started
-            asked: dict[str, Any] = {"operation": operation, "method": method}
-            log_event("api.called", outcome=outcome, status=status, seconds=seconds, **asked)
+            log_event(
+                "api.called",
+                outcome=outcome,
+                status=status,
+                seconds=seconds,
+                operation=operation,
+                method=method,
+            )
         return result
 
     @sensitive_variables()
     def _call(
         self, operation: str, method: str, url: str, body: Mapping[str, Any] | None
     ) -> tuple[int, Any]:
-        """Return the status and the JSON of the answer."""
+        """Return the status and the parsed JSON of the answer."""
         if problem := self._key.problem():
             raise KapsoCredentialsError(
                 f'Could not {operation}: {problem}. Set KAPSO_CONNECT["API_KEY"] to a key of your '
@@ -400,7 +419,7 @@ class Transport:
         if self._budget.remaining() <= 0:
             raise KapsoUnavailable(
                 f"Could not {operation}: the {self._budget.seconds:g} seconds of API time are "
-                f"spent. {_LATER}",
+                f"spent. {_TRY_LATER}",
                 operation=operation,
             )
         answer = self._exchange(operation, method, url, body)
@@ -408,15 +427,18 @@ class Transport:
             raise answer
         if 200 <= answer.status < 300:
             return answer.status, _json(operation, method, answer)
-        if answer.status == 404 and method == "DELETE" and answer.repeated:
-            return answer.status, None  # gone, and it was us: only the first answer was lost
+        if answer.status == 404 and method == "DELETE" and answer.was_retried:
+            return answer.status, None  # deleted by an earlier attempt whose answer was lost
         raise self._refusal(operation, method, answer)
 
     def _exchange(
         self, operation: str, method: str, url: str, body: Mapping[str, Any] | None
     ) -> _Answer | KapsoError:
-        """Return the answer or why there is none. Not raised here, where the exceptions of
-        requests, which hold the request and so the key, would become its context."""
+        """Return the answer, or the error if there is none.
+
+        The error is not raised here, where its context would be an exception of requests, which
+        contains the request and so the API key.
+        """
         data = headers = None
         if body is not None:
             data = json.dumps(body, cls=DjangoJSONEncoder, allow_nan=False).encode()
@@ -431,69 +453,70 @@ class Transport:
                 content_type=response.headers.get("Content-Type", ""),
                 body=raw.data or b"",
                 retry_after=raw.retries.get_retry_after(raw),
-                repeated=raw.retries.may_have_happened(),
+                was_retried=raw.retries.may_have_happened(),
             )
         except _AnswerTooLargeError:
-            return unexpected(operation, method, "it is larger than 10 MB")
+            return unexpected_answer(operation, method, "it is larger than 10 MB")
         except (requests.RequestException, HTTPError, http.client.HTTPException, OSError) as error:
             return _no_answer(operation, method, error)
 
     def _refusal(self, operation: str, method: str, answer: _Answer) -> KapsoError:
-        said = self._quoted(answer)
+        quoted = self._quote(answer)
         status = answer.status
         if status == 429:
             wait = answer.retry_after
-            when = _LATER if wait is None else f"Try again in {wait:.0f} seconds."
+            when = _TRY_LATER if wait is None else f"Try again in {wait:.0f} seconds."
             return KapsoRateLimited(
-                f"Could not {operation}: too many requests (429){said}. {when}",
+                f"Could not {operation}: too many requests (429){quoted}. {when}",
                 operation=operation,
                 status=status,
                 retry_after=wait,
             )
-        if status in _FAILURES:
-            failure = _FAILURES[status]
-            return failure.error(
-                f"Could not {operation}: {failure.what} ({status}){said}. {failure.next_step}",
+        if status in _REFUSALS:
+            refusal = _REFUSALS[status]
+            return refusal.error(
+                f"Could not {operation}: {refusal.reason} ({status}){quoted}. {refusal.next_step}",
                 operation=operation,
                 status=status,
             )
         if status == 408 or 500 <= status < 600:
             unknown = method == "POST" and status != 408
             return KapsoUnavailable(
-                f"Could not {operation}: Kapso failed ({status}){said}. "
-                + (_LOOK_FIRST if unknown else _LATER),
+                f"Could not {operation}: Kapso failed ({status}){quoted}. "
+                + (_CHECK_FIRST if unknown else _TRY_LATER),
                 operation=operation,
                 status=status,
                 outcome_unknown=unknown,
             )
-        what = "it is a redirect, which is not followed" if 300 <= status < 400 else "its status"
-        return unexpected(operation, method, f"{what} ({status}){said}", status)
+        is_redirect = 300 <= status < 400
+        reason = "it is a redirect, which is not followed" if is_redirect else "its status"
+        return unexpected_answer(operation, method, f"{reason} ({status}){quoted}", status)
 
-    def _quoted(self, answer: _Answer) -> str:
-        words = _words(answer.body)
+    def _quote(self, answer: _Answer) -> str:
+        text = _error_text(answer.body)
         for secret in filter(None, self._hidden):
-            words = words.replace(secret, "***")
-        shown = "".join(c for c in words if c.isprintable() or c.isspace())
-        text = " ".join(shown.split())
-        if len(text) > MAX_QUOTED:
-            text = text[:MAX_QUOTED] + "…"
+            text = text.replace(secret, "***")
+        text = "".join(c for c in text if c.isprintable() or c.isspace())
+        text = " ".join(text.split())
+        if len(text) > MAX_QUOTED_LENGTH:
+            text = text[:MAX_QUOTED_LENGTH] + "…"
         return f': "{text}"' if text else ""
 
 
-def unexpected(
+def unexpected_answer(
     operation: str, method: str, reason: str, status: int | None = None
 ) -> KapsoUnexpectedAnswer:
-    """Return the error for an answer that is not what the contract promises."""
-    refused = status is not None and 300 <= status < 500
-    unknown = method == "POST" and not refused
+    """Return the error for an answer that is not what Kapso's contract promises."""
+    was_refused = status is not None and 300 <= status < 500
+    unknown = method == "POST" and not was_refused
     next_step = (
-        _LOOK_FIRST
+        _CHECK_FIRST
         if unknown
-        else 'Check KAPSO_CONNECT["API_BASE_URL"], what stands between this site and Kapso, and '
+        else 'Check KAPSO_CONNECT["API_BASE_URL"], any proxy between this site and Kapso, and '
         "whether there is a newer version of this package."
     )
     return KapsoUnexpectedAnswer(
-        f"Could not {operation}: Kapso's answer is not what was agreed: {reason}. {next_step}",
+        f"Could not {operation}: Kapso's answer is not as documented: {reason}. {next_step}",
         operation=operation,
         status=status,
         outcome_unknown=unknown,
@@ -506,13 +529,13 @@ def _json(operation: str, method: str, answer: _Answer) -> Any:
     try:
         return json.loads(answer.body)
     except (ValueError, RecursionError):
-        # Its text is not quoted: part of a good answer may be a setup link's address.
+        # Its text is not quoted: it may contain the URL of a setup link.
         reason = "it is HTML, not JSON" if "html" in answer.content_type else "it is not JSON"
-    raise unexpected(operation, method, reason, answer.status)
+    raise unexpected_answer(operation, method, reason, answer.status)
 
 
-def _words(body: bytes) -> str:
-    """Return what an error answer says: Kapso's words, Meta's, or the text of a proxy's page."""
+def _error_text(body: bytes) -> str:
+    """Return the text of an error answer: Kapso's, Meta's, or that of a proxy's page."""
     try:
         error = json.loads(body)["error"]
         if isinstance(error, Mapping):
@@ -526,50 +549,49 @@ def _words(body: bytes) -> str:
 
 
 def _no_answer(operation: str, method: str, error: Exception) -> KapsoUnavailable:
-    what, sent = _what_broke(error, "Kapso")
-    unknown = sent and method == "POST"
+    reason, was_sent = _describe_failure(error, "Kapso")
+    unknown = was_sent and method == "POST"
     return KapsoUnavailable(
-        f"Could not {operation}: {what}. " + (_LOOK_FIRST if unknown else _LATER),
+        f"Could not {operation}: {reason}. " + (_CHECK_FIRST if unknown else _TRY_LATER),
         operation=operation,
         outcome_unknown=unknown,
     )
 
 
-def _what_broke(error: Exception, who: str) -> tuple[str, bool]:
-    """Return what happened, and whether the other side, ``who``, may have got the request."""
+def _describe_failure(error: Exception, server: str) -> tuple[str, bool]:
+    """Return what failed, and whether the ``server``, as it is called, may have got the request."""
     cause: Any = error
     if isinstance(error, requests.RequestException) and error.args:
         cause = error.args[0]
     if isinstance(cause, MaxRetryError):
         cause = cause.reason
-    if isinstance(cause, ProxyError):  # urllib3: never past the proxy
-        return "the proxy of this site's environment did not let it through", False
-    if type(cause).__name__ == "NameResolutionError":  # urllib3 2 has it
-        return f"the name in the address of {who} cannot be resolved (DNS)", False
+    if isinstance(cause, ProxyError):  # the request never got past the proxy
+        return "the proxy in this site's environment refused it", False
+    if type(cause).__name__ == "NameResolutionError":  # only in urllib3 2
+        return f"the host name of {server} cannot be resolved (DNS)", False
     if isinstance(cause, ConnectTimeoutError):
-        return f"there is no connection to {who}", False
+        return f"there is no connection to {server}", False
     if isinstance(cause, SSLError):
-        unverified = any(isinstance(arg, ssl.SSLCertVerificationError) for arg in cause.args)
-        if unverified:
-            return "the certificate is not one this site trusts (check its CA bundle)", False
+        if any(isinstance(arg, ssl.SSLCertVerificationError) for arg in cause.args):
+            return "this site does not trust the certificate (check its CA bundle)", False
         return "the TLS connection failed", True
     if isinstance(cause, ReadTimeoutError):
-        return f"{who} did not answer in time", True
+        return f"{server} did not answer in time", True
     if isinstance(error, ValueError):
-        return 'KAPSO_CONNECT["API_BASE_URL"] or the proxy\'s address is not usable', False
-    return f"the connection to {who} broke", True
+        return 'KAPSO_CONNECT["API_BASE_URL"] or the URL of the proxy is invalid', False
+    return f"the connection to {server} broke", True
 
 
-# Addresses that are not Kapso's API
+# Requests without the API key
 
 
 class Unreachable(Exception):
-    """There was no answer; the message says what broke."""
+    """There was no answer; the message says why."""
 
 
 @dataclass(frozen=True)
-class Visit:
-    """An answer to ``visit``. ``headers`` by lower-case name."""
+class Response:
+    """The answer to ``fetch``. The names of ``headers`` are lower-case."""
 
     status: int
     headers: Mapping[str, str]
@@ -577,31 +599,33 @@ class Visit:
 
 
 class _NoCredentials(AuthBase):
-    """Keeps requests from taking credentials out of a netrc file."""
+    """Keeps requests from reading credentials from a netrc file."""
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
 
 
 @sensitive_variables()
-def visit(
+def fetch(
     method: str,
     url: str,
     *,
-    who: str,
+    server: str,
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
-    seconds: float = 10.0,
-) -> Visit:
-    """Make one request without the API key, on a connection of its own: behind one that is kept
-    there is always the same process. Nothing is repeated, no redirect is followed.
+    timeout: float,
+) -> Response:
+    """Make one request without the API key, and on a new connection, since behind a reused one
+    there is always the same process. It is not retried, and redirects are not followed.
 
-    ``seconds`` are for the whole answer, name resolution not counted. Raises Unreachable, whose
-    message calls the other side ``who``.
+    ``timeout`` is in seconds for the whole answer; name resolution does not count. Raises
+    Unreachable, whose message calls the other side ``server``.
     """
-    budget = _Budget(seconds)
+    budget = _Budget(timeout)
     once = _Retry(total=0, other=0, status_forcelist=(), raise_on_status=False, budget=budget)
-    adapter = _Adapter(once, _BudgetTimeout(min(3.0, seconds), seconds, budget), _Connections())
+    adapter = _Adapter(
+        once, _BudgetTimeout(min(API_CONNECT_TIMEOUT, timeout), timeout, budget), _Connections()
+    )
     failure = ""
     with _Session() as session:
         session.auth = _NoCredentials()
@@ -613,11 +637,11 @@ def visit(
             )
             content = response.raw.data or b""
         except _AnswerTooLargeError:
-            failure = f"{who} sent more than 10 MB"
+            failure = f"{server} sent more than 10 MB"
         except (requests.RequestException, HTTPError, http.client.HTTPException, OSError) as error:
             failure = "no usable address" if isinstance(error, ValueError) else ""
-            failure = failure or _what_broke(error, who)[0]
+            failure = failure or _describe_failure(error, server)[0]
         else:
             lower = {name.lower(): value for name, value in response.headers.items()}
-            return Visit(response.status_code, lower, content)
+            return Response(response.status_code, lower, content)
     raise Unreachable(failure)

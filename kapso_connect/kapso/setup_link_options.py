@@ -1,4 +1,4 @@
-"""The options of a setup link, under Kapso's names, checked before Kapso is asked."""
+"""The options of a setup link, with Kapso's names, validated before they are sent to Kapso."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from django.utils.translation import gettext as _
 
 from ..exceptions import InvalidOptions
 from ..utils import MAX_URL_LENGTH
-from .types import ConnectionType, Language
+from .languages import Language
+from .types import ConnectionType
 
 BILLING_MODES = ("customer_managed", "partner_managed")
 THEME_COLORS = (
@@ -31,32 +32,43 @@ THEME_COLORS = (
     "destructive_foreground_color",
 )
 
-# Kapso searches here when provisioning names no country.
+COLOR_PATTERN = "#[0-9A-Fa-f]{6}"
+AREA_CODE_LENGTH = 3
+MAX_PHONE_NUMBER_LENGTH = 31
+AREA_CODE_PATTERN = f"[0-9]{{{AREA_CODE_LENGTH}}}"
+PHONE_NUMBER_PATTERN = rf"\+[0-9 ().-]{{5,{MAX_PHONE_NUMBER_LENGTH - 1}}}"
+
 DEFAULT_COUNTRY = "US"
-PROVISIONING = ("provision_phone_number", "phone_number_country_isos", "phone_number_area_code")
+"""Where Kapso provides a number if no country is named."""
+
+PROVISIONING_OPTIONS = (
+    "provision_phone_number",
+    "phone_number_country_isos",
+    "phone_number_area_code",
+)
 
 
 @dataclass(frozen=True)
 class SetupLinkOptions:
-    """What a setup link can be told, under the names of Kapso's ``SetupLinkWrite``.
+    """The options of a setup link, with the names of Kapso's ``SetupLinkWrite``.
 
-    Every option may be None: it is then not sent, and Kapso's own default holds.
+    An option that is None is not sent; Kapso's default then applies.
 
     ``success_redirect_url``, ``failure_redirect_url``
-        Where Kapso sends the customer's browser afterwards; absolute http(s) addresses.
+        Where Kapso sends the customer's browser afterwards; absolute http(s) URLs.
     ``allowed_origins``
         Origins (``https://crm.example.com``) whose pages may embed the hosted page.
     ``allowed_connection_types``
-        A list of values of ``ConnectionType``; a single one is chosen already.
+        A list of values of ``ConnectionType``; a single one is preselected.
     ``language``
-        A value of ``Language``; without it the page speaks the browser's language.
+        A value of ``Language``; without it, the page is in the browser's language.
     ``theme_config``
         Colours as ``#rrggbb``, by the names ``THEME_COLORS``.
     ``provision_phone_number``, ``phone_number_country_isos``, ``phone_number_area_code``
-        Have Kapso provide a number: in which countries (ISO 3166, ``["US"]`` where absent), and
-        with which area code (three digits, United States only).
+        Have Kapso provide a number, in one of these countries (ISO 3166, default ``["US"]``) and
+        with this area code (three digits, United States only).
     ``meta_billing_mode``
-        One of ``BILLING_MODES``: who pays Meta. Kapso fixes it when the link is created.
+        One of ``BILLING_MODES``: who pays Meta. It cannot be changed after the link is created.
     ``reconnect_phone_number``
         The number to connect again, as ``+15551234567``. Kapso then decides the connection type
         and provides no number.
@@ -76,12 +88,12 @@ class SetupLinkOptions:
 
     @classmethod
     def build(cls, *sources: Mapping[str, Any] | None) -> SetupLinkOptions:
-        """Return the options of all ``sources``, a later one winning over an earlier one.
+        """Return the options of all ``sources``; a later source overrides an earlier one.
 
-        The defaults of the site come first, what was asked for this link comes last. None as a
-        value takes back what an earlier source said. Where a later source asks for something that
-        cannot stand beside an earlier one's option (``reconnect_phone_number`` beside connection
-        types), the earlier option is dropped; within one source it is an error.
+        Pass the defaults of the site first, and the options of this link last. The value None
+        removes an option of an earlier source. If an option of a later source excludes one of an
+        earlier source (``reconnect_phone_number`` excludes connection types), the earlier one is
+        dropped; within one source it is an error.
 
         Raises InvalidOptions with all problems at once.
         """
@@ -96,26 +108,26 @@ class SetupLinkOptions:
                 values[name] = value
                 origin[name] = index
         checked = _check_each(values, errors)
-        _drop_overruled(checked, origin)
-        _check_together(checked, errors)
+        _drop_excluded(checked, origin)
+        _check_combinations(checked, errors)
         if errors:
             raise InvalidOptions(errors)
         return cls(**checked)
 
     def payload(self) -> dict[str, Any]:
-        """Return what is sent to Kapso: the options that are set, as JSON types."""
+        """Return the options that are set, as the JSON that is sent to Kapso."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: _plain(value) for name, value in values.items() if value is not None}
+        return {name: _as_json(value) for name, value in values.items() if value is not None}
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
     return dict(value) if isinstance(value, Mapping) else value
 
 
 def _check_each(values: Mapping[str, Any], errors: dict[str, str]) -> dict[str, Any]:
-    """Return the values that are right for themselves; say in ``errors`` why the others are not."""
+    """Return the values that are valid on their own; add the problems of others to ``errors``."""
     checked = {}
     for name, value in values.items():
         check = _CHECKS.get(name)
@@ -124,26 +136,26 @@ def _check_each(values: Mapping[str, Any], errors: dict[str, str]) -> dict[str, 
         elif value is not None:
             try:
                 checked[name] = check(value)
-            except _RefusedError as problem:
+            except _InvalidValueError as problem:
                 errors[name] = str(problem)
     return checked
 
 
-def _drop_overruled(values: dict[str, Any], origin: Mapping[str, int]) -> None:
+def _drop_excluded(values: dict[str, Any], origin: Mapping[str, int]) -> None:
     def drop(names: tuple[str, ...], because_of: str) -> None:
         for name in names:
             if name in values and origin[name] < origin[because_of]:
                 del values[name]
 
     if "reconnect_phone_number" in values:
-        drop(("allowed_connection_types", *PROVISIONING), "reconnect_phone_number")
+        drop(("allowed_connection_types", *PROVISIONING_OPTIONS), "reconnect_phone_number")
     if values.get("provision_phone_number") is False:
         drop(("phone_number_area_code",), "provision_phone_number")
     if not _in_default_country(values):
         drop(("phone_number_area_code",), "phone_number_country_isos")
 
 
-def _check_together(values: Mapping[str, Any], errors: dict[str, str]) -> None:
+def _check_combinations(values: Mapping[str, Any], errors: dict[str, str]) -> None:
     if "reconnect_phone_number" in values:
         if "allowed_connection_types" in values:
             errors["allowed_connection_types"] = _(
@@ -164,59 +176,77 @@ def _check_together(values: Mapping[str, Any], errors: dict[str, str]) -> None:
             )
 
 
+def provisioning_problem(options: Mapping[str, Any]) -> str:
+    """Return why Kapso cannot provide a number with these connection types, or "".
+
+    Only for people who fill in a form: Kapso documents no such rule, so ``build`` does not refuse
+    it in the settings or in code.
+    """
+    types = options.get("allowed_connection_types")
+    if options.get("provision_phone_number") and types and ConnectionType.DEDICATED not in types:
+        return _(
+            "A new number is not in any WhatsApp Business app yet, so “Dedicated” must be allowed."
+        )
+    return ""
+
+
 def _in_default_country(values: Mapping[str, Any]) -> bool:
     return DEFAULT_COUNTRY in values.get("phone_number_country_isos", (DEFAULT_COUNTRY,))
 
 
-class _RefusedError(Exception):
-    """Why one value is refused, in plain words."""
+class _InvalidValueError(Exception):
+    """One value is invalid; the message says why."""
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise _RefusedError(_("Must be text."))
+        raise _InvalidValueError(_("Must be text."))
     return value
 
 
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise _RefusedError(_("Must be true or false."))
+        raise _InvalidValueError(_("Must be true or false."))
     return value
 
 
 def _one_of(choices: Sequence[str], value: object) -> str:
     if value not in choices:
-        raise _RefusedError(_("Must be one of: %(choices)s.") % {"choices": ", ".join(choices)})
+        raise _InvalidValueError(
+            _("Must be one of: %(choices)s.") % {"choices": ", ".join(choices)}
+        )
     return _text(value)
 
 
 def _list_of(check: Callable[[object], str], value: object) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not value:
-        raise _RefusedError(_("Must be a list with at least one entry."))
+        raise _InvalidValueError(_("Must be a list with at least one entry."))
     return tuple(check(entry) for entry in value)
 
 
 def _matching(pattern: str, problem: Callable[[], str], value: object) -> str:
     if not re.fullmatch(pattern, _text(value)):
-        raise _RefusedError(problem())
+        raise _InvalidValueError(problem())
     return _text(value)
 
 
 def _url(value: object) -> str:
     url = _text(value)
     if len(url) > MAX_URL_LENGTH:
-        raise _RefusedError(
+        raise _InvalidValueError(
             _("Must not be longer than %(max)s characters.") % {"max": MAX_URL_LENGTH}
         )
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-        _port = parts.port  # reading it is what checks it
+        is_absolute = parts.scheme in ("http", "https") and bool(parts.hostname)
+        _port = parts.port  # raises ValueError for an invalid port
     except ValueError:
-        usable = False
-    # urlsplit drops tabs and line breaks silently, so the text itself is looked at.
-    if not usable or not url.isprintable() or " " in url:
-        raise _RefusedError(_("Must be a full web address that starts with https:// or http://."))
+        is_absolute = False
+    # urlsplit silently drops tabs and line breaks, so the text itself is checked.
+    if not is_absolute or not url.isprintable() or " " in url:
+        raise _InvalidValueError(
+            _("Must be a full web address that starts with https:// or http://.")
+        )
     return url
 
 
@@ -224,42 +254,46 @@ def _origin(value: object) -> str:
     url = _url(value)
     parts = urlsplit(url)
     if url != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc:
-        raise _RefusedError(_("Must be an origin without a path, such as https://crm.example.com."))
+        raise _InvalidValueError(
+            _("Must be an origin without a path, such as https://crm.example.com.")
+        )
     return url
 
 
 def _theme(value: object) -> dict[str, str]:
     if not isinstance(value, Mapping):
-        raise _RefusedError(_("Must be a mapping of colour names to colours."))
+        raise _InvalidValueError(_("Must be a mapping of colour names to colours."))
     unknown = [str(name) for name in value if name not in THEME_COLORS]
     if unknown:
-        raise _RefusedError(_("Unknown colour names: %(names)s.") % {"names": ", ".join(unknown)})
+        raise _InvalidValueError(
+            _("Unknown colour names: %(names)s.") % {"names": ", ".join(unknown)}
+        )
     wrong = [name for name, color in value.items() if not is_color(color)]
     if wrong:
-        raise _RefusedError(
+        raise _InvalidValueError(
             _("Not a colour such as #1a2b3c: %(names)s.") % {"names": ", ".join(wrong)}
         )
     return dict(value)
 
 
 def is_color(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("#[0-9A-Fa-f]{6}", value) is not None
+    return isinstance(value, str) and re.fullmatch(COLOR_PATTERN, value) is not None
 
 
 def _phone_number(value: object) -> str:
-    # Its tables are large, and most sites never reconnect a number.
+    # Its metadata is large, and most processes never need it.
     import phonenumbers
 
-    problem = _RefusedError(
+    problem = _InvalidValueError(
         _("Must be a phone number with its country code, such as +15551234567.")
     )
-    if not re.fullmatch(r"\+[0-9 ().-]{5,30}", _text(value)):
+    if not re.fullmatch(PHONE_NUMBER_PATTERN, _text(value)):
         raise problem
     try:
         number = phonenumbers.parse(_text(value))
     except phonenumbers.NumberParseException:
         raise problem from None
-    # Possible rather than valid: numbering plans change faster than the tables.
+    # Possible rather than valid: numbering plans change faster than the metadata.
     if not phonenumbers.is_possible_number(number):
         raise problem
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
@@ -282,7 +316,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
         ),
     ),
     "phone_number_area_code": partial(
-        _matching, "[0-9]{3}", lambda: _("Must be three digits, such as 415.")
+        _matching, AREA_CODE_PATTERN, lambda: _("Must be three digits, such as 415.")
     ),
     "meta_billing_mode": partial(_one_of, BILLING_MODES),
     "reconnect_phone_number": _phone_number,

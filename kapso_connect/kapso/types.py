@@ -1,4 +1,4 @@
-"""What Kapso's API returns, as typed values."""
+"""What Kapso's API returns, as typed values; ``parse`` makes them from JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from django.utils.translation import gettext_lazy as _
 
 from ..utils import as_stored
 
-T = TypeVar("T")
+ValueT = TypeVar("ValueT")
 
 
 class ConnectionType(models.TextChoices):
@@ -26,7 +26,7 @@ class ConnectionType(models.TextChoices):
 
 @dataclass(frozen=True)
 class KapsoCustomer:
-    """A customer of ours as Kapso knows it; ``external_customer_id`` is our own id for it."""
+    """A customer of ours at Kapso; ``external_customer_id`` is the id that we gave it."""
 
     id: str
     name: str
@@ -36,8 +36,8 @@ class KapsoCustomer:
 
 @dataclass(frozen=True)
 class KapsoSetupLink:
-    """A hosted page for one customer. Who has ``url`` or ``token`` can use it, so neither is shown
-    in the repr. ``token`` is in the answer to creating the link only.
+    """A hosted page for one customer. Anyone who has ``url`` or ``token`` can use it, so the repr
+    contains neither. Kapso sends ``token`` only when the link is created.
 
     ``status``: active, used, expired or revoked. ``whatsapp_setup_status``: pending, processing,
     completed or failed.
@@ -62,8 +62,8 @@ class KapsoSetupLink:
 
 @dataclass(frozen=True)
 class KapsoPhoneNumber:
-    """A connected WhatsApp number. ``phone_number_id`` is Meta's and the primary identifier;
-    without ``customer_id`` the number is the Kapso project's own."""
+    """A connected WhatsApp number. ``phone_number_id`` is Meta's, and the primary identifier;
+    without ``customer_id`` the number belongs to the Kapso project itself."""
 
     phone_number_id: str
     internal_id: str
@@ -82,7 +82,7 @@ class KapsoPhoneNumber:
 
 @dataclass(frozen=True)
 class KapsoHealth:
-    """What Kapso found when it last looked at a number; it looks at most every 3 minutes.
+    """The result of Kapso's last check of a number; Kapso checks at most every 3 minutes.
 
     ``status``: healthy, degraded, unhealthy or error. ``checks``: name to ``{passed, details,
     error}``, as Kapso sent it.
@@ -95,30 +95,32 @@ class KapsoHealth:
 
 
 class SecretFingerprint:
-    """A secret that can be recognised and not be read: only a fingerprint of it is kept.
+    """A secret that can be compared but not read: only its HMAC is kept, with a random key.
 
-    ``is_masked`` where Kapso showed stars or dots in its place, which say nothing about it.
+    ``is_masked`` is True if Kapso sent stars or dots in place of the secret.
     """
 
-    _pepper = secrets.token_bytes(32)
-
     def __init__(self, text: str) -> None:
-        self._fingerprint = self._take(text)
+        self._digest = _digest(text)
         self.is_masked = any(mark in text for mark in ("***", "•••", "...", "…"))
 
-    @classmethod
-    def _take(cls, text: str) -> bytes:
-        return hmac.new(cls._pepper, text.encode("utf-8", "replace"), hashlib.sha256).digest()
-
     def is_same(self, text: str) -> bool:
-        return hmac.compare_digest(self._fingerprint, self._take(text))
+        """Return True if ``text`` is the secret; compared in constant time."""
+        return hmac.compare_digest(self._digest, _digest(text))
+
+
+_DIGEST_KEY = secrets.token_bytes(32)
+
+
+def _digest(text: str) -> bytes:
+    return hmac.new(_DIGEST_KEY, text.encode("utf-8", "replace"), hashlib.sha256).digest()
 
 
 @dataclass(frozen=True)
 class KapsoWebhook:
-    """A webhook of the Kapso project; with a ``phone_number_id`` it is for that number's messages.
+    """A webhook of the Kapso project; with a ``phone_number_id``, it is for that number's messages.
 
-    ``secret`` is None where Kapso showed none.
+    ``secret`` is None if Kapso did not send it.
     """
 
     id: str
@@ -128,33 +130,36 @@ class KapsoWebhook:
     active: bool
     payload_version: str | None = None
     phone_number_id: str | None = None
-    # Where Kapso has the secret in its answers; Kapso's own name is secret_key.
+    # Kapso's name for it is secret_key; not all of its answers contain it.
     secret: SecretFingerprint | None = field(default=None, compare=False, repr=False)
 
 
-class _UnusableError(Exception):
-    """Why an answer is not what the contract promises."""
+class UnusableAnswer(Exception):
+    """An answer is not what Kapso's contract promises; the message says why."""
 
 
-def _parse(kind: type[T], data: object) -> T:
-    """Return the ``kind`` that ``data`` describes. Unknown members are ignored, null is absent."""
+def parse(kind: type[ValueT], data: object) -> ValueT:
+    """Return ``data``, parsed JSON, as a ``kind``, which is one of the types above.
+
+    Unknown members are ignored, and null is the same as absent. Raises UnusableAnswer.
+    """
     if not isinstance(data, Mapping):
-        raise _UnusableError(f"a {kind.__name__} is not an object")
+        raise UnusableAnswer(f"a {kind.__name__} is not an object")
     values = {}
-    for name, (read, required) in _SHAPES[kind].items():
-        value = data.get(_RENAMED.get(name, name))
+    for name, (read, required) in _FIELDS[kind].items():
+        value = data.get(_KAPSO_NAMES.get(name, name))
         if value is not None:
             try:
                 values[name] = read(value)
             except (ValueError, OverflowError):
-                raise _UnusableError(f"{name!r} of a {kind.__name__} is unusable") from None
+                raise UnusableAnswer(f"{name!r} of a {kind.__name__} is unusable") from None
         elif required:
-            raise _UnusableError(f"a {kind.__name__} has no {name!r}")
+            raise UnusableAnswer(f"a {kind.__name__} has no {name!r}")
     return kind(**values)
 
 
-def _shape(kind: type[Any]) -> dict[str, tuple[Callable[[Any], Any], bool]]:
-    """Return how each field of a dataclass is read from JSON, and whether it must be there."""
+def _read_fields(kind: type[Any]) -> dict[str, tuple[Callable[[Any], Any], bool]]:
+    """Return for each field of a dataclass how it is read from JSON, and whether it is required."""
     hints = get_type_hints(kind)
     return {
         f.name: (_READERS[hints[f.name]], f.default is MISSING and f.default_factory is MISSING)
@@ -165,7 +170,7 @@ def _shape(kind: type[Any]) -> dict[str, tuple[Callable[[Any], Any], bool]]:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError
-    # JSON can spell what no database stores: half a surrogate pair, and NUL.
+    # JSON can contain what no database stores: half a surrogate pair, and NUL.
     return value.encode("utf-8", "replace").decode().replace("\0", "")
 
 
@@ -209,10 +214,15 @@ _READERS: dict[object, Callable[[Any], Any]] = {
 }
 
 
-_RENAMED = {"secret": "secret_key"}
+_KAPSO_NAMES = {"secret": "secret_key"}
 
 
-_SHAPES: dict[type[Any], dict[str, tuple[Callable[[Any], Any], bool]]] = {
-    kind: _shape(kind)
+_FIELDS: dict[type[Any], dict[str, tuple[Callable[[Any], Any], bool]]] = {
+    kind: _read_fields(kind)
     for kind in (KapsoCustomer, KapsoSetupLink, KapsoPhoneNumber, KapsoHealth, KapsoWebhook)
 }
+
+
+def primary_key(value: object) -> object:
+    """Return what identifies a value at Kapso: its first field."""
+    return getattr(value, next(iter(_FIELDS[type(value)])))

@@ -1,40 +1,31 @@
-"""What each of Kapso's events means for a connection."""
+"""What each of Kapso's webhook events changes here: ``HANDLERS``, at the end of this file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..exceptions import Ignored, NeedsConfirmation, Unusable
+from ..exceptions import Ignored, NeedsConfirmation, UnprocessableEvent
 from ..models import Connection, Source, WebhookEvent
 from ..onboarding import accounts, customers, numbers
 from .payloads import PhoneNumberEvent, account_event, phone_number_event
 
 Handler = Callable[[WebhookEvent, numbers.KnownCustomer | None], None]
 
+NUMBER_CREATED = "whatsapp.phone_number.created"
+NUMBER_RECONNECTED = "whatsapp.phone_number.reconnected"
 
-def unknown(inbox: WebhookEvent, known_customer: numbers.KnownCustomer | None) -> None:
-    raise Ignored("Not an event this app acts on.")
+CONNECTING_EVENTS = {NUMBER_CREATED, NUMBER_RECONNECTED}
+"""After these events a number is connected; after the other events of a number it is not."""
 
-
-CREATED = "whatsapp.phone_number.created"
-
-HANDLERS: dict[str, Handler] = {}
-"""By the name of the event. These are the events that Kapso's webhook is subscribed to."""
+OWN_NUMBER = "The number belongs to the Kapso project itself, not to a customer."
 
 
-def handles(name: str) -> Callable[[Handler], Handler]:
-    def register(handler: Handler) -> Handler:
-        HANDLERS[name] = handler
-        return handler
-
-    return register
-
-
-@handles(CREATED)
-def created(inbox: WebhookEvent, known_customer: numbers.KnownCustomer | None) -> None:
-    event = phone_number_event(inbox.payload)
+def handle_created(
+    webhook_event: WebhookEvent, known_customer: numbers.KnownCustomer | None
+) -> None:
+    event = phone_number_event(webhook_event.payload)
     if not event.customer_id:
-        raise Ignored("The number belongs to the Kapso project itself, not to a customer.")
+        raise Ignored(OWN_NUMBER)
     numbers.connect(
         known_customer
         or customers.find_or_add_customer(event.customer_id, event.external_customer_id),
@@ -44,15 +35,14 @@ def created(inbox: WebhookEvent, known_customer: numbers.KnownCustomer | None) -
             connection_type=event.connection_type,
         ),
         source=Source.WEBHOOK,
-        webhook_event=inbox,
+        webhook_event=webhook_event,
     )
 
 
-@handles("whatsapp.phone_number.deleted")
-@handles("whatsapp.phone_number.offboarded")
-@handles("whatsapp.phone_number.disconnected")
-def closed(inbox: WebhookEvent, known_customer: numbers.KnownCustomer | None) -> None:
-    event = phone_number_event(inbox.payload)
+def handle_disconnected(
+    webhook_event: WebhookEvent, known_customer: numbers.KnownCustomer | None
+) -> None:
+    event = phone_number_event(webhook_event.payload)
     customer = None
     if event.customer_id:
         customer = customers.find_or_add_customer(event.customer_id, event.external_customer_id)
@@ -60,42 +50,42 @@ def closed(inbox: WebhookEvent, known_customer: numbers.KnownCustomer | None) ->
         event.phone_number_id,
         customer=customer,
         source=Source.WEBHOOK,
-        webhook_event=inbox,
+        webhook_event=webhook_event,
         occurred_at=event.occurred_at,
-        data=why_closed(inbox.event, event),
+        data=disconnection_data(webhook_event.event, event),
     )
     if connection is None:
-        raise Ignored("The number belongs to the Kapso project itself, not to a customer.")
+        raise Ignored(OWN_NUMBER)
 
 
-def why_closed(name: str, event: PhoneNumberEvent) -> dict[str, str]:
-    told = {
-        "reason": event.reason or name.rpartition(".")[2],
+def disconnection_data(event_name: str, event: PhoneNumberEvent) -> dict[str, str]:
+    """Return what the timeline keeps about why and by whom a number was disconnected."""
+    data = {
+        "reason": event.reason or event_name.rpartition(".")[2],
         "initiated_by": event.initiated_by,
-        "event": name,
+        "event": event_name,
         "id": event.event_id,
     }
-    return {field: value for field, value in told.items() if value}
+    return {name: value for name, value in data.items() if value}
 
 
-@handles("whatsapp.phone_number.reconnected")
-def reconnected(inbox: WebhookEvent, known_customer: numbers.KnownCustomer | None) -> None:
-    event = phone_number_event(inbox.payload)
+def handle_reconnected(
+    webhook_event: WebhookEvent, known_customer: numbers.KnownCustomer | None
+) -> None:
+    event = phone_number_event(webhook_event.payload)
     if not event.customer_id:
-        raise Ignored("The number belongs to the Kapso project itself, not to a customer.")
+        raise Ignored(OWN_NUMBER)
     connection = Connection.objects.filter(phone_number_id=event.phone_number_id).first()
     if connection is None or not connection.is_connected:
         raise NeedsConfirmation
 
 
-@handles("whatsapp.account.disabled")
-@handles("whatsapp.account.restricted")
-@handles("whatsapp.account.reinstated")
-@handles("whatsapp.account.violation")
-def account_updated(inbox: WebhookEvent, known_customer: numbers.KnownCustomer | None) -> None:
-    event = account_event(inbox.payload)
-    concerned, news = accounts.update_account(
-        inbox.event.rpartition(".")[2],
+def handle_account_updated(
+    webhook_event: WebhookEvent, known_customer: numbers.KnownCustomer | None
+) -> None:
+    event = account_event(webhook_event.payload)
+    concerned, changed = accounts.update_account(
+        webhook_event.event.rpartition(".")[2],
         business_account_id=event.business_account_id,
         phone_number_ids=event.phone_number_ids,
         source=Source.WEBHOOK,
@@ -103,17 +93,26 @@ def account_updated(inbox: WebhookEvent, known_customer: numbers.KnownCustomer |
         occurred_at=event.occurred_at,
         restrictions=event.restrictions,
         data=event.details,
-        webhook_event=inbox,
+        webhook_event=webhook_event,
     )
     if not concerned:
-        raise Unusable(
+        raise UnprocessableEvent(
             f"No connected number here belongs to the account {event.business_account_id}."
         )
-    if not news:
-        raise Ignored("Out of date: this or a newer word about the account is known.")
+    if not changed:
+        raise Ignored("Out of date: this or a newer change of the account is already recorded.")
 
 
-# The inbox
-
-
-OPENING = {CREATED, "whatsapp.phone_number.reconnected"}
+HANDLERS: dict[str, Handler] = {
+    NUMBER_CREATED: handle_created,
+    NUMBER_RECONNECTED: handle_reconnected,
+    "whatsapp.phone_number.deleted": handle_disconnected,
+    "whatsapp.phone_number.offboarded": handle_disconnected,
+    "whatsapp.phone_number.disconnected": handle_disconnected,
+    "whatsapp.account.disabled": handle_account_updated,
+    "whatsapp.account.restricted": handle_account_updated,
+    "whatsapp.account.reinstated": handle_account_updated,
+    "whatsapp.account.violation": handle_account_updated,
+}
+"""By the name of the event. A new one has to be subscribed to, as well: see
+``registration.SUBSCRIBED_EVENTS``."""

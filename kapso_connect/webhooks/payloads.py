@@ -17,34 +17,34 @@ from ..exceptions import MalformedBody, MalformedPayload
 from ..kapso.types import ConnectionType
 from ..utils import as_stored
 
-MAX_BATCH = 1000
-MAX_DEPTH = 24
-"""MariaDB's JSON goes 32 levels deep; no payload of Kapso's goes beyond 6."""
+MAX_BATCH_SIZE = 1000
+MAX_PAYLOAD_DEPTH = 24
+"""MariaDB's JSON columns allow 32 levels; no payload of Kapso's has more than 6."""
 
-UNNAMED = "(unnamed)"
+UNNAMED_EVENT = "(unnamed)"
 
 NOT_AN_OBJECT = "The body must be a JSON object."
 
-PROBE = b'["kapso_connect"]'
-"""What this site's own commands post, signed, to hear whether the signature is accepted. No JSON
-object, so no delivery: one that is accepted gets a 400 that says so, and nothing is stored."""
+SIGNATURE_CHECK_BODY = b'["kapso_connect"]'
+"""What ``registration.check_signature`` posts. It is not a JSON object, so it is not a delivery: if
+its signature is valid, the answer is a 400 that says so, and nothing is stored."""
 
 SAMPLE_NUMBER = "123456789012345"
-"""The number in Kapso's samples and test deliveries. It is nobody's."""
+"""The ``phone_number_id`` in Kapso's samples and test deliveries. No customer has this number."""
 
-# Values under these names are credentials, wherever in a payload they stand.
+# Values under these names are credentials, wherever they are in a payload.
 SECRET_NAMES = {"token", "access_token", "api_key", "secret", "secret_key", "password"}
 
-_key = re.compile(r"[0-9a-z][0-9a-z._-]{0,79}")
+_safe_key = re.compile(r"[0-9a-z][0-9a-z._-]{0,79}")
 _digits = re.compile(r"[0-9]{1,64}")
 _id = re.compile(r"[0-9A-Za-z_-]{1,64}")
-# What JSON may hold and a database may not: U+0000 and halves of surrogate pairs.
+# What JSON can contain but a database cannot: U+0000 and halves of surrogate pairs.
 _unstorable = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Message:
-    """One event of a delivery, as it goes to the inbox; ``error`` says why it cannot be used."""
+    """One event of a delivery, as the inbox stores it; ``error`` says why it cannot be used."""
 
     key: str
     event: str
@@ -54,7 +54,7 @@ class Message:
 
 @dataclass(frozen=True)
 class PhoneNumberEvent:
-    """What ``whatsapp.phone_number.*`` tells. "" and None stand for what Kapso left out."""
+    """The payload of ``whatsapp.phone_number.*``. "" and None are what Kapso left out."""
 
     event_id: str
     phone_number_id: str
@@ -69,7 +69,7 @@ class PhoneNumberEvent:
 
 @dataclass(frozen=True)
 class AccountEvent:
-    """What ``whatsapp.account.*`` tells: of a WABA, and of the numbers it holds."""
+    """The payload of ``whatsapp.account.*``: a WhatsApp Business account and its numbers."""
 
     event_id: str
     business_account_id: str
@@ -80,10 +80,11 @@ class AccountEvent:
 
 
 def parse(body: bytes, headers: Mapping[str, str]) -> list[Message]:
-    """Return the events in a signed body, in any of Kapso's three forms.
+    """Return the events in a signed body, in any of Kapso's three forms: one event without its
+    name, one event in an envelope with its name, or a batch.
 
-    The event's name is taken from the body where it is there: headers are not signed.
-    Raises MalformedBody where the body is no JSON object.
+    The event's name is taken from the body if it is there, since headers are not signed.
+    Raises MalformedBody if the body is not a JSON object.
     """
     try:
         parsed = json.loads(body)
@@ -97,9 +98,9 @@ def parse(body: bytes, headers: Mapping[str, str]) -> list[Message]:
     if isinstance(data, list) and (
         parsed.get("batch") is True or headers.get("X-Webhook-Batch", "").lower() == "true"
     ):
-        name = _own_name(parsed) or header_name
-        if len(data) > MAX_BATCH:
-            problem = f"A batch of {len(data)} events; {MAX_BATCH} is the most that is read."
+        name = _name_in_body(parsed) or header_name
+        if len(data) > MAX_BATCH_SIZE:
+            problem = f"A batch of {len(data)} events; at most {MAX_BATCH_SIZE} are allowed."
             return [Message(key, _clip(name), {"batch_size": len(data)}, problem)]
         return [_message(f"{key}:{index}", name, item) for index, item in enumerate(data)]
     return [_message(key, header_name, parsed)]
@@ -107,52 +108,52 @@ def parse(body: bytes, headers: Mapping[str, str]) -> list[Message]:
 
 def _message(key: str, name: str, item: object) -> Message:
     if isinstance(item, dict):
-        own_name = _own_name(item)
-        is_envelope = own_name and isinstance(item.get("data"), dict)
+        name_in_body = _name_in_body(item)
+        is_envelope = name_in_body and isinstance(item.get("data"), dict)
         payload, error = item["data"] if is_envelope else item, ""
     else:
-        own_name, payload, error = "", {"item": item}, "An event must be an object."
+        name_in_body, payload, error = "", {"item": item}, "An event must be an object."
     try:
         payload = storable(payload)
     except RecursionError:
-        payload, error = {}, f"The payload is nested deeper than {MAX_DEPTH} levels."
-    return Message(key, _clip(own_name or name), payload, error)
+        payload, error = {}, f"The payload is nested deeper than {MAX_PAYLOAD_DEPTH} levels."
+    return Message(key, _clip(name_in_body or name), payload, error)
 
 
-def _own_name(item: Mapping[str, Any]) -> str:
-    """Return the event's name where the body has it: as ``event``, or as ``type``."""
+def _name_in_body(item: Mapping[str, Any]) -> str:
+    """Return the event's name if the body has it, as ``event`` or as ``type``; otherwise ""."""
     for field in ("event", "type"):
         name = item.get(field)
-        # A flat payload may have a "type" of its own; only an event's name has dots.
+        # A payload without an envelope may have its own "type"; only the names of events have dots.
         if isinstance(name, str) and "." in name:
             return name
     return ""
 
 
 def _clip(name: str) -> str:
-    return _unstorable.sub("\ufffd", name.strip())[:100] or UNNAMED
+    return _unstorable.sub("\ufffd", name.strip())[:100] or UNNAMED_EVENT
 
 
 def _idempotency_key(given: str, name: str, body: bytes) -> str:
-    # Databases differ on whether "a" and "A" are the same key. Kapso's own keys pass as they are.
-    if _key.fullmatch(given):
+    # Databases differ on whether "a" and "A" are the same key. Kapso's keys are used as they are.
+    if _safe_key.fullmatch(given):
         return given
-    # ``created`` and ``deleted`` have the same body: without a key, the name tells them apart.
-    told = given.encode("utf-8", "replace") or name.encode("utf-8", "replace") + b"\n" + body
-    return "sha256-" + hashlib.sha256(told).hexdigest()
+    # ``created`` and ``deleted`` have the same body: without a key, the name distinguishes them.
+    content = given.encode("utf-8", "replace") or name.encode("utf-8", "replace") + b"\n" + body
+    return "sha256-" + hashlib.sha256(content).hexdigest()
 
 
 def is_test(payload: Mapping[str, Any]) -> bool:
-    """True for a delivery that somebody asked for only to see it arrive."""
+    """Return True for a delivery that was only sent to see whether it arrives."""
     return payload.get("test") is True or payload.get("phone_number_id") == SAMPLE_NUMBER
 
 
 def storable(value: Any, depth: int = 0) -> Any:
-    """Return ``value`` as every database's JSON column takes it, without credentials.
+    """Return ``value`` so that every database can store it as JSON, and without credentials.
 
-    Raises RecursionError where it is nested deeper than MAX_DEPTH.
+    Raises RecursionError if it is nested deeper than MAX_PAYLOAD_DEPTH.
     """
-    if depth > MAX_DEPTH:
+    if depth > MAX_PAYLOAD_DEPTH:
         raise RecursionError
     if isinstance(value, str):
         return _unstorable.sub("\ufffd", value)
@@ -171,9 +172,9 @@ def storable(value: Any, depth: int = 0) -> Any:
 
 
 def phone_number_event(payload: Mapping[str, Any]) -> PhoneNumberEvent:
-    """Read the payload of ``whatsapp.phone_number.*`` in its newer and older forms.
+    """Return the payload of ``whatsapp.phone_number.*``, in either form, as typed values.
 
-    Raises MalformedPayload, in words for staff, where an id is missing or is not what ids are.
+    Raises MalformedPayload, with a message for staff, if an id is missing or not an id.
     """
     customer = _object(payload, "customer")
     source = _object(payload, "source")
@@ -195,10 +196,10 @@ def phone_number_event(payload: Mapping[str, Any]) -> PhoneNumberEvent:
 
 
 def account_event(payload: Mapping[str, Any]) -> AccountEvent:
-    """Read the payload of ``whatsapp.account.*``.
+    """Return the payload of ``whatsapp.account.*`` as typed values.
 
-    Raises MalformedPayload, in words for staff, where the account is not named or a part is not
-    what Kapso sends.
+    Raises MalformedPayload, with a message for staff, if the id of the account is missing or a part
+    has another form than Kapso's.
     """
     numbers = [
         _required(number, "id", _digits, "a string of digits")
@@ -216,7 +217,7 @@ def account_event(payload: Mapping[str, Any]) -> AccountEvent:
 
 
 def occurred_at(payload: Mapping[str, Any]) -> datetime | None:
-    """Return when the event happened, or None where Kapso does not say."""
+    """Return when the event happened, or None if the payload does not say."""
     text = _text(payload, "occurred_at")
     if not text:
         return None
@@ -225,16 +226,16 @@ def occurred_at(payload: Mapping[str, Any]) -> datetime | None:
     except ValueError:
         moment = None
     if moment is None:
-        raise MalformedPayload("occurred_at is no date and time.")
+        raise MalformedPayload("occurred_at is not a date and time.")
     try:
         return as_stored(moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc))
     except (ValueError, OverflowError):
-        raise MalformedPayload("occurred_at is no date and time.") from None
+        raise MalformedPayload("occurred_at is not a date and time.") from None
 
 
 def _connection_type(payload: Mapping[str, Any]) -> str:
-    kind = _text(payload, "connection_type")
-    return kind if kind in ConnectionType.values else ""
+    connection_type = _text(payload, "connection_type")
+    return connection_type if connection_type in ConnectionType.values else ""
 
 
 def _object(payload: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -242,7 +243,7 @@ def _object(payload: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise MalformedPayload(f"{name} must be an object, not {_kind(value)}.")
+        raise MalformedPayload(f"{name} must be an object, not {_json_type(value)}.")
     return value
 
 
@@ -260,20 +261,22 @@ def _text(payload: Mapping[str, Any], name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise MalformedPayload(f"{name} must be a string, not {_kind(value)}.")
+        raise MalformedPayload(f"{name} must be a string, not {_json_type(value)}.")
     if len(value) > 255:
-        raise MalformedPayload(f"{name} is {len(value)} characters long; 255 is the most.")
+        raise MalformedPayload(f"{name} is {len(value)} characters long; at most 255 are allowed.")
     return value
 
 
-def _required(payload: Mapping[str, Any], name: str, form: re.Pattern[str], what: str) -> str:
+def _required(
+    payload: Mapping[str, Any], name: str, pattern: re.Pattern[str], expected: str
+) -> str:
     value = payload.get(name)
     if value is None or value == "":
         raise MalformedPayload(f"{name} is missing.")
     if not isinstance(value, str):
-        raise MalformedPayload(f"{name} must be {what}, not {_kind(value)}.")
-    if not form.fullmatch(value):
-        raise MalformedPayload(f"{name} must be {what}, at most 64 characters long.")
+        raise MalformedPayload(f"{name} must be {expected}, not {_json_type(value)}.")
+    if not pattern.fullmatch(value):
+        raise MalformedPayload(f"{name} must be {expected}, at most 64 characters long.")
     return value
 
 
@@ -283,6 +286,6 @@ def _optional_id(payload: Mapping[str, Any], name: str) -> str:
     return _required(payload, name, _id, "an id (letters, digits, - and _)")
 
 
-def _kind(value: object) -> str:
+def _json_type(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
     return names.get(type(value), "a number")

@@ -1,7 +1,6 @@
-"""The project webhook at Kapso: what it should be, what it is, how the one becomes the other, and
-whether its deliveries arrive here.
+"""The project webhook at Kapso: inspect it, plan and apply changes, verify that deliveries arrive.
 
-Nothing here prints, and no message holds a secret.
+Nothing here prints, and no message contains a secret.
 """
 
 from __future__ import annotations
@@ -21,49 +20,58 @@ from django.db import models
 from django.urls import NoReverseMatch, reverse
 from django.views.decorators.debug import sensitive_variables
 
-from ..conf import get_conf
+from ..conf import KAPSO_WEBHOOK_TIMEOUT, get_conf
 from ..exceptions import KapsoError
 from ..kapso.client import KapsoClient
-from ..kapso.http import Unreachable, Visit, visit
+from ..kapso.http import Response, Unreachable, fetch
 from ..kapso.types import KapsoWebhook
 from ..models import WebhookEvent
-from .handlers import HANDLERS
-from .payloads import NOT_AN_OBJECT, PROBE
+from .payloads import NOT_AN_OBJECT, SIGNATURE_CHECK_BODY
 from .signature import sign
 from .views import WRONG_SIGNATURE
 
-EVENTS = tuple(sorted(HANDLERS))
-"""What the webhook is subscribed to: the events this app acts on."""
+SUBSCRIBED_EVENTS = (
+    "whatsapp.account.disabled",
+    "whatsapp.account.reinstated",
+    "whatsapp.account.restricted",
+    "whatsapp.account.violation",
+    "whatsapp.phone_number.created",
+    "whatsapp.phone_number.deleted",
+    "whatsapp.phone_number.disconnected",
+    "whatsapp.phone_number.offboarded",
+    "whatsapp.phone_number.reconnected",
+)
+"""The events that Kapso's webhook is subscribed to; each has a handler in ``handlers.HANDLERS``."""
 
-ESSENTIAL = ("whatsapp.phone_number.created", "whatsapp.phone_number.deleted")
-"""Without these nothing works; without the others news come late, by ``kapso_sync``."""
+ESSENTIAL_EVENTS = ("whatsapp.phone_number.created", "whatsapp.phone_number.deleted")
+"""Without these, nothing works. What the others report, ``kapso_sync`` finds later."""
 
 TEST_EVENT = "whatsapp.phone_number.reconnected"
-"""What a test delivery is: an event that connects nothing unless the API confirms it."""
+"""The event of a test delivery: it connects no number unless the API confirms it."""
 
 PAYLOAD_VERSION = "v2"
 
 VERIFICATIONS = 10
-"""How often the site is asked whether it accepts a secret: each time another one of its processes
-may answer, one that was not restarted among them."""
+"""How many times the site has to accept a secret: each time another of its processes may answer,
+among them one that was not restarted."""
 
-SITE_SECONDS = 10.0
-"""How long the site may take for an answer: Kapso waits no longer."""
+SITE_TIMEOUT = KAPSO_WEBHOOK_TIMEOUT
+"""Seconds that the site has for an answer: as many as when Kapso delivers."""
 
-RETRIES_SECONDS = 300
-"""Kapso repeats a delivery after 10, 40 and 90 seconds and waits 10 each time; and some to spare.
-For so long something signed with the secret of before can arrive."""
-
-
-class Stopped(Exception):
-    """Nothing was changed, because it would lose deliveries; the message says what to do first."""
+REDELIVERY_SECONDS = 300
+"""How long deliveries signed with the previous secret can arrive: Kapso repeats a delivery after
+10, 40 and 90 seconds and waits 10 seconds each time. The rest is a safety margin."""
 
 
-# What is there
+class RegistrationError(Exception):
+    """The webhook cannot be registered, changed or tested; the message says what to do first."""
+
+
+# Inspecting
 
 
 class SecretState(Enum):
-    """How the secret that Kapso signs with relates to this site's WEBHOOK_SECRET."""
+    """How the secret that Kapso signs with compares with this site's WEBHOOK_SECRET."""
 
     CURRENT = "current"
     OLDER = "older"
@@ -71,7 +79,7 @@ class SecretState(Enum):
     HIDDEN = "hidden"
 
 
-SECRETS = {
+SECRET_DESCRIPTIONS = {
     SecretState.CURRENT: "the newest of this site's settings",
     SecretState.OLDER: "an older one of this site's settings",
     SecretState.FOREIGN: "none of this site's settings",
@@ -81,8 +89,8 @@ SECRETS = {
 
 @dataclass(frozen=True)
 class WebhookInspection:
-    """The webhooks of the Kapso project: ``mine`` is this site's, ``extra`` deliver everything to
-    it once more, ``others`` are none of its business."""
+    """The webhooks of the Kapso project: ``mine`` is this site's, ``extra`` lead to this site, too,
+    and ``others`` lead elsewhere. ``url`` is where this site's webhook should lead."""
 
     url: str
     mine: KapsoWebhook | None
@@ -91,9 +99,9 @@ class WebhookInspection:
 
 
 def webhook_url() -> str:
-    """Return the address that Kapso shall post to.
+    """Return the URL that Kapso should deliver webhooks to.
 
-    Raises ImproperlyConfigured, in words for the operator, where there is none.
+    Raises ImproperlyConfigured if there is none; the message says which setting to change.
     """
     origin = get_conf().public_url
     if not origin:
@@ -102,12 +110,12 @@ def webhook_url() -> str:
             "https://crm.example.com."
         )
     try:
-        usable = bool(urlsplit(origin).hostname) and "@" not in origin
+        is_url = bool(urlsplit(origin).hostname) and "@" not in origin
     except ValueError:
-        usable = False
-    if not usable or not origin.startswith(("http://", "https://")):
+        is_url = False
+    if not is_url or not origin.startswith(("http://", "https://")):
         raise ImproperlyConfigured(
-            "KAPSO_CONNECT['PUBLIC_URL'] is no address. Set it to the origin of this site, such as "
+            "KAPSO_CONNECT['PUBLIC_URL'] is not a URL. Set it to the origin of this site, such as "
             "https://crm.example.com."
         )
     try:
@@ -119,77 +127,79 @@ def webhook_url() -> str:
         ) from None
 
 
-def unfit(url: str) -> str:
-    """Return why Kapso can never deliver to ``url``, where that is plain; "" for the sandbox."""
+def undeliverable_reason(url: str) -> str:
+    """Return why Kapso can certainly not deliver to ``url``, or "". The sandbox always can."""
     if not get_conf().api_base_url.startswith("https://"):
         return ""
     parts = urlsplit(url)
     host = parts.hostname or ""
     try:
-        private = not ipaddress.ip_address(host).is_global
+        is_private = not ipaddress.ip_address(host).is_global
     except ValueError:
-        private = host == "localhost" or host.endswith((".localhost", ".local", ".internal"))
-    if private:
+        is_private = host == "localhost" or host.endswith((".localhost", ".local", ".internal"))
+    if is_private:
         return (
             f"{host} is an address of your own network: Kapso cannot reach it. Set "
-            "KAPSO_CONNECT['PUBLIC_URL'] to where the Internet reaches this site."
+            "KAPSO_CONNECT['PUBLIC_URL'] to the URL of this site on the Internet."
         )
     if parts.scheme != "https":
         return (
-            "KAPSO_CONNECT['PUBLIC_URL'] is http, and Kapso delivers to https only. Serve this "
-            "site by https and set PUBLIC_URL to that."
+            "KAPSO_CONNECT['PUBLIC_URL'] starts with http://, and Kapso delivers to https only. "
+            "Serve this site over https and change PUBLIC_URL."
         )
     return ""
 
 
 def inspect_webhooks(client: KapsoClient, url: str, *, adopt: str = "") -> WebhookInspection:
-    """Ask Kapso which webhooks there are. ``adopt`` is the id of one that counts as this site's
-    wherever it points. Raises KapsoError, and Stopped for an unknown ``adopt``."""
+    """Return the webhooks of the Kapso project. ``adopt`` is the id of one that counts as this
+    site's wherever it leads. Raises KapsoError, and RegistrationError for an unknown ``adopt``."""
     found = list(client.list_webhooks())
     if adopt and all(webhook.id != adopt for webhook in found):
-        raise Stopped(f"Kapso knows no webhook {adopt}. Its id is in the plan and in Kapso.")
+        raise RegistrationError(
+            f"Kapso has no webhook {adopt}. This command and Kapso show the ids of the webhooks."
+        )
     here = [webhook for webhook in found if points_to(webhook, url) or webhook.id == adopt]
-    here.sort(key=lambda webhook: (webhook.id == adopt, *_merits(webhook, url)), reverse=True)
+    here.sort(key=lambda webhook: (webhook.id == adopt, *_preference(webhook, url)), reverse=True)
     others = tuple(webhook for webhook in found if webhook not in here)
     return WebhookInspection(url, here[0] if here else None, tuple(here[1:]), others)
 
 
 def points_to(webhook: KapsoWebhook, url: str) -> bool:
-    """True where a project webhook leads to ``url``, or nearly: by http, or without the last
-    slash. Those of one number carry its messages, those of kind "meta" what Meta sends."""
+    """Return True if a project webhook leads to ``url``, or to the same without https or the last
+    slash. Webhooks of one number deliver its messages, those of kind "meta" deliver what Meta
+    sends: neither counts."""
     if webhook.kind != "kapso" or webhook.phone_number_id:
         return False
     try:
-        return _place(urlsplit(webhook.url)) == _place(urlsplit(url))
+        return _host_and_path(urlsplit(webhook.url)) == _host_and_path(urlsplit(url))
     except ValueError:
         return False
 
 
-def shown(url: str) -> str:
-    """Return ``url`` for a person: without a user's name, a password, or a query, which may be
-    as good as one."""
+def redact_url(url: str) -> str:
+    """Return ``url`` without what may be secret: a user's name, a password, and a query."""
     try:
         parts = urlsplit(url)
     except ValueError:
-        return "no usable address"
+        return "an invalid URL"
     query = "?..." if parts.query else ""
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{query}"
 
 
-def _place(url: SplitResult) -> tuple[str, int | None, str]:
+def _host_and_path(url: SplitResult) -> tuple[str, int | None, str]:
     port = None if url.port == {"http": 80, "https": 443}.get(url.scheme) else url.port
     return url.hostname or "", port, url.path.rstrip("/")
 
 
-def _merits(webhook: KapsoWebhook, url: str) -> tuple[Any, ...]:
-    """What makes the one of several the better to keep, the weightiest first."""
-    mine = secret_state(webhook) in {SecretState.CURRENT, SecretState.OLDER}
-    events = len(set(EVENTS) & set(webhook.events))
-    return webhook.active, mine, webhook.url == url, events, webhook.id
+def _preference(webhook: KapsoWebhook, url: str) -> tuple[Any, ...]:
+    """Return a sort key: of several webhooks the one with the largest is kept."""
+    has_our_secret = secret_state(webhook) in {SecretState.CURRENT, SecretState.OLDER}
+    subscribed = len(set(SUBSCRIBED_EVENTS) & set(webhook.events))
+    return webhook.active, has_our_secret, webhook.url == url, subscribed, webhook.id
 
 
 def secret_state(webhook: KapsoWebhook) -> SecretState:
-    """Return what Kapso's answer says of the webhook's secret."""
+    """Return how the webhook's secret compares with this site's, as far as Kapso shows it."""
     if webhook.secret is None:
         return SecretState.HIDDEN
     for index, secret in enumerate(get_conf().webhook_secret):
@@ -198,55 +208,58 @@ def secret_state(webhook: KapsoWebhook) -> SecretState:
     return SecretState.HIDDEN if webhook.secret.is_masked else SecretState.FOREIGN
 
 
-# What is to be done
+# Planning and applying changes
 
 
 @dataclass(frozen=True)
 class Step:
-    """One change at Kapso: to ``webhook``, or None to create one. ``why`` has a line for each
-    field, without secrets; ``changes`` has the values, the secret among them. ``is_mine`` where it
-    leads to this site afterwards."""
+    """One change at Kapso, to ``webhook``; None creates one.
+
+    ``descriptions`` has a line for each field, without secrets; ``changes`` has the values, among
+    them the secret. ``is_mine`` is True if the webhook leads to this site afterwards.
+    """
 
     webhook: KapsoWebhook | None
-    why: tuple[str, ...]
+    descriptions: tuple[str, ...]
     changes: Mapping[str, Any] = field(repr=False)
     is_mine: bool = True
 
 
 def plan(found: WebhookInspection, *, set_secret: bool = False) -> list[Step]:
-    """Return what has to be done so that Kapso delivers everything here, once.
+    """Return the changes after which Kapso delivers each event to this site once.
 
-    Events that the operator chose besides stay. A secret that Kapso does not show is left as it
-    is, unless ``set_secret``; so is an older one of this site's, which deliveries arrive by.
-    Raises ImproperlyConfigured where this site has no secret, or no address Kapso delivers to.
+    Other events that the webhook is subscribed to stay. A secret that Kapso does not show, or an
+    older one of this site's, which it still accepts, is only replaced with ``set_secret``.
+    Raises ImproperlyConfigured if this site has no secret, or Kapso cannot deliver to its URL.
     """
     secrets = get_conf().webhook_secret
-    if reason := unfit(found.url):
+    if reason := undeliverable_reason(found.url):
         raise ImproperlyConfigured(reason)
     if not secrets:
         raise ImproperlyConfigured(
             "KAPSO_CONNECT['WEBHOOK_SECRET'] is not set. "
-            "manage.py kapso_webhook --new-secret prints a good one."
+            "manage.py kapso_webhook --new-secret prints a new one."
         )
     if found.mine is None:
-        why = (
+        descriptions = (
             f"url: {found.url}",
-            f"events: {', '.join(EVENTS)}",
+            f"events: {', '.join(SUBSCRIBED_EVENTS)}",
             "active: yes",
             f"payload_version: {PAYLOAD_VERSION}",
-            f"secret: {SECRETS[SecretState.CURRENT]}",
+            f"secret: {SECRET_DESCRIPTIONS[SecretState.CURRENT]}",
         )
-        return [Step(None, why, {"url": found.url, "events": EVENTS, "secret_key": secrets[0]})]
-    superfluous = [webhook for webhook in found.extra if webhook.active]
-    steps = [_repair(found.mine, found.url, superfluous, secrets[0], set_secret)]
+        changes = {"url": found.url, "events": SUBSCRIBED_EVENTS, "secret_key": secrets[0]}
+        return [Step(None, descriptions, changes)]
+    duplicates = [webhook for webhook in found.extra if webhook.active]
+    steps = [_repair(found.mine, found.url, duplicates, secrets[0], set_secret)]
     steps += [
         Step(
             webhook,
-            ("active: yes -> no, for it delivers everything once more",),
+            ("active: yes -> no, because it delivers everything a second time",),
             {"active": False},
             is_mine=False,
         )
-        for webhook in superfluous
+        for webhook in duplicates
     ]
     return [step for step in steps if step.changes]
 
@@ -255,35 +268,43 @@ def plan(found: WebhookInspection, *, set_secret: bool = False) -> list[Step]:
 def _repair(
     mine: KapsoWebhook,
     url: str,
-    superfluous: Sequence[KapsoWebhook],
+    duplicates: Sequence[KapsoWebhook],
     secret: str,
     set_secret: bool,
 ) -> Step:
-    why: list[str] = []
+    descriptions: list[str] = []
     changes: dict[str, Any] = {}
     if mine.url != url:
-        why.append(f"url: {shown(mine.url)} -> {url}")
+        descriptions.append(f"url: {redact_url(mine.url)} -> {url}")
         changes["url"] = url
-    wanted = {*EVENTS, *(event for webhook in superfluous for event in webhook.events)}
+    wanted = {*SUBSCRIBED_EVENTS, *(event for webhook in duplicates for event in webhook.events)}
     if missing := sorted(wanted - set(mine.events)):
-        why.append(f"events: add {', '.join(missing)}")
+        descriptions.append(f"events: add {', '.join(missing)}")
         changes["events"] = [*mine.events, *missing]
     if not mine.active:
-        why.append("active: no -> yes (Kapso pauses what fails too often: see that it is repaired)")
+        descriptions.append(
+            "active: no -> yes (Kapso pauses a webhook that fails too often: see the site's log)"
+        )
         changes["active"] = True
     if mine.payload_version != PAYLOAD_VERSION:
-        why.append(f"payload_version: {mine.payload_version or 'none'} -> {PAYLOAD_VERSION}")
+        descriptions.append(
+            f"payload_version: {mine.payload_version or 'none'} -> {PAYLOAD_VERSION}"
+        )
         changes["payload_version"] = PAYLOAD_VERSION
     state = secret_state(mine)
     if state is SecretState.FOREIGN or (set_secret and state is not SecretState.CURRENT):
-        why.append(f"secret: {SECRETS[state]} -> the newest of this site's settings")
+        descriptions.append(
+            f"secret: {SECRET_DESCRIPTIONS[state]} -> the newest of this site's settings"
+        )
         changes["secret_key"] = secret
-    return Step(mine, tuple(why), changes)
+    return Step(mine, tuple(descriptions), changes)
 
 
 def apply_step(client: KapsoClient, step: Step) -> KapsoWebhook:
-    """Do one step. Raises KapsoError. A webhook whose creation was not confirmed is looked for
-    before it is given up."""
+    """Make one change at Kapso and return the webhook. Raises KapsoError.
+
+    If Kapso did not confirm a creation, the webhook is returned if it exists all the same.
+    """
     if step.webhook is not None:
         return client.update_webhook(step.webhook.id, step.changes)
     try:
@@ -297,129 +318,134 @@ def apply_step(client: KapsoClient, step: Step) -> KapsoWebhook:
         return created
 
 
-# Does this site accept what is signed with a secret?
+# Does the running site accept a signature?
 
 
-class Outcome(Enum):
+class SignatureStatus(Enum):
     ACCEPTED = "accepted"
     REFUSED = "refused"
-    ELSEWHERE = "elsewhere"
+    OTHER_SITE = "other_site"
     UNREACHABLE = "unreachable"
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What the site that answers at the webhook's address made of a signature; ``said`` is for the
-    operator, and empty where it was accepted."""
+class SignatureCheck:
+    """Whether the site at the webhook's URL accepts a signature; ``message`` says why not."""
 
-    outcome: Outcome
-    said: str = ""
+    status: SignatureStatus
+    message: str = ""
 
 
 @sensitive_variables("secret")
-def probe(url: str, secret: str) -> Probe:
-    """Post to ``url`` what is signed with ``secret`` and is no delivery: nothing is stored."""
+def check_signature(url: str, secret: str) -> SignatureCheck:
+    """Post to ``url`` a body signed with ``secret`` that is not a delivery: nothing is stored."""
     try:
-        answer = _post(url, PROBE, secret)
+        answer = _post(url, SIGNATURE_CHECK_BODY, secret)
     except Unreachable as error:
-        return Probe(Outcome.UNREACHABLE, f"No answer from {url}: {error}.")
-    told = _error_of(answer)
-    if (answer.status, told) == (400, NOT_AN_OBJECT):
-        return Probe(Outcome.ACCEPTED)
-    if (answer.status, told) == (401, WRONG_SIGNATURE):
-        return Probe(
-            Outcome.REFUSED,
-            f"The site that answers at {url} refuses what is signed with a secret of these "
-            "settings: it runs with another WEBHOOK_SECRET. Give it the same, and restart it.",
+        return SignatureCheck(SignatureStatus.UNREACHABLE, f"No answer from {url}: {error}.")
+    error_text = _error_of(answer)
+    if (answer.status, error_text) == (400, NOT_AN_OBJECT):
+        return SignatureCheck(SignatureStatus.ACCEPTED)
+    if (answer.status, error_text) == (401, WRONG_SIGNATURE):
+        return SignatureCheck(
+            SignatureStatus.REFUSED,
+            f"The site at {url} refuses what is signed with the secret in these settings: it runs "
+            "with another WEBHOOK_SECRET. Set the same one there, and restart it.",
         )
-    return Probe(Outcome.ELSEWHERE, f"{url} is not this app's webhook: {_why_elsewhere(answer)}")
+    return SignatureCheck(
+        SignatureStatus.OTHER_SITE,
+        f"{url} is not this app's webhook: {_describe_other_site(answer)}",
+    )
 
 
 def verify_secrets(url: str, secrets: Sequence[str], *, times: int = VERIFICATIONS) -> None:
-    """Return where the running site accepts each of ``secrets``, ``times`` times in a row.
+    """Check that the running site accepts each of ``secrets``, ``times`` times in a row.
 
-    Raises Stopped, saying what is wrong.
+    Raises RegistrationError if it does not; the message says what is wrong.
     """
     for index, secret in enumerate(secrets, start=1):
         for _ in range(times):
-            seen = probe(url, secret)
-            if seen.outcome is not Outcome.ACCEPTED:
-                raise Stopped(f"Secret {index} of WEBHOOK_SECRET: {seen.said}")
+            check = check_signature(url, secret)
+            if check.status is not SignatureStatus.ACCEPTED:
+                raise RegistrationError(f"Secret {index} of WEBHOOK_SECRET: {check.message}")
 
 
 @sensitive_variables("secret")
-def _post(url: str, body: bytes, secret: str, *, key: str = "") -> Visit:
+def _post(url: str, body: bytes, secret: str, *, key: str = "") -> Response:
     headers = {
         "Content-Type": "application/json",
         "X-Idempotency-Key": key,
         "X-Webhook-Signature": sign(body, secret),
     }
-    return visit("POST", url, who="the site", body=body, headers=headers, seconds=SITE_SECONDS)
+    return fetch("POST", url, server="the site", body=body, headers=headers, timeout=SITE_TIMEOUT)
 
 
-def _error_of(answer: Visit) -> str:
+def _error_of(answer: Response) -> str:
     try:
-        told = json.loads(answer.body)["error"]
+        error = json.loads(answer.body)["error"]
     except (ValueError, RecursionError, LookupError, TypeError):
         return ""
-    return told if isinstance(told, str) else ""
+    return error if isinstance(error, str) else ""
 
 
-def _why_elsewhere(answer: Visit) -> str:
+def _describe_other_site(answer: Response) -> str:
     status = answer.status
     if 300 <= status < 400:
-        where = answer.headers.get("location", "another address").partition("?")[0][:200]
+        target = answer.headers.get("location", "another URL").partition("?")[0][:200]
         return (
-            f"it redirects ({status}) to {where}, and Kapso follows no redirect. Set PUBLIC_URL "
-            "to where this site really answers, and let nothing redirect the webhook."
+            f"it redirects ({status}) to {target}, and Kapso does not follow redirects. Set "
+            "PUBLIC_URL to the final URL of this site, and do not redirect the webhook."
         )
     if status == 400:
         return "it answers 400. Is the host of PUBLIC_URL in ALLOWED_HOSTS?"
     if status in {401, 403}:
         return (
-            f"something in front of it refuses ({status}): a login, a firewall. Let POST requests "
-            "to this address through."
+            f"something in front of it refuses ({status}), such as a login or a firewall. Let POST "
+            "requests to this URL through."
         )
     if status == 404:
         return (
-            "nothing is there (404). Is PUBLIC_URL this site, and is the running site's URLconf "
-            "the one of these settings?"
+            "nothing is there (404). Is PUBLIC_URL this site, and does the running site have the "
+            "URLconf of these settings?"
         )
     if status >= 500:
         return f"it fails ({status}). See the site's log."
     return f"it answers {status}. Is PUBLIC_URL this site?"
 
 
-# Do Kapso's deliveries arrive?
+# Do deliveries arrive?
 
 
-def send_test(client: KapsoClient, webhook: KapsoWebhook, *, seconds: float = 30.0) -> float | None:
+def send_test_delivery(
+    client: KapsoClient, webhook: KapsoWebhook, *, timeout: float
+) -> float | None:
     """Have Kapso send a test delivery; return after how many seconds it was in the inbox.
 
-    None where it was not within ``seconds``: see ``why_not_arrived``. Raises KapsoError.
+    Return None if it was not within ``timeout`` seconds: see ``explain_missing_delivery``. Raises
+    KapsoError.
     """
     last = WebhookEvent.objects.aggregate(last=models.Max("pk"))["last"] or 0
     arrived = WebhookEvent.objects.filter(pk__gt=last, event=TEST_EVENT)
     started = time.monotonic()
     client.test_webhook(webhook.id, event_type=TEST_EVENT)
     while not arrived.exists():
-        if time.monotonic() - started > seconds:
+        if time.monotonic() - started > timeout:
             return None
         time.sleep(0.25)
     return time.monotonic() - started
 
 
-def why_not_arrived(webhook: KapsoWebhook, url: str) -> str:
-    """Return, for the operator, why a test delivery of Kapso's did not get into the inbox.
+def explain_missing_delivery(webhook: KapsoWebhook, url: str) -> str:
+    """Return why a test delivery of Kapso's is not in the inbox, and what to do about it.
 
-    Posts a delivery of its own where the site seems to be well.
+    Posts a delivery of its own if the site accepts signatures.
     """
-    if reason := unfit(url):
+    if reason := undeliverable_reason(url):
         return reason
     secret = get_conf().webhook_secret[0]
-    seen = probe(url, secret)
-    if seen.outcome is not Outcome.ACCEPTED:
-        return seen.said
+    check = check_signature(url, secret)
+    if check.status is not SignatureStatus.ACCEPTED:
+        return check.message
     key = f"probe-{uuid.uuid4()}"
     body = json.dumps({"event": "kapso_connect.probe", "test": True}).encode()
     try:
@@ -428,27 +454,27 @@ def why_not_arrived(webhook: KapsoWebhook, url: str) -> str:
         return f"The site does not answer a delivery: {error}."
     if answer.status != 200:
         return (
-            f"The site accepts the signature, and answers a delivery with {answer.status}. See "
+            f"The site accepts the signature, but answers a delivery with {answer.status}. See "
             "the site's log."
         )
     if not WebhookEvent.objects.filter(idempotency_key=key).exists():
         return (
-            f"The site at {url} stores deliveries in another database than the one of these "
-            "settings. Run this command with the site's environment."
+            f"The site at {url} stores deliveries in another database than these settings name. "
+            "Run this command with the site's environment."
         )
     state = secret_state(webhook)
     if state is SecretState.FOREIGN:
         return (
-            "The site refuses what Kapso signs: Kapso has another secret than these settings. Run: "
-            "manage.py kapso_webhook"
+            "The site refuses what Kapso signs, because Kapso has another secret. Run: manage.py "
+            "kapso_webhook"
         )
     if state is SecretState.HIDDEN:
         return (
-            "The site is well as seen from here, and Kapso does not show its secret: it may sign "
-            "with another one. Set it with: manage.py kapso_webhook --set-secret. Else Kapso does "
-            "not reach the site: see the deliveries in Kapso, and any firewall."
+            "The site works as seen from here. Kapso does not show its secret, so it may sign with "
+            "another one; set it with: manage.py kapso_webhook --set-secret. Otherwise, Kapso does "
+            "not reach the site: see the deliveries in Kapso, and check firewalls."
         )
     return (
-        "The site is well as seen from here: Kapso does not reach it, or is slow. See the "
-        "deliveries in Kapso, and any firewall in front of the site."
+        "The site works as seen from here: Kapso does not reach it, or is slow. See the deliveries "
+        "in Kapso, and check firewalls in front of the site."
     )

@@ -1,4 +1,4 @@
-"""Is a delivery from Kapso? HMAC-SHA256 of the raw body, in hex, in ``X-Webhook-Signature``."""
+"""Kapso's signature: HMAC-SHA256 of the raw body, in hex, in ``X-Webhook-Signature``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def sign(body: bytes, secret: str) -> str:
 
 
 def is_valid(body: bytes, signature: str, secrets: Iterable[str]) -> bool:
-    """True where ``signature`` was made with one of ``secrets``; upper-case hex counts too.
+    """Return True if ``signature`` was made with one of ``secrets``; upper-case hex counts, too.
 
-    Several secrets are several valid ones while a secret is being rotated.
+    While a secret is being rotated, there are several valid ones.
     """
     given = signature.strip().lower().encode("utf-8", "replace")
     valid = False
     for secret in secrets:
-        # Constant time, and every secret is tried: the time tells nothing about which one is near.
+        # In constant time, and with every secret: the time it takes reveals nothing about them.
         valid |= hmac.compare_digest(sign(body, secret).encode(), given)
     return valid

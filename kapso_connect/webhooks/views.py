@@ -1,4 +1,4 @@
-"""The address Kapso posts its webhooks to."""
+"""The view that receives Kapso's webhooks."""
 
 from __future__ import annotations
 
@@ -13,39 +13,40 @@ from ..conf import get_conf
 from ..db import non_atomic
 from ..exceptions import MalformedBody
 from ..log import log_event
-from .inbox import StoredBefore, receive
-from .payloads import PROBE, parse
+from .inbox import AlreadyStored, receive
+from .payloads import SIGNATURE_CHECK_BODY, parse
 from .signature import is_valid
 
 WRONG_SIGNATURE = "The signature is missing or wrong."
 
 
-# The signature takes the place of the CSRF token and of the login. ATOMIC_REQUESTS would commit
-# after the answer was made, and hold a transaction open while signals are sent.
+# The signature replaces the CSRF token and the login. ATOMIC_REQUESTS would commit after the answer
+# was made, and hold a transaction open while signals are sent.
 @non_atomic
 @login_not_required
 @csrf_exempt
 def webhook(request: HttpRequest) -> JsonResponse:
-    """Take one delivery of Kapso's: verify, store, act, answer.
+    """Verify, store and process one delivery of Kapso's.
 
-    200 once it is stored (also for a duplicate, an unknown event, and one that cannot be acted
-    on, which the admin shows with the reason); 401 without a valid signature; 400 for signed JSON
-    that is no object; 405, 413; 503 where the database is away, so that Kapso tries again.
+    Answers 200 once it is stored (also for a duplicate, an unknown event, and an event that cannot
+    be processed, which the admin shows with the reason); 401 without a valid signature; 400 for a
+    signed body that is not a JSON object; 405 for other methods than POST; 413 for a body that is
+    too large; 503 if the database is unavailable, so that Kapso sends it again.
     """
     started = time.monotonic()
-    response = _take(request)
+    response = _respond(request)
     response.headers["Cache-Control"] = "no-store"
     log_event("webhook.answered", status=response.status_code, seconds=time.monotonic() - started)
     return response
 
 
-def _take(request: HttpRequest) -> JsonResponse:
+def _respond(request: HttpRequest) -> JsonResponse:
     if request.method != "POST":
         return _refusal(405, "Only POST is allowed here.", Allow="POST")
     conf = get_conf()
     too_large = f"The body is larger than {conf.max_webhook_bytes} bytes."
-    # The header is looked at first: a body that says it is too large is never read. One that does
-    # not say (chunked) is read up to the limit under ASGI; WSGI gives Django nothing of it.
+    # The header is checked first, so that a body that is declared too large is never read. One
+    # without a length (chunked) is read up to the limit under ASGI; WSGI gives Django none of it.
     if _content_length(request) > conf.max_webhook_bytes:
         return _refusal(413, too_large)
     try:
@@ -61,12 +62,12 @@ def _take(request: HttpRequest) -> JsonResponse:
     try:
         messages = parse(body, request.headers)
     except MalformedBody as error:
-        if body == PROBE:
+        if body == SIGNATURE_CHECK_BODY:
             return _error(400, str(error))
         return _refusal(400, str(error))
     try:
         stored = [receive(message) for message in messages]
-    except (Error, StoredBefore) as error:
+    except (Error, AlreadyStored) as error:
         log_event("webhook.not_stored", error=type(error).__name__, exc_info=True)
         return _error(
             503, "The delivery could not be stored. Send it again.", **{"Retry-After": "10"}

@@ -133,7 +133,7 @@ def server() -> Iterator[FaultyServer]:
 
 @pytest.fixture
 def make(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> Make:
-    monkeypatch.setattr(http, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(http, "FIRST_RETRY_DELAY", 0.001)
 
     def make(key: str = "test-key", **kwargs: Any) -> KapsoClient:
         return KapsoClient(key, **{"base_url": server.url, "budget": 5, **kwargs})
@@ -401,7 +401,7 @@ def test_an_unusable_answer_to_a_post_leaves_the_outcome_open(
         client.create_customer(name="Ada")
     assert named in str(caught.value)
     assert caught.value.outcome_unknown
-    assert "look before" in str(caught.value)
+    assert "check before" in str(caught.value)
     assert len(server.requests) == 1
     with pytest.raises(KapsoUnexpectedAnswer) as caught:
         client.get_customer(CUSTOMER)

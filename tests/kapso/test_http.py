@@ -78,7 +78,7 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> Make:
-    monkeypatch.setattr(http, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(http, "FIRST_RETRY_DELAY", 0.001)
 
     def make(**kwargs: Any) -> KapsoClient:
         return KapsoClient(KEY, **{"base_url": server.url, "budget": 5, **kwargs})
@@ -184,7 +184,7 @@ def test_a_post_that_broke_is_never_repeated(
     server: FaultyServer, client: KapsoClient, reply: Reply
 ) -> None:
     server.will(reply)
-    with pytest.raises(KapsoError, match="look before you repeat") as caught:
+    with pytest.raises(KapsoError, match="check before you repeat") as caught:
         post(client)
     assert caught.value.outcome_unknown
     assert len(server.requests) == 1
@@ -196,7 +196,7 @@ def test_repeating_ends(server: FaultyServer, client: KapsoClient, call: Call) -
     with pytest.raises(KapsoUnavailable, match=r"\(502\).*bad gateway.*later") as caught:
         call(client)
     assert not caught.value.outcome_unknown
-    assert len(server.requests) == 1 + http.REPEATS
+    assert len(server.requests) == 1 + http.MAX_RETRIES
 
 
 @pytest.mark.parametrize("call", EVERY)
@@ -210,7 +210,7 @@ def test_where_nobody_listens_nothing_happened(make: Make, call: Call) -> None:
 def test_a_connection_that_comes_late_serves_a_post(
     monkeypatch: pytest.MonkeyPatch, make: Make
 ) -> None:
-    monkeypatch.setattr(http, "FIRST_WAIT", 0.2)
+    monkeypatch.setattr(http, "FIRST_RETRY_DELAY", 0.2)
     late = FaultyServer()
     late.will(OK)
     # Bound and listening already, so the socket is closed to refuse and opened again by hand.
@@ -294,7 +294,7 @@ def test_the_budget_is_for_all_requests_of_a_client(server: FaultyServer, make: 
 def test_an_endless_answer_is_refused(
     server: FaultyServer, client: KapsoClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "MAX_ANSWER_BYTES", 50_000)
+    monkeypatch.setattr(http, "MAX_RESPONSE_BYTES", 50_000)
     server.will(answer(200, b" " * 100_000))
     with pytest.raises(KapsoUnexpectedAnswer, match="larger than"):
         get(client)

@@ -11,7 +11,8 @@ from jsonschema import Draft202012Validator
 
 from kapso_connect.exceptions import InvalidOptions
 from kapso_connect.kapso import setup_link_options
-from kapso_connect.kapso.error_codes import FAILURES
+from kapso_connect.kapso.error_codes import SETUP_ERRORS
+from kapso_connect.kapso.languages import Language
 from kapso_connect.kapso.setup_link_options import SetupLinkOptions
 from kapso_connect.kapso.types import ConnectionType
 from tests.kapso.test_client import CONTRACT
@@ -46,11 +47,11 @@ def problems(*sources: Any) -> dict[str, str]:
 def test_the_constants_are_the_contracts() -> None:
     schemas = CONTRACT["components"]["schemas"]
     assert schemas["ConnectionTypes"]["items"]["enum"] == ConnectionType.values
-    assert schemas["Language"]["enum"] == [*setup_link_options.LANGUAGES, None]
+    assert schemas["Language"]["enum"] == [*Language.values, None]
     assert schemas["BillingMode"]["enum"] == list(setup_link_options.BILLING_MODES)
     assert set(schemas["Theme"]["properties"]) == set(setup_link_options.THEME_COLORS)
     assert set(SCHEMA["properties"]) == set(SetupLinkOptions.__dataclass_fields__)
-    assert len(FAILURES) == 6
+    assert len(SETUP_ERRORS) == 6
 
 
 def test_what_is_set_is_sent_and_nothing_else() -> None:
@@ -164,7 +165,8 @@ def test_what_a_later_source_contradicts_is_dropped() -> None:
         **{
             name: value
             for name, value in FULL.items()
-            if name != "allowed_connection_types" and name not in setup_link_options.PROVISIONING
+            if name != "allowed_connection_types"
+            and name not in setup_link_options.PROVISIONING_OPTIONS
         },
         **RECONNECT,
     }
@@ -185,9 +187,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=4,
 )
-VALUES = (
-    st.sampled_from([*FULL.values(), *RECONNECT.values(), *setup_link_options.LANGUAGES]) | JSON
-)
+VALUES = st.sampled_from([*FULL.values(), *RECONNECT.values(), *Language.values]) | JSON
 NAMES = st.sampled_from([*SCHEMA["properties"]]) | st.text()
 
 

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import json
+import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from django.db import DataError, OperationalError, connection, transaction
+from django.db import DataError, IntegrityError, OperationalError, connection, transaction
+from django.db.models import Model
+from django.db.models.signals import post_save
 from django.test import AsyncClient, Client, RequestFactory
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -14,7 +19,8 @@ from hypothesis import strategies as st
 from kapso_connect import onboarding
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
 from kapso_connect.onboarding import numbers
-from kapso_connect.webhooks import handlers, inbox
+from kapso_connect.testing import Sandbox, webhook_headers
+from kapso_connect.webhooks import handlers, inbox, registration
 from kapso_connect.webhooks.views import webhook
 
 from ..factories import (
@@ -29,6 +35,7 @@ from ..factories import (
     new_number_id,
     payload_for,
     post,
+    remote_customer,
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -36,6 +43,10 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def stored() -> WebhookEvent:
     return WebhookEvent.objects.get()
+
+
+def test_every_event_that_is_subscribed_to_has_a_handler_and_no_other() -> None:
+    assert set(registration.SUBSCRIBED_EVENTS) == set(handlers.HANDLERS)
 
 
 # Who is let in
@@ -87,16 +98,16 @@ def test_no_answer_is_kept_by_a_cache() -> None:
 
 def test_exempt_from_atomic_requests(monkeypatch) -> None:
     monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
-    inside = []
-    real = inbox.receive
+    in_transaction: list[bool] = []
 
-    def spy(message):
-        inside.append(connection.in_atomic_block)
-        return real(message)
+    def observe(execute, sql, params, many, context):
+        in_transaction.append(connection.in_atomic_block)
+        return execute(sql, params, many, context)
 
-    monkeypatch.setattr("kapso_connect.webhooks.views.receive", spy)
-    assert post({}).status_code == 200
-    assert inside == [False]
+    with connection.execute_wrapper(observe):
+        assert post({}).status_code == 200
+    # The first query looks for a duplicate, and needs no transaction.
+    assert in_transaction[0] is False
 
 
 # Sizes and forms
@@ -155,8 +166,6 @@ def test_signed_but_no_json_object_is_a_400(body: bytes) -> None:
 def test_a_body_that_middleware_read_before_is_understood() -> None:
     customer, number = make_customer(), new_number_id()
     body = json.dumps(payload_for(customer, number)).encode()
-    from kapso_connect.testing import webhook_headers
-
     request = RequestFactory().post(
         WEBHOOK,
         body,
@@ -177,8 +186,6 @@ async def _post_async(body: bytes, headers: dict[str, str]) -> int:
 
 def test_under_asgi() -> None:
     from asgiref.sync import async_to_sync
-
-    from kapso_connect.testing import webhook_headers
 
     body = b'{"a": 1}'
     assert async_to_sync(_post_async)(body, webhook_headers(body, SECRET, event="x.y")) == 200
@@ -234,14 +241,14 @@ def test_created_connects_and_tells() -> None:
     link.refresh_from_db()
     assert (link.status, link.setup_status) == ("used", "completed")
 
-    told = heard.only("whatsapp_connected")
+    sent = heard.only("whatsapp_connected")
     event = TimelineEvent.objects.get(kind="connected")
-    assert told["sender"] is Connection
-    assert told["connection"] == connected
-    assert told["customer"] == link.customer
-    assert told["setup_link"] == link
-    assert told["source"] == "webhook"
-    assert told["event"] == event
+    assert sent["sender"] is Connection
+    assert sent["connection"] == connected
+    assert sent["customer"] == link.customer
+    assert sent["setup_link"] == link
+    assert sent["source"] == "webhook"
+    assert sent["event"] == event
     assert event.webhook_event == stored()
     assert event.delivered_at is not None
 
@@ -323,11 +330,11 @@ def test_unknown_events_are_stored_and_announced() -> None:
     with listening("webhook_received") as heard:
         response = post({"any": ["thing"]}, event="workflow.execution.finished")
     assert response.status_code == 200
-    told = heard.only("webhook_received")
-    assert told["sender"] is WebhookEvent
-    assert told["webhook_event"] == stored()
-    assert told["event_name"] == "workflow.execution.finished"
-    assert told["payload"] == {"any": ["thing"]}
+    sent = heard.only("webhook_received")
+    assert sent["sender"] is WebhookEvent
+    assert sent["webhook_event"] == stored()
+    assert sent["event_name"] == "workflow.execution.finished"
+    assert sent["payload"] == {"any": ["thing"]}
     assert stored().status == "ignored"
 
 
@@ -344,10 +351,10 @@ def test_deleted_disconnects_and_tells() -> None:
     connected.refresh_from_db()
     assert not connected.is_connected
     assert connected.disconnected_at is not None
-    told = heard.only("whatsapp_disconnected")
-    assert told["connection"] == connected
-    assert told["customer"] == connected.customer
-    assert told["event"].data["reason"] == "deleted"
+    sent = heard.only("whatsapp_disconnected")
+    assert sent["connection"] == connected
+    assert sent["customer"] == connected.customer
+    assert sent["event"].data["reason"] == "deleted"
 
 
 def test_deleted_without_its_customer_still_disconnects_what_is_known() -> None:
@@ -398,39 +405,57 @@ def test_signed_but_wrong_is_stored_as_failed_with_the_reason(payload, event) ->
     assert not Customer.objects.exists()
 
 
-def test_an_error_while_acting_keeps_the_delivery_and_undoes_the_rest(monkeypatch) -> None:
-    def broken(*args: Any, **kwargs: Any) -> None:
-        raise LookupError("out of luck")
+@contextmanager
+def failing_to_save(model: type[Model], error: Exception) -> Iterator[None]:
+    """Raise ``error`` when a row of ``model`` is saved, as a receiver of the site may."""
 
-    monkeypatch.setattr(onboarding, "connect", broken)
-    assert post(payload_for(make_customer(kapso_id=None), "1")).status_code == 200
-    post({"phone_number_id": "1", "customer": {"id": "new"}}, key="b")
-    failed = WebhookEvent.objects.get(idempotency_key="b")
-    assert failed.status == "failed"
-    assert failed.last_error == "LookupError: out of luck"
-    # The customer was made before the error, in the transaction that was taken back.
-    assert not Customer.objects.filter(kapso_id="new").exists()
+    def receiver(**kwargs: Any) -> None:
+        raise error
+
+    post_save.connect(receiver, sender=model)
+    try:
+        yield
+    finally:
+        post_save.disconnect(receiver, sender=model)
 
 
-def test_a_failed_event_can_be_run_again(monkeypatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(onboarding, "connect", lambda *a, **k: 1 / 0)
+def failing_statements(error: Exception, start: str = "") -> Any:
+    """Let the database refuse statements that start with ``start``."""
+
+    def execute(execute, sql, params, many, context):
+        if sql.replace('"', "").replace("`", "").startswith(start):
+            raise error
+        return execute(sql, params, many, context)
+
+    return connection.execute_wrapper(execute)
+
+
+INSERT_CONNECTION = f"INSERT INTO {Connection._meta.db_table}"
+INSERT_WEBHOOK_EVENT = f"INSERT INTO {WebhookEvent._meta.db_table}"
+
+
+def test_an_error_while_acting_keeps_the_delivery_and_undoes_the_rest() -> None:
+    with failing_to_save(Connection, LookupError("out of luck")):
+        post({"phone_number_id": "1", "customer": {"id": "new"}})
+    assert stored().status == "failed"
+    assert stored().last_error == "LookupError: out of luck"
+    # The customer was made before the error, in the transaction that was rolled back.
+    assert not Customer.objects.exists()
+
+
+def test_a_failed_event_can_be_run_again() -> None:
+    with failing_to_save(Connection, ZeroDivisionError()):
         post(payload_for(make_customer(), "1"))
-    failed = stored()
-    WebhookEvent.objects.update(status="pending", next_attempt_at=failed.received_at, attempts=0)
-    assert inbox.process(failed.pk)
+        assert stored().status == "failed"
+        assert inbox.process_again(stored()) is False
+    assert inbox.process_again(stored()) is True
     assert stored().status == "processed"
     assert Connection.objects.get().is_connected
 
 
 def test_when_acting_keeps_losing_races_the_delivery_waits_in_the_inbox(monkeypatch) -> None:
-    monkeypatch.setattr("kapso_connect.db.PATIENCE", 0.05)
-
-    def locked(*args: Any, **kwargs: Any) -> None:
-        raise OperationalError("database is locked")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(onboarding, "connect", locked)
+    monkeypatch.setattr("kapso_connect.db.CONFLICT_RETRY_SECONDS", 0.05)
+    with failing_statements(OperationalError("database is locked"), INSERT_CONNECTION):
         assert post(payload_for(make_customer(), "1")).status_code == 200
     assert stored().status == "pending"
     assert "locked" in stored().last_error
@@ -439,40 +464,66 @@ def test_when_acting_keeps_losing_races_the_delivery_waits_in_the_inbox(monkeypa
     assert Connection.objects.get().is_connected
 
 
-def test_an_error_while_the_api_decides_is_kept_and_tried_again(monkeypatch) -> None:
-    def broken(*args: Any, **kwargs: Any) -> None:
-        raise DataError("value too long")
-
-    closed = make_connection(status="disconnected")
-    monkeypatch.setattr(onboarding, "refresh_number", broken)
-    assert post(payload_for(closed.customer, closed.phone_number_id)).status_code == 200
-    assert stored().status == "pending"
-    assert "value too long" in stored().last_error
-    assert inbox.run_again(stored()) is False
+def test_an_error_while_the_api_decides_is_kept_and_tried_again(sandbox: Sandbox) -> None:
+    customer = remote_customer(sandbox)
+    [number] = [row["phone_number_id"] for row in sandbox.state()["phone_numbers"]]
+    make_connection(customer, phone_number_id=number, status="disconnected")
+    with failing_to_save(Connection, DataError("value too long")):
+        assert post(payload_for(customer, number)).status_code == 200
+        assert stored().status == "pending"
+        assert "value too long" in stored().last_error
+        assert inbox.process_again(stored()) is False
+    assert inbox.process_again(stored()) is True
+    assert Connection.objects.get().is_connected
 
 
 def test_without_a_database_kapso_is_asked_to_come_again(monkeypatch) -> None:
-    monkeypatch.setattr("kapso_connect.db.PATIENCE", 0.05)
-
-    def away(*args: Any, **kwargs: Any) -> None:
-        raise OperationalError("connection refused")
-
-    monkeypatch.setattr(handlers, "insert", away)
-    response = post({})
-    assert response.status_code == 503
-    assert response["Retry-After"]
-    assert "refused" not in response.content.decode()
+    monkeypatch.setattr("kapso_connect.db.CONFLICT_RETRY_SECONDS", 0.05)
+    for start in ("", INSERT_WEBHOOK_EVENT):
+        with failing_statements(OperationalError("connection refused"), start):
+            response = post({})
+        assert response.status_code == 503
+        assert response["Retry-After"]
+        assert "refused" not in response.content.decode()
 
 
-def test_another_process_that_stored_it_first_makes_it_a_duplicate(monkeypatch) -> None:
-    # Both looked before either had committed: only the unique key decides.
-    post({}, key="same")
-    monkeypatch.setattr(handlers, "look", lambda message: inbox.NOTHING_EXISTING)
-    message = handlers.Message("same", "x.y", {})
-    with pytest.raises(inbox.StoredBefore):
-        inbox.receive(message)
-    monkeypatch.undo()
-    assert inbox.receive(message) is None
+def test_another_process_that_stored_it_first_makes_it_a_duplicate() -> None:
+    payload = payload_for(make_customer(), "1")
+    both_have_looked = threading.Barrier(2, timeout=10)
+    answers: list[dict[str, int]] = []
+
+    def deliver() -> None:
+        waiting = [both_have_looked]
+
+        def wait_after_looking(execute, sql, params, many, context):
+            result = execute(sql, params, many, context)
+            if sql.startswith("SELECT") and WebhookEvent._meta.db_table in sql and waiting:
+                waiting.pop().wait()
+            return result
+
+        try:
+            with connection.execute_wrapper(wait_after_looking):
+                answers.append(post(payload, key="same").json())
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=deliver) for _ in range(2)]
+    with listening() as heard:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(answer["duplicates"] for answer in answers) == [0, 1]
+    assert stored().status == "processed"
+    assert heard.names() == ["whatsapp_connected"]
+
+
+def test_a_conflict_with_a_delivery_that_is_gone_again_is_sent_again(monkeypatch) -> None:
+    monkeypatch.setattr("kapso_connect.db.CONFLICT_RETRY_SECONDS", 0.05)
+    with failing_statements(IntegrityError("duplicate key"), INSERT_WEBHOOK_EVENT):
+        assert post({}).status_code == 503
+    assert not WebhookEvent.objects.exists()
+    assert post({}).status_code == 200
 
 
 def test_a_receiver_that_raises_costs_nobody_their_200() -> None:
@@ -504,7 +555,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-EVENTS = [
+EVENT_NAMES = [
     *(f"whatsapp.phone_number.{name}" for name in ("created", "deleted", "offboarded")),
     *(f"whatsapp.phone_number.{name}" for name in ("disconnected", "reconnected", "other")),
     *(f"whatsapp.account.{name}" for name in ("disabled", "restricted", "violation")),
@@ -520,7 +571,7 @@ FIELDS += ["occurred_at", "business_account_id", "phone_numbers", "restrictions"
     body=st.dictionaries(
         st.sampled_from(FIELDS), json_values | st.sampled_from(["1", "77", {"id": "c"}, True])
     ),
-    event=st.sampled_from(EVENTS),
+    event=st.sampled_from(EVENT_NAMES),
 )
 def test_no_signed_object_is_ever_an_error(body, event) -> None:
     key = str(uuid.uuid4())

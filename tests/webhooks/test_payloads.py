@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from kapso_connect.exceptions import MalformedBody, MalformedPayload
 from kapso_connect.webhooks.payloads import (
-    MAX_BATCH,
-    MAX_DEPTH,
-    UNNAMED,
+    MAX_BATCH_SIZE,
+    MAX_PAYLOAD_DEPTH,
+    UNNAMED_EVENT,
     account_event,
     parse,
     phone_number_event,
@@ -74,8 +74,8 @@ def test_batch_with_an_item_that_is_no_object_keeps_the_others() -> None:
 
 
 def test_batch_beyond_the_limit_is_one_message_that_says_so() -> None:
-    (message,) = read({"type": NAME, "batch": True, "data": [{}] * (MAX_BATCH + 1)})
-    assert str(MAX_BATCH + 1) in message.error
+    (message,) = read({"type": NAME, "batch": True, "data": [{}] * (MAX_BATCH_SIZE + 1)})
+    assert str(MAX_BATCH_SIZE + 1) in message.error
 
 
 def test_a_flat_payload_with_a_type_of_its_own_is_no_envelope() -> None:
@@ -85,7 +85,7 @@ def test_a_flat_payload_with_a_type_of_its_own_is_no_envelope() -> None:
 
 
 def test_a_name_is_missing() -> None:
-    assert read({})[0].event == UNNAMED
+    assert read({})[0].event == UNNAMED_EVENT
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_what_a_database_cannot_hold_is_replaced() -> None:
 
 def test_nesting_beyond_the_limit_is_said() -> None:
     nested: object = 1
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_PAYLOAD_DEPTH + 1):
         nested = [nested]
     (message,) = read({"event": NAME, "a": nested})
     assert "nested" in message.error
@@ -143,7 +143,7 @@ def test_nesting_beyond_the_limit_is_said() -> None:
 
 def test_deep_nesting_in_place_of_an_event_is_said() -> None:
     nested: object = 1
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_PAYLOAD_DEPTH + 1):
         nested = [nested]
     (message,) = read({"type": NAME, "batch": True, "data": [nested]})
     assert "nested" in message.error
