@@ -150,11 +150,13 @@ def after_first_query(action: Callable[[], object]) -> Iterator[None]:
 
 
 @contextmanager
-def failing_queries(verb: str, model: type[Model], error: type[Exception]) -> Iterator[None]:
-    """Let the database refuse each INSERT, UPDATE, SELECT or DELETE of a table with ``error``."""
+def failing_queries(
+    error: type[Exception], verb: str, model: type[Model], column: str = ""
+) -> Iterator[None]:
+    """Raise ``error`` for each query that is an INSERT, UPDATE, … (``verb``) of a table."""
 
     def execute(execute: Any, sql: str, *args: Any) -> Any:
-        if sql.startswith(verb) and model._meta.db_table in sql:
+        if sql.startswith(verb) and model._meta.db_table in sql and column in sql:
             raise error
         return execute(sql, *args)
 

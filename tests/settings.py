@@ -68,6 +68,7 @@ KAPSO_CONNECT = {
     "API_BASE_URL": "http://127.0.0.1:9",
     "WEBHOOK_SECRET": "test-webhook-secret",
     "PUBLIC_URL": "https://site.example",
+    "OBSERVERS": ["tests.log_events.check"],
 }
 if django.VERSION >= (6, 1):
     MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
