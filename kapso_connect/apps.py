@@ -14,6 +14,6 @@ class KapsoConnectConfig(AppConfig):
         from . import checks  # noqa: F401  (registers the system checks)
 
         if settings.is_overridden("TASKS"):  # type: ignore[misc]
-            # What tasks cannot run on fails here, and not with the first webhook.
+            # A backend that cannot run our tasks fails here, not with the first webhook.
             from .onboarding import invitations  # noqa: F401
             from .webhooks import inbox  # noqa: F401
