@@ -19,26 +19,26 @@ from kapso_connect.management.arguments import seconds
 from kapso_connect.management.plain import plain
 from kapso_connect.webhooks import registration
 from kapso_connect.webhooks.registration import (
-    Outcome,
+    RegistrationError,
     SecretState,
+    SignatureStatus,
     Step,
-    Stopped,
     WebhookInspection,
 )
 
-WOULD_CHANGE = 3
-LISTED = 10
+EXIT_WOULD_CHANGE = 3
+MAX_LISTED = 10
 
-UNCHANGED = "Nothing was changed."
+NOTHING_CHANGED = "Nothing was changed."
 
 
 class Command(BaseCommand):
     help = (
-        "Registers this site's webhook at Kapso, or repairs it: address, events, payload version, "
-        "secret, and whether it is active or there twice. Webhooks that lead elsewhere are left "
-        "alone. Shows what it would change and asks; run again, it finds nothing to do. Exit "
-        "status: 0 all is as it should be, 1 something is wrong or could not be done, 3 with "
-        "--dry-run something would be changed, 130 interrupted."
+        "Registers this site's webhook at Kapso, or repairs it: URL, events, payload version, "
+        "secret, whether it is active, and duplicates. Does not touch webhooks of other sites. "
+        "Shows what it would change and asks first; it can be run again at any time. Exit status: "
+        "0 all is well, 1 something is wrong or failed, 3 with --dry-run something would be "
+        "changed, 130 interrupted."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -48,15 +48,17 @@ class Command(BaseCommand):
             "--noinput",
             action="store_true",
             dest="yes",
-            help="Do not ask before changing something at Kapso.",
+            help="Make changes at Kapso without asking.",
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="Only show the plan; change and send nothing."
+            "--dry-run",
+            action="store_true",
+            help="Only show what would be changed; change and send nothing.",
         )
         parser.add_argument(
             "--test",
             action="store_true",
-            help="Afterwards have Kapso send a test delivery, and wait until it is in the inbox.",
+            help="Afterwards, have Kapso send a test delivery, and wait until it is in the inbox.",
         )
         parser.add_argument(
             "--timeout",
@@ -69,7 +71,8 @@ class Command(BaseCommand):
             "--rotate",
             action="store_true",
             help="Have Kapso sign with the first secret of WEBHOOK_SECRET, a list of the new one "
-            "and the old one, once the running site is seen to accept both. Loses no delivery.",
+            "and the old one, after checking that the running site accepts both. No delivery is "
+            "lost.",
         )
         parser.add_argument(
             "--new-secret",
@@ -79,13 +82,13 @@ class Command(BaseCommand):
         parser.add_argument(
             "--set-secret",
             action="store_true",
-            help="Set the secret also where Kapso does not show which one it has.",
+            help="Set the secret even if Kapso does not show which one it has.",
         )
         parser.add_argument(
             "--adopt",
             default="",
             metavar="ID",
-            help="Lead this webhook here, wherever it leads now: after a change of the address.",
+            help="Use the webhook with this ID, wherever it leads: after this site's URL changed.",
         )
 
     def handle(self, *args: Any, new_secret: bool, **options: Any) -> None:
@@ -93,21 +96,21 @@ class Command(BaseCommand):
             self.stdout.write(secrets.token_urlsafe(48))
             return
         self.verbosity = options["verbosity"]
-        self.state = UNCHANGED
+        self.state = NOTHING_CHANGED
         try:
-            self.work(**options)
-        except (ImproperlyConfigured, KapsoError, Stopped) as error:
+            self.register(**options)
+        except (ImproperlyConfigured, KapsoError, RegistrationError) as error:
             raise CommandError(f"{self.plain(str(error))}\n{self.state}") from None
         except Error as error:
             raise CommandError(
-                f"The database of these settings cannot be read ({type(error).__name__}), so "
-                f"nobody knows whether a test delivery arrived. See: manage.py kapso_doctor\n"
+                f"The database of these settings cannot be read ({type(error).__name__}), so it "
+                f"is unknown whether a test delivery arrived. Run: manage.py kapso_doctor\n"
                 f"{self.state}"
             ) from None
         except KeyboardInterrupt:
             raise CommandError(f"Interrupted. {self.state}", returncode=130) from None
 
-    def work(
+    def register(
         self,
         *,
         yes: bool,
@@ -128,49 +131,50 @@ class Command(BaseCommand):
             self.check_rotation(found)
         if dry_run:
             if steps:
-                raise SystemExit(WOULD_CHANGE)
+                raise SystemExit(EXIT_WOULD_CHANGE)
             return
         if steps:
             self.check_site(url, steps)
             self.confirm(yes)
-        # Another one: whoever was asked may have thought for longer than a client's budget lasts.
+        # A new client, since answering may have taken longer than the budget of the first.
         with KapsoClient.from_settings() as client:
             webhook = self.apply_step(client, steps, rotate) if steps else None
             webhook = webhook or found.mine
             if webhook is not None and (test or rotate):
                 self.test(client, webhook, url, timeout)
         if rotate:
-            self.say_when_over()
+            self.say_when_rotated()
 
     # The plan
 
     def show(self, found: WebhookInspection, steps: Sequence[Step]) -> None:
         self.say(f"This site's webhook: {found.url}")
         if found.mine is None:
-            self.say("Kapso has no webhook that leads there.")
+            self.say("Kapso has no webhook with this URL.")
         for webhook in filter(None, (found.mine, *found.extra)):
             self.say(f"Kapso has {describe(webhook)}")
         if len(found.extra) > sum(not webhook.active for webhook in found.extra):
-            self.say("Several lead there: everything is delivered more than once.")
-        for webhook in found.others[:LISTED]:
-            # The rest of their addresses is nobody's business here: it may be a secret.
-            self.say(f"Left alone: {webhook.id} to {host_of(webhook.url)}")
-        if len(found.others) > LISTED:
-            self.say(f"Left alone: {len(found.others) - LISTED} more")
+            self.say("There are several, so everything is delivered more than once.")
+        for webhook in found.others[:MAX_LISTED]:
+            # Only the host: the rest of the URL may be secret.
+            self.say(f"Not changed: {webhook.id} to {host_of(webhook.url)}")
+        if len(found.others) > MAX_LISTED:
+            self.say(f"Not changed: {len(found.others) - MAX_LISTED} more")
         for step in steps:
-            what = f"Change {step.webhook.id}" if step.webhook else "Create a webhook"
-            self.say("\n  ".join([f"{what}:", *step.why]))
+            action = f"Change {step.webhook.id}" if step.webhook else "Create a webhook"
+            self.say("\n  ".join([f"{action}:", *step.descriptions]))
         if not steps:
             self.say("Nothing to change.")
 
     def check_site(self, url: str, steps: Sequence[Step]) -> None:
-        """Have Kapso sign with nothing that the running site is known to refuse; warn where it
-        would deliver to nobody."""
-        seen = registration.probe(url, get_conf().webhook_secret[0])
-        if seen.outcome is Outcome.REFUSED and any("secret_key" in step.changes for step in steps):
-            raise Stopped(seen.said)
-        if seen.outcome is not Outcome.ACCEPTED:
-            self.say(f"Warning: {seen.said}")
+        """Raise RegistrationError if the running site refuses the secret that Kapso would be given;
+        warn if deliveries would not reach it."""
+        check = registration.check_signature(url, get_conf().webhook_secret[0])
+        sets_secret = any("secret_key" in step.changes for step in steps)
+        if sets_secret and check.status is SignatureStatus.REFUSED:
+            raise RegistrationError(check.message)
+        if check.status is not SignatureStatus.ACCEPTED:
+            self.say(f"Warning: {check.message}")
 
     def confirm(self, yes: bool) -> None:
         if yes:
@@ -178,21 +182,23 @@ class Command(BaseCommand):
         try:
             answer = input("Make these changes at Kapso? [y/N] ")
         except EOFError:
-            raise CommandError(f"Nobody can be asked here: use --yes. {UNCHANGED}") from None
+            raise CommandError(
+                f"There is no terminal to ask for confirmation: use --yes. {NOTHING_CHANGED}"
+            ) from None
         if answer.strip().lower() not in {"y", "yes"}:
-            raise CommandError(UNCHANGED)
+            raise CommandError(NOTHING_CHANGED)
 
     def apply_step(
         self, client: KapsoClient, steps: Sequence[Step], rotate: bool
     ) -> KapsoWebhook | None:
-        """Do ``steps``; return the webhook that was made or repaired, if one was."""
+        """Apply ``steps``; return this site's webhook if it was created or changed."""
         mine = None
         for step in steps:
             self.state = (
                 "Kapso may sign with the new secret or with the old one; this site accepts both, "
                 "so nothing is lost. Run the command again."
                 if rotate
-                else "What was planned may be done in part. Run the command again."
+                else "The changes may have been made in part. Run the command again."
             )
             changed = registration.apply_step(client, step)
             if step.is_mine:
@@ -202,42 +208,46 @@ class Command(BaseCommand):
             "Kapso signs with the new secret; this site accepts both, so nothing is lost. Keep "
             "both, and run the command again to test it."
             if rotate
-            else "What was planned is done."
+            else "All changes were made."
         )
         return mine
 
     # Rotation and test
 
     def check_rotation(self, found: WebhookInspection) -> None:
-        known = get_conf().webhook_secret
+        secrets_of_site = get_conf().webhook_secret
         if found.mine is None:
-            raise Stopped("There is no webhook to rotate the secret of: run without --rotate.")
-        if len(known) < 2 and registration.secret_state(found.mine) is not SecretState.CURRENT:
-            raise Stopped(
-                "KAPSO_CONNECT['WEBHOOK_SECRET'] holds one secret. Make it a list, the new one "
-                "first and the old one behind it, restart the site with it, and run this again. "
+            raise RegistrationError("There is no webhook yet: run without --rotate first.")
+        if (
+            len(secrets_of_site) < 2
+            and registration.secret_state(found.mine) is not SecretState.CURRENT
+        ):
+            raise RegistrationError(
+                "KAPSO_CONNECT['WEBHOOK_SECRET'] has one secret. Make it a list of the new one and "
+                "the old one, in this order, restart the site, and run this command again. "
                 "manage.py kapso_webhook --new-secret prints a new one."
             )
-        registration.verify_secrets(found.url, known)
-        self.say(f"The running site accepts {'both secrets' if len(known) > 1 else 'the secret'}.")
+        registration.verify_secrets(found.url, secrets_of_site)
+        accepted = "both secrets" if len(secrets_of_site) > 1 else "the secret"
+        self.say(f"The running site accepts {accepted}.")
 
     def test(self, client: KapsoClient, webhook: KapsoWebhook, url: str, timeout: float) -> None:
-        self.say("Kapso is asked for a test delivery ...")
-        took = registration.send_test(client, webhook, seconds=timeout)
-        if took is None:
-            raise Stopped(
+        self.say("Waiting for a test delivery from Kapso ...")
+        seconds_taken = registration.send_test_delivery(client, webhook, timeout=timeout)
+        if seconds_taken is None:
+            raise RegistrationError(
                 f"The test delivery did not arrive within {timeout:.0f} seconds. "
-                + registration.why_not_arrived(webhook, url)
+                + registration.explain_missing_delivery(webhook, url)
             )
-        self.say(f"It arrived after {took:.1f} seconds.")
+        self.say(f"It arrived after {seconds_taken:.1f} seconds.")
 
-    def say_when_over(self) -> None:
+    def say_when_rotated(self) -> None:
         if len(get_conf().webhook_secret) < 2:
             return
-        over = datetime.now(timezone.utc) + timedelta(seconds=registration.RETRIES_SECONDS)
+        end = datetime.now(timezone.utc) + timedelta(seconds=registration.REDELIVERY_SECONDS)
         self.say(
-            "Kapso signs with the new secret. What it repeats may be signed with the old one until "
-            f"{over:%H:%M} UTC: take the old one out of WEBHOOK_SECRET after that."
+            "Kapso signs with the new secret. Deliveries that it repeats may be signed with the "
+            f"old one until {end:%H:%M} UTC: remove the old one from WEBHOOK_SECRET after that."
         )
 
     def say(self, text: str) -> None:
@@ -250,17 +260,17 @@ class Command(BaseCommand):
 
 def host_of(url: str) -> str:
     try:
-        return urlsplit(url).hostname or "nowhere"
+        return urlsplit(url).hostname or "an invalid URL"
     except ValueError:
-        return "no usable address"
+        return "an invalid URL"
 
 
 def describe(webhook: KapsoWebhook) -> str:
-    subscribed = len(set(registration.EVENTS) & set(webhook.events))
-    told = (
+    subscribed = len(set(registration.SUBSCRIBED_EVENTS) & set(webhook.events))
+    properties = (
         "active" if webhook.active else "NOT active",
         f"payload {webhook.payload_version or 'version not shown'}",
-        f"{subscribed} of the {len(registration.EVENTS)} events",
-        f"secret: {registration.SECRETS[registration.secret_state(webhook)]}",
+        f"{subscribed} of the {len(registration.SUBSCRIBED_EVENTS)} events",
+        f"secret: {registration.SECRET_DESCRIPTIONS[registration.secret_state(webhook)]}",
     )
-    return f"{webhook.id} to {registration.shown(webhook.url)}: {', '.join(told)}"
+    return f"{webhook.id} to {registration.redact_url(webhook.url)}: {', '.join(properties)}"
