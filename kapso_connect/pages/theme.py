@@ -1,5 +1,5 @@
-"""The colours of the customers' pages: the same twelve that Kapso's hosted page takes; and whether
-text in them can be read."""
+"""The colours of the customers' pages, with the names of Kapso's ``theme_config``, and the contrast
+of text in them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ..kapso.setup_link_options import THEME_COLORS, is_color
 
-LIGHT = {
+DEFAULT_COLORS = {
     "primary_color": "#12715b",
     "primary_foreground_color": "#ffffff",
     "background_color": "#f4f6f5",
@@ -21,9 +21,9 @@ LIGHT = {
     "destructive_color": "#a32020",
     "destructive_foreground_color": "#ffffff",
 }
-"""What ``pages.css`` has, too: the colours where a theme says nothing."""
+"""The colours that a theme does not set; ``pages.css`` has the same ones."""
 
-TEXT_ON = (
+TEXT_PAIRS = (
     ("text_color", "background_color"),
     ("text_color", "card_color"),
     ("text_color", "muted_color"),
@@ -34,20 +34,20 @@ TEXT_ON = (
     ("secondary_foreground_color", "secondary_color"),
     ("destructive_foreground_color", "destructive_color"),
 )
-"""Which colour is text, and which is behind it."""
+"""Colours of text, each with a background that it appears on."""
 
-FILLED = ("primary", "secondary", "destructive")
-"""Colours that are filled with, each with its foreground: they bear either appearance."""
+FILL_COLORS = ("primary", "secondary", "destructive")
+"""Colours of filled areas, each with its own foreground: they suit a light and a dark page."""
 
-READABLE = 4.5
-"""The contrast that WCAG 2 asks of text, at level AA."""
+MIN_CONTRAST = 4.5
+"""The contrast ratio of text that WCAG 2 requires at level AA."""
 
 
 def full_theme(theme: Mapping[str, str]) -> dict[str, str]:
-    """Return ``theme`` with all twelve colours: what is missing is ours, and readable on what is
-    given."""
-    colors = {**LIGHT, **theme}
-    for name in FILLED:
+    """Return ``theme`` with all twelve colours. Missing ones are the defaults, or a readable
+    foreground for a given fill colour."""
+    colors = {**DEFAULT_COLORS, **theme}
+    for name in FILL_COLORS:
         fill, foreground = f"{name}_color", f"{name}_foreground_color"
         if fill in theme and foreground not in theme:
             colors[foreground] = max(
@@ -56,18 +56,18 @@ def full_theme(theme: Mapping[str, str]) -> dict[str, str]:
     return colors
 
 
-def hard_to_read(theme: Mapping[str, str]) -> Iterator[tuple[str, str, float]]:
-    """Yield the pairs of ``TEXT_ON`` that ``theme`` sets with too little contrast, and how much
-    they have, from 1 to 21. ``theme`` has colours as ``#rrggbb``."""
-    for text, behind in TEXT_ON:
-        if text in theme and behind in theme:
-            contrast = contrast_of(theme[text], theme[behind])
-            if contrast < READABLE:
-                yield text, behind, contrast
+def low_contrast_pairs(theme: Mapping[str, str]) -> Iterator[tuple[str, str, float]]:
+    """Yield the ``TEXT_PAIRS`` in ``theme`` whose contrast ratio is below ``MIN_CONTRAST``, and the
+    ratio. ``theme`` maps names to colours such as ``#1a2b3c``."""
+    for text, background in TEXT_PAIRS:
+        if text in theme and background in theme:
+            contrast = contrast_of(theme[text], theme[background])
+            if contrast < MIN_CONTRAST:
+                yield text, background, contrast
 
 
 def contrast_of(one: str, other: str) -> float:
-    """Return WCAG's contrast ratio of two colours, from 1 to 21."""
+    """Return the contrast ratio of two colours by WCAG 2, from 1 to 21."""
     darker, lighter = sorted((_luminance(one), _luminance(other)))
     return (lighter + 0.05) / (darker + 0.05)
 
@@ -81,8 +81,8 @@ def _luminance(color: str) -> float:
 
 
 def to_path(theme: object) -> str:
-    """Return ``theme`` as it stands in the address of its stylesheet, without what is no colour: a
-    mistake in the settings keeps no customer from the page."""
+    """Return ``theme`` as a part of the URL of its stylesheet. Invalid colours are left out: a
+    mistake in the settings does not break the page."""
     colors = theme if isinstance(theme, Mapping) else {}
     return "-".join(
         str(colors.get(name)).removeprefix("#").lower() if is_color(colors.get(name)) else ""
@@ -91,7 +91,7 @@ def to_path(theme: object) -> str:
 
 
 def from_path(colors: str) -> dict[str, str]:
-    """Return the theme that ``to_path`` made ``colors`` of."""
+    """Return the theme that ``to_path`` turned into ``colors``."""
     pairs = zip(THEME_COLORS, colors.split("-"), strict=True)
     return {name: f"#{color}" for name, color in pairs if color}
 
@@ -99,18 +99,20 @@ def from_path(colors: str) -> dict[str, str]:
 def stylesheet(theme: Mapping[str, str]) -> str:
     """Return the colours of ``theme`` as CSS variables.
 
-    A light theme leaves the dark appearance its own surfaces, where a visitor wants it dark; a dark
-    theme is dark for everybody.
+    A light theme applies to dark mode only with its fill colours; a dark theme applies to both.
     """
     colors = full_theme(theme)
     if _luminance(colors["card_color"]) < _luminance(colors["text_color"]):
         return f":root{{color-scheme:dark;{_variables(colors, THEME_COLORS)}}}\n"
-    given = {name for name in FILLED if {f"{name}_color", f"{name}_foreground_color"} & set(theme)}
-    filled = [name for name in THEME_COLORS if name.split("_")[0] in given]
-    rest = [name for name in THEME_COLORS if name not in filled]
+    given_fills = {
+        name for name in FILL_COLORS if {f"{name}_color", f"{name}_foreground_color"} & set(theme)
+    }
+    fills = [name for name in THEME_COLORS if name.split("_")[0] in given_fills]
+    surfaces = [name for name in THEME_COLORS if name not in fills]
+    in_light_mode = f":root{{{_variables(colors, surfaces)}}}"
     return (
-        f":root{{{_variables(colors, filled)}}}\n"
-        f"@media not all and (prefers-color-scheme:dark){{:root{{{_variables(colors, rest)}}}}}\n"
+        f":root{{{_variables(colors, fills)}}}\n"
+        f"@media not all and (prefers-color-scheme:dark){{{in_light_mode}}}\n"
     )
 
 

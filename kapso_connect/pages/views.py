@@ -1,9 +1,9 @@
-"""The customers' pages: the invitation, and where Kapso's hosted page sends them back to.
+"""The customers' pages: the invitation, and the pages that Kapso's hosted page redirects to.
 
-A site makes them its own by templates, or by a subclass of a view: see ``PageView``.
+A site customises them with templates, or with subclasses of the views; see ``PageView``.
 
-Nothing in a redirect is signed: its parameters are checked for form, looked up, and believed only
-as far as the API confirms them. None of them is shown.
+A redirect is not signed: the format of its parameters is validated, and what they say counts only
+once the API has confirmed it. None of them is displayed.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from .. import exceptions
 from ..conf import get_conf
 from ..db import non_atomic
 from ..exceptions import InvalidOptions, KapsoRateLimited, KapsoUnavailable
-from ..kapso.error_codes import FAILURES, UNKNOWN, Action
-from ..kapso.types import Language
+from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, Action
+from ..kapso.languages import Language
 from ..log import log_event
 from ..models import Connection, Customer, SetupLink, Source
 from ..onboarding import numbers, redirects, renewal, setup_links
@@ -53,19 +53,21 @@ from ..onboarding.connect_urls import (
     set_visit_cookie,
     with_customer_token,
 )
-from ..utils import format_phone_number, validate_same_site_url
+from ..phone_numbers import format_phone_number
+from ..utils import validate_same_site_url
 from . import theme
 
 CONNECT_RATE_LIMIT = 10
-"""How often a customer may ask for a link within ``CLICKS_PERIOD`` seconds."""
+"""How many times a customer may press the connect button within ``CONNECT_RATE_PERIOD``."""
 CONNECT_RATE_PERIOD = 10 * 60
+"""Seconds."""
 
 REFRESH_SECONDS = 3
-"""How often the waiting page looks again, at first."""
-PATIENCE = timedelta(minutes=1)
-"""After that it tells customers that they may leave, and looks every ``SLOW_REFRESH_SECONDS``."""
+"""How often the waiting page refreshes at first."""
+SLOW_REFRESH_AFTER = timedelta(minutes=1)
+"""From then on it says that the customer can leave, and refreshes less often."""
 SLOW_REFRESH_SECONDS = 30
-REFRESH_FOR = timedelta(minutes=30)
+STOP_REFRESH_AFTER = timedelta(minutes=30)
 
 _id = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _digits = re.compile(r"[0-9]{1,64}")
@@ -74,16 +76,16 @@ _phone = re.compile(r"[+ ]?[0-9 ()./-]{1,40}")
 
 
 class BadParameters(Exception):
-    """The page was asked for with parameters Kapso does not send."""
+    """The parameters are not in the format that Kapso sends."""
 
 
 @method_decorator([non_atomic, login_not_required, never_cache], name="dispatch")
 class PageView(View):
-    """Base of the customers' pages: looks up whose it is, speaks their language, and is friendly
-    where it cannot.
+    """Base class of the customers' pages: shows them in the customer's language, and a friendly
+    page instead of an error.
 
-    A subclass of one of the views below adds to what a template is given in ``get_context_data``,
-    and is mounted above ``include("kapso_connect.urls")`` at the same address.
+    To add to the context of a template, override ``get_context_data`` in a subclass of one of the
+    views below, and mount it above ``include("kapso_connect.urls")`` with the same URL.
     """
 
     http_method_names = ["get"]
@@ -91,7 +93,7 @@ class PageView(View):
     def http_method_not_allowed(
         self, request: HttpRequest, *args: Any, **kwargs: Any
     ) -> HttpResponseNotAllowed:
-        # Django's own would log the address.
+        # Django's version logs the URL, which may be secret.
         return HttpResponseNotAllowed([name.upper() for name in self.http_method_names])
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -103,11 +105,11 @@ class PageView(View):
             except (BadSignature, SetupLink.DoesNotExist):
                 response = self.page("invalid", status=404)
             response.headers.setdefault("Content-Language", translation.get_language() or "")
-        # The address holds the ids of the customer's link and number, or is a secret itself.
+        # The URL contains the ids of the customer's link and number, or is secret itself.
         response.headers.setdefault("Referrer-Policy", "no-referrer")
         response.headers.setdefault("X-Robots-Tag", "noindex, nofollow")
         patch_vary_headers(response, ["Accept-Language", "Cookie"])
-        # Django would log the address of a page that is not there, or not now.
+        # Keeps Django from logging the URL of a 4xx or 5xx response.
         response._has_been_logged = True  # type: ignore[attr-defined]
         return response
 
@@ -116,16 +118,16 @@ class PageView(View):
         return render(self.request, f"kapso_connect/{page}.html", context, status=status)
 
     def get_context_data(self, page: str, **context: Any) -> dict[str, Any]:
-        """Return what the template ``kapso_connect/<page>.html`` is given.
+        """Return the context of the template ``kapso_connect/<page>.html``.
 
-        ``page`` is connect, success, waiting, failed, unavailable, busy, withdrawn or invalid;
-        ``context`` what the view has to say: ``customer`` and ``link`` (the setup link) on all but
-        the last two. Extend it in a subclass.
+        ``page`` is connect, success, waiting, failed, unavailable, busy, withdrawn or invalid.
+        ``context`` is what the view passes: ``customer`` and ``link`` (the setup link) on all pages
+        but the last two. Extend it in a subclass.
         """
         conf = get_conf()
         link = context.get("link")
-        own_theme = link.options.get("theme_config") if link else None
-        colors = theme.to_path(own_theme or conf.setup_link_defaults.get("theme_config") or {})
+        link_theme = link.options.get("theme_config") if link else None
+        colors = theme.to_path(link_theme or conf.setup_link_defaults.get("theme_config") or {})
         return {
             "site_name": conf.display_name,
             "logo_url": _logo_url(conf.logo_url),
@@ -134,25 +136,26 @@ class PageView(View):
             **context,
         }
 
-    def parameter(self, name: str, form: re.Pattern[str], *, required: bool = True) -> str:
+    def parameter(self, name: str, pattern: re.Pattern[str], *, required: bool = True) -> str:
+        """Return a query parameter; raise BadParameters if it is repeated, malformed or missing."""
         values = self.request.GET.getlist(name) or [""]
         value = values[0]
-        if len(values) > 1 or ((value or required) and not form.fullmatch(value)):
+        if len(values) > 1 or ((value or required) and not pattern.fullmatch(value)):
             raise BadParameters
         return value
 
     def setup_link(self) -> SetupLink:
-        """Return the link that a redirect names; from here on its customer's language is spoken."""
+        """Return the setup link of a redirect, and switch to its customer's language."""
         kapso_id = self.parameter("setup_link_id", _id)
         link = SetupLink.objects.select_related("customer").get(kapso_id=kapso_id)
-        _speak_to(link.customer, link)
+        _activate_language(link.customer, link)
         return link
 
     def success(
         self, link: SetupLink | None, connections: list[Connection], *, is_customer: bool
     ) -> HttpResponse:
-        """``is_customer`` says whether it is the customer who looks: the site's own next page is
-        told who comes only then."""
+        """Return the success page. The link to the site's next page identifies the visitor only if
+        ``is_customer`` is true."""
         connection = connections[0]
         next_url = self.get_next_url(connection, link)
         if next_url and is_customer:
@@ -167,10 +170,10 @@ class PageView(View):
         )
 
     def get_next_url(self, connection: Connection, link: SetupLink | None) -> str:
-        """Return the page of this site that the success page leads on to, or "".
+        """Return the page of this site that the success page links to, or "".
 
-        It is the link's, else what ``get_whatsapp_next_url(connection)`` of the customer's owner
-        says, else ``NEXT_URL``.
+        It is the ``next_url`` of the link, or else the result of the owner's
+        ``get_whatsapp_next_url(connection)``, or else ``NEXT_URL``.
         """
         owner: Any = connection.customer.owner
         url = link.next_url if link else ""
@@ -191,13 +194,15 @@ class PageView(View):
         return ""
 
 
-# The POST needs no CSRF token: it acts for whoever has the address, not for whoever is logged in,
-# so that another site could make a browser send nothing that it could not send itself. And it must
-# work where cookies do not: in the browsers inside of other apps, which open e-mails' links.
+# The POST needs no CSRF token: it acts for whoever has the URL, not for the logged-in user, so
+# another site could make a browser send nothing that it could not send itself. And it must work
+# without cookies, in the in-app browsers that open links in e-mails.
 @method_decorator(csrf_exempt, name="dispatch")
 class ConnectView(PageView):
-    """The customer's own address: says who invites; its button leads to the setup link of the
-    day. Looking at it changes nothing: programs look at what is in an e-mail, too."""
+    """The customer's permanent URL: an invitation, whose button leads to a usable setup link.
+
+    GET changes nothing, since mail scanners follow links, too.
+    """
 
     http_method_names = ["get", "post"]
 
@@ -206,10 +211,10 @@ class ConnectView(PageView):
         link = renewal.latest_setup_link(customer) if customer else None
         if customer is None or link is None:
             return self.page("withdrawn", status=410)
-        _speak_to(customer, link)
+        _activate_language(customer, link)
         connected = customer.connections.filter(status=Connection.Status.CONNECTED)
         connections = list(connected.order_by("-connected_at", "-pk"))
-        if connections and renewal.is_finished(customer, link):
+        if connections and renewal.is_onboarded(customer, link):
             return self.success(link, connections, is_customer=True)
         return self.page(
             "connect",
@@ -228,21 +233,25 @@ class ConnectView(PageView):
         customer = customer_from_token(token)
         if customer is None:
             return self.page("withdrawn", status=410)
-        newest = renewal.latest_setup_link(customer)
-        _speak_to(customer, newest)
-        context = {"customer": customer, "link": newest, "connect_path": connect_path(customer)}
-        if seconds := _seconds_to_wait(customer):
+        latest = renewal.latest_setup_link(customer)
+        _activate_language(customer, latest)
+        context = {
+            "customer": customer,
+            "link": latest,
+            "connect_path": connect_path(customer),
+        }
+        if seconds := _seconds_until_allowed(customer):
             log_event("page.rate_limited", customer_id=customer.pk)
             response = self.page("busy", status=429, minutes=math.ceil(seconds / 60), **context)
             response.headers["Retry-After"] = str(seconds)
             return response
         try:
             link = renewal.usable_setup_link(customer)
-        except (exceptions.Withdrawn, Customer.DoesNotExist):
+        except (exceptions.InvitationWithdrawn, Customer.DoesNotExist):
             return self.page("withdrawn", status=410)
         except exceptions.AlreadyConnected:
             return _see_other(connect_path(customer))
-        except (exceptions.BeingRenewed, KapsoUnavailable, KapsoRateLimited) as error:
+        except (exceptions.RenewalInProgress, KapsoUnavailable, KapsoRateLimited) as error:
             log_event(
                 "page.try_again_later", customer_id=customer.pk, error=str(error) or repr(error)
             )
@@ -250,9 +259,13 @@ class ConnectView(PageView):
             response.headers["Retry-After"] = "60"
             return response
         except Exception as error:
-            # Whatever it is, settings or Kapso: the customer can do nothing about it.
-            name = type(error).__name__
-            log_event("page.unavailable", customer_id=customer.pk, error=name, exc_info=True)
+            # Wrong settings or an error of Kapso: nothing that the customer can change.
+            log_event(
+                "page.unavailable",
+                customer_id=customer.pk,
+                error=type(error).__name__,
+                exc_info=True,
+            )
             return self.page("unavailable", status=503, is_refused=True, **context)
         setup_links.record_opened(link, source=Source.REDIRECT)
         response = _see_other(link.url)
@@ -261,12 +274,12 @@ class ConnectView(PageView):
 
 
 class SuccessView(PageView):
-    """Where Kapso sends a customer who connected a number: ``success_redirect_url``."""
+    """The target of ``success_redirect_url``: the customer has connected a number."""
 
     def get(self, request: HttpRequest) -> HttpResponse:
         if self.parameter("status", _code, required=False) not in {"", "completed"}:
             raise BadParameters
-        # Checked for form only: the API tells what they are.
+        # Only the format is validated; their values come from the API.
         self.parameter("display_phone_number", _phone, required=False)
         self.parameter("business_account_id", _id, required=False)
         number = numbers.Number(
@@ -282,43 +295,42 @@ class SuccessView(PageView):
             return self.page("invalid", status=404)
         if connection is None:
             return self.waiting(link)
-        # Whoever reads the address in a log or a history has the ids in it, not the cookie.
+        # The ids in the URL can be read in logs and browser histories, the cookie cannot.
         is_customer = has_visit_cookie(request, link.customer)
         return self.success(link, [connection], is_customer=is_customer)
 
     def waiting(self, link: SetupLink) -> HttpResponse:
         link.refresh_from_db(fields=["unconfirmed_since"])
         waited = timezone.now() - (link.unconfirmed_since or timezone.now())
-        is_patient = waited < PATIENCE
-        seconds = REFRESH_SECONDS if is_patient else SLOW_REFRESH_SECONDS
+        takes_long = waited >= SLOW_REFRESH_AFTER
+        seconds = SLOW_REFRESH_SECONDS if takes_long else REFRESH_SECONDS
         response = self.page(
             "waiting",
             status=202,
             customer=link.customer,
             link=link,
-            is_patient=is_patient,
-            refresh_seconds=seconds if waited < REFRESH_FOR else 0,
+            takes_long=takes_long,
+            refresh_seconds=seconds if waited < STOP_REFRESH_AFTER else 0,
         )
-        if is_patient:
-            # For browsers without JavaScript; pages.js calls it off.
+        if not takes_long:
+            # For browsers without JavaScript; pages.js cancels it.
             response.headers["Refresh"] = str(max(5, seconds))
         return response
 
 
 class FailedView(PageView):
-    """Where Kapso sends a customer who could not connect: ``failure_redirect_url``."""
+    """The target of ``failure_redirect_url``: the customer could not connect a number."""
 
     def get(self, request: HttpRequest) -> HttpResponse:
         code = self.parameter("error_code", _code)
         link = self.setup_link()
         setup_links.record_failure(link, code)
         link.refresh_from_db(fields=["setup_status"])
-        failure = FAILURES.get(code, UNKNOWN)
+        failure = SETUP_ERRORS.get(code, UNKNOWN_ERROR)
         is_completed = link.setup_status == SetupLink.SetupStatus.COMPLETED
-        # The customer's address is a secret, and so is the link's. The id in this page's address
-        # is not: it stands in logs and histories. So only a browser that came by the customer's
-        # address, and still has the cookie that says so, gets a button that leads on; everybody
-        # else is told to open the address again.
+        # The customer's permanent URL and the link's URL are secret. The id in this page's URL is
+        # not: it is in logs and browser histories. So the button is shown only to a browser with
+        # the cookie that the permanent URL sets; others are asked to open that URL again.
         may_retry = not is_completed and has_visit_cookie(request, link.customer)
         return self.page(
             "failed",
@@ -334,7 +346,7 @@ class FailedView(PageView):
 
 @login_not_required
 def theme_css(request: HttpRequest, colors: str) -> HttpResponse:
-    """The stylesheet with a theme's colours. They are all in its address, so it never changes."""
+    """The stylesheet with a theme's colours. They are all in its URL, so it never changes."""
     response = HttpResponse(theme.stylesheet(theme.from_path(colors)), content_type="text/css")
     response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
     response.headers["X-Content-Type-Options"] = "nosniff"
@@ -342,43 +354,42 @@ def theme_css(request: HttpRequest, colors: str) -> HttpResponse:
 
 
 def _browser_language(request: HttpRequest) -> str:
-    """Return the first of the six languages that the browser asks for, or ""."""
+    """Return the first supported language of the Accept-Language header, or ""."""
     wanted = parse_accept_lang_header(request.headers.get("Accept-Language", ""))
     codes = (code.split("-")[0] for code, _weight in wanted)
     return next((code for code in codes if code in Language.values), "")
 
 
-def _speak_to(customer: Customer, link: SetupLink | None) -> None:
-    """Go on in the language of the link, or else the customer's; ``dispatch`` ends it."""
+def _activate_language(customer: Customer, link: SetupLink | None) -> None:
+    """Switch to the language of the link, or else the customer's, until ``dispatch`` resets it."""
     chosen = (link.options.get("language") if link else "") or customer.language
     if chosen in Language.values:
         translation.activate(chosen)
 
 
 def _logo_url(logo: str) -> str:
-    own = get_conf().public_url
-    if not logo or logo.startswith("/") or (own and logo.startswith(f"{own}/")):
+    public_url = get_conf().public_url
+    if not logo or logo.startswith("/") or (public_url and logo.startswith(f"{public_url}/")):
         return logo
     return static(logo)
 
 
-def _seconds_to_wait(customer: Customer) -> int:
-    """Count a click of ``customer``; return for how many seconds there have been enough.
+def _seconds_until_allowed(customer: Customer) -> int:
+    """Count a request of ``customer``; return after how many seconds the next one is allowed, or 0.
 
-    A cache that counts nothing, or is out of order, keeps nobody from connecting.
+    If the cache is broken or stores nothing, there is no limit.
     """
-    now = int(time.time())
-    period, gone = divmod(now, CONNECT_RATE_PERIOD)
-    key = f"kapso_connect.clicks.{customer.pk}.{period}"
+    period, elapsed = divmod(int(time.time()), CONNECT_RATE_PERIOD)
+    key = f"kapso_connect.connect_rate.{customer.pk}.{period}"
     try:
         cache.add(key, 0, CONNECT_RATE_PERIOD)
-        clicks = cache.incr(key)
+        count = cache.incr(key)
     except ValueError:
         return 0
     except Exception as error:
         log_event("page.rate_limit_failed", error=type(error).__name__, exc_info=True)
         return 0
-    return CONNECT_RATE_PERIOD - gone if clicks > CONNECT_RATE_LIMIT else 0
+    return CONNECT_RATE_PERIOD - elapsed if count > CONNECT_RATE_LIMIT else 0
 
 
 def _see_other(url: str) -> HttpResponse:

@@ -6,21 +6,24 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
+from django.test import override_settings
 from django.utils import timezone
 
-from kapso_connect import exceptions, onboarding
 from kapso_connect.models import Customer, IdempotentRequest, SetupLink, TimelineEvent
 from kapso_connect.testing import Sandbox
 
 from ..factories import make_customer
+from ..faults import ProcessKilled, around_api_requests, failing_statement, kill_process
 from .support import Caller, code, make_user
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
 
 KEY = {"Idempotency-Key": "8e03978e-40d5-43e8-bc93-6894a57f9324"}
 AWAY = {"kind": "status", "status": 503}
-LOST = {"kind": "apply_then_close", "match": "^POST .*/setup_links"}
+CREATE_LINK = "^POST .*/setup_links"
+LOST = {"kind": "apply_then_close", "match": CREATE_LINK}
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def remote_links(sandbox: Sandbox) -> list[str]:
 
 
 def age(seconds: float) -> None:
-    """Let the lease of the one attempt be over, and the attempt be so old."""
+    """End the lease of the only attempt, and make the attempt older."""
     row = IdempotentRequest.objects.get()
     row.created_at -= timedelta(seconds=seconds)
     row.leased_until = timezone.now()
@@ -143,11 +146,8 @@ def test_keys_differ_by_case(caller: Caller) -> None:
     assert Customer.objects.count() == 2
 
 
-def test_nobody_in_particular_has_no_keys(settings: Any) -> None:
-    settings.KAPSO_CONNECT = {
-        **settings.KAPSO_CONNECT,
-        "API_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
-    }
+def test_anonymous_users_cannot_use_keys(configure: Any) -> None:
+    configure(API_PERMISSIONS=["rest_framework.permissions.AllowAny"])
     answer = post(Caller(), {"name": "A"}, "customers/")
     assert code(answer, 400) == "invalid_idempotency_key"
     assert Caller().post("customers/", {"name": "A"}).status_code == 201
@@ -204,20 +204,14 @@ def test_a_link_whose_answer_was_lost_is_found_by_the_next_request(
     assert remote_links(sandbox) == [made]
 
 
-# Processes that die
-
-
-class Died(BaseException):
-    """What nothing catches, as a process that is killed."""
+# Processes that are killed
 
 
 def test_while_another_request_is_at_it_the_key_is_taken(
-    caller: Caller, sandbox: Sandbox, body: dict[str, Any], monkeypatch: Any
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any]
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(onboarding, "run", dying)
-        with pytest.raises(Died):
-            post(caller, body)
+    with around_api_requests(before=kill_process), pytest.raises(ProcessKilled):
+        post(caller, body)
     answer = post(caller, body)
     assert code(answer, 409) == "idempotency_key_in_use"
     assert answer.headers["Retry-After"] == "1"
@@ -228,12 +222,10 @@ def test_while_another_request_is_at_it_the_key_is_taken(
 
 
 def test_a_link_that_a_dead_process_had_made_is_taken(
-    caller: Caller, sandbox: Sandbox, body: dict[str, Any], monkeypatch: Any
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any]
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("kapso_connect.onboarding.setup_links._record_link", dying)
-        with pytest.raises(Died):
-            post(caller, body)
+    with around_api_requests(CREATE_LINK, after=kill_process), pytest.raises(ProcessKilled):
+        post(caller, body)
     (made,) = remote_links(sandbox)
     age(0)
     answer = post(caller, body)
@@ -243,12 +235,11 @@ def test_a_link_that_a_dead_process_had_made_is_taken(
 
 @pytest.mark.django_db(transaction=True)
 def test_a_link_that_a_dead_process_had_recorded_is_answered(
-    caller: Caller, sandbox: Sandbox, body: dict[str, Any], monkeypatch: Any
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any]
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("kapso_connect.api.views.SetupLinks.created", dying)
-        with pytest.raises(Died):
-            post(caller, body)
+    killing = [*settings.MIDDLEWARE, "tests.faults.killing_middleware"]
+    with override_settings(MIDDLEWARE=killing), pytest.raises(ProcessKilled):
+        post(Caller(caller.user), body)
     (made,) = remote_links(sandbox)
     answer = post(caller, body)
     assert answer.status_code == 201
@@ -258,11 +249,10 @@ def test_a_link_that_a_dead_process_had_recorded_is_answered(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_customer_and_its_key_are_made_together(caller: Caller, monkeypatch: Any) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("kapso_connect.api.idempotency.Attempt.settle", dying)
-        with pytest.raises(Died):
-            post(caller, {"name": "A"}, "customers/")
+def test_a_customer_and_its_key_are_made_together(caller: Caller) -> None:
+    killed = failing_statement("UPDATE", "kapso_connect_idempotentrequest", ProcessKilled())
+    with killed, pytest.raises(ProcessKilled):
+        post(caller, {"name": "A"}, "customers/")
     assert not Customer.objects.exists()
     age(301)
     assert post(caller, {"name": "A"}, "customers/").status_code == 201
@@ -270,26 +260,25 @@ def test_a_customer_and_its_key_are_made_together(caller: Caller, monkeypatch: A
 
 
 def test_a_request_that_was_too_slow_does_not_free_the_key_of_its_heir(
-    caller: Caller, sandbox: Sandbox, body: dict[str, Any], monkeypatch: Any
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any]
 ) -> None:
     lease = timezone.now() + timedelta(minutes=5)
 
-    def slow(*args: Any) -> Any:
-        IdempotentRequest.objects.update(leased_until=lease)  # another one took over
-        raise exceptions.TryLater
+    def another_process_takes_over() -> None:
+        IdempotentRequest.objects.update(leased_until=lease)
 
-    monkeypatch.setattr(onboarding, "run", slow)
-    assert post(caller, body).status_code == 409
+    sandbox.faults(api=[{"kind": "status", "status": 409, "match": CREATE_LINK}])
+    with around_api_requests(CREATE_LINK, after=another_process_takes_over):
+        assert code(post(caller, body), 409) == "kapso_conflict"
     assert IdempotentRequest.objects.get().leased_until == lease
 
 
 def test_an_error_nobody_knows_keeps_the_key_for_the_next_request(
-    caller: Caller, sandbox: Sandbox, body: dict[str, Any], monkeypatch: Any
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any]
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("kapso_connect.onboarding.setup_links._record_link", failing)
-        with pytest.raises(ZeroDivisionError):
-            post(caller, body)
+    failing = failing_statement("INSERT", "kapso_connect_setuplink", ZeroDivisionError())
+    with failing, pytest.raises(ZeroDivisionError):
+        post(caller, body)
     (made,) = remote_links(sandbox)
     assert post(caller, body).json()["kapso_id"] == made
     assert remote_links(sandbox) == [made]
@@ -307,21 +296,11 @@ def test_what_is_made_under_a_key_goes_with_it(
 
 
 def test_another_customers_link_is_not_taken_for_it(
-    caller: Caller, sandbox: Sandbox, body: dict[str, Any], monkeypatch: Any
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any]
 ) -> None:
-    """A link that was there before the first attempt is not what the key stands for."""
+    """A link from before the first attempt was not created by it."""
     older = caller.post("setup-links/", body).json()
-    with monkeypatch.context() as patch:
-        patch.setattr(onboarding, "run", dying)
-        with pytest.raises(Died):
-            post(caller, body)
+    with around_api_requests(before=kill_process), pytest.raises(ProcessKilled):
+        post(caller, body)
     age(301)
     assert post(caller, body).json()["kapso_id"] != older["kapso_id"]
-
-
-def dying(*args: Any, **kwargs: Any) -> Any:
-    raise Died
-
-
-def failing(*args: Any, **kwargs: Any) -> Any:
-    raise ZeroDivisionError

@@ -9,12 +9,11 @@ from django.db import connection as database
 from django.test import override_settings
 from django.urls import resolve
 
-from kapso_connect import onboarding
 from kapso_connect.api.urls import urls_for
-from kapso_connect.onboarding import steps
 from kapso_connect.testing import Sandbox
 
 from ..factories import make_customer
+from ..faults import around_api_requests
 from .support import API, staff
 
 pytestmark = pytest.mark.usefixtures("unthrottled")
@@ -29,19 +28,14 @@ def test_no_view_runs_in_a_transaction_of_the_sites() -> None:
 def test_kapso_is_not_asked_inside_a_transaction_with_atomic_requests(
     sandbox: Sandbox, monkeypatch: Any
 ) -> None:
-    asked = []
-
-    def run(steps: Any, client: Any) -> Any:
-        asked.append(database.in_atomic_block)
-        return original(steps, client)
-
-    original = steps.run
-    monkeypatch.setattr(onboarding, "run", run)
     monkeypatch.setitem(database.settings_dict, "ATOMIC_REQUESTS", True)
     body = {"customer": make_customer(kapso_id=None).pk}
-    answer = staff().post("setup-links/", body, headers={"Idempotency-Key": "k"})
+    in_transaction = []
+    with around_api_requests(before=lambda: in_transaction.append(database.in_atomic_block)):
+        answer = staff().post("setup-links/", body, headers={"Idempotency-Key": "k"})
     assert answer.status_code == 201
-    assert asked == [False]
+    assert in_transaction
+    assert not any(in_transaction)
 
 
 @pytest.mark.django_db

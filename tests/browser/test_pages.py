@@ -12,8 +12,8 @@ from django.utils.translation import gettext
 from playwright.sync_api import Page, Response, expect
 
 from kapso_connect import onboarding
-from kapso_connect.kapso.error_codes import FAILURES, UNKNOWN, Action
-from kapso_connect.kapso.types import Language
+from kapso_connect.kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, Action
+from kapso_connect.kapso.languages import Language
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.pages import views
@@ -107,7 +107,7 @@ def test_from_the_invitation_to_the_next_step(
 
 
 @SCRIPTS
-@pytest.mark.parametrize("code", FAILURES)
+@pytest.mark.parametrize("code", SETUP_ERRORS)
 def test_each_failure_leads_on(
     invite: Callable[..., str], visitor: Visitor, code: str, scripts: bool
 ) -> None:
@@ -116,7 +116,7 @@ def test_each_failure_leads_on(
     press(page)
     page.get_by_role("button", name=code).click()
     assert path_of(page) == "/whatsapp/failed/"
-    failure = FAILURES[code]
+    failure = SETUP_ERRORS[code]
     expect(page.get_by_role("heading", level=1)).to_have_text(str(failure.title))
     page.get_by_role("button", name=str(failure.action.label)).click()
     link = SetupLink.objects.get(is_latest=True)
@@ -135,7 +135,7 @@ def test_each_failure_is_explained(
     page.goto(invite(language=language))
     press(page)
     link = SetupLink.objects.get()
-    for code, failure in {**FAILURES, "unheard_of": UNKNOWN}.items():
+    for code, failure in {**SETUP_ERRORS, "unheard_of": UNKNOWN_ERROR}.items():
         page.goto(f"{site}/whatsapp/failed/?setup_link_id={link.kapso_id}&error_code={code}")
         with translation.override(language):
             title, advice, button = map(str, (failure.title, failure.advice, failure.action.label))
@@ -206,7 +206,7 @@ def test_who_waits_with_scripts_is_not_disturbed_and_may_leave_after_a_minute(
     look(visitor, page, "waiting-long")
     assert loads == []
     sandbox.faults(api=[])
-    page.get_by_role("link", name="Look again").click()
+    page.get_by_role("link", name="Check again").click()
     expect(page.get_by_role("heading")).to_have_text("WhatsApp is connected")
 
 
@@ -243,12 +243,12 @@ def test_every_other_page(
     sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 429}])
     press(page)
     see("unavailable", "Not possible right now")
-    monkeypatch.setattr(views, "CLICKS", 2)
+    monkeypatch.setattr(views, "CONNECT_RATE_LIMIT", 2)
     press(page)
     see("busy", "A short break")
 
     sandbox.faults(api=[])
-    monkeypatch.setattr(views, "CLICKS", 100)
+    monkeypatch.setattr(views, "CONNECT_RATE_LIMIT", 100)
     press(page)
     connect(page)
     page.goto(address)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from django.contrib.auth.models import User
+from django.contrib.staticfiles import finders
 from django.core.cache import caches
 from django.db import connection as database
 from django.http import HttpResponse
@@ -32,6 +33,7 @@ from kapso_connect.pages import theme, views
 from kapso_connect.testing import Sandbox
 
 from ..factories import make_connection, make_customer, make_link
+from ..faults import around_api_requests
 from .test_views import FAILED, SUCCESS, failed, success, text, visit
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -149,15 +151,12 @@ def test_the_api_is_asked_outside_atomic_requests(
     link: SetupLink, address: str, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(database.settings_dict, "ATOMIC_REQUESTS", True)
-    inside = []
-
-    def spy(customer: Customer) -> SetupLink:
-        inside.append(database.in_atomic_block)
-        return link
-
-    monkeypatch.setattr(onboarding, "usable_setup_link", spy)
-    client.post(address)
-    assert inside == [False]
+    end(link)
+    in_transaction = []
+    with around_api_requests(before=lambda: in_transaction.append(database.in_atomic_block)):
+        assert client.post(address).status_code == 303
+    assert in_transaction
+    assert not any(in_transaction)
 
 
 def test_without_time_zones(sandbox: Sandbox, client: Client, settings: Any) -> None:
@@ -420,18 +419,20 @@ def test_what_is_no_colour_in_the_settings_keeps_nobody_from_the_page(
 
 
 def test_the_default_colours_can_be_read_and_are_those_of_the_stylesheet() -> None:
-    css = Path(views.__file__).with_name("static") / "kapso_connect/pages.css"
-    light, dark = css.read_text().split("prefers-color-scheme: dark")
-    for name, color in theme.LIGHT.items():
+    css = finders.find("kapso_connect/pages.css")
+    light, dark = Path(css).read_text().split("prefers-color-scheme: dark")
+    for name, color in theme.DEFAULT_COLORS.items():
         variable = f"--kapso-{name.removesuffix('_color').replace('_', '-')}"
         assert f"{variable}: {color};" in light
         assert f"{variable}: " in dark
-    assert list(theme.hard_to_read(theme.LIGHT)) == []
-    names = {f"--kapso-{n.removesuffix('_color').replace('_', '-')}": n for n in theme.LIGHT}
+    assert list(theme.low_contrast_pairs(theme.DEFAULT_COLORS)) == []
+    names = {
+        f"--kapso-{n.removesuffix('_color').replace('_', '-')}": n for n in theme.DEFAULT_COLORS
+    }
     lines = [line.strip().rstrip(";").split(": ") for line in dark.splitlines() if "-kapso" in line]
     own = {names[line[0]]: line[1] for line in lines if line[0] in names}
-    assert set(own) == set(theme.LIGHT)
-    assert list(theme.hard_to_read(own)) == []
+    assert set(own) == set(theme.DEFAULT_COLORS)
+    assert list(theme.low_contrast_pairs(own)) == []
 
 
 # The site's own next step

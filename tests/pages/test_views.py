@@ -18,14 +18,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from kapso_connect import onboarding
-from kapso_connect.kapso.error_codes import FAILURES
+from kapso_connect.kapso.error_codes import SETUP_ERRORS
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
-from kapso_connect.onboarding import redirects
 from kapso_connect.onboarding.connect_urls import VISIT_SECONDS, connect_path, set_visit_cookie
-from kapso_connect.sandbox.hosted import ERRORS
+from kapso_connect.sandbox.hosted import SETUP_ERROR_TEXTS
 from kapso_connect.testing import Sandbox
 
 from ..factories import listening, make_connection, make_customer, make_link, remote_customer
+from ..faults import around_api_requests
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -220,17 +220,17 @@ def test_names_are_escaped(claimable, client: Client) -> None:
 
 
 def test_all_six_codes_have_words_of_their_own() -> None:
-    assert set(FAILURES) == set(ERRORS)
-    assert len({str(failure.title) for failure in FAILURES.values()}) == 6
+    assert set(SETUP_ERRORS) == set(SETUP_ERROR_TEXTS)
+    assert len({str(failure.title) for failure in SETUP_ERRORS.values()}) == 6
 
 
-@pytest.mark.parametrize("code", FAILURES)
+@pytest.mark.parametrize("code", SETUP_ERRORS)
 def test_failure_explains_records_and_tells(client: Client, code: str) -> None:
     link = make_link()
     with listening() as heard:
         response = client.get(failed(link, code))
     assert response.status_code == 200
-    failure = FAILURES[code]
+    failure = SETUP_ERRORS[code]
     for words in (failure.title, failure.cause, failure.advice):
         assert str(words) in unescape(text(response))
     assert f'ask for help: <bdi dir="ltr">{link.kapso_id[:8]}<' in text(response)
@@ -318,16 +318,11 @@ def test_pages_are_not_cached_indexed_or_leaked(client: Client, url: str) -> Non
 def test_the_api_is_asked_outside_atomic_requests(claimable, client, monkeypatch) -> None:
     link, number = claimable
     monkeypatch.setitem(database.settings_dict, "ATOMIC_REQUESTS", True)
-    inside = []
-    real = redirects.confirm_redirect
-
-    def spy(*args: Any, **kwargs: Any) -> Any:
-        inside.append(database.in_atomic_block)
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(onboarding, "claim", spy)
-    client.get(success(link, number))
-    assert inside == [False]
+    in_transaction = []
+    with around_api_requests(before=lambda: in_transaction.append(database.in_atomic_block)):
+        assert client.get(success(link, number)).status_code == 200
+    assert in_transaction
+    assert not any(in_transaction)
 
 
 def test_pages_have_nothing_inline(claimable, client: Client) -> None:
@@ -366,7 +361,7 @@ def test_no_parameters_are_ever_an_error(
 
 
 def test_numbers_are_shown_as_people_write_them() -> None:
-    from kapso_connect.utils import format_phone_number, is_test_number
+    from kapso_connect.phone_numbers import format_phone_number, is_test_number
 
     assert format_phone_number("+14155552671") == "+1 415-555-2671"
     assert format_phone_number("5511987654321") == "+55 11 98765-4321"

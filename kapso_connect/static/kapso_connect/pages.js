@@ -1,16 +1,16 @@
 "use strict";
 
-// The waiting page looks again, quietly, until there is news.
+// The waiting page checks in the background until its status changes.
 (() => {
   const status = document.querySelector("[data-kapso-refresh]");
   if (!status) return;
 
-  const later = () => {
+  const schedule = () => {
     const seconds = Number(status.dataset.kapsoRefresh);
-    if (seconds) setTimeout(look, seconds * 1000);
+    if (seconds) setTimeout(refresh, seconds * 1000);
   };
 
-  const look = async () => {
+  const refresh = async () => {
     try {
       const response = document.hidden ? null : await fetch(location.href, { cache: "no-store" });
       if (response?.status === 202) {
@@ -23,15 +23,15 @@
         return;
       }
     } catch {
-      // A phone that is offline for a moment looks again, too.
+      // The phone may be offline for a moment: try again.
     }
-    later();
+    schedule();
   };
 
   addEventListener("load", () => {
-    // Calls off the reload that the server asks for where there is no JavaScript: it would begin
-    // the page anew for those who listen to it.
+    // Cancels the Refresh header, which is for browsers without JavaScript: a reload makes screen
+    // readers start the page again.
     window.stop();
-    later();
+    schedule();
   });
 })();
