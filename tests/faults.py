@@ -31,9 +31,7 @@ def around_api_requests(
     """Call ``before`` and ``after`` around each request to Kapso with this "METHOD url"."""
     send = HTTPAdapter.send
 
-    def intercepted_send(
-        self: Any, request: PreparedRequest, *args: Any, **kwargs: Any
-    ) -> Response:
+    def intercept(self: Any, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
         matches = re.search(match, f"{request.method} {request.url}")
         if before and matches:
             before()

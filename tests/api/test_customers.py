@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from django.db import connection as database
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from rest_framework.permissions import BasePermission
 
 from kapso_connect.models import Customer
 from kapso_connect.onboarding.status import OnboardingStatus
@@ -137,31 +139,36 @@ def test_its_own_external_id_is_no_conflict(caller: Caller) -> None:
     assert customer.external_customer_id is None
 
 
-def test_a_change_keeps_what_another_process_wrote(caller: Caller, monkeypatch: Any) -> None:
+class ConcurrentChange(BasePermission):
+    """Lets another process change the customer after the view has read it."""
+
+    change: Callable[[Customer], Any]
+
+    def has_object_permission(self, request: Any, view: Any, obj: Any) -> bool:
+        type(self).change(Customer.objects.get(pk=obj.pk))
+        return True
+
+
+def during_a_request(configure: Any, change: Callable[[Customer], Any]) -> None:
+    ConcurrentChange.change = change
+    configure(API_PERMISSIONS=["tests.api.test_customers.ConcurrentChange"])
+
+
+def test_a_change_keeps_what_another_process_wrote(caller: Caller, configure: Any) -> None:
     customer = make_customer(kapso_id=None)
-
-    def meanwhile(*args: Any, **kwargs: Any) -> Any:
-        Customer.objects.filter(pk=customer.pk).update(kapso_id="k", connect_key="c")
-        return values
-
-    values = {"name": "B"}
-    monkeypatch.setattr("kapso_connect.api.views.Customers.checked_body", meanwhile)
-    assert caller.send("PATCH", f"customers/{customer.pk}/", values).json()["kapso_id"] == "k"
+    written = {"kapso_id": "k", "connect_key": "c"}
+    during_a_request(configure, lambda row: Customer.objects.filter(pk=row.pk).update(**written))
+    answer = caller.send("PATCH", f"customers/{customer.pk}/", {"name": "B"})
+    assert answer.json()["kapso_id"] == "k"
     customer.refresh_from_db()
     assert (customer.name, customer.kapso_id, customer.connect_key) == ("B", "k", "c")
 
 
-def test_a_customer_that_is_deleted_meanwhile_is_not_found(
-    caller: Caller, monkeypatch: Any
-) -> None:
+def test_a_customer_that_is_deleted_meanwhile_is_not_found(caller: Caller, configure: Any) -> None:
     customer = make_customer()
-
-    def meanwhile(*args: Any, **kwargs: Any) -> Any:
-        customer.delete()
-        return {"name": "B"}
-
-    monkeypatch.setattr("kapso_connect.api.views.Customers.checked_body", meanwhile)
-    assert code(caller.send("PATCH", f"customers/{customer.pk}/", {}), 404) == "not_found"
+    during_a_request(configure, lambda row: row.delete())
+    answer = caller.send("PATCH", f"customers/{customer.pk}/", {"name": "B"})
+    assert code(answer, 404) == "not_found"
 
 
 # Finding
