@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy
 from ..exceptions import InvalidOptions
 from ..kapso.languages import Language
 from ..kapso.setup_link_options import DEFAULT_COUNTRY, SetupLinkOptions
-from ..pages.theme import hard_to_read
+from ..pages.theme import low_contrast_pairs
 from ..utils import (
     MAX_URL_LENGTH,
     from_local_time,
@@ -262,7 +262,7 @@ class SetupLinkForm(forms.Form):
                 "behind": COLORS[behind].label,
                 "contrast": contrast,
             }
-            for text, behind, contrast in hard_to_read({**self.default_theme, **own})
+            for text, behind, contrast in low_contrast_pairs({**self.default_theme, **own})
             # The site's own colours are not the user's to change.
             if text in own or behind in own
         ]

@@ -258,12 +258,12 @@ def status_text(status: CustomerStatus) -> str:
     if status.status == OnboardingStatus.DISCONNECTED and connection:
         when = format_datetime(connection.disconnected_at)
         if reason := disconnect_reason(connection):
-            return _("Disconnected since %(when)s: %(reason)s") % {"when": when, "reason": reason}
+            return _("Disconnected since %(when)s: %(why)s") % {"when": when, "why": reason}
         return _("Disconnected since %(when)s") % {"when": when}
     if status.status == OnboardingStatus.WAITING:
         return _("The customer has finished. Kapso has not confirmed the number yet.")
     if status.status == OnboardingStatus.FAILED and link:
-        return _("Connecting failed: %(reason)s") % {"reason": failure_reason(link) or _("unknown")}
+        return _("Connecting failed: %(why)s") % {"why": failure_reason(link) or _("unknown")}
     if status.status == OnboardingStatus.OPENED and link:
         when = format_datetime(link.opened_at)
         return _("The customer opened the link on %(when)s, but has not finished yet.") % {

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("side", ["host", "own"])
-def test_every_action_writes_who_did_it_to_the_timeline_and_to_both_logs(
+def test_every_action_is_in_the_timeline_and_in_both_histories(
     world: World, page: str, side: str
 ) -> None:
     of = world.bakery if side == "host" else world.customer
@@ -78,7 +78,7 @@ def test_each_action_needs_its_own_permissions_and_no_other(world: World, page: 
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_those_who_are_not_logged_in_are_sent_to_the_login(world: World, page: str) -> None:
+def test_anonymous_users_are_sent_to_the_login(world: World, page: str) -> None:
     response = Client().post(world.url(page))
     assert response.status_code == 302
     assert "/login/" in response["Location"]
@@ -87,7 +87,7 @@ def test_those_who_are_not_logged_in_are_sent_to_the_login(world: World, page: s
 
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("key", ["999999999999999999999", "x", "%00", "-1", "_", "a_2Fb"])
-def test_an_object_that_is_not_there_is_not_found(world: World, page: str, key: str) -> None:
+def test_unknown_object_is_not_found(world: World, page: str, key: str) -> None:
     path = world.url(page).replace(f"/{world.bakery.pk}/{page}/", f"/{key}/{page}/")
     assert world.client.post(path).status_code == 404
 
@@ -104,7 +104,7 @@ def test_a_number_of_another_customer_is_not_found(world: World, page: str) -> N
 
 
 @pytest.mark.parametrize("page", ["health", "disconnect", "reconnect"])
-def test_a_number_that_has_moved_to_another_customer_is_left_alone(world: World, page: str) -> None:
+def test_number_that_moved_to_another_customer_is_not_touched(world: World, page: str) -> None:
     version = {} if page == "health" else world.form_version(page)
     world.number.customer = make_customer()
     world.number.save()
@@ -124,7 +124,7 @@ def test_customer_who_was_never_invited_gets_a_message(world: World, page: str) 
     assert Customer.objects.count() == 1
 
 
-def test_keys_that_the_admin_quotes_are_found(world: World) -> None:
+def test_quoted_primary_keys_are_found(world: World) -> None:
     branch = Branch.objects.create(code="north/1_2")
     world.customer.owner = branch
     world.customer.save()
@@ -264,7 +264,7 @@ def test_any_name_is_shown(world: World, name: str, page: str) -> None:
     assert world.post(page, GOOD.get(page)).status_code == 302
 
 
-def test_it_works_in_an_admin_site_of_the_hosts_own(world: World) -> None:
+def test_it_works_in_another_admin_site(world: World) -> None:
     path = reverse("other:host_site_bakery_whatsapp_revoke", args=[world.bakery.pk])
     page = world.client.get(path).content.decode()
     back = reverse("other:host_site_bakery_change", args=[world.bakery.pk])

@@ -88,7 +88,7 @@ def warnings(response: HttpResponse) -> list[str]:
     return [str(message) for message in get_messages(response.wsgi_request)]
 
 
-def asked_for_links(sandbox: Sandbox) -> list[dict[str, Any]]:
+def link_requests(sandbox: Sandbox) -> list[dict[str, Any]]:
     return [
         request
         for request in sandbox.requests()
@@ -96,8 +96,8 @@ def asked_for_links(sandbox: Sandbox) -> list[dict[str, Any]]:
     ]
 
 
-def sent(sandbox: Sandbox) -> dict[str, Any]:
-    (request,) = asked_for_links(sandbox)
+def sent_options(sandbox: Sandbox) -> dict[str, Any]:
+    (request,) = link_requests(sandbox)
     return request["body"]["setup_link"]
 
 
@@ -117,7 +117,7 @@ def test_from_the_action_to_the_links(
     start(admin_client, address, connection_types="dedicated")
     page = text(admin_client, address)
     assert "Finished: every customer has a link." in page
-    assert SetupLink.objects.count() == len(asked_for_links(sandbox)) == count
+    assert SetupLink.objects.count() == len(link_requests(sandbox)) == count
     for link in SetupLink.objects.all():
         assert f'value="{connect_url(link.customer)}"' in page
         assert link.url not in page
@@ -137,7 +137,7 @@ def test_the_button_of_a_customer_starts_the_same_flow(
     assert not sandbox.requests()
 
 
-def test_following_a_link_to_the_button_makes_no_draft(admin_client: Client) -> None:
+def test_get_request_makes_no_draft(admin_client: Client) -> None:
     assert admin_client.get(INVITE, {"ids": customers(1)[0].pk}).status_code == 405
     assert not InvitationBatch.objects.exists()
 
@@ -204,8 +204,8 @@ def test_every_choice_reaches_kapso(admin_client: Client, sandbox: Sandbox) -> N
         **dict.fromkeys(THEME_COLORS, "#0a0b0c"),
         accept_contrast="on",
     )
-    assert sent(sandbox) == {
-        **sent(sandbox),
+    assert sent_options(sandbox) == {
+        **sent_options(sandbox),
         "allowed_connection_types": ["coexistence", "dedicated"],
         "language": "pt",
         "meta_billing_mode": "partner_managed",
@@ -217,7 +217,7 @@ def test_every_choice_reaches_kapso(admin_client: Client, sandbox: Sandbox) -> N
     assert SetupLink.objects.get().next_url == "/welcome/"
 
 
-def test_the_sites_defaults_are_preset(
+def test_the_form_starts_with_the_sites_defaults(
     admin_client: Client, sandbox: Sandbox, configure: Any
 ) -> None:
     configure(
@@ -243,7 +243,7 @@ def test_the_sites_defaults_are_preset(
     assert "otherwise Spanish" in page.content.decode()
     # Unticking is enough: what was preset for the number does not have to be emptied.
     start(admin_client, address, phone_number_area_code="212")
-    options = sent(sandbox)
+    options = sent_options(sandbox)
     assert options["language"] == "es"
     assert options["provision_phone_number"] is False
     assert "phone_number_area_code" not in options
@@ -258,7 +258,7 @@ def test_disabled_fields_keep_their_values(admin_client: Client, configure: Any)
     assert response.context["form"]["phone_number_country_isos"].value() == "CA"
 
 
-def test_a_colour_joins_those_of_the_site(
+def test_chosen_colour_is_added_to_those_of_the_site(
     admin_client: Client, sandbox: Sandbox, configure: Any
 ) -> None:
     configure(
@@ -271,15 +271,18 @@ def test_a_colour_joins_those_of_the_site(
         text_color="#111111",
         card_color="#ff0000",  # not ticked
     )
-    assert sent(sandbox)["theme_config"] == {"primary_color": "#123456", "text_color": "#111111"}
+    assert sent_options(sandbox)["theme_config"] == {
+        "primary_color": "#123456",
+        "text_color": "#111111",
+    }
 
 
-def test_without_a_choice_the_customers_own_language_counts(
+def test_without_a_choice_the_customers_own_language_is_used(
     admin_client: Client, sandbox: Sandbox, configure: Any
 ) -> None:
     configure(SETUP_LINK_DEFAULTS={"language": "es"})
     create(admin_client, [make_customer(kapso_id=None, language="hi")])
-    assert sent(sandbox)["language"] == "hi"
+    assert sent_options(sandbox)["language"] == "hi"
 
 
 @pytest.mark.parametrize(
@@ -346,9 +349,9 @@ def test_low_contrast_has_to_be_confirmed(admin_client: Client, sandbox: Sandbox
     }
     response = start(admin_client, address, **chosen)
     assert "Text on Page: contrast 2.8, below 4.5." in response.content.decode()
-    assert not asked_for_links(sandbox)
+    assert not link_requests(sandbox)
     start(admin_client, address, **chosen, accept_contrast="on")
-    assert sent(sandbox)["theme_config"]["text_color"] == "#999999"
+    assert sent_options(sandbox)["theme_config"]["text_color"] == "#999999"
 
 
 def test_low_contrast_of_the_sites_own_colours_needs_no_confirmation(
@@ -360,7 +363,7 @@ def test_low_contrast_of_the_sites_own_colours_needs_no_confirmation(
         }
     )
     create(admin_client, customers(1), own_primary_color="on", primary_color="#123456")
-    assert asked_for_links(sandbox)
+    assert link_requests(sandbox)
 
 
 def test_invalid_default_of_the_site_gets_a_message_and_kapso_is_not_asked(
@@ -390,7 +393,7 @@ def test_customers_with_a_link_or_a_connection_are_marked(admin_client: Client) 
 # E-mail
 
 
-def test_the_links_are_e_mailed_where_wanted(admin_client: Client, sandbox: Sandbox) -> None:
+def test_the_links_are_emailed_if_chosen(admin_client: Client, sandbox: Sandbox) -> None:
     rows = [*customers(1, email="c@example.com"), *customers(1)]
     address = draft(admin_client, rows)
     assert "1 customer has no e-mail address" in text(admin_client, address)
@@ -411,7 +414,7 @@ def test_users_who_may_not_send_have_no_such_option(
     address = draft(client, customers(1, email="c@example.com"))
     assert "send_email" not in text(client, address)
     start(client, address, send_email="on")
-    assert asked_for_links(sandbox)
+    assert link_requests(sandbox)
     assert not outbox.outbox
 
 
@@ -425,7 +428,7 @@ def test_posting_the_same_form_again_creates_nothing(
     for language in ("es", "hi"):
         assert start(admin_client, address, language=language)["Location"] == address
     assert LogEntry.objects.count() == 2
-    assert len(asked_for_links(sandbox)) == 2
+    assert len(link_requests(sandbox)) == 2
     assert {link.options["language"] for link in SetupLink.objects.all()} == {"es"}
 
 
@@ -444,7 +447,7 @@ def test_continuing_creates_the_remaining_links(admin_client: Client, sandbox: S
     address = f"{LIST}whatsapp/batch/{batch.pk}/?show=done"
     assert admin_client.post(address, {"do": "work"})["Location"] == address
     assert "2 done" in text(admin_client, address)
-    assert len(asked_for_links(sandbox)) == 2
+    assert len(link_requests(sandbox)) == 2
 
 
 def test_with_task_workers_the_page_only_watches(admin_client: Client, sandbox: Sandbox) -> None:
@@ -471,7 +474,7 @@ def test_with_task_workers_the_page_only_watches(admin_client: Client, sandbox: 
 # What can go wrong
 
 
-def test_every_tenth_customer_that_fails_is_named_and_can_be_tried_again(
+def test_customers_that_fail_are_listed_and_can_be_retried(
     admin_client: Client, sandbox: Sandbox
 ) -> None:
     rule = {"match": CREATE_LINK, "kind": "status", "status": 422, "times": 1}
@@ -517,7 +520,7 @@ def test_too_many_requests_make_the_page_wait(admin_client: Client, sandbox: San
     assert 'data-kapso-poll="10000"' in page
 
 
-def test_a_customer_deleted_meanwhile_is_left_out(admin_client: Client, sandbox: Sandbox) -> None:
+def test_deleted_customer_is_left_out(admin_client: Client, sandbox: Sandbox) -> None:
     one, gone = customers(2)
     address = draft(admin_client, [one, gone])
     gone.delete()
@@ -528,7 +531,7 @@ def test_a_customer_deleted_meanwhile_is_left_out(admin_client: Client, sandbox:
     assert "have been deleted" in text(admin_client, address)
 
 
-def test_a_draft_whose_customers_are_gone_leads_back(admin_client: Client) -> None:
+def test_draft_whose_customers_were_deleted_leads_back(admin_client: Client) -> None:
     (gone,) = customers(1)
     address = draft(admin_client, [gone])
     gone.delete()
@@ -537,7 +540,7 @@ def test_a_draft_whose_customers_are_gone_leads_back(admin_client: Client) -> No
         assert "have been deleted" in warnings(response)[0]
 
 
-def test_a_link_that_was_withdrawn_is_not_given_out(admin_client: Client, sandbox: Sandbox) -> None:
+def test_revoked_link_is_not_shown(admin_client: Client, sandbox: Sandbox) -> None:
     address = draft(admin_client, customers(1))
     start(admin_client, address)
     onboarding.revoke_setup_link(SetupLink.objects.get())
@@ -695,7 +698,7 @@ def ids_of(rows: list[Any]) -> str:
 
 
 @pytest.mark.parametrize("who", ["anonymous", "customer"])
-def test_those_who_are_not_staff_are_sent_to_the_login(client: Client, who: str) -> None:
+def test_users_who_are_not_staff_are_sent_to_the_login(client: Client, who: str) -> None:
     if who == "customer":
         client.force_login(User.objects.create_user("no-staff"))
     address = f"{LIST}whatsapp/batch/1/"
@@ -826,7 +829,7 @@ class TestInTheHostsAdmin:
         return Customer.objects.get(owner_id=str(bakery.pk))
 
     @pytest.mark.parametrize("exists", [False, True], ids=["new", "known"])
-    def test_an_external_id_that_is_taken_costs_only_that_customer(
+    def test_external_id_of_another_customer_fails_only_that_customer(
         self, admin_client: Client, exists: bool
     ) -> None:
         bakeries = self.bakeries(3)
@@ -855,7 +858,7 @@ class TestInTheHostsAdmin:
         page = create(admin_client, [Bakery.objects.create(**data)], HOST_LIST, send_email="")
         assert "1 done" in page
 
-    def test_a_batch_of_another_admin_shows_nobody(
+    def test_batch_of_another_admin_shows_no_customers(
         self, admin_client: Client, sandbox: Sandbox
     ) -> None:
         (row,) = customers(1)
@@ -878,7 +881,7 @@ class TestInTheHostsAdmin:
 
     @pytest.mark.parametrize("owner_id", ["", "x", "007", "9" * 50, None], ids=range(5))
     @pytest.mark.parametrize("model", [Bakery, Shop, Franchise])
-    def test_an_owner_id_that_is_none_shows_nobody(
+    def test_invalid_owner_id_shows_no_customer(
         self, admin_client: Client, sandbox: Sandbox, model: Any, owner_id: str | None
     ) -> None:
         kind = ContentType.objects.get_for_model(model)
@@ -901,7 +904,7 @@ class TestInTheHostsAdmin:
         assert response["Location"] == url
         assert warnings(response)
 
-    def test_seeing_customers_is_not_enough_where_bakeries_are_theirs(
+    def test_permission_to_view_customers_is_not_enough_for_bakeries(
         self, staff: Callable[..., Client]
     ) -> None:
         client = staff("view_customer", "create_setup_link")

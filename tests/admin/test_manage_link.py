@@ -28,7 +28,7 @@ from .world import (
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_revoking_ends_the_link_and_the_customers_address(world: World) -> None:
+def test_revoking_ends_the_link_and_the_customers_url(world: World) -> None:
     address = connect_urls.connect_url(world.customer)
     page = world.client.get(world.url("revoke")).content.decode()
     assert "What will happen" in page
@@ -71,7 +71,7 @@ def test_extending_asks_kapso_for_the_end_of_that_day(world: World, days: int) -
     assert parse_datetime(remote["expires_at"]) == end_of_day(day)
 
 
-def test_the_buttons_extend_by_days_whatever_the_field_says(world: World) -> None:
+def test_the_buttons_extend_by_days_and_override_the_field(world: World) -> None:
     page = world.client.get(world.url("extend")).content.decode()
     assert world.link.expires_at
     for days in EXTENSION_DAYS:
@@ -104,7 +104,7 @@ def test_invalid_day_is_refused_before_kapso_is_asked(world: World, until: str) 
     assert world.request_count("PATCH", "setup_links") == 0
 
 
-def test_today_and_more_than_a_year_are_refused(world: World) -> None:
+def test_too_early_and_too_late_days_are_refused(world: World) -> None:
     for day in (TOMORROW, today() + timedelta(days=MAX_EXTENSION_DAYS + 1)):
         assert world.post("extend", {"until": day.isoformat()}).status_code == 200
     assert kinds() == []

@@ -45,14 +45,14 @@ def read(client: Client, address: str) -> str:
     return response.content.decode()
 
 
-def words(html: str) -> str:
+def text_of(html: str) -> str:
     return " ".join(strip_tags(html).split())
 
 
 def cells(client: Client, address: str) -> list[str]:
-    """The column of a list, as words."""
+    """The column of a list, as text."""
     found = re.findall(r'<td class="field-whatsapp_status">(.*?)</td>', read(client, address))
-    return [words(re.sub(r"</span>", " </span>", cell)) for cell in found]
+    return [text_of(re.sub(r"</span>", " </span>", cell)) for cell in found]
 
 
 def queries(client: Client, address: str) -> int:
@@ -72,12 +72,12 @@ DISCONNECTED = {
     "disconnected_at": timezone.now() - timedelta(days=1),
 }
 NUMBER = {"display_phone_number": "+52 55 1234 5678"}
-PRETTY = "+52 55 1234 5678"
+FORMATTED = "+52 55 1234 5678"
 TEST_NUMBER = {"display_phone_number": "+1 555-123-4567"}
 SOON = {"expires_at": timezone.now() + timedelta(days=9)}
 OVER = {"expires_at": timezone.now() - timedelta(hours=1)}
 
-WORDS: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None]] = [
+CASES: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None]] = [
     ("Not invited", [], None),
     ("Not invited", [], {"status": "revoked"}),
     ("Invited", [], {}),
@@ -93,14 +93,14 @@ WORDS: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None]] = [
     ),
     ("Failed meteor", [], {"setup_status": "failed", "last_error_code": "meteor"}),
     ("Failed", [], {"setup_status": "failed"}),
-    (f"Connected {PRETTY}", [NUMBER], None),
-    (f"Connected {PRETTY} +2 more", [{}, {}, NUMBER], {}),
+    (f"Connected {FORMATTED}", [NUMBER], None),
+    (f"Connected {FORMATTED} +2 more", [{}, {}, NUMBER], {}),
     ("Connected +1 555-123-4567 test number", [TEST_NUMBER], None),
     ("Connected 123", [{"phone_number_id": "123"}], None),
-    (f"Disconnected {PRETTY}", [{**NUMBER, **DISCONNECTED}], None),
+    (f"Disconnected {FORMATTED}", [{**NUMBER, **DISCONNECTED}], None),
     *(
         (
-            f"Disconnected {PRETTY} {text}",
+            f"Disconnected {FORMATTED} {text}",
             [{**NUMBER, **DISCONNECTED, "disconnect_reason": reason}],
             None,
         )
@@ -117,7 +117,7 @@ WORDS: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None]] = [
 ]
 
 
-def place(
+def create_rows(
     customer: Customer, numbers: list[dict[str, Any]], link: dict[str, Any] | None
 ) -> Customer:
     if link is not None:
@@ -127,20 +127,20 @@ def place(
     return customer
 
 
-@pytest.mark.parametrize(("text", "numbers", "link"), WORDS)
-def test_the_column_says_where_a_customer_stands(
+@pytest.mark.parametrize(("text", "numbers", "link"), CASES)
+def test_the_column_shows_the_status(
     admin_client: Client, text: str, numbers: list[dict[str, Any]], link: dict[str, Any] | None
 ) -> None:
     bakery, customer = new_bakery()
-    place(customer, numbers, link)
+    create_rows(customer, numbers, link)
     text = escape(text)
     assert cells(admin_client, url(Bakery)) == cells(admin_client, url(Customer)) == [text]
     panel = re.search("<section.*?</section>", read(admin_client, change_url(bakery)), re.S)
     assert panel
-    assert text.split()[0] in words(panel[0])
+    assert text.split()[0] in text_of(panel[0])
 
 
-def test_what_kapso_says_is_escaped(admin_client: Client) -> None:
+def test_texts_from_kapso_are_escaped(admin_client: Client) -> None:
     _bakery, customer = new_bakery()
     make_connection(customer, **DISCONNECTED, disconnect_reason="<b>x</b>")
     other = Customer.objects.for_owner(Bakery.objects.create(title="b"))
@@ -175,21 +175,21 @@ def test_a_longer_list_costs_no_more_queries(admin_client: Client, model: Any, q
     assert queries(admin_client, url(model) + query) == few
 
 
-@pytest.mark.parametrize("standing", OnboardingStatus)
-def test_the_filter_finds_what_the_column_says(admin_client: Client, standing: str) -> None:
-    for text, numbers, link in WORDS:
-        place(new_bakery(text)[1], numbers, link)
+@pytest.mark.parametrize("status", OnboardingStatus)
+def test_the_filter_agrees_with_the_column(admin_client: Client, status: str) -> None:
+    for text, numbers, link in CASES:
+        create_rows(new_bakery(text)[1], numbers, link)
     for model in (Bakery, Customer):
         everybody = cells(admin_client, url(model))
         expected = [
-            cell for cell in everybody if cell.startswith(str(OnboardingStatus(standing).label))
+            cell for cell in everybody if cell.startswith(str(OnboardingStatus(status).label))
         ]
-        found = cells(admin_client, f"{url(model)}?whatsapp_status={standing}")
+        found = cells(admin_client, f"{url(model)}?whatsapp_status={status}")
         assert found == expected != []
 
 
 @pytest.mark.parametrize("value", ["nonsense", "", "connected%00", "x" * 5000])
-def test_a_standing_that_does_not_exist_filters_nothing(admin_client: Client, value: str) -> None:
+def test_unknown_status_filters_nothing(admin_client: Client, value: str) -> None:
     new_bakery()
     assert len(cells(admin_client, f"{url(Bakery)}?whatsapp_status={value}")) == 1
 
@@ -273,13 +273,13 @@ def actions(client: Client, obj: Any) -> dict[str, bool]:
     return {re.findall(r"whatsapp/(?:[^/]+/)?([a-z]+)/", a.url)[0]: a.is_next for a in offered}
 
 
-@pytest.mark.parametrize(("standing", "name", "given"), NEXT)
-def test_one_thing_is_next(
-    admin_client: Client, standing: str, name: str, given: dict[str, Any]
+@pytest.mark.parametrize(("status", "name", "given"), NEXT)
+def test_one_action_is_highlighted(
+    admin_client: Client, status: str, name: str, given: dict[str, Any]
 ) -> None:
     bakery, customer = invited_bakery(given.get("email", "a@example.com"))
-    place(customer, given.get("numbers", []), given.get("link"))
-    assert admin_client.get(change_url(bakery)).context["kapso"]["status"].status == standing
+    create_rows(customer, given.get("numbers", []), given.get("link"))
+    assert admin_client.get(change_url(bakery)).context["kapso"]["status"].status == status
     assert [n for n, is_next in actions(admin_client, bakery).items() if is_next] == [
         *([name] if name else [])
     ]
@@ -288,7 +288,7 @@ def test_one_thing_is_next(
 @pytest.mark.parametrize("missing", MANAGING[1:])
 def test_only_what_is_permitted_is_offered(staff: Callable[..., Client], missing: str) -> None:
     bakery, customer = invited_bakery()
-    place(customer, [NUMBER], SOON)
+    create_rows(customer, [NUMBER], SOON)
     names = {
         "create_setup_link": {"invite", "share", "qr"},
         "send_setup_link": {"email", "share", "qr"},
@@ -303,10 +303,10 @@ def test_only_what_is_permitted_is_offered(staff: Callable[..., Client], missing
     assert set(actions(client, bakery)) == everything - names[missing]
 
 
-def test_every_action_leads_somewhere(admin_client: Client) -> None:
+def test_every_action_has_a_page(admin_client: Client) -> None:
     for obj in (invited_bakery()[0], Branch.objects.create(code="a-1_/x")):
         customer = Customer.objects.for_owner(obj, connect_key="y" * 9)
-        place(customer, [NUMBER], SOON)
+        create_rows(customer, [NUMBER], SOON)
         panel = admin_client.get(change_url(obj)).context["kapso"]
         offered = [*panel["actions"], *panel["numbers"][0]["actions"]]
         assert len(offered) >= 7
@@ -315,14 +315,14 @@ def test_every_action_leads_somewhere(admin_client: Client) -> None:
             assert response.status_code == (405 if action.is_post else 200), action
 
 
-def test_those_who_may_only_look_see_all_but_the_address(staff: Callable[..., Client]) -> None:
+def test_users_who_may_only_view_see_all_but_the_url(staff: Callable[..., Client]) -> None:
     bakery, customer = invited_bakery()
-    place(customer, [{**NUMBER, "verified_name": "Ada Bakery"}], {})
+    create_rows(customer, [{**NUMBER, "verified_name": "Ada Bakery"}], {})
     customer.events.create(kind="setup_link_sent", source="manual", data={"channel": "email"})
     page = read(staff("view_bakery"), change_url(bakery))
     assert connect_url(customer) not in page
     assert "hidden (needs the permission" in page
-    for text in (PRETTY, "Ada Bakery", "by e-mail", "Connected"):
+    for text in (FORMATTED, "Ada Bakery", "by e-mail", "Connected"):
         assert text in page
     assert "button" not in page[page.index("kapso-panel") : page.index("</section>")]
 
@@ -340,11 +340,11 @@ def test_the_timeline_says_what_happened_and_who_did_it(admin_client: Client) ->
         "account_updated": {"data": {"event": {"no": "text"}, "reason": ["x"]}},
     }.items():
         customer.events.create(kind=kind, source="manual", **fields)
-    page = words(read(admin_client, change_url(bakery)))
+    page = text_of(read(admin_client, change_url(bakery)))
     for text in [
         "Setup link sent · by e-mail · a@example.com Waiting grace",
         f"Setup failed · {SETUP_ERRORS['waba_limit_reached'].title}",
-        f"Disconnected · connected by another customer · {PRETTY}",
+        f"Disconnected · connected by another customer · {FORMATTED}",
         "Health checked · degraded · &lt;b&gt;",
     ]:
         assert text in page
@@ -365,7 +365,7 @@ def test_the_panel_leaves_the_sites_own_page_as_it_is(admin_client: Client) -> N
 
 
 @pytest.mark.parametrize("title", ["ﺎﻠﺴﻋﺍﺩﺓ مخبز", "🥐🥖", "x" * 500, "<script>", "\u202eevil"])
-def test_any_name_and_no_email_will_do(admin_client: Client, title: str) -> None:
+def test_any_name_and_no_email_is_accepted(admin_client: Client, title: str) -> None:
     bakery = Bakery.objects.create(title=title)
     response = admin_client.post(url(Bakery, "whatsapp_invite"), {"ids": bakery.pk})
     assert response.status_code == 302
@@ -375,11 +375,11 @@ def test_any_name_and_no_email_will_do(admin_client: Client, title: str) -> None
         assert "<script>" not in read(admin_client, change_url(obj)).replace("<script>\n", "")
 
 
-def test_another_admin_site_knows_its_own_pages_alone(admin_client: Client) -> None:
+def test_another_admin_site_links_to_its_own_pages_only(admin_client: Client) -> None:
     bakery, customer = invited_bakery()
-    place(customer, [NUMBER], {})
+    create_rows(customer, [NUMBER], {})
     list_page = read(admin_client, url(Bakery, site="other"))
-    assert PRETTY in list_page
+    assert FORMATTED in list_page
     assert ACTION in list_page
     panel = admin_client.get(change_url(bakery, site="other")).context["kapso"]
     assert panel["lists"] == []
@@ -396,7 +396,7 @@ def test_a_longer_history_costs_no_more_queries(admin_client: Client) -> None:
             number = make_connection(customer, **NUMBER)
             customer.events.create(kind="connected", source="x", connection=number, actor=user)
 
-    place(customer, [], {})
+    create_rows(customer, [], {})
     add(1)
     admin_client.get(change_url(bakery))
     few = queries(admin_client, change_url(bakery))
@@ -404,7 +404,7 @@ def test_a_longer_history_costs_no_more_queries(admin_client: Client) -> None:
     assert queries(admin_client, change_url(bakery)) == few
 
 
-def test_no_action_where_the_site_wants_none(admin_client: Client) -> None:
+def test_no_action_if_the_site_has_none(admin_client: Client) -> None:
     Branch.objects.create(code="a")
     new_bakery()
     assert ACTION not in read(admin_client, url(Branch))

@@ -74,14 +74,14 @@ def text_of(response: Any) -> str:
     return " ".join(response.content.decode().split())
 
 
-def test_nothing_yet_leads_to_the_first_invitation(admin_client: Client) -> None:
+def test_without_data_the_page_leads_to_the_first_invitation(admin_client: Client) -> None:
     page = text_of(admin_client.get(URL))
     assert "Nothing to see yet" in page
     assert f'href="{LIST}">Invite the first customer' in page
     assert "kapso-figures" not in page
 
 
-def test_the_figures_stand_in_the_page_as_text(admin_client: Client) -> None:
+def test_the_figures_are_text(admin_client: Client) -> None:
     populate()
     page = text_of(admin_client.get(URL))
     for row in (
@@ -108,7 +108,7 @@ def test_figures_of_a_language_with_commas_do_not_break_the_charts(admin_client:
     assert '<rect width="73.3' in page
 
 
-def test_it_shows_no_address_that_connects(admin_client: Client) -> None:
+def test_it_shows_no_setup_link(admin_client: Client) -> None:
     populate()
     assert "secret-token" not in text_of(admin_client.get(URL))
 
@@ -192,7 +192,7 @@ def test_it_works_with_and_without_time_zones(
 
 
 @pytest.mark.parametrize("missing", SEEN)
-def test_it_takes_the_permission_to_see_all_three(
+def test_it_needs_the_permission_to_view_all_three(
     staff: Callable[..., Client], missing: str
 ) -> None:
     client = staff(*(codename for codename in SEEN if codename != missing))
@@ -208,7 +208,7 @@ def test_the_list_and_the_index_lead_to_it(staff: Callable[..., Client], url: st
     assert client.get(URL).status_code == 200
 
 
-def test_strangers_log_in_first(client: Client) -> None:
+def test_anonymous_users_are_sent_to_the_login(client: Client) -> None:
     assert client.get(URL).url == f"/admin/login/?next={URL}"
 
 
@@ -251,7 +251,7 @@ def test_more_customers_need_no_more_queries(admin_client: Client) -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_is_readable_in_every_width_without_javascript(
+def test_it_is_readable_at_every_width_without_javascript(
     server: LiveServer, visitor: Visitor, admin_client: Client, scheme: str
 ) -> None:
     populate()

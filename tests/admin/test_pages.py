@@ -94,7 +94,7 @@ def test_every_list_loads(admin_client: Client, model: str, query: str) -> None:
 
 
 @pytest.mark.parametrize("model", [model for model in MODELS if model != "customer"])
-def test_a_list_of_history_counts_no_further_than_it_leads(
+def test_list_of_history_counts_only_the_rows_it_shows(
     admin_client: Client, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
     make_world(0, 5)
@@ -246,7 +246,7 @@ def invited() -> SetupLink:
     return make_link(customer, is_latest=True)
 
 
-def test_the_customers_address_is_shown_to_those_who_may_create_links(
+def test_the_customers_url_is_shown_to_users_who_may_create_links(
     staff: Callable[..., Client],
 ) -> None:
     link = invited()
@@ -257,7 +257,7 @@ def test_the_customers_address_is_shown_to_those_who_may_create_links(
     assert link.url not in page
 
 
-def test_the_address_of_a_link_is_hidden_from_everybody_else(
+def test_the_customers_url_is_hidden_from_all_other_users(
     staff: Callable[..., Client],
 ) -> None:
     link = invited()
@@ -287,14 +287,14 @@ def test_the_address_of_a_link_is_hidden_from_everybody_else(
         ("setuplink", "created_by__password__startswith"),
     ],
 )
-def test_the_address_of_a_link_cannot_be_guessed_by_filtering(
+def test_the_url_of_a_link_cannot_be_guessed_by_filtering(
     admin_client: Client, model: str, lookup: str
 ) -> None:
     make_world(0, 1)
     assert admin_client.get(f"{url(model)}?{lookup}=h").status_code == 400
 
 
-def test_a_dead_link_is_not_offered_for_copying(admin_client: Client) -> None:
+def test_link_that_has_ended_is_not_offered_for_copying(admin_client: Client) -> None:
     link = make_link(expires_at=timezone.now() - timedelta(seconds=1))
     page = admin_client.get(url("setuplink", "change", link.pk)).content.decode()
     assert link.url not in page
@@ -342,7 +342,7 @@ def test_the_hosts_own_object_is_linked(admin_client: Client, staff: Callable[..
 
 
 @pytest.mark.parametrize("owner_id", ["99999", "not-a-number", "9" * 64, ""])
-def test_an_owner_that_is_gone_breaks_nothing(admin_client: Client, owner_id: str) -> None:
+def test_page_works_after_the_owner_was_deleted(admin_client: Client, owner_id: str) -> None:
     kind = ContentType.objects.get_for_model(User)
     gone = ContentType.objects.create(app_label="gone", model="thing")
     for owner_type in (kind, gone, None):
@@ -352,7 +352,7 @@ def test_an_owner_that_is_gone_breaks_nothing(admin_client: Client, owner_id: st
 
 
 @pytest.mark.parametrize("missing", MODELS[1:])
-def test_a_customers_page_leads_only_to_what_the_user_may_see(
+def test_customer_page_links_only_to_what_the_user_may_view(
     staff: Callable[..., Client], missing: str
 ) -> None:
     make_world(0, 1)
@@ -372,7 +372,7 @@ def test_no_page_has_inline_scripts_or_styles(admin_client: Client) -> None:
             assert not re.search(r"<script(?![^>]*\ssrc=)", page)
 
 
-def test_the_pages_speak_with_i18n_off(admin_client: Client, settings: Any) -> None:
+def test_the_pages_work_with_i18n_off(admin_client: Client, settings: Any) -> None:
     settings.USE_I18N = False
     make_world(0, 1)
     for model in MODELS:
@@ -390,7 +390,7 @@ def actions_on(page: str, customer: Customer) -> list[str]:
 
 
 @pytest.mark.parametrize("end", [{}, {"status": "expired"}, {"status": "revoked"}])
-def test_a_link_leads_to_what_can_be_done_with_it(
+def test_setup_link_page_has_buttons_for_its_actions(
     admin_client: Client, end: dict[str, str]
 ) -> None:
     link = invited()
@@ -404,7 +404,7 @@ def test_a_link_leads_to_what_can_be_done_with_it(
 
 
 @pytest.mark.parametrize("status", ["connected", "disconnected"])
-def test_a_number_leads_to_what_can_be_done_with_it(admin_client: Client, status: str) -> None:
+def test_connection_page_has_buttons_for_its_actions(admin_client: Client, status: str) -> None:
     connection = make_connection(
         display_phone_number="+14155550123",
         status=status,
@@ -422,7 +422,7 @@ def test_a_number_leads_to_what_can_be_done_with_it(admin_client: Client, status
     assert ("by a member of staff" in page) == (status == "disconnected")
 
 
-def test_who_may_only_look_is_led_nowhere(staff: Callable[..., Client]) -> None:
+def test_users_who_may_only_view_get_no_buttons(staff: Callable[..., Client]) -> None:
     link, connection = invited(), make_connection()
     client = staff("view_setuplink", "view_connection", "view_customer")
     for page, customer in (
@@ -432,7 +432,7 @@ def test_who_may_only_look_is_led_nowhere(staff: Callable[..., Client]) -> None:
         assert actions_on(client.get(page).content.decode(), customer) == []
 
 
-def test_who_may_not_see_the_customer_is_not_led_there(staff: Callable[..., Client]) -> None:
+def test_users_who_may_not_view_the_customer_get_no_buttons(staff: Callable[..., Client]) -> None:
     connection = make_connection()
     client = staff("view_connection", "check_health")
     page = client.get(url("connection", "change", connection.pk)).content.decode()

@@ -95,7 +95,7 @@ def receivers() -> Iterator[Callable[[Any], None]]:
         (TIMELINE, "signal=failed", failed_signal),
     ],
 )
-def test_what_failed_is_found_with_its_error(
+def test_failed_rows_are_found_with_their_errors(
     admin_client: Client, address: str, query: str, make: Callable[..., Any]
 ) -> None:
     row = make()
@@ -112,7 +112,7 @@ def test_what_failed_is_found_with_its_error(
     assert ">10<" in page
 
 
-def test_a_failed_delivery_is_acted_on(admin_client: Client, admin_user: User) -> None:
+def test_failed_webhook_is_processed(admin_client: Client, admin_user: User) -> None:
     row = failed_delivery()
     assert run(admin_client, INBOX, row) == ["1 succeeded."]
     row.refresh_from_db()
@@ -122,7 +122,7 @@ def test_a_failed_delivery_is_acted_on(admin_client: Client, admin_user: User) -
     assert (logged.user, logged.object_id) == (admin_user, str(row.pk))
 
 
-def test_what_is_done_offers_nothing_to_run(admin_client: Client) -> None:
+def test_finished_rows_cannot_be_run_again(admin_client: Client) -> None:
     inbox = failed_delivery(status=Status.PROCESSED)
     event = failed_signal(delivered_at=timezone.now())
     for address, row in [(INBOX, inbox), (TIMELINE, event)]:
@@ -144,7 +144,7 @@ def test_the_outcomes_are_counted(admin_client: Client) -> None:
     assert skipped.startswith("2 were skipped")
 
 
-def test_work_that_another_process_holds_is_left_to_it(
+def test_row_leased_by_another_process_is_skipped(
     admin_client: Client, receivers: Callable[[Any], None]
 ) -> None:
     calls = []
@@ -168,7 +168,7 @@ def test_work_that_another_process_holds_is_left_to_it(
 
 
 @pytest.mark.parametrize("wait", [None, timedelta(seconds=-5), timedelta(hours=1)])
-def test_a_signal_goes_to_those_who_have_not_had_it(
+def test_signal_is_sent_to_the_receivers_that_have_not_had_it(
     admin_client: Client, receivers: Callable[[Any], None], wait: timedelta | None
 ) -> None:
     calls: list[str] = []
@@ -193,7 +193,7 @@ def test_a_signal_goes_to_those_who_have_not_had_it(
     assert calls == ["missed it"]
 
 
-def test_a_signal_that_fails_again_waits_for_its_next_attempt(
+def test_signal_that_fails_again_is_retried_later(
     admin_client: Client, receivers: Callable[[Any], None]
 ) -> None:
     def receiver(**kwargs: Any) -> None:
@@ -208,7 +208,7 @@ def test_a_signal_that_fails_again_waits_for_its_next_attempt(
     assert "still no" in event.last_error
 
 
-def test_what_takes_too_long_is_left_for_another_time(
+def test_rows_beyond_the_time_budget_are_not_run(
     admin_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_again, "RUN_AGAIN_BUDGET", -1)
@@ -248,7 +248,7 @@ def test_running_again_needs_the_permission_to_change(
 
 
 @pytest.mark.parametrize("address", [INBOX, TIMELINE])
-def test_strangers_are_sent_to_the_login(client: Client, address: str) -> None:
+def test_anonymous_users_are_sent_to_the_login(client: Client, address: str) -> None:
     response = client.post(address + "run-again/", {"ids": "1"})
     assert response["Location"].startswith("/admin/login/")
 

@@ -170,7 +170,7 @@ def test_pages_that_only_act_refuse_get(world: World, page: str) -> None:
     assert kinds() == []
 
 
-def test_the_qr_code_has_a_name_and_leads_to_the_customers_address(
+def test_the_qr_code_has_a_label_and_leads_to_the_customers_url(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = world.client.get(world.url("qr")).content.decode()

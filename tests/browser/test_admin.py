@@ -84,7 +84,7 @@ def bakeries() -> list[Bakery]:
     return made
 
 
-def test_staff_see_where_everybody_stands(
+def test_staff_see_the_status_of_every_customer(
     site: str,
     visitor: Visitor,
     bakeries: list[Bakery],
@@ -106,7 +106,7 @@ def test_staff_see_where_everybody_stands(
         look(visitor, page, f"admin-2-panel-{number}")
 
 
-def test_staff_copy_the_customers_address(
+def test_staff_copy_the_customers_url(
     site: str,
     visitor: Visitor,
     bakeries: list[Bakery],

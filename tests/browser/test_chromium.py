@@ -32,16 +32,16 @@ def link(site: str, customer: Customer) -> SetupLink:
 
 
 @pytest.fixture
-def heard() -> Iterator[list[dict[str, Any]]]:
-    """What whatsapp_connected told."""
-    told: list[dict[str, Any]] = []
+def signals_sent() -> Iterator[list[dict[str, Any]]]:
+    """The arguments that whatsapp_connected was sent with."""
+    received: list[dict[str, Any]] = []
 
-    def hear(**arguments: Any) -> None:
-        told.append(arguments)
+    def receive(**arguments: Any) -> None:
+        received.append(arguments)
 
-    whatsapp_connected.connect(hear)
-    yield told
-    whatsapp_connected.disconnect(hear)
+    whatsapp_connected.connect(receive)
+    yield received
+    whatsapp_connected.disconnect(receive)
 
 
 def connect(page: Page, url: str) -> None:
@@ -52,7 +52,7 @@ def connect(page: Page, url: str) -> None:
 
 
 def test_staff_invites_and_the_customer_connects(
-    site: str, visitor: Visitor, customer: Customer, heard: list[dict[str, Any]]
+    site: str, visitor: Visitor, customer: Customer, signals_sent: list[dict[str, Any]]
 ) -> None:
     User.objects.create_superuser("staff", password="correct horse")
     staff = visitor.window()
@@ -87,7 +87,9 @@ def test_staff_invites_and_the_customer_connects(
 
     connection = Connection.objects.get()
     assert (connection.customer, connection.is_connected) == (customer, True)
-    assert [(told["customer"], told["source"]) for told in heard] == [(customer, "webhook")]
+    assert [(received["customer"], received["source"]) for received in signals_sent] == [
+        (customer, "webhook")
+    ]
     staff.goto(f"{site}/admin/kapso_connect/customer/{customer.pk}/change/")
     expect(staff.get_by_text(NUMBER).first).to_be_visible()
     visitor.look(staff, "6-customer")

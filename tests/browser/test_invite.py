@@ -66,7 +66,7 @@ def submit(page: Page) -> Any:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_are_chosen_and_seen_at_once(
+def test_chosen_colours_are_previewed(
     visitor: Visitor, open_batch: Callable[..., Page], sandbox: Sandbox, scheme: Any
 ) -> None:
     page = open_batch(2, color_scheme=scheme)
@@ -96,7 +96,7 @@ def test_colours_are_chosen_and_seen_at_once(
     examine(visitor, page, f"invite-done-{scheme}")
 
 
-def test_what_does_not_apply_cannot_be_filled_in(open_batch: Callable[..., Page]) -> None:
+def test_fields_that_do_not_apply_are_disabled(open_batch: Callable[..., Page]) -> None:
     page = open_batch(1)
     area_code = page.get_by_label("Area code")
     expect(area_code).to_be_disabled()
@@ -131,7 +131,7 @@ def test_the_form_is_filled_in_with_the_keyboard_alone(open_batch: Callable[...,
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_does_the_work_and_shows_how_it_goes(
+def test_the_page_creates_the_links_and_shows_the_progress(
     visitor: Visitor,
     open_batch: Callable[..., Page],
     sandbox: Sandbox,
@@ -157,7 +157,7 @@ def test_the_page_does_the_work_and_shows_how_it_goes(
     assert len(sandbox.state()["setup_links"]) == 30
 
 
-def test_an_address_is_copied_from_the_page_that_filled_itself(
+def test_url_is_copied_from_the_updated_page(
     open_batch: Callable[..., Page],
 ) -> None:
     page = open_batch(2, is_started=True)
@@ -169,7 +169,7 @@ def test_an_address_is_copied_from_the_page_that_filled_itself(
     assert copied == connect_url(Customer.objects.order_by("pk")[0])
 
 
-def test_a_stopped_batch_says_why_and_is_resumed(
+def test_stopped_batch_shows_the_reason_and_is_resumed(
     visitor: Visitor, open_batch: Callable[..., Page], sandbox: Sandbox
 ) -> None:
     sandbox.faults(api=[{"kind": "status", "status": 401}])
@@ -202,7 +202,7 @@ def test_without_javascript_each_step_is_a_button(
     assert InvitationBatch.objects.get().options["theme_config"] == {"muted_color": "#f3f4f6"}
 
 
-def test_the_page_follows_what_workers_do(
+def test_the_page_shows_the_progress_of_task_workers(
     open_batch: Callable[..., Page], sandbox: Sandbox
 ) -> None:
     with queue_without_worker():

@@ -167,7 +167,7 @@ def test_staff_reconnect_a_number(staff: Staff, visitor: Visitor) -> None:
     assert link.options["reconnect_phone_number"] == "+14155550123"
 
 
-def test_staff_disconnect_a_number_and_kapsos_own_word_of_it_changes_nothing(
+def test_staff_disconnect_a_number_and_kapsos_webhook_changes_nothing(
     staff: Staff, visitor: Visitor, sandbox: Sandbox
 ) -> None:
     # Webhook and page write one after the other, whichever database it is.
@@ -182,7 +182,7 @@ def test_staff_disconnect_a_number_and_kapsos_own_word_of_it_changes_nothing(
     visitor.look(staff.page, "manage-disconnected")
 
 
-def test_who_has_no_email_is_led_to_where_one_is_entered(
+def test_without_an_email_address_staff_are_led_to_the_form_to_enter_one(
     staff: Staff, visitor: Visitor, bakery: Bakery
 ) -> None:
     Bakery.objects.update(contact="")
