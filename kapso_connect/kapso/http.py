@@ -52,7 +52,7 @@ from ..log import log_event
 MAX_RESPONSE_BYTES = 10 * 1024 * 1024
 MAX_QUOTED_LENGTH = 300  # characters of Kapso's error text in a message
 MAX_RETRIES = 3
-FIRST_RETRY_DELAY = 0.25  # seconds; doubled with every retry
+BACKOFF_FACTOR = 0.25  # seconds; doubled with every retry
 # To repeat one of these changes nothing. A POST creates something each time.
 IDEMPOTENT_METHODS = frozenset({"GET", "PATCH", "DELETE"})
 
@@ -227,7 +227,7 @@ class _Retry(Retry):
             other=0,
             allowed_methods=IDEMPOTENT_METHODS,
             status_forcelist=range(500, 600),
-            backoff_factor=FIRST_RETRY_DELAY,
+            backoff_factor=BACKOFF_FACTOR,
             raise_on_status=False,
             budget=budget,
         )
@@ -265,7 +265,7 @@ class _Retry(Retry):
 
     def get_backoff_time(self) -> float:
         # urllib3 would retry the first time without a delay.
-        return super().get_backoff_time() or FIRST_RETRY_DELAY
+        return super().get_backoff_time() or BACKOFF_FACTOR
 
     def may_have_happened(self) -> bool:
         """Return True if one of the earlier attempts may have been carried out."""

@@ -133,7 +133,7 @@ def server() -> Iterator[FaultyServer]:
 
 @pytest.fixture
 def make(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> Make:
-    monkeypatch.setattr(http, "FIRST_RETRY_DELAY", 0.001)
+    monkeypatch.setattr(http, "BACKOFF_FACTOR", 0.001)
 
     def make(key: str = "test-key", **kwargs: Any) -> KapsoClient:
         return KapsoClient(key, **{"base_url": server.url, "budget": 5, **kwargs})

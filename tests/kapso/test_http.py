@@ -78,7 +78,7 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> Make:
-    monkeypatch.setattr(http, "FIRST_RETRY_DELAY", 0.001)
+    monkeypatch.setattr(http, "BACKOFF_FACTOR", 0.001)
 
     def make(**kwargs: Any) -> KapsoClient:
         return KapsoClient(KEY, **{"base_url": server.url, "budget": 5, **kwargs})
@@ -210,7 +210,7 @@ def test_where_nobody_listens_nothing_happened(make: Make, call: Call) -> None:
 def test_a_connection_that_comes_late_serves_a_post(
     monkeypatch: pytest.MonkeyPatch, make: Make
 ) -> None:
-    monkeypatch.setattr(http, "FIRST_RETRY_DELAY", 0.2)
+    monkeypatch.setattr(http, "BACKOFF_FACTOR", 0.2)
     late = FaultyServer()
     late.will(OK)
     # Bound and listening already, so the socket is closed to refuse and opened again by hand.
