@@ -87,9 +87,9 @@ def make_connection(customer: Customer | None = None, **fields: Any) -> Connecti
 
 
 def remote_customer(sandbox: Sandbox, name: str = "Bäckerei Süß") -> Customer:
-    """A customer that the site and the sandbox both know."""
+    """Create a customer that the site and the sandbox both know."""
     external_id = str(uuid.uuid4())
-    sandbox.add_number(external_customer_id=external_id)  # makes the customer, too
+    sandbox.add_number(external_customer_id=external_id)  # creates the customer, too
     kapso_id = next(
         row["id"]
         for row in sandbox.state()["customers"]
@@ -182,7 +182,7 @@ def post(
     client: Client | None = None,
     **headers: str,
 ) -> HttpResponse:
-    """Deliver ``payload`` (bytes go as they are) as Kapso would, signed."""
+    """Deliver ``payload`` as Kapso would, signed. Bytes are sent unchanged."""
     body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     signed = webhook_headers(body, secret, event=event, idempotency_key=key)
     return (client or Client()).post(
@@ -193,33 +193,33 @@ def post(
 ALL_SIGNALS = {name: signal for name, signal in vars(signals).items() if isinstance(signal, Signal)}
 
 
-class Heard(list[tuple[str, dict[str, Any]]]):
-    """The signals that were sent, in order, each with its arguments."""
+class SentSignals(list[tuple[str, dict[str, Any]]]):
+    """The signals that were sent, in order: their names and arguments."""
 
     def names(self) -> list[str]:
         return [name for name, _ in self]
 
     def only(self, name: str) -> dict[str, Any]:
-        """The arguments of the one signal of that name."""
-        (arguments,) = [arguments for heard, arguments in self if heard == name]
+        """Return the arguments of the only signal with this name."""
+        (arguments,) = [arguments for sent, arguments in self if sent == name]
         return arguments
 
 
 @contextmanager
-def listening(*names: str) -> Iterator[Heard]:
-    """Hear the signals named, or all but webhook_received."""
-    heard = Heard()
+def listening(*names: str) -> Iterator[SentSignals]:
+    """Record the signals with these names; without names, all but webhook_received."""
+    sent = SentSignals()
     chosen = names or [name for name in ALL_SIGNALS if name != "webhook_received"]
     receivers = {}
     for name in chosen:
 
-        def receiver(heard_name: str = name, **arguments: Any) -> None:
-            heard.append((heard_name, arguments))
+        def receiver(sent_name: str = name, **arguments: Any) -> None:
+            sent.append((sent_name, arguments))
 
         receivers[name] = receiver
         ALL_SIGNALS[name].connect(receiver)
     try:
-        yield heard
+        yield sent
     finally:
         for name, receiver in receivers.items():
             ALL_SIGNALS[name].disconnect(receiver)
