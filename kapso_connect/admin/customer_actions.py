@@ -126,13 +126,13 @@ class CustomerActions(CustomerDataMixin):
             self.message_user(
                 request, _("This customer has not been invited yet."), messages.WARNING
             )
-            return self._redirect_to_object(obj)
+            return self.redirect_to_object(obj)
         link = renewal.latest_setup_link(customer)
         target = Target(obj, customer, link)
         if name in NUMBER_PAGES:
             number = customer.connections.filter(pk=connection_pk).first()
             if number is None:
-                return self._action_page(
+                return self.render_action_page(
                     request, target, "missing", _("Number not found"), status=404
                 )
             target = Target(obj, customer, link, number)
@@ -160,13 +160,13 @@ class CustomerActions(CustomerDataMixin):
         if not Customer.objects.filter(pk=target.customer.pk).exists():
             return self.redirect_to_changelist()
         if name in POST_ONLY or request.method != "POST":
-            return self._redirect_to_object(target.obj)
+            return self.redirect_to_object(target.obj)
         return HttpResponseRedirect(request.path)
 
-    def _redirect_to_object(self, obj: Any) -> HttpResponseRedirect:
+    def redirect_to_object(self, obj: Any) -> HttpResponseRedirect:
         return HttpResponseRedirect(self.view_url("change", quote(obj.pk)))
 
-    def _action_page(
+    def render_action_page(
         self, request: HttpRequest, target: Target, template: str, title: str, **context: Any
     ) -> HttpResponse:
         status = context.pop("status", 200)
@@ -181,9 +181,11 @@ class CustomerActions(CustomerDataMixin):
         response.status_code = status
         return response
 
-    def _accept_form(self, request: HttpRequest, target: Target) -> bool:
-        """True if nothing has changed since the form was shown, for one of those who send it; the
-        others get a message."""
+    def accept_action_form(self, request: HttpRequest, target: Target) -> bool:
+        """Return True if nothing has changed since the form was shown; otherwise add a message.
+
+        If a form is sent several times, even at the same moment, only one gets True.
+        """
         is_current = request.POST.get("version") == target.version
         if is_current and customers.touch_if_unchanged(target.customer):
             return True
@@ -197,14 +199,18 @@ class CustomerActions(CustomerDataMixin):
         )
         return False
 
-    def _finish(self, request: HttpRequest, target: Target, entry: str, text: str) -> HttpResponse:
+    def finish_action(
+        self, request: HttpRequest, target: Target, entry: str, text: str
+    ) -> HttpResponse:
         log_change(request, target.customer, entry)
         self.message_user(request, text, messages.SUCCESS)
-        return self._redirect_to_object(target.obj)
+        return self.redirect_to_object(target.obj)
 
-    def _go_back(self, request: HttpRequest, target: Target, text: str) -> HttpResponse:
+    def redirect_with_warning(
+        self, request: HttpRequest, target: Target, text: str
+    ) -> HttpResponse:
         self.message_user(request, text, messages.WARNING)
-        return self._redirect_to_object(target.obj)
+        return self.redirect_to_object(target.obj)
 
 
 def current_user(request: HttpRequest) -> Any:

@@ -27,16 +27,16 @@ class ManageLinkViews(CustomerActions):
     def _revoke_view(self, request: HttpRequest, target: Target) -> HttpResponse:
         link = target.link
         if link is None or not setup_links.is_revocable(link):
-            return self._go_back(request, target, _("There is no link to revoke."))
+            return self.redirect_with_warning(request, target, _("There is no link to revoke."))
         if request.method != "POST":
-            return self._action_page(request, target, "revoke", _("Revoke the link"))
-        if not self._accept_form(request, target):
+            return self.render_action_page(request, target, "revoke", _("Revoke the link"))
+        if not self.accept_action_form(request, target):
             return HttpResponseRedirect(request.path)
         if not onboarding.revoke_setup_link(link, actor=current_user(request)):
-            return self._go_back(
+            return self.redirect_with_warning(
                 request, target, _("The link was not revoked: it has just been used or has ended.")
             )
-        return self._finish(
+        return self.finish_action(
             request,
             target,
             _("Revoked the WhatsApp setup link."),
@@ -46,15 +46,15 @@ class ManageLinkViews(CustomerActions):
     def _extend_view(self, request: HttpRequest, target: Target) -> HttpResponse:
         link = target.link
         if link is None or not link.is_usable:
-            return self._go_back(
+            return self.redirect_with_warning(
                 request, target, _("There is no active link. Create a new one first.")
             )
         if link.expires_at is None:
-            return self._go_back(request, target, _("This link does not expire."))
+            return self.redirect_with_warning(request, target, _("This link does not expire."))
         is_post = request.method == "POST"
         form = ExtendForm(request.POST if is_post else None, expires_at=link.expires_at)
         if not is_post or not form.is_valid():
-            return self._action_page(
+            return self.render_action_page(
                 request,
                 target,
                 "extend",
@@ -62,17 +62,17 @@ class ManageLinkViews(CustomerActions):
                 form=form,
                 extensions=[(days, form.day_after(days)) for days in EXTENSION_DAYS],
             )
-        if not self._accept_form(request, target):
+        if not self.accept_action_form(request, target):
             return HttpResponseRedirect(request.path)
         until: date = form.cleaned_data["until"]
         if not onboarding.extend_setup_link(link, end_of_day(until), actor=current_user(request)):
-            return self._go_back(
+            return self.redirect_with_warning(
                 request,
                 target,
                 _("The link has ended and cannot be extended. Create a new one."),
             )
         shown = {"date": date_format(until)}
-        return self._finish(
+        return self.finish_action(
             request,
             target,
             _("Extended the WhatsApp setup link until %(date)s.") % shown,

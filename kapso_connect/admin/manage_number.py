@@ -29,7 +29,7 @@ class ManageNumberViews(CustomerActions):
         digits = "".join(c for c in number.display_phone_number if c in "0123456789")
         shown = format_phone_number(number.display_phone_number)
         if not digits:
-            return self._go_back(
+            return self.redirect_with_warning(
                 request,
                 target,
                 _(
@@ -38,7 +38,7 @@ class ManageNumberViews(CustomerActions):
                 ),
             )
         if request.method != "POST":
-            return self._action_page(
+            return self.render_action_page(
                 request,
                 target,
                 "reconnect",
@@ -46,14 +46,14 @@ class ManageNumberViews(CustomerActions):
                 number=shown,
                 is_test_number=is_test_number(digits),
             )
-        if not self._accept_form(request, target):
+        if not self.accept_action_form(request, target):
             return HttpResponseRedirect(request.path)
         onboarding.create_setup_link(
             target.customer,
             options={"reconnect_phone_number": f"+{digits}"},
             created_by=current_user(request),
         )
-        return self._finish(
+        return self.finish_action(
             request,
             target,
             _("Created a WhatsApp setup link to reconnect %(number)s.") % {"number": shown},
@@ -84,7 +84,7 @@ class ManageNumberViews(CustomerActions):
             text += f". {number.health_error}"
         level = levels.get(Health(number.health_status), messages.ERROR)
         self.message_user(request, text, level)
-        return self._redirect_to_object(target.obj)
+        return self.redirect_to_object(target.obj)
 
     def _record_gone(
         self, request: HttpRequest, target: Target, asked_at: datetime
@@ -103,7 +103,7 @@ class ManageNumberViews(CustomerActions):
             _("Checked the health of %(number)s: Kapso no longer has it.")
             % {"number": format_phone_number(str(number))},
         )
-        return self._go_back(
+        return self.redirect_with_warning(
             request,
             target,
             _("Kapso no longer has this number. It is now marked as disconnected."),
@@ -113,19 +113,21 @@ class ManageNumberViews(CustomerActions):
         number = connection_of(target)
         shown = format_phone_number(str(number))
         if not number.is_connected:
-            return self._go_back(request, target, _("This number is no longer connected."))
+            return self.redirect_with_warning(
+                request, target, _("This number is no longer connected.")
+            )
         if request.method != "POST":
-            return self._action_page(
+            return self.render_action_page(
                 request,
                 target,
                 "disconnect",
                 _("Disconnect %(number)s") % {"number": shown},
                 number=shown,
             )
-        if not self._accept_form(request, target):
+        if not self.accept_action_form(request, target):
             return HttpResponseRedirect(request.path)
         onboarding.disconnect_number(number, actor=current_user(request))
-        return self._finish(
+        return self.finish_action(
             request,
             target,
             _("Disconnected %(number)s from WhatsApp.") % {"number": shown},

@@ -67,7 +67,7 @@ class SendLinkViews(CustomerActions):
         elif not problem and can_create_setup_links(request):
             context["invite_url"] = self.view_url("whatsapp_invite")
             context["quoted_pk"] = quote(target.obj.pk)
-        return self._action_page(request, target, "email", _("E-mail the link"), **context)
+        return self.render_action_page(request, target, "email", _("E-mail the link"), **context)
 
     def _last_email(self, link: SetupLink) -> TimelineEvent | None:
         emails_sent = link.events.filter(
@@ -77,7 +77,11 @@ class SendLinkViews(CustomerActions):
 
     def _send(self, request: HttpRequest, target: Target) -> HttpResponse:
         same_page = HttpResponseRedirect(request.path)
-        if target.link is None or not target.is_sendable or not self._accept_form(request, target):
+        if (
+            target.link is None
+            or not target.is_sendable
+            or not self.accept_action_form(request, target)
+        ):
             return same_page
         to = target.customer.email
         try:
@@ -88,7 +92,7 @@ class SendLinkViews(CustomerActions):
             log_event("email.failed", customer_id=target.customer.pk, error=type(error).__name__)
             self.message_user(request, emails.send_error_message(error), messages.ERROR)
             return same_page
-        return self._finish(
+        return self.finish_action(
             request,
             target,
             _("E-mailed the WhatsApp setup link to %(to)s.") % {"to": to},
@@ -106,7 +110,7 @@ class SendLinkViews(CustomerActions):
     ) -> HttpResponse:
         """Show the customer's URL; a POST records that it was given out, then shows it."""
         if target.link is None or not target.is_sendable:
-            return self._go_back(
+            return self.redirect_with_warning(
                 request, target, _("There is no active link. Create a new one first.")
             )
         if request.method == "POST":
@@ -124,7 +128,7 @@ class SendLinkViews(CustomerActions):
                 "language_code": code,
                 "share_url": f"https://wa.me/?text={url_quote(text, safe='')}",
             }
-        return self._action_page(request, target, channel, title, url=url, **context)
+        return self.render_action_page(request, target, channel, title, url=url, **context)
 
     def _copied_view(self, request: HttpRequest, target: Target) -> HttpResponse:
         if target.link is not None and target.is_sendable:

@@ -40,11 +40,11 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("side", ["host", "own"])
+@pytest.mark.parametrize("side", ["site", "package"])
 def test_every_action_is_in_the_timeline_and_in_both_histories(
     world: World, page: str, side: str
 ) -> None:
-    of = world.bakery if side == "host" else world.customer
+    of = world.bakery if side == "site" else world.customer
     response = world.post(page, GOOD.get(page), of=of)
     assert response.status_code == (204 if page == "copied" else 302), response.content
     kind, entry = EXPECTED[page]
@@ -117,9 +117,9 @@ def test_number_that_moved_to_another_customer_is_not_touched(world: World, page
 
 @pytest.mark.parametrize("page", PAGES)
 def test_customer_who_was_never_invited_gets_a_message(world: World, page: str) -> None:
-    nobody = Bakery.objects.create(title="New")
-    response = world.client.post(world.url(page, of=nobody))
-    assert response["Location"] == reverse("admin:host_site_bakery_change", args=[nobody.pk])
+    bakery = Bakery.objects.create(title="New")
+    response = world.client.post(world.url(page, of=bakery))
+    assert response["Location"] == reverse("admin:host_site_bakery_change", args=[bakery.pk])
     assert messages(response) == "This customer has not been invited yet."
     assert Customer.objects.count() == 1
 
@@ -165,7 +165,7 @@ def test_form_opened_before_somebody_elses_change_does_nothing(world: World, pag
     hers = {**world.form_version(page), **GOOD.get(page, {})}
     other = Client()
     other.force_login(User.objects.create_superuser("bob"))
-    onboarding.create_setup_link(world.customer)  # by the other one, meanwhile
+    onboarding.create_setup_link(world.customer)  # by the other one, in between
     if page == "disconnect":
         Connection.objects.update(connected_at=timezone.now())
     before = kinds()

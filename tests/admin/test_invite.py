@@ -751,11 +751,11 @@ def test_customers_that_the_site_keeps_from_a_user_stay_hidden(
     assert response["Location"] == LIST
 
 
-# In the host's own admin
+# In a site's own admin
 
 
-class TestInTheHostsAdmin:
-    """A site of its own, where the package's own models are not registered."""
+class TestInASitesOwnAdmin:
+    """In another admin site, where the package's own models are not registered."""
 
     def bakeries(self, count: int) -> list[Bakery]:
         return Bakery.objects.bulk_create(

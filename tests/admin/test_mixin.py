@@ -165,7 +165,7 @@ def fill(start: int, count: int) -> None:
         Bakery.objects.create(title="Nobody's")
 
 
-@pytest.mark.parametrize("model", [Bakery, Customer], ids=["host", "package"])
+@pytest.mark.parametrize("model", [Bakery, Customer], ids=["site", "package"])
 @pytest.mark.parametrize("query", ["", "?whatsapp_status=connected", "?o=-1&all=", "?_facets=True"])
 def test_a_longer_list_costs_no_more_queries(admin_client: Client, model: Any, query: str) -> None:
     fill(0, 1)

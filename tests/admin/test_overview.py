@@ -24,7 +24,7 @@ from ..factories import make_connection, make_customer, make_link
 
 URL = "/admin/kapso_connect/customer/overview/"
 LIST = "/admin/kapso_connect/customer/"
-SEEN = ("view_customer", "view_setuplink", "view_connection")
+VIEW_PERMISSIONS = ("view_customer", "view_setuplink", "view_connection")
 
 pytestmark = pytest.mark.django_db
 
@@ -191,11 +191,11 @@ def test_it_works_with_and_without_time_zones(
 # Who may see it, and where it leads
 
 
-@pytest.mark.parametrize("missing", SEEN)
+@pytest.mark.parametrize("missing", VIEW_PERMISSIONS)
 def test_it_needs_the_permission_to_view_all_three(
     staff: Callable[..., Client], missing: str
 ) -> None:
-    client = staff(*(codename for codename in SEEN if codename != missing))
+    client = staff(*(codename for codename in VIEW_PERMISSIONS if codename != missing))
     assert client.get(URL).status_code == 403
     for url in (LIST, "/admin/kapso_connect/"):
         assert URL not in client.get(url).content.decode()
@@ -203,7 +203,7 @@ def test_it_needs_the_permission_to_view_all_three(
 
 @pytest.mark.parametrize("url", [LIST, "/admin/kapso_connect/"])
 def test_the_list_and_the_index_lead_to_it(staff: Callable[..., Client], url: str) -> None:
-    client = staff(*SEEN)
+    client = staff(*VIEW_PERMISSIONS)
     assert f'href="{URL}"' in client.get(url).content.decode()
     assert client.get(URL).status_code == 200
 
@@ -218,7 +218,7 @@ def test_failures_lead_to_the_timeline_if_the_user_may_view_it(
     populate()
     response = admin_client.get(URL)
     assert admin_client.get(response.context["failures_url"]).context["cl"].result_count == 4
-    assert staff(*SEEN).get(URL).context["failures_url"] == ""
+    assert staff(*VIEW_PERMISSIONS).get(URL).context["failures_url"] == ""
 
 
 def test_each_list_leads_to_all_that_it_counts(admin_client: Client) -> None:

@@ -1,4 +1,4 @@
-"""The pages for staff inside a popular theme of the admin: a site and a process of its own."""
+"""The admin's pages in a popular admin theme, in a process with that site's settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_every_page_is_whole_in_jazzmin() -> None:
         env={
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "tests.sites.theme_settings",
-            "PYTEST_ADDOPTS": "",  # nobody asks this one run for a coverage of its own
+            "PYTEST_ADDOPTS": "",  # no coverage of this run alone
         },
         capture_output=True,
         text=True,

@@ -29,7 +29,7 @@ VIEWS = ["view_customer", "view_bakery"]
 
 
 class World:
-    """An invited bakery with a connected number, known here and at Kapso; and who looks at it."""
+    """An invited bakery with a connected number, known here and at Kapso, and a member of staff."""
 
     def __init__(self, sandbox: Sandbox, client: Client) -> None:
         self.sandbox, self.client = sandbox, client

@@ -1,4 +1,4 @@
-"""Staff deliver the address, manage the link and look after a number, in a real browser."""
+"""Staff send the link, manage it and manage a number, in a real browser."""
 
 from __future__ import annotations
 
