@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
 from django.core.cache import cache
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.test import override_settings
 from playwright.sync_api import Browser
 from pytest_django.live_server_helper import LiveServer
@@ -124,6 +126,22 @@ def sandbox(sandbox_process: Sandbox, configure: Any) -> Sandbox:
     sandbox_process.reset()
     configure(API_BASE_URL=sandbox_process.url)
     return sandbox_process
+
+
+@pytest.fixture
+def requests_in_transaction(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each request to Kapso's API from now on, in any thread: whether the thread of the test was
+    in a transaction when it was sent."""
+    database, putrequest = connections[DEFAULT_DB_ALIAS], HTTPConnection.putrequest
+    in_transaction: list[bool] = []
+
+    def record(http: HTTPConnection, method: str, url: str, *args: Any, **kwargs: Any) -> None:
+        if url.startswith("/platform/"):
+            in_transaction.append(database.in_atomic_block)
+        putrequest(http, method, url, *args, **kwargs)
+
+    monkeypatch.setattr(HTTPConnection, "putrequest", record)
+    return in_transaction
 
 
 @pytest.fixture(scope="session", params=DATABASES)

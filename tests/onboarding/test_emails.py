@@ -39,7 +39,7 @@ def parts(customer: Customer, link: SetupLink) -> tuple[str, str, str]:
     return str(arrived["Subject"]), text.get_content(), html.get_content()
 
 
-def test_it_leads_to_the_customers_own_address_and_never_to_kapsos() -> None:
+def test_email_contains_the_connect_url_and_not_kapsos() -> None:
     customer, link = invited()
     _subject, text, html = parts(customer, link)
     for body in (text, html):
@@ -47,7 +47,7 @@ def test_it_leads_to_the_customers_own_address_and_never_to_kapsos() -> None:
         assert link.url not in body
 
 
-def test_sending_is_noted_with_who_did_it_and_where_it_went(admin_user: Any) -> None:
+def test_sending_is_recorded_with_actor_and_recipient(admin_user: Any) -> None:
     customer, link = invited()
     emails.send_invitation(customer, link, actor=admin_user)
     (message,) = outbox_of.outbox
@@ -61,7 +61,7 @@ def test_sending_is_noted_with_who_did_it_and_where_it_went(admin_user: Any) -> 
     )
 
 
-def test_what_the_mail_server_says_passes_and_nothing_is_noted(
+def test_error_of_the_mail_server_is_raised_and_nothing_is_recorded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(*args: Any) -> int:
@@ -77,13 +77,13 @@ def test_what_the_mail_server_says_passes_and_nothing_is_noted(
     "email",
     ["", "nobody", "a@example.com\nBcc: b@example.com", "a@example.com, b@example.com", "@"],
 )
-def test_who_cannot_be_written_to_is_said_before_anything_is_sent(email: str) -> None:
+def test_customer_without_a_valid_address_raises_an_error(email: str) -> None:
     with pytest.raises(exceptions.NoEmailAddress, match="Bäckerei"):
         emails.send_invitation(*invited(email=email))
     assert outbox_of.outbox == []
 
 
-def test_an_address_that_was_withdrawn_is_not_sent() -> None:
+def test_withdrawn_invitation_is_not_sent() -> None:
     with pytest.raises(exceptions.NoConnectUrl):
         emails.send_invitation(*invited(connect_key=None))
     assert outbox_of.outbox == []
@@ -100,7 +100,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
-def test_any_name_is_a_name(name: str, configure: Any) -> None:
+def test_any_name_can_be_sent(name: str, configure: Any) -> None:
     configure(SITE_NAME=name)
     customer, link = invited()
     customer.name = name
@@ -111,7 +111,7 @@ def test_any_name_is_a_name(name: str, configure: Any) -> None:
     assert "<script>" not in str(message.alternatives[0][0])
 
 
-def test_the_subject_names_the_site(configure: Any) -> None:
+def test_subject_contains_the_name_of_the_site(configure: Any) -> None:
     assert parts(*invited())[0].endswith("site.example")
     configure(SITE_NAME="Ada's CRM & more")
     subject, text, html = parts(*invited())
@@ -128,7 +128,7 @@ def test_the_subject_names_the_site(configure: Any) -> None:
         ({}, "", "pt", "pt"),
     ],
 )
-def test_the_language_is_the_links_then_the_customers_then_the_sites(
+def test_language_is_that_of_the_link_then_the_customer_then_the_site(
     options: dict[str, str], own: str, site: str, expected: str, settings: Any
 ) -> None:
     settings.LANGUAGE_CODE = site
@@ -140,7 +140,7 @@ def test_the_language_is_the_links_then_the_customers_then_the_sites(
     assert f'<html lang="{expected}" dir="{direction}">' in html
 
 
-def test_the_site_can_have_its_own_words(settings: Any, tmp_path: Any) -> None:
+def test_site_can_override_the_templates(settings: Any, tmp_path: Any) -> None:
     folder = tmp_path / "kapso_connect" / "email"
     folder.mkdir(parents=True)
     (folder / "invitation_subject.txt").write_text("{{ customer.name }}\n: hello\n")
@@ -153,7 +153,7 @@ def test_the_site_can_have_its_own_words(settings: Any, tmp_path: Any) -> None:
     assert (subject, body, html.strip()) == ("Ada X: y : hello", f"Go to {url}\n", f"<p>{url}</p>")
 
 
-def test_a_thread_without_a_database_can_send_it() -> None:
+def test_email_is_sent_without_the_database() -> None:
     message = emails.invitation_message(*invited())
 
     def refuse(*args: Any) -> None:

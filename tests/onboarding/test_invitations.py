@@ -1,9 +1,10 @@
-"""Setup links for many customers: several at a time, resumed after a crash, none made twice."""
+"""Inviting many customers: several at a time, resumed after a crash, no link created twice."""
 
 from __future__ import annotations
 
 import smtplib
-import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -17,10 +18,13 @@ from django.utils import timezone
 from kapso_connect import db, onboarding, sync
 from kapso_connect.exceptions import InvalidOptions
 from kapso_connect.kapso.client import KapsoClient
-from kapso_connect.models import Customer, Invitation, InvitationBatch, SetupLink, TimelineEvent
+from kapso_connect.models import Customer, InvitationBatch, SetupLink, TimelineEvent
 from kapso_connect.onboarding import invitations, numbers, setup_links
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.testing import Sandbox
+
+from ..factories import after_first_query
+from .support import links_at_kapso
 
 pytestmark = pytest.mark.django_db
 
@@ -40,22 +44,18 @@ def started(count: int = 3, **choices: Any) -> InvitationBatch:
 
 
 def make_due(batch: InvitationBatch) -> None:
-    """As if the waits and leases were over."""
+    """Let the delays and leases of all invitations end."""
     batch.invitations.filter(status="pending").update(next_attempt_at=timezone.now())
 
 
-def links_at_kapso(sandbox: Sandbox) -> list[dict[str, Any]]:
-    return list(sandbox.state()["setup_links"])
-
-
-def test_everybody_gets_one_link(sandbox: Sandbox) -> None:
+def test_each_customer_gets_one_link(sandbox: Sandbox) -> None:
     staff = get_user_model().objects.create(username="staff")
     invited = customers(25)
     batch = invitations.make_batch(Customer.objects.all(), created_by=staff)
     assert invitations.start(batch, options={"language": "es"}, next_url="/welcome/")
-    told: list[None] = []
-    assert not invitations.work(batch.pk, tell=lambda: told.append(None))
-    assert len(told) == 25
+    calls: list[None] = []
+    assert not invitations.work(batch.pk, on_progress=lambda: calls.append(None))
+    assert len(calls) == 25
     reached = invitations.progress(batch)
     assert (reached.total, reached.done, reached.failed, reached.left) == (25, 25, 0, 0)
     assert reached.is_finished
@@ -68,20 +68,20 @@ def test_everybody_gets_one_link(sandbox: Sandbox) -> None:
     assert len(links_at_kapso(sandbox)) == 25
 
 
-def test_a_draft_makes_no_links(sandbox: Sandbox) -> None:
+def test_draft_creates_no_links(sandbox: Sandbox) -> None:
     batch = invitations.make_batch([customer.pk for customer in customers(2)])
     assert not invitations.work(batch.pk)
     sync.run()
     assert not links_at_kapso(sandbox)
 
 
-def test_a_customer_named_twice_is_invited_once() -> None:
+def test_customer_listed_twice_is_invited_once() -> None:
     (customer,) = customers(1)
     batch = invitations.make_batch([customer.pk, customer.pk])
     assert batch.invitations.count() == 1
 
 
-def test_a_batch_is_started_once(sandbox: Sandbox) -> None:
+def test_batch_is_started_once(sandbox: Sandbox) -> None:
     batch = started(2, options={"language": "es"})
     assert not invitations.start(batch, options={"language": "hi"}, send_email=True)
     batch.refresh_from_db()
@@ -101,7 +101,7 @@ def test_a_batch_is_started_once(sandbox: Sandbox) -> None:
     ],
     ids=["language", "option", "other-site", "slashes", "backslash", "script", "long"],
 )
-def test_what_kapso_would_refuse_starts_nothing(sandbox: Sandbox, choices: dict[str, Any]) -> None:
+def test_invalid_options_start_nothing(sandbox: Sandbox, choices: dict[str, Any]) -> None:
     batch = invitations.make_batch([customer.pk for customer in customers(1)])
     with pytest.raises(InvalidOptions):
         invitations.start(batch, **choices)
@@ -117,7 +117,7 @@ def test_without_a_public_url_nothing_starts(sandbox: Sandbox, configure: Any) -
         invitations.start(batch)
 
 
-def test_several_requests_are_under_way_at_once(sandbox: Sandbox) -> None:
+def test_requests_are_made_concurrently(sandbox: Sandbox) -> None:
     sandbox.faults(api=[{"kind": "slow", "seconds": 0.3}])
     batch = started(8)
     begun = timezone.now()
@@ -127,27 +127,43 @@ def test_several_requests_are_under_way_at_once(sandbox: Sandbox) -> None:
     assert invitations.progress(batch).done == 8
 
 
-def test_no_more_than_agreed_are_under_way_at_once(sandbox: Sandbox, monkeypatch: Any) -> None:
-    under_way: list[int] = []
-    now, lock, create = [0], threading.Lock(), KapsoClient.create_setup_link
+@pytest.mark.django_db(transaction=True)
+def test_number_of_concurrent_requests_is_limited(sandbox: Sandbox) -> None:
+    batch = started(invitations.MAX_CONCURRENT_REQUESTS + 4)
+    sandbox.faults(api=[{"match": CREATE_LINK, "kind": "hang", "seconds": 30}])
 
-    def counting(*args: Any) -> Any:
-        with lock:
-            now[0] += 1
-            under_way.append(now[0])
+    def open_requests() -> int:
+        return sum(row["fault"] == "hang" for row in sandbox.requests())
+
+    def work() -> None:
         try:
-            return create(*args)
+            invitations.work(batch.pk)
         finally:
-            with lock:
-                now[0] -= 1
+            connections.close_all()
 
-    monkeypatch.setattr(KapsoClient, "create_setup_link", counting)
-    batch = started(20)
-    invitations.work(batch.pk)
-    assert 1 < max(under_way) <= invitations.MAX_CONCURRENT_REQUESTS
+    with ThreadPoolExecutor(1) as executor:
+        working = executor.submit(work)
+        try:
+            deadline = time.monotonic() + 20
+            while open_requests() < invitations.MAX_CONCURRENT_REQUESTS:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            time.sleep(0.2)
+            assert open_requests() == invitations.MAX_CONCURRENT_REQUESTS
+        finally:
+            sandbox.clear_faults()
+        working.result()
 
 
-def test_a_slice_ends_in_time_and_says_that_something_is_left(sandbox: Sandbox) -> None:
+def test_no_request_is_made_inside_a_transaction(
+    transactional_db: None, sandbox: Sandbox, requests_in_transaction: list[bool]
+) -> None:
+    invitations.work(started(2).pk)
+    assert requests_in_transaction
+    assert not any(requests_in_transaction)
+
+
+def test_work_ends_in_time_and_returns_that_something_is_left(sandbox: Sandbox) -> None:
     batch = started(20)
     assert invitations.work(batch.pk, seconds=0)
     assert invitations.progress(batch).done == 0
@@ -155,7 +171,7 @@ def test_a_slice_ends_in_time_and_says_that_something_is_left(sandbox: Sandbox) 
     assert invitations.progress(batch).done == 20
 
 
-def test_every_tenth_customer_fails_and_is_tried_again(sandbox: Sandbox) -> None:
+def test_failed_requests_are_retried(sandbox: Sandbox) -> None:
     sandbox.faults(api=[{"match": CREATE_LINK, "kind": "status", "status": 500, "times": 3}])
     batch = started(30)
     invitations.work(batch.pk)
@@ -171,7 +187,7 @@ def test_every_tenth_customer_fails_and_is_tried_again(sandbox: Sandbox) -> None
     assert len(links_at_kapso(sandbox)) == 30
 
 
-def test_what_kapso_refuses_for_good_is_not_asked_again_by_itself(sandbox: Sandbox) -> None:
+def test_permanent_failure_is_retried_only_on_request(sandbox: Sandbox) -> None:
     sandbox.faults(api=[{"match": CREATE_LINK, "kind": "status", "status": 422, "times": 1}])
     batch = started(3)
     invitations.work(batch.pk)
@@ -187,7 +203,7 @@ def test_what_kapso_refuses_for_good_is_not_asked_again_by_itself(sandbox: Sandb
     assert len(links_at_kapso(sandbox)) == 3
 
 
-def test_a_wrong_key_stops_the_batch_until_it_is_resumed(sandbox: Sandbox, settings: Any) -> None:
+def test_wrong_key_stops_the_batch_until_it_is_resumed(sandbox: Sandbox, settings: Any) -> None:
     right = settings.KAPSO_CONNECT
     batch = started(30)
     settings.KAPSO_CONNECT = {**right, "API_KEY": "wrong"}
@@ -203,7 +219,7 @@ def test_a_wrong_key_stops_the_batch_until_it_is_resumed(sandbox: Sandbox, setti
     assert invitations.progress(batch).done == 30
 
 
-def test_too_many_requests_make_the_whole_batch_wait(sandbox: Sandbox) -> None:
+def test_rate_limit_makes_the_whole_batch_wait(sandbox: Sandbox) -> None:
     sandbox.faults(api=[{"kind": "status", "status": 429, "retry_after": 3600}])
     batch = started(30)
     assert not invitations.work(batch.pk)
@@ -212,12 +228,14 @@ def test_too_many_requests_make_the_whole_batch_wait(sandbox: Sandbox) -> None:
     assert reached.left == 30
     in_half_an_hour = timezone.now() + timedelta(minutes=30)
     assert not batch.invitations.filter(next_attempt_at__lt=in_half_an_hour).exists()
-    assert not batch.invitations.filter(attempts__gt=0).exists(), "it is nobody's fault"
+    assert not batch.invitations.filter(attempts__gt=0).exists(), (
+        "a rate limit does not count as an attempt"
+    )
     assert batch.invitations.filter(last_error__contains="Too many requests").exists()
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["not-recorded", "recorded"])
-def test_a_link_made_by_a_process_that_died_is_found(sandbox: Sandbox, recorded: bool) -> None:
+def test_link_created_by_a_process_that_died_is_found(sandbox: Sandbox, recorded: bool) -> None:
     batch = started(1)
     invitation = batch.invitations.get()
     assert invitation.acquire_lease()
@@ -240,7 +258,7 @@ def test_a_link_made_by_a_process_that_died_is_found(sandbox: Sandbox, recorded:
     assert invitations.progress(batch).done == 1
 
 
-def test_two_batches_for_the_same_customer_make_one_link(sandbox: Sandbox) -> None:
+def test_two_batches_for_the_same_customer_create_one_link(sandbox: Sandbox) -> None:
     (customer,) = customers(1)
     both = [invitations.make_batch([customer.pk]) for _ in range(2)]
     for batch in both:
@@ -265,25 +283,18 @@ def test_while_one_batch_sends_the_link_another_one_waits(sandbox: Sandbox) -> N
     assert invitations.progress(second).left == 1
 
 
-def test_a_link_made_while_the_batch_was_read_is_found_and_sent(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.django_db(transaction=True)
+def test_link_created_while_the_batch_is_read_is_found_and_sent(sandbox: Sandbox) -> None:
     batch = started(1, send_email=True)
-    take = Invitation.take
-
-    def another_is_faster(invitation: Invitation) -> bool:
-        onboarding.create_setup_link(Customer.objects.get())
-        return take(invitation)
-
-    monkeypatch.setattr(Invitation, "take", another_is_faster)
-    invitations.work(batch.pk)
+    with after_first_query(lambda: onboarding.create_setup_link(Customer.objects.get())):
+        invitations.work(batch.pk)
     assert batch.invitations.get().email_error == ""
     (message,) = outbox.outbox
     assert connect_url(Customer.objects.get()) in message.body
     assert len(links_at_kapso(sandbox)) == 1
 
 
-def test_a_link_that_was_used_before_it_could_be_noted_is_not_replaced(sandbox: Sandbox) -> None:
+def test_link_used_before_it_was_recorded_is_not_replaced(sandbox: Sandbox) -> None:
     batch = started(1, send_email=True)
     invitation = batch.invitations.get()
     assert invitation.acquire_lease()
@@ -296,7 +307,7 @@ def test_a_link_that_was_used_before_it_could_be_noted_is_not_replaced(sandbox: 
     assert not outbox.outbox
 
 
-def test_of_two_batches_at_one_customer_the_later_one_waits(sandbox: Sandbox) -> None:
+def test_of_two_batches_for_one_customer_the_later_one_waits(sandbox: Sandbox) -> None:
     (customer,) = customers(1)
     first, second = [invitations.make_batch([customer.pk]) for _ in range(2)]
     for batch in (first, second):
@@ -308,7 +319,7 @@ def test_of_two_batches_at_one_customer_the_later_one_waits(sandbox: Sandbox) ->
     assert not links_at_kapso(sandbox)
 
 
-def test_inviting_again_later_makes_a_new_link(sandbox: Sandbox) -> None:
+def test_later_batch_creates_a_new_link(sandbox: Sandbox) -> None:
     (customer,) = customers(1)
     for language in ("es", "hi"):
         batch = invitations.make_batch([customer.pk])
@@ -319,7 +330,7 @@ def test_inviting_again_later_makes_a_new_link(sandbox: Sandbox) -> None:
     assert len(links_at_kapso(sandbox)) == 2
 
 
-def test_a_customer_deleted_meanwhile_is_left_out(sandbox: Sandbox) -> None:
+def test_deleted_customer_is_skipped(sandbox: Sandbox) -> None:
     batch = started(3)
     Customer.objects.order_by("pk")[0].delete()
     invitations.work(batch.pk)
@@ -332,7 +343,7 @@ class Died(BaseException):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_process_may_die_before_any_statement_and_nothing_is_doubled(sandbox: Sandbox) -> None:
+def test_process_killed_before_any_statement_causes_no_duplicates(sandbox: Sandbox) -> None:
     steps_left = 0
 
     def dying(execute: Any, sql: str, *args: Any) -> Any:
@@ -389,7 +400,7 @@ def test_each_customer_is_sent_the_link_once(sandbox: Sandbox) -> None:
     assert {event.data["channel"] for event in sent} == {"email"}
 
 
-def test_a_customer_without_an_address_gets_a_link_all_the_same(sandbox: Sandbox) -> None:
+def test_customer_without_an_email_address_still_gets_a_link(sandbox: Sandbox) -> None:
     Customer.objects.create(name="No address")
     batch = invitations.make_batch(Customer.objects.all())
     invitations.start(batch, send_email=True)
@@ -400,7 +411,9 @@ def test_a_customer_without_an_address_gets_a_link_all_the_same(sandbox: Sandbox
     assert SetupLink.objects.get().status == "active"
 
 
-def test_a_mail_server_that_is_away_costs_no_link(sandbox: Sandbox, monkeypatch: Any) -> None:
+def test_link_is_created_although_the_mail_server_is_away(
+    sandbox: Sandbox, monkeypatch: Any
+) -> None:
     def refuse(self: object, *args: Any) -> None:
         raise smtplib.SMTPServerDisconnected("Connection unexpectedly closed")
 
@@ -412,7 +425,7 @@ def test_a_mail_server_that_is_away_costs_no_link(sandbox: Sandbox, monkeypatch:
     assert "unexpectedly closed" in invitation.email_error
 
 
-def test_an_email_that_may_have_been_sent_is_not_sent_again(sandbox: Sandbox) -> None:
+def test_email_that_may_have_been_sent_is_not_sent_again(sandbox: Sandbox) -> None:
     batch = started(1, send_email=True)
     # A process died while the mail server had the message.
     batch.invitations.update(email_status="sending", attempts=1)
@@ -423,10 +436,10 @@ def test_an_email_that_may_have_been_sent_is_not_sent_again(sandbox: Sandbox) ->
     assert invitation.email_error.startswith("It is not known")
 
 
-# Who works
+# Where the work runs
 
 
-def test_sync_goes_on_with_what_was_left(sandbox: Sandbox) -> None:
+def test_sync_continues_a_batch(sandbox: Sandbox) -> None:
     batch = started(3)
     assert sync.run(dry_run=True).invitations == 3
     assert sync.run().invitations == 3
@@ -434,7 +447,7 @@ def test_sync_goes_on_with_what_was_left(sandbox: Sandbox) -> None:
     assert sync.run().invitations == 0
 
 
-def test_where_tasks_run_in_the_request_none_is_begun_there(sandbox: Sandbox) -> None:
+def test_immediate_task_backend_does_not_work_on_the_batch(sandbox: Sandbox) -> None:
     assert not invitations.is_background()
     batch = started(2)
     invitations.work_invitations.enqueue(batch.pk)

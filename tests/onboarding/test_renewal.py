@@ -1,4 +1,4 @@
-"""The setup link of the day: found, or made where the last one ended; one however many ask."""
+"""The setup link that can be used now: the latest, or a new one; one however many requests ask."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from django.utils import timezone
 from kapso_connect import exceptions, onboarding
 from kapso_connect.exceptions import KapsoError, KapsoUnavailable
 from kapso_connect.models import Connection, Customer, SetupLink
-from kapso_connect.onboarding import renewal, setup_links, steps
+from kapso_connect.onboarding import renewal, setup_links
 from kapso_connect.testing import Sandbox
 
 from ..factories import make_customer
+from .support import during_request, links_at_kapso
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -37,18 +38,18 @@ def expire(link: SetupLink, sandbox: Sandbox) -> None:
     SetupLink.objects.filter(pk=link.pk).update(expires_at=past())
 
 
-def made_at_kapso(sandbox: Sandbox) -> list[str]:
-    return [row["status"] for row in sandbox.state()["setup_links"]]
+def statuses_at_kapso(sandbox: Sandbox) -> list[str]:
+    return [row["status"] for row in links_at_kapso(sandbox)]
 
 
-def test_a_link_that_works_is_the_one(link: SetupLink) -> None:
+def test_usable_link_is_returned(link: SetupLink) -> None:
     for _ in range(3):
         assert renewal.usable_setup_link(link.customer) == link
     assert SetupLink.objects.count() == 1
 
 
 @pytest.mark.parametrize("known_here", [True, False])
-def test_an_expired_link_is_renewed_as_it_was(
+def test_expired_link_is_renewed_with_its_options(
     link: SetupLink, sandbox: Sandbox, known_here: bool
 ) -> None:
     expire(link, sandbox)
@@ -62,7 +63,7 @@ def test_an_expired_link_is_renewed_as_it_was(
     assert renewal.usable_setup_link(link.customer) == fresh
 
 
-def test_the_addresses_of_this_site_are_those_of_today(
+def test_renewed_link_has_the_current_urls_of_the_site(
     link: SetupLink, sandbox: Sandbox, configure: Any
 ) -> None:
     configure(PUBLIC_URL="https://moved.example")
@@ -71,26 +72,25 @@ def test_the_addresses_of_this_site_are_those_of_today(
     assert fresh.options["success_redirect_url"] == "https://moved.example/whatsapp/success/"
 
 
-@pytest.mark.parametrize("code", sorted(renewal.ENDING_CODES))
-def test_a_link_used_up_by_a_failure_is_renewed(link: SetupLink, code: str) -> None:
+@pytest.mark.parametrize("code", sorted(renewal.ENDING_ERROR_CODES))
+def test_link_that_ended_with_a_failure_is_renewed(link: SetupLink, code: str) -> None:
     setup_links.record_failure(link, code)
     assert renewal.usable_setup_link(link.customer) != link
 
 
-def test_a_link_that_failed_in_passing_is_followed_again(link: SetupLink) -> None:
+def test_link_with_a_temporary_failure_is_used_again(link: SetupLink) -> None:
     setup_links.record_failure(link, "facebook_auth_failed")
     assert renewal.usable_setup_link(link.customer) == link
 
 
-def test_a_link_used_up_at_kapso_is_renewed(link: SetupLink, sandbox: Sandbox) -> None:
+def test_link_used_at_kapso_is_renewed(link: SetupLink, sandbox: Sandbox) -> None:
     sandbox.patch_setup_link(link.kapso_id, status="used", whatsapp_setup_status="failed")
     assert renewal.usable_setup_link(link.customer) != link
     link.refresh_from_db()
     assert link.status == "used"
 
 
-def test_a_link_replaced_in_kapsos_own_pages_is_renewed(link: SetupLink, sandbox: Sandbox) -> None:
-    """Nobody here knows of the newer one."""
+def test_link_replaced_in_kapsos_dashboard_is_renewed(link: SetupLink, sandbox: Sandbox) -> None:
     newer = onboarding.create_setup_link(link.customer)
     newer.delete()
     SetupLink.objects.update(is_latest=True, status="active")
@@ -100,7 +100,7 @@ def test_a_link_replaced_in_kapsos_own_pages_is_renewed(link: SetupLink, sandbox
 
 
 @pytest.mark.parametrize("recorded", [True, False])
-def test_a_link_withdrawn_at_kapso_is_not_renewed(
+def test_link_revoked_at_kapso_is_not_renewed(
     link: SetupLink, sandbox: Sandbox, recorded: bool
 ) -> None:
     sandbox.patch_setup_link(link.kapso_id, status="revoked")
@@ -109,27 +109,27 @@ def test_a_link_withdrawn_at_kapso_is_not_renewed(
     for _ in range(2):
         with pytest.raises(exceptions.InvitationWithdrawn):
             renewal.usable_setup_link(link.customer)
-    assert made_at_kapso(sandbox) == ["revoked"]
+    assert statuses_at_kapso(sandbox) == ["revoked"]
 
 
-def test_nobody_was_invited(sandbox: Sandbox) -> None:
+def test_customer_who_was_not_invited_gets_no_link(sandbox: Sandbox) -> None:
     with pytest.raises(exceptions.InvitationWithdrawn):
         renewal.usable_setup_link(make_customer())
 
 
-def test_who_connected_needs_no_link(link: SetupLink, sandbox: Sandbox) -> None:
+def test_connected_customer_gets_no_link(link: SetupLink, sandbox: Sandbox) -> None:
     sandbox.complete(link.url)
-    # No webhook came and no browser: the question about the link finds the number.
+    # There was neither a webhook nor a redirect: checking the link finds the number.
     with pytest.raises(exceptions.AlreadyConnected):
         renewal.usable_setup_link(link.customer)
     connection = Connection.objects.get()
     assert (connection.is_connected, connection.setup_link) == (True, link)
     with pytest.raises(exceptions.AlreadyConnected):
         renewal.usable_setup_link(link.customer)
-    assert len(made_at_kapso(sandbox)) == 1
+    assert len(statuses_at_kapso(sandbox)) == 1
 
 
-def test_who_connected_and_is_invited_again_gets_the_new_link(
+def test_connected_customer_who_is_invited_again_gets_the_new_link(
     link: SetupLink, sandbox: Sandbox
 ) -> None:
     sandbox.complete(link.url)
@@ -141,7 +141,9 @@ def test_who_connected_and_is_invited_again_gets_the_new_link(
     assert renewal.usable_setup_link(link.customer).is_usable
 
 
-def test_who_lost_the_number_may_connect_again(link: SetupLink, sandbox: Sandbox) -> None:
+def test_customer_whose_number_was_disconnected_gets_a_new_link(
+    link: SetupLink, sandbox: Sandbox
+) -> None:
     sandbox.complete(link.url)
     with pytest.raises(exceptions.AlreadyConnected):
         renewal.usable_setup_link(link.customer)
@@ -151,7 +153,7 @@ def test_who_lost_the_number_may_connect_again(link: SetupLink, sandbox: Sandbox
     assert renewal.usable_setup_link(link.customer).is_usable
 
 
-def test_while_kapso_is_away_a_link_that_works_is_given_unasked(
+def test_while_kapso_is_away_a_usable_link_is_returned_unchecked(
     link: SetupLink, sandbox: Sandbox, configure: Any
 ) -> None:
     configure(REQUEST_BUDGET=0.5)
@@ -164,17 +166,17 @@ def test_while_kapso_is_away_a_link_that_works_is_given_unasked(
     assert renewal.usable_setup_link(link.customer).is_usable
 
 
-def test_kapso_forgot_the_customer(link: SetupLink, sandbox: Sandbox) -> None:
+def test_customer_deleted_at_kapso_gets_a_new_link(link: SetupLink, sandbox: Sandbox) -> None:
     sandbox.reset()
     fresh = renewal.usable_setup_link(link.customer)
     assert fresh.is_usable
     assert Customer.objects.get().kapso_id == sandbox.state()["customers"][0]["id"]
 
 
-# Many at the same moment
+# Several requests at the same time
 
 
-def test_a_refused_renewal_lets_the_next_one_try(link: SetupLink, sandbox: Sandbox) -> None:
+def test_failed_renewal_can_be_tried_again(link: SetupLink, sandbox: Sandbox) -> None:
     expire(link, sandbox)
     sandbox.faults(api=[{"match": "POST .*setup_links", "kind": "status", "status": 422}])
     with pytest.raises(KapsoError):
@@ -183,7 +185,7 @@ def test_a_refused_renewal_lets_the_next_one_try(link: SetupLink, sandbox: Sandb
     assert renewal.usable_setup_link(link.customer).is_usable
 
 
-def test_while_another_request_makes_the_link_nobody_else_does(
+def test_two_requests_do_not_renew_a_link_at_once(
     link: SetupLink, sandbox: Sandbox, configure: Any
 ) -> None:
     configure(REQUEST_BUDGET=0.3)
@@ -191,10 +193,12 @@ def test_while_another_request_makes_the_link_nobody_else_does(
     SetupLink.objects.update(renewing_at=timezone.now())
     with pytest.raises(exceptions.RenewalInProgress):
         renewal.usable_setup_link(link.customer)
-    assert len(made_at_kapso(sandbox)) == 1
+    assert len(statuses_at_kapso(sandbox)) == 1
 
 
-def test_the_link_of_a_process_that_died_is_taken(link: SetupLink, sandbox: Sandbox) -> None:
+def test_renewal_uses_the_link_created_by_a_process_that_died(
+    link: SetupLink, sandbox: Sandbox
+) -> None:
     expire(link, sandbox)
     orphan = onboarding.create_setup_link(link.customer)
     orphan.delete()
@@ -202,22 +206,20 @@ def test_the_link_of_a_process_that_died_is_taken(link: SetupLink, sandbox: Sand
         renewing_at=timezone.now() - timedelta(seconds=30), is_latest=True, status="active"
     )
     assert renewal.usable_setup_link(link.customer).kapso_id == orphan.kapso_id
-    assert len(made_at_kapso(sandbox)) == 2
+    assert len(statuses_at_kapso(sandbox)) == 2
 
 
-def test_an_invitation_withdrawn_meanwhile_stays_withdrawn(
-    link: SetupLink, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+def test_invitation_withdrawn_during_the_renewal_stays_withdrawn(
+    link: SetupLink, sandbox: Sandbox
 ) -> None:
     expire(link, sandbox)
     customer = Customer.objects.get()
-    real = steps.run
-
-    def withdrawn_first(*args: Any) -> Any:
-        Customer.objects.update(connect_key=None)
-        return real(*args)
-
-    monkeypatch.setattr(renewal, "run", withdrawn_first)
     with pytest.raises(exceptions.InvitationWithdrawn):
-        renewal.usable_setup_link(customer)
+        during_request(
+            sandbox,
+            "^POST .*/setup_links$",
+            lambda: Customer.objects.update(connect_key=None),
+            lambda: renewal.usable_setup_link(customer),
+        )
     assert Customer.objects.get().connect_key is None
-    assert "active" not in made_at_kapso(sandbox)[1:]
+    assert "active" not in statuses_at_kapso(sandbox)[1:]

@@ -1,72 +1,215 @@
-"""What staff do with links and numbers, below the admin: each once, in the order Kapso decides."""
+"""Setup links: created, extended, revoked, sent, opened and failed, each once."""
 
 from __future__ import annotations
 
+import uuid
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import AnonymousUser, User
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connection as database
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from kapso_connect import exceptions, onboarding
-from kapso_connect.exceptions import KapsoError, KapsoRateLimited, KapsoUnavailable
+from kapso_connect import onboarding
+from kapso_connect.exceptions import (
+    InvalidOptions,
+    KapsoCredentialsError,
+    KapsoError,
+    KapsoUnavailable,
+    KapsoValidationError,
+)
 from kapso_connect.kapso.client import KapsoClient
-from kapso_connect.kapso.types import KapsoHealth, KapsoSetupLink
-from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
-from kapso_connect.onboarding import customers, setup_links
+from kapso_connect.models import Customer, SetupLink, TimelineEvent
+from kapso_connect.onboarding import redirects, setup_links
+from kapso_connect.onboarding.numbers import Number
 from kapso_connect.testing import Sandbox
 
-from ..factories import (
-    DELETED,
-    listening,
-    make_connection,
-    make_customer,
-    make_link,
-    payload_for,
-    post,
-    remote_customer,
-)
+from ..factories import listening, make_customer, make_link, remote_customer
+from .support import during_request, events, links_at_kapso
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
 
 LATER = timedelta(days=60)
 
 
-@pytest.fixture
-def actor() -> User:
-    return User.objects.create_user("ada")
+def unregistered() -> Customer:
+    return make_customer(kapso_id=None, external_customer_id=str(uuid.uuid4()))
 
 
-@pytest.fixture
-def link(sandbox: Sandbox) -> SetupLink:
-    return onboarding.create_setup_link(make_customer(kapso_id=None))
+def api_posts(sandbox: Sandbox) -> list[str]:
+    return [row["path"] for row in sandbox.requests() if row["method"] == "POST"]
 
 
-@pytest.fixture
-def number(sandbox: Sandbox) -> Connection:
+# Creating
+
+
+def test_created_link_is_recorded_and_announced(sandbox: Sandbox) -> None:
+    customer = unregistered()
+    staff = User.objects.create(username="staff")
+    with listening() as heard:
+        link = onboarding.create_setup_link(customer, created_by=staff)
+
+    (remote,) = sandbox.state()["setup_links"]
+    assert link.kapso_id == remote["id"]
+    assert link.url == remote["url"]
+    assert remote["success_redirect_url"] == "https://site.example/whatsapp/success/"
+    assert remote["failure_redirect_url"] == "https://site.example/whatsapp/failed/"
+    assert link.is_usable
+    assert link.created_by == staff
+    assert link.expires_at is not None
+    assert link.expires_at > timezone.now() + timedelta(days=29)
+
+    (registered,) = sandbox.state()["customers"]
+    customer.refresh_from_db()
+    assert customer.kapso_id == registered["id"]
+    assert registered["external_customer_id"] == customer.external_customer_id
+    assert registered["name"] == customer.name
+
+    sent = heard.only("setup_link_created")
+    assert sent["sender"] is SetupLink
+    assert (sent["setup_link"], sent["customer"]) == (link, customer)
+
+
+@pytest.mark.skipif(database.vendor != "postgresql", reason="others have no such lock")
+def test_recording_a_link_does_not_block_writes_to_the_timeline(sandbox: Sandbox) -> None:
+    # Who holds a link's row and waits for the customer's would be waited for in turn.
+    with CaptureQueriesContext(database) as queries:
+        onboarding.create_setup_link(make_customer(kapso_id=None))
+    locks = [query["sql"] for query in queries if "FOR " in query["sql"]]
+    assert len(locks) == 1
+    assert locks[0].endswith("FOR NO KEY UPDATE")
+
+
+def test_new_link_revokes_the_one_before(sandbox: Sandbox) -> None:
+    customer = unregistered()
+    first = onboarding.create_setup_link(customer)
+    second = onboarding.create_setup_link(customer)
+    first.refresh_from_db()
+    assert (first.status, second.status) == ("revoked", "active")
+    kinds = list(TimelineEvent.objects.order_by("pk").values_list("kind", flat=True))
+    assert kinds == ["setup_link_created", "setup_link_revoked", "setup_link_created"]
+
+
+def test_of_two_links_recorded_out_of_order_the_later_one_stays_active(sandbox: Sandbox) -> None:
+    # Two members of staff: Kapso answers the first request last.
     customer = remote_customer(sandbox)
-    remote = sandbox.add_number(customer_id=customer.kapso_id)
-    return make_connection(customer, phone_number_id=remote["phone_number_id"])
+    first = during_request(
+        sandbox,
+        "^POST .*/setup_links$",
+        lambda: onboarding.create_setup_link(Customer.objects.get()),
+        lambda: onboarding.create_setup_link(customer),
+    )
+    (active,) = SetupLink.objects.filter(status="active")
+    assert first.status == "revoked"
+    remote = {row["id"]: row["status"] for row in links_at_kapso(sandbox)}
+    assert remote == {active.kapso_id: "active", first.kapso_id: "revoked"}
 
 
-def events(kind: str) -> list[TimelineEvent]:
-    return list(TimelineEvent.objects.filter(kind=kind))
+def test_options_override_the_customer_and_the_settings(sandbox: Sandbox, settings) -> None:
+    settings.KAPSO_CONNECT = {
+        **settings.KAPSO_CONNECT,
+        "SETUP_LINK_DEFAULTS": {"language": "es", "allowed_connection_types": ["dedicated"]},
+    }
+    customer = make_customer(kapso_id=None, language="pt")
+    assert onboarding.create_setup_link(customer).options["language"] == "pt"
+    link = onboarding.create_setup_link(customer, options={"language": "hi"})
+    remote = sandbox.state()["setup_links"][-1]
+    assert remote["id"] == link.kapso_id
+    assert (remote["language"], remote["allowed_connection_types"]) == ("hi", ["dedicated"])
 
 
-def away(sandbox: Sandbox) -> None:
-    sandbox.faults(api=[{"kind": "status", "status": 503}])
+def test_invalid_options_are_rejected_before_any_request(sandbox: Sandbox) -> None:
+    with pytest.raises(InvalidOptions):
+        onboarding.create_setup_link(unregistered(), options={"language": "xx"})
+    assert sandbox.requests() == []
 
 
-@pytest.fixture(autouse=True)
-def _short_budget(configure: Any) -> None:
-    configure(API_BUDGET=1.0)
+def test_without_a_public_url_the_error_says_what_to_set(sandbox: Sandbox, configure: Any) -> None:
+    configure(PUBLIC_URL="")
+    with pytest.raises(ImproperlyConfigured, match="PUBLIC_URL"):
+        onboarding.create_setup_link(unregistered())
+    assert sandbox.requests() == []
+
+
+def test_anonymous_creator_is_not_recorded(sandbox: Sandbox) -> None:
+    assert (
+        onboarding.create_setup_link(unregistered(), created_by=AnonymousUser()).created_by is None
+    )
+
+
+@pytest.mark.parametrize("kind", ["apply_then_500", "apply_then_close"])
+def test_lost_response_creates_no_second_customer_or_link(sandbox: Sandbox, kind: str) -> None:
+    sandbox.faults(
+        api=[
+            {"match": "POST .*/customers$", "kind": kind, "times": 1},
+            {"match": "POST .*/setup_links", "kind": kind, "times": 1},
+        ]
+    )
+    link = onboarding.create_setup_link(unregistered())
+    state = sandbox.state()
+    assert [row["id"] for row in state["setup_links"]] == [link.kapso_id]
+    assert len(state["customers"]) == 1
+    assert len(api_posts(sandbox)) == 2
+
+
+@pytest.mark.parametrize(
+    ("rule", "error"),
+    [
+        ({"kind": "status", "status": 401}, KapsoCredentialsError),
+        ({"kind": "status", "status": 500}, KapsoUnavailable),
+        ({"kind": "close"}, KapsoUnavailable),
+        ({"kind": "html"}, KapsoError),
+        ({"kind": "garbage"}, KapsoError),
+    ],
+)
+def test_failed_request_records_nothing(sandbox: Sandbox, rule, error) -> None:
+    sandbox.faults(api=[{"match": "setup_links", **rule}])
+    customer = unregistered()
+    with listening() as heard, pytest.raises(error) as caught:
+        onboarding.create_setup_link(customer)
+    assert "setup link" in str(caught.value)
+    assert not SetupLink.objects.exists()
+    assert heard == []
+    sandbox.clear_faults()
+    assert onboarding.create_setup_link(customer).is_usable
+
+
+def test_no_request_is_made_inside_a_transaction(
+    sandbox: Sandbox, requests_in_transaction: list[bool]
+) -> None:
+    customer = unregistered()
+    link = onboarding.create_setup_link(customer)
+    number = sandbox.add_number(customer_id=customer.kapso_id)
+    redirects.confirm_redirect(link, Number(number["phone_number_id"]))
+    onboarding.revoke_setup_link(onboarding.create_setup_link(customer))
+    assert len(requests_in_transaction) >= 5
+    assert not any(requests_in_transaction)
+
+
+def test_after_an_unknown_outcome_the_link_is_looked_for(sandbox: Sandbox) -> None:
+    customer = unregistered()
+    sandbox.faults(api=[{"match": "POST .*setup_links", "kind": "status", "status": 500}])
+    with pytest.raises(KapsoUnavailable, match="create setup link"):
+        onboarding.create_setup_link(customer)
+    assert [row["method"] for row in sandbox.requests()][-2:] == ["POST", "GET"]
+
+
+def test_after_a_rejection_no_link_is_looked_for(sandbox: Sandbox) -> None:
+    customer = unregistered()
+    sandbox.faults(api=[{"match": "POST .*setup_links", "kind": "status", "status": 422}])
+    with pytest.raises(KapsoValidationError):
+        onboarding.create_setup_link(customer)
+    assert sandbox.requests()[-1]["method"] == "POST"
 
 
 # Extending
 
 
-def test_extending_moves_the_end_at_kapso_and_here(
+def test_extending_changes_the_end_at_kapso_and_here(
     sandbox: Sandbox, link: SetupLink, actor: User
 ) -> None:
     until = (timezone.now() + LATER).replace(microsecond=0)
@@ -81,7 +224,7 @@ def test_extending_moves_the_end_at_kapso_and_here(
     assert (seen.id, seen.expires_at) == (remote["id"], until)
 
 
-def test_nothing_is_extended_into_the_past(sandbox: Sandbox, link: SetupLink) -> None:
+def test_link_is_not_extended_into_the_past(sandbox: Sandbox, link: SetupLink) -> None:
     asked = len(sandbox.requests())
     with pytest.raises(ValueError, match="future"):
         onboarding.extend_setup_link(link, timezone.now())
@@ -89,7 +232,7 @@ def test_nothing_is_extended_into_the_past(sandbox: Sandbox, link: SetupLink) ->
 
 
 @pytest.mark.parametrize("status", ["used", "revoked"])
-def test_what_ended_at_kapso_meanwhile_is_not_extended_but_followed(
+def test_link_that_ended_at_kapso_is_not_extended_but_updated(
     sandbox: Sandbox, link: SetupLink, status: str
 ) -> None:
     sandbox.patch_setup_link(link.kapso_id, status=status)
@@ -100,15 +243,20 @@ def test_what_ended_at_kapso_meanwhile_is_not_extended_but_followed(
 
 
 @pytest.mark.parametrize("status", ["used", "revoked", "expired"])
-def test_what_ended_here_is_not_asked_about(sandbox: Sandbox, link: SetupLink, status: str) -> None:
+def test_extending_a_link_that_ended_makes_no_request(
+    sandbox: Sandbox, link: SetupLink, status: str
+) -> None:
     link.status = status
     asked = len(sandbox.requests())
     assert not onboarding.extend_setup_link(link, timezone.now() + LATER)
     assert len(sandbox.requests()) == asked
 
 
-def test_while_kapso_is_away_the_link_stays_as_it_was(sandbox: Sandbox, link: SetupLink) -> None:
-    away(sandbox)
+def test_while_kapso_is_away_the_link_is_unchanged(
+    sandbox: Sandbox, link: SetupLink, configure: Any
+) -> None:
+    configure(API_BUDGET=1.0)
+    sandbox.faults(api=[{"kind": "status", "status": 503}])
     with pytest.raises(KapsoUnavailable):
         onboarding.extend_setup_link(link, timezone.now() + LATER)
     with pytest.raises(KapsoUnavailable):
@@ -122,7 +270,33 @@ def test_while_kapso_is_away_the_link_stays_as_it_was(sandbox: Sandbox, link: Se
 # Revoking
 
 
-def test_revoking_ends_the_link_and_the_address_and_says_who_did(
+def test_revoking_twice_is_recorded_once(sandbox: Sandbox) -> None:
+    link = onboarding.create_setup_link(unregistered())
+    onboarding.revoke_setup_link(link)
+    link.refresh_from_db()
+    assert link.status == "revoked"
+    assert sandbox.state()["setup_links"][0]["status"] == "revoked"
+    onboarding.revoke_setup_link(link)
+    assert TimelineEvent.objects.filter(kind="setup_link_revoked").count() == 1
+
+
+def test_revoking_a_link_of_an_unknown_customer(sandbox: Sandbox) -> None:
+    link = make_link()
+    onboarding.revoke_setup_link(link)
+    link.refresh_from_db()
+    assert link.status == "revoked"
+
+
+def test_link_that_kapso_does_not_revoke_is_unchanged(sandbox: Sandbox) -> None:
+    link = onboarding.create_setup_link(unregistered())
+    sandbox.faults(api=[{"match": "PATCH", "kind": "status", "status": 401}])
+    with pytest.raises(KapsoCredentialsError):
+        onboarding.revoke_setup_link(link)
+    link.refresh_from_db()
+    assert link.is_usable
+
+
+def test_revoking_ends_the_link_and_the_connect_url_and_records_who_did(
     sandbox: Sandbox, link: SetupLink, actor: User
 ) -> None:
     assert onboarding.revoke_setup_link(link, actor=actor)
@@ -138,7 +312,7 @@ def test_revoking_ends_the_link_and_the_address_and_says_who_did(
     [{"status": "expired"}, {"status": "used", "setup_status": "failed"}],
     ids=["expired", "failed"],
 )
-def test_an_invitation_is_withdrawn_though_its_link_has_ended(
+def test_link_that_expired_or_failed_can_be_revoked(
     sandbox: Sandbox, link: SetupLink, end: dict[str, str]
 ) -> None:
     SetupLink.objects.update(**end)
@@ -150,29 +324,28 @@ def test_an_invitation_is_withdrawn_though_its_link_has_ended(
     assert Customer.objects.get().connect_key is None
 
 
-def test_what_connected_a_number_is_not_revoked(link: SetupLink) -> None:
+def test_link_that_connected_a_number_is_not_revoked(link: SetupLink) -> None:
     SetupLink.objects.update(status="used", setup_status="completed")
     link.refresh_from_db()
     assert not onboarding.revoke_setup_link(link)
     assert Customer.objects.get().connect_key
 
 
-def test_what_completes_while_kapso_is_asked_stays_completed(
-    link: SetupLink, monkeypatch: pytest.MonkeyPatch
+def test_link_completed_during_the_request_stays_completed(
+    sandbox: Sandbox, link: SetupLink
 ) -> None:
-    ask = KapsoClient.update_setup_link
-
-    def answered_late(*args: Any) -> KapsoSetupLink:
-        SetupLink.objects.update(status="used", setup_status="completed")
-        return ask(*args)
-
-    monkeypatch.setattr(KapsoClient, "update_setup_link", answered_late)
-    assert not onboarding.revoke_setup_link(link)
+    revoked = during_request(
+        sandbox,
+        "^PATCH",
+        lambda: SetupLink.objects.update(status="used", setup_status="completed"),
+        lambda: onboarding.revoke_setup_link(link),
+    )
+    assert not revoked
     assert SetupLink.objects.get().status == "used"
     assert Customer.objects.get().connect_key
 
 
-def test_revoking_an_old_link_leaves_the_newest_ones_address(
+def test_revoking_an_old_link_keeps_the_connect_url_of_the_latest(
     sandbox: Sandbox, link: SetupLink
 ) -> None:
     SetupLink.objects.update(status="expired")
@@ -183,7 +356,7 @@ def test_revoking_an_old_link_leaves_the_newest_ones_address(
     assert SetupLink.objects.get(is_latest=True).status == "active"
 
 
-def test_a_link_that_was_used_at_kapso_is_followed_instead(
+def test_link_that_was_used_at_kapso_is_updated_instead_of_revoked(
     sandbox: Sandbox, link: SetupLink
 ) -> None:
     sandbox.patch_setup_link(link.kapso_id, status="used")
@@ -193,13 +366,13 @@ def test_a_link_that_was_used_at_kapso_is_followed_instead(
     assert Customer.objects.get().connect_key
 
 
-def test_a_link_that_is_gone_at_kapso_is_revoked(sandbox: Sandbox, link: SetupLink) -> None:
+def test_link_that_kapso_no_longer_has_is_revoked(sandbox: Sandbox, link: SetupLink) -> None:
     sandbox.reset()
     assert onboarding.revoke_setup_link(link)
     assert SetupLink.objects.get().status == "revoked"
 
 
-# Sent and opened
+# Sent, opened, failed
 
 
 @pytest.mark.parametrize(
@@ -209,7 +382,7 @@ def test_a_link_that_is_gone_at_kapso_is_revoked(sandbox: Sandbox, link: SetupLi
         ("qr", "", {"channel": "qr"}),
     ],
 )
-def test_what_is_sent_is_noted(actor: User, channel: str, to: str, data: dict[str, str]) -> None:
+def test_sending_is_recorded(actor: User, channel: str, to: str, data: dict[str, str]) -> None:
     link = make_link()
     event = setup_links.record_sent(link, channel, actor=actor, to=to)
     event.refresh_from_db()
@@ -217,7 +390,7 @@ def test_what_is_sent_is_noted(actor: User, channel: str, to: str, data: dict[st
     assert (event.customer, event.setup_link) == (link.customer, link)
 
 
-def test_a_link_is_opened_once() -> None:
+def test_first_opening_is_recorded() -> None:
     link = make_link()
     assert setup_links.record_opened(link, source="redirect")
     opened_at = SetupLink.objects.get().opened_at
@@ -232,7 +405,7 @@ def test_a_link_is_opened_once() -> None:
     ("status", "opened"),
     [(None, False), ("pending", False), ("processing", True), ("failed", True)],
 )
-def test_the_api_tells_that_a_link_was_opened(
+def test_setup_status_shows_that_a_link_was_opened(
     sandbox: Sandbox, link: SetupLink, status: str | None, opened: bool
 ) -> None:
     if status:
@@ -245,157 +418,49 @@ def test_the_api_tells_that_a_link_was_opened(
     assert len(events("setup_link_opened")) == opened
 
 
-# Health
-
-
-def test_health_is_recorded_with_what_is_wrong_and_who_asked(
-    sandbox: Sandbox, number: Connection, actor: User
-) -> None:
-    sandbox.patch_number(number.phone_number_id, quality_rating="RED")
-    onboarding.check_health(number, actor=actor)
-    number.refresh_from_db()
-    assert number.health_status == "degraded"
-    assert "quality_rating" in number.health_error
-    assert number.health_checked_at
-    (event,) = events("health_checked")
-    assert (event.actor, event.data["status"]) == (actor, "degraded")
-
-
-def test_what_kapso_says_and_nobody_knows_is_an_error(
-    number: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    odd = KapsoHealth(status="purple", timestamp=timezone.now(), error="x" * 5000)
-    monkeypatch.setattr(KapsoClient, "get_phone_number_health", lambda *args: odd)
-    onboarding.check_health(number)
-    number.refresh_from_db()
-    assert (number.health_status, len(number.health_error)) == ("error", 2000)
-
-
-def test_asking_too_often_records_nothing(sandbox: Sandbox, number: Connection) -> None:
-    sandbox.faults(api=[{"kind": "status", "status": 429, "retry_after": 60}])
-    with pytest.raises(KapsoRateLimited):
-        onboarding.check_health(number)
-    number.refresh_from_db()
-    assert (number.health_status, events("health_checked")) == ("", [])
-
-
-# Disconnecting
-
-
-def test_disconnecting_removes_the_number_and_ends_the_address(
-    sandbox: Sandbox, number: Connection, actor: User
-) -> None:
-    Customer.objects.update(connect_key="key")
+def test_failure_is_recorded_and_announced_once() -> None:
+    link = make_link()
     with listening() as heard:
-        assert not onboarding.disconnect_number(number, actor=actor).is_connected
-    assert heard.names() == ["whatsapp_disconnected"]
-    (event,) = events("disconnected")
-    assert (event.actor, event.source, event.data) == (actor, "manual", {"reason": "staff"})
-    assert Customer.objects.get(pk=number.customer_id).connect_key is None
-    (request,) = (row for row in sandbox.requests() if row["method"] == "DELETE")
-    assert request["path"].endswith(number.phone_number_id)
-
-
-def test_disconnecting_ends_the_links_first(
-    sandbox: Sandbox, number: Connection, actor: User
-) -> None:
-    link = onboarding.create_setup_link(number.customer)
-    sandbox.faults(api=[{"match": "^PATCH", "kind": "status", "status": 422}])
-    with pytest.raises(KapsoError):
-        onboarding.disconnect_number(number, actor=actor)
-    number.refresh_from_db()
-    assert number.is_connected, "a link that cannot be ended could connect it again"
-    sandbox.clear_faults()
-    onboarding.disconnect_number(number, actor=actor)
+        assert setup_links.record_failure(link, "facebook_auth_failed")
+        assert not setup_links.record_failure(link, "facebook_auth_failed")
     link.refresh_from_db()
-    assert link.status == "revoked"
-    (event,) = events("setup_link_revoked")
-    assert event.actor == actor
+    assert (link.setup_status, link.last_error_code) == ("failed", "facebook_auth_failed")
+    sent = heard.only("whatsapp_setup_failed")
+    assert sent["sender"] is SetupLink
+    assert sent["error_code"] == "facebook_auth_failed"
+    assert (sent["setup_link"], sent["customer"]) == (link, link.customer)
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_kapsos_own_word_of_it_is_the_same_disconnection(
-    sandbox: Sandbox,
-    number: Connection,
-    actor: User,
-    monkeypatch: pytest.MonkeyPatch,
-    late: bool,
-) -> None:
-    """The webhook can be here before the API's answer, or after it."""
-    ask = KapsoClient.delete_phone_number
-
-    def tell() -> None:
-        payload = payload_for(number.customer, number.phone_number_id)
-        assert post(payload, event=DELETED).status_code == 200
-
-    def delete(client: KapsoClient, phone_number_id: str) -> None:
-        ask(client, phone_number_id)
-        if not late:
-            tell()
-
-    monkeypatch.setattr(KapsoClient, "delete_phone_number", delete)
-    with listening("whatsapp_disconnected") as heard:
-        onboarding.disconnect_number(number, actor=actor)
-        if late:
-            tell()
-    assert len(heard) == 1
-    (event,) = events("disconnected")
-    assert event.actor == actor
-    number.refresh_from_db()
-    assert (number.status, number.disconnect_reason) == ("disconnected", "staff")
+def test_failure_with_another_code_is_announced() -> None:
+    link = make_link()
+    with listening() as heard:
+        setup_links.record_failure(link, "facebook_auth_failed")
+        setup_links.record_failure(link, "phone_verification_failed")
+    assert [sent["error_code"] for _, sent in heard] == [
+        "facebook_auth_failed",
+        "phone_verification_failed",
+    ]
 
 
-def test_a_number_that_kapso_no_longer_has_is_disconnected_as_asked(
-    sandbox: Sandbox, actor: User
-) -> None:
-    connection = make_connection(phone_number_id="404404")
-    assert not onboarding.disconnect_number(connection, actor=actor).is_connected
-    assert len(events("disconnected")) == 1
+def test_failure_does_not_undo_a_success() -> None:
+    link = make_link(status="used", setup_status="completed")
+    with listening() as heard:
+        assert not setup_links.record_failure(link, "already_used")
+    assert heard == []
+    link.refresh_from_db()
+    assert link.setup_status == "completed"
 
 
-def test_while_kapso_is_away_the_number_stays_connected(
-    sandbox: Sandbox, number: Connection
-) -> None:
-    Customer.objects.update(connect_key="key")
-    away(sandbox)
-    with pytest.raises(KapsoUnavailable):
-        onboarding.disconnect_number(number)
-    number.refresh_from_db()
-    assert number.is_connected
-    assert Customer.objects.get(pk=number.customer_id).connect_key == "key"
+def test_number_of_recorded_failures_is_limited() -> None:
+    link = make_link()
+    for number in range(setup_links.MAX_FAILURES + 5):
+        setup_links.record_failure(link, f"code_{number}")
+    assert TimelineEvent.objects.filter(setup_link=link).count() == setup_links.MAX_FAILURES
 
 
-def test_a_disconnected_number_is_left_alone(sandbox: Sandbox) -> None:
-    connection = make_connection(status="disconnected")
-    onboarding.disconnect_number(connection)
-    assert sandbox.requests() == []
-
-
-def test_a_number_that_connected_anew_meanwhile_stays_connected(
-    number: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def connect_anew(*args: Any) -> None:
-        Connection.objects.update(connected_at=timezone.now())
-
-    monkeypatch.setattr(KapsoClient, "delete_phone_number", connect_anew)
-    with pytest.raises(exceptions.TryLater):
-        onboarding.disconnect_number(number)
-    number.refresh_from_db()
-    assert number.is_connected
-
-
-# Turns
-
-
-def test_of_all_who_read_the_same_one_takes_the_turn() -> None:
-    pk = make_customer().pk
-    first, second = (Customer.objects.get(pk=pk) for _ in range(2))
-    assert customers.touch_if_unchanged(first)
-    assert not customers.touch_if_unchanged(second)
-    assert customers.touch_if_unchanged(Customer.objects.get(pk=pk))
-
-
-def test_nobody_takes_a_turn_about_a_customer_who_is_gone() -> None:
-    customer = make_customer()
-    Customer.objects.all().delete()
-    assert not customers.touch_if_unchanged(customer)
+def test_success_clears_an_earlier_failure() -> None:
+    link = make_link()
+    setup_links.record_failure(link, "facebook_auth_failed")
+    onboarding.connect(link.customer, Number("1"), source="webhook")
+    link.refresh_from_db()
+    assert (link.setup_status, link.last_error_code) == ("completed", "")

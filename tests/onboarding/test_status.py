@@ -1,4 +1,4 @@
-"""Where customers stand: one definition in two forms, which must say the same."""
+"""The status of customers: the rules in two forms, which must agree."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def lost(days: float, **fields: Any) -> dict[str, Any]:
 
 OPEN = {"connected_at": ago(5)}
 REOPENED = {"connected_at": ago(1), "disconnected_at": ago(2)}
-TOMBSTONE = {"status": "disconnected", "connected_at": None, "disconnected_at": ago(3)}
+NEVER_CONNECTED = {"status": "disconnected", "connected_at": None, "disconnected_at": ago(3)}
 
 NUMBERS: dict[str, list[dict[str, Any]]] = {
     "none": [],
@@ -49,8 +49,8 @@ NUMBERS: dict[str, list[dict[str, Any]]] = {
     "lost": [lost(4)],
     "lost, another connected": [lost(4), OPEN],
     "two lost": [lost(8), lost(2)],
-    "tombstone": [TOMBSTONE],
-    "tombstone, one lost": [TOMBSTONE, lost(8)],
+    "never connected": [NEVER_CONNECTED],
+    "never connected, one lost": [NEVER_CONNECTED, lost(8)],
     "lost, nobody knows when": [lost(4, disconnected_at=None), lost(8)],
 }
 
@@ -66,18 +66,18 @@ NEWEST: dict[str, dict[str, Any] | None] = {
     "failed, revoked": {"status": "revoked", "setup_status": "failed"},
     "completed": {"status": "used", "setup_status": "completed", "opened_at": ago(0.2)},
     "used": {"status": "used", "opened_at": ago(0.2)},
-    "claimed": {"unconfirmed_since": ago(0.1), "unconfirmed_phone_number_id": "1"},
-    "claimed, expired": {"unconfirmed_since": ago(0.1), "status": "expired"},
+    "unconfirmed": {"unconfirmed_since": ago(0.1), "unconfirmed_phone_number_id": "1"},
+    "unconfirmed, expired": {"unconfirmed_since": ago(0.1), "status": "expired"},
 }
 
 OLDER: dict[str, list[dict[str, Any]]] = {
     "none": [],
     "revoked": [{"status": "revoked"}, {"status": "expired", "opened_at": ago(20)}],
-    "claimed": [{"status": "revoked", "unconfirmed_since": ago(20)}],
+    "unconfirmed": [{"status": "revoked", "unconfirmed_since": ago(20)}],
 }
 
 
-def place(numbers: str, newest: str, made: float, older: str) -> Customer:
+def make_case(numbers: str, newest: str, made: float, older: str) -> Customer:
     customer = make_customer()
     for number in NUMBERS[numbers]:
         make_connection(customer, **number)
@@ -89,27 +89,27 @@ def place(numbers: str, newest: str, made: float, older: str) -> Customer:
     return customer
 
 
-def test_both_forms_agree_on_every_customer() -> None:
-    # Links made before, between and after the numbers that were lost.
+def test_both_forms_of_the_rules_agree() -> None:
+    # Links created before, between and after the numbers that were disconnected.
     cases = itertools.product(NUMBERS, NEWEST, [10, 3, 0.5], OLDER)
     with transaction.atomic():
-        customers = {place(*case).pk: case for case in cases}
+        customers = {make_case(*case).pk: case for case in cases}
     found = get_statuses(Customer.objects.all())
     assert set(found) == set(customers)
-    assert {status.status for status in found.values()} == set(OnboardingStatus)
-    for standing in OnboardingStatus:
-        by_query = set(Customer.objects.filter(has_status(standing)).values_list("pk", flat=True))
-        by_rows = {pk for pk, status in found.items() if status.status == standing}
+    assert {one.status for one in found.values()} == set(OnboardingStatus)
+    for status in OnboardingStatus:
+        by_query = set(Customer.objects.filter(has_status(status)).values_list("pk", flat=True))
+        by_rows = {pk for pk, one in found.items() if one.status == status}
         assert {customers[pk] for pk in by_query} == {customers[pk] for pk in by_rows}
 
 
 @pytest.mark.parametrize(
-    ("numbers", "newest", "made", "older", "standing"),
+    ("numbers", "newest", "made", "older", "status"),
     [
         ("none", "none", 0, "none", "not_invited"),
         ("none", "revoked", 1, "none", "not_invited"),
         ("none", "completed", 1, "none", "not_invited"),
-        ("tombstone", "none", 0, "none", "not_invited"),
+        ("never connected", "none", 0, "none", "not_invited"),
         ("none", "active", 1, "revoked", "invited"),
         ("none", "over", 1, "none", "invited"),
         ("none", "opened", 1, "none", "opened"),
@@ -117,9 +117,9 @@ def test_both_forms_agree_on_every_customer() -> None:
         ("none", "failed", 1, "none", "failed"),
         ("none", "failed, used", 1, "none", "failed"),
         ("none", "failed, revoked", 1, "none", "not_invited"),
-        ("none", "claimed", 1, "none", "waiting"),
-        ("lost", "active", 0.5, "claimed", "waiting"),
-        ("connected", "claimed", 1, "none", "connected"),
+        ("none", "unconfirmed", 1, "none", "waiting"),
+        ("lost", "active", 0.5, "unconfirmed", "waiting"),
+        ("connected", "unconfirmed", 1, "none", "connected"),
         ("connected", "failed", 1, "none", "connected"),
         ("lost, another connected", "none", 0, "none", "connected"),
         ("lost", "none", 0, "none", "disconnected"),
@@ -133,27 +133,27 @@ def test_both_forms_agree_on_every_customer() -> None:
         ("two lost", "active", 0.5, "none", "invited"),
     ],
 )
-def test_a_customer_stands(
-    numbers: str, newest: str, made: float, older: str, standing: str
+def test_status_of_a_customer(
+    numbers: str, newest: str, made: float, older: str, status: str
 ) -> None:
-    customer = place(numbers, newest, made, older)
-    assert get_statuses([customer])[customer.pk].status == standing
+    customer = make_case(numbers, newest, made, older)
+    assert get_statuses([customer])[customer.pk].status == status
 
 
-def test_the_rows_that_say_so_come_along() -> None:
-    customer = place("two lost", "revoked", 0.5, "revoked")
+def test_status_includes_the_rows_it_follows_from() -> None:
+    customer = make_case("two lost", "revoked", 0.5, "revoked")
     status = get_statuses([customer])[customer.pk]
     assert status.connection == customer.connections.get(disconnected_at=ago(2))
     assert status.link == customer.setup_links.get(is_latest=True)
     assert status.link.get_deferred_fields() == {"url", "options"}
-    customer = place("two connected", "none", 0, "none")
+    customer = make_case("two connected", "none", 0, "none")
     status = get_statuses([customer])[customer.pk]
     assert (status.connection, status.more_connections) == (customer.connections.get(**REOPENED), 1)
 
 
 @pytest.mark.parametrize("count", [1, 30])
-def test_a_page_of_customers_takes_three_queries(count: int) -> None:
-    customers = [place("lost", "active", 0.5, "revoked") for _ in range(count)]
+def test_statuses_of_many_customers_take_three_queries(count: int) -> None:
+    customers = [make_case("lost", "active", 0.5, "revoked") for _ in range(count)]
     with CaptureQueriesContext(database) as context:
         assert len(get_statuses(customers)) == count
     assert len(context) == 3
@@ -170,7 +170,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize("model", KEYS, ids=lambda model: model.__name__)
-def test_owners_are_found_by_where_they_stand(model: Any) -> None:
+def test_owners_are_filtered_by_status(model: Any) -> None:
     connected, invited, withdrawn, stranger = (model.objects.create(**row) for row in KEYS[model])
     make_connection(Customer.objects.for_owner(connected))
     make_link(Customer.objects.for_owner(invited), is_latest=True)
@@ -181,11 +181,11 @@ def test_owners_are_found_by_where_they_stand(model: Any) -> None:
         make_connection(make_customer(owner_type=kind, owner_id=key))
     make_customer(owner_type=ContentType.objects.get_for_model(model), owner_id="gone")
 
-    def at(standing: OnboardingStatus) -> set[Any]:
-        return set(with_status(model.objects.all(), standing))
+    def at(status: OnboardingStatus) -> set[Any]:
+        return set(with_status(model.objects.all(), status))
 
     assert at(OnboardingStatus.CONNECTED) == {connected}
     assert at(OnboardingStatus.INVITED) == {invited}
     assert at(OnboardingStatus.NOT_INVITED) == {withdrawn, stranger}
-    for standing in set(OnboardingStatus) - {"connected", "invited", "not_invited"}:
-        assert at(standing) == set()
+    for status in set(OnboardingStatus) - {"connected", "invited", "not_invited"}:
+        assert at(status) == set()

@@ -1,0 +1,79 @@
+"""What several test modules of this folder need."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from django.db import connections
+
+from kapso_connect.models import Connection, SetupLink, TimelineEvent, WebhookEvent
+from kapso_connect.testing import Sandbox
+
+ResultT = TypeVar("ResultT")
+
+
+def events(kind: str) -> list[TimelineEvent]:
+    return list(TimelineEvent.objects.filter(kind=kind))
+
+
+def last_delivery() -> WebhookEvent:
+    return WebhookEvent.objects.latest("pk")
+
+
+def reload(connection: Connection) -> Connection:
+    return Connection.objects.get(pk=connection.pk)
+
+
+def links_at_kapso(sandbox: Sandbox) -> list[dict[str, Any]]:
+    return list(sandbox.state()["setup_links"])
+
+
+def expire(link: SetupLink, sandbox: Sandbox) -> None:
+    sandbox.patch_setup_link(link.kapso_id, expires_at="2020-01-01T00:00:00Z")
+    SetupLink.objects.filter(pk=link.pk).update(expires_at="2020-01-01T00:00:00Z")
+
+
+def during_request(
+    sandbox: Sandbox,
+    match: str,
+    action: Callable[[], object],
+    call: Callable[[], ResultT],
+    *,
+    kind: str = "slow",
+    rules_afterwards: tuple[dict[str, Any], ...] = (),
+) -> ResultT:
+    """Run ``call`` in a thread of its own, and ``action`` while ``call`` waits for the response to
+    the API request that matches ``match``. Return what ``call`` returns, or raise what it raises.
+
+    With the ``kind`` "slow" Kapso has carried out the request by then, and the rest of its response
+    arrives after ``action``. With "hang" it breaks the connection then, and a GET, PATCH or DELETE
+    is repeated; use it where the response has no body. ``rules_afterwards`` are the API faults from
+    then on.
+    """
+
+    def call_and_disconnect() -> ResultT:
+        try:
+            return call()
+        finally:
+            connections.close_all()
+
+    def is_waiting() -> bool:
+        caught = [row for row in sandbox.requests() if row["fault"] == kind]
+        return bool(caught) and (kind == "hang" or bool(caught[0]["status"]))
+
+    sandbox.faults(api=[{"match": match, "kind": kind, "seconds": 30, "times": 1}])
+    with ThreadPoolExecutor(1) as executor:
+        result = executor.submit(call_and_disconnect)
+        try:
+            deadline = time.monotonic() + 10
+            while not is_waiting():
+                assert not result.done(), "the request was not made"
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            action()
+        finally:
+            sandbox.faults(api=list(rules_afterwards))
+        return result.result()

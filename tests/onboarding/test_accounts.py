@@ -1,0 +1,158 @@
+"""The health of numbers, and Meta's decisions about their accounts."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.utils import timezone
+
+from kapso_connect import onboarding
+from kapso_connect.exceptions import KapsoRateLimited
+from kapso_connect.kapso.client import KapsoClient
+from kapso_connect.kapso.types import KapsoHealth
+from kapso_connect.models import Connection
+from kapso_connect.testing import Sandbox
+from kapso_connect.webhooks import inbox
+
+from ..factories import SentSignals, listening, make_connection, post
+from .support import events, last_delivery, reload
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+# Health
+
+
+def test_health_is_recorded_with_its_errors_and_who_asked(
+    sandbox: Sandbox, connection: Connection, actor: User
+) -> None:
+    sandbox.patch_number(connection.phone_number_id, quality_rating="RED")
+    onboarding.check_health(connection, actor=actor)
+    connection.refresh_from_db()
+    assert connection.health_status == "degraded"
+    assert "quality_rating" in connection.health_error
+    assert connection.health_checked_at
+    (event,) = events("health_checked")
+    assert (event.actor, event.data["status"]) == (actor, "degraded")
+
+
+def test_unknown_health_status_is_recorded_as_an_error(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = KapsoHealth(status="purple", timestamp=timezone.now(), error="x" * 5000)
+    monkeypatch.setattr(KapsoClient, "get_phone_number_health", lambda *args: odd)
+    onboarding.check_health(connection)
+    connection.refresh_from_db()
+    assert (connection.health_status, len(connection.health_error)) == ("error", 2000)
+
+
+def test_rate_limited_health_check_records_nothing(
+    sandbox: Sandbox, connection: Connection
+) -> None:
+    sandbox.faults(api=[{"kind": "status", "status": 429, "retry_after": 60}])
+    with pytest.raises(KapsoRateLimited):
+        onboarding.check_health(connection)
+    connection.refresh_from_db()
+    assert (connection.health_status, events("health_checked")) == ("", [])
+
+
+# Meta's decisions
+
+
+def account(
+    name: str, connection: Connection, *, at: datetime | None = None, **more: Any
+) -> dict[str, Any]:
+    return {
+        "id": str(uuid.uuid4()),
+        "event": f"whatsapp.account.{name}",
+        "occurred_at": (at or timezone.now()).isoformat(),
+        "business_account_id": connection.business_account_id,
+        "project": {"id": str(uuid.uuid4())},
+        "phone_numbers": [
+            {"id": connection.phone_number_id, "display_phone_number": "+1 415-555-2671"}
+        ],
+        **more,
+    }
+
+
+def decide(payload: dict[str, Any]) -> SentSignals:
+    with listening() as heard:
+        assert post(payload, event=payload["event"]).status_code == 200
+    return heard
+
+
+def test_restriction_is_recorded_and_announced(connection: Connection) -> None:
+    restrictions = [{"type": "RESTRICTED_BIZ_INITIATED_MESSAGING", "expires_at": "2026-12-01"}]
+    at = timezone.now()
+    heard = decide(account("restricted", connection, at=at, restrictions=restrictions))
+    sent = heard.only("whatsapp_account_updated")
+    assert sent["connection"] == connection
+    assert sent["customer"] == connection.customer
+    assert sent["event"].data["event"] == "restricted"
+    assert sent["event"].data["restrictions"] == restrictions
+    now = reload(connection)
+    assert (now.account_status, now.restrictions) == ("restricted", restrictions)
+    assert now.account_updated_at == at
+    assert now.is_connected
+
+
+def test_ban_and_its_end(connection: Connection) -> None:
+    ban = {"state": "DISABLE", "date_label": "2026-11-22"}
+    heard = decide(account("disabled", connection, ban=ban))
+    assert heard.only("whatsapp_account_updated")["event"].data["ban"] == ban
+    assert reload(connection).account_status == "disabled"
+    decide(account("reinstated", connection))
+    assert reload(connection).account_status == "active"
+    assert reload(connection).restrictions == []
+
+
+def test_violation_is_announced_and_changes_no_status(connection: Connection) -> None:
+    violation = {"type": "SPAM", "remediation": "Stop it."}
+    heard = decide(account("violation", connection, violation=violation))
+    assert heard.only("whatsapp_account_updated")["event"].data["violation"] == violation
+    assert reload(connection).account_status == "active"
+
+
+def test_decision_is_announced_for_each_affected_number(connection: Connection) -> None:
+    # One is named, one is connection to be of the account, one is of the account and disconnected.
+    other = make_connection(business_account_id="other")
+    same = make_connection(business_account_id=connection.business_account_id)
+    make_connection(business_account_id=connection.business_account_id, status="disconnected")
+    make_connection(business_account_id="unrelated")
+    payload = account("disabled", connection)
+    payload["phone_numbers"].append({"id": other.phone_number_id})
+    heard = decide(payload)
+    assert {sent["connection"].pk for _, sent in heard} == {connection.pk, other.pk, same.pk}
+
+
+def test_late_decision_does_not_undo_a_newer_one(connection: Connection) -> None:
+    decide(account("reinstated", connection))
+    heard = decide(account("disabled", connection, at=timezone.now() - timedelta(hours=1)))
+    assert heard == []
+    assert reload(connection).account_status == "active"
+    assert last_delivery().status == "ignored"
+
+
+@pytest.mark.parametrize("name", ["violation", "disabled"])
+def test_replayed_decision_is_announced_once(connection: Connection, name: str) -> None:
+    payload = account(name, connection)
+    assert len(decide(payload)) == 1
+    assert decide(payload) == []
+    assert last_delivery().status == "ignored"
+
+
+def test_decision_about_an_unknown_account_fails_and_can_be_processed_again(
+    connection: Connection,
+) -> None:
+    payload = account("disabled", connection, business_account_id="nobody", phone_numbers=[])
+    assert decide(payload) == []
+    assert last_delivery().status == "failed"
+    assert "nobody" in last_delivery().last_error
+    Connection.objects.update(business_account_id="nobody")
+    with listening() as heard:
+        assert inbox.process_again(last_delivery())
+    assert heard.names() == ["whatsapp_account_updated"]

@@ -1,0 +1,221 @@
+"""What a returning browser reports: confirmed, rejected, or unconfirmed while the API is away."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from kapso_connect import exceptions, onboarding
+from kapso_connect.models import Connection, SetupLink
+from kapso_connect.onboarding import redirects, setup_links
+from kapso_connect.onboarding.numbers import Number
+from kapso_connect.testing import Sandbox
+
+from ..factories import (
+    listening,
+    make_connection,
+    make_customer,
+    make_link,
+    new_number_id,
+    remote_customer,
+)
+from .support import during_request, reload
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def link_and_number(sandbox: Sandbox, **fields: Any) -> tuple[SetupLink, Number]:
+    customer = remote_customer(sandbox)
+    number = sandbox.add_number(customer_id=customer.kapso_id, **fields)
+    return make_link(customer), Number(number["phone_number_id"], provisioned_phone_number_id="p-1")
+
+
+def test_confirmed_redirect_connects_the_number(sandbox: Sandbox) -> None:
+    link, number = link_and_number(sandbox, phone_number="+14155552671", is_coexistence=True)
+    with listening() as heard:
+        connection = redirects.confirm_redirect(link, number)
+    assert connection is not None
+    assert connection.is_connected
+    assert connection.setup_link == link
+    assert connection.display_phone_number == "+1 415-555-2671"
+    assert connection.connection_type == "coexistence"
+    assert connection.provisioned_phone_number_id == "p-1"
+    sent = heard.only("whatsapp_connected")
+    assert (sent["source"], sent["setup_link"]) == ("redirect", link)
+
+
+def test_redirect_after_the_webhook_only_adds_details(sandbox: Sandbox) -> None:
+    link, number = link_and_number(sandbox)
+    onboarding.connect(link.customer, Number(number.phone_number_id), source="webhook")
+    with listening() as heard:
+        connection = redirects.confirm_redirect(link, number)
+    assert heard == []
+    assert connection is not None
+    assert connection.setup_link == link
+    assert connection.display_phone_number
+    asked = len(sandbox.requests())
+    assert redirects.confirm_redirect(link, number) == connection
+    assert len(sandbox.requests()) == asked  # nothing is missing: nobody is asked again
+
+
+def test_redirect_adds_the_link_to_a_connection_without_one(sandbox: Sandbox) -> None:
+    customer = remote_customer(sandbox)
+    number = Number(sandbox.add_number(customer_id=customer.kapso_id)["phone_number_id"])
+    onboarding.connect(customer, number, source="webhook")
+    link, later = make_link(customer), make_link(customer)
+    assert redirects.confirm_redirect(link, number).setup_link == link
+    link.refresh_from_db()
+    assert link.setup_status == "completed"
+    # The link a connection came by stays what it was.
+    assert redirects.confirm_redirect(later, number).setup_link == link
+
+
+def test_redirect_after_the_webhook_succeeds_while_the_api_is_away(sandbox: Sandbox) -> None:
+    link, number = link_and_number(sandbox)
+    onboarding.connect(link.customer, Number(number.phone_number_id), source="webhook")
+    sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 500}])
+    connection = redirects.confirm_redirect(link, number)
+    assert connection is not None
+    assert connection.is_connected
+
+
+@pytest.mark.parametrize("whose", ["another customer", "the project", "nobody"])
+def test_redirect_with_a_number_of_someone_else_is_rejected(sandbox: Sandbox, whose: str) -> None:
+    link, _number = link_and_number(sandbox)
+    numbers = {
+        "another customer": lambda: sandbox.add_number(external_customer_id="other"),
+        "the project": sandbox.add_number,
+        "nobody": lambda: {"phone_number_id": new_number_id()},
+    }
+    with listening() as heard, pytest.raises(exceptions.Rejected):
+        redirects.confirm_redirect(link, Number(numbers[whose]()["phone_number_id"]))
+    assert heard == []
+    assert not Connection.objects.exists()
+    link.refresh_from_db()
+    assert link.unconfirmed_phone_number_id == ""
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"kind": "status", "status": 500},
+        {"kind": "status", "status": 401},
+        {"kind": "status", "status": 429, "retry_after": 60},
+        {"kind": "html"},
+        {"kind": "garbage"},
+        {"kind": "hang", "seconds": 20},
+        {"kind": "close"},
+    ],
+    ids=lambda rule: f"{rule['kind']} {rule.get('status', '')}",
+)
+def test_while_the_api_is_away_the_number_stays_unconfirmed(
+    sandbox: Sandbox, configure: Any, rule
+) -> None:
+    configure(REQUEST_BUDGET=0.5)
+    link, number = link_and_number(sandbox)
+    sandbox.faults(api=[{"match": ".*", **rule}])
+    started = timezone.now()
+    assert redirects.confirm_redirect(link, number) is None
+    assert timezone.now() - started < timedelta(seconds=2)
+    link.refresh_from_db()
+    assert link.unconfirmed_phone_number_id == number.phone_number_id
+    unconfirmed_since = link.unconfirmed_since
+    assert unconfirmed_since is not None
+    assert redirects.confirm_redirect(link, number) is None
+    link.refresh_from_db()
+    assert link.unconfirmed_since == unconfirmed_since
+
+    sandbox.clear_faults()
+    assert redirects.confirm_redirect(link, number) is not None
+    link.refresh_from_db()
+    assert (link.unconfirmed_phone_number_id, link.unconfirmed_since) == ("", None)
+
+
+def test_link_connects_a_number_once(sandbox: Sandbox) -> None:
+    link, number = link_and_number(sandbox)
+    connection = redirects.confirm_redirect(link, number)
+    assert connection is not None
+    onboarding.disconnect(number.phone_number_id, source="webhook")
+    with pytest.raises(exceptions.Rejected):
+        redirects.confirm_redirect(link, number)
+    connection.refresh_from_db()
+    assert not connection.is_connected
+
+
+def test_redirect_with_a_number_that_was_just_disconnected_stays_unconfirmed(
+    sandbox: Sandbox,
+) -> None:
+    link, number = link_and_number(sandbox)
+    make_connection(
+        link.customer,
+        phone_number_id=number.phone_number_id,
+        status="disconnected",
+        disconnected_at=timezone.now(),
+    )
+    with listening() as heard:
+        assert redirects.confirm_redirect(link, number) is None
+    assert heard == []
+
+
+def test_number_disconnected_during_the_request_stays_disconnected(sandbox: Sandbox) -> None:
+    link, number = link_and_number(sandbox)
+    connection = make_connection(link.customer, phone_number_id=number.phone_number_id)
+    with listening() as heard:
+        found = during_request(
+            sandbox,
+            "^GET .*/phone_numbers/",
+            lambda: onboarding.disconnect(number.phone_number_id, source="webhook"),
+            lambda: redirects.confirm_redirect(link, number),
+        )
+    assert found is None
+    assert heard.names() == ["whatsapp_disconnected"]
+    assert not reload(connection).is_connected
+
+
+def test_number_disconnected_while_the_api_is_away_stays_unconfirmed(
+    sandbox: Sandbox, configure: Any
+) -> None:
+    configure(REQUEST_BUDGET=1.0)
+    link, number = link_and_number(sandbox)
+    make_connection(link.customer, phone_number_id=number.phone_number_id)
+    found = during_request(
+        sandbox,
+        "^GET .*/phone_numbers/",
+        lambda: onboarding.disconnect(number.phone_number_id, source="webhook"),
+        lambda: redirects.confirm_redirect(link, number),
+        kind="hang",
+        rules_afterwards=({"kind": "status", "status": 503},),
+    )
+    assert found is None
+    link.refresh_from_db()
+    assert link.unconfirmed_phone_number_id == number.phone_number_id
+
+
+def test_redirect_with_a_disconnected_number_is_rejected(sandbox: Sandbox) -> None:
+    link, number = link_and_number(sandbox, status="DISCONNECTED")
+    with pytest.raises(exceptions.Rejected):
+        redirects.confirm_redirect(link, number)
+    assert not Connection.objects.filter(status="connected").exists()
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
+def test_site_without_time_zones(sandbox: Sandbox, settings: Any, zone: str) -> None:
+    settings.USE_TZ = False
+    settings.TIME_ZONE = zone
+    customer = make_customer(kapso_id=None)
+    first = onboarding.create_setup_link(customer)
+    assert first.expires_at is not None
+    days = first.expires_at - timezone.now()
+    assert timedelta(days=29) < days <= timedelta(days=30, minutes=1)
+    second = onboarding.create_setup_link(customer)
+    assert {link.pk: link.is_usable for link in SetupLink.objects.all()} == {
+        first.pk: False,
+        second.pk: True,
+    }
+    number = sandbox.add_number(customer_id=customer.kapso_id)
+    link, reported = SetupLink.objects.get(pk=second.pk), Number(number["phone_number_id"])
+    assert redirects.confirm_redirect(link, reported) is not None
+    assert not setup_links.expire_links()
