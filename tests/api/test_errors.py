@@ -6,24 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from django.core.exceptions import ImproperlyConfigured
-from django.db import OperationalError
 from rest_framework import exceptions
 from rest_framework.exceptions import ErrorDetail
 
 from kapso_connect.api import errors
 from kapso_connect.api.parsers import MAX_BODY_BYTES
-from kapso_connect.exceptions import (
-    KapsoConflict,
-    KapsoCredentialsError,
-    KapsoError,
-    KapsoNotFound,
-    KapsoPlanError,
-    KapsoRateLimited,
-    KapsoUnavailable,
-    KapsoUnexpectedAnswer,
-    KapsoValidationError,
-)
 from kapso_connect.models import Customer, IdempotentRequest, SetupLink
 from kapso_connect.testing import Sandbox
 
@@ -284,54 +271,6 @@ def test_the_sites_own_ways_do_not_change_the_answers(caller: Caller, settings: 
     }
     assert [caller.get(one).content for one in (path, "customers/", "customers/99/")] == before
     assert list(caller.post("customers/", []).json()["fields"]) == ["body"]
-
-
-KAPSO = [
-    (KapsoRateLimited("m"), 503, "kapso_rate_limited", "30"),
-    (KapsoRateLimited("m", retry_after=2.2), 503, "kapso_rate_limited", "3"),
-    (KapsoRateLimited("m", retry_after=0), 503, "kapso_rate_limited", "1"),
-    (KapsoUnavailable("m"), 503, "kapso_unavailable", "30"),
-    (KapsoUnavailable("m", outcome_unknown=True), 503, "kapso_outcome_unknown", "30"),
-    (KapsoUnexpectedAnswer("m", outcome_unknown=True), 503, "kapso_outcome_unknown", "30"),
-    (KapsoUnexpectedAnswer("m"), 502, "kapso_unexpected", None),
-    (KapsoError("m"), 502, "kapso_unexpected", None),
-    (KapsoCredentialsError("m"), 502, "kapso_credentials", None),
-    (KapsoPlanError("m"), 502, "kapso_plan", None),
-    (KapsoConflict("m"), 409, "kapso_conflict", None),
-    (KapsoNotFound("m"), 409, "kapso_not_found", None),
-    (KapsoValidationError("m"), 422, "kapso_refused", None),
-    (ImproperlyConfigured("m"), 503, "not_configured", "30"),
-    (OperationalError("m"), 503, "unavailable", "30"),
-]
-
-
-@pytest.mark.parametrize(("error", "status", "expected", "wait"), KAPSO)
-def test_what_goes_wrong_at_kapso_or_here_has_a_code(
-    caller: Caller,
-    monkeypatch: Any,
-    error: Exception,
-    status: int,
-    expected: str,
-    wait: str | None,
-) -> None:
-    def fail(*args: Any, **kwargs: Any) -> Any:
-        raise error
-
-    monkeypatch.setattr("kapso_connect.onboarding.revoke_setup_link", fail)
-    answer = caller.post(f"setup-links/{make_link().pk}/revoke/")
-    assert code(answer, status) == expected
-    assert answer.headers.get("Retry-After") == wait
-    # Staff read Kapso's own words, where these are about what was asked for.
-    assert (answer.json()["message"] == "m") == (status < 500)
-
-
-def test_other_errors_are_the_sites_to_report(caller: Caller, monkeypatch: Any) -> None:
-    def fail(*args: Any, **kwargs: Any) -> Any:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr("kapso_connect.onboarding.revoke_setup_link", fail)
-    with pytest.raises(ZeroDivisionError):
-        caller.post(f"setup-links/{make_link().pk}/revoke/")
 
 
 def test_without_a_public_url_it_says_whose_fault_it_is(

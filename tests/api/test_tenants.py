@@ -12,7 +12,6 @@ from django.utils import timezone
 
 from kapso_connect.api.tenants import TenantMixin
 from kapso_connect.api.urls import urls_for
-from kapso_connect.exceptions import KapsoConflict
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
 from kapso_connect.testing import Sandbox
 
@@ -214,15 +213,12 @@ def test_who_of_the_staff_did_it_is_not_told(tenant: Caller, own: dict[str, int]
 
 
 def test_kapsos_own_words_are_not_told(
-    tenant: Caller, own: dict[str, int], monkeypatch: Any
+    tenant: Caller, own: dict[str, int], sandbox: Sandbox
 ) -> None:
-    def fail(*args: Any, **kwargs: Any) -> Any:
-        raise KapsoConflict("Kapso's customer 1 is another customer of this site: Acme.")
-
-    monkeypatch.setattr("kapso_connect.onboarding.revoke_setup_link", fail)
-    answer = tenant.post(f"setup-links/{own['setup-links']}/revoke/")
+    sandbox.faults(api=[{"kind": "status", "status": 409, "match": ".*"}])
+    answer = tenant.post(f"connections/{own['connections']}/refresh/")
     assert code(answer, 409) == "kapso_conflict"
-    assert "Acme" not in answer.content.decode()
+    assert "Sandbox fault" not in answer.content.decode()
 
 
 def test_a_tenant_does_not_choose_external_ids(tenant: Caller, own: dict[str, int]) -> None:
