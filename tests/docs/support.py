@@ -1,4 +1,4 @@
-"""The fenced blocks of README and docs, and a new project in which they are followed."""
+"""The fenced blocks of README and docs, and a new project in which they are executed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Block:
 
     @property
     def path(self) -> str:
-        """The file that the block says it belongs to, or ""."""
+        """The file that the block names in its first line, or ""."""
         named = PATH.match(self.text)
         return (named["code"] or named["template"]) if named else ""
 
@@ -59,7 +59,7 @@ def blocks_of(path: Path) -> list[Block]:
     blocks = []
     for found in FENCE.finditer(text):
         before = text[: found.start()]
-        bare = FENCE.sub("", before)  # comments in blocks are no headings
+        bare = FENCE.sub("", before)  # comments in blocks are not headings
         headings = HEADING.findall(bare)
         inside = found["text"].splitlines(keepends=True)
         blocks.append(
@@ -80,8 +80,8 @@ def blocks() -> Iterator[Block]:
 
 
 def write(block: Block, project: Path) -> None:
-    """Put a block into its file of ``project``: at the end of what startproject made, or over what
-    an earlier page said."""
+    """Write a block to its file in ``project``: at the end of a file of startproject, or instead of
+    the block of an earlier page."""
     path = project / block.path
     path.parent.mkdir(parents=True, exist_ok=True)
     before = path.read_text() + "\n" if block.path.startswith("mysite/") else ""
@@ -92,7 +92,7 @@ def write(block: Block, project: Path) -> None:
 class NewSite:
     """A project in a virtual environment with the wheel, without this checkout.
 
-    What the pages say is done in it, line by line; only addresses are others.
+    The pages are executed in it, line by line, with other ports.
     """
 
     folder: Path
@@ -105,7 +105,7 @@ class NewSite:
     output: str = ""
 
     def branch(self, name: str) -> NewSite:
-        """Return a copy of the project as it is now, in which another page is followed."""
+        """Return a copy of the project as it is now, in which another page is executed."""
         copy = replace(self, name=name, environment=dict(self.environment), output="")
         shutil.copytree(self.project, copy.project)
         return copy
@@ -126,15 +126,15 @@ class NewSite:
     def sandbox(self) -> str:
         return f"http://{HOST}:{self.sandbox_port}"
 
-    def follow(self, page: str, first: str = "", last: str = "") -> None:
-        """Follow a page's blocks, from the heading ``first`` to ``last``, or from end to end."""
+    def execute(self, page: str, first: str = "", last: str = "") -> None:
+        """Execute a page's blocks, from the heading ``first`` to ``last``, or all of them."""
         at = [block.heading for block in blocks_of(DOCS / page)]
         begin = at.index(first) if first else 0
         end = len(at) - at[::-1].index(last) if last else len(at)
         for block in blocks_of(DOCS / page)[begin:end]:
-            self.follow_block(block)
+            self.execute_block(block)
 
-    def follow_block(self, block: Block) -> None:
+    def execute_block(self, block: Block) -> None:
         if block.language == "console":
             for line in block.lines:
                 self.output = self.command(line)
@@ -143,7 +143,7 @@ class NewSite:
         elif block.language == "python":
             self.output = self.shell(block.text)
         else:
-            raise AssertionError(f"{block}: how is this followed?")
+            raise AssertionError(f"{block}: this kind of block cannot be executed")
 
     def shell(self, code: str) -> str:
         return self.run(self.python, "manage.py", "shell", "--verbosity", "0", "-c", code)
@@ -151,10 +151,10 @@ class NewSite:
     def command(self, line: str) -> str:
         line = line.replace(":8000", f":{self.port}").replace(":8900", f":{self.sandbox_port}")
         words = shlex.split(line)
-        given = {}
+        variables = {}
         while re.fullmatch(r"[A-Z_]+=.*", words[0]):
             name, _, value = words.pop(0).partition("=")
-            given[name] = value
+            variables[name] = value
         if words[0] == "export":
             name, _, value = words[1].partition("=")
             self.environment[name] = value
@@ -174,22 +174,22 @@ class NewSite:
             return self.serve([*words, "--port", str(self.sandbox_port)], self.sandbox_port, log)
         if words[1:] == ["manage.py", "createsuperuser"]:
             words.append("--noinput")
-        return self.run(*words, **given)
+        return self.run(*words, **variables)
 
     def make_environment(self) -> str:
         environment = self.folder / "venv"
-        made = run([sys.executable, "-m", "venv", "--without-pip", str(environment)])
+        output = run([sys.executable, "-m", "venv", "--without-pip", str(environment)])
         (packages,) = environment.glob("lib/python*/site-packages")
-        # The dependencies are seen; .pth files there, such as the one of this checkout, are not.
+        # The dependencies are found; .pth files there, such as the one of this checkout, are not.
         (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
         self.project.mkdir()
-        return made
+        return output
 
     def install(self) -> str:
         assert self.wheel.name.startswith("django_kapso_connect-")
         return self.run(
             *(sys.executable, "-m", "pip", "--python", self.python, "install", "--no-deps"),
-            # Whether the environment of the tests has it as well is no matter.
+            # Also if the environment of the tests has it.
             *("--ignore-installed", "--quiet", str(self.wheel)),
         )
 
@@ -197,8 +197,8 @@ class NewSite:
         self.stack.enter_context(serving(words, self.variables(), port, log, self.project))
         return ""
 
-    def run(self, *words: str, **given: str) -> str:
-        return run(list(words), cwd=self.project, env={**self.variables(), **given})
+    def run(self, *words: str, **variables: str) -> str:
+        return run(list(words), cwd=self.project, env={**self.variables(), **variables})
 
     def variables(self) -> dict[str, str]:
         inherited = {

@@ -1,7 +1,6 @@
-"""The documentation: it builds, its blocks are right, and what it says of the code is the code's.
+"""The documentation builds, its code blocks are right, and its reference agrees with the code.
 
-The pages that ``test_readme`` follows to the letter are not looked at here once more, but for their
-commands.
+Of the pages that ``test_readme`` executes, only the commands are tested here.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from packaging.requirements import Requirement
 
 from kapso_connect import conf, dispatch, log, signals
 from kapso_connect.kapso.setup_link_options import SetupLinkOptions
+from kapso_connect.monitoring import metrics
 from kapso_connect.sandbox import faults
 from kapso_connect.sandbox.__main__ import parser as sandbox_parser
 from kapso_connect.sync import Report
@@ -39,7 +39,7 @@ from kapso_connect.sync import Report
 from ..benchmarks.__main__ import parser as benchmarks_parser
 from .support import DOCS, ROOT, Block, blocks, blocks_of, pages, write
 
-FOLLOWED = {
+EXECUTED = {
     f"docs/{name}.md"
     for name in (
         "tutorial",
@@ -49,7 +49,7 @@ FOLLOWED = {
         "how-to/migrating",
     )
 }
-"""Pages that ``test_readme`` follows; the files of README's blocks are those of the tutorial."""
+"""Pages that ``test_readme`` executes; the files in README are those of the tutorial."""
 
 BLOCKS = list(blocks())
 
@@ -68,7 +68,7 @@ def each(found: list[Block]) -> Any:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The documentation as it is built; not at all where a link leads nowhere."""
+    """The documentation as it is built; a broken link fails the build."""
     folder = tmp_path_factory.mktemp("docs")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(build, cwd=ROOT, env=_environment(), capture_output=True, text=True)
@@ -95,19 +95,19 @@ def test_no_page_asks_another_site_for_anything(site: Path) -> None:
 # Blocks
 
 
-def test_every_block_is_of_a_kind_that_is_looked_at() -> None:
+def test_every_block_is_in_a_language_that_is_tested() -> None:
     known = {"python", "console", "text", "html+django", "json"}
     assert [f"{block}: {block.language}" for block in BLOCKS if block.language not in known] == []
     fences = [line for page in pages() for line in page.read_text().splitlines() if "```" in line]
-    assert len(BLOCKS) * 2 == len(fences), "a fence that is not understood"
+    assert len(BLOCKS) * 2 == len(fences), "a fence was not parsed"
 
 
 def test_python_blocks_pass_mypy(tmp_path: Path) -> None:
-    """In one project, which has what the followed pages put into it."""
+    """In one project, with the files of the executed pages."""
     make_project(tmp_path)
     names = {}
     for block in of("python"):
-        if block.page not in FOLLOWED and block.page != "README.md":
+        if block.page not in EXECUTED and block.page != "README.md":
             place = Path(block.path or "shell.py")
             name = re.sub(r"\W", "_", f"{block.page.removesuffix('.md')}_{block.line}")
             module = tmp_path / place.with_name(f"{place.stem}_{name}.py")
@@ -124,13 +124,13 @@ def test_python_blocks_pass_mypy(tmp_path: Path) -> None:
         text=True,
         env={**_environment(), "PYTHONPATH": f"{ROOT}:{tmp_path}", "MYPYPATH": str(ROOT)},
     )
-    told = re.sub(
+    output = re.sub(
         r"^\S+?\.py",
-        lambda f: f"{f[0]} ({names.get(f[0], 'a followed page')})",
+        lambda f: f"{f[0]} ({names.get(f[0], 'an executed page')})",
         done.stdout,
         flags=re.M,
     )
-    assert done.returncode == 0, told + done.stderr
+    assert done.returncode == 0, output + done.stderr
 
 
 MYPY = """
@@ -162,10 +162,10 @@ def make_project(folder: Path) -> None:
             if block.path.endswith(".py"):
                 write(block, folder)
     for block in blocks_of(DOCS / "how-to" / "multi-tenant-api.md"):
-        # One file of its own is named by another.
+        # One of its files imports another.
         if block.path and not (folder / block.path).exists():
             write(block, folder)
-    # Other pages show other values of other types.
+    # Other pages assign values of other types.
     retype(
         folder / "mysite" / "settings.py",
         "\nKAPSO_CONNECT = ",
@@ -184,7 +184,7 @@ def _environment() -> dict[str, str]:
 
 
 @each([block for block in of("python") if block.path == "mysite/settings.py"])
-def test_settings_are_those_that_the_package_takes(block: Block) -> None:
+def test_settings_are_accepted_by_the_package(block: Block) -> None:
     known: dict[str, Any] = {
         "INSTALLED_APPS": [],
         "MIDDLEWARE": [],
@@ -203,21 +203,23 @@ def test_settings_are_those_that_the_package_takes(block: Block) -> None:
 
 
 @each(of("html+django"))
-def test_templates_change_blocks_that_are_there(block: Block) -> None:
+def test_templates_override_blocks_that_exist(block: Block) -> None:
     assert block.path.startswith(("templates/", "crm/templates/"))
     template: Template = engines["django"].from_string(block.text).template
     parents = template.nodelist.get_nodes_by_type(ExtendsNode)
     if not parents:
         return
     parent = engines["django"].get_template(parents[0].parent_name.var).template
-    there = set()
+    existing = set()
     while parent is not None:
-        there |= {node.name for node in parent.nodelist.get_nodes_by_type(BlockNode)}
-        above = parent.nodelist.get_nodes_by_type(ExtendsNode)
+        existing |= {node.name for node in parent.nodelist.get_nodes_by_type(BlockNode)}
+        grandparents = parent.nodelist.get_nodes_by_type(ExtendsNode)
         parent = (
-            engines["django"].get_template(above[0].parent_name.var).template if above else None
+            engines["django"].get_template(grandparents[0].parent_name.var).template
+            if grandparents
+            else None
         )
-    assert {node.name for node in template.nodelist.get_nodes_by_type(BlockNode)} <= there
+    assert {node.name for node in template.nodelist.get_nodes_by_type(BlockNode)} <= existing
 
 
 def test_json_is_json() -> None:
@@ -225,13 +227,37 @@ def test_json_is_json() -> None:
         json.loads(block.text)
 
 
+# Blocks of text
+
+
+def crontab(block: Block) -> list[str]:
+    """Return the command lines of a crontab; none if ``block`` is something else."""
+    pattern = r"(?:[\d*/,-]+ ){5}cd /\S+ && venv/bin/(.+)"
+    lines = [re.fullmatch(pattern, line) for line in block.lines]
+    return [line[1] for line in lines if line] if all(lines) else []
+
+
 REQUEST = re.compile(
     r"(GET|POST|PUT|PATCH|DELETE) (/\S+)\n((?:[\w-]+: .+\n)*)(?:\n(.+))?", re.DOTALL
 )
+VARIABLE = re.compile(r"(KAPSO_[A-Z_]+)=\S.*")
+REQUESTS = [block for block in of("text") if REQUEST.fullmatch(block.text)]
+LOG_RECORDS = [block for block in of("text") if block.text.startswith("{")]
+VARIABLES = [block for block in of("text") if all(map(VARIABLE.fullmatch, block.lines))]
+CRONTABS = [block for block in of("text") if crontab(block)]
+ALERTS = [block for block in of("text") if block.text.startswith("kapso_connect_")]
 
 
-def check_request(method: str, path: str, headers: str, body: str | None) -> None:
-    """See that this package's own views take a request."""
+def test_every_block_of_text_is_tested() -> None:
+    tested = [*REQUESTS, *LOG_RECORDS, *VARIABLES, *CRONTABS, *ALERTS]
+    assert [str(block) for block in of("text") if block not in tested] == []
+
+
+@each(REQUESTS)
+def test_requests_are_for_views_of_the_api(block: Block) -> None:
+    request = REQUEST.fullmatch(block.text)
+    assert request
+    method, path, headers, body = request.groups()
     view = resolve(path, "tests.urls").func
     assert view.__module__.startswith("kapso_connect.")
     assert method.lower() in getattr(view, "actions", {})
@@ -240,35 +266,30 @@ def check_request(method: str, path: str, headers: str, body: str | None) -> Non
         json.loads(body)
 
 
-@each(of("text"))
-def test_text_is_a_crontab_or_an_environment_or_a_request_or_tells_of_events(
-    block: Block,
-) -> None:
-    if block.text.startswith("{"):
-        record = json.loads(block.text)
-        usual = {"asctime", "levelname", "name", "message", "kapso_event"}
-        assert usual < set(record)
-        assert set(log.EVENTS[record["kapso_event"]].fields) == set(record) - usual
-    elif all(re.fullmatch(r"KAPSO_[A-Z_]+=\S.*", line) for line in block.lines):
-        names = [line.partition("=")[0] for line in block.lines]
-        assert [name for name in names if name not in (DOCS / "tutorial.md").read_text()] == []
-    elif request := REQUEST.fullmatch(block.text):
-        check_request(*request.groups())
-    elif not crontab(block):
-        source = (ROOT / "kapso_connect" / "metrics.py").read_text()
-        metrics = re.findall(r"kapso_(?!connect\.)\w+", block.text)
-        assert metrics, f"{block}: of no kind that is looked at"
-        assert [name for name in metrics if f'"{name}"' not in source] == []
+@each(LOG_RECORDS)
+def test_log_records_have_the_fields_of_their_event(block: Block) -> None:
+    record = json.loads(block.text)
+    usual = {"asctime", "levelname", "name", "message", "kapso_event"}
+    assert usual < set(record)
+    assert set(log.EVENTS[record["kapso_event"]].fields) == set(record) - usual
+
+
+@each(VARIABLES)
+def test_variables_are_those_of_the_tutorial(block: Block) -> None:
+    names = {line.partition("=")[0] for line in block.lines}
+    assert names <= set(re.findall(r"KAPSO_[A-Z_]+", (DOCS / "tutorial.md").read_text()))
+
+
+@pytest.mark.django_db
+@each(ALERTS)
+def test_alerts_use_metrics_that_exist(block: Block) -> None:
+    existing = {metric.name for metric in metrics.QueueCollector().collect()}
+    used = set(re.findall(r"kapso_connect_\w+", block.text))
+    assert used
+    assert used <= existing
 
 
 # Commands
-
-
-def crontab(block: Block) -> list[str]:
-    """Return the command lines of a crontab; none where ``block`` is something else."""
-    pattern = r"(?:[\d*/,-]+ ){5}cd /\S+ && venv/bin/(.+)"
-    lines = [re.fullmatch(pattern, line) for line in block.lines]
-    return [line[1] for line in lines if line] if all(lines) else []
 
 
 COMMANDS = [
@@ -340,7 +361,7 @@ MODULES: dict[str, Callable[[list[str]], Any]] = {
         "rm -r venv",
     ],
 )
-def test_a_wrong_command_is_found(line: str) -> None:
+def test_a_wrong_command_fails(line: str) -> None:
     with pytest.raises((Exception, SystemExit)):
         check_command(shlex.split(line))
 
@@ -392,7 +413,7 @@ def test_every_signal_is_described(reference: ModuleType) -> None:
     assert text.count("Arguments: ") == len(public)
 
 
-def test_every_model_is_there_with_its_fields(reference: ModuleType) -> None:
+def test_every_model_is_described_with_its_fields(reference: ModuleType) -> None:
     text = reference.models()
     for name in ("Customer", "SetupLink", "Connection", "WebhookEvent", "TimelineEvent"):
         assert f"## {name}\n" in text
@@ -401,37 +422,37 @@ def test_every_model_is_there_with_its_fields(reference: ModuleType) -> None:
     assert "`kapso_connect.create_setup_link`" in text
 
 
-def test_every_command_is_there_with_its_options(reference: ModuleType) -> None:
+def test_every_command_is_described_with_its_options(reference: ModuleType) -> None:
     text = reference.commands()
-    folder = ROOT / "kapso_connect" / "management" / "commands"
-    names = [path.stem for path in folder.glob("[a-z]*.py")]
+    names = [name for name, app in get_commands().items() if app == "kapso_connect"]
+    assert "kapso_sync" in names
     assert [name for name in names if f"## manage.py {name}\n" not in text] == []
     assert "| `--inbox-days INBOX_DAYS` | Days webhooks are kept (default 90). |" in text
     assert "| `--port PORT` | 0 picks a free one (default: 8900) |" in text
     assert "--verbosity" not in text
 
 
-def test_every_check_is_there(reference: ModuleType) -> None:
+def test_every_check_is_described(reference: ModuleType) -> None:
     text = reference.checks()
-    source = "".join(path.read_text() for path in (ROOT / "kapso_connect").rglob("*.py"))
-    there = re.findall(r'id="(kapso_connect\.[EW]\d{3})"', source)
-    assert sorted(re.findall(r"^### (\S+)$", text, re.MULTILINE)) == sorted(set(there))
+    existing = {identity for identity, _texts in reference.messages()}
+    assert "kapso_connect.E001" in existing
+    assert sorted(re.findall(r"^### (\S+)$", text, re.MULTILINE)) == sorted(existing)
     assert "is not set: setup links cannot be created.*" in text
     assert "What to do: Give its path, such as /welcome/." in text
     deployment = text.partition("## Warnings of ``manage.py check --deploy`` only\n")[2]
     assert "### kapso_connect.W005\n" in deployment
 
 
-def test_no_part_is_left_out(reference: ModuleType) -> None:
-    asked = {name for page in pages() for name in reference.MARK.findall(page.read_text())}
-    assert asked == set(reference.PARTS)
+def test_every_generated_part_is_on_a_page(reference: ModuleType) -> None:
+    used = {name for page in pages() for name in reference.MARK.findall(page.read_text())}
+    assert used == set(reference.PARTS)
 
 
 # Guarantees
 
 
 def test_the_tests_that_the_guarantees_name_exist() -> None:
-    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (DOCS / "guarantees.md").read_text())
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", (DOCS / "guarantees.md").read_text())
     assert len(named) > 40
     tests = ROOT / "tests"
     missing = [
