@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 from django.views.decorators.debug import sensitive_variables
 
-from ..conf import API_CONNECT_TIMEOUT, API_READ_TIMEOUT, get_conf
+from ..conf import API_CONNECT_TIMEOUT, API_READ_TIMEOUT, Conf, get_conf
 from ..exceptions import KapsoNotFound
 from .types import (
     KapsoCustomer,
@@ -54,8 +54,8 @@ class KapsoClient:
         self,
         api_key: str,
         *,
-        base_url: str = "https://api.kapso.ai",
-        budget: float = 30.0,
+        base_url: str = Conf.api_base_url,
+        budget: float = Conf.api_budget,
         connect_timeout: float = API_CONNECT_TIMEOUT,
         read_timeout: float = API_READ_TIMEOUT,
         hidden: Sequence[str] = (),

@@ -639,7 +639,7 @@ def fetch(
         except _AnswerTooLargeError:
             failure = f"{server} sent more than 10 MB"
         except (requests.RequestException, HTTPError, http.client.HTTPException, OSError) as error:
-            failure = "no usable address" if isinstance(error, ValueError) else ""
+            failure = "the URL is invalid" if isinstance(error, ValueError) else ""
             failure = failure or _describe_failure(error, server)[0]
         else:
             lower = {name.lower(): value for name, value in response.headers.items()}
