@@ -15,11 +15,10 @@ from ..models import Connection, SetupLink, TimelineEvent
 from ..onboarding.status import OnboardingStatus, has_status
 from .errors import ApiError, FieldErrors
 from .fields import IntegerParameter, StrictCharField, StrictChoiceField, UtcDateTimeField
+from .serializers import CUSTOMER_HELP
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 100
-
-CUSTOMER_HELP = "The id of a customer."
 
 
 class Filters(serializers.Serializer[Any]):

@@ -9,7 +9,7 @@ from rest_framework import serializers
 
 from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, Action
 from ..kapso.languages import Language
-from ..kapso.setup_link_options import BILLING_MODES, THEME_COLORS
+from ..kapso.setup_link_options import BILLING_MODES, THEME_COLORS, provisioning_problem
 from ..kapso.types import ConnectionType
 from ..models import AccountStatus, Connection, Customer, Health, SetupLink, Source, TimelineEvent
 from ..onboarding.connect_urls import connect_url
@@ -284,6 +284,11 @@ class OptionsSerializer(StrictSerializer):
             help_text="The countries in which Kapso may provide a number; default US.",
         )
         return {**super().get_fields(), "phone_number_country_isos": countries}
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if problem := provisioning_problem(attrs):
+            raise serializers.ValidationError({"provision_phone_number": [problem]})
+        return attrs
 
 
 class SetupLinkRequestSerializer(StrictSerializer):

@@ -26,7 +26,7 @@ PAGES = {
     "customers/": "Customers",
     "customers/?standing=invited&page_size=1": "Customers",
     "customers/77/": "Customer",
-    "customers/77/status/": "Where the customer stands",
+    "customers/77/status/": "Onboarding status",
     "setup-links/": "Setup links",
     "setup-links/77/": "Setup link",
     "setup-links/77/revoke/": "Revoke a setup link",
