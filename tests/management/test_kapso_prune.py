@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from io import StringIO
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError
 from django.utils import timezone
 
 from kapso_connect.management.commands import kapso_prune
@@ -18,6 +17,7 @@ from kapso_connect.models import (
 )
 
 from ..factories import make_connection, make_customer
+from .conftest import run_command
 
 pytestmark = pytest.mark.django_db
 
@@ -25,9 +25,7 @@ LONG_AGO = timezone.now() - timedelta(days=1000)
 
 
 def prune(*arguments: str) -> str:
-    out = StringIO()
-    call_command("kapso_prune", *arguments, stdout=out)
-    return out.getvalue()
+    return run_command("kapso_prune", *arguments)
 
 
 def webhook(status: str = "processed", **fields: object) -> WebhookEvent:
@@ -51,34 +49,35 @@ def event(kind: str = "disconnected", **fields: object) -> TimelineEvent:
     )
 
 
-def test_old_rows_go_and_newer_ones_stay() -> None:
+def test_old_rows_are_deleted_and_new_ones_kept() -> None:
     webhook(), webhook("ignored"), event()
     kept = WebhookEvent.objects.create(
         idempotency_key="new", event="x.y", payload={}, status="processed"
     )
     kept_event = event(occurred_at=timezone.now())
     assert prune() == (
-        "kapso_prune: deleted 2 webhooks, 1 events, 0 batches of invitations, 0 idempotency keys\n"
+        "kapso_prune: deleted 2 webhooks, 1 timeline event, 0 batches of invitations, "
+        "0 idempotency keys\n"
     )
     assert WebhookEvent.objects.get() == kept
     assert TimelineEvent.objects.get() == kept_event
 
 
 @pytest.mark.parametrize("status", ["pending", "failed"])
-def test_webhooks_that_wait_or_failed_stay(status: str) -> None:
+def test_waiting_and_failed_webhooks_are_kept(status: str) -> None:
     webhook(status)
     prune()
     assert WebhookEvent.objects.exists()
 
 
-def test_signals_not_delivered_stay_with_their_webhook() -> None:
+def test_undelivered_signals_are_kept_with_their_webhook() -> None:
     event("webhook_received", webhook_event=webhook(), delivered_at=None)
     prune()
     assert TimelineEvent.objects.exists()
     assert WebhookEvent.objects.exists()
 
 
-def test_what_explains_a_live_connection_stays() -> None:
+def test_event_that_connected_a_number_is_kept() -> None:
     connection = make_connection()
     kept = event("connected", connection=connection)
     event("disconnected", connection=connection)
@@ -87,24 +86,24 @@ def test_what_explains_a_live_connection_stays() -> None:
     assert TimelineEvent.objects.get() == kept
 
 
-def test_batches(monkeypatch) -> None:
-    monkeypatch.setattr(kapso_prune, "BATCH", 2)
+def test_rows_are_deleted_in_batches(monkeypatch) -> None:
+    monkeypatch.setattr(kapso_prune, "ROWS_PER_DELETE", 2)
     for _ in range(5):
         event(webhook_event=webhook())
-    assert "deleted 5 webhooks, 5 events" in prune()
+    assert "deleted 5 webhooks, 5 timeline events" in prune()
 
 
 def test_dry_run_deletes_nothing() -> None:
     webhook(), event()
-    assert "would delete 1 webhooks, 1 events" in prune("--dry-run")
+    assert "would delete 1 webhook, 1 timeline event" in prune("--dry-run")
     assert WebhookEvent.objects.exists()
     assert TimelineEvent.objects.exists()
 
 
-def test_days_are_the_operators_choice() -> None:
+def test_number_of_days_can_be_chosen() -> None:
     event(occurred_at=timezone.now() - timedelta(days=2))
-    assert "0 events" in prune()
-    assert "1 events" in prune("--timeline-days", "1")
+    assert "0 timeline events" in prune()
+    assert "1 timeline event" in prune("--timeline-days", "1")
 
 
 def batch(status: str, **fields: object) -> InvitationBatch:
@@ -117,16 +116,16 @@ def batch(status: str, **fields: object) -> InvitationBatch:
 
 
 @pytest.mark.parametrize("status", ["done", "failed"])
-def test_old_finished_batches_go_and_their_customers_stay(status: str) -> None:
+def test_old_finished_batches_are_deleted_without_their_customers(status: str) -> None:
     batch(status)
-    assert "would delete 0 webhooks, 0 events, 1 batches" in prune("--dry-run")
+    assert "would delete 0 webhooks, 0 timeline events, 1 batch of" in prune("--dry-run")
     assert InvitationBatch.objects.exists()
-    assert "1 batches of invitations" in prune()
+    assert "1 batch of invitations" in prune()
     assert not InvitationBatch.objects.exists()
     assert Customer.objects.count() == 3
 
 
-def test_drafts_go_after_a_day() -> None:
+def test_drafts_are_deleted_after_a_day() -> None:
     yesterday = timezone.now() - timedelta(hours=25)
     batch("pending", started_at=None, created_at=yesterday)
     kept = batch("pending", started_at=None, created_at=timezone.now())
@@ -135,7 +134,7 @@ def test_drafts_go_after_a_day() -> None:
     assert kept.invitations.count() == 3
 
 
-def test_batches_with_something_left_and_new_ones_stay() -> None:
+def test_unfinished_and_new_batches_are_kept() -> None:
     batch("pending"), batch("pending", stopped="No key."), batch("done", started_at=timezone.now())
     prune()
     assert InvitationBatch.objects.count() == 3
@@ -145,12 +144,12 @@ def test_batches_with_something_left_and_new_ones_stay() -> None:
 
 
 @pytest.mark.parametrize("days", ["0", "-1", "x", "1.5", "99999999"])
-def test_wrong_days(days: str) -> None:
+def test_invalid_days_are_refused(days: str) -> None:
     with pytest.raises(CommandError):
         prune("--inbox-days", days)
 
 
-def test_idempotency_keys_go_after_a_week_but_not_from_under_a_request() -> None:
+def test_idempotency_keys_are_deleted_after_a_week_unless_in_use() -> None:
     now = timezone.now()
 
     def key(digest: str, days: float, lease: float = -1, answer: object = None) -> None:
@@ -161,8 +160,8 @@ def test_idempotency_keys_go_after_a_week_but_not_from_under_a_request() -> None
             answer=answer,
         )
 
-    key("answered", 8, 1, {"id": 1}), key("died", 8), key("young", 6), key("at work", 8, 1)
+    key("answered", 8, 1, {"id": 1}), key("died", 8), key("new", 6), key("in use", 8, 1)
     assert "2 idempotency keys" in prune("--dry-run")
     assert "2 idempotency keys" in prune()
-    assert set(IdempotentRequest.objects.values_list("digest", flat=True)) == {"young", "at work"}
-    assert "1 idempotency keys" in prune("--key-days=5")
+    assert set(IdempotentRequest.objects.values_list("digest", flat=True)) == {"new", "in use"}
+    assert "1 idempotency key" in prune("--key-days=5")
