@@ -130,8 +130,8 @@ def sandbox(sandbox_process: Sandbox, configure: Any) -> Sandbox:
 
 @pytest.fixture
 def requests_in_transaction(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For each request to Kapso's API from now on, in any thread: whether the thread of the test was
-    in a transaction when it was sent."""
+    """For each request sent to Kapso's API from now on, by any thread: whether the thread of the
+    test was in a transaction then."""
     database, putrequest = connections[DEFAULT_DB_ALIAS], HTTPConnection.putrequest
     in_transaction: list[bool] = []
 

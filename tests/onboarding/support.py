@@ -7,9 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
-from kapso_connect.models import Connection, SetupLink, TimelineEvent, WebhookEvent
+from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
 from kapso_connect.testing import Sandbox
 
 ResultT = TypeVar("ResultT")
@@ -77,3 +78,25 @@ def during_request(
         finally:
             sandbox.faults(api=list(rules_afterwards))
         return result.result()
+
+
+def check_no_transaction_during(sandbox: Sandbox, match: str, call: Callable[[], object]) -> None:
+    """Run ``call``, and check that it holds no transaction and no lock while it waits for the
+    response to the API request that matches ``match``."""
+    used: list[BaseDatabaseWrapper] = []
+
+    def call_and_remember() -> None:
+        used.append(connections[DEFAULT_DB_ALIAS])
+        call()
+
+    def check() -> None:
+        # The thread may be busy with something else for a moment before it waits.
+        deadline = time.monotonic() + 5
+        while used[0].in_atomic_block:
+            assert time.monotonic() < deadline, "a transaction is open while Kapso is asked"
+            time.sleep(0.01)
+        started = time.monotonic()
+        Customer.objects.update(email="changed@example.com")
+        assert time.monotonic() - started < 2, "a lock is held while Kapso is asked"
+
+    during_request(sandbox, match, check, call_and_remember)

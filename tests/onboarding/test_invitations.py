@@ -24,7 +24,7 @@ from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.testing import Sandbox
 
 from ..factories import after_first_query
-from .support import links_at_kapso
+from .support import check_no_transaction_during, links_at_kapso
 
 pytestmark = pytest.mark.django_db
 
@@ -155,12 +155,11 @@ def test_number_of_concurrent_requests_is_limited(sandbox: Sandbox) -> None:
         working.result()
 
 
-def test_no_request_is_made_inside_a_transaction(
-    transactional_db: None, sandbox: Sandbox, requests_in_transaction: list[bool]
-) -> None:
-    invitations.work(started(2).pk)
-    assert requests_in_transaction
-    assert not any(requests_in_transaction)
+@pytest.mark.django_db(transaction=True)
+def test_no_transaction_is_open_while_kapso_is_asked(sandbox: Sandbox) -> None:
+    batch = started(2)
+    check_no_transaction_during(sandbox, CREATE_LINK, lambda: invitations.work(batch.pk))
+    assert invitations.progress(batch).done == 2
 
 
 def test_work_ends_in_time_and_returns_that_something_is_left(sandbox: Sandbox) -> None:
