@@ -223,7 +223,7 @@ def test_rejected_redirect_is_forgotten(sandbox: Sandbox) -> None:
 # Changes without a webhook
 
 
-def test_numbers_connected_meanwhile_are_found(sandbox: Sandbox) -> None:
+def test_numbers_connected_without_a_webhook_are_found(sandbox: Sandbox) -> None:
     customer = remote_customer(sandbox)
     with listening() as heard:
         assert "connected 1" in kapso_sync()
@@ -273,7 +273,7 @@ def test_numbers_without_a_customer_are_ignored(sandbox: Sandbox) -> None:
     assert not Connection.objects.exists()
 
 
-def test_numbers_gone_meanwhile_are_found(sandbox: Sandbox) -> None:
+def test_numbers_deleted_without_a_webhook_are_found(sandbox: Sandbox) -> None:
     gone = make_connection(connected_at=timezone.now() - timedelta(minutes=1))
     with listening() as heard:
         assert "disconnected 1" in kapso_sync()
@@ -302,7 +302,7 @@ def test_reconnected_number_is_found(sandbox: Sandbox) -> None:
     assert heard.names() == ["whatsapp_reconnected"]
 
 
-def test_a_number_that_moved_tells_both(sandbox: Sandbox) -> None:
+def test_moved_number_is_announced_to_both_customers(sandbox: Sandbox) -> None:
     known = connected(sandbox)
     other = remote_customer(sandbox)
     sandbox.patch_number(known.phone_number_id, customer_id=other.kapso_id)
@@ -313,8 +313,14 @@ def test_a_number_that_moved_tells_both(sandbox: Sandbox) -> None:
     assert ("whatsapp_connected", other) in by_customer
 
 
-def test_number_disconnected_during_the_run_stays_disconnected(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("is_kapsos_clock_ahead", [False, True])
+def test_number_disconnected_during_the_run_stays_disconnected(
+    sandbox: Sandbox, is_kapsos_clock_ahead: bool
+) -> None:
     known = connected(sandbox)
+    if is_kapsos_clock_ahead:
+        created_at = timezone.now() + timedelta(hours=1)
+        sandbox.patch_number(known.phone_number_id, created_at=created_at.isoformat())
     with listening() as heard:
         sync_interrupted_by(
             sandbox, lambda: onboarding.disconnect(known.phone_number_id, source="webhook")
@@ -587,7 +593,7 @@ def test_many_unknown_customers_are_listed_together(sandbox: Sandbox) -> None:
     ids=lambda rule: f"{rule['kind']} {rule.get('status', '')}",
 )
 def test_unavailable_api_delays_nothing_else(sandbox: Sandbox, rule, monkeypatch) -> None:
-    monkeypatch.setattr("kapso_connect.kapso.http.FIRST_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("kapso_connect.kapso.http.BACKOFF_FACTOR", 0.01)
     known = make_connection(connected_at=timezone.now() - timedelta(minutes=1))
     with listening() as heard:
         with queue_without_worker():
@@ -602,8 +608,8 @@ def test_unavailable_api_delays_nothing_else(sandbox: Sandbox, rule, monkeypatch
     assert known.is_connected
 
 
-def test_an_api_that_breaks_off_half_way_disconnects_nobody(sandbox: Sandbox, monkeypatch) -> None:
-    monkeypatch.setattr("kapso_connect.kapso.http.FIRST_RETRY_DELAY", 0.01)
+def test_incomplete_list_disconnects_no_number(sandbox: Sandbox, monkeypatch) -> None:
+    monkeypatch.setattr("kapso_connect.kapso.http.BACKOFF_FACTOR", 0.01)
     sandbox.seed(250, 1)
     kapso_sync()
     Connection.objects.update(connected_at=timezone.now() - timedelta(minutes=1))
@@ -614,7 +620,7 @@ def test_an_api_that_breaks_off_half_way_disconnects_nobody(sandbox: Sandbox, mo
 
 
 @pytest.mark.parametrize(("lost", "kept"), [(2, 0), (21, 20)])
-def test_the_key_of_another_project_disconnects_nobody(
+def test_key_of_another_project_disconnects_no_number(
     sandbox: Sandbox, lost: int, kept: int
 ) -> None:
     sandbox.seed(kept, 1)
@@ -634,7 +640,7 @@ def test_only_number_may_be_gone(sandbox: Sandbox) -> None:
     assert "disconnected 1" in kapso_sync()
 
 
-def test_what_failed_for_good_ends_with_status_2(sandbox: Sandbox) -> None:
+def test_permanent_failures_end_with_status_2(sandbox: Sandbox) -> None:
     post({"phone_number_id": 5})
     with pytest.raises(CommandError, match="failed permanently") as error:
         kapso_sync()
