@@ -1,12 +1,12 @@
-"""An HTTP server that does, request by request, what it is told: also what no server should.
+"""An HTTP server that answers each request as a test wants, also as no server should.
 
 ::
 
     with FaultyServer() as server:
         server.will(broken_off(), answer(200, {"data": []}))
 
-A reply is a function that gets the open socket and the request. The last one of the script serves
-every further request. ``server.requests`` and ``server.connections`` tell what arrived.
+A reply is a function that gets the open connection and the request. The last reply of the script
+answers all further requests. ``server.requests`` and ``server.connections`` record what arrived.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def answer(
     content_type: str = "application/json",
     keep_alive: bool = True,
 ) -> Reply:
-    """Answer properly; what is not bytes goes as JSON."""
+    """Answer correctly; a body that is not bytes is sent as JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     fields = {"Content-Type": content_type, "Content-Length": str(len(content)), **(headers or {})}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
@@ -79,7 +79,7 @@ def answer(
 
 
 def raw(content: bytes, *, keep_alive: bool = False) -> Reply:
-    """Send these bytes, whatever they are."""
+    """Send these bytes unchanged."""
 
     def reply(connection: Connection, request: Received) -> bool:
         connection.send(content)
@@ -89,7 +89,7 @@ def raw(content: bytes, *, keep_alive: bool = False) -> Reply:
 
 
 def dripped(content: bytes, seconds: float = 0.02) -> Reply:
-    """Send byte after byte, each some seconds after the other."""
+    """Send the content byte by byte, with a pause before each."""
 
     def reply(connection: Connection, request: Received) -> bool:
         for byte in content:
@@ -101,7 +101,7 @@ def dripped(content: bytes, seconds: float = 0.02) -> Reply:
 
 
 def hung(first: bytes = b"") -> Reply:
-    """Send the first bytes of an answer and then nothing more."""
+    """Send the first bytes of an answer, and then nothing more."""
 
     def reply(connection: Connection, request: Received) -> bool:
         connection.send(first)
@@ -112,7 +112,7 @@ def hung(first: bytes = b"") -> Reply:
 
 
 def broken_off(first: bytes = b"") -> Reply:
-    """Send the first bytes of an answer and close."""
+    """Send the first bytes of an answer, and close the connection."""
     return raw(first)
 
 
@@ -127,7 +127,7 @@ def reset() -> Reply:
 
 
 class FaultyServer:
-    """Runs in a thread on a free port of 127.0.0.1 while entered."""
+    """Runs in a thread, on a free port of 127.0.0.1, inside a ``with`` block."""
 
     def __init__(self, wrap: Callable[[socket.socket], socket.socket] | None = None) -> None:
         self.requests: list[Received] = []
@@ -150,7 +150,7 @@ class FaultyServer:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def will(self, *replies: Reply) -> None:
-        """Set the script anew."""
+        """Replace the script."""
         with self._lock:
             self._script = list(replies)
 
@@ -176,7 +176,7 @@ class FaultyServer:
             self._open.add(plain)
         sock = plain
         try:
-            with contextlib.suppress(OSError):  # the other side may leave at any moment
+            with contextlib.suppress(OSError):  # the client may close the connection at any moment
                 sock = wrap(plain) if wrap else plain
                 with sock.makefile("rb") as stream:
                     while (request := _read(stream)) and self._reply(sock, request):

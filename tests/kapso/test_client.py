@@ -1,4 +1,4 @@
-"""What the client asks is in Kapso's contract; what comes back is a value or a KapsoError."""
+"""The client's requests match Kapso's contract; an answer becomes a value or a KapsoError."""
 
 from __future__ import annotations
 
@@ -582,7 +582,7 @@ def test_a_page_that_repeats_ends_the_list_with_an_error(
 
 
 @pytest.mark.parametrize("pages", [None, "2", True, -1, 1.5, [], {}])
-def test_a_list_that_does_not_say_where_it_ends_is_no_list(
+def test_list_without_a_valid_page_count_is_an_error(
     server: FaultyServer, client: KapsoClient, pages: Any
 ) -> None:
     server.will(answer(200, listed("Webhook", {}, pages=pages)))
@@ -622,7 +622,7 @@ def value_or_kapso_error(call: Any, client: KapsoClient) -> None:
 
 @quick
 @given(content=st.binary(max_size=200), call=st.sampled_from(CALLS))
-def test_any_bytes_on_the_line_are_a_value_or_a_kapso_error(
+def test_any_bytes_are_a_value_or_a_kapso_error(
     server: FaultyServer, make: Make, content: bytes, call: Any
 ) -> None:
     server.will(raw(content))
@@ -665,9 +665,7 @@ def test_any_member_of_an_answer_may_be_anything(
     value_or_kapso_error(call, make())
 
 
-def test_limits_of_the_rate_say_when_to_come_back(
-    server: FaultyServer, client: KapsoClient
-) -> None:
+def test_rate_limit_error_contains_the_wait(server: FaultyServer, client: KapsoClient) -> None:
     server.will(answer(429, {"error": "slow down"}, {"Retry-After": "60"}))
     with pytest.raises(KapsoRateLimited, match=r'"slow down"\. Try again in 60 seconds') as caught:
         client.get_phone_number_health(NUMBER)

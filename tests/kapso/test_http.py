@@ -1,4 +1,4 @@
-"""What is repeated, how long it may take, and where the key must not turn up."""
+"""Retries, timeouts, connections, and where the API key must not be."""
 
 from __future__ import annotations
 
@@ -91,13 +91,13 @@ def client(make: Make) -> KapsoClient:
     return make()
 
 
-def nobody() -> str:
-    """Return an address where nobody listens."""
+def unused_url() -> str:
+    """Return a URL where no server listens."""
     with FaultyServer() as server:
         return server.url
 
 
-# What is repeated
+# Retries
 
 
 @pytest.mark.parametrize("call", EVERY)
@@ -125,7 +125,7 @@ def test_a_wait_may_be_given_as_a_date(server: FaultyServer, client: KapsoClient
 
 
 @pytest.mark.parametrize("call", EVERY)
-def test_a_wait_beyond_the_budget_is_the_callers(
+def test_wait_beyond_the_budget_is_an_error(
     server: FaultyServer, client: KapsoClient, call: Call
 ) -> None:
     server.will(answer(429, {"error": "slow"}, {"Retry-After": "60"}))
@@ -171,7 +171,7 @@ BROKEN = [
 
 @pytest.mark.parametrize("call", REPEATABLE)
 @pytest.mark.parametrize("reply", BROKEN)
-def test_what_broke_is_repeated_where_twice_is_once(
+def test_idempotent_requests_are_retried_after_a_failure(
     server: FaultyServer, client: KapsoClient, call: Call, reply: Reply
 ) -> None:
     server.will(reply, OK)
@@ -180,7 +180,7 @@ def test_what_broke_is_repeated_where_twice_is_once(
 
 
 @pytest.mark.parametrize("reply", BROKEN)
-def test_a_post_that_broke_is_never_repeated(
+def test_failed_post_is_never_repeated(
     server: FaultyServer, client: KapsoClient, reply: Reply
 ) -> None:
     server.will(reply)
@@ -191,7 +191,7 @@ def test_a_post_that_broke_is_never_repeated(
 
 
 @pytest.mark.parametrize("call", REPEATABLE)
-def test_repeating_ends(server: FaultyServer, client: KapsoClient, call: Call) -> None:
+def test_retries_are_limited(server: FaultyServer, client: KapsoClient, call: Call) -> None:
     server.will(answer(502, {"error": "bad gateway"}))
     with pytest.raises(KapsoUnavailable, match=r"\(502\).*bad gateway.*later") as caught:
         call(client)
@@ -200,14 +200,14 @@ def test_repeating_ends(server: FaultyServer, client: KapsoClient, call: Call) -
 
 
 @pytest.mark.parametrize("call", EVERY)
-def test_where_nobody_listens_nothing_happened(make: Make, call: Call) -> None:
+def test_refused_connection_has_a_known_outcome(make: Make, call: Call) -> None:
     with pytest.raises(KapsoUnavailable, match="no connection") as caught:
-        call(make(base_url=nobody()))
+        call(make(base_url=unused_url()))
     assert not caught.value.outcome_unknown
     assert caught.value.status is None
 
 
-def test_a_connection_that_comes_late_serves_a_post(
+def test_post_is_retried_until_the_server_listens(
     monkeypatch: pytest.MonkeyPatch, make: Make
 ) -> None:
     monkeypatch.setattr(http, "BACKOFF_FACTOR", 0.2)
@@ -236,9 +236,7 @@ def _reopen(server: FaultyServer, address: Any) -> None:
     server.__enter__()
 
 
-def test_a_deletion_whose_answer_got_lost_is_done(
-    server: FaultyServer, client: KapsoClient
-) -> None:
+def test_deletion_whose_answer_was_lost_succeeds(server: FaultyServer, client: KapsoClient) -> None:
     server.will(broken_off(), answer(404, {"error": "gone"}))
     delete(client)
     server.will(answer(429, b"", {"Retry-After": "0"}), answer(404, {"error": "gone"}))
@@ -246,7 +244,7 @@ def test_a_deletion_whose_answer_got_lost_is_done(
         delete(client)
 
 
-# How long it may take
+# Timeouts
 
 REFUSAL = b"HTTP/1.1 429 No\r\n"
 SLOW = {
@@ -375,7 +373,7 @@ def test_a_proxy_of_the_environment_is_used(
             get(client)
     assert server.connections == 1
     assert server.requests[0].target == "http://api.kapso.example/platform/v1/customers/1"
-    monkeypatch.setenv("HTTP_PROXY", nobody().replace("//", "//user:pass-word@"))
+    monkeypatch.setenv("HTTP_PROXY", unused_url().replace("//", "//user:pass-word@"))
     with pytest.raises(KapsoUnavailable, match="proxy") as caught:
         post(make(base_url="http://api.kapso.example"))
     assert not caught.value.outcome_unknown
@@ -411,7 +409,7 @@ def tls_server(certificate: Path) -> Iterator[FaultyServer]:
         yield server
 
 
-def test_tls_with_the_bundle_of_the_environment(
+def test_ca_bundle_of_the_environment_is_used(
     tls_server: FaultyServer, certificate: Path, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
@@ -427,7 +425,7 @@ def test_tls_with_the_bundle_of_the_environment(
     assert time.monotonic() - started < 0.8
 
 
-def test_a_certificate_of_nobody_gets_no_request(tls_server: FaultyServer, make: Make) -> None:
+def test_untrusted_certificate_gets_no_request(tls_server: FaultyServer, make: Make) -> None:
     tls_server.will(OK)
     with pytest.raises(KapsoUnavailable, match="certificate") as caught:
         post(make(base_url=tls_server.url.replace("http:", "https:")))
@@ -435,7 +433,7 @@ def test_a_certificate_of_nobody_gets_no_request(tls_server: FaultyServer, make:
     assert tls_server.requests == []
 
 
-def test_tls_with_what_speaks_none(make: Make) -> None:
+def test_server_without_tls_is_unavailable(make: Make) -> None:
     def greet(sock: socket.socket) -> socket.socket:
         sock.sendall(b"220 Welcome\r\n")
         return sock
@@ -447,7 +445,7 @@ def test_tls_with_what_speaks_none(make: Make) -> None:
         get(make(base_url=server.url.replace("http:", "https:")))
 
 
-# The key goes to Kapso and nowhere else
+# Secrets
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

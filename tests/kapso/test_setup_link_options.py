@@ -1,4 +1,4 @@
-"""Options are right before Kapso is asked, and every problem is said at once."""
+"""Options are validated before they are sent to Kapso, and all problems are reported at once."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def problems(*sources: Any) -> dict[str, str]:
     return caught.value.errors
 
 
-def test_the_constants_are_the_contracts() -> None:
+def test_constants_match_the_contract() -> None:
     schemas = CONTRACT["components"]["schemas"]
     assert schemas["ConnectionTypes"]["items"]["enum"] == ConnectionType.values
     assert schemas["Language"]["enum"] == [*Language.values, None]
@@ -61,7 +61,7 @@ def test_what_is_set_is_sent_and_nothing_else() -> None:
     assert SetupLinkOptions().payload() == {}
 
 
-def test_a_later_source_wins_and_none_takes_back() -> None:
+def test_later_source_overrides_and_none_removes() -> None:
     defaults = {"language": "es", "meta_billing_mode": "customer_managed"}
     built = SetupLinkOptions.build(defaults, None, {"language": "hi", "meta_billing_mode": None})
     assert built.payload() == {"language": "hi"}
@@ -156,7 +156,7 @@ def test_a_number_is_sent_as_e164() -> None:
         ({**RECONNECT, **PROVISIONED}, "provision_phone_number"),
     ],
 )
-def test_options_that_cannot_stand_together(asked: dict[str, Any], wrong: str) -> None:
+def test_options_that_exclude_each_other(asked: dict[str, Any], wrong: str) -> None:
     assert set(problems(asked)) == {wrong}
 
 

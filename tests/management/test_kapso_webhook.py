@@ -108,9 +108,7 @@ def test_the_events_are_those_of_the_documentation() -> None:
     assert set(registration.ESSENTIAL_EVENTS) < set(registration.SUBSCRIBED_EVENTS)
 
 
-def test_a_dry_run_changes_nothing_and_says_by_its_status_that_it_would(
-    here: str, sandbox: Sandbox
-) -> None:
+def test_dry_run_changes_nothing_and_exits_with_3(here: str, sandbox: Sandbox) -> None:
     with pytest.raises(SystemExit) as caught:
         run("--dry-run", "--test")
     assert caught.value.code == 3
@@ -146,7 +144,7 @@ def test_missing_events_are_added_and_chosen_ones_stay(here: str, sandbox: Sandb
 
 
 @pytest.mark.parametrize("almost", ["https", "no-slash", "upper"])
-def test_an_address_that_is_almost_right_is_put_right(
+def test_url_that_is_almost_right_is_corrected(
     here: str, sandbox: Sandbox, configure: Any, almost: str
 ) -> None:
     configure(PUBLIC_URL="http://crm.example.com")
@@ -161,7 +159,7 @@ def test_an_address_that_is_almost_right_is_put_right(
     assert webhooks(sandbox)[pk]["url"] == "http://crm.example.com/whatsapp/webhook/"
 
 
-def test_what_leads_elsewhere_is_left_alone(here: str, sandbox: Sandbox) -> None:
+def test_webhooks_of_other_sites_are_not_changed(here: str, sandbox: Sandbox) -> None:
     number = sandbox.add_number()["phone_number_id"]
     others = [
         add_webhook(sandbox, "https://other.example/whatsapp/webhook/", active=False),
@@ -178,7 +176,7 @@ def test_what_leads_elsewhere_is_left_alone(here: str, sandbox: Sandbox) -> None
     assert len(webhooks(sandbox)) == len(others) + 1
 
 
-def test_addresses_are_shown_without_what_may_be_a_secret(here: str, sandbox: Sandbox) -> None:
+def test_urls_are_shown_without_possible_secrets(here: str, sandbox: Sandbox) -> None:
     for other in range(12):
         add_webhook(sandbox, f"https://u:pw-{NEW}@hooks{other}.example/{NEW}?key={NEW}")
     add_webhook(sandbox, f"{here}?key={NEW}".replace("//", f"//u:{NEW}@"))
@@ -189,7 +187,7 @@ def test_addresses_are_shown_without_what_may_be_a_secret(here: str, sandbox: Sa
     assert "Not changed: 2 more" in out
 
 
-def test_whoever_is_asked_may_think_for_long(
+def test_confirmation_may_take_longer_than_the_budget(
     here: str, sandbox: Sandbox, configure: Any, monkeypatch: Any
 ) -> None:
     configure(API_BUDGET=1)
@@ -209,7 +207,7 @@ def test_a_webhook_can_be_adopted(here: str, sandbox: Sandbox) -> None:
     assert "has no webhook nobodys" in fails("--yes", "--adopt", "nobodys")
 
 
-def test_one_of_several_is_kept_with_all_that_was_subscribed(here: str, sandbox: Sandbox) -> None:
+def test_one_of_several_is_kept_with_the_events_of_all(here: str, sandbox: Sandbox) -> None:
     idle = add_webhook(sandbox, here, active=False)
     extra = add_webhook(sandbox, here, events=["project.event"])
     kept = add_webhook(sandbox, here)
@@ -222,7 +220,7 @@ def test_one_of_several_is_kept_with_all_that_was_subscribed(here: str, sandbox:
     assert "more than once" not in again
 
 
-def test_the_one_with_our_secret_is_kept_of_two(here: str, sandbox: Sandbox) -> None:
+def test_of_two_webhooks_the_one_with_our_secret_is_kept(here: str, sandbox: Sandbox) -> None:
     right = add_webhook(sandbox, here)
     wrong = add_webhook(sandbox, here, secret_key="another")
     assert "It arrived" in run("--yes", "--test")
@@ -230,13 +228,13 @@ def test_the_one_with_our_secret_is_kept_of_two(here: str, sandbox: Sandbox) -> 
     assert not webhooks(sandbox)[wrong]["active"]
 
 
-def test_a_creation_that_was_not_confirmed_is_looked_for(here: str, sandbox: Sandbox) -> None:
+def test_unconfirmed_creation_is_found(here: str, sandbox: Sandbox) -> None:
     sandbox.faults(api=[{"match": "^POST", "kind": "apply_then_500", "times": 1}])
     assert "Done: created" in run("--yes")
     assert len(webhooks(sandbox)) == 1
 
 
-def test_a_creation_that_failed_is_told(here: str, sandbox: Sandbox) -> None:
+def test_failed_creation_is_reported(here: str, sandbox: Sandbox) -> None:
     sandbox.faults(api=[{"match": "^POST", "kind": "status", "status": 500}])
     assert "check before you repeat it" in (said := fails("--yes"))
     assert "Run the command again" in said
@@ -248,7 +246,7 @@ def test_a_creation_that_failed_is_told(here: str, sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("reply", "changed"), [("y", True), ("YES ", True), ("n", False), ("", False)]
 )
-def test_it_asks_first(
+def test_changes_are_made_after_confirmation(
     here: str, sandbox: Sandbox, monkeypatch: Any, reply: str, changed: bool
 ) -> None:
     monkeypatch.setattr("builtins.input", lambda prompt: reply)
@@ -259,7 +257,7 @@ def test_it_asks_first(
     assert len(webhooks(sandbox)) == changed
 
 
-def test_where_nobody_can_be_asked_nothing_is_changed(
+def test_without_a_terminal_nothing_is_changed(
     here: str, sandbox: Sandbox, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO())
@@ -286,7 +284,7 @@ def test_a_secret_that_kapso_hides_is_set_on_request_only(configure: Any) -> Non
                 run("--dry-run", "--set-secret")
 
 
-def test_kapsos_words_give_no_secret_away(here: str, configure: Any) -> None:
+def test_quoted_errors_of_kapso_contain_no_secret(here: str, configure: Any) -> None:
     with FaultyServer() as kapso:
         configure(API_BASE_URL=kapso.url)
         rows: dict[str, Any] = {"data": [], "meta": {"total_pages": 1}}
@@ -304,14 +302,14 @@ def test_a_secret_the_running_site_refuses_is_not_set(sandbox: Sandbox, configur
         assert webhooks(sandbox)[pk]["secret_key"] == "another"
 
 
-def test_a_site_that_does_not_answer_is_warned_of(sandbox: Sandbox, configure: Any) -> None:
+def test_site_that_does_not_answer_is_a_warning(sandbox: Sandbox, configure: Any) -> None:
     configure(PUBLIC_URL="http://127.0.0.1:9")
     pk = add_webhook(sandbox, f"http://127.0.0.1:9{WEBHOOK}", active=False)
     assert "Warning: No answer from http://127.0.0.1:9" in run("--yes")
     assert webhooks(sandbox)[pk]["active"]
 
 
-def test_a_probe_is_nothing_to_worry_about(here: str, caplog: Any) -> None:
+def test_signature_check_stores_nothing(here: str, caplog: Any) -> None:
     assert registration.check_signature(here, SECRET).status is SignatureStatus.ACCEPTED
     assert registration.check_signature(here, NEW).status is SignatureStatus.REFUSED
     assert not WebhookEvent.objects.exists()
@@ -333,14 +331,14 @@ def test_a_probe_is_nothing_to_worry_about(here: str, caplog: Any) -> None:
     ],
     ids=str,
 )
-def test_what_the_settings_lack_is_said(
+def test_invalid_settings_are_reported(
     sandbox: Sandbox, configure: Any, keys: dict[str, Any], words: str
 ) -> None:
     configure(**keys)
     assert words in fails("--yes")
 
 
-def test_an_app_that_is_not_mounted_is_said(sandbox: Sandbox, settings: Any) -> None:
+def test_missing_urlconf_is_reported(sandbox: Sandbox, settings: Any) -> None:
     settings.ROOT_URLCONF = "tests.sites.bare_urls"
     assert "is not in the URLconf" in fails()
 
@@ -377,11 +375,11 @@ def test_a_new_secret_is_all_that_is_printed() -> None:
     assert first != second
 
 
-def test_without_a_word_nothing_is_said(here: str) -> None:
+def test_verbosity_0_prints_nothing(here: str) -> None:
     assert run("--yes", "--test", "--verbosity", "0") == ""
 
 
-def test_output_that_cannot_hold_it_is_no_error(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_output_that_the_terminal_cannot_encode(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.set_webhook("https://bäckerei\u202e.example/")
     command = [sys.executable, "-m", "django", "kapso_webhook", "--dry-run", "--no-color"]
     variables = {"KAPSO_PROOF_API_URL": sandbox.url, "PYTHONIOENCODING": "ascii"}
@@ -408,7 +406,7 @@ def test_a_test_delivery_arrives_and_connects_nothing(here: str, sandbox: Sandbo
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("event", registration.SUBSCRIBED_EVENTS)
-def test_a_sample_of_kapsos_is_stored_and_nothing_follows(event: str) -> None:
+def test_samples_of_kapso_are_stored_and_change_nothing(event: str) -> None:
     customer = Customer(kapso_id="c-1", external_customer_id="acme")
     with listening() as heard:
         assert post(payload_for(customer, SAMPLE_NUMBER), event=event).status_code == 200
@@ -420,7 +418,7 @@ def test_a_sample_of_kapsos_is_stored_and_nothing_follows(event: str) -> None:
 
 
 @pytest.mark.django_db
-def test_only_true_makes_a_test(sandbox: Sandbox) -> None:
+def test_only_true_marks_a_test_delivery(sandbox: Sandbox) -> None:
     customer = Customer(kapso_id="c-1", external_customer_id="acme")
     post(payload_for(customer, "1", test="no"))
     assert Connection.objects.get().is_connected
@@ -449,7 +447,7 @@ ACCEPTED = answer(400, {"error": NOT_AN_OBJECT})
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else "",
 )
-def test_why_a_delivery_did_not_arrive_is_said(
+def test_missing_delivery_is_explained(
     sandbox: Sandbox, configure: Any, monkeypatch: Any, replies: list[Any], words: str
 ) -> None:
     monkeypatch.setattr(registration, "SITE_TIMEOUT", 0.5)
@@ -464,7 +462,7 @@ def test_why_a_delivery_did_not_arrive_is_said(
 
 
 @pytest.mark.django_db
-def test_a_site_that_is_not_there_is_said(sandbox: Sandbox, configure: Any) -> None:
+def test_site_without_a_server_is_explained(sandbox: Sandbox, configure: Any) -> None:
     configure(PUBLIC_URL="http://127.0.0.1:9")
     out = io.StringIO()
     with pytest.raises(CommandError, match="there is no connection to the site"):
@@ -472,7 +470,7 @@ def test_a_site_that_is_not_there_is_said(sandbox: Sandbox, configure: Any) -> N
     assert "Done: created" in out.getvalue()
 
 
-def test_a_site_that_is_well_points_at_what_is_between(here: str, sandbox: Sandbox) -> None:
+def test_delivery_that_kapso_does_not_send_is_explained(here: str, sandbox: Sandbox) -> None:
     sandbox.faults(drop=True)
     add_webhook(sandbox, here)
     assert "Kapso does not reach it" in fails("--test", "--timeout", "1")
@@ -480,7 +478,7 @@ def test_a_site_that_is_well_points_at_what_is_between(here: str, sandbox: Sandb
     assert (probe.event, probe.status) == ("kapso_connect.probe", "ignored")
 
 
-def test_a_database_that_is_away_is_said(here: str) -> None:
+def test_unavailable_database_is_reported(here: str) -> None:
     def away(*args: Any) -> None:
         raise OperationalError(f"password {NEW} refused")
 
@@ -539,7 +537,7 @@ def test_every_process_of_the_site_must_accept_the_new_secret_first(
     ],
     ids=["verifying", "changing", "testing"],
 )
-def test_an_interrupted_rotation_says_where_it_is_and_can_be_finished(
+def test_interrupted_rotation_reports_its_state_and_can_be_finished(
     here: str, sandbox: Sandbox, configure: Any, monkeypatch: Any, request_line: str, state: str
 ) -> None:
     pk = add_webhook(sandbox, here)
@@ -558,7 +556,9 @@ def test_an_interrupted_rotation_says_where_it_is_and_can_be_finished(
     assert webhooks(sandbox)[pk]["secret_key"] == NEW
 
 
-def test_a_change_that_kapso_failed_at_is_safe(here: str, sandbox: Sandbox, configure: Any) -> None:
+def test_rotation_that_kapso_fails_loses_nothing(
+    here: str, sandbox: Sandbox, configure: Any
+) -> None:
     add_webhook(sandbox, here)
     configure(WEBHOOK_SECRET=[NEW, SECRET], API_BUDGET=2)
     sandbox.faults(api=[{"match": "^PATCH", "kind": "close"}])
@@ -656,7 +656,7 @@ def test_ctrl_c_ends_the_wait_for_the_delivery(sandbox: Sandbox, tmp_path: Path)
     assert "Traceback" not in error
 
 
-def test_a_known_secret_is_recognised_and_not_kept(sandbox: Sandbox) -> None:
+def test_secret_is_compared_and_not_kept(sandbox: Sandbox) -> None:
     add_webhook(sandbox, "https://crm.example.com/")
     with KapsoClient.from_settings() as client:
         (webhook,) = client.list_webhooks()

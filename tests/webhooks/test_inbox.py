@@ -45,15 +45,15 @@ def stored() -> WebhookEvent:
     return WebhookEvent.objects.get()
 
 
-def test_every_event_that_is_subscribed_to_has_a_handler_and_no_other() -> None:
+def test_subscribed_events_are_exactly_those_with_a_handler() -> None:
     assert set(registration.SUBSCRIBED_EVENTS) == set(handlers.HANDLERS)
 
 
-# Who is let in
+# Authentication
 
 
 @pytest.mark.parametrize("method", ["get", "put", "patch", "delete", "head", "options"])
-def test_only_post(client: Client, method: str) -> None:
+def test_only_post_is_allowed(client: Client, method: str) -> None:
     response = getattr(client, method)(WEBHOOK)
     assert response.status_code == 405
     assert response["Allow"] == "POST"
@@ -113,7 +113,7 @@ def test_exempt_from_atomic_requests(monkeypatch) -> None:
 # Sizes and forms
 
 
-def test_a_body_that_says_it_is_too_large_is_never_read(configure: Any) -> None:
+def test_body_declared_too_large_is_not_read(configure: Any) -> None:
     configure(MAX_WEBHOOK_BYTES=100)
     request = RequestFactory().post(WEBHOOK, b"x" * 101, content_type="application/json")
     read = []
@@ -122,7 +122,7 @@ def test_a_body_that_says_it_is_too_large_is_never_read(configure: Any) -> None:
     assert read == []
 
 
-def test_a_body_that_does_not_say_is_read_up_to_the_limit(configure: Any) -> None:
+def test_body_without_a_length_is_read_up_to_the_limit(configure: Any) -> None:
     configure(MAX_WEBHOOK_BYTES=100)
     request = RequestFactory().post(WEBHOOK, b"x", content_type="application/json")
     request.META["CONTENT_LENGTH"] = "junk"
@@ -138,13 +138,13 @@ def test_a_body_that_does_not_say_is_read_up_to_the_limit(configure: Any) -> Non
     assert asked == [101]
 
 
-def test_the_limit_itself_is_allowed(configure: Any) -> None:
+def test_body_of_the_maximum_size_is_accepted(configure: Any) -> None:
     body = json.dumps({"a": "b"}).encode()
     configure(MAX_WEBHOOK_BYTES=len(body))
     assert post(body).status_code == 200
 
 
-def test_a_client_that_breaks_off_is_a_400() -> None:
+def test_interrupted_request_is_a_400() -> None:
     request = RequestFactory().post(WEBHOOK, b"x", content_type="application/json")
 
     class Broken:
@@ -211,7 +211,7 @@ def test_every_form_connects(body) -> None:
     assert stored().status == "processed"
 
 
-def test_a_batch_connects_each_and_a_wrong_item_costs_the_others_nothing() -> None:
+def test_wrong_item_of_a_batch_does_not_affect_the_others() -> None:
     customer = make_customer()
     good = [payload_for(customer, new_number_id()) for _ in range(3)]
     batch = {"type": CREATED, "batch": True, "data": [good[0], {"phone_number_id": 5}, *good[1:]]}
@@ -222,10 +222,10 @@ def test_a_batch_connects_each_and_a_wrong_item_costs_the_others_nothing() -> No
     assert post(batch, key="batch-1").json() == {"received": 0, "duplicates": 4}
 
 
-# What follows
+# Effects
 
 
-def test_created_connects_and_tells() -> None:
+def test_created_connects_and_sends_the_signal() -> None:
     link = make_link()
     number = new_number_id()
     with listening() as heard:
@@ -299,7 +299,7 @@ def test_our_customer_is_known_by_its_external_id() -> None:
 @pytest.mark.skipif(
     connection.vendor != "mysql", reason="Only MySQL and MariaDB compare without regard to case."
 )
-def test_an_external_id_in_other_letters_connects_nobody() -> None:
+def test_external_id_that_differs_in_case_connects_no_customer() -> None:
     make_customer(kapso_id=None, external_customer_id="Crm-9")
     post({"phone_number_id": "1", "customer": {"id": "k-9", "external_id": "crm-9"}})
     assert stored().status == "failed"
@@ -344,7 +344,7 @@ def test_known_events_are_announced_by_webhook_received_too() -> None:
     assert sorted(heard.names()) == ["webhook_received", "whatsapp_connected"]
 
 
-def test_deleted_disconnects_and_tells() -> None:
+def test_deleted_disconnects_and_sends_the_signal() -> None:
     connected = make_connection()
     with listening() as heard:
         post(payload_for(connected.customer, connected.phone_number_id), event=DELETED)
@@ -364,7 +364,7 @@ def test_deleted_without_its_customer_still_disconnects_what_is_known() -> None:
     assert not connected.is_connected
 
 
-def test_deleted_twice_is_told_once() -> None:
+def test_deleted_twice_sends_one_signal() -> None:
     connected = make_connection()
     with listening() as heard:
         for _ in range(2):
@@ -383,7 +383,7 @@ def test_connecting_takes_the_newest_open_link() -> None:
     assert not done.connections.exists()
 
 
-# What goes wrong
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -434,7 +434,7 @@ INSERT_CONNECTION = f"INSERT INTO {Connection._meta.db_table}"
 INSERT_WEBHOOK_EVENT = f"INSERT INTO {WebhookEvent._meta.db_table}"
 
 
-def test_an_error_while_acting_keeps_the_delivery_and_undoes_the_rest() -> None:
+def test_error_while_processing_keeps_the_delivery_and_rolls_back_the_rest() -> None:
     with failing_to_save(Connection, LookupError("out of luck")):
         post({"phone_number_id": "1", "customer": {"id": "new"}})
     assert stored().status == "failed"
@@ -453,7 +453,7 @@ def test_a_failed_event_can_be_run_again() -> None:
     assert Connection.objects.get().is_connected
 
 
-def test_when_acting_keeps_losing_races_the_delivery_waits_in_the_inbox(monkeypatch) -> None:
+def test_delivery_waits_in_the_inbox_after_repeated_conflicts(monkeypatch) -> None:
     monkeypatch.setattr("kapso_connect.db.CONFLICT_RETRY_SECONDS", 0.05)
     with failing_statements(OperationalError("database is locked"), INSERT_CONNECTION):
         assert post(payload_for(make_customer(), "1")).status_code == 200
@@ -464,7 +464,7 @@ def test_when_acting_keeps_losing_races_the_delivery_waits_in_the_inbox(monkeypa
     assert Connection.objects.get().is_connected
 
 
-def test_an_error_while_the_api_decides_is_kept_and_tried_again(sandbox: Sandbox) -> None:
+def test_error_while_confirming_is_recorded_and_retried(sandbox: Sandbox) -> None:
     customer = remote_customer(sandbox)
     [number] = [row["phone_number_id"] for row in sandbox.state()["phone_numbers"]]
     make_connection(customer, phone_number_id=number, status="disconnected")
@@ -477,7 +477,7 @@ def test_an_error_while_the_api_decides_is_kept_and_tried_again(sandbox: Sandbox
     assert Connection.objects.get().is_connected
 
 
-def test_without_a_database_kapso_is_asked_to_come_again(monkeypatch) -> None:
+def test_without_a_database_the_answer_is_a_503(monkeypatch) -> None:
     monkeypatch.setattr("kapso_connect.db.CONFLICT_RETRY_SECONDS", 0.05)
     for start in ("", INSERT_WEBHOOK_EVENT):
         with failing_statements(OperationalError("connection refused"), start):
@@ -487,7 +487,7 @@ def test_without_a_database_kapso_is_asked_to_come_again(monkeypatch) -> None:
         assert "refused" not in response.content.decode()
 
 
-def test_another_process_that_stored_it_first_makes_it_a_duplicate() -> None:
+def test_delivery_stored_by_another_process_first_is_a_duplicate() -> None:
     payload = payload_for(make_customer(), "1")
     both_have_looked = threading.Barrier(2, timeout=10)
     answers: list[dict[str, int]] = []
@@ -518,7 +518,7 @@ def test_another_process_that_stored_it_first_makes_it_a_duplicate() -> None:
     assert heard.names() == ["whatsapp_connected"]
 
 
-def test_a_conflict_with_a_delivery_that_is_gone_again_is_sent_again(monkeypatch) -> None:
+def test_conflict_without_a_stored_delivery_is_a_503(monkeypatch) -> None:
     monkeypatch.setattr("kapso_connect.db.CONFLICT_RETRY_SECONDS", 0.05)
     with failing_statements(IntegrityError("duplicate key"), INSERT_WEBHOOK_EVENT):
         assert post({}).status_code == 503
@@ -526,7 +526,7 @@ def test_a_conflict_with_a_delivery_that_is_gone_again_is_sent_again(monkeypatch
     assert post({}).status_code == 200
 
 
-def test_a_receiver_that_raises_costs_nobody_their_200() -> None:
+def test_receiver_that_raises_does_not_change_the_answer() -> None:
     def bad_receiver(**kwargs: Any) -> None:
         raise RuntimeError("no")
 
@@ -542,7 +542,7 @@ def test_a_receiver_that_raises_costs_nobody_their_200() -> None:
     assert "RuntimeError: no" in event.last_error
 
 
-def test_a_host_that_posts_inside_its_own_transaction_is_told_after_commit() -> None:
+def test_signal_is_sent_after_the_commit_of_the_callers_transaction() -> None:
     with listening() as heard:
         with transaction.atomic():
             onboarding.connect(make_customer(), numbers.Number("1"), source="manual")

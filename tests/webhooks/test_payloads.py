@@ -66,14 +66,14 @@ def test_batch_form_is_one_message_for_each_item(body, given) -> None:
     assert [m.payload for m in messages] == [NUMBER, NUMBER]
 
 
-def test_batch_with_an_item_that_is_no_object_keeps_the_others() -> None:
+def test_batch_item_that_is_not_an_object_does_not_affect_the_others() -> None:
     good, bad = read({"type": NAME, "batch": True, "data": [NUMBER, "x"]})
     assert good.error == ""
     assert bad.error
     assert bad.payload == {"item": "x"}
 
 
-def test_batch_beyond_the_limit_is_one_message_that_says_so() -> None:
+def test_batch_beyond_the_limit_is_one_failed_message() -> None:
     (message,) = read({"type": NAME, "batch": True, "data": [{}] * (MAX_BATCH_SIZE + 1)})
     assert str(MAX_BATCH_SIZE + 1) in message.error
 
@@ -103,7 +103,7 @@ def test_keys_that_databases_compare_differently_are_hashed(key: str) -> None:
     assert len(message.key) <= 80
 
 
-def test_without_a_key_events_of_the_same_body_are_told_apart() -> None:
+def test_without_a_key_the_name_distinguishes_equal_bodies() -> None:
     keys = {
         read({"a": 1}, x_idempotency_key="", x_webhook_event=name)[0].key
         for name in ("whatsapp.phone_number.created", "whatsapp.phone_number.deleted")
@@ -132,7 +132,7 @@ def test_what_a_database_cannot_hold_is_replaced() -> None:
     }
 
 
-def test_nesting_beyond_the_limit_is_said() -> None:
+def test_nesting_beyond_the_limit_is_an_error() -> None:
     nested: object = 1
     for _ in range(MAX_PAYLOAD_DEPTH + 1):
         nested = [nested]
@@ -141,7 +141,7 @@ def test_nesting_beyond_the_limit_is_said() -> None:
     assert message.event == NAME
 
 
-def test_deep_nesting_in_place_of_an_event_is_said() -> None:
+def test_deeply_nested_batch_item_is_an_error() -> None:
     nested: object = 1
     for _ in range(MAX_PAYLOAD_DEPTH + 1):
         nested = [nested]
@@ -196,7 +196,7 @@ def test_newer_and_older_forms_of_the_customer(payload, customer_id, external_id
     assert (event.customer_id, event.external_customer_id) == (customer_id, external_id)
 
 
-def test_what_a_disconnection_tells() -> None:
+def test_fields_of_a_disconnection() -> None:
     event = phone_number_event(
         {
             "id": "evt_1",
