@@ -66,7 +66,7 @@ class SetupLinkForm(forms.Form):
     )
     language = forms.Field()  # with its choices in __init__
     next_url = forms.CharField(
-        label=gettext_lazy("Next page"),
+        label=gettext_lazy("Page to continue to"),
         required=False,
         max_length=MAX_URL_LENGTH,
         widget=forms.TextInput(attrs={"class": "vTextField"}),

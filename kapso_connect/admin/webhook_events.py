@@ -26,9 +26,7 @@ class WebhookEventAdmin(RunAgainAdmin[WebhookEvent]):
     list_display = ["event", "state", "problem", "received_at", "attempts", "next_attempt_at"]
     list_filter = ["status", "received_at"]
     search_fields = ["=idempotency_key", "^event"]
-    search_help_text = gettext_lazy(
-        "Whole idempotency key, or the start_of_day of an event's name."
-    )
+    search_help_text = gettext_lazy("Whole idempotency key, or the beginning of an event's name.")
     fields = [
         "event",
         "state",
