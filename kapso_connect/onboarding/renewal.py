@@ -75,7 +75,8 @@ def usable_setup_link(customer: Customer) -> SetupLink:
 
 
 def latest_setup_link(customer: Customer) -> SetupLink | None:
-    """Return the link that the status of ``customer`` follows from; None where there is none."""
+    """Return the newest link of ``customer``, on which its status depends; None where there is
+    none."""
     link = (
         SetupLink.objects.filter(customer=customer, is_latest=True)
         .order_by("-created_at", "-pk")

@@ -32,7 +32,7 @@ class OnboardingStatus(models.TextChoices):
 
 @dataclass(frozen=True)
 class CustomerStatus:
-    """The onboarding status of one customer, and the rows that it follows from.
+    """The onboarding status of one customer, and the rows on which it depends.
 
     ``connection`` is the number that is connected, or was last; ``link`` is the latest setup link,
     without its ``url`` and ``options``. Each is None where there is none. ``more_connections`` is
@@ -158,8 +158,8 @@ def can_still_connect(link: SetupLink) -> bool:
 
 
 def _with_keys(customers: models.QuerySet[Customer]) -> Any:
-    """Return named tuples: each customer's key, and the keys of the rows that its status follows
-    from."""
+    """Return named tuples: each customer's key, and the keys of the rows on which its status
+    depends."""
     connections = Connection.objects.filter(customer=OuterRef("pk"))
     connected, disconnected = (
         connections.filter(_is_connected),

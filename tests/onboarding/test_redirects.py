@@ -58,7 +58,7 @@ def test_redirect_after_the_webhook_only_adds_details(sandbox: Sandbox) -> None:
     assert connection.display_phone_number
     asked = len(sandbox.requests())
     assert redirects.confirm_redirect(link, number) == connection
-    assert len(sandbox.requests()) == asked  # nothing is missing: nobody is asked again
+    assert len(sandbox.requests()) == asked  # no detail is missing, so no request is made
 
 
 def test_redirect_adds_the_link_to_a_connection_without_one(sandbox: Sandbox) -> None:

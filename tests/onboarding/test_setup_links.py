@@ -76,7 +76,7 @@ def test_created_link_is_recorded_and_announced(sandbox: Sandbox) -> None:
 
 @pytest.mark.skipif(database.vendor != "postgresql", reason="others have no such lock")
 def test_recording_a_link_does_not_block_writes_to_the_timeline(sandbox: Sandbox) -> None:
-    # Who holds a link's row and waits for the customer's would be waited for in turn.
+    # A process that holds a link's row and needs the customer's would cause a deadlock.
     with CaptureQueriesContext(database) as queries:
         onboarding.create_setup_link(make_customer(kapso_id=None))
     locks = [query["sql"] for query in queries if "FOR " in query["sql"]]

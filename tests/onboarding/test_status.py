@@ -51,7 +51,7 @@ NUMBERS: dict[str, list[dict[str, Any]]] = {
     "two lost": [lost(8), lost(2)],
     "never connected": [NEVER_CONNECTED],
     "never connected, one lost": [NEVER_CONNECTED, lost(8)],
-    "lost, nobody knows when": [lost(4, disconnected_at=None), lost(8)],
+    "lost, time unknown": [lost(4, disconnected_at=None), lost(8)],
 }
 
 NEWEST: dict[str, dict[str, Any] | None] = {
