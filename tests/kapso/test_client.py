@@ -7,6 +7,8 @@ import copy
 import json
 import re
 import string
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -264,6 +266,24 @@ OPERATIONS = [
         id="test-webhook-bare",
     ),
 ]
+
+
+IMPORTS = """
+import sys
+import kapso_connect.kapso
+from kapso_connect.kapso.client import KapsoClient
+assert kapso_connect.kapso.KapsoClient is KapsoClient
+assert not {"requests", "urllib3"} & set(sys.modules)
+KapsoClient("key")
+assert {"requests", "urllib3"} <= set(sys.modules)
+"""
+
+
+def test_requests_is_imported_when_a_client_is_made() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("call", "schema", "expected"), OPERATIONS)
