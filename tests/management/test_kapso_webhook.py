@@ -32,7 +32,7 @@ from ..conftest import THOROUGH
 from ..factories import CREATED, SECRET, WEBHOOK, listening, payload_for, post
 from ..faulty_server import FaultyServer, answer, hung
 from ..proofs.support import Site, delivery, environment, new_database
-from .conftest import run_command
+from .conftest import add_webhook, run_command
 
 pytest_plugins = ("tests.sandbox.support",)
 
@@ -60,20 +60,6 @@ def fails(*arguments: str, status: int = 1) -> str:
     assert SECRET not in str(caught.value)
     assert NEW not in str(caught.value)
     return str(caught.value)
-
-
-def add_webhook(sandbox: Sandbox, url: str, **fields: Any) -> str:
-    from ..sandbox.support import Api
-
-    good = {
-        "url": url,
-        "secret_key": SECRET,
-        "events": list(registration.SUBSCRIBED_EVENTS),
-        "payload_version": "v2",
-    }
-    body = {"whatsapp_webhook": {**good, **fields}}
-    added: str = Api(sandbox)("POST", "/whatsapp/webhooks", body).json()["data"]["id"]
-    return added
 
 
 def webhooks(sandbox: Sandbox) -> dict[str, dict[str, Any]]:

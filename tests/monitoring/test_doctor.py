@@ -42,8 +42,7 @@ from kapso_connect.webhooks.views import WRONG_SIGNATURE
 
 from ..factories import WEBHOOK, make_customer, make_link
 from ..faulty_server import FaultyServer, answer, broken_off, hung
-from ..management.conftest import run_command
-from ..management.test_kapso_webhook import add_webhook
+from ..management.conftest import add_webhook, run_command
 from ..proofs.support import environment, new_database
 
 PASSWORD = "Hd5xKyrT2-wQ9-mZ7bN-Lp"
