@@ -1,4 +1,4 @@
-"""What the models offer by themselves."""
+"""Customers of owners, and rows as text."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_violation_is_announced_and_changes_no_status(connection: Connection) ->
 
 
 def test_decision_is_announced_for_each_affected_number(connection: Connection) -> None:
-    # One is named, one is connection to be of the account, one is of the account and disconnected.
+    # One is listed, one belongs to the account, one belongs to it and is disconnected.
     other = make_connection(business_account_id="other")
     same = make_connection(business_account_id=connection.business_account_id)
     make_connection(business_account_id=connection.business_account_id, status="disconnected")

@@ -45,7 +45,7 @@ def test_customer_without_an_external_id_gets_one(sandbox: Sandbox) -> None:
 
 
 def test_customer_at_kapso_that_is_another_one_here_raises_a_clear_error(sandbox: Sandbox) -> None:
-    # A webhook sent of the customer without our external id, so there are two of it here.
+    # A webhook named the customer without our external id, so there are two of them here.
     theirs = remote_customer(sandbox, name="Known by webhook")
     external_id, theirs.external_customer_id = theirs.external_customer_id, None
     theirs.save()

@@ -338,7 +338,7 @@ def test_deleted_customer_is_skipped(sandbox: Sandbox) -> None:
 
 
 class Died(BaseException):
-    """As if the process had been killed: nothing catches it."""
+    """The process is killed: nothing catches this."""
 
 
 @pytest.mark.django_db(transaction=True)
@@ -374,7 +374,7 @@ def test_process_killed_before_any_statement_causes_no_duplicates(sandbox: Sandb
         ]
         assert [link["id"] for link in made] == [customer.setup_links.get().kapso_id], at
         assert len(outbox.outbox) <= 1, at
-        # Where it is not known whether the mail went out, that is said, and no second one sent.
+        # Where it is not known whether the e-mail was sent, it is not sent again.
         assert bool(outbox.outbox) or invitation.email_error, at
         if not died:
             break

@@ -39,7 +39,7 @@ RECONNECTED = "whatsapp.phone_number.reconnected"
 def deliver(
     event: str, connection: Connection, *, at: datetime | None = None, **more: Any
 ) -> HttpResponse:
-    """Deliver a lifecycle event of version 2 for a connection number."""
+    """Deliver a lifecycle event of version 2 about a known number."""
     extra: dict[str, Any] = {"id": str(uuid.uuid4()), "event": event, **more}
     if at is not None:
         extra["occurred_at"] = at.isoformat()
@@ -47,7 +47,7 @@ def deliver(
 
 
 def run_due() -> None:
-    """What kapso_sync does with the inbox, without waiting."""
+    """Process the inbox as kapso_sync does, without its delays."""
     WebhookEvent.objects.filter(status="pending").update(next_attempt_at=timezone.now())
     for event in WebhookEvent.objects.filter(status="pending"):
         inbox.process(event.pk)
@@ -130,7 +130,7 @@ def test_deletion_for_the_former_customer_does_not_disconnect_a_moved_number(
         post(payload_for(former, connection.phone_number_id), event=DELETED)
     assert heard == []
     assert reload(connection).is_connected
-    assert last_delivery().status == "pending"  # the API may be about to change its mind: teardown
+    assert last_delivery().status == "pending"  # the API may still show the number as it was
 
 
 def test_deletion_of_a_reconnected_number_waits_for_the_teardown(

@@ -76,7 +76,7 @@ def test_moved_number_sends_an_event_for_both_customers() -> None:
     assert heard[1][1]["customer"] == new
     moved = Connection.objects.get()
     assert moved.customer == new
-    # What the old customer was sent of its health is none of the new one's business.
+    # Its health was about the time with the old customer.
     assert (moved.health_status, moved.health_error, moved.health_checked_at) == ("", "", None)
 
 

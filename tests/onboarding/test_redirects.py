@@ -69,7 +69,7 @@ def test_redirect_adds_the_link_to_a_connection_without_one(sandbox: Sandbox) ->
     assert redirects.confirm_redirect(link, number).setup_link == link
     link.refresh_from_db()
     assert link.setup_status == "completed"
-    # The link a connection came by stays what it was.
+    # A later redirect does not change the link of a connection.
     assert redirects.confirm_redirect(later, number).setup_link == link
 
 

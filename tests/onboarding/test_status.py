@@ -175,7 +175,7 @@ def test_owners_are_filtered_by_status(model: Any) -> None:
     make_connection(Customer.objects.for_owner(connected))
     make_link(Customer.objects.for_owner(invited), is_latest=True)
     make_link(Customer.objects.for_owner(withdrawn), is_latest=True, status="revoked")
-    # Another model's objects, and customers without an owner, have nothing to do with it.
+    # Owners of another model, and customers without an owner, do not count.
     other = ContentType.objects.get_for_model(ContentType)
     for kind, key in [(other, str(stranger.pk)), (None, str(stranger.pk)), (other, None)]:
         make_connection(make_customer(owner_type=kind, owner_id=key))
