@@ -1,4 +1,4 @@
-"""What Schemathesis is told of the REST API, in its own process (see ``test_api_fuzz``)."""
+"""Hooks for Schemathesis, which runs in its own process (see ``test_fuzz``)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def read_yaml(context: Any, response: Any) -> Any:
 @schemathesis.check
 def codes_are_those_of_the_schema(context: Any, response: Any, case: Any) -> None:
     """An error has a code, and the schema names it for this status."""
-    told = case.operation.definition.raw["responses"].get(str(response.status_code))
-    if response.status_code < 400 or told is None:
+    documented = case.operation.definition.raw["responses"].get(str(response.status_code))
+    if response.status_code < 400 or documented is None:
         return
     code = response.json()["code"]
-    assert code in re.findall(r"`(\w+)`:", told["description"]), code
+    assert code in re.findall(r"`(\w+)`:", documented["description"]), code

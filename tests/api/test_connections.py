@@ -29,7 +29,7 @@ def remote_connection(sandbox: Sandbox, **fields: Any) -> Connection:
     return make_connection(customer, **{"phone_number_id": number, **fields})
 
 
-def test_what_is_told_of_a_number(caller: Caller) -> None:
+def test_connection_representation(caller: Caller) -> None:
     link = make_link()
     now = timezone.now()
     number = make_connection(
@@ -40,17 +40,17 @@ def test_what_is_told_of_a_number(caller: Caller) -> None:
         health_status="degraded",
         restrictions=[{"type": "X", "expires_at": None}],
     )
-    told = caller.get(f"connections/{number.pk}/").json()
-    assert told["phone_number_id"] == number.phone_number_id
-    assert (told["customer"], told["setup_link"]) == (link.customer_id, link.pk)
-    assert told["is_test_number"] is True
-    assert told["connected_at"] == now.isoformat().replace("+00:00", "Z")
-    assert told["health_status"] == "degraded"
-    assert told["restrictions"] == [{"type": "X", "expires_at": None}]
-    assert caller.get("connections/").json()["results"] == [told]
+    data = caller.get(f"connections/{number.pk}/").json()
+    assert data["phone_number_id"] == number.phone_number_id
+    assert (data["customer"], data["setup_link"]) == (link.customer_id, link.pk)
+    assert data["is_test_number"] is True
+    assert data["connected_at"] == now.isoformat().replace("+00:00", "Z")
+    assert data["health_status"] == "degraded"
+    assert data["restrictions"] == [{"type": "X", "expires_at": None}]
+    assert caller.get("connections/").json()["results"] == [data]
 
 
-def test_narrowed(caller: Caller) -> None:
+def test_list_is_filtered(caller: Caller) -> None:
     one = make_connection()
     other = make_connection(status="disconnected")
 
@@ -65,7 +65,7 @@ def test_narrowed(caller: Caller) -> None:
     assert ids(f"phone_number_id={one.phone_number_id}&status=disconnected") == []
 
 
-def test_a_page_costs_the_same_however_long(caller: Caller) -> None:
+def test_list_takes_a_constant_number_of_queries(caller: Caller) -> None:
     def queries() -> int:
         with CaptureQueriesContext(database) as captured:
             assert caller.get("connections/?page_size=100").status_code == 200
@@ -81,20 +81,22 @@ def test_a_page_costs_the_same_however_long(caller: Caller) -> None:
 # Asking Kapso
 
 
-def test_kapso_is_asked_about_a_number_and_its_health(caller: Caller, sandbox: Sandbox) -> None:
+def test_refresh_gets_the_number_and_its_health_from_kapso(
+    caller: Caller, sandbox: Sandbox
+) -> None:
     number = remote_connection(sandbox, quality_rating="RED")
     sandbox.patch_number(number.phone_number_id, quality_rating="GREEN", verified_name="Acme")
     answer = caller.post(f"connections/{number.pk}/refresh/")
     assert answer.status_code == 200
-    told = answer.json()
-    assert (told["quality_rating"], told["verified_name"]) == ("GREEN", "Acme")
-    assert told["health_status"] == "healthy"
-    assert told["health_checked_at"] is not None
+    data = answer.json()
+    assert (data["quality_rating"], data["verified_name"]) == ("GREEN", "Acme")
+    assert data["health_status"] == "healthy"
+    assert data["health_checked_at"] is not None
     event = TimelineEvent.objects.get(kind="health_checked")
     assert event.actor == caller.user
 
 
-def test_health_is_not_asked_for_again_at_once(caller: Caller, sandbox: Sandbox) -> None:
+def test_health_is_not_checked_again_at_once(caller: Caller, sandbox: Sandbox) -> None:
     number = remote_connection(sandbox)
     path = f"connections/{number.pk}/refresh/"
     assert caller.post(path).status_code == caller.post(path).status_code == 200
@@ -104,7 +106,9 @@ def test_health_is_not_asked_for_again_at_once(caller: Caller, sandbox: Sandbox)
     assert TimelineEvent.objects.filter(kind="health_checked").count() == 2
 
 
-def test_a_number_that_is_gone_at_kapso_is_disconnected(caller: Caller, sandbox: Sandbox) -> None:
+def test_refresh_disconnects_a_number_that_kapso_no_longer_has(
+    caller: Caller, sandbox: Sandbox
+) -> None:
     number = make_connection(connected_at=timezone.now() - timedelta(hours=1))
     answer = caller.post(f"connections/{number.pk}/refresh/")
     assert answer.status_code == 200
@@ -114,7 +118,7 @@ def test_a_number_that_is_gone_at_kapso_is_disconnected(caller: Caller, sandbox:
     )
 
 
-def test_a_number_that_was_just_taken_down_cannot_be_told_of_yet(
+def test_refresh_of_a_number_that_was_just_disconnected_is_a_conflict(
     caller: Caller, sandbox: Sandbox
 ) -> None:
     number = remote_connection(
@@ -145,7 +149,7 @@ def test_a_number_is_disconnected_at_kapso_and_here(caller: Caller, sandbox: San
 
 
 @pytest.mark.parametrize("action", ["refresh", "disconnect"])
-def test_nothing_is_done_while_kapso_is_away(
+def test_nothing_changes_while_kapso_is_unreachable(
     caller: Caller, sandbox: Sandbox, configure: Any, action: str
 ) -> None:
     configure(API_BUDGET=0.3)
@@ -158,7 +162,7 @@ def test_nothing_is_done_while_kapso_is_away(
 
 
 @pytest.mark.parametrize("action", ["refresh", "disconnect"])
-def test_an_action_takes_no_body(caller: Caller, sandbox: Sandbox, action: str) -> None:
+def test_actions_reject_a_body(caller: Caller, sandbox: Sandbox, action: str) -> None:
     number = make_connection()
     assert code(caller.post(f"connections/{number.pk}/{action}/", {"force": True}), 400)
     number.refresh_from_db()

@@ -25,7 +25,7 @@ def names(caller: Caller, query: str = "") -> list[str]:
     return [row["name"] for row in caller.get(f"customers/?{query}").json()["results"]]
 
 
-def test_root_says_where_everything_is(caller: Caller) -> None:
+def test_root_lists_the_urls(caller: Caller) -> None:
     answer = caller.get("").json()
     assert set(answer) == {"customers", "setup_links", "connections", "events", "schema"}
     for url in answer.values():
@@ -46,7 +46,7 @@ def test_a_customer_is_created(caller: Caller) -> None:
     assert answer.json()["external_customer_id"] == customer.external_customer_id != ""
 
 
-def test_times_are_in_utc_wherever_the_site_is(caller: Caller, settings: Any) -> None:
+def test_times_are_in_utc_in_every_time_zone(caller: Caller, settings: Any) -> None:
     settings.TIME_ZONE = "Asia/Kolkata"
     with timezone.override("Asia/Kolkata"):
         created = caller.post("customers/", {"name": "Ada"}).json()["created_at"]
@@ -79,14 +79,14 @@ def test_times_are_in_utc_wherever_the_site_is(caller: Caller, settings: Any) ->
         (7, "body", "invalid"),
     ],
 )
-def test_what_is_wrong_is_named(caller: Caller, body: Any, path: str, problem: str) -> None:
+def test_invalid_values_are_named(caller: Caller, body: Any, path: str, problem: str) -> None:
     answer = caller.post("customers/", body)
     assert code(answer, 400) == "invalid"
     assert problem in [one["code"] for one in answer.json()["fields"][path]]
     assert not Customer.objects.exists()
 
 
-def test_an_external_id_is_one_customers(caller: Caller) -> None:
+def test_external_id_is_unique(caller: Caller) -> None:
     make_customer(external_customer_id="acme")
     other = make_customer(external_customer_id="other")
     answer = caller.post("customers/", {"name": "B", "external_customer_id": "acme"})
@@ -100,7 +100,7 @@ def test_an_external_id_is_one_customers(caller: Caller) -> None:
 # Changing
 
 
-def test_a_change_leaves_the_rest_as_it_is(caller: Caller) -> None:
+def test_partial_update_keeps_other_fields(caller: Caller) -> None:
     customer = make_customer(name="A", email="a@example.com", external_customer_id="x")
     answer = caller.send("PATCH", f"customers/{customer.pk}/", {"name": "B"})
     assert answer.status_code == 200
@@ -113,7 +113,7 @@ def test_a_change_leaves_the_rest_as_it_is(caller: Caller) -> None:
     assert answer.json()["name"] == "B"
 
 
-def test_what_is_read_can_be_written_back(caller: Caller) -> None:
+def test_writable_fields_can_be_sent_back(caller: Caller) -> None:
     customer = make_customer(external_customer_id="x")
     known = caller.get(f"customers/{customer.pk}/").json()
     answer = caller.send("PUT", f"customers/{customer.pk}/", {**known, "name": "B", "id": 99})
@@ -125,12 +125,12 @@ def test_what_is_read_can_be_written_back(caller: Caller) -> None:
     }
 
 
-def test_a_whole_customer_has_a_name(caller: Caller) -> None:
+def test_update_requires_a_name(caller: Caller) -> None:
     answer = caller.send("PUT", f"customers/{make_customer().pk}/", {"email": "a@example.com"})
     assert code(answer, 400) == "invalid"
 
 
-def test_its_own_external_id_is_no_conflict(caller: Caller) -> None:
+def test_own_external_id_is_not_a_conflict(caller: Caller) -> None:
     customer = make_customer(external_customer_id="x")
     path = f"customers/{customer.pk}/"
     assert caller.send("PATCH", path, {"external_customer_id": "x"}).status_code == 200
@@ -154,7 +154,7 @@ def during_a_request(configure: Any, change: Callable[[Customer], Any]) -> None:
     configure(API_PERMISSIONS=["tests.api.test_customers.ConcurrentChange"])
 
 
-def test_a_change_keeps_what_another_process_wrote(caller: Caller, configure: Any) -> None:
+def test_update_keeps_concurrent_changes_of_other_fields(caller: Caller, configure: Any) -> None:
     customer = make_customer(kapso_id=None)
     written = {"kapso_id": "k", "connect_key": "c"}
     during_a_request(configure, lambda row: Customer.objects.filter(pk=row.pk).update(**written))
@@ -164,7 +164,7 @@ def test_a_change_keeps_what_another_process_wrote(caller: Caller, configure: An
     assert (customer.name, customer.kapso_id, customer.connect_key) == ("B", "k", "c")
 
 
-def test_a_customer_that_is_deleted_meanwhile_is_not_found(caller: Caller, configure: Any) -> None:
+def test_customer_deleted_during_the_request_is_not_found(caller: Caller, configure: Any) -> None:
     customer = make_customer()
     during_a_request(configure, lambda row: row.delete())
     answer = caller.send("PATCH", f"customers/{customer.pk}/", {"name": "B"})
@@ -174,7 +174,7 @@ def test_a_customer_that_is_deleted_meanwhile_is_not_found(caller: Caller, confi
 # Finding
 
 
-def test_newest_first_in_pages_of_bounded_size(caller: Caller) -> None:
+def test_list_is_paginated_newest_first(caller: Caller) -> None:
     for number in range(5):
         make_customer(name=str(number))
     assert names(caller) == ["4", "3", "2", "1", "0"]
@@ -186,21 +186,21 @@ def test_newest_first_in_pages_of_bounded_size(caller: Caller) -> None:
     assert code(caller.get("customers/?page=4&page_size=2"), 404) == "not_found"
 
 
-def test_a_page_holds_fifty_unless_asked_otherwise(caller: Caller) -> None:
+def test_default_page_size_is_fifty(caller: Caller) -> None:
     Customer.objects.bulk_create(Customer(name=str(n)) for n in range(101))
     assert len(names(caller)) == 50
     assert len(names(caller, "page_size=100")) == 100
     assert code(caller.get("customers/?page_size=101"), 400) == "invalid_filter"
 
 
-def test_found_by_external_id_exactly(caller: Caller) -> None:
+def test_filter_by_exact_external_id(caller: Caller) -> None:
     make_customer(name="A", external_customer_id="Ab3")
     make_customer(name="B", external_customer_id="Ab34")
     assert names(caller, "external_customer_id=Ab3") == ["A"]
     assert names(caller, "external_customer_id=aB3") == []
 
 
-def test_found_by_what_one_remembers(caller: Caller) -> None:
+def test_search(caller: Caller) -> None:
     make_customer(name="Bäckerei", email="x@example.com", external_customer_id="e1", kapso_id="k1")
     make_customer(name="Other", email="", external_customer_id="e2", kapso_id="k2")
     for text in ("bäckerei", "x@EXAMPLE", "e1", "k1", "%C3%A4cker"):
@@ -209,7 +209,7 @@ def test_found_by_what_one_remembers(caller: Caller) -> None:
     assert len(names(caller, "search=")) == 2
 
 
-def test_found_by_standing(caller: Caller) -> None:
+def test_filter_by_standing(caller: Caller) -> None:
     make_customer(name="not_invited")
     make_link(make_customer(name="invited"))
     make_link(make_customer(name="opened"), opened_at=timezone.now())
@@ -225,7 +225,7 @@ def test_found_by_standing(caller: Caller) -> None:
         assert row["standing"] == standing
 
 
-def test_a_page_costs_the_same_however_long(caller: Caller) -> None:
+def test_list_takes_a_constant_number_of_queries(caller: Caller) -> None:
     def queries() -> int:
         with CaptureQueriesContext(
             database,

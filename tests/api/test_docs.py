@@ -13,7 +13,7 @@ from .test_permissions import NEEDED
 PAGE = (ROOT / "docs" / "reference" / "api.md").read_text()
 
 
-def test_every_endpoint_is_in_the_table_with_its_permissions() -> None:
+def test_reference_has_every_endpoint_with_its_permissions() -> None:
     written = {}
     for methods, path, needed in re.findall(
         r"^\| (`[A-Z`, ]+) /(\S*)` \|.*\| ?([`\w, ]*?) ?\|$", PAGE, re.MULTILINE
@@ -29,7 +29,7 @@ def test_every_endpoint_is_in_the_table_with_its_permissions() -> None:
     }
 
 
-def test_every_filter_is_in_the_table() -> None:
+def test_reference_has_every_filter() -> None:
     rows = dict(re.findall(r"^\| ([a-z-]+) \| (`.*`) \|$", PAGE, re.MULTILINE))
     kinds = {
         "customers": filters.CustomerFilters,

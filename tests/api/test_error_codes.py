@@ -194,7 +194,7 @@ PROVOKED: dict[tuple[int, str], Callable[[Site], HttpResponse]] = {
 
 
 @pytest.mark.parametrize(("status", "expected"), PROVOKED)
-def test_each_documented_error_is_answered(site: Site, status: int, expected: str) -> None:
+def test_every_documented_error_can_be_provoked(site: Site, status: int, expected: str) -> None:
     answer = PROVOKED[status, expected](site)
     assert code(answer, status) == expected
     assert (status == 401) == ("WWW-Authenticate" in answer.headers)
@@ -213,12 +213,12 @@ def documented() -> set[tuple[int, str]]:
     }
 
 
-def test_the_reference_has_each_error() -> None:
+def test_reference_has_every_error() -> None:
     assert documented() == set(PROVOKED)
     assert {(status, name) for name, (status, _message) in ERRORS.items()} <= documented()
 
 
-def test_the_schema_has_each_error() -> None:
+def test_schema_has_every_error() -> None:
     in_schema = {
         (int(status), name)
         for methods in build_document(urls.urlpatterns, API)["paths"].values()
@@ -230,7 +230,7 @@ def test_the_schema_has_each_error() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(3, "3"), (0, "1"), (None, "30")])
-def test_retry_after_is_that_of_kapso(site: Site, seconds: int | None, expected: str) -> None:
+def test_retry_after_comes_from_kapso(site: Site, seconds: int | None, expected: str) -> None:
     fault = {"kind": "status", "status": 429, "retry_after": seconds}
     answer = site.refresh({name: value for name, value in fault.items() if value is not None})
     assert code(answer, 503) == "kapso_rate_limited"

@@ -49,7 +49,7 @@ LISTS = ["customers/", "setup-links/", "connections/", "events/"]
         "%20",
     ],
 )
-def test_ids_of_nothing_are_not_found(caller: Caller, pk: str) -> None:
+def test_unknown_and_malformed_ids_are_not_found(caller: Caller, pk: str) -> None:
     for path in ("customers/{}/", "customers/{}/status/", "setup-links/{}/", "connections/{}/"):
         assert code(caller.get(path.format(pk)), 404) == "not_found"
     for path in (
@@ -115,7 +115,7 @@ TEXTS = ["%00", "x" * 5000, "a%00b"]
         ("events/", "page", ["1"]),
     ],
 )
-def test_filters_that_make_no_sense_are_refused(
+def test_invalid_filter_values_are_rejected(
     caller: Caller, path: str, name: str, values: list[str]
 ) -> None:
     for value in values:
@@ -125,7 +125,7 @@ def test_filters_that_make_no_sense_are_refused(
 
 
 @pytest.mark.parametrize("path", LISTS)
-def test_filters_that_do_not_exist_or_come_twice_are_refused(caller: Caller, path: str) -> None:
+def test_unknown_and_repeated_filters_are_rejected(caller: Caller, path: str) -> None:
     answer = caller.get(f"{path}?custmer=1&customer=x&page_size=1&page_size=2")
     assert code(answer, 400) == "invalid_filter"
     fields = answer.json()["fields"]
@@ -133,7 +133,7 @@ def test_filters_that_do_not_exist_or_come_twice_are_refused(caller: Caller, pat
     assert "repeated" in [problem["code"] for problem in fields["page_size"]]
 
 
-def test_a_page_far_beyond_the_last_is_not_found(caller: Caller) -> None:
+def test_page_beyond_the_last_is_not_found(caller: Caller) -> None:
     assert code(caller.get("customers/?page=1000000"), 404) == "not_found"
     assert code(caller.get("customers/?page=1000001"), 400) == "invalid_filter"
 
@@ -178,7 +178,7 @@ def pk() -> int:
 
 
 @pytest.mark.parametrize(("method", "path"), POSTS)
-def test_what_is_not_json_is_refused(
+def test_invalid_json_is_rejected(
     caller: Caller, sandbox: Sandbox, pk: int, method: str, path: str
 ) -> None:
     before = [list(model.objects.values()) for model in (Customer, SetupLink)]
@@ -189,7 +189,7 @@ def test_what_is_not_json_is_refused(
 
 
 @pytest.mark.parametrize(("method", "path"), POSTS)
-def test_other_media_types_are_refused(caller: Caller, pk: int, method: str, path: str) -> None:
+def test_other_media_types_are_rejected(caller: Caller, pk: int, method: str, path: str) -> None:
     for kind in (
         "text/plain",
         "application/x-www-form-urlencoded",
@@ -200,9 +200,7 @@ def test_other_media_types_are_refused(caller: Caller, pk: int, method: str, pat
 
 
 @pytest.mark.parametrize(("method", "path"), POSTS)
-def test_a_body_that_is_too_large_is_not_read(
-    caller: Caller, pk: int, method: str, path: str
-) -> None:
+def test_too_large_body_is_not_read(caller: Caller, pk: int, method: str, path: str) -> None:
     class Unread:
         def read(self, *args: Any) -> bytes:
             raise AssertionError("The body was read.")
@@ -219,13 +217,13 @@ def test_a_body_that_is_too_large_is_not_read(
     assert code(answer, 413) == "too_large"
 
 
-def test_a_body_of_just_the_largest_size_is_read(caller: Caller) -> None:
+def test_body_of_the_maximum_size_is_read(caller: Caller) -> None:
     body = b'{"name": "A"}'
     assert caller.post("customers/", body.ljust(MAX_BODY_BYTES)).status_code == 201
     assert code(caller.post("customers/", body.ljust(MAX_BODY_BYTES + 1)), 413) == "too_large"
 
 
-def test_the_sites_own_limit_holds_where_it_is_lower(caller: Caller, settings: Any) -> None:
+def test_lower_limit_of_the_site_applies(caller: Caller, settings: Any) -> None:
     settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 100
     assert code(caller.post("customers/", b'{"name": "A"}'.ljust(101)), 413) == "too_large"
 
@@ -234,7 +232,7 @@ def test_the_sites_own_limit_holds_where_it_is_lower(caller: Caller, settings: A
 
 
 @pytest.mark.parametrize("path", ["", *LISTS, "customers/77/", "customers/77/status/"])
-def test_methods_that_do_not_exist(caller: Caller, pk: int, path: str) -> None:
+def test_unknown_methods_are_not_allowed(caller: Caller, pk: int, path: str) -> None:
     for method in ("DELETE", "OPTIONS", "TRACE", "PURGE"):
         answer = caller.send(method, path)
         assert code(answer, 405) == "method_not_allowed"
@@ -242,18 +240,20 @@ def test_methods_that_do_not_exist(caller: Caller, pk: int, path: str) -> None:
     assert code(caller.get("setup-links/77/revoke/"), 405) == "method_not_allowed"
 
 
-def test_formats_that_do_not_exist(caller: Caller) -> None:
+def test_unknown_formats(caller: Caller) -> None:
     assert code(caller.get("customers/?format=xml"), 404) == "not_found"
     answer = caller.get("customers/", headers={"Accept": "application/xml"})
     assert code(answer, 406) == "not_acceptable"
 
 
-def test_nothing_is_kept_by_anybody_in_between(caller: Caller) -> None:
+def test_responses_must_not_be_cached(caller: Caller) -> None:
     for path in ("", *LISTS, "customers/99/"):
         assert caller.get(path).headers["Cache-Control"] == "no-store"
 
 
-def test_the_sites_own_ways_do_not_change_the_answers(caller: Caller, settings: Any) -> None:
+def test_rest_framework_settings_of_the_site_do_not_change_responses(
+    caller: Caller, settings: Any
+) -> None:
     customer = make_customer()
     path = f"customers/{customer.pk}/"
     before = [caller.get(one).content for one in (path, "customers/", "customers/99/")]
@@ -273,7 +273,7 @@ def test_the_sites_own_ways_do_not_change_the_answers(caller: Caller, settings: 
     assert list(caller.post("customers/", []).json()["fields"]) == ["body"]
 
 
-def test_without_a_public_url_it_says_whose_fault_it_is(
+def test_missing_public_url_is_a_configuration_error(
     caller: Caller, configure: Any, sandbox: Sandbox
 ) -> None:
     configure(PUBLIC_URL="")
@@ -293,7 +293,7 @@ def test_without_a_public_url_it_says_whose_fault_it_is(
         (exceptions.APIException(ErrorDetail("No.", "mine")), "No."),
     ],
 )
-def test_errors_of_the_sites_own_classes_have_the_same_shape(
+def test_errors_of_other_authentication_classes_have_the_same_body(
     error: exceptions.APIException, expected: str
 ) -> None:
     class View:

@@ -27,7 +27,7 @@ def ids(caller: Caller, query: str = "") -> list[int]:
     return [row["id"] for row in caller.get(f"events/?{query}").json()["results"]]
 
 
-def test_what_an_event_says(caller: Caller) -> None:
+def test_event_representation(caller: Caller) -> None:
     link = make_link()
     number = make_connection(link.customer)
     user = make_user("ada")
@@ -53,7 +53,7 @@ def test_what_an_event_says(caller: Caller) -> None:
     }
 
 
-def test_pages_follow_one_another_while_rows_arrive(caller: Caller) -> None:
+def test_pages_do_not_shift_when_events_arrive(caller: Caller) -> None:
     events = [make_event().pk for _ in range(7)]
     url, seen = "/api/whatsapp/events/?page_size=3", []
     while url:
@@ -64,7 +64,7 @@ def test_pages_follow_one_another_while_rows_arrive(caller: Caller) -> None:
     assert seen == events[::-1]
 
 
-def test_and_back(caller: Caller) -> None:
+def test_previous_pages(caller: Caller) -> None:
     events = [make_event().pk for _ in range(4)]
     second = caller.client.get(caller.get("events/?page_size=2").json()["next"]).json()
     assert [row["id"] for row in second["results"]] == events[1::-1]
@@ -72,7 +72,7 @@ def test_and_back(caller: Caller) -> None:
     assert [row["id"] for row in first["results"]] == events[:1:-1]
 
 
-def test_narrowed(caller: Caller) -> None:
+def test_list_is_filtered(caller: Caller) -> None:
     link = make_link()
     number = make_connection(link.customer)
     mine = make_event(customer=link.customer, connection=number, setup_link=link).pk
@@ -101,9 +101,7 @@ def test_since_and_until(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("use_tz", [True, False])
-def test_times_mean_the_same_without_time_zones(
-    caller: Caller, settings: Any, use_tz: bool
-) -> None:
+def test_since_and_until_without_time_zones(caller: Caller, settings: Any, use_tz: bool) -> None:
     settings.USE_TZ = use_tz
     settings.TIME_ZONE = "Asia/Kolkata"
     if database.vendor != "sqlite":
@@ -120,7 +118,7 @@ def test_times_mean_the_same_without_time_zones(
     assert ids(caller, f"since={row['occurred_at']}") == [row["id"]]
 
 
-def test_a_page_costs_the_same_however_long(caller: Caller) -> None:
+def test_list_takes_a_constant_number_of_queries(caller: Caller) -> None:
     def queries() -> int:
         with CaptureQueriesContext(database) as captured:
             assert caller.get("events/?page_size=100").status_code == 200
@@ -149,7 +147,7 @@ def test_a_page_costs_the_same_however_long(caller: Caller) -> None:
         "cj14JnA9",
     ],
 )
-def test_a_cursor_that_is_none(caller: Caller, cursor: str) -> None:
+def test_invalid_cursors_are_rejected(caller: Caller, cursor: str) -> None:
     make_event()
     answer = caller.get(f"events/?cursor={cursor}")
     assert code(answer, 400) in {"invalid_cursor", "invalid_filter"}

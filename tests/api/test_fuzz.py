@@ -87,16 +87,12 @@ def things(sandbox: Sandbox) -> list[Customer]:
 
 
 @pytest.fixture
-def attack(live_server: LiveServer, settings: Any, tmp_path: Path, monkeypatch: Any) -> Any:
+def attack(live_server: LiveServer, configure: Any, tmp_path: Path, monkeypatch: Any) -> Any:
     """Run Schemathesis on the API of a namespace, as ``user``."""
     # On a connection that is kept, each answer would come 40 ms late.
     monkeypatch.setattr(WSGIRequestHandler, "disable_nagle_algorithm", True)
     rates = dict.fromkeys(("read", "write", "kapso"))
-    settings.KAPSO_CONNECT = {
-        **settings.KAPSO_CONNECT,
-        "API_THROTTLE_RATES": rates,
-        "PUBLIC_URL": live_server.url,
-    }
+    configure(API_THROTTLE_RATES=rates, PUBLIC_URL=live_server.url)
     cache.clear()
 
     def run(namespace: str, mount: str, user: str = "") -> None:
@@ -153,7 +149,7 @@ def test_as_a_tenant(things: list[Customer], attack: Any) -> None:
     assert of(own) != before[0]
 
 
-def test_as_nobody(things: list[Customer], attack: Any) -> None:
+def test_as_anonymous_user(things: list[Customer], attack: Any) -> None:
     before = rows()
     attack("kapso_connect_api", "/api/whatsapp")
     assert rows() == before

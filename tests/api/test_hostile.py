@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
         b'{"name": -Infinity}',
     ],
 )
-def test_what_can_be_read_in_two_ways_is_not_read(caller: Caller, body: bytes) -> None:
+def test_ambiguous_json_is_rejected(caller: Caller, body: bytes) -> None:
     assert code(caller.post("customers/", body), 400) == "parse_error"
     assert code(caller.post("customers/", body, HTTP_CONTENT_ENCODING="gzip"), 400)
     assert not Customer.objects.exists()
@@ -54,7 +54,7 @@ def test_what_can_be_read_in_two_ways_is_not_read(caller: Caller, body: bytes) -
         b'{"name": "\\u200b\\u2028"' + b', "email": "\\r\\nBcc: x@example.com"}',
     ],
 )
-def test_what_is_no_customer_makes_none(caller: Caller, body: bytes) -> None:
+def test_invalid_customers_are_rejected(caller: Caller, body: bytes) -> None:
     assert code(caller.post("customers/", body), 400) == "invalid"
     assert not Customer.objects.exists()
 
@@ -62,7 +62,7 @@ def test_what_is_no_customer_makes_none(caller: Caller, body: bytes) -> None:
 @pytest.mark.parametrize(
     "key", ["1e400", "1" + "0" * 400, "-1", "1.0", '"1"', "true", "null", "[]"]
 )
-def test_a_link_is_for_one_customer_by_number(caller: Caller, key: str) -> None:
+def test_customer_of_a_link_must_be_a_positive_integer(caller: Caller, key: str) -> None:
     make_customer(pk=1)
     answer = caller.post("setup-links/", f'{{"customer": {key}}}'.encode())
     assert code(answer, 400) == "invalid"
@@ -70,7 +70,7 @@ def test_a_link_is_for_one_customer_by_number(caller: Caller, key: str) -> None:
     assert not SetupLink.objects.exists()
 
 
-def test_a_body_without_its_length_is_not_taken_for_an_empty_one(caller: Caller) -> None:
+def test_body_without_content_length_is_rejected(caller: Caller) -> None:
     options = {"CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked"}
     assert code(caller.post("customers/", {"name": "A"}, **options), 400) == "parse_error"
     options["CONTENT_LENGTH"] = "x"
@@ -82,7 +82,7 @@ def test_a_body_without_its_length_is_not_taken_for_an_empty_one(caller: Caller)
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "TRACE"])
-def test_a_method_is_what_it_is(caller: Caller, method: str) -> None:
+def test_method_overrides_are_ignored(caller: Caller, method: str) -> None:
     link = make_link()
     path = f"customers/{link.customer_id}/"
     for header in ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"):
@@ -92,7 +92,7 @@ def test_a_method_is_what_it_is(caller: Caller, method: str) -> None:
     assert Customer.objects.get().name != "A"
 
 
-def test_head_is_answered_as_get_without_a_body(caller: Caller) -> None:
+def test_head_is_get_without_a_body(caller: Caller) -> None:
     customer = make_customer()
     for path in ("", "customers/", f"customers/{customer.pk}/", "events/", "schema/"):
         answer = caller.send("HEAD", path)
@@ -101,7 +101,7 @@ def test_head_is_answered_as_get_without_a_body(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("accept", ["image/png", "text/csv;q=1", "application/xml", "a/b,c/d"])
-def test_nothing_is_made_that_cannot_be_answered(caller: Caller, accept: str) -> None:
+def test_nothing_is_created_without_an_acceptable_format(caller: Caller, accept: str) -> None:
     answer = caller.post("customers/", {"name": "A"}, headers={"Accept": accept})
     assert code(answer, 406) == "not_acceptable"
     assert code(caller.post("customers/?format=xml", {"name": "A"}), 404) == "not_found"
@@ -109,13 +109,13 @@ def test_nothing_is_made_that_cannot_be_answered(caller: Caller, accept: str) ->
 
 
 @pytest.mark.parametrize("accept", ["", "*/*", "garbage", "application/*", ";;;"])
-def test_json_for_those_who_ask_for_nothing_else(caller: Caller, accept: str) -> None:
+def test_default_format_is_json(caller: Caller, accept: str) -> None:
     answer = caller.get("customers/", headers={"Accept": accept} if accept else {})
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.status_code == (406 if accept in {"garbage", ";;;"} else 200)
 
 
-def test_slashes_and_nul_in_an_address(caller: Caller) -> None:
+def test_slashes_and_nul_in_urls(caller: Caller) -> None:
     make_customer(pk=1)
     for path in ("customers/1%2F1/", "customers/1/%00/", "customers/..%2F1/", "customers//1/"):
         assert caller.get(path).status_code == 404
@@ -124,7 +124,7 @@ def test_slashes_and_nul_in_an_address(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("common", [True, False])
-def test_nothing_is_made_for_another_host(caller: Caller, settings: Any, common: bool) -> None:
+def test_nothing_is_created_for_another_host(caller: Caller, settings: Any, common: bool) -> None:
     settings.ALLOWED_HOSTS = ["site.example"]
     if not common:
         name = "django.middleware.common.CommonMiddleware"
@@ -142,7 +142,7 @@ def test_too_many_parameters(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "customers/"), ("PATCH", "customers/{}/")])
-def test_another_sites_page_cannot_use_a_session(method: str, path: str) -> None:
+def test_cross_site_requests_are_rejected(method: str, path: str) -> None:
     customer = make_customer(name="As it is")
     caller = Caller(make_user("staff", "superuser"))
     caller.client = Client(enforce_csrf_checks=True)
@@ -162,14 +162,14 @@ def test_another_sites_page_cannot_use_a_session(method: str, path: str) -> None
     "etag",
     ["", "*", '"', 'W/"', '"' + "x" * 5000 + '"', "W/", ", , ,", '"a", "b"', "\u00e9", '""'],
 )
-def test_any_etag_may_be_sent(caller: Caller, etag: str) -> None:
+def test_malformed_etags_are_ignored(caller: Caller, etag: str) -> None:
     customer = make_customer()
     headers = {"If-None-Match": etag, "Accept-Language": "xx;q=9,\u00e9,*;q=-1"}
     answer = caller.get(f"customers/{customer.pk}/status/", headers=headers)
     assert answer.status_code == (304 if etag == "*" else 200)
 
 
-def test_a_name_that_looks_like_a_page_stays_a_text(caller: Caller, sandbox: Sandbox) -> None:
+def test_html_in_values_is_escaped(caller: Caller, sandbox: Sandbox) -> None:
     name = "<script>alert(1)</script>{{ 1 }}"
     answer = caller.post("customers/", {"name": name}, headers={"Accept": "text/html"})
     assert answer.status_code == 201

@@ -50,7 +50,7 @@ def age(seconds: float) -> None:
 # The same again
 
 
-def test_the_same_again_makes_no_second_link(
+def test_repeated_request_creates_no_second_link(
     caller: Caller, sandbox: Sandbox, body: dict[str, Any]
 ) -> None:
     first = post(caller, body)
@@ -64,13 +64,15 @@ def test_the_same_again_makes_no_second_link(
     assert TimelineEvent.objects.filter(kind="setup_link_created").count() == 1
 
 
-def test_the_answer_is_that_of_then(caller: Caller, sandbox: Sandbox, body: dict[str, Any]) -> None:
+def test_repeated_request_gets_the_first_response(
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any]
+) -> None:
     first = post(caller, body)
     SetupLink.objects.update(status="used", is_latest=False)
     assert post(caller, body).json() == first.json()
 
 
-def test_an_address_that_was_withdrawn_is_not_told_again(
+def test_revoked_url_is_not_returned_again(
     caller: Caller, sandbox: Sandbox, body: dict[str, Any]
 ) -> None:
     first = post(caller, body).json()
@@ -78,7 +80,7 @@ def test_an_address_that_was_withdrawn_is_not_told_again(
     assert post(caller, body).json() == {**first, "connect_url": None}
 
 
-def test_the_same_customer_is_not_made_twice(caller: Caller) -> None:
+def test_repeated_request_creates_no_second_customer(caller: Caller) -> None:
     body = {"name": "A", "external_customer_id": "x"}
     first, again = post(caller, body, "customers/"), post(caller, body, "customers/")
     assert first.status_code == again.status_code == 201
@@ -88,13 +90,13 @@ def test_the_same_customer_is_not_made_twice(caller: Caller) -> None:
     assert Customer.objects.count() == 1
 
 
-def test_spaces_and_order_make_no_other_body(caller: Caller) -> None:
+def test_spaces_and_order_do_not_change_the_body(caller: Caller) -> None:
     first = post(caller, b'{"name": "A", "email": "a@example.com"}', "customers/")
     again = post(caller, b'{"email":"a@example.com",\n"name":"A"}', "customers/")
     assert again.json() == first.json()
 
 
-def test_without_a_key_it_is_made_again(
+def test_without_a_key_every_request_creates(
     caller: Caller, sandbox: Sandbox, body: dict[str, Any]
 ) -> None:
     links = {caller.post("setup-links/", body).json()["id"] for _ in range(2)}
@@ -105,14 +107,14 @@ def test_without_a_key_it_is_made_again(
 # Another body, another place, another user
 
 
-def test_a_key_is_good_for_one_body(caller: Caller, sandbox: Sandbox, body: dict[str, Any]) -> None:
+def test_key_belongs_to_one_body(caller: Caller, sandbox: Sandbox, body: dict[str, Any]) -> None:
     post(caller, body)
     answer = post(caller, {**body, "next_url": "/x/"})
     assert code(answer, 422) == "idempotency_key_reused"
     assert len(remote_links(sandbox)) == 1
 
 
-def test_a_key_is_good_for_one_address_and_one_user(
+def test_key_belongs_to_one_url_and_one_user(
     caller: Caller, sandbox: Sandbox, body: dict[str, Any]
 ) -> None:
     assert post(caller, body).status_code == 201
@@ -125,14 +127,14 @@ def test_a_key_is_good_for_one_address_and_one_user(
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "ä", "a\tb", "a\x7fb"])
-def test_a_key_that_is_none(caller: Caller, key: str) -> None:
+def test_invalid_keys_are_rejected(caller: Caller, key: str) -> None:
     answer = caller.post("customers/", {"name": "A"}, HTTP_IDEMPOTENCY_KEY=key)
     assert code(answer, 400) == "invalid_idempotency_key"
     assert list(answer.json()["fields"]) == ["Idempotency-Key"]
     assert not Customer.objects.exists()
 
 
-def test_the_longest_key(caller: Caller) -> None:
+def test_longest_key(caller: Caller) -> None:
     for _ in range(2):
         answer = caller.post("customers/", {"name": "A"}, HTTP_IDEMPOTENCY_KEY="x" * 255)
         assert answer.status_code == 201
@@ -154,7 +156,7 @@ def test_anonymous_users_cannot_use_keys(configure: Any) -> None:
     assert AnonymousUser.pk is None
 
 
-def test_no_key_is_kept_as_it_is(caller: Caller) -> None:
+def test_keys_are_stored_hashed(caller: Caller) -> None:
     post(caller, {"name": "A"}, "customers/")
     assert KEY["Idempotency-Key"] not in str(IdempotentRequest.objects.values().get())
 
@@ -162,7 +164,7 @@ def test_no_key_is_kept_as_it_is(caller: Caller) -> None:
 # What failed
 
 
-def test_a_body_that_is_refused_leaves_the_key_free(caller: Caller) -> None:
+def test_rejected_body_frees_the_key(caller: Caller) -> None:
     make_customer(external_customer_id="x")
     taken = post(caller, {"name": "A", "external_customer_id": "x"}, "customers/")
     assert code(taken, 409) == "external_customer_id_taken"
@@ -170,7 +172,7 @@ def test_a_body_that_is_refused_leaves_the_key_free(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 402, 409, 422, 429])
-def test_what_kapso_refused_leaves_the_key_free(
+def test_rejection_by_kapso_frees_the_key(
     caller: Caller, sandbox: Sandbox, configure: Any, body: dict[str, Any], status: int
 ) -> None:
     configure(API_BUDGET=0.5)
@@ -207,7 +209,7 @@ def test_a_link_whose_answer_was_lost_is_found_by_the_next_request(
 # Processes that are killed
 
 
-def test_while_another_request_is_at_it_the_key_is_taken(
+def test_key_is_in_use_while_another_request_is_processed(
     caller: Caller, sandbox: Sandbox, body: dict[str, Any]
 ) -> None:
     with around_api_requests(before=kill_process), pytest.raises(ProcessKilled):
@@ -221,7 +223,7 @@ def test_while_another_request_is_at_it_the_key_is_taken(
     assert len(remote_links(sandbox)) == 1
 
 
-def test_a_link_that_a_dead_process_had_made_is_taken(
+def test_link_created_by_a_killed_process_is_adopted(
     caller: Caller, sandbox: Sandbox, body: dict[str, Any]
 ) -> None:
     with around_api_requests(CREATE_LINK, after=kill_process), pytest.raises(ProcessKilled):
@@ -234,7 +236,7 @@ def test_a_link_that_a_dead_process_had_made_is_taken(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_link_that_a_dead_process_had_recorded_is_answered(
+def test_link_stored_by_a_killed_process_is_returned(
     caller: Caller, sandbox: Sandbox, body: dict[str, Any]
 ) -> None:
     killing = [*settings.MIDDLEWARE, "tests.faults.killing_middleware"]
@@ -249,7 +251,7 @@ def test_a_link_that_a_dead_process_had_recorded_is_answered(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_customer_and_its_key_are_made_together(caller: Caller) -> None:
+def test_customer_and_key_are_stored_together(caller: Caller) -> None:
     killed = failing_statement("UPDATE", "kapso_connect_idempotentrequest", ProcessKilled())
     with killed, pytest.raises(ProcessKilled):
         post(caller, {"name": "A"}, "customers/")
@@ -259,7 +261,7 @@ def test_a_customer_and_its_key_are_made_together(caller: Caller) -> None:
     assert Customer.objects.count() == 1
 
 
-def test_a_request_that_was_too_slow_does_not_free_the_key_of_its_heir(
+def test_slow_request_does_not_free_the_key_of_its_successor(
     caller: Caller, sandbox: Sandbox, body: dict[str, Any]
 ) -> None:
     lease = timezone.now() + timedelta(minutes=5)
@@ -273,7 +275,7 @@ def test_a_request_that_was_too_slow_does_not_free_the_key_of_its_heir(
     assert IdempotentRequest.objects.get().leased_until == lease
 
 
-def test_an_error_nobody_knows_keeps_the_key_for_the_next_request(
+def test_unknown_error_keeps_the_key_for_the_next_request(
     caller: Caller, sandbox: Sandbox, body: dict[str, Any]
 ) -> None:
     failing = failing_statement("INSERT", "kapso_connect_setuplink", ZeroDivisionError())
@@ -284,7 +286,7 @@ def test_an_error_nobody_knows_keeps_the_key_for_the_next_request(
     assert remote_links(sandbox) == [made]
 
 
-def test_what_is_made_under_a_key_goes_with_it(
+def test_deleting_the_object_deletes_its_key(
     caller: Caller, sandbox: Sandbox, body: dict[str, Any]
 ) -> None:
     """No name or address of a customer who was deleted is kept."""
@@ -295,7 +297,7 @@ def test_what_is_made_under_a_key_goes_with_it(
     assert not IdempotentRequest.objects.exists()
 
 
-def test_another_customers_link_is_not_taken_for_it(
+def test_earlier_link_is_not_adopted(
     caller: Caller, sandbox: Sandbox, body: dict[str, Any]
 ) -> None:
     """A link from before the first attempt was not created by it."""

@@ -30,7 +30,7 @@ def form(caller: Caller, path: str) -> Any:
 
 
 @pytest.mark.parametrize("path", ["customers/", "setup-links/", "connections/", "events/"])
-def test_a_page_costs_the_same_however_many_customers(caller: Caller, path: str) -> None:
+def test_page_takes_a_constant_number_of_queries(caller: Caller, path: str) -> None:
     def cost() -> int:
         with CaptureQueriesContext(
             connection,
@@ -51,7 +51,7 @@ def test_a_page_costs_the_same_however_many_customers(caller: Caller, path: str)
     assert cost() == before
 
 
-def test_forms_are_for_those_who_may_send_them() -> None:
+def test_forms_require_permission() -> None:
     make_link(make_customer(pk=1), pk=1)
     viewer = staff("view_customer", "view_setuplink")
     assert form(viewer, "customers/") is None
@@ -62,7 +62,7 @@ def test_forms_are_for_those_who_may_send_them() -> None:
     assert form(may, "setup-links/1/revoke/") == {}
 
 
-def test_the_forms_are_filled(caller: Caller) -> None:
+def test_forms_are_filled_in(caller: Caller) -> None:
     customer = make_customer(name="<b>", email="a@example.com", language="ar", kapso_id=None)
     assert form(caller, f"customers/{customer.pk}/") == {
         "name": "<b>",
@@ -76,7 +76,7 @@ def test_the_forms_are_filled(caller: Caller) -> None:
 
 
 @pytest.mark.urls("tests.sites.tenant_api")
-def test_a_tenants_form_holds_what_a_tenant_may_choose() -> None:
+def test_form_of_a_tenant_has_only_permitted_fields() -> None:
     user = make_user("ada", is_staff=False, email="ada@example.com")
     assert set(form(Caller(user, "/tenant/"), "customers/")) == {"name", "email", "language"}
     assert "external_customer_id" in form(Caller(user, "/making/"), "customers/")
@@ -85,7 +85,7 @@ def test_a_tenants_form_holds_what_a_tenant_may_choose() -> None:
     assert set(of_row) == {"name", "email", "language"}
 
 
-def test_a_body_that_could_not_be_read_is_no_reason_to_fail(caller: Caller) -> None:
+def test_page_with_an_unreadable_body_is_rendered(caller: Caller) -> None:
     for body in (b"{", b"[]", b"null", b'"x"', b""):
         answer = caller.post("customers/", body, headers={"Accept": "text/html"})
         assert answer.status_code == 400
@@ -98,7 +98,7 @@ def test_a_body_that_could_not_be_read_is_no_reason_to_fail(caller: Caller) -> N
     assert "Made" not in area  # pressing again makes no second one
 
 
-def test_what_is_over_the_limits_is_told_on_a_page_too(caller: Caller, configure: Any) -> None:
+def test_throttled_page_is_rendered(caller: Caller, configure: Any) -> None:
     rates = {"read": "2/min", "write": "1/min"}
     configure(API_THROTTLE_RATES=rates)
     for _ in range(2):
@@ -107,7 +107,7 @@ def test_what_is_over_the_limits_is_told_on_a_page_too(caller: Caller, configure
     assert code(caller.get("customers/"), 429) == "throttled"
 
 
-def test_filters_keep_one_another(caller: Caller) -> None:
+def test_filter_links_keep_other_filters(caller: Caller) -> None:
     text = html.unescape(shown(caller, "customers/?search=%22>a&standing=opened&page=1&cursor=x"))
     assert 'href="?search=' not in text  # cursor is refused: there is no list to narrow
     text = shown(caller, "customers/?search=%22%3Ea&standing=opened&page=1")

@@ -90,7 +90,7 @@ def plain() -> Caller:
 
 
 @pytest.mark.parametrize(("method", "route"), endpoints())
-def test_others_than_staff_get_nothing(things: None, method: str, route: str) -> None:
+def test_only_staff_are_permitted(things: None, method: str, route: str) -> None:
     every = set().union(*NEEDED.values())
     customer = Caller(make_user("customer", *every, is_staff=False))
     assert code(ask(customer, method, route), 403) == "permission_denied"
@@ -98,11 +98,11 @@ def test_others_than_staff_get_nothing(things: None, method: str, route: str) ->
     assert not TimelineEvent.objects.exists()
 
 
-def test_who_may_change_customers_may_see_them(things: None) -> None:
+def test_change_permission_includes_view(things: None) -> None:
     assert staff("change_customer").get("customers/77/").status_code == 200
 
 
-def test_reconnecting_needs_its_own_permission_as_well(sandbox: Sandbox) -> None:
+def test_reconnecting_needs_an_additional_permission(sandbox: Sandbox) -> None:
     row = sandbox.add_number(external_customer_id="acme", phone_number="+14155550100")
     customer = make_customer(kapso_id=row["customer_id"], external_customer_id="acme")
     make_connection(customer, display_phone_number=row["display_phone_number"])
@@ -114,7 +114,7 @@ def test_reconnecting_needs_its_own_permission_as_well(sandbox: Sandbox) -> None
     assert having.post("setup-links/", body).status_code == 201
 
 
-def test_forms_of_other_sites_are_refused(things: None) -> None:
+def test_csrf_token_is_required(things: None) -> None:
     caller = staff()
     caller.client.handler.enforce_csrf_checks = True
     answer = caller.post("customers/", {"name": "A"})
@@ -138,31 +138,30 @@ class Everything(ReadOnly):
         return True
 
 
-def permit(settings: Any, name: str) -> None:
-    path = f"tests.api.test_permissions.{name}"
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_PERMISSIONS": [path]}
+def permit(configure: Any, name: str) -> None:
+    configure(API_PERMISSIONS=[f"tests.api.test_permissions.{name}"])
 
 
-def test_the_site_names_others(things: None, settings: Any) -> None:
-    permit(settings, "ReadOnly")
+def test_site_sets_its_own_permission_classes(things: None, configure: Any) -> None:
+    permit(configure, "ReadOnly")
     assert Caller().get("customers/").status_code == 200
     assert code(Caller().post("customers/", {"name": "A"}), 403) == "not_authenticated"
 
 
-def test_who_may_not_create_links_by_the_sites_own_rules_sees_no_addresses(
-    things: None, settings: Any
+def test_urls_are_hidden_from_users_without_permission_to_create_links(
+    things: None, configure: Any
 ) -> None:
-    permit(settings, "ReadOnly")
+    permit(configure, "ReadOnly")
     assert Caller().get("setup-links/77/").json()["url"] is None
-    permit(settings, "Everything")
+    permit(configure, "Everything")
     assert Caller().get("setup-links/77/").json()["url"]
 
 
 @pytest.mark.parametrize(("method", "route"), endpoints())
-def test_the_sites_own_rules_for_one_object_hold(
-    things: None, settings: Any, method: str, route: str
+def test_object_permissions_of_the_site_apply(
+    things: None, configure: Any, method: str, route: str
 ) -> None:
-    permit(settings, "Everything")
+    permit(configure, "Everything")
     customer = make_customer(pk=78)
     make_link(customer, pk=78)
     make_connection(customer, pk=78)
@@ -177,8 +176,8 @@ def test_the_sites_own_rules_for_one_object_hold(
         assert route in {"", "customers/", "setup-links/", "connections/", "events/", "schema/"}
 
 
-def test_a_class_that_is_not_there_lets_nobody_in(settings: Any) -> None:
-    permit(settings, "Missing")
+def test_missing_permission_class_is_an_error(configure: Any) -> None:
+    permit(configure, "Missing")
     with pytest.raises(ImportError):
         staff().get("customers/")
 
@@ -186,7 +185,7 @@ def test_a_class_that_is_not_there_lets_nobody_in(settings: Any) -> None:
 # What it costs those who do not use it
 
 
-def test_it_is_not_imported_before_it_is_mounted() -> None:
+def test_api_is_not_imported_unless_mounted() -> None:
     script = (
         "import sys, django; django.setup();"
         "print([n for n in sys.modules if n.startswith(('kapso_connect.api', 'rest_framework.v'))])"

@@ -53,18 +53,18 @@ def operations(document: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 # Whole and right
 
 
-def test_it_is_valid(document: Any) -> None:
+def test_schema_is_valid(document: Any) -> None:
     assert document["openapi"] == "3.1.0"
     validate(document, cls=OpenAPIV31SpecValidator)
 
 
-def test_nothing_is_left_to_guess(capfd: pytest.CaptureFixture[str]) -> None:
+def test_building_causes_no_warnings(capfd: pytest.CaptureFixture[str]) -> None:
     schemas.build_document(urls.urlpatterns, API)
     assert not GENERATOR_STATS
     assert capfd.readouterr() == ("", "")
 
 
-def test_every_route_and_method_is_in_it(document: Any) -> None:
+def test_schema_has_every_route_and_method(document: Any) -> None:
     expected = {
         f"{method} /{route.replace('<str:pk>', '{id}')}"
         for route, _view, actions, _name in urls.ROUTES
@@ -75,7 +75,7 @@ def test_every_route_and_method_is_in_it(document: Any) -> None:
     assert document["info"]["version"] == kapso_connect.__version__
 
 
-def test_operations_keep_their_ids(document: Any) -> None:
+def test_operation_ids_do_not_change(document: Any) -> None:
     assert {operation["operationId"] for _name, operation in operations(document)} == {
         "whatsapp_root_list",
         "whatsapp_schema_describe",
@@ -119,7 +119,7 @@ def test_everything_is_described(document: Any) -> None:
     assert bare == []
 
 
-def test_choices_have_names_of_their_own(document: Any) -> None:
+def test_choices_are_named_components(document: Any) -> None:
     inline = []
     for name, component in document["components"]["schemas"].items():
         for key, value in component.get("properties", {}).items():
@@ -135,13 +135,13 @@ def examples(document: Any) -> Iterator[tuple[str, Any, Any]]:
     for name, operation in operations(document):
         parts = [("body", operation.get("requestBody", {}))]
         parts += list(operation["responses"].items())
-        for part, told in parts:
-            for content in told.get("content", {}).values():
+        for part, part_schema in parts:
+            for content in part_schema.get("content", {}).values():
                 for example in content.get("examples", {}).values():
                     yield f"{name} {part}", content["schema"], example["value"]
 
 
-def test_the_examples_are_right(document: Any) -> None:
+def test_examples_match_the_schema(document: Any) -> None:
     registry: Any = Registry().with_resource(
         "urn:it", Resource(contents=document, specification=DRAFT202012)
     )
@@ -153,7 +153,7 @@ def test_the_examples_are_right(document: Any) -> None:
         assert list(validator.iter_errors(value)) == [], name
 
 
-def test_a_body_that_is_refused_is_refused_by_the_schema(document: Any) -> None:
+def test_request_bodies_are_strict(document: Any) -> None:
     known = document["components"]["schemas"]
     assert known["KapsoCustomerRequest"]["required"] == ["name"]
     assert "required" not in known["PatchedKapsoCustomerRequest"]
@@ -184,13 +184,15 @@ def test_a_body_that_is_refused_is_refused_by_the_schema(document: Any) -> None:
         ("Options", {"reconnect_phone_number": "15551234567"}, False),
     ],
 )
-def test_bodies(document: Any, component: str, body: Any, is_right: bool) -> None:
+def test_schema_accepts_and_rejects_bodies(
+    document: Any, component: str, body: Any, is_right: bool
+) -> None:
     whole = {"$ref": f"#/components/schemas/Kapso{component}Request", **document}
     checker = Draft202012Validator.FORMAT_CHECKER
     assert Draft202012Validator(whole, format_checker=checker).is_valid(body) == is_right
 
 
-def test_times_that_no_database_stores(document: Any) -> None:
+def test_schema_rejects_times_that_no_database_stores(document: Any) -> None:
     parameters = document["paths"]["/events/"]["get"]["parameters"]
     (since,) = [one["schema"] for one in parameters if one["name"] == "since"]
     years = {"1900": False, "1901": True, "2026": True, "8999": True, "9000": False, "0001": False}
@@ -212,14 +214,14 @@ def test_times_that_no_database_stores(document: Any) -> None:
         ("APPEND_PATHS", {"/more/": {}}),
     ],
 )
-def test_what_a_site_sets_for_its_own_schema_leaves_it_alone(
+def test_spectacular_settings_of_the_site_do_not_change_it(
     document: Any, monkeypatch: Any, name: str, value: Any
 ) -> None:
     monkeypatch.setattr(spectacular_settings, name, value)
     assert schemas.build_document(urls.urlpatterns, API) == document
 
 
-def test_headers_and_what_is_not_sent_again(document: Any) -> None:
+def test_headers(document: Any) -> None:
     create = document["paths"]["/customers/"]["post"]
     assert "Idempotency-Key" in [p["name"] for p in create["parameters"]]
     assert set(create["responses"]["201"]["headers"]) == {"Location", "Idempotent-Replayed"}
@@ -232,7 +234,7 @@ def test_headers_and_what_is_not_sent_again(document: Any) -> None:
         assert "Retry-After" in operation["responses"]["503"]["headers"]
 
 
-def test_it_is_the_same_once_the_api_was_used(db: None, document: Any) -> None:
+def test_schema_is_the_same_after_requests(db: None, document: Any) -> None:
     caller = staff()
     for route, _view, actions, _name in urls.ROUTES:
         if "get" in actions:
@@ -240,7 +242,7 @@ def test_it_is_the_same_once_the_api_was_used(db: None, document: Any) -> None:
     assert schemas.build_document(urls.urlpatterns, API) == document
 
 
-def test_it_is_the_same_in_another_process(document: Any) -> None:
+def test_schema_is_the_same_in_another_process(document: Any) -> None:
     written = manage("kapso_openapi", "--format", "json", PYTHONHASHSEED="7")
     assert json.loads(written) == json.loads(json.dumps(document))
 
@@ -248,7 +250,7 @@ def test_it_is_the_same_in_another_process(document: Any) -> None:
 # Served
 
 
-def test_json_unless_yaml_is_asked_for(caller: Caller, document: Any) -> None:
+def test_schema_is_json_unless_yaml_is_requested(caller: Caller, document: Any) -> None:
     answer = caller.get("schema/")
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.json() == json.loads(json.dumps(document))
@@ -263,18 +265,18 @@ def test_json_unless_yaml_is_asked_for(caller: Caller, document: Any) -> None:
     assert code(caller.get("schema/", headers={"Accept": "image/png"}), 406) == "not_acceptable"
 
 
-def test_it_is_for_those_who_may_use_the_api(db: None) -> None:
+def test_schema_requires_staff(db: None) -> None:
     assert code(Client().get(SCHEMA), 403) == "not_authenticated"
     assert code(Caller(make_user("guest", is_staff=False)).get("schema/"), 403)
 
 
-def test_its_language_is_not_the_readers(caller: Caller, document: Any) -> None:
+def test_schema_is_in_english(caller: Caller, document: Any) -> None:
     answer = caller.get("schema/", headers={"Accept-Language": "es"})
     assert answer.json() == json.loads(json.dumps(document))
 
 
 @pytest.mark.urls("tests.sites.tenant_api")
-def test_for_tenants_it_says_what_tenants_may(db: None) -> None:
+def test_schema_for_tenants(db: None) -> None:
     tenant = Caller(make_user("ada", is_staff=False), at="/tenant/")
     answer = tenant.get("schema/").json()
     validate(answer, cls=OpenAPIV31SpecValidator)
@@ -287,14 +289,14 @@ def test_for_tenants_it_says_what_tenants_may(db: None) -> None:
     assert "external_customer_id" in known["KapsoCustomer"]["properties"]
 
 
-def test_without_drf_spectacular_it_says_so(caller: Caller, monkeypatch: Any) -> None:
+def test_error_without_drf_spectacular(caller: Caller, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "drf_spectacular", None)
     assert code(caller.get("schema/"), 501) == "openapi_not_installed"
     with pytest.raises(CommandError, match="drf-spectacular"):
         call_command("kapso_openapi")
 
 
-def test_without_drf_spectacular_the_rest_works() -> None:
+def test_api_works_without_drf_spectacular() -> None:
     program = (
         "import sys; sys.modules['drf_spectacular'] = None; import django; django.setup();"
         "from django.test import Client; from django.urls import reverse;"
@@ -305,7 +307,7 @@ def test_without_drf_spectacular_the_rest_works() -> None:
     run("-c", program)
 
 
-def test_it_is_not_imported_until_somebody_asks() -> None:
+def test_drf_spectacular_is_imported_on_request_only() -> None:
     program = (
         "import sys, django; django.setup(); import kapso_connect.api.urls;"
         "assert 'drf_spectacular' not in sys.modules"
@@ -330,14 +332,14 @@ def manage(*words: str, **variables: str) -> str:
     return run("-W", "ignore", "-m", "django", *words, **variables)
 
 
-def test_written_to_a_file(document: Any, tmp_path: Path) -> None:
+def test_command_writes_a_file(document: Any, tmp_path: Path) -> None:
     for kind, read in {"yaml": yaml.safe_load, "json": json.loads}.items():
         file = tmp_path / f"schema.{kind}"
         call_command("kapso_openapi", file=file, format=kind)
         assert read(file.read_text()) == json.loads(json.dumps(document))
 
 
-def test_written_in_yaml_to_standard_output(
+def test_command_writes_yaml_to_standard_output(
     document: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call_command("kapso_openapi")
@@ -347,18 +349,18 @@ def test_written_in_yaml_to_standard_output(
 
 
 @pytest.mark.urls("tests.sites.tenant_api")
-def test_written_for_another_mount(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_for_another_mount(capsys: pytest.CaptureFixture[str]) -> None:
     call_command("kapso_openapi", namespace="tenant", format="json")
     assert json.loads(capsys.readouterr().out)["servers"] == [{"url": "/tenant"}]
 
 
 @pytest.mark.urls("tests.sites.bare_urls")
-def test_an_api_that_is_not_mounted() -> None:
+def test_command_fails_if_the_api_is_not_mounted() -> None:
     with pytest.raises(CommandError, match="is not mounted as kapso_connect_api"):
         call_command("kapso_openapi")
 
 
-def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+def test_command_fails_if_the_file_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="Could not write"):
         call_command("kapso_openapi", file=tmp_path / "missing" / "schema.yaml")
 
@@ -402,7 +404,7 @@ def sites_schema(*patterns: Any, version: str, tmp_path: Path) -> dict[str, Any]
 
 
 @pytest.mark.parametrize("version", ["3.0.3", "3.1.0"])
-def test_in_a_sites_own_schema_both_are_right(version: str, tmp_path: Path, document: Any) -> None:
+def test_schema_within_the_sites_schema(version: str, tmp_path: Path, document: Any) -> None:
     ours = path("api/whatsapp/", include(urls.urls_for(), namespace="one"))
     tenants = path("api/mine/", include(urls.urls_for(TenantMixin), namespace="two"))
     alone = sites_schema(*own, version=version, tmp_path=tmp_path)
@@ -422,7 +424,7 @@ def test_in_a_sites_own_schema_both_are_right(version: str, tmp_path: Path, docu
 
 
 @override_settings(REST_FRAMEWORK=OF_SPECTACULAR)
-def test_a_site_may_describe_its_own_ways() -> None:
+def test_mixin_can_use_extend_schema() -> None:
     class Decorated(TenantMixin):
         @extend_schema(summary="Whom we serve")
         def list(self, request: Any) -> Any: ...
@@ -437,7 +439,7 @@ def test_a_site_may_describe_its_own_ways() -> None:
     assert "post" not in document["paths"]["/customers/"]
 
 
-def test_a_site_with_another_generator_keeps_it(settings: Any) -> None:
+def test_other_schema_classes_of_the_site_are_kept(settings: Any) -> None:
     view: Any = resolve(f"{API}customers/").func.cls()
     assert not isinstance(view.schema, schemas.ApiSchema)
     settings.REST_FRAMEWORK = OF_SPECTACULAR

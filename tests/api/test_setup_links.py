@@ -32,9 +32,7 @@ def created(caller: Caller, body: Any, **options: Any) -> Any:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_link_is_created_and_its_address_is_the_customers_own(
-    caller: Caller, sandbox: Sandbox
-) -> None:
+def test_link_is_created_with_the_customers_permanent_url(caller: Caller, sandbox: Sandbox) -> None:
     customer = make_customer(kapso_id=None)
     body = {"customer": customer.pk, "next_url": "/welcome/", "options": {"language": "pt"}}
     with listening() as heard:
@@ -42,22 +40,22 @@ def test_a_link_is_created_and_its_address_is_the_customers_own(
     assert answer.status_code == 201
     link = SetupLink.objects.get()
     customer.refresh_from_db()
-    told = answer.json()
-    assert told["connect_url"] == connect_url(customer)
-    assert told["url"] == link.url
-    assert told["token"] is None
+    data = answer.json()
+    assert data["connect_url"] == connect_url(customer)
+    assert data["url"] == link.url
+    assert data["token"] is None
     assert (link.next_url, link.options["language"]) == ("/welcome/", "pt")
     assert link.created_by == caller.user
     assert heard.only("setup_link_created")["event"].actor == caller.user
-    assert told["created_by"] == str(caller.user.pk)
+    assert data["created_by"] == str(caller.user.pk)
     assert answer.headers["Location"] == f"http://testserver{API}setup-links/{link.pk}/"
     known = caller.get(f"setup-links/{link.pk}/").json()
-    assert {**known, "token": None} == told
+    assert {**known, "token": None} == data
     (remote,) = sandbox.state()["setup_links"]
-    assert remote["id"] == told["kapso_id"]
+    assert remote["id"] == data["kapso_id"]
 
 
-def test_every_option_that_staff_may_decide(caller: Caller, sandbox: Sandbox) -> None:
+def test_all_options(caller: Caller, sandbox: Sandbox) -> None:
     options = {
         "allowed_connection_types": ["dedicated"],
         "language": "es",
@@ -67,19 +65,17 @@ def test_every_option_that_staff_may_decide(caller: Caller, sandbox: Sandbox) ->
         "phone_number_area_code": "415",
         "theme_config": {"primary_color": "#112233"},
     }
-    told = created(caller, {"customer": make_customer(kapso_id=None).pk, "options": options})
-    assert options.items() <= told["options"].items()
+    data = created(caller, {"customer": make_customer(kapso_id=None).pk, "options": options})
+    assert options.items() <= data["options"].items()
 
 
-def test_null_takes_back_what_the_sites_defaults_say(
-    caller: Caller, sandbox: Sandbox, configure: Any
-) -> None:
+def test_null_removes_a_default(caller: Caller, sandbox: Sandbox, configure: Any) -> None:
     defaults = {"language": "es", "meta_billing_mode": "partner_managed"}
     configure(SETUP_LINK_DEFAULTS=defaults)
     customer = make_customer(kapso_id=None)
-    told = created(caller, {"customer": customer.pk, "options": {"language": None}})
-    assert "language" not in told["options"]
-    assert told["options"]["meta_billing_mode"] == "partner_managed"
+    data = created(caller, {"customer": customer.pk, "options": {"language": None}})
+    assert "language" not in data["options"]
+    assert data["options"]["meta_billing_mode"] == "partner_managed"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +114,7 @@ def test_null_takes_back_what_the_sites_defaults_say(
         (None, "options"),
     ],
 )
-def test_options_are_checked_before_kapso_is_asked(
+def test_invalid_options_are_rejected_before_kapso_is_called(
     caller: Caller, sandbox: Sandbox, options: Any, path: str
 ) -> None:
     customer = make_customer(kapso_id=None)
@@ -158,7 +154,7 @@ def test_options_are_checked_before_kapso_is_asked(
         ({"url": "https://evil.example/"}, "url"),
     ],
 )
-def test_the_rest_of_the_body_is_checked_as_well(
+def test_rest_of_the_body_is_validated(
     caller: Caller, sandbox: Sandbox, body: Any, path: str
 ) -> None:
     if body and "customer" not in body:
@@ -169,7 +165,7 @@ def test_the_rest_of_the_body_is_checked_as_well(
     assert sandbox.state()["customers"] == []
 
 
-def test_for_a_customer_nobody_knows(caller: Caller) -> None:
+def test_unknown_customer(caller: Caller) -> None:
     assert code(caller.post("setup-links/", {"customer": 99}), 404) == "not_found"
 
 
@@ -184,7 +180,7 @@ def test_a_newer_link_ends_the_older_one(caller: Caller, sandbox: Sandbox) -> No
 # Reconnecting
 
 
-def test_a_link_to_reconnect_a_number_of_the_customers(caller: Caller, sandbox: Sandbox) -> None:
+def test_own_number_can_be_reconnected(caller: Caller, sandbox: Sandbox) -> None:
     row = sandbox.add_number(external_customer_id="acme", phone_number="+14155550100")
     customer = make_customer(kapso_id=None, external_customer_id="acme")
     make_connection(
@@ -193,11 +189,11 @@ def test_a_link_to_reconnect_a_number_of_the_customers(caller: Caller, sandbox: 
         display_phone_number=row["display_phone_number"],
     )
     options = {"reconnect_phone_number": "+14155550100"}
-    told = created(caller, {"customer": customer.pk, "options": options})
-    assert told["options"]["reconnect_phone_number"] == "+14155550100"
+    data = created(caller, {"customer": customer.pk, "options": options})
+    assert data["options"]["reconnect_phone_number"] == "+14155550100"
 
 
-def test_another_customers_number_is_not_reconnected(caller: Caller, sandbox: Sandbox) -> None:
+def test_other_customers_number_cannot_be_reconnected(caller: Caller, sandbox: Sandbox) -> None:
     make_connection(display_phone_number="+1 415-555-0100")
     options = {"reconnect_phone_number": "+14155550100"}
     answer = caller.post("setup-links/", {"customer": make_customer().pk, "options": options})
@@ -209,7 +205,7 @@ def test_another_customers_number_is_not_reconnected(caller: Caller, sandbox: Sa
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_token_is_told_once_and_kept_nowhere(
+def test_token_is_returned_once_and_stored_nowhere(
     caller: Caller, sandbox: Sandbox, caplog: Any
 ) -> None:
     caplog.set_level("DEBUG")
@@ -236,7 +232,7 @@ def test_the_token_is_told_once_and_kept_nowhere(
         assert secret not in remembered["answer"]
 
 
-def test_no_token_unless_it_is_asked_for(caller: Caller, sandbox: Sandbox) -> None:
+def test_no_token_unless_requested(caller: Caller, sandbox: Sandbox) -> None:
     assert created(caller, {"customer": make_customer(kapso_id=None).pk})["token"] is None
 
 
@@ -247,7 +243,7 @@ def test_no_token_without_permission(sandbox: Sandbox) -> None:
     assert sandbox.state()["setup_links"] == []
 
 
-def test_the_token_with_its_own_permission(sandbox: Sandbox) -> None:
+def test_token_with_permission(sandbox: Sandbox) -> None:
     caller = staff("create_setup_link", "receive_setup_token")
     body = {"customer": make_customer(kapso_id=None).pk, "include_token": True}
     assert created(caller, body)["token"]
@@ -256,28 +252,28 @@ def test_the_token_with_its_own_permission(sandbox: Sandbox) -> None:
 # Reading
 
 
-def test_addresses_are_for_those_who_may_create_links(sandbox: Sandbox) -> None:
+def test_urls_require_permission_to_create_links(sandbox: Sandbox) -> None:
     link = make_link(make_customer(connect_key="k" * 22))
     viewer = staff("view_setuplink")
-    for told in (
+    for data in (
         viewer.get(f"setup-links/{link.pk}/").json(),
         viewer.get("setup-links/").json()["results"][0],
     ):
-        assert (told["url"], told["connect_url"]) == (None, None)
-        assert told["kapso_id"] == link.kapso_id
+        assert (data["url"], data["connect_url"]) == (None, None)
+        assert data["kapso_id"] == link.kapso_id
     link.customer.refresh_from_db()
     for secret in ("secret-token", connect_url(link.customer)):
         assert secret not in viewer.get("setup-links/").content.decode()
 
 
-def test_addresses_are_told_to_those_who_may(caller: Caller) -> None:
+def test_urls_with_permission(caller: Caller) -> None:
     link = make_link(make_customer(connect_key="k" * 22))
-    told = caller.get(f"setup-links/{link.pk}/").json()
-    assert told["url"] == link.url
-    assert told["connect_url"] == connect_url(link.customer)
+    data = caller.get(f"setup-links/{link.pk}/").json()
+    assert data["url"] == link.url
+    assert data["connect_url"] == connect_url(link.customer)
 
 
-def test_narrowed_to_a_customer_and_a_status(caller: Caller) -> None:
+def test_list_is_filtered(caller: Caller) -> None:
     now = timezone.now()
     customer = make_customer()
 
@@ -298,7 +294,7 @@ def test_narrowed_to_a_customer_and_a_status(caller: Caller) -> None:
     assert ids(f"customer={customer.pk}&status=revoked") == []
 
 
-def test_a_page_costs_the_same_however_long(caller: Caller) -> None:
+def test_list_takes_a_constant_number_of_queries(caller: Caller) -> None:
     def queries() -> int:
         with CaptureQueriesContext(database) as captured:
             assert caller.get("setup-links/?page_size=100").status_code == 200
@@ -314,7 +310,7 @@ def test_a_page_costs_the_same_however_long(caller: Caller) -> None:
 # Revoking
 
 
-def test_a_link_is_revoked_and_its_address_with_it(caller: Caller, sandbox: Sandbox) -> None:
+def test_revoking_a_link_revokes_the_permanent_url(caller: Caller, sandbox: Sandbox) -> None:
     customer = make_customer(kapso_id=None)
     link = created(caller, {"customer": customer.pk})
     answer = caller.post(f"setup-links/{link['id']}/revoke/")
@@ -328,7 +324,7 @@ def test_a_link_is_revoked_and_its_address_with_it(caller: Caller, sandbox: Sand
     assert TimelineEvent.objects.filter(kind="setup_link_revoked").count() == 1
 
 
-def test_what_was_used_cannot_be_taken_back(caller: Caller) -> None:
+def test_used_link_cannot_be_revoked(caller: Caller) -> None:
     link = make_link(status="used", setup_status="completed")
     assert code(caller.post(f"setup-links/{link.pk}/revoke/"), 409) == "setup_link_used"
     link.refresh_from_db()
@@ -336,7 +332,7 @@ def test_what_was_used_cannot_be_taken_back(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("body", [{"reason": "x"}, [], "x", 7])
-def test_an_action_takes_no_body(caller: Caller, sandbox: Sandbox, body: Any) -> None:
+def test_actions_reject_a_body(caller: Caller, sandbox: Sandbox, body: Any) -> None:
     link = make_link()
     assert code(caller.post(f"setup-links/{link.pk}/revoke/", body), 400) == "invalid"
     link.refresh_from_db()

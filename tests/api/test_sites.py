@@ -19,13 +19,13 @@ from .support import API, staff
 pytestmark = pytest.mark.usefixtures("unthrottled")
 
 
-def test_no_view_runs_in_a_transaction_of_the_sites() -> None:
+def test_views_are_not_atomic() -> None:
     for pattern in urls_for()[0]:
         assert "default" in pattern.callback._non_atomic_requests, pattern
 
 
 @pytest.mark.django_db(transaction=True)
-def test_kapso_is_not_asked_inside_a_transaction_with_atomic_requests(
+def test_kapso_is_called_outside_transactions_with_atomic_requests(
     sandbox: Sandbox, monkeypatch: Any
 ) -> None:
     monkeypatch.setitem(database.settings_dict, "ATOMIC_REQUESTS", True)
@@ -39,7 +39,7 @@ def test_kapso_is_not_asked_inside_a_transaction_with_atomic_requests(
 
 
 @pytest.mark.django_db
-def test_login_required_middleware_leaves_it_to_the_api() -> None:
+def test_login_required_middleware_does_not_apply() -> None:
     assert resolve(f"{API}customers/").func.login_required is False
 
 

@@ -26,7 +26,7 @@ def status(caller: Caller, customer: Customer) -> Any:
     return answer.json()
 
 
-def test_of_a_customer_nobody_invited(caller: Caller) -> None:
+def test_not_invited_customer(caller: Caller) -> None:
     customer = make_customer()
     assert status(caller, customer) == {
         "customer": customer.pk,
@@ -38,39 +38,39 @@ def test_of_a_customer_nobody_invited(caller: Caller) -> None:
     }
 
 
-def test_of_a_customer_who_was_invited(caller: Caller) -> None:
+def test_invited_customer(caller: Caller) -> None:
     end = timezone.now() + timedelta(days=30)
     link = make_link(expires_at=end, opened_at=end - timedelta(days=30))
-    told = status(caller, link.customer)
-    assert told["standing"] == "opened"
-    assert told["setup_link"] == {
+    data = status(caller, link.customer)
+    assert data["standing"] == "opened"
+    assert data["setup_link"] == {
         "id": link.pk,
         "status": "active",
         "setup_status": "pending",
         "opened_at": link.opened_at.isoformat().replace("+00:00", "Z"),
         "expires_at": end.isoformat().replace("+00:00", "Z"),
     }
-    assert "secret-token" not in str(told)
+    assert "secret-token" not in str(data)
 
 
-def test_a_link_past_its_end_has_expired_though_nobody_noted_it(caller: Caller) -> None:
+def test_link_past_its_end_is_expired(caller: Caller) -> None:
     link = make_link(expires_at=timezone.now())
     assert status(caller, link.customer)["setup_link"]["status"] == "expired"
 
 
 @pytest.mark.parametrize("kapso_code", [*SETUP_ERRORS, "something_new", ""])
-def test_why_it_failed_is_a_code_one_can_rely_on(caller: Caller, kapso_code: str) -> None:
+def test_failure_has_a_stable_code(caller: Caller, kapso_code: str) -> None:
     link = make_link(setup_status="failed", last_error_code=kapso_code)
-    told = status(caller, link.customer)["failure"]
-    assert told["code"] == (kapso_code if kapso_code in SETUP_ERRORS else "unknown")
-    assert told["kapso_code"] == kapso_code
-    assert told["title"]
-    assert told["cause"]
-    assert told["advice"]
-    assert told["action"] in {"try_again", "other_number", "fresh_link", "contact"}
+    data = status(caller, link.customer)["failure"]
+    assert data["code"] == (kapso_code if kapso_code in SETUP_ERRORS else "unknown")
+    assert data["kapso_code"] == kapso_code
+    assert data["title"]
+    assert data["cause"]
+    assert data["advice"]
+    assert data["action"] in {"try_again", "other_number", "fresh_link", "contact"}
 
 
-def test_the_words_are_in_the_readers_language(caller: Caller) -> None:
+def test_failure_texts_are_in_the_language_of_the_request(caller: Caller) -> None:
     link = make_link(setup_status="failed", last_error_code="link_expired")
     path = f"customers/{link.customer_id}/status/"
     english = caller.get(path)
@@ -80,27 +80,27 @@ def test_the_words_are_in_the_readers_language(caller: Caller) -> None:
     assert "Accept-Language" in english.headers["Vary"]
 
 
-def test_a_failure_that_was_overcome_is_over(caller: Caller) -> None:
+def test_failure_is_gone_after_success(caller: Caller) -> None:
     link = make_link(setup_status="failed", last_error_code="link_expired")
     make_connection(link.customer)
     assert status(caller, link.customer)["failure"] is None
 
 
-def test_of_a_customer_who_is_connected(caller: Caller) -> None:
+def test_connected_customer(caller: Caller) -> None:
     customer = make_customer()
     make_connection(customer, connected_at=timezone.now() - timedelta(days=1))
     newest = make_connection(
         customer, display_phone_number="+1 415-555-0100", verified_name="Ada's"
     )
-    told = status(caller, customer)
-    assert told["standing"] == "connected"
-    assert told["more_connections"] == 1
-    assert told["connection"]["id"] == newest.pk
-    assert told["connection"]["phone_number_id"] == newest.phone_number_id
-    assert told["connection"]["display_phone_number"] == "+1 415-555-0100"
+    data = status(caller, customer)
+    assert data["standing"] == "connected"
+    assert data["more_connections"] == 1
+    assert data["connection"]["id"] == newest.pk
+    assert data["connection"]["phone_number_id"] == newest.phone_number_id
+    assert data["connection"]["display_phone_number"] == "+1 415-555-0100"
 
 
-def test_it_stands_where_the_lists_say(caller: Caller) -> None:
+def test_status_agrees_with_lists(caller: Caller) -> None:
     """One definition: that of the admin and of the customers' list."""
     now = timezone.now()
     make_link(make_customer())
@@ -116,9 +116,9 @@ def test_it_stands_where_the_lists_say(caller: Caller) -> None:
     make_customer()
     customers = list(Customer.objects.all())
     for pk, expected in get_statuses(customers).items():
-        told = get_status(Customer.objects.filter(pk=pk))
-        assert told is not None
-        assert told == (Customer.objects.get(pk=pk), expected)
+        data = get_status(Customer.objects.filter(pk=pk))
+        assert data is not None
+        assert data == (Customer.objects.get(pk=pk), expected)
     assert get_status(Customer.objects.none()) is None
 
 
@@ -129,7 +129,7 @@ def poll(caller: Caller, customer: Customer, etag: str) -> Any:
     return caller.get(f"customers/{customer.pk}/status/", headers={"If-None-Match": etag})
 
 
-def test_what_is_known_is_not_sent_again(caller: Caller) -> None:
+def test_unchanged_status_is_304(caller: Caller) -> None:
     customer = make_link().customer
     first = caller.get(f"customers/{customer.pk}/status/")
     etag = first.headers["ETag"]
@@ -156,7 +156,7 @@ def test_what_is_known_is_not_sent_again(caller: Caller) -> None:
         {"is_latest": False},
     ],
 )
-def test_each_change_of_the_link_is_seen(caller: Caller, change: dict[str, Any]) -> None:
+def test_every_change_of_the_link_changes_the_etag(caller: Caller, change: dict[str, Any]) -> None:
     link = make_link()
     etag = caller.get(f"customers/{link.customer_id}/status/").headers["ETag"]
     SetupLink.objects.update(**change)
@@ -174,14 +174,16 @@ def test_each_change_of_the_link_is_seen(caller: Caller, change: dict[str, Any])
         {"disconnect_reason": "moved"},
     ],
 )
-def test_each_change_of_the_number_is_seen(caller: Caller, change: dict[str, Any]) -> None:
+def test_every_change_of_the_number_changes_the_etag(
+    caller: Caller, change: dict[str, Any]
+) -> None:
     customer = make_connection().customer
     etag = caller.get(f"customers/{customer.pk}/status/").headers["ETag"]
     Connection.objects.update(**change)
     assert poll(caller, customer, etag).status_code == 200
 
 
-def test_asking_again_costs_two_queries_however_much_there_is(caller: Caller) -> None:
+def test_status_takes_two_queries(caller: Caller) -> None:
     customer = make_customer()
     for _ in range(10):
         make_link(customer)
@@ -193,5 +195,5 @@ def test_asking_again_costs_two_queries_however_much_there_is(caller: Caller) ->
     assert len(captured) == 4  # two of them for the session and the user
 
 
-def test_of_a_customer_nobody_knows(caller: Caller) -> None:
+def test_unknown_customer(caller: Caller) -> None:
     assert code(caller.get("customers/99/status/"), 404) == "not_found"

@@ -118,7 +118,7 @@ def send(caller: Caller, method: str, route: str, keys: dict[str, int]) -> HttpR
 
 
 @pytest.mark.parametrize(("method", "route"), endpoints())
-def test_nobody_reads_or_changes_what_is_anothers(
+def test_tenants_cannot_read_or_change_others_objects(
     tenant: Caller,
     own: dict[str, int],
     theirs: dict[str, int],
@@ -155,7 +155,7 @@ def test_nobody_reads_or_changes_what_is_anothers(
 
 
 @pytest.mark.parametrize(("method", "route"), endpoints())
-def test_and_everybody_reads_and_changes_their_own(
+def test_tenants_read_and_change_their_own_objects(
     tenant: Caller, own: dict[str, int], sandbox: Sandbox, method: str, route: str
 ) -> None:
     customer = Customer.objects.get(pk=own["customers"])
@@ -172,7 +172,7 @@ def test_and_everybody_reads_and_changes_their_own(
 
 
 @pytest.mark.parametrize(("method", "route"), endpoints())
-def test_nobody_unknown_gets_anything(
+def test_anonymous_users_are_rejected(
     own: dict[str, int], sandbox: Sandbox, method: str, route: str
 ) -> None:
     before = everything()
@@ -182,7 +182,7 @@ def test_nobody_unknown_gets_anything(
 
 
 @pytest.mark.parametrize(("method", "route"), endpoints())
-def test_a_mixin_that_does_not_say_whose_they_are_shows_nothing(
+def test_mixin_without_get_customers_shows_nothing(
     own: dict[str, int], sandbox: Sandbox, method: str, route: str
 ) -> None:
     before = everything()
@@ -195,24 +195,24 @@ def test_a_mixin_that_does_not_say_whose_they_are_shows_nothing(
     assert everything() == before
 
 
-def test_a_tenant_is_given_addresses_of_their_own(tenant: Caller, own: dict[str, int]) -> None:
-    told = tenant.get(f"setup-links/{own['setup-links']}/").json()
-    assert told["url"]
-    assert told["connect_url"]
+def test_tenant_receives_own_urls(tenant: Caller, own: dict[str, int]) -> None:
+    data = tenant.get(f"setup-links/{own['setup-links']}/").json()
+    assert data["url"]
+    assert data["connect_url"]
 
 
-def test_who_of_the_staff_did_it_is_not_told(tenant: Caller, own: dict[str, int]) -> None:
+def test_names_of_staff_are_hidden(tenant: Caller, own: dict[str, int]) -> None:
     staff = make_user("staff")
     SetupLink.objects.update(created_by=staff)
     TimelineEvent.objects.update(actor=staff)
     assert tenant.get(f"setup-links/{own['setup-links']}/").json()["created_by"] is None
     assert tenant.get("events/").json()["results"][0]["actor"] is None
     SetupLink.objects.update(created_by=tenant.user)
-    told = tenant.get(f"setup-links/{own['setup-links']}/").json()
-    assert told["created_by"] == str(tenant.user.pk)
+    data = tenant.get(f"setup-links/{own['setup-links']}/").json()
+    assert data["created_by"] == str(tenant.user.pk)
 
 
-def test_kapsos_own_words_are_not_told(
+def test_error_messages_of_kapso_are_hidden(
     tenant: Caller, own: dict[str, int], sandbox: Sandbox
 ) -> None:
     sandbox.faults(api=[{"kind": "status", "status": 409, "match": ".*"}])
@@ -221,7 +221,7 @@ def test_kapsos_own_words_are_not_told(
     assert "Sandbox fault" not in answer.content.decode()
 
 
-def test_a_tenant_does_not_choose_external_ids(tenant: Caller, own: dict[str, int]) -> None:
+def test_tenants_cannot_set_external_ids(tenant: Caller, own: dict[str, int]) -> None:
     path = f"customers/{own['customers']}/"
     body = {"name": "New", "external_customer_id": "id of theirs@example.com"}
     assert tenant.send("PATCH", path, body).status_code == 200
@@ -229,7 +229,7 @@ def test_a_tenant_does_not_choose_external_ids(tenant: Caller, own: dict[str, in
     assert (customer.name, customer.external_customer_id) == ("New", "id of own@example.com")
 
 
-def test_a_number_that_turns_out_to_be_anothers_is_not_shown(
+def test_number_that_moved_to_another_customer_is_not_shown(
     tenant: Caller, own: dict[str, int], sandbox: Sandbox
 ) -> None:
     row = sandbox.add_number(external_customer_id="elsewhere")
@@ -249,7 +249,7 @@ def test_no_token_without_permission(tenant: Caller, own: dict[str, int]) -> Non
     assert code(tenant.post("setup-links/", body), 403) == "token_not_permitted"
 
 
-def test_tenants_make_customers_where_the_site_lets_them(theirs: dict[str, int]) -> None:
+def test_tenants_create_customers_if_the_site_permits(theirs: dict[str, int]) -> None:
     user = make_user("tenant", is_staff=False, email="own@example.com")
     caller = Caller(user, "/making/")
     body = {"name": "A", "email": "theirs@example.com", "external_customer_id": "mine"}
@@ -264,7 +264,7 @@ def test_tenants_make_customers_where_the_site_lets_them(theirs: dict[str, int])
     ]
 
 
-def test_a_key_is_its_users_own(theirs: dict[str, int]) -> None:
+def test_idempotency_keys_belong_to_one_user(theirs: dict[str, int]) -> None:
     users = [
         make_user(name, is_staff=False, email=f"{name}@example.com") for name in ("one", "two")
     ]
@@ -278,7 +278,7 @@ def test_a_key_is_its_users_own(theirs: dict[str, int]) -> None:
     assert answers[0].json()["id"] != answers[1].json()["id"]
 
 
-def test_what_was_made_under_a_key_is_shown_to_those_only_who_may_see_it_still() -> None:
+def test_repeated_request_requires_access_to_the_object() -> None:
     user = make_user("tenant", is_staff=False, email="own@example.com")
     caller = Caller(user, "/making/")
     made = caller.post("customers/", {"name": "A"}, headers={"Idempotency-Key": "k"})
@@ -288,7 +288,7 @@ def test_what_was_made_under_a_key_is_shown_to_those_only_who_may_see_it_still()
 
 
 @pytest.mark.parametrize(("method", "route"), endpoints())
-def test_whose_they_are_may_be_said_by_the_address(
+def test_customers_can_depend_on_the_url(
     own: dict[str, int], theirs: dict[str, int], sandbox: Sandbox, method: str, route: str
 ) -> None:
     caller = Caller(make_user("root", "superuser"), "/of/theirs/api/")
@@ -304,9 +304,7 @@ def test_whose_they_are_may_be_said_by_the_address(
         assert send(caller, method, route, theirs).status_code == 200
 
 
-def test_what_is_made_below_such_an_address_is_found_there(
-    theirs: dict[str, int], sandbox: Sandbox
-) -> None:
+def test_location_has_the_arguments_of_the_url(theirs: dict[str, int], sandbox: Sandbox) -> None:
     Customer.objects.update(kapso_id=None)
     caller = Caller(make_user("root", "superuser"), "/of/theirs/api/")
     answer = caller.post("setup-links/", {"customer": theirs["customers"]})

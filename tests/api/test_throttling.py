@@ -15,12 +15,12 @@ from .support import Caller, code, make_user, staff
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
 
 
-def rates(settings: Any, **given: str | None) -> None:
-    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "API_THROTTLE_RATES": given}
+def set_rates(configure: Any, **rates: str | None) -> None:
+    configure(API_THROTTLE_RATES=rates)
 
 
-def test_too_often_is_429_with_when_to_come_back(settings: Any) -> None:
-    rates(settings, read="2/min")
+def test_too_many_requests_are_429_with_retry_after(configure: Any) -> None:
+    set_rates(configure, read="2/min")
     caller = staff()
     assert caller.get("customers/").status_code == caller.get("events/").status_code == 200
     answer = caller.get("customers/")
@@ -28,8 +28,8 @@ def test_too_often_is_429_with_when_to_come_back(settings: Any) -> None:
     assert 1 <= int(answer.headers["Retry-After"]) <= 60
 
 
-def test_reading_writing_and_asking_kapso_are_counted_apart(settings: Any) -> None:
-    rates(settings, read="1/min", write="1/min", kapso="1/min")
+def test_kinds_are_counted_separately(configure: Any) -> None:
+    set_rates(configure, read="1/min", write="1/min", kapso="1/min")
     caller = staff()
     pk = make_customer().pk
     assert caller.get("customers/").status_code == 200
@@ -49,8 +49,8 @@ def test_reading_writing_and_asking_kapso_are_counted_apart(settings: Any) -> No
     assert Customer.objects.count() == 2
 
 
-def test_every_endpoint_is_throttled(settings: Any) -> None:
-    rates(settings, read="1/day", write="1/day", kapso="1/day")
+def test_every_endpoint_is_throttled(configure: Any) -> None:
+    set_rates(configure, read="1/day", write="1/day", kapso="1/day")
     caller = staff()
     for pattern in urls_for()[0]:
         path = str(pattern.pattern).replace("<str:pk>", "99")
@@ -59,20 +59,20 @@ def test_every_endpoint_is_throttled(settings: Any) -> None:
             assert caller.send(method.upper(), path).status_code == 429, (method, path)
 
 
-def test_one_user_does_not_use_up_what_is_anothers(settings: Any) -> None:
-    rates(settings, read="1/min")
+def test_users_are_counted_separately(configure: Any) -> None:
+    set_rates(configure, read="1/min")
     assert staff().get("customers/").status_code == 200
     assert Caller(make_user("other", "view_customer")).get("customers/").status_code == 200
 
 
-def test_none_is_no_limit(settings: Any) -> None:
-    rates(settings, kapso=None)
+def test_none_means_no_limit(configure: Any) -> None:
+    set_rates(configure, kapso=None)
     caller = staff()
     for _ in range(40):
         assert code(caller.post("setup-links/99/revoke/"), 404) == "not_found"
 
 
-def test_the_defaults_hold_without_any_setting(settings: Any) -> None:
+def test_default_limits() -> None:
     caller = staff()
     answers = [caller.post("setup-links/99/revoke/").status_code for _ in range(31)]
     assert answers == [404] * 30 + [429]

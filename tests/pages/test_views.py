@@ -68,7 +68,7 @@ def claimable(sandbox: Sandbox) -> tuple[SetupLink, str]:
 # Success
 
 
-def test_kapsos_redirect_with_all_six_parameters_connects(claimable, client: Client) -> None:
+def test_redirect_with_all_six_parameters_connects(claimable, client: Client) -> None:
     link, number = claimable
     url = success(
         link,
@@ -88,7 +88,7 @@ def test_kapsos_redirect_with_all_six_parameters_connects(claimable, client: Cli
     assert link.customer.name in text(response)
 
 
-def test_what_the_api_can_tell_is_not_taken_from_the_browser(client: Client) -> None:
+def test_values_come_from_the_api_not_from_the_redirect(client: Client) -> None:
     known = make_connection(display_phone_number="+442071838750")
     link = make_link(known.customer)
     url = success(link, known.phone_number_id, business_account_id="somebody-elses")
@@ -97,7 +97,7 @@ def test_what_the_api_can_tell_is_not_taken_from_the_browser(client: Client) -> 
     assert known.business_account_id == ""
 
 
-def test_a_plus_that_became_a_space_is_the_same_number(claimable, client: Client) -> None:
+def test_plus_decoded_to_a_space_is_accepted(claimable, client: Client) -> None:
     link, number = claimable
     url = success(link, number) + "&display_phone_number=+442071838750"
     assert client.get(url).status_code == 200
@@ -112,7 +112,7 @@ def test_loading_the_page_again_changes_nothing(claimable, client: Client) -> No
     assert TimelineEvent.objects.count() == 1
 
 
-def test_the_redirect_real_sandbox_sends(sandbox: Sandbox, client: Client) -> None:
+def test_redirect_of_the_sandbox(sandbox: Sandbox, client: Client) -> None:
     link = onboarding.create_setup_link(make_customer(kapso_id=None))
     location = sandbox.complete(link.url, phone_number="+442071838750")
     assert location.startswith("https://site.example" + SUCCESS)
@@ -134,7 +134,7 @@ def test_while_the_api_is_away_the_customer_waits(claimable, sandbox, client: Cl
     assert "WhatsApp is connected" in text(client.get(success(link, number)))
 
 
-def test_after_a_while_the_customer_may_leave(claimable, sandbox, client: Client) -> None:
+def test_waiting_customer_may_leave_after_a_while(claimable, sandbox, client: Client) -> None:
     link, number = claimable
     sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 401}])
     client.get(success(link, number))
@@ -219,13 +219,13 @@ def test_names_are_escaped(claimable, client: Client) -> None:
 # Failure
 
 
-def test_all_six_codes_have_words_of_their_own() -> None:
+def test_every_error_code_has_its_own_texts() -> None:
     assert set(SETUP_ERRORS) == set(SETUP_ERROR_TEXTS)
     assert len({str(failure.title) for failure in SETUP_ERRORS.values()}) == 6
 
 
 @pytest.mark.parametrize("code", SETUP_ERRORS)
-def test_failure_explains_records_and_tells(client: Client, code: str) -> None:
+def test_failure_is_explained_and_recorded(client: Client, code: str) -> None:
     link = make_link()
     with listening() as heard:
         response = client.get(failed(link, code))
@@ -239,7 +239,7 @@ def test_failure_explains_records_and_tells(client: Client, code: str) -> None:
     assert link.last_error_code == code
 
 
-def test_only_who_came_by_the_address_is_led_on(client: Client) -> None:
+def test_retry_button_requires_the_visit_cookie(client: Client) -> None:
     link = make_link(make_customer(connect_key="mine"))
     other = make_link(make_customer(connect_key="others"))
     for visited in (None, other):
@@ -255,7 +255,7 @@ def test_only_who_came_by_the_address_is_led_on(client: Client) -> None:
     assert link.url not in page
 
 
-def test_a_cookie_counts_for_two_hours_and_not_after_the_withdrawal(client: Client) -> None:
+def test_visit_cookie_expires_and_ends_with_the_invitation(client: Client) -> None:
     link = make_link(make_customer(connect_key="mine"))
     client.cookies["kapso_connect"] = cookie = visit(link.customer)
     in_two_hours = time.time() + VISIT_SECONDS + 1
@@ -269,7 +269,7 @@ def test_a_cookie_counts_for_two_hours_and_not_after_the_withdrawal(client: Clie
     assert "<form" not in text(client.get(failed(link, "link_expired")))
 
 
-def test_who_connected_is_not_told_to_get_a_fresh_link(client: Client) -> None:
+def test_connected_customer_is_not_asked_to_retry(client: Client) -> None:
     link = make_link(make_customer(connect_key="mine"), setup_status="completed", status="used")
     client.cookies["kapso_connect"] = visit(link.customer)
     page = text(client.get(failed(link, "already_used")))
@@ -277,7 +277,7 @@ def test_who_connected_is_not_told_to_get_a_fresh_link(client: Client) -> None:
     assert "<form" not in page
 
 
-def test_an_unknown_code_has_general_words_and_is_kept_for_staff(client: Client) -> None:
+def test_unknown_code_has_general_texts_and_is_stored(client: Client) -> None:
     link = make_link()
     response = client.get(failed(link, "meta_on_strike"))
     assert "WhatsApp could not be connected" in text(response)
@@ -360,7 +360,7 @@ def test_no_parameters_are_ever_an_error(
     assert not Connection.objects.exists()
 
 
-def test_numbers_are_shown_as_people_write_them() -> None:
+def test_phone_numbers_are_formatted() -> None:
     from kapso_connect.phone_numbers import format_phone_number, is_test_number
 
     assert format_phone_number("+14155552671") == "+1 415-555-2671"
