@@ -54,7 +54,7 @@ def invitation_message(customer: Customer, link: SetupLink) -> EmailMultiAlterna
     url = connect_url(customer)
     if not url:
         raise NoConnectUrl(
-            _("%(customer)s has no connect link. Create a setup link first.")
+            _("There is no link to send to %(customer)s. Create a setup link first.")
             % {"customer": customer}
         )
     context = _context(customer, link, url)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
+from kapso_connect.models import Connection, Customer, TimelineEvent, WebhookEvent
 from kapso_connect.testing import Sandbox
 
 ResultT = TypeVar("ResultT")
@@ -30,11 +30,6 @@ def reload(connection: Connection) -> Connection:
 
 def links_at_kapso(sandbox: Sandbox) -> list[dict[str, Any]]:
     return list(sandbox.state()["setup_links"])
-
-
-def expire(link: SetupLink, sandbox: Sandbox) -> None:
-    sandbox.patch_setup_link(link.kapso_id, expires_at="2020-01-01T00:00:00Z")
-    SetupLink.objects.filter(pk=link.pk).update(expires_at="2020-01-01T00:00:00Z")
 
 
 def during_request(
