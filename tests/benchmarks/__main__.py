@@ -1,4 +1,4 @@
-"""All benchmarks, each in a process of its own: python -m tests.benchmarks
+"""All benchmarks, each in its own process: python -m tests.benchmarks
 
 Prints one table and writes ``benchmarks.json``. The peers come with the extra "benchmarks"; one
 that is not installed is left out, and the table says so.
@@ -41,12 +41,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "cases",
         nargs="*",
-        choices=[*CASES, []],  # where none is named, the empty list is looked for, too
+        choices=[*CASES, []],  # argparse also checks the empty list, if none is named
         metavar="CASE",
         help=f"{', '.join(CASES)}, or all.",
     )
     parser.add_argument("--database-url", help="A PostgreSQL server, or sqlite://.")
-    parser.add_argument("--quick", action="store_true", help="Small: to see that all runs.")
+    parser.add_argument(
+        "--quick", action="store_true", help="Small sizes, to check that everything runs."
+    )
     parser.add_argument("--json", type=Path, default=Path("benchmarks.json"))
     parser.add_argument(
         "--docs", action="store_true", help="Write these cases into the documentation, too."
@@ -55,18 +57,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    given = parser().parse_args()
+    options = parser().parse_args()
     started = time.monotonic()
     result = {
         "machine": machine(),
-        "cases": {case: run(case, given) for case in given.cases or CASES},
+        "cases": {case: run(case, options) for case in options.cases or CASES},
     }
-    given.json.write_text(json.dumps(result, indent=2) + "\n")
+    options.json.write_text(json.dumps(result, indent=2) + "\n")
     for rows in result["cases"].values():
         print(f"\n{table([Row(**row) for row in rows])}")
     print(f"\n{described(result['machine'])}")
-    print(f"It took {time.monotonic() - started:.0f} s. The figures are in {given.json}.")
-    if given.docs:
+    print(f"It took {time.monotonic() - started:.0f} s. The figures are in {options.json}.")
+    if options.docs:
         if FIGURES.exists():
             kept = json.loads(FIGURES.read_text())["cases"]
             result["cases"] = {**kept, **result["cases"]}
@@ -81,7 +83,7 @@ PLACE = re.compile(r"(<!-- (\w+) -->\n\n).+?(\n\n|\n?\Z)", re.DOTALL)
 
 
 def filled(page: str, result: dict[str, Any]) -> str:
-    """Return ``page`` with the tables of ``result`` after ``<!-- webhook -->`` and the like."""
+    """Return ``page`` with the tables of ``result`` after ``<!-- webhook -->`` and so on."""
 
     def fill(place: re.Match[str]) -> str:
         if place[2] == "machine":
@@ -97,21 +99,21 @@ def described(machine: dict[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in machine.items()) + "."
 
 
-def run(case: str, given: argparse.Namespace) -> list[dict[str, Any]]:
+def run(case: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
         options = ["--json", str(figures)]
-        if given.quick:
+        if options.quick:
             options.append("--quick")
-        if given.database_url and case not in WITHOUT_DATABASE:
-            options += ["--database-url", given.database_url]
+        if options.database_url and case not in WITHOUT_DATABASE:
+            options += ["--database-url", options.database_url]
         subprocess.run([sys.executable, "-m", f"tests.benchmarks.{case}", *options], check=True)
         rows: list[dict[str, Any]] = json.loads(figures.read_text())
         return rows
 
 
 def machine() -> dict[str, str]:
-    """What the figures were made on."""
+    """Return what the figures were measured with."""
     model = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines() if _has_cpuinfo() else ():
         if line.startswith("model name"):

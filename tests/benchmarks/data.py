@@ -14,7 +14,7 @@ from django.db.models import Model
 from django.utils import timezone
 
 from example_project.crm.models import Company
-from kapso_connect.kapso.error_codes import FAILURES
+from kapso_connect.kapso.error_codes import SETUP_ERRORS
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
 
 from .routing import Router
@@ -28,7 +28,7 @@ FATES = [
     *["connected"] * 7,
     "lost",
 ]
-CODES = [*FAILURES, "something_new"]
+CODES = [*SETUP_ERRORS, "something_new"]
 
 
 def insert(rows: Iterable[Model], model: type[Model]) -> None:

@@ -32,16 +32,16 @@ REGISTERS = "registers the customers first: three requests for each link"
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
-    given = parser("links").parse_args(arguments)
-    with site_with_sandbox(given.database_url, "kapso_bench_links") as sandbox:
-        links, rounds = (10, 1) if given.quick else (100, 5)
+    options = parser("links").parse_args(arguments)
+    with site_with_sandbox(options.database_url, "kapso_bench_links") as sandbox:
+        links, rounds = (10, 1) if options.quick else (100, 5)
         rows = [row for ms in (0, 50) for row in compare(sandbox, links, ms, rounds)]
-    return finish(rows, given.json)
+    return finish(rows, options.json)
 
 
 def compare(sandbox: Sandbox, links: int, ms: int, rounds: int) -> list[Row]:
     """Return the rows of one latency."""
-    from kapso_connect.onboarding.invitations import AT_ONCE
+    from kapso_connect.onboarding.invitations import MAX_CONCURRENT_REQUESTS
 
     world = World(sandbox, links, ms / 1000)
     contests = {
@@ -52,7 +52,7 @@ def compare(sandbox: Sandbox, links: int, ms: int, rounds: int) -> list[Row]:
     }
     peer = Peer(sandbox.url) if is_installed("kapso_whatsapp") else None
     if peer:
-        for at_once in sorted({AT_ONCE, links}):
+        for at_once in sorted({MAX_CONCURRENT_REQUESTS, links}):
             way = partial(peer.gather, at_once=at_once)
             contests[f"{PEER}, {at_once} at a time"] = Contest(world, way, KEEPS_NOTHING)
     else:
@@ -115,7 +115,7 @@ class Contest:
 
     world: World
     way: Callable[[Invited], object]
-    log_event: str = ""
+    remark: str = ""
     registered: bool = True
 
     def round(self) -> float:
@@ -133,7 +133,7 @@ class Contest:
         with counted_queries() as queries:
             self.way(invited)
         requests = len(self.world.sandbox.requests())
-        return {"queries": queries.count, "requests": requests, "note": self.log_event}
+        return {"queries": queries.count, "requests": requests, "remark": self.remark}
 
 
 # The ways

@@ -1,4 +1,4 @@
-"""What all benchmarks share: turns, medians, ratios, tables, and the command line."""
+"""What all benchmarks share: rounds, medians, ratios, tables, and the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 OURS = "kapso_connect"
 
 Subject = Callable[[], float | None]
-"""Does one round of the work. What it returns counts as its seconds; None: it is timed."""
+"""Does one round of the work. It returns its seconds, or None to be timed."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Row:
     queries: int | None = None
     requests: int | None = None
     peak_bytes: int | None = None
-    log_event: str = ""
+    remark: str = ""
 
 
 def in_turn(
@@ -49,7 +49,7 @@ def in_turn(
     warm_up: int = 1,
     facts: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Row]:
-    """Let every subject do ``rounds`` rounds, one after the other in an order that changes.
+    """Run ``rounds`` rounds of every subject, in an order that changes from round to round.
 
     ``facts`` are further fields of the rows, by subject.
     """
@@ -92,7 +92,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
 
 
 def is_installed(module: str) -> bool:
-    """True where a peer is there; the extra "benchmarks" brings them."""
+    """Return whether a peer is installed; the extra "benchmarks" has them."""
     return importlib.util.find_spec(module) is not None
 
 
@@ -100,32 +100,32 @@ def is_installed(module: str) -> bool:
 
 
 def parser(module: str, *, databases: bool = True) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog=f"python -m tests.benchmarks.{module}")
+    result = argparse.ArgumentParser(prog=f"python -m tests.benchmarks.{module}")
     if databases:
-        made.add_argument(
+        result.add_argument(
             "--database-url",
             default="postgres://postgres@127.0.0.1:5432/postgres",
             help="A PostgreSQL server on which databases may be created, or sqlite://.",
         )
-    made.add_argument("--quick", action="store_true", help="Small: to see that it runs.")
-    made.add_argument("--json", type=Path, help="A file to write the figures to.")
-    return made
+    result.add_argument("--quick", action="store_true", help="Small sizes, to check that it runs.")
+    result.add_argument("--json", type=Path, help="A file to write the figures to.")
+    return result
 
 
 def finish(rows: Iterable[Row], path: Path | None) -> list[Row]:
-    """Print the rows as a table, and write them to a file where one is asked for."""
-    told = list(rows)
-    print(f"\n{table(told)}\n", flush=True)
+    """Print the rows as a table, and write them to ``path`` if there is one."""
+    listed = list(rows)
+    print(f"\n{table(listed)}\n", flush=True)
     if path:
-        path.write_text(json.dumps([asdict(row) for row in told], indent=2) + "\n")
-    return told
+        path.write_text(json.dumps([asdict(row) for row in listed], indent=2) + "\n")
+    return listed
 
 
 # The table
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the rows as a table in Markdown, each case under a line of its own."""
+    """Return the rows as a table in Markdown, grouped by case."""
     cells = {
         "": lambda row: row.who,
         "median (quartiles)": lambda row: (
@@ -137,9 +137,9 @@ def table(rows: Sequence[Row]) -> str:
         "peak memory": lambda row: (
             "" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.1f} MiB"
         ),
-        "remarks": lambda row: row.log_event,
+        "remarks": lambda row: row.remark,
     }
-    # What no row has is no column.
+    # Columns without values are left out.
     shown = {name: cell for name, cell in cells.items() if any(map(cell, rows))}
     marks = {"": "---", "remarks": "---"}
     lines = [_line(shown), _line(marks.get(name, "---:") for name in shown)]

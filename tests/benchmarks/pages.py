@@ -68,11 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     options.add_argument("--customers", type=int, help="By default 100,000.")
     options.add_argument("--rounds", type=int, help="By default 15.")
     options.add_argument("--only", default="", help="Pages that have this in their names.")
-    given = options.parse_args(arguments)
-    few, many = (100, 200) if given.quick else (100, 100_000)
-    many = given.customers or many
-    rounds = given.rounds or (1 if given.quick else 15)
-    with own_databases(given.database_url, "kapso_bench_small", "kapso_bench_large") as urls:
+    options = options.parse_args(arguments)
+    few, many = (100, 200) if options.quick else (100, 100_000)
+    many = options.customers or many
+    rounds = options.rounds or (1 if options.quick else 15)
+    with own_databases(options.database_url, "kapso_bench_small", "kapso_bench_large") as urls:
         os.environ.update(zip(["KAPSO_BENCH_SMALL", "KAPSO_BENCH_LARGE"], urls, strict=True))
         os.environ["DJANGO_SETTINGS_MODULE"] = "tests.benchmarks.settings"
         django.setup()
@@ -85,10 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
             }
             build("small", few)
             build("large", many)
-            rows = list(measure(sizes, rounds, given.only))
+            rows = list(measure(sizes, rounds, options.only))
         finally:
             connections.close_all()
-    return finish(rows, given.json)
+    return finish(rows, options.json)
 
 
 def build(database: str, customers: int) -> None:
@@ -123,15 +123,15 @@ def measure(sizes: dict[str, str], rounds: int, only: str) -> Iterator[Row]:
                 large: replace(asks[large], rows=max(few, 1)),
                 f"{large}, a full page": asks[large],
             }
-        notes = [f"{rows} rows" if rows else "" for rows in (few, min(few, many), many)]
+        remarks = [f"{rows} rows" if rows else "" for rows in (few, min(few, many), many)]
         yield from in_turn(
             page,
             {who: ask.timed for who, ask in asks.items()},
             rounds=rounds,
             base=base,
             facts={
-                who: {"queries": ask.queries(), "note": log_event}
-                for (who, ask), log_event in zip(asks.items(), notes, strict=False)
+                who: {"queries": ask.queries(), "remark": remark}
+                for (who, ask), remark in zip(asks.items(), remarks, strict=False)
             },
         )
 

@@ -133,19 +133,21 @@ print(json.dumps({"seconds": took, "peak_bytes": peak}))
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
     options = parser("startup", databases=False)
     options.add_argument("--rounds", type=int, help="By default 21.")
-    given = options.parse_args(arguments)
-    rounds = given.rounds or (1 if given.quick else 21)
+    options = options.parse_args(arguments)
+    rounds = options.rounds or (1 if options.quick else 21)
     sites = {who: site for who, site in SITES.items() if is_installed(site.get("module", "django"))}
     rows: list[Row] = []
     with TemporaryDirectory(prefix="kapso-bench-") as compiled:
         for step, case in STEPS.items():
             starts = {who: Start(site, step, compiled) for who, site in sites.items()}
             subjects = {who: start.seconds for who, start in starts.items()}
-            for start in starts.values() if not given.quick else ():
+            for start in starts.values() if not options.quick else ():
                 start()  # compiles what it needs
             facts = {who: {"peak_bytes": start()["peak_bytes"]} for who, start in starts.items()}
-            rows += told(in_turn(case, subjects, rounds=rounds, base=BASE, warm_up=0, facts=facts))
-    return finish(rows, given.json)
+            rows += with_remarks(
+                in_turn(case, subjects, rounds=rounds, base=BASE, warm_up=0, facts=facts)
+            )
+    return finish(rows, options.json)
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ class Start:
         return took
 
 
-def told(rows: list[Row]) -> list[Row]:
+def with_remarks(rows: list[Row]) -> list[Row]:
     """Return ``rows`` with what each adds to the base, the first of them, as the ratio has it."""
     base = rows[0]
     return [
@@ -182,7 +184,7 @@ def told(rows: list[Row]) -> list[Row]:
         *(
             replace(
                 row,
-                log_event=f"{1000 * base.seconds * ((row.ratio or 1) - 1):+.0f} ms, "
+                remark=f"{1000 * base.seconds * ((row.ratio or 1) - 1):+.0f} ms, "
                 f"{((row.peak_bytes or 0) - (base.peak_bytes or 0)) / 2**20:+.1f} MiB",
             )
             for row in rows[1:]

@@ -35,13 +35,13 @@ STATES: dict[str, Forget] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
-    given = parser("sync").parse_args(arguments)
-    with site_with_sandbox(given.database_url, "kapso_bench_sync") as sandbox:
-        sizes = (20, 40) if given.quick else (100, 1_000, 10_000)
+    options = parser("sync").parse_args(arguments)
+    with site_with_sandbox(options.database_url, "kapso_bench_sync") as sandbox:
+        sizes = (20, 40) if options.quick else (100, 1_000, 10_000)
         with nobody_listening():
-            rows = [row for size in sizes for row in measure(sandbox, size, given.quick)]
+            rows = [row for size in sizes for row in measure(sandbox, size, options.quick)]
             rows.sort(key=lambda row: row.case)  # each state with its growth
-    return finish(rows, given.json)
+    return finish(rows, options.json)
 
 
 @contextmanager
@@ -64,14 +64,14 @@ def measure(sandbox: Sandbox, size: int, quick: bool) -> Iterator[Row]:
     sandbox.seed(size, 1)
     for state, forget in STATES.items():
         case, who = f"kapso_sync, {state}", f"{OURS}, {size:,} numbers"
-        told = costs(sandbox, size, forget)
-        # Half a minute a run is long enough to be told apart from noise.
+        figures = costs(sandbox, size, forget)
+        # Half a minute a run is long enough to be distinguished from noise.
         rounds = 1 if quick or (forget and size > 5_000) else 3 if forget else 5
         subject = partial(timed, size, forget)
-        [row] = in_turn(case, {who: subject}, rounds=rounds, warm_up=0, facts={who: told})
+        [row] = in_turn(case, {who: subject}, rounds=rounds, warm_up=0, facts={who: figures})
         pages = math.ceil(size / PAGE)
         each = f"{1000 * row.seconds / size:.2f} ms a number, {row.queries / pages:.0f} queries"
-        yield replace(row, log_event=f"{each} a page")
+        yield replace(row, remark=f"{each} a page")
 
 
 def timed(size: int, forget: Forget) -> float:

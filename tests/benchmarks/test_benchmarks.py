@@ -1,4 +1,4 @@
-"""The benchmarks, made small, and what the documentation says of them."""
+"""Small runs of the benchmarks, and their figures in the documentation."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .measuring import Row, in_turn, is_installed, table
 
 PEERS = {"djstripe", "anymail", "kapso_whatsapp"}
 Rows = dict[tuple[str, str], dict[str, Any]]
-"""By case and by who did it."""
+"""By case and subject."""
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Rows]:
-    """Run one of the benchmarks, the first time that it is asked for."""
+    """Return a function that runs a benchmark once, and returns its rows."""
     folder = tmp_path_factory.mktemp("benchmarks")
 
     def rows(case: str) -> Rows:
@@ -52,14 +52,14 @@ def test_every_benchmark_runs(run: Callable[[str], Rows], case: str) -> None:
     assert all(row["seconds"] > 0 for row in rows.values())
 
 
-def test_peers_are_there_where_they_are_installed(run: Callable[[str], Rows]) -> None:
+def test_installed_peers_are_measured(run: Callable[[str], Rows]) -> None:
     if not all(map(is_installed, PEERS)):
         pytest.skip("the extra benchmarks is not installed")
-    told = {who for case in ("webhook", "links") for _, who in run(case)}
-    assert {"dj-stripe", "django-anymail", "kapso-whatsapp-cloud-api, 8 at a time"} <= told
+    peers = {who for case in ("webhook", "links") for _, who in run(case)}
+    assert {"dj-stripe", "django-anymail", "kapso-whatsapp-cloud-api, 8 at a time"} <= peers
 
 
-def test_a_webhook_costs_what_it_says(run: Callable[[str], Rows]) -> None:
+def test_a_webhook_needs_no_more_queries_than_documented(run: Callable[[str], Rows]) -> None:
     rows = run("webhook")
     assert {
         kind: rows[f"Webhook in process: {kind}", "kapso_connect"]["queries"]
@@ -75,15 +75,15 @@ def test_no_page_needs_more_queries_for_more_rows(run: Callable[[str], Rows]) ->
     assert {case: queries for case, queries in pages.items() if len(set(queries)) > 1} == {}
 
 
-# What they say
+# Ratios, tables, documentation
 
 
-def test_the_ratio_is_that_of_the_same_round() -> None:
+def test_ratios_compare_times_of_the_same_round() -> None:
     slow_and_fast = iter([(1.0, 3.0), (10.0, 30.0), (2.0, 6.0)])
     rounds: list[tuple[float, float]] = []
 
     def one(index: int) -> float:
-        # Whoever comes first in a round begins it.
+        # The first of a round starts it.
         taken.add(index)
         if len(taken) == 1:
             rounds.append(next(slow_and_fast))
@@ -99,9 +99,9 @@ def test_the_ratio_is_that_of_the_same_round() -> None:
     assert (base.ratio, other.ratio, other.ratio_spread) == (1.0, 3.0, (3.0, 3.0))
 
 
-def test_the_table_has_the_columns_that_there_is_something_to_say_in() -> None:
-    told = table([Row("c", "us", 0.0012, (0.001, 0.002), queries=1234)])
-    assert told.splitlines() == [
+def test_the_table_omits_empty_columns() -> None:
+    markdown = table([Row("c", "us", 0.0012, (0.001, 0.002), queries=1234)])
+    assert markdown.splitlines() == [
         "|  | median (quartiles) | queries |",
         "| --- | ---: | ---: |",
         "| **c** |  |  |",
@@ -109,7 +109,7 @@ def test_the_table_has_the_columns_that_there_is_something_to_say_in() -> None:
     ]
 
 
-def test_the_documentation_shows_the_figures_that_were_measured() -> None:
+def test_the_documentation_shows_the_measured_figures() -> None:
     result = json.loads(benchmarks.FIGURES.read_text())
     assert set(result["cases"]) == set(benchmarks.CASES)
     page = benchmarks.PAGE.read_text()

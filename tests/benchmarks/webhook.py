@@ -44,7 +44,7 @@ ENDPOINT = uuid.UUID(int=1)
 CREATED = "whatsapp.phone_number.created"
 FIRST, AGAIN, UNKNOWN = "first delivery", "the same again", "unknown event"
 
-NOTES = {
+REMARKS = {
     FLOOR: "the floor: no customers, no timeline, no signals",
     FEWEST: "the same, with one upsert",
     OURS: "a customer that is known",
@@ -130,9 +130,9 @@ def by_mailgun(number: int, kind: str) -> Post:
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
-    given = parser("webhook").parse_args(arguments)
-    rounds, size = (2, 4) if given.quick else (40, 50)
-    with own_databases(given.database_url, "kapso_bench_webhook") as [url]:
+    options = parser("webhook").parse_args(arguments)
+    rounds, size = (2, 4) if options.quick else (40, 50)
+    with own_databases(options.database_url, "kapso_bench_webhook") as [url]:
         os.environ["KAPSO_BENCH_DATABASE"] = url
         os.environ["DJANGO_SETTINGS_MODULE"] = "tests.sites.peer_site.settings"
         django.setup()
@@ -142,10 +142,10 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
             senders = prepare()
             rows = in_process(senders, rounds, size)
             if not url.startswith("sqlite"):
-                rows += over_http(senders, *((2, 8) if given.quick else (15, 200)))
+                rows += over_http(senders, *((2, 8) if options.quick else (15, 200)))
         finally:
             connections.close_all()
-    return finish(rows, given.json)
+    return finish(rows, options.json)
 
 
 def prepare() -> dict[str, Sender]:
@@ -231,7 +231,7 @@ class Deliveries:
         return [self.make(number, kind) for number in numbers]
 
 
-def heard(**kwargs: Any) -> None:
+def receive(**kwargs: Any) -> None:
     """The receiver that a site would have, without what it does."""
 
 
@@ -239,11 +239,11 @@ def heard(**kwargs: Any) -> None:
 def listening() -> Iterator[None]:
     from kapso_connect.signals import whatsapp_connected
 
-    whatsapp_connected.connect(heard)
+    whatsapp_connected.connect(receive)
     try:
         yield
     finally:
-        whatsapp_connected.disconnect(heard)
+        whatsapp_connected.disconnect(receive)
 
 
 def measure(
@@ -280,7 +280,7 @@ def measure(
             if who in {FEWEST, INVITED} and kind != FIRST:
                 continue
             subjects[who] = partial(turn, who, kind)
-            facts[who] = {"note": NOTES.get(who, "")}
+            facts[who] = {"remark": REMARKS.get(who, "")}
             if count:
                 turn(who, kind)
                 facts[who]["queries"] = round(count(prepared(who, kind)) / size)
@@ -335,17 +335,17 @@ def call(application: Any, post: Post) -> None:
     for name, value in post.headers.items():
         if name != "Content-Type":
             environ[f"HTTP_{name.upper().replace('-', '_')}"] = value
-    told: list[str] = []
+    statuses: list[str] = []
 
     def start_response(status: str, headers: Any, exc_info: Any = None) -> None:
-        told.append(status)
+        statuses.append(status)
 
     response = application(environ, start_response)
     try:
         body = b"".join(response)
     finally:
         response.close()
-    assert told[0].startswith("200"), (told, body)
+    assert statuses[0].startswith("200"), (statuses, body)
 
 
 # Over HTTP

@@ -427,7 +427,7 @@ def test_every_command_is_described_with_its_options(reference: ModuleType) -> N
     names = [name for name, app in get_commands().items() if app == "kapso_connect"]
     assert "kapso_sync" in names
     assert [name for name in names if f"## manage.py {name}\n" not in text] == []
-    assert "| `--inbox-days INBOX_DAYS` | Days webhooks are kept (default 90). |" in text
+    assert "| `--inbox-days INBOX_DAYS` | Days to keep webhooks (default: 90). |" in text
     assert "| `--port PORT` | 0 picks a free one (default: 8900) |" in text
     assert "--verbosity" not in text
 
@@ -438,8 +438,8 @@ def test_every_check_is_described(reference: ModuleType) -> None:
     assert "kapso_connect.E001" in existing
     assert sorted(re.findall(r"^### (\S+)$", text, re.MULTILINE)) == sorted(existing)
     assert "is not set: setup links cannot be created.*" in text
-    assert "What to do: Give its path, such as /welcome/." in text
-    deployment = text.partition("## Warnings of ``manage.py check --deploy`` only\n")[2]
+    assert "What to do: Give a path, such as /welcome/." in text
+    deployment = text.partition("## Warnings of ``manage.py check --deploy``\n")[2]
     assert "### kapso_connect.W005\n" in deployment
 
 

@@ -1,5 +1,5 @@
-"""The README, and the pages of the documentation that are executed: in a new project, with the built
-wheel, each continuing the page that it names."""
+"""The README, and the pages of the documentation that are executed: in a new project, with the
+built wheel, each continuing the page that it names."""
 
 from __future__ import annotations
 
