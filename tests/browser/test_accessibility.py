@@ -20,7 +20,7 @@ DJANGOS_OWN = [
     "div.breadcrumbs",  # links in it are told from the text by their place alone
 ]
 WIDE = {"width": 1440, "height": 900}
-# With KAPSO_TEST_THOROUGH=1 each page is seen in both colour schemes at both widths.
+# With --all each page is seen in both colour schemes at both widths.
 LOOKS = (
     {"light": (WIDE, PHONE), "dark": (WIDE, PHONE)}
     if THOROUGH
