@@ -123,7 +123,7 @@ def run(
     need the API is done.
     """
     report, started = Report(), time.monotonic()
-    pending = WebhookEvent.objects.filter(due(), status=WebhookEvent.Status.PENDING)
+    pending = WebhookEvent.objects.waiting().filter(due())
     if dry_run:
         report.webhooks, report.signals = pending.count(), _due_signals().count()
     else:
@@ -155,7 +155,7 @@ def run(
 
 def _due_signals() -> models.QuerySet[TimelineEvent]:
     """Return the events whose signals are due now; later ones are not included."""
-    return TimelineEvent.objects.filter(due(), delivered_at=None)
+    return TimelineEvent.objects.undelivered().filter(due())
 
 
 def _process_rows(
@@ -461,9 +461,7 @@ def _sync_links(
     report: Report, client: KapsoClient, dry_run: bool, progress: ProgressCallback
 ) -> None:
     if dry_run:
-        report.links = SetupLink.objects.filter(
-            status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now()
-        ).count()
+        report.links = SetupLink.objects.past_end().count()
         return
     report.links = setup_links.expire_links()
     active = SetupLink.objects.filter(
