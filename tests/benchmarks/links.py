@@ -3,7 +3,7 @@
 Ours makes them as the admin's action does, as a batch, and one after the other; the peers post to
 the API and keep nothing. Each round has new customers, who are known at Kapso unless the row says
 otherwise, and the sandbox answers at once or after 50 ms. It takes 1 ms of one core for a link, so
-at 0 ms a loop of posts waits for it a third of the time, and nobody else is held up by it.
+at 0 ms a loop of posts waits for it a third of the time, and nothing else is delayed by it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class World:
     seconds: float
 
     def invite(self, registered: bool) -> Invited:
-        """Return customers who have no link, and nobody else is there."""
+        """Return customers without links, after deleting all others."""
         from kapso_connect.models import Customer, InvitationBatch
 
         InvitationBatch.objects.all().delete()

@@ -67,20 +67,20 @@ def in_turn(
         Row(
             case,
             who,
-            statistics.median(taken),
-            quartiles(taken),
-            **_ratio(taken, times.get(base)),
+            statistics.median(seconds_taken),
+            quartiles(seconds_taken),
+            **_ratio(seconds_taken, times.get(base)),
             base=base,
             **(facts or {}).get(who, {}),
         )
-        for who, taken in times.items()
+        for who, seconds_taken in times.items()
     ]
 
 
-def _ratio(taken: Sequence[float], base: Sequence[float] | None) -> dict[str, Any]:
+def _ratio(seconds_taken: Sequence[float], base: Sequence[float] | None) -> dict[str, Any]:
     if base is None:
         return {}
-    ratios = [one / other for one, other in zip(taken, base, strict=True)]
+    ratios = [one / other for one, other in zip(seconds_taken, base, strict=True)]
     return {"ratio": statistics.median(ratios), "ratio_spread": quartiles(ratios)}
 
 

@@ -189,11 +189,11 @@ def lists() -> Iterator[tuple[object, str]]:
     """Yield where each list has the number of its rows."""
     from django.contrib import admin
 
-    from kapso_connect.api.pagination import Pages, Timeline
+    from kapso_connect.api.pagination import NumberedPagination, TimelinePagination
 
     for model_admin in admin.site._registry.values():
         yield model_admin, "list_per_page"
-    yield from ((kind, "page_size") for kind in (Pages, Timeline))
+    yield from ((kind, "page_size") for kind in (NumberedPagination, TimelinePagination))
 
 
 def len_of(response: Any) -> int:

@@ -84,14 +84,14 @@ def test_ratios_compare_times_of_the_same_round() -> None:
 
     def one(index: int) -> float:
         # The first of a round starts it.
-        taken.add(index)
-        if len(taken) == 1:
+        measured.add(index)
+        if len(measured) == 1:
             rounds.append(next(slow_and_fast))
-        if len(taken) == 2:
-            taken.clear()
+        if len(measured) == 2:
+            measured.clear()
         return rounds[-1][index]
 
-    taken: set[int] = set()
+    measured: set[int] = set()
     base, other = in_turn(
         "x", {"a": lambda: one(0), "b": lambda: one(1)}, rounds=3, base="a", warm_up=0
     )

@@ -26,7 +26,7 @@ ERROR = "#/components/schemas/Error"
 
 
 def check_against_contract(response: requests.Response) -> None:
-    """Fail unless the answer has the status and the shape that the contract gives it."""
+    """Fail unless the response has a status and a body that the contract allows."""
     schema = _schema(response)
     if schema is None:
         assert response.content == b""
@@ -54,7 +54,7 @@ def _schema(response: requests.Response) -> str | None:
 
 
 class Api:
-    """The Platform API as a client calls it; every answer is held against the contract."""
+    """A client of the Platform API; every response is checked against the contract."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.base = f"{sandbox.url}/platform/v1"
@@ -109,7 +109,7 @@ class Receiver:
     received: list[Received] = field(default_factory=list)
     before_answer: threading.Event | None = None
 
-    def take(self, handler: BaseHTTPRequestHandler) -> None:
+    def receive(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers["Content-Length"]))
         self.received.append(Received(dict(handler.headers), body))
         if self.before_answer:
@@ -147,7 +147,7 @@ def box_receiver(box: Sandbox) -> Iterator[Receiver]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            receiver.take(self)
+            receiver.receive(self)
 
         def log_message(self, *args: object) -> None:
             pass

@@ -47,7 +47,7 @@ def test_no_key_or_a_wrong_one_is_401(box_api: Api, key: str | None) -> None:
     assert response.status_code == 401
 
 
-def test_any_key_will_do_when_none_was_given() -> None:
+def test_any_key_is_accepted_when_none_is_configured() -> None:
     from tests.sandbox.support import Api
 
     with Sandbox(api_key="") as sandbox:
@@ -60,31 +60,31 @@ def test_any_key_will_do_when_none_was_given() -> None:
     assert statuses == [200, 401]
 
 
-NOBODY = "6f1f7c0e-6f0a-4d0e-9d3c-0b5a3f9f2c11"
+UNKNOWN_ID = "6f1f7c0e-6f0a-4d0e-9d3c-0b5a3f9f2c11"
 UNKNOWN = [
-    ("GET", f"/customers/{NOBODY}"),
-    ("PATCH", f"/customers/{NOBODY}"),
-    ("DELETE", f"/customers/{NOBODY}"),
-    ("GET", f"/customers/{NOBODY}/setup_links"),
-    ("POST", f"/customers/{NOBODY}/setup_links"),
-    ("PATCH", f"/customers/{NOBODY}/setup_links/{NOBODY}"),
+    ("GET", f"/customers/{UNKNOWN_ID}"),
+    ("PATCH", f"/customers/{UNKNOWN_ID}"),
+    ("DELETE", f"/customers/{UNKNOWN_ID}"),
+    ("GET", f"/customers/{UNKNOWN_ID}/setup_links"),
+    ("POST", f"/customers/{UNKNOWN_ID}/setup_links"),
+    ("PATCH", f"/customers/{UNKNOWN_ID}/setup_links/{UNKNOWN_ID}"),
     ("GET", "/whatsapp/phone_numbers/123456789012345"),
     ("DELETE", "/whatsapp/phone_numbers/123456789012345"),
     ("GET", "/whatsapp/phone_numbers/123456789012345/health"),
-    ("GET", f"/whatsapp/webhooks/{NOBODY}"),
-    ("PATCH", f"/whatsapp/webhooks/{NOBODY}"),
-    ("DELETE", f"/whatsapp/webhooks/{NOBODY}"),
-    ("POST", f"/whatsapp/webhooks/{NOBODY}/test"),
+    ("GET", f"/whatsapp/webhooks/{UNKNOWN_ID}"),
+    ("PATCH", f"/whatsapp/webhooks/{UNKNOWN_ID}"),
+    ("DELETE", f"/whatsapp/webhooks/{UNKNOWN_ID}"),
+    ("POST", f"/whatsapp/webhooks/{UNKNOWN_ID}/test"),
     ("GET", "/nothing/here"),
 ]
 
 
 @pytest.mark.parametrize(("method", "path"), UNKNOWN)
-def test_what_does_not_exist_is_404(box_api: Api, method: str, path: str) -> None:
+def test_unknown_objects_are_404(box_api: Api, method: str, path: str) -> None:
     assert box_api(method, path).status_code == 404
 
 
-def test_another_method_is_405_and_names_the_right_ones(box_api: Api) -> None:
+def test_other_methods_are_405_with_the_allowed_ones(box_api: Api) -> None:
     response = box_api("PUT", "/customers")
     assert response.status_code == 405
     assert response.headers["Allow"] == "GET, POST"
@@ -101,7 +101,7 @@ WRAPPED = [
 
 @pytest.mark.parametrize(("method", "path", "name"), WRAPPED)
 @pytest.mark.parametrize("inner", [None, {}, "text", []])
-def test_an_unwrapped_request_is_400_in_kapsos_words(
+def test_an_unwrapped_request_is_400_with_kapsos_text(
     box_api: Api, method: str, path: str, name: str, inner: object
 ) -> None:
     customer = box_api.customer()
@@ -120,7 +120,7 @@ def test_malformed_json_is_400(box_api: Api, data: bytes) -> None:
     assert box_api("POST", "/customers", data=data, headers=headers).status_code == 400
 
 
-def test_a_form_is_no_json(box_api: Api) -> None:
+def test_a_form_is_refused(box_api: Api) -> None:
     assert box_api("POST", "/customers", data={"customer": "x"}).status_code == 400
 
 
@@ -196,7 +196,7 @@ def test_customers_are_found_by_time(box_api: Api) -> None:
 
 def test_pages_hold_everything_once(box: Sandbox, box_api: Api) -> None:
     box.seed(250)
-    seen: list[str] = []
+    ids: list[str] = []
     for page in range(1, 5):
         answer = box_api("GET", f"/customers?page={page}&per_page=1000").json()
         assert answer["meta"] == {
@@ -205,15 +205,15 @@ def test_pages_hold_everything_once(box: Sandbox, box_api: Api) -> None:
             "total_pages": 3,
             "total_count": 250,
         }
-        seen += [row["id"] for row in answer["data"]]
-    assert len(seen) == len(set(seen)) == 250
+        ids += [row["id"] for row in answer["data"]]
+    assert len(ids) == len(set(ids)) == 250
     assert len(box_api("GET", "/customers").json()["data"]) == 20
 
 
 @pytest.mark.parametrize(
     "query", ["page=0", "page=x", "page=-1", "per_page=1.5", "created_after=yesterday"]
 )
-def test_a_senseless_query_is_422(box_api: Api, query: str) -> None:
+def test_an_invalid_query_is_422(box_api: Api, query: str) -> None:
     assert box_api("GET", f"/customers?{query}").status_code == 422
 
 
@@ -232,7 +232,7 @@ def test_a_new_link_has_kapsos_defaults_and_a_token_once(box: Sandbox, box_api: 
     assert box_api.links(customer) == [link]
 
 
-def test_a_new_link_revokes_the_one_before(box_api: Api) -> None:
+def test_a_new_link_revokes_the_previous_one(box_api: Api) -> None:
     customer, other = box_api.customer(), box_api.customer("Other")
     untouched = box_api.link(other)
     first, second = box_api.link(customer), box_api.link(customer)
@@ -368,7 +368,7 @@ def test_a_used_link_stays_used(box: Sandbox, box_api: Api) -> None:
 # Phone numbers
 
 
-def test_a_number_reads_as_meta_writes_it(box: Sandbox, box_api: Api) -> None:
+def test_a_number_is_formatted_like_metas(box: Sandbox, box_api: Api) -> None:
     customer = box_api.customer(external_customer_id="c")
     added = box.add_number(external_customer_id="c", phone_number="+15551234567")
     number = box_api("GET", f"/whatsapp/phone_numbers/{added['phone_number_id']}").json()["data"]
@@ -380,7 +380,7 @@ def test_a_number_reads_as_meta_writes_it(box: Sandbox, box_api: Api) -> None:
     assert len(number["phone_number_id"]) in (15, 16)
 
 
-def test_numbers_are_found_by_each_filter(box: Sandbox, box_api: Api) -> None:
+def test_numbers_can_be_filtered(box: Sandbox, box_api: Api) -> None:
     box.seed(3, 1)
     customer = box_api.customer()
     number = box.add_number(
@@ -412,7 +412,7 @@ def test_a_deleted_number_is_readable_for_a_moment(box: Sandbox, box_api: Api) -
     assert box_api("DELETE", path).status_code == 404
 
 
-def test_a_number_that_comes_back_keeps_metas_id(box: Sandbox, box_api: Api) -> None:
+def test_a_number_that_is_added_again_keeps_metas_id(box: Sandbox, box_api: Api) -> None:
     first = box.add_number(phone_number="+14155550100")
     box_api("DELETE", f"/whatsapp/phone_numbers/{first['phone_number_id']}")
     again = box.add_number(phone_number="+14155550100")

@@ -30,7 +30,7 @@ def rule(kind: str, **fields: Any) -> dict[str, Any]:
     return {"match": "/customers$", "kind": kind, **fields}
 
 
-def test_nothing_goes_wrong_unless_asked(box: Sandbox) -> None:
+def test_there_are_no_faults_by_default(box: Sandbox) -> None:
     assert box.faults() == NO_FAULTS
 
 
@@ -85,13 +85,13 @@ def test_the_api_can_answer_any_status(box: Sandbox, box_api: Api, status: int) 
     assert response.headers["Retry-After"] == "7"
 
 
-def test_a_fault_takes_its_turns(box: Sandbox, box_api: Api) -> None:
+def test_a_fault_starts_after_some_requests_and_ends(box: Sandbox, box_api: Api) -> None:
     box.faults(api=[rule("status", after=1, times=2)])
     statuses = [box_api("GET", "/customers").status_code for _ in range(5)]
     assert statuses == [200, 500, 500, 200, 200]
 
 
-def test_a_fault_hits_what_it_matches(box: Sandbox, box_api: Api) -> None:
+def test_a_fault_affects_only_matching_requests(box: Sandbox, box_api: Api) -> None:
     box.faults(api=[{"match": "^POST /platform/v1/customers$", "kind": "status"}])
     assert box_api("GET", "/customers").status_code == 200
     assert box_api("POST", "/customers", {"customer": {"name": "x"}}).status_code == 500
@@ -105,7 +105,7 @@ def test_a_proxy_can_answer_in_html(box: Sandbox, box_api: Api) -> None:
     assert response.headers["Content-Type"] == "text/html"
 
 
-def test_meta_can_answer_in_its_own_way(box: Sandbox, box_api: Api) -> None:
+def test_the_answer_can_be_an_error_of_metas(box: Sandbox, box_api: Api) -> None:
     box.faults(api=[rule("meta_error")])
     response = box_api.raw("GET", "/customers")
     assert response.status_code == 400
@@ -129,7 +129,7 @@ def test_the_connection_can_break(box: Sandbox, box_api: Api) -> None:
     assert box_api("GET", "/customers").status_code == 200
 
 
-def test_a_request_can_be_carried_out_and_its_answer_lost(box: Sandbox, box_api: Api) -> None:
+def test_a_request_can_be_executed_and_its_answer_lost(box: Sandbox, box_api: Api) -> None:
     box.faults(api=[rule("apply_then_close", times=1), rule("apply_then_500", times=1)])
     with pytest.raises(requests.ConnectionError):
         box_api.raw("POST", "/customers", {"customer": {"name": "first"}})
@@ -137,7 +137,7 @@ def test_a_request_can_be_carried_out_and_its_answer_lost(box: Sandbox, box_api:
     assert [row["name"] for row in box.state()["customers"]] == ["first", "second"]
 
 
-def test_the_answer_can_drip(box: Sandbox, box_api: Api) -> None:
+def test_the_answer_can_be_slow(box: Sandbox, box_api: Api) -> None:
     box.seed(3)
     whole = box_api("GET", "/customers").json()
     box.faults(api=[rule("slow", seconds=0.4)])
@@ -162,7 +162,7 @@ def test_a_hanging_request_breaks_when_the_fault_ends(box: Sandbox, box_api: Api
     ending.join()
 
 
-def test_a_redirect_leads_where_the_log_sees_it(box: Sandbox, box_api: Api) -> None:
+def test_a_redirect_leads_to_a_page_that_is_logged(box: Sandbox, box_api: Api) -> None:
     box.faults(api=[rule("redirect")])
     response = box_api.raw("GET", "/customers")
     assert response.status_code == 302
@@ -215,7 +215,7 @@ def test_the_log_has_the_request_and_not_the_key(box: Sandbox, box_api: Api) -> 
         ("GET", "nothing", None, 404, "Not found"),
     ],
 )
-def test_a_switch_explains_what_it_will_not_do(
+def test_invalid_controls_are_refused_with_a_reason(
     box: Sandbox, method: str, path: str, body: object, status: int, text: str
 ) -> None:
     answer = requests.request(method, f"{box.url}/sandbox/{path}", json=body, timeout=10)
@@ -223,7 +223,7 @@ def test_a_switch_explains_what_it_will_not_do(
     assert text in answer.json()["error"]
 
 
-def test_ten_thousand_customers_are_there_at_once(box: Sandbox, box_api: Api) -> None:
+def test_ten_thousand_customers_can_be_seeded(box: Sandbox, box_api: Api) -> None:
     box.seed(10_000, 1, prefix="big")
     counts = box.state()["counts"]
     assert (counts["customers"], counts["phone_numbers"]) == (10_000, 10_000)
@@ -241,7 +241,7 @@ def test_seeding_again_adds(box: Sandbox) -> None:
     assert ids == ["a-1", "a-2", "a-3", "a-4"]
 
 
-def test_a_number_brings_its_customer_along(box: Sandbox) -> None:
+def test_a_number_creates_its_customer(box: Sandbox) -> None:
     first, second = (box.add_number(external_customer_id="new") for _ in range(2))
     (customer,) = box.state()["customers"]
     assert customer["external_customer_id"] == "new"
@@ -256,7 +256,7 @@ def test_a_number_can_be_moved_between_customers(box: Sandbox, box_api: Api) -> 
     assert box.patch_number(number, customer_id=None)["customer_id"] is None
 
 
-def test_bad_form_data_is_no_stack_trace(box: Sandbox, box_api: Api) -> None:
+def test_bad_form_data_is_400(box: Sandbox, box_api: Api) -> None:
     url = box_api.link(box_api.customer())["url"]
     headers = {"Content-Type": "multipart/form-data"}
     answer = requests.post(url, data=b"x", headers=headers, timeout=10)

@@ -55,7 +55,7 @@ def test_connecting_redirects_with_exactly_kapsos_parameters(box: Sandbox, box_a
     assert number["verified_name"] == "Acme"
 
 
-def test_connecting_uses_the_link_up(box: Sandbox, box_api: Api) -> None:
+def test_connecting_makes_the_link_used(box: Sandbox, box_api: Api) -> None:
     link = link_of(box_api)
     box.complete(link["url"])
     row = stored(box, link)
@@ -99,14 +99,14 @@ def test_the_customer_may_try_again_after_a_failure(box: Sandbox, box_api: Api) 
     assert (row["whatsapp_setup_status"], row["whatsapp_setup_error"]) == ("completed", None)
 
 
-def test_an_expired_link_says_so_by_redirect(box: Sandbox, box_api: Api) -> None:
+def test_an_expired_link_redirects_with_its_error_code(box: Sandbox, box_api: Api) -> None:
     link = link_of(box_api)
     box.patch_setup_link(link["id"], expires_at="2020-01-01T00:00:00Z")
     location = box.open_setup_page(link["url"]).headers["Location"]
     assert location == f"{FAILURE}?setup_link_id={link['id']}&error_code=link_expired"
 
 
-def test_a_revoked_link_says_so_on_a_page(box: Sandbox, box_api: Api) -> None:
+def test_a_revoked_link_shows_a_page(box: Sandbox, box_api: Api) -> None:
     customer = box_api.customer()
     link = link_of(box_api, customer)
     link_of(box_api, customer)
@@ -135,7 +135,7 @@ def test_without_redirect_urls_there_is_a_plain_page(
         {"phone_number": "0151 2345678"},
     ],
 )
-def test_what_makes_no_sense_is_asked_again(
+def test_invalid_values_show_the_form_again(
     box: Sandbox, box_api: Api, entered: dict[str, str]
 ) -> None:
     link = link_of(box_api)
@@ -183,7 +183,7 @@ def test_a_number_of_another_customer_moves(box: Sandbox, box_api: Api) -> None:
     assert after["customer_id"] == second["id"]
 
 
-def test_a_reconnection_takes_the_number_up_again(
+def test_a_reconnect_link_reconnects_the_number(
     box: Sandbox, box_api: Api, box_receiver: Receiver
 ) -> None:
     customer = box_api.customer()
@@ -217,7 +217,7 @@ def test_two_submissions_at_once_connect_once(box: Sandbox, box_api: Api) -> Non
     ("language", "header", "expected"),
     [("pt", "es", "pt"), (None, "es-MX,en;q=0.5", "es"), (None, "tlh", "en"), ("ar", "", "ar")],
 )
-def test_the_page_speaks_the_links_language_or_the_browsers(
+def test_the_page_is_in_the_language_of_the_link_or_the_browser(
     box: Sandbox, box_api: Api, language: str | None, header: str, expected: str
 ) -> None:
     url = link_of(box_api, language=language)["url"]
@@ -226,7 +226,7 @@ def test_the_page_speaks_the_links_language_or_the_browsers(
     assert f'<html lang="{expected}" dir="{direction}">' in page
 
 
-def test_the_page_says_what_it_is_and_wears_the_theme(box: Sandbox, box_api: Api) -> None:
+def test_the_page_says_that_it_is_the_sandbox_and_has_the_theme(box: Sandbox, box_api: Api) -> None:
     customer = box_api.customer("<b>Evil & Co</b>")
     link = link_of(box_api, customer, theme_config={"primary_color": "#123456"})
     page = box.open_setup_page(link["url"])
@@ -239,7 +239,7 @@ def test_the_page_says_what_it_is_and_wears_the_theme(box: Sandbox, box_api: Api
     assert css.headers["Content-Type"].startswith("text/css")
 
 
-def test_the_overview_shows_what_there_is(box: Sandbox, box_api: Api) -> None:
+def test_the_overview_shows_links_and_numbers(box: Sandbox, box_api: Api) -> None:
     link = link_of(box_api)
     box.add_number(phone_number="+14155550100")
     page = requests.get(box.url, timeout=10).text

@@ -43,7 +43,7 @@ def first_lines(process: subprocess.Popen[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_it_says_what_it_is_and_ends_cleanly(
+def test_it_prints_its_url_and_stops_cleanly(
     process: subprocess.Popen[str], signum: signal.Signals
 ) -> None:
     secret, url = first_lines(process)
@@ -56,7 +56,7 @@ def test_it_says_what_it_is_and_ends_cleanly(
     assert (process.returncode, output) == (0, "")
 
 
-def test_it_does_not_outlive_whoever_started_it(process: subprocess.Popen[str]) -> None:
+def test_it_stops_when_its_parent_ends(process: subprocess.Popen[str]) -> None:
     first_lines(process)
     assert process.stdin
     process.stdin.close()
@@ -64,8 +64,8 @@ def test_it_does_not_outlive_whoever_started_it(process: subprocess.Popen[str]) 
 
 
 def test_a_port_in_use_is_explained() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         done = subprocess.run(
             [*COMMAND, "--port", str(port)], capture_output=True, text=True, timeout=20
         )

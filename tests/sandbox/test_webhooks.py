@@ -101,7 +101,7 @@ def test_deleting_a_customer_tears_its_numbers_down(
     ("event", "status"),
     [(DISCONNECTED, "DISCONNECTED"), (RECONNECTED, "CONNECTED"), (OFFBOARDED, None)],
 )
-def test_an_event_says_and_does_what_it_means(
+def test_an_event_is_sent_and_applied(
     box: Sandbox, box_receiver: Receiver, event: str, status: str | None
 ) -> None:
     number = box.add_number(status="PENDING", is_coexistence=True)
@@ -119,7 +119,7 @@ def test_an_event_says_and_does_what_it_means(
     assert statuses == ([] if status is None else [status])
 
 
-def test_an_event_need_not_change_anything(box: Sandbox, box_receiver: Receiver) -> None:
+def test_an_event_can_be_sent_without_being_applied(box: Sandbox, box_receiver: Receiver) -> None:
     number = box.add_number()["phone_number_id"]
     box.send_event(OFFBOARDED, phone_number_id=number, apply=False)
     box.wait_for_deliveries(1)
@@ -135,7 +135,7 @@ def test_an_event_need_not_change_anything(box: Sandbox, box_receiver: Receiver)
         ("violation", "violation"),
     ],
 )
-def test_account_events_name_the_numbers_and_the_matter(
+def test_account_events_have_the_numbers_and_the_details(
     box: Sandbox, box_receiver: Receiver, what: str, detail: str
 ) -> None:
     number = box.add_number(business_account_id="42")
@@ -149,7 +149,9 @@ def test_account_events_name_the_numbers_and_the_matter(
     assert body[detail]
 
 
-def test_the_older_names_can_be_had(box: Sandbox, box_api: Api, box_receiver: Receiver) -> None:
+def test_the_older_field_names_can_be_sent(
+    box: Sandbox, box_api: Api, box_receiver: Receiver
+) -> None:
     customer = box_api.customer(external_customer_id="c")
     number = box.add_number(customer_id=customer["id"])["phone_number_id"]
     box.send_event(CREATED, phone_number_id=number, legacy=True)
@@ -159,7 +161,7 @@ def test_the_older_names_can_be_had(box: Sandbox, box_api: Api, box_receiver: Re
     assert body["customer"] == {"id": customer["id"], "external_customer_id": "c"}
 
 
-def test_any_payload_and_any_event_go_out_as_given(box: Sandbox, box_receiver: Receiver) -> None:
+def test_any_payload_and_any_event_can_be_sent(box: Sandbox, box_receiver: Receiver) -> None:
     payload = {"anything": [1, None, {"ü": "é"}]}
     box.send_event("brand.new.event", payload=payload, idempotency_key="my-key")
     box.wait_for_deliveries(1)
@@ -179,7 +181,7 @@ def add_webhook(api: Api, receiver: Receiver, **fields: Any) -> dict[str, Any]:
     return webhook
 
 
-def test_a_webhook_gets_what_it_asked_for_signed_with_its_own_secret(
+def test_a_webhook_gets_its_events_signed_with_its_own_secret(
     box: Sandbox, box_api: Api, box_receiver: Receiver
 ) -> None:
     box.set_webhook(None)
@@ -195,7 +197,7 @@ def test_a_webhook_gets_what_it_asked_for_signed_with_its_own_secret(
     assert received.headers["X-Extra"] == "yes"
 
 
-def test_an_old_payload_version_misses_the_new_events(
+def test_an_old_payload_version_lacks_the_new_events(
     box: Sandbox, box_api: Api, box_receiver: Receiver
 ) -> None:
     box.set_webhook(None)
@@ -225,7 +227,7 @@ def test_a_test_delivery_goes_to_one_webhook_even_when_it_is_paused(
 # Again, and no more
 
 
-def test_what_is_not_answered_200_comes_again_three_times(
+def test_a_delivery_that_is_not_answered_200_is_retried_three_times(
     box: Sandbox, box_receiver: Receiver
 ) -> None:
     box_receiver.answers = [500, 204, 404]
@@ -238,7 +240,7 @@ def test_what_is_not_answered_200_comes_again_three_times(
     assert len({received.body for received in box_receiver.received}) == 1
 
 
-def test_after_four_attempts_it_is_given_up(box: Sandbox, box_receiver: Receiver) -> None:
+def test_a_delivery_fails_after_four_attempts(box: Sandbox, box_receiver: Receiver) -> None:
     box_receiver.answer = 500
     box.add_number(webhook=True)
     (delivery,) = box.wait_for_deliveries(1)
@@ -253,7 +255,7 @@ def test_a_redirect_is_not_followed(box: Sandbox, box_receiver: Receiver) -> Non
     assert [attempt["status"] for attempt in delivery["attempts"]] == [302, 200]
 
 
-def test_an_endpoint_that_is_away_is_an_error_in_the_log(box: Sandbox) -> None:
+def test_an_endpoint_that_is_down_is_an_error_of_the_attempt(box: Sandbox) -> None:
     box.set_webhook("http://127.0.0.1:9/")
     box.add_number(webhook=True)
     (delivery,) = box.wait_for_deliveries(1)
@@ -262,7 +264,7 @@ def test_an_endpoint_that_is_away_is_an_error_in_the_log(box: Sandbox) -> None:
     box.reset()
 
 
-def test_retries_wait_as_long_as_they_should() -> None:
+def test_retries_are_delayed() -> None:
     with Sandbox(webhook_url="http://127.0.0.1:9/", retry_scale=1.0) as sandbox:
         sandbox.add_number(webhook=True)
         deadline = time.monotonic() + 5
@@ -321,9 +323,7 @@ def test_a_delivery_is_sent_again_under_its_key_or_a_new_one(
     assert len({received.body for received in box_receiver.received}) == 1
 
 
-def test_the_delivery_page_shows_it_all_and_its_buttons_work(
-    box: Sandbox, box_receiver: Receiver
-) -> None:
+def test_the_delivery_page_shows_details_and_resends(box: Sandbox, box_receiver: Receiver) -> None:
     box_receiver.answers = [500]
     box.add_number(webhook=True)
     (delivery,) = box.wait_for_deliveries(1)
@@ -349,7 +349,7 @@ def bodies(receiver: Receiver) -> list[bytes]:
     return [received.body for received in receiver.received]
 
 
-def test_duplicates_are_the_same_in_every_byte(box: Sandbox, box_receiver: Receiver) -> None:
+def test_duplicates_are_identical(box: Sandbox, box_receiver: Receiver) -> None:
     box.faults(duplicate=2)
     box.add_number(webhook=True)
     box.wait_for_deliveries(3)
@@ -364,7 +364,7 @@ def test_order_can_be_reversed(box: Sandbox, box_receiver: Receiver) -> None:
     assert ids(box_receiver) == numbers[::-1]
 
 
-def test_what_is_held_goes_out_when_the_faults_end(box: Sandbox, box_receiver: Receiver) -> None:
+def test_held_deliveries_are_sent_when_the_faults_end(box: Sandbox, box_receiver: Receiver) -> None:
     box.faults(reorder=5)
     box.add_number(webhook=True)
     assert box.deliveries()[0]["state"] == "held"
@@ -391,7 +391,7 @@ def check_batch(received: Received, numbers: list[str]) -> None:
     assert received.headers["X-Webhook-Signature"] == signature(received.body)
 
 
-def test_events_can_come_in_batches(box: Sandbox, box_receiver: Receiver) -> None:
+def test_events_can_be_sent_in_batches(box: Sandbox, box_receiver: Receiver) -> None:
     box.faults(batch=2)
     numbers = [box.add_number(webhook=True)["phone_number_id"] for _ in range(4)]
     box.wait_for_deliveries(2)
@@ -401,7 +401,7 @@ def test_events_can_come_in_batches(box: Sandbox, box_receiver: Receiver) -> Non
 
 
 @pytest.mark.parametrize(("envelope", "name"), [(True, "event"), ("type", "type")])
-def test_events_can_come_in_an_envelope(
+def test_events_can_be_sent_in_an_envelope(
     box: Sandbox, box_receiver: Receiver, envelope: bool | str, name: str
 ) -> None:
     box.faults(envelope=envelope)
@@ -413,7 +413,7 @@ def test_events_can_come_in_an_envelope(
     assert set(body) == {name, "data"}
 
 
-def test_a_dropped_event_is_noted_and_never_sent(box: Sandbox, box_receiver: Receiver) -> None:
+def test_a_dropped_event_is_recorded_and_never_sent(box: Sandbox, box_receiver: Receiver) -> None:
     box.faults(drop=True)
     box.add_number(webhook=True)
     (delivery,) = box.wait_for_deliveries(1)

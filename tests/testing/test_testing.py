@@ -55,7 +55,7 @@ def test_webhook_headers_are_kapsos() -> None:
     }
 
 
-def test_webhook_headers_make_a_key_up_and_know_batches() -> None:
+def test_webhook_headers_have_a_random_key_and_batch_headers() -> None:
     first, second = (webhook_headers(b"", "s", event="e", batch_size=3) for _ in range(2))
     assert first["X-Idempotency-Key"] != second["X-Idempotency-Key"]
     assert (first["X-Webhook-Batch"], first["X-Batch-Size"]) == ("true", "3")
@@ -76,7 +76,7 @@ print(hasattr(kapso_connect.testing, "connect_nobody"))
     assert done.stdout.splitlines() == ["[]", "False"]
 
 
-def test_a_sandbox_runs_and_is_gone() -> None:
+def test_a_sandbox_runs_until_it_is_stopped() -> None:
     with Sandbox(api_key="key") as sandbox:
         url = f"{sandbox.url}/platform/v1/customers"
         answer = requests.get(url, headers={"X-API-Key": sandbox.api_key}, timeout=10)
@@ -90,8 +90,8 @@ def test_a_sandbox_runs_and_is_gone() -> None:
 
 
 def test_a_sandbox_that_cannot_start_says_why() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         with pytest.raises(SandboxError, match=r"ended with code 1:\n.*cannot listen on"):
             Sandbox(port=port)
 
@@ -101,7 +101,7 @@ def test_a_sandbox_that_takes_too_long_is_stopped() -> None:
         Sandbox(start_timeout=0)
 
 
-def test_waiting_for_deliveries_that_do_not_come_fails_with_what_came() -> None:
+def test_waiting_for_missing_deliveries_fails_with_the_existing_ones() -> None:
     with Sandbox() as sandbox:
         sandbox.faults(drop=True)
         sandbox.set_webhook("http://127.0.0.1:9/", "s")
@@ -121,12 +121,12 @@ def _database(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.mark.usefixtures("_database")
-def test_a_customer_connects_and_the_site_hears_of_it() -> None:
-    with listening() as heard:
+def test_a_customer_connects_and_the_signal_is_sent() -> None:
+    with listening() as signals:
         connection = connect_customer(phone_number="+1 415-555-0100", connection_type="dedicated")
-    assert heard.names() == ["whatsapp_connected"]
-    assert heard.only("whatsapp_connected")["connection"] == connection
-    assert heard.only("whatsapp_connected")["source"] == "webhook"
+    assert signals.names() == ["whatsapp_connected"]
+    assert signals.only("whatsapp_connected")["connection"] == connection
+    assert signals.only("whatsapp_connected")["source"] == "webhook"
     assert connection.is_connected
     assert connection.display_phone_number == "+1 415-555-0100"
     assert connection.connection_type == "dedicated"
@@ -137,8 +137,8 @@ def test_a_customer_connects_and_the_site_hears_of_it() -> None:
 
 
 @pytest.mark.usefixtures("_database")
-def test_the_whole_life_of_a_customer_can_be_played() -> None:
-    with listening() as heard:
+def test_every_step_of_a_customer_sends_its_signal() -> None:
+    with listening() as signals:
         link = invite_customer(name="Bäckerei Süß", options={"language": "es"}, next_url="/next/")
         assert fail_setup(link, "waba_limit_reached").last_error_code == "waba_limit_reached"
         connection = connect_customer(setup_link=link, source="redirect", verified_name="Süß")
@@ -146,7 +146,7 @@ def test_the_whole_life_of_a_customer_can_be_played() -> None:
         update_account(connection, "violation", violation={"type": "SPAM"})
         disconnect_customer(connection, reason="left")
         reconnect_customer(connection, source="sync")
-    assert heard.names() == [
+    assert signals.names() == [
         "setup_link_created",
         "whatsapp_setup_failed",
         "whatsapp_connected",
@@ -157,15 +157,15 @@ def test_the_whole_life_of_a_customer_can_be_played() -> None:
     ]
     assert (link.options["language"], link.next_url) == ("es", "/next/")
     assert link.customer.name == "Bäckerei Süß"
-    assert heard.only("whatsapp_setup_failed")["error_code"] == "waba_limit_reached"
-    assert heard.only("whatsapp_setup_failed")["source"] == "redirect"
-    assert heard.only("whatsapp_connected")["setup_link"] == link
-    assert heard.only("whatsapp_connected")["source"] == "redirect"
-    restricted, violation = (heard[index][1]["event"].data for index in (3, 4))
+    assert signals.only("whatsapp_setup_failed")["error_code"] == "waba_limit_reached"
+    assert signals.only("whatsapp_setup_failed")["source"] == "redirect"
+    assert signals.only("whatsapp_connected")["setup_link"] == link
+    assert signals.only("whatsapp_connected")["source"] == "redirect"
+    restricted, violation = (signals[index][1]["event"].data for index in (3, 4))
     assert (restricted["event"], restricted["restrictions"]) == ("restricted", [{"type": "X"}])
     assert (violation["event"], violation["violation"]) == ("violation", {"type": "SPAM"})
-    assert heard.only("whatsapp_disconnected")["event"].data["reason"] == "left"
-    assert heard.only("whatsapp_reconnected")["source"] == "sync"
+    assert signals.only("whatsapp_disconnected")["event"].data["reason"] == "left"
+    assert signals.only("whatsapp_reconnected")["source"] == "sync"
     assert connection.is_connected
     assert connection.account_status == "restricted"
     assert (connection.verified_name, connection.customer.name) == ("Süß", "Bäckerei Süß")
@@ -174,7 +174,7 @@ def test_the_whole_life_of_a_customer_can_be_played() -> None:
 
 
 @pytest.mark.django_db
-def test_what_is_done_to_a_number_is_what_the_object_says() -> None:
+def test_the_returned_object_is_up_to_date() -> None:
     connection = connect_customer()
     assert disconnect_customer(connection) is connection
     assert (connection.is_connected, connection.disconnect_reason) == (False, "deleted")
@@ -200,7 +200,7 @@ def test_a_test_may_stop_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.django_db
-def test_who_connects_can_be_chosen() -> None:
+def test_the_customer_can_be_chosen() -> None:
     bakery = Bakery.objects.create(title="Süß")
     customer = Customer.objects.for_owner(bakery)
     assert invite_customer(owner=bakery).customer == customer
@@ -210,15 +210,15 @@ def test_who_connects_can_be_chosen() -> None:
     other = Customer.objects.create(name="Other")
     assert invite_customer(other).customer == other
     assert connect_customer(other).customer == other
-    with listening() as heard:
+    with listening() as signals:
         connect_customer(other, phone_number_id=connection.phone_number_id)
-    assert heard.names() == ["whatsapp_disconnected", "whatsapp_connected"]
+    assert signals.names() == ["whatsapp_disconnected", "whatsapp_connected"]
     connection.refresh_from_db()
     assert connection.customer == other
 
 
 @pytest.mark.django_db
-def test_who_connects_cannot_be_two() -> None:
+def test_two_customers_at_once_are_refused() -> None:
     bakery = Bakery.objects.create(title="Süß")
     link, other = invite_customer(), Customer.objects.create(name="Other")
     before = Customer.objects.count()
@@ -234,7 +234,7 @@ def test_who_connects_cannot_be_two() -> None:
 
 
 @pytest.mark.django_db
-def test_an_invitation_says_who_made_it() -> None:
+def test_an_invitation_records_who_created_it() -> None:
     staff = User.objects.create(username="staff")
     link = invite_customer(created_by=staff)
     assert link.created_by == staff
@@ -244,9 +244,9 @@ def test_an_invitation_says_who_made_it() -> None:
 
 class OfDjangosOwn(TestCase):
     def test_it_works_without_pytest(self) -> None:
-        with listening() as heard:
+        with listening() as signals:
             disconnect_customer(connect_customer())
-        assert heard.names() == ["whatsapp_connected", "whatsapp_disconnected"]
+        assert signals.names() == ["whatsapp_connected", "whatsapp_disconnected"]
 
 
 # Webhooks
@@ -256,20 +256,18 @@ class OfDjangosOwn(TestCase):
 def test_a_webhook_is_delivered_to_the_test_client(client: Client) -> None:
     customer = connect_customer().customer
     payload = webhook_payload(CREATED, customer, "100000000000009")
-    with listening("whatsapp_connected", "webhook_received") as heard:
+    with listening("whatsapp_connected", "webhook_received") as signals:
         answers = [post_webhook(client, CREATED, payload, idempotency_key="k") for _ in range(2)]
     assert [answer.json() for answer in answers] == [
         {"received": 1, "duplicates": 0},
         {"received": 0, "duplicates": 1},
     ]
-    assert heard.names() == ["webhook_received", "whatsapp_connected"]
+    assert signals.names() == ["webhook_received", "whatsapp_connected"]
     assert customer.connections.filter(phone_number_id="100000000000009").exists()
 
 
 @pytest.mark.django_db
-def test_a_webhook_is_signed_with_the_secret_that_is_asked_for(
-    client: Client, configure: Any
-) -> None:
+def test_a_webhook_is_signed_with_the_given_secret(client: Client, configure: Any) -> None:
     configure(WEBHOOK_SECRET=["one", "two"])
     for secret, status in ((None, 200), ("two", 200), ("three", 401)):
         assert post_webhook(client, "a.b", {}, secret=secret).status_code == status
@@ -285,7 +283,7 @@ def test_a_webhook_comes_by_https(client: Client, settings: Any) -> None:
 
 
 @pytest.mark.django_db
-def test_bytes_and_batches_go_as_they_are(client: Client) -> None:
+def test_bytes_and_batches_are_sent_unchanged(client: Client) -> None:
     assert post_webhook(client, "a.b", b"no JSON").status_code == 400
     batch = b'{"type": "a.b", "data": [{}, {}]}'
     assert post_webhook(client, "a.b", batch, batch_size=2).json()["received"] == 2
@@ -309,7 +307,7 @@ def test_a_webhook_is_delivered_to_a_running_site(live_server: Any, path: str) -
         "whatsapp.account.restricted",
     ],
 )
-def test_payloads_are_those_that_the_sandbox_sends(box: Sandbox, event: str) -> None:
+def test_payloads_have_the_fields_of_the_sandboxs(box: Sandbox, event: str) -> None:
     remote = box.add_number(external_customer_id="a")
     sent = box.send_event(event, phone_number_id=remote["phone_number_id"])["payload"]
     made = webhook_payload(event, Customer(kapso_id="1", external_customer_id="a"), "100", x=1)
@@ -326,7 +324,7 @@ def test_payloads_are_those_that_the_sandbox_sends(box: Sandbox, event: str) -> 
 
 
 @pytest.mark.django_db
-def test_payloads_of_every_kind_are_understood(client: Client) -> None:
+def test_payloads_are_processed(client: Client) -> None:
     connection = connect_customer()
     whose, number = connection.customer, connection.phone_number_id
     waba = {"business_account_id": connection.business_account_id}
@@ -345,7 +343,7 @@ def test_payloads_of_every_kind_are_understood(client: Client) -> None:
 
 
 @pytest.mark.django_db
-def test_the_sandbox_hands_its_webhooks_to_the_test_client(
+def test_the_sandbox_delivers_to_the_test_client(
     kapso_sandbox: Sandbox,
     client: Client,
 ) -> None:
@@ -353,10 +351,10 @@ def test_the_sandbox_hands_its_webhooks_to_the_test_client(
     assert kapso_sandbox.deliver_to(client) == []
     location = kapso_sandbox.complete(link.url, phone_number="+14155550100")
     assert not Connection.objects.exists()
-    with listening("whatsapp_connected") as heard:
+    with listening("whatsapp_connected") as signals:
         (answer,) = kapso_sandbox.deliver_to(client)
     assert answer.json() == {"received": 1, "duplicates": 0}
-    assert heard.names() == ["whatsapp_connected"]
+    assert signals.names() == ["whatsapp_connected"]
     assert kapso_sandbox.deliver_to(client) == []
     assert location.startswith("https://testserver/whatsapp/success/?")
     assert client.get(location, secure=True).status_code == 200
@@ -367,7 +365,7 @@ def test_the_sandbox_hands_its_webhooks_to_the_test_client(
 
 
 @pytest.mark.django_db
-def test_a_batch_is_handed_over_as_one(kapso_sandbox: Sandbox, client: Client) -> None:
+def test_a_batch_is_delivered_as_one(kapso_sandbox: Sandbox, client: Client) -> None:
     kapso_sandbox.faults(batch=2)
     for _ in range(2):
         kapso_sandbox.send_event("project.event", payload={"a": 1})
@@ -378,7 +376,7 @@ def test_a_batch_is_handed_over_as_one(kapso_sandbox: Sandbox, client: Client) -
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_sandbox_and_a_live_server_know_each_other(
+def test_the_sandbox_delivers_to_a_live_server(
     kapso_live_sandbox: Sandbox,
     live_server: Any,
 ) -> None:
