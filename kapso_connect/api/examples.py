@@ -13,7 +13,7 @@ _CUSTOMER: dict[str, Any] = {
     "email": "ada@example.com",
     "language": "en",
     "kapso_id": "5a7c1d9e-33b8-4f7a-9f0a-6d5c2f8e1b40",
-    "standing": "connected",
+    "status": "connected",
     "created_at": "2026-01-31T12:00:00Z",
     "updated_at": "2026-01-31T12:05:00Z",
 }
@@ -52,7 +52,7 @@ RESPONSE_EXAMPLES: dict[str, dict[str, Any]] = {
     "CustomerSerializer": _CUSTOMER,
     "StatusSerializer": {
         "customer": 1,
-        "standing": "connected",
+        "status": "connected",
         "connection": {"id": 4, **_NUMBER},
         "more_connections": 0,
         "setup_link": {

@@ -46,7 +46,7 @@ class CustomerFilters(PagedFilters):
         trim_whitespace=False,
         help_text="This site's own id for the customer; exact match.",
     )
-    standing = StrictChoiceField(
+    status = StrictChoiceField(
         required=False,
         choices=OnboardingStatus.choices,
         help_text="The onboarding status of the customer.",
@@ -63,8 +63,8 @@ class CustomerFilters(PagedFilters):
             wanted = values["external_customer_id"]
             # MySQL and MariaDB ignore case in the first comparison, but not in the second.
             rows = rows.filter(external_customer_id=wanted, external_customer_id__startswith=wanted)
-        if "standing" in values:
-            rows = rows.filter(has_status(values["standing"]))
+        if "status" in values:
+            rows = rows.filter(has_status(values["status"]))
         if text := values.get("search"):
             rows = rows.filter(
                 Q(name__icontains=text)

@@ -77,7 +77,7 @@ COMPONENT_PREFIX = "Kapso"
 """Before the names of components, so that they do not clash with the site's own."""
 
 ENUMS: dict[str, Sequence[Any]] = {
-    "Standing": OnboardingStatus.choices,
+    "OnboardingStatus": OnboardingStatus.choices,
     "Language": Language.choices,
     "ConnectionType": ConnectionType.choices,
     "SetupLinkStatus": SetupLink.Status.choices,
@@ -95,7 +95,7 @@ ENUMS: dict[str, Sequence[Any]] = {
 }
 
 METHOD_FIELD_CHOICES = {
-    "CustomerSerializer.standing": drf.ChoiceField(OnboardingStatus.choices),
+    "CustomerSerializer.status": drf.ChoiceField(OnboardingStatus.choices),
     "SetupLinkSerializer.status": drf.ChoiceField(SetupLink.Status.choices),
     "NewSetupLinkSerializer.status": drf.ChoiceField(SetupLink.Status.choices),
     "StatusLinkSerializer.status": drf.ChoiceField(SetupLink.Status.choices),

@@ -30,7 +30,7 @@ CUSTOMER_HELP = "The id of a customer."
 USER_HELP = "The primary key of a user of this site."
 CREATED_AT_HELP = "When it was created."
 UPDATED_AT_HELP = "When it was last changed."
-STANDING_HELP = "The onboarding status of the customer."
+STATUS_HELP = "The onboarding status of the customer."
 PHONE_NUMBER_ID_HELP = "Meta's id of the number."
 DISPLAY_PHONE_NUMBER_HELP = "The number, formatted for people."
 VERIFIED_NAME_HELP = "The name that WhatsApp displays."
@@ -110,7 +110,7 @@ class CustomerSerializer(StrictSerializer):
         allow_null=True,
         help_text="Kapso's id of the customer; set when the first setup link is created.",
     )
-    standing = serializers.SerializerMethodField(help_text=STANDING_HELP)
+    status = serializers.SerializerMethodField(help_text=STATUS_HELP)
     created_at = UtcDateTimeField(read_only=True, help_text=CREATED_AT_HELP)
     updated_at = UtcDateTimeField(read_only=True, help_text=UPDATED_AT_HELP)
 
@@ -120,7 +120,7 @@ class CustomerSerializer(StrictSerializer):
             fields["external_customer_id"].read_only = True
         return fields
 
-    def get_standing(self, customer: Customer) -> str:
+    def get_status(self, customer: Customer) -> str:
         statuses: Mapping[int, CustomerStatus] = self.context["statuses"]
         return statuses[customer.pk].status.value
 
@@ -180,14 +180,14 @@ class StatusSerializer(serializers.Serializer[Any]):
     """The onboarding status of a customer."""
 
     customer = IdField(help_text=CUSTOMER_HELP)
-    standing = serializers.ChoiceField(choices=OnboardingStatus.choices, help_text=STANDING_HELP)
+    status = serializers.ChoiceField(choices=OnboardingStatus.choices, help_text=STATUS_HELP)
     connection = StatusConnectionSerializer(
         allow_null=True, help_text="The number that is connected, or was connected last."
     )
     more_connections = serializers.IntegerField(help_text="How many other numbers are connected.")
     setup_link = StatusLinkSerializer(allow_null=True, help_text="The latest setup link.")
     failure = FailureSerializer(
-        allow_null=True, help_text="Why connecting failed; null unless standing is failed."
+        allow_null=True, help_text="Why connecting failed; null unless status is failed."
     )
 
 
@@ -198,7 +198,7 @@ def status_body(customer: Customer, status: CustomerStatus) -> dict[str, Any]:
     return StatusSerializer(
         {
             "customer": customer.pk,
-            "standing": status.status,
+            "status": status.status,
             "connection": status.connection,
             "more_connections": status.more_connections,
             "setup_link": link,

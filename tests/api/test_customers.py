@@ -42,7 +42,7 @@ def test_a_customer_is_created(caller: Caller) -> None:
     assert (customer.name, customer.email, customer.language) == ("Ada", "ada@example.com", "")
     assert answer.headers["Location"] == f"http://testserver{API}customers/{customer.pk}/"
     assert answer.json() == caller.get(f"customers/{customer.pk}/").json()
-    assert answer.json()["standing"] == "not_invited"
+    assert answer.json()["status"] == "not_invited"
     assert answer.json()["external_customer_id"] == customer.external_customer_id != ""
 
 
@@ -209,7 +209,7 @@ def test_search(caller: Caller) -> None:
     assert len(names(caller, "search=")) == 2
 
 
-def test_filter_by_standing(caller: Caller) -> None:
+def test_filter_by_status(caller: Caller) -> None:
     make_customer(name="not_invited")
     make_link(make_customer(name="invited"))
     make_link(make_customer(name="opened"), opened_at=timezone.now())
@@ -219,10 +219,10 @@ def test_filter_by_standing(caller: Caller) -> None:
     gone = make_connection(make_customer(name="disconnected"), status="disconnected")
     gone.disconnected_at = timezone.now()
     gone.save()
-    for standing in OnboardingStatus.values:
-        assert names(caller, f"standing={standing}") == [standing]
-        (row,) = caller.get(f"customers/?standing={standing}").json()["results"]
-        assert row["standing"] == standing
+    for status in OnboardingStatus.values:
+        assert names(caller, f"status={status}") == [status]
+        (row,) = caller.get(f"customers/?status={status}").json()["results"]
+        assert row["status"] == status
 
 
 def test_list_takes_a_constant_number_of_queries(caller: Caller) -> None:

@@ -96,7 +96,7 @@ TEXTS = ["%00", "x" * 5000, "a%00b"]
     [
         ("customers/", "page", NUMBERS),
         ("customers/", "page_size", [*NUMBERS, "101"]),
-        ("customers/", "standing", ["", "x", "CONNECTED", *TEXTS]),
+        ("customers/", "status", ["", "x", "CONNECTED", *TEXTS]),
         ("customers/", "search", TEXTS),
         ("customers/", "external_customer_id", ["", *TEXTS]),
         ("setup-links/", "customer", NUMBERS),

@@ -180,7 +180,7 @@ def test_html_in_values_is_escaped(caller: Caller, sandbox: Sandbox) -> None:
     assert answer.status_code == 400
     assert b"<script>alert" not in answer.content
     answer = caller.get(
-        'customers/?standing="><script>alert(1)</script>', headers={"Accept": "text/html"}
+        'customers/?status="><script>alert(1)</script>', headers={"Accept": "text/html"}
     )
     assert answer.status_code == 400
     assert b"<script>alert" not in answer.content

@@ -108,10 +108,10 @@ def test_throttled_page_is_rendered(caller: Caller, configure: Any) -> None:
 
 
 def test_filter_links_keep_other_filters(caller: Caller) -> None:
-    text = html.unescape(shown(caller, "customers/?search=%22>a&standing=opened&page=1&cursor=x"))
+    text = html.unescape(shown(caller, "customers/?search=%22>a&status=opened&page=1&cursor=x"))
     assert 'href="?search=' not in text  # cursor is refused: there is no list to narrow
-    text = shown(caller, "customers/?search=%22%3Ea&standing=opened&page=1")
-    assert 'href="?search=%22%3Ea&amp;standing=failed"' in text
-    assert 'href="?search=%22%3Ea&amp;standing=opened" aria-current="true"' in text
-    assert '<input type="hidden" name="standing" value="opened">' in text
+    text = shown(caller, "customers/?search=%22%3Ea&status=opened&page=1")
+    assert 'href="?search=%22%3Ea&amp;status=failed"' in text
+    assert 'href="?search=%22%3Ea&amp;status=opened" aria-current="true"' in text
+    assert '<input type="hidden" name="status" value="opened">' in text
     assert 'name="search" value="&quot;&gt;a"' in text

@@ -126,8 +126,8 @@ def test_choices_are_named_components(document: Any) -> None:
             inline += [f"{name}.{key}"] * ("enum" in value)
     assert inline == []
     known = document["components"]["schemas"]
-    assert known["KapsoCustomer"]["properties"]["standing"]["$ref"].endswith("/KapsoStanding")
-    assert "waiting" in known["KapsoStanding"]["enum"]
+    assert known["KapsoCustomer"]["properties"]["status"]["$ref"].endswith("/KapsoOnboardingStatus")
+    assert "waiting" in known["KapsoOnboardingStatus"]["enum"]
     assert all(name.startswith(("Kapso", "PatchedKapso")) for name in known)
 
 

@@ -30,7 +30,7 @@ def test_not_invited_customer(caller: Caller) -> None:
     customer = make_customer()
     assert status(caller, customer) == {
         "customer": customer.pk,
-        "standing": "not_invited",
+        "status": "not_invited",
         "connection": None,
         "more_connections": 0,
         "setup_link": None,
@@ -42,7 +42,7 @@ def test_invited_customer(caller: Caller) -> None:
     end = timezone.now() + timedelta(days=30)
     link = make_link(expires_at=end, opened_at=end - timedelta(days=30))
     data = status(caller, link.customer)
-    assert data["standing"] == "opened"
+    assert data["status"] == "opened"
     assert data["setup_link"] == {
         "id": link.pk,
         "status": "active",
@@ -93,7 +93,7 @@ def test_connected_customer(caller: Caller) -> None:
         customer, display_phone_number="+1 415-555-0100", verified_name="Ada's"
     )
     data = status(caller, customer)
-    assert data["standing"] == "connected"
+    assert data["status"] == "connected"
     assert data["more_connections"] == 1
     assert data["connection"]["id"] == newest.pk
     assert data["connection"]["phone_number_id"] == newest.phone_number_id

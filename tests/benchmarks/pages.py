@@ -26,13 +26,13 @@ from .routing import Router, own_databases
 
 APP = "/admin/kapso_connect"
 API = "/api/whatsapp"
-STANDINGS = (
+STATUSES = (
     *("not_invited", "invited", "opened", "waiting", "failed"),
     *("connected", "disconnected"),
 )
 PAGES = {
     "admin: customers": f"{APP}/customer/",
-    **{f"admin: customers, {one}": f"{APP}/customer/?whatsapp_status={one}" for one in STANDINGS},
+    **{f"admin: customers, {one}": f"{APP}/customer/?whatsapp_status={one}" for one in STATUSES},
     "admin: customers, searched": f"{APP}/customer/?q=company+0000",
     "admin: companies": "/admin/crm/company/",
     "admin: companies, connected": "/admin/crm/company/?whatsapp_status=connected",
@@ -46,7 +46,7 @@ PAGES = {
     "admin: overview, 30 days": f"{APP}/customer/overview/",
     "admin: overview, a year": f"{APP}/customer/overview/?days=365",
     "API: customers": f"{API}/customers/",
-    **{f"API: customers, {one}": f"{API}/customers/?standing={one}" for one in STANDINGS},
+    **{f"API: customers, {one}": f"{API}/customers/?status={one}" for one in STATUSES},
     "API: customers, searched": f"{API}/customers/?search=company+0000",
     "API: one by external id": f"{API}/customers/?external_customer_id=crm-7",
     "API: status of one": f"{API}/customers/7/status/",

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 PAGES = {
     "": "WhatsApp",
     "customers/": "Customers",
-    "customers/?standing=invited&page_size=1": "Customers",
+    "customers/?status=invited&page_size=1": "Customers",
     "customers/77/": "Customer",
     "customers/77/status/": "Onboarding status",
     "setup-links/": "Setup links",
@@ -35,7 +35,7 @@ PAGES = {
     "connections/77/refresh/": "Refresh a connection",
     "connections/77/disconnect/": "Disconnect a number",
     "events/": "Timeline",
-    "customers/?standing=nowhere": "Customers",
+    "customers/?status=nowhere": "Customers",
     "customers/99/": "Customer",
 }
 FRAMEWORKS_OWN = [
@@ -118,13 +118,13 @@ def test_lists_are_narrowed_by_clicks(page: Page, at: str, visitor: Visitor) -> 
     page.goto(at + "customers/")
     page.get_by_role("button", name="Filters").click()
     dialog = page.locator("#filtersModal")  # the framework hides it from others than eyes
-    expect(dialog.get_by_text("Standing", exact=True)).to_be_visible()
+    expect(dialog.get_by_text("Status", exact=True)).to_be_visible()
     visitor.look(page, "filters")
     found = Axe().run(page, {"include": [".modal-body"]}).response["violations"]
     assert [rule["id"] for rule in found if rule["impact"] in {"serious", "critical"}] == []
     dialog.get_by_text("Invited", exact=True).click()
     expect(page.locator(".response-info")).to_contain_text('"count": 1')
-    assert page.url.endswith("?standing=invited")
+    assert page.url.endswith("?status=invited")
     page.get_by_role("button", name="Filters").click()
     expect(dialog.get_by_text("Invited", exact=True)).to_have_attribute("aria-current", "true")
     dialog.get_by_label("Search").fill("nobody")
@@ -133,7 +133,7 @@ def test_lists_are_narrowed_by_clicks(page: Page, at: str, visitor: Visitor) -> 
     page.get_by_role("button", name="Filters").click()
     dialog.get_by_text("All", exact=True).last.click()
     expect(page.locator(".response-info")).to_contain_text('"count": 1')
-    assert page.url.endswith("?standing=invited")
+    assert page.url.endswith("?status=invited")
 
 
 def test_pages_are_turned(page: Page, at: str) -> None:
@@ -146,7 +146,7 @@ def test_pages_are_turned(page: Page, at: str) -> None:
     page.get_by_role("button", name="Filters").click()
     page.locator("#filtersModal").get_by_text("Not invited").click()
     expect(page.locator(".response-info")).to_contain_text("not_invited")
-    assert page.url.endswith("?page_size=2&standing=not_invited")
+    assert page.url.endswith("?page_size=2&status=not_invited")
 
 
 def test_a_customer_and_a_link_are_made_with_the_forms(
