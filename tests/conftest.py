@@ -1,24 +1,17 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.conf import settings as django_settings
 from django.core.cache import cache
 from django.db import DEFAULT_DB_ALIAS, connections
-from django.test import override_settings
-from playwright.sync_api import Browser
-from pytest_django.live_server_helper import LiveServer
 
 from kapso_connect.testing import Sandbox
 
 from . import ROOT, log_events
-from .browser.support import Visitor, running_chromium
-from .proofs.support import DATABASES, new_database
 
 THOROUGH = False
 """True with ``--all``: every language, width and look of each page, and more of what is random."""
@@ -48,52 +41,50 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the slow kinds, unless ``--all``, ``-m`` or a folder or file of theirs is given."""
+    """Leave out the slow kinds, unless ``--all`` or ``-m`` is given, or their file or folder."""
     for item in items:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
         if folder in SLOW_FOLDERS:
             item.add_marker(SLOW_FOLDERS[folder])
-    if not (config.getoption("--all") or config.getoption("-m")):
-        slow = [item for item in items if is_slow(item) and not is_named(item, config)]
+    if not is_for_all(config):
+        slow = [item for item in items if is_slow(item) and not is_named(item.path, config)]
         if slow:
             config.hook.pytest_deselected(items=slow)
             items[:] = [item for item in items if item not in set(slow)]
-    if not THOROUGH:
-        leave_out_looks(items)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import the slow folders: they need packages of the extra "all-tests"."""
+    folder = collection_path.relative_to(ROOT / "tests").parts[:1]
+    if folder and folder[0] in SLOW_FOLDERS and not is_for_all(config):
+        return not is_named(collection_path, config) or None
+    return None
+
+
+def is_for_all(config: pytest.Config) -> bool:
+    return bool(config.getoption("--all") or config.getoption("-m"))
 
 
 def is_slow(item: pytest.Item) -> bool:
     return any(item.get_closest_marker(kind) for kind in SLOW_KINDS)
 
 
-def is_named(item: pytest.Item, config: pytest.Config) -> bool:
-    """Return True where the command names the item's file, or a folder of slow tests it is in."""
+def is_named(path: Path, config: pytest.Config) -> bool:
+    """Return True where the command names the file, or a folder of slow tests that it is in."""
     for argument in config.args:
         named = (config.invocation_params.dir / argument.partition("::")[0]).resolve()
-        if named == item.path or (named.name in SLOW_FOLDERS and named in item.path.parents):
+        if path == named or path in named.parents:
+            return True
+        if named in path.parents and named.name in SLOW_FOLDERS:
             return True
     return False
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if not (config.getoption("--all") or config.getoption("-m")):
+    if not is_for_all(config):
         terminalreporter.write_line(
             "The slow kinds (browser, docs, proof, slow) are run by: python -m pytest --all"
         )
-
-
-def leave_out_looks(items: list[pytest.Item]) -> None:
-    """Skip what only shows the pages in further languages and looks."""
-    for item in items:
-        given = getattr(item, "callspec", None)
-        if item.get_closest_marker("browser") is None or given is None:
-            continue
-        if given.params.get("language") not in {None, "en", "ar"}:
-            item.add_marker(pytest.mark.skip(reason="other languages: --all"))
-        if "dark" in given.params.values():
-            item.add_marker(pytest.mark.skip(reason="dark: --all"))
-        if "code" in given.params and given.params.get("scripts") is False:
-            item.add_marker(pytest.mark.skip(reason="without scripts: --all"))
 
 
 @pytest.fixture(scope="session")
@@ -144,53 +135,7 @@ def requests_in_transaction(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return in_transaction
 
 
-@pytest.fixture(scope="session", params=DATABASES)
-def proof_database(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[str]:
-    """The URL of a database with the proof site's tables, one of each kind that is reachable."""
-    with new_database(request.param, tmp_path_factory.mktemp(request.param)) as url:
-        yield url
-
-
 @pytest.fixture
 def unthrottled() -> None:
     """Nobody has asked the REST API anything yet."""
     cache.clear()
-
-
-# Browsers
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def server(browser: Browser, django_db_setup: None) -> Iterator[LiveServer]:
-    """The site, under a strict Content-Security-Policy."""
-    policy = "tests.browser.support.StrictPolicy"
-    with override_settings(MIDDLEWARE=[policy, *django_settings.MIDDLEWARE]):
-        server = LiveServer("127.0.0.1")
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def site(server: LiveServer, sandbox: Sandbox, settings: Any, configure: Any) -> str:
-    """The site's address; it and the sandbox know each other."""
-    configure(PUBLIC_URL=server.url)
-    settings.LOGIN_URL = "/admin/login/"
-    sandbox.set_webhook(f"{server.url}/whatsapp/webhook/")
-    # Webhook and page write one after the other, whichever database it is.
-    sandbox.faults(webhook_first=True)
-    return server.url
-
-
-@pytest.fixture
-def visitor(browser: Browser) -> Iterator[Visitor]:
-    folder = os.environ.get("KAPSO_TEST_SCREENSHOTS")
-    visitor = Visitor(browser, Path(folder) if folder else None)
-    yield visitor
-    visitor.close()
-    assert visitor.complaints == []

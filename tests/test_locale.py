@@ -13,7 +13,7 @@ from pathlib import Path
 import polib
 import pytest
 
-from kapso_connect.kapso.types import Language
+from kapso_connect.kapso.languages import Language
 from tests import ROOT
 
 PACKAGE = ROOT / "kapso_connect"

@@ -10,6 +10,8 @@ import pytest
 
 from tests import ROOT
 
+pytestmark = pytest.mark.slow
+
 SETUP = "import django; django.setup()"
 URLCONF = f"{SETUP}; from django.urls import get_resolver; get_resolver()._populate()"
 CHECK = f"{URLCONF}; from django.core.management import call_command; call_command('check')"

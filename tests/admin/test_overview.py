@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from typing import Any
@@ -13,13 +12,10 @@ from django.db import connection as database
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
-from playwright.sync_api import expect
-from pytest_django.live_server_helper import LiveServer
 
 from kapso_connect.models import Connection, Health, SetupLink, TimelineEvent
 from kapso_connect.onboarding import setup_links
 
-from ..browser.support import Visitor
 from ..factories import make_connection, make_customer, make_link
 
 URL = "/admin/kapso_connect/customer/overview/"
@@ -29,7 +25,6 @@ VIEW_PERMISSIONS = ("view_customer", "view_setuplink", "view_connection")
 pytestmark = pytest.mark.django_db
 
 DAY = timedelta(days=1)
-WIDE = {"width": 1440, "height": 900}
 
 
 def populate() -> None:
@@ -244,30 +239,3 @@ def test_more_customers_need_no_more_queries(admin_client: Client) -> None:
     for _ in range(4):
         populate()
     assert queries() == before
-
-
-# In a browser
-
-
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_is_readable_at_every_width_without_javascript(
-    server: LiveServer, visitor: Visitor, admin_client: Client, scheme: str
-) -> None:
-    populate()
-    session = {
-        "name": "sessionid",
-        "value": admin_client.cookies["sessionid"].value,
-        "url": server.url,
-    }
-    page = visitor.window(WIDE, color_scheme=scheme, java_script_enabled=False)
-    page.context.add_cookies([session])
-    page.goto(server.url + URL)
-    expect(page.get_by_role("heading", name="WhatsApp overview")).to_be_visible()
-    visitor.look(page, f"overview-{scheme}")
-    visitor.shoot(page, f"overview-{scheme}-wide")
-    page.get_by_role("link", name="7 days").click()
-    expect(page.get_by_role("link", name="7 days")).to_have_attribute("aria-current", "true")
-    page.get_by_label("From", exact=True).fill(f"{day(3)}")
-    page.get_by_role("button", name="Show").click()
-    expect(page.get_by_role("row", name=re.compile("^Invited"))).to_contain_text("100 %")

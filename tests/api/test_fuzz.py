@@ -28,7 +28,11 @@ from ..conftest import THOROUGH
 from ..factories import make_connection, make_link, remote_customer
 from .support import make_user
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls("tests.sites.tenant_api")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.urls("tests.sites.tenant_api"),
+]
 
 EXAMPLES = int(os.environ.get("KAPSO_TEST_FUZZ", 5 if THOROUGH else 1))
 

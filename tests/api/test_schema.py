@@ -242,6 +242,7 @@ def test_schema_is_the_same_after_requests(db: None, document: Any) -> None:
     assert schemas.build_document(urls.urlpatterns, API) == document
 
 
+@pytest.mark.slow
 def test_schema_is_the_same_in_another_process(document: Any) -> None:
     written = manage("kapso_openapi", "--format", "json", PYTHONHASHSEED="7")
     assert json.loads(written) == json.loads(json.dumps(document))
@@ -296,6 +297,7 @@ def test_error_without_drf_spectacular(caller: Caller, monkeypatch: Any) -> None
         call_command("kapso_openapi")
 
 
+@pytest.mark.slow
 def test_api_works_without_drf_spectacular() -> None:
     program = (
         "import sys; sys.modules['drf_spectacular'] = None; import django; django.setup();"
@@ -307,6 +309,7 @@ def test_api_works_without_drf_spectacular() -> None:
     run("-c", program)
 
 
+@pytest.mark.slow
 def test_drf_spectacular_is_imported_on_request_only() -> None:
     program = (
         "import sys, django; django.setup(); import kapso_connect.api.urls;"
@@ -403,6 +406,7 @@ def sites_schema(*patterns: Any, version: str, tmp_path: Path) -> dict[str, Any]
     return yaml.safe_load(file.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["3.0.3", "3.1.0"])
 def test_schema_within_the_sites_schema(version: str, tmp_path: Path, document: Any) -> None:
     ours = path("api/whatsapp/", include(urls.urls_for(), namespace="one"))

@@ -11,8 +11,8 @@ from playwright.sync_api import Page, expect
 from kapso_connect.models import Customer
 from kapso_connect.testing import Sandbox
 
-from ..admin.support import PAGES, StaffWorld, make_staff_world
 from ..conftest import THOROUGH
+from .staff_pages import PAGES, StaffWorld, make_staff_world
 from .support import PHONE, Visitor, settle
 
 DJANGOS_OWN = [

@@ -353,6 +353,7 @@ if child:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_opens_its_own_connections(server: FaultyServer) -> None:
     server.will(OK)

@@ -314,6 +314,7 @@ def test_progress_bar_on_a_terminal_with_tqdm(
 # In a separate process
 
 
+@pytest.mark.slow
 def test_ctrl_c_loses_nothing_and_creates_nothing_twice(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.faults(api=[{"kind": "slow", "seconds": 0.3}])
     site = tmp_path / "own_settings.py"

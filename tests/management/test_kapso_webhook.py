@@ -28,7 +28,6 @@ from kapso_connect.webhooks.payloads import NOT_AN_OBJECT, SAMPLE_NUMBER
 from kapso_connect.webhooks.registration import SignatureStatus
 from kapso_connect.webhooks.views import WRONG_SIGNATURE
 
-from ..conftest import THOROUGH
 from ..factories import CREATED, SECRET, WEBHOOK, listening, payload_for, post
 from ..faulty_server import FaultyServer, answer, hung
 from ..proofs.support import Site, delivery, environment, new_database
@@ -365,6 +364,7 @@ def test_verbosity_0_prints_nothing(here: str) -> None:
     assert run("--yes", "--test", "--verbosity", "0") == ""
 
 
+@pytest.mark.slow
 def test_output_that_the_terminal_cannot_encode(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.set_webhook("https://bäckerei\u202e.example/")
     command = [sys.executable, "-m", "django", "kapso_webhook", "--dry-run", "--no-color"]
@@ -413,6 +413,7 @@ def test_only_true_marks_a_test_delivery(sandbox: Sandbox) -> None:
 ACCEPTED = answer(400, {"error": NOT_AN_OBJECT})
 
 
+@pytest.mark.slow
 @pytest.mark.django_db
 @pytest.mark.parametrize(
     ("replies", "words"),
@@ -551,7 +552,7 @@ def test_rotation_that_kapso_fails_loses_nothing(
     assert "this site accepts both" in fails("--rotate", "--yes")
 
 
-@pytest.mark.skipif(not THOROUGH, reason="takes long: --all")
+@pytest.mark.slow
 def test_nothing_is_lost_or_refused_while_the_secret_is_rotated(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
@@ -618,6 +619,7 @@ def test_nothing_is_lost_or_refused_while_the_secret_is_rotated(
         site.rows().assert_each_heard_once()
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_wait_for_the_delivery(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.faults(drop=True)
     with new_database("sqlite", tmp_path) as database:

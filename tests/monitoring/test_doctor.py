@@ -739,6 +739,7 @@ def doctor_process(
     return done.returncode, {row["check"]: row for row in rows}, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_empty_database(tmp_path: Path) -> None:
     status, found, _ = doctor_process(f"sqlite:///{tmp_path}/empty.sqlite3", "--no-network")
     assert status == 1
@@ -748,6 +749,7 @@ def test_empty_database(tmp_path: Path) -> None:
         assert found[name]["level"] == "skipped"
 
 
+@pytest.mark.slow
 def test_missing_table(tmp_path: Path) -> None:
     with new_database("sqlite", tmp_path) as url:
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database:
@@ -758,6 +760,7 @@ def test_missing_table(tmp_path: Path) -> None:
     assert found["inbox"]["level"] == "skipped"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["damaged", "folder"])
 def test_invalid_database_file(tmp_path: Path, kind: str) -> None:
     (tmp_path / "damaged").write_bytes(b"no database " * 1000)
@@ -770,6 +773,7 @@ def test_invalid_database_file(tmp_path: Path, kind: str) -> None:
     assert "file" in broken[0]["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["127.0.0.1:9", "no.such.invalid:5432"])
 def test_unreachable_database(host: str) -> None:
     status, found, _ = doctor_process(f"postgres://u:{PASSWORD}@{host}/x", "--no-network")
@@ -778,6 +782,7 @@ def test_unreachable_database(host: str) -> None:
     assert "Not checked" in found["migrations"]["message"]
 
 
+@pytest.mark.slow
 def test_database_that_never_answers_is_limited_by_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=lambda: server.accept() and time.sleep(0.1), daemon=True)
@@ -790,6 +795,7 @@ def test_database_that_never_answers_is_limited_by_time() -> None:
     assert found["versions"]["level"] == "ok"
 
 
+@pytest.mark.slow
 def test_characters_that_the_terminal_cannot_encode(sandbox: Sandbox, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "django", "kapso_doctor", "--no-test-delivery"]
     with new_database("sqlite", tmp_path) as url:
@@ -809,6 +815,7 @@ def test_characters_that_the_terminal_cannot_encode(sandbox: Sandbox, tmp_path: 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_tasks_without_a_worker(tmp_path: Path) -> None:
     setup = (
         'INSTALLED_APPS += ["django_tasks_db"]\n'

@@ -254,6 +254,7 @@ def run_python(code: str, folder: Path, **more: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_counts_of_several_processes_are_added_up(tmp_path: Path) -> None:
     folder = tmp_path / "prometheus"
     folder.mkdir()
@@ -279,6 +280,7 @@ print([m.id for m in run_checks() if m.id.startswith("kapso_connect")])
 """
 
 
+@pytest.mark.slow
 def test_package_works_without_the_library(tmp_path: Path) -> None:
     assert run_python(WITHOUT, tmp_path).splitlines()[0] == "False"
 
@@ -295,6 +297,7 @@ print([name for name in ("prometheus_client", "health_check") if name in sys.mod
 """
 
 
+@pytest.mark.slow
 def test_libraries_are_not_imported_unless_configured(tmp_path: Path) -> None:
     output = run_python(IMPORTED, tmp_path, DJANGO_SETTINGS_MODULE="tests.settings")
     assert output.splitlines() == ["/whatsapp/webhook/", "[]"]

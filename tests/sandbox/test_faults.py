@@ -223,6 +223,7 @@ def test_invalid_controls_are_refused_with_a_reason(
     assert text in answer.json()["error"]
 
 
+@pytest.mark.slow
 def test_ten_thousand_customers_can_be_seeded(box: Sandbox, box_api: Api) -> None:
     box.seed(10_000, 1, prefix="big")
     counts = box.state()["counts"]

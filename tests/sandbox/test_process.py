@@ -15,6 +15,8 @@ import requests
 
 from kapso_connect.testing import Sandbox
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ("tests.sandbox.support",)
 
 COMMAND = [sys.executable, "-m", "kapso_connect.sandbox"]

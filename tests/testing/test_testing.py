@@ -76,6 +76,7 @@ print(hasattr(kapso_connect.testing, "connect_nobody"))
     assert done.stdout.splitlines() == ["[]", "False"]
 
 
+@pytest.mark.slow
 def test_a_sandbox_runs_until_it_is_stopped() -> None:
     with Sandbox(api_key="key") as sandbox:
         url = f"{sandbox.url}/platform/v1/customers"
@@ -101,6 +102,7 @@ def test_a_sandbox_that_takes_too_long_is_stopped() -> None:
         Sandbox(start_timeout=0)
 
 
+@pytest.mark.slow
 def test_waiting_for_missing_deliveries_fails_with_the_existing_ones() -> None:
     with Sandbox() as sandbox:
         sandbox.faults(drop=True)

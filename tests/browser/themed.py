@@ -1,4 +1,4 @@
-"""Run under ``tests.sites.theme_settings`` by ``tests.admin.test_theme``."""
+"""Run under ``tests.sites.theme_settings`` by ``tests.browser.test_theme``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, expect
 from pytest_django.live_server_helper import LiveServer
 
 from kapso_connect.testing import Sandbox
-from tests.admin.support import PAGES, make_staff_world
+from tests.browser.staff_pages import PAGES, make_staff_world
 from tests.browser.support import PHONE, Visitor
 
 WIDE = {"width": 1440, "height": 900}

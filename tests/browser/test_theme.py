@@ -9,11 +9,9 @@ import sys
 
 import pytest
 
-from ..browser.support import chromium
-from ..conftest import THOROUGH
+from .support import chromium
 
 
-@pytest.mark.skipif(not THOROUGH, reason="takes long: --all")
 @pytest.mark.skipif(
     importlib.util.find_spec("jazzmin") is None, reason="django-jazzmin is not installed"
 )
@@ -22,7 +20,7 @@ def test_every_page_is_whole_in_jazzmin() -> None:
     run = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider"),
-            *("--ds", "tests.sites.theme_settings", "tests/sites/themed/look.py"),
+            *("--ds", "tests.sites.theme_settings", "tests/browser/themed.py"),
         ],
         env={
             **os.environ,
