@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -37,6 +38,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     global THOROUGH
     THOROUGH = config.getoption("--all")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more worker than there are cores: many tests wait for the sandbox, or for a timeout."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(tryfirst=True)

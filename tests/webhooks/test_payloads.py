@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 import pytest
 from django.http.request import HttpHeaders
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kapso_connect.exceptions import MalformedBody, MalformedPayload
@@ -153,11 +153,11 @@ def test_deeply_nested_batch_item_is_an_error() -> None:
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=8,
+    max_leaves=20,
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(value=json_values)
 def test_storable_is_stable_and_strict_json(value: object) -> None:
     once = storable(value)
@@ -165,7 +165,7 @@ def test_storable_is_stable_and_strict_json(value: object) -> None:
     json.dumps(once, allow_nan=False).encode()
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     body=st.dictionaries(
         st.sampled_from(["event", "type", "data", "batch", "phone_number_id", "x"]), json_values
@@ -260,7 +260,7 @@ def test_wrong_account_payloads_say_what_is_wrong(payload: dict[str, object], wo
 
 
 @pytest.mark.parametrize("read_event", [phone_number_event, account_event])
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     payload=st.dictionaries(st.text(), json_values), inner=json_values, name=st.sampled_from(NAMES)
 )
