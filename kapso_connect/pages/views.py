@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth.decorators import login_not_required
-from django.core.cache import cache
 from django.core.exceptions import SuspiciousOperation
 from django.core.signing import BadSignature
 from django.http import (
@@ -56,11 +54,7 @@ from ..onboarding.connect_urls import (
 from ..phone_numbers import format_phone_number
 from ..utils import validate_same_site_url
 from . import theme
-
-CONNECT_RATE_LIMIT = 10
-"""How many times a customer may press the connect button within ``CONNECT_RATE_PERIOD``."""
-CONNECT_RATE_PERIOD = 10 * 60
-"""Seconds."""
+from .rate_limit import seconds_until_allowed
 
 REFRESH_SECONDS = 3
 """How often the waiting page refreshes at first."""
@@ -240,7 +234,7 @@ class ConnectView(PageView):
             "link": latest,
             "connect_path": connect_path(customer),
         }
-        if seconds := _seconds_until_allowed(customer):
+        if seconds := seconds_until_allowed(customer):
             log_event("page.rate_limited", customer_id=customer.pk)
             response = self.page("busy", status=429, minutes=math.ceil(seconds / 60), **context)
             response.headers["Retry-After"] = str(seconds)
@@ -372,24 +366,6 @@ def _logo_url(logo: str) -> str:
     if not logo or logo.startswith("/") or (public_url and logo.startswith(f"{public_url}/")):
         return logo
     return static(logo)
-
-
-def _seconds_until_allowed(customer: Customer) -> int:
-    """Count a request of ``customer``; return after how many seconds the next one is allowed, or 0.
-
-    If the cache is broken or stores nothing, there is no limit.
-    """
-    period, elapsed = divmod(int(time.time()), CONNECT_RATE_PERIOD)
-    key = f"kapso_connect.connect_rate.{customer.pk}.{period}"
-    try:
-        cache.add(key, 0, CONNECT_RATE_PERIOD)
-        count = cache.incr(key)
-    except ValueError:
-        return 0
-    except Exception as error:
-        log_event("page.rate_limit_failed", error=type(error).__name__, exc_info=True)
-        return 0
-    return CONNECT_RATE_PERIOD - elapsed if count > CONNECT_RATE_LIMIT else 0
 
 
 def _see_other(url: str) -> HttpResponse:

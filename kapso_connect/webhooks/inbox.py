@@ -139,11 +139,7 @@ def _delivery_query(key: Slot) -> QuerySet[WebhookEvent, Any]:
 
 
 _text = CharField()
-
-
 _known_customers = Lookup(_known_customer_query, kapso_id=_text, number=_text, key=_text)
-
-
 _deliveries = Lookup(_delivery_query, key=_text)
 
 
@@ -193,7 +189,6 @@ def store(
 @task()
 def process_webhook_event(webhook_event_id: int) -> None:
     """Process one stored delivery that the request could not finish."""
-
     process(webhook_event_id)
 
 
@@ -318,7 +313,7 @@ def classify_error(webhook_event: WebhookEvent, error: Exception) -> None:
 
 
 def finish(webhook_event: WebhookEvent, status: str, reason: str = "") -> None:
-    """Set on ``webhook_event`` that it is not processed any more. Does not save."""
+    """Set the final ``status`` of ``webhook_event``, and the reason for it. Does not save."""
     webhook_event.status = status
     webhook_event.last_error = reason
     webhook_event.processed_at = timezone.now()

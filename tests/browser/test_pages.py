@@ -16,7 +16,7 @@ from kapso_connect.kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, Action
 from kapso_connect.kapso.languages import Language
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
 from kapso_connect.onboarding.connect_urls import connect_url
-from kapso_connect.pages import views
+from kapso_connect.pages import rate_limit, views
 from kapso_connect.testing import Sandbox
 
 from ..conftest import THOROUGH
@@ -243,12 +243,12 @@ def test_every_other_page(
     sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 429}])
     press(page)
     see("unavailable", "Not possible right now")
-    monkeypatch.setattr(views, "CONNECT_RATE_LIMIT", 2)
+    monkeypatch.setattr(rate_limit, "CONNECT_RATE_LIMIT", 2)
     press(page)
     see("busy", "A short break")
 
     sandbox.faults(api=[])
-    monkeypatch.setattr(views, "CONNECT_RATE_LIMIT", 100)
+    monkeypatch.setattr(rate_limit, "CONNECT_RATE_LIMIT", 100)
     press(page)
     connect(page)
     page.goto(address)

@@ -29,7 +29,7 @@ from kapso_connect.onboarding.connect_urls import (
     returning_customer,
     with_customer_token,
 )
-from kapso_connect.pages import theme, views
+from kapso_connect.pages import rate_limit, theme, views
 from kapso_connect.testing import Sandbox
 
 from ..factories import make_connection, make_customer, make_link
@@ -294,8 +294,8 @@ def test_no_other_method_changes_anything_or_puts_the_address_into_the_log(
 def test_too_many_clicks_are_limited(
     link: SetupLink, address: str, client: Client, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
 ) -> None:
-    monkeypatch.setattr(views.time, "time", lambda: 1_800_000_000 + 60)
-    for _ in range(views.CONNECT_RATE_LIMIT):
+    monkeypatch.setattr(rate_limit.time, "time", lambda: 1_800_000_000 + 60)
+    for _ in range(rate_limit.CONNECT_RATE_LIMIT):
         assert client.post(address).status_code == 303
     asked = len(sandbox.requests())
     response = client.post(address)
@@ -307,7 +307,7 @@ def test_too_many_clicks_are_limited(
 
     other = onboarding.create_setup_link(make_customer(kapso_id=None))
     assert client.post(connect_path(other.customer)).status_code == 303
-    monkeypatch.setattr(views.time, "time", lambda: 1_800_000_000 + 600)
+    monkeypatch.setattr(rate_limit.time, "time", lambda: 1_800_000_000 + 600)
     assert client.post(address).status_code == 303
 
 
@@ -316,9 +316,9 @@ def test_broken_cache_means_no_limit(
     address: str, client: Client, settings: Any, is_broken: bool
 ) -> None:
     settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
-    broken = mock.patch.object(views.cache, "add", side_effect=ConnectionError("away"))
+    broken = mock.patch.object(rate_limit.cache, "add", side_effect=ConnectionError("away"))
     with broken if is_broken else mock.MagicMock():
-        for _ in range(views.CONNECT_RATE_LIMIT + 2):
+        for _ in range(rate_limit.CONNECT_RATE_LIMIT + 2):
             assert client.post(address).status_code == 303
 
 
@@ -514,7 +514,7 @@ def test_next_url_identifies_only_the_customers_browser(
 def test_customer_token_is_valid_for_an_hour_and_cannot_be_forged() -> None:
     customer = make_customer(connect_key="mine")
     url = with_customer_token("/welcome/", customer)
-    later = mock.patch("django.core.signing.time.time", return_value=views.time.time() + 3601)
+    later = mock.patch("django.core.signing.time.time", return_value=time.time() + 3601)
     assert RETURN_SECONDS == 3600
     with later:
         assert returning_customer(RequestFactory().get(url)) is None
