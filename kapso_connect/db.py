@@ -40,7 +40,7 @@ ResultT = TypeVar("ResultT")
 ViewT = TypeVar("ViewT", bound=Callable[..., Any])
 
 CONFLICT_RETRY_SECONDS = 4.0
-"""Seconds after which a conflict is not retried any more. Kapso waits 10 for its answer."""
+"""Seconds after which a conflict is not retried any more. Kapso waits 10 for the response."""
 
 
 def alias() -> str:
@@ -154,7 +154,8 @@ class _WriteLock:
     def __init__(self) -> None:
         self._reset()
         # A process forked while a thread held the lock would wait for it forever.
-        os.register_at_fork(after_in_child=self._reset)
+        if hasattr(os, "register_at_fork"):  # not on Windows
+            os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()

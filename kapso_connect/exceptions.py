@@ -77,7 +77,7 @@ class KapsoUnavailable(KapsoError):
     """Kapso did not answer in time, closed the connection, or answered 5xx. Try again later."""
 
 
-class KapsoUnexpectedAnswer(KapsoError):
+class KapsoUnexpectedResponse(KapsoError):
     """The answer does not match Kapso's API: a redirect, HTML, a missing field.
 
     Check ``API_BASE_URL``; if that is right, the API has changed.

@@ -161,7 +161,7 @@ class SetupLinkQuerySet(models.QuerySet["SetupLink"]):
             Q(expires_at=None) | Q(expires_at__gt=timezone.now()), status=SetupLink.Status.ACTIVE
         )
 
-    def past_end(self) -> SetupLinkQuerySet:
+    def past_expiry(self) -> SetupLinkQuerySet:
         """Return the active links past ``expires_at``, which ``kapso_sync`` marks as expired."""
         return self.filter(status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now())
 
@@ -642,9 +642,9 @@ class Invitation(Retryable):
 
 
 class IdempotentRequest(models.Model):
-    """A REST request with an ``Idempotency-Key`` that creates an object, and its answer.
+    """A REST request with an ``Idempotency-Key`` that creates an object, and its response.
 
-    Without ``answer`` the request is in progress until ``leased_until``. After that, the next
+    Without ``response`` the request is in progress until ``leased_until``. After that, the next
     request with the key continues it.
     """
 
@@ -654,7 +654,7 @@ class IdempotentRequest(models.Model):
     fingerprint = models.CharField(max_length=64, help_text="Digest of the request's body.")
     created_at = models.DateTimeField(default=timezone.now, db_index=True)
     leased_until = models.DateTimeField()
-    answer = models.JSONField(
+    response = models.JSONField(
         null=True, encoder=DjangoJSONEncoder, help_text="The body, without URLs and tokens."
     )
     customer = models.ForeignKey(Customer, on_delete=models.CASCADE, null=True, related_name="+")

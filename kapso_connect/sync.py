@@ -461,7 +461,7 @@ def _sync_links(
     report: Report, client: KapsoClient, dry_run: bool, progress: ProgressCallback
 ) -> None:
     if dry_run:
-        report.links = SetupLink.objects.past_end().count()
+        report.links = SetupLink.objects.past_expiry().count()
         return
     report.links = setup_links.expire_links()
     active = SetupLink.objects.filter(

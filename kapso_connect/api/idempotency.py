@@ -44,7 +44,7 @@ ERRORS_WITHOUT_EFFECT = (
 class Attempt:
     """A request to create an object. ``row`` is None if the request has no key.
 
-    ``since`` is when an earlier attempt with an unknown outcome began; ``answer`` is the body of
+    ``since`` is when an earlier attempt with an unknown outcome began; ``response`` is the body of
     the response to an earlier successful attempt.
     """
 
@@ -53,8 +53,8 @@ class Attempt:
     leased_until: datetime | None = None
 
     @property
-    def answer(self) -> Mapping[str, Any] | None:
-        return self.row.answer if self.row is not None else None
+    def response(self) -> Mapping[str, Any] | None:
+        return self.row.response if self.row is not None else None
 
     @property
     def customer_id(self) -> int:
@@ -68,15 +68,15 @@ class Attempt:
 
     def finish(
         self,
-        answer: Mapping[str, Any],
+        response: Mapping[str, Any],
         *,
         customer: Customer | None = None,
         setup_link: SetupLink | None = None,
     ) -> None:
-        """Store ``answer``. Call it in the transaction that stores the new object."""
+        """Store ``response``. Call it in the transaction that stores the new object."""
         if self.row is not None:
             IdempotentRequest.objects.filter(pk=self.row.pk).update(
-                answer=answer, customer=customer, setup_link=setup_link
+                response=response, customer=customer, setup_link=setup_link
             )
 
 
@@ -101,12 +101,12 @@ def attempt(request: Request, owner: Callable[[Request], str]) -> Iterator[Attem
         )
     digest = _hash([owner(request), request.path, key])
     current = _acquire(digest, _hash(request.data))
-    if current.answer is not None:
+    if current.response is not None:
         yield current
         return
     # Empty if another process has taken over because this one was slow.
     own_row = IdempotentRequest.objects.filter(
-        Q(leased_until=current.leased_until), digest=digest, answer__isnull=True
+        Q(leased_until=current.leased_until), digest=digest, response__isnull=True
     )
     try:
         yield current
@@ -134,10 +134,10 @@ def _acquire(digest: str, fingerprint: str) -> Attempt:
         return Attempt(row, leased_until=leased_until)
     if row.fingerprint != fingerprint:
         raise ApiError("idempotency_key_reused")
-    if row.answer is not None:
+    if row.response is not None:
         return Attempt(row)
     lapsed = IdempotentRequest.objects.filter(
-        pk=row.pk, leased_until=row.leased_until, leased_until__lte=now, answer__isnull=True
+        pk=row.pk, leased_until=row.leased_until, leased_until__lte=now, response__isnull=True
     )
     acquired = retry_on_conflict(
         partial(lapsed.update, leased_until=leased_until), within=sqlite_write_lock

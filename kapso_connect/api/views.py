@@ -297,9 +297,9 @@ class Customers(Api):
     def create(self, request: Request) -> Response:
         values = self.validated_body()
         with idempotency.attempt(request, self.get_idempotency_owner) as attempt:
-            if attempt.answer is not None:
+            if attempt.response is not None:
                 customer = self.get_customer(attempt.customer_id)
-                return self.created_response("customer", customer.pk, attempt.answer, replayed=True)
+                return self.created_response("customer", customer.pk, attempt.response, replayed=True)
             pk, body = retry_on_conflict(lambda: self._create(values, attempt))
             return self.created_response("customer", pk, body)
 
@@ -396,12 +396,12 @@ class SetupLinks(Api):
         self._check_permitted(customer, options, with_token=values["include_token"])
         with idempotency.attempt(request, self.get_idempotency_owner) as attempt:
             link = attempt.setup_link or self._create(customer, options, values, attempt)
-            body = dict(attempt.answer or self.represent([link])[0])
+            body = dict(attempt.response or self.represent([link])[0])
         # These are not stored with the key.
         body |= {"url": link.url, "connect_url": connect_url(link.customer) or None, "token": None}
         if values["include_token"]:
             body["token"] = link.token
-        is_replay = attempt.answer is not None
+        is_replay = attempt.response is not None
         return self.created_response("setup-link", link.pk, body, replayed=is_replay)
 
     def _check_permitted(

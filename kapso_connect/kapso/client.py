@@ -17,7 +17,7 @@ from .types import (
     KapsoPhoneNumber,
     KapsoSetupLink,
     KapsoWebhook,
-    UnusableAnswer,
+    UnusableResponse,
     ValueT,
     parse,
     primary_key,
@@ -46,7 +46,7 @@ class KapsoClient:
     Every method raises a KapsoError: KapsoCredentialsError (401, 403 or no usable key),
     KapsoPlanError (402), KapsoNotFound (404), KapsoConflict (409), KapsoValidationError (400,
     422), KapsoRateLimited (429, or a wait that exceeds the budget), KapsoUnavailable (5xx, no
-    answer, budget spent), KapsoUnexpectedAnswer (an answer that is not in the contract, such as a
+    answer, budget spent), KapsoUnexpectedResponse (an answer that is not in the contract, such as a
     redirect: it is not followed, so that the key is sent to Kapso only).
     """
 
@@ -248,7 +248,7 @@ class KapsoClient:
         )
         data = answer.get("data") if isinstance(answer, Mapping) else None
         if not isinstance(data, Mapping) or data.get("success") is False:
-            raise self._transport.unexpected_answer(
+            raise self._transport.unexpected_response(
                 operation, "POST", "it did not confirm the delivery"
             )
 
@@ -266,9 +266,9 @@ class KapsoClient:
         # The answer is not assigned to a name: error reports show the locals of this frame.
         try:
             return _value(kind, self._call(operation, method, path, body=body), wrapped)
-        except UnusableAnswer as problem:
+        except UnusableResponse as problem:
             reason = str(problem)
-        raise self._transport.unexpected_answer(operation, method, reason)
+        raise self._transport.unexpected_response(operation, method, reason)
 
     def _pages(
         self,
@@ -285,7 +285,7 @@ class KapsoClient:
             query |= {"page": str(page), "per_page": str(per_page)}
             try:
                 items, total = _page(kind, self._call(operation, "GET", path, query=query))
-            except UnusableAnswer as problem:
+            except UnusableResponse as problem:
                 reason = str(problem)
                 break
             # What is created meanwhile pushes entries on to the next page; they are yielded once.
@@ -300,7 +300,7 @@ class KapsoClient:
             page += 1
         else:
             return
-        raise self._transport.unexpected_answer(operation, "GET", reason)
+        raise self._transport.unexpected_response(operation, "GET", reason)
 
     @sensitive_variables()
     def _call(
@@ -335,7 +335,7 @@ def _query_value(value: str | datetime) -> str:
 
 def _member(answer: object, name: str) -> Any:
     if not isinstance(answer, Mapping) or name not in answer:
-        raise UnusableAnswer(f"the answer has no {name!r}")
+        raise UnusableResponse(f"the answer has no {name!r}")
     return answer[name]
 
 
@@ -347,7 +347,7 @@ def _page(kind: type[ValueT], answer: object) -> tuple[dict[object, ValueT], int
     """Return the values of one page by their ids, and how many pages there are."""
     data, total = _member(answer, "data"), _member(_member(answer, "meta"), "total_pages")
     if not isinstance(data, list):
-        raise UnusableAnswer("'data' is not a list")
+        raise UnusableResponse("'data' is not a list")
     if isinstance(total, bool) or not isinstance(total, int) or total < 0:
-        raise UnusableAnswer("'total_pages' is not a number of pages")
+        raise UnusableResponse("'total_pages' is not a number of pages")
     return {primary_key(item): item for item in (parse(kind, entry) for entry in data)}, total

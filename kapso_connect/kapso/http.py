@@ -44,7 +44,7 @@ from ..exceptions import (
     KapsoPlanError,
     KapsoRateLimited,
     KapsoUnavailable,
-    KapsoUnexpectedAnswer,
+    KapsoUnexpectedResponse,
     KapsoValidationError,
 )
 from ..log import log_event
@@ -378,8 +378,8 @@ class Transport:
         self._session.close()
 
     @staticmethod
-    def unexpected_answer(operation: str, method: str, reason: str) -> KapsoUnexpectedAnswer:
-        return unexpected_answer(operation, method, reason)
+    def unexpected_response(operation: str, method: str, reason: str) -> KapsoUnexpectedResponse:
+        return unexpected_response(operation, method, reason)
 
     @sensitive_variables()
     def call(
@@ -456,7 +456,7 @@ class Transport:
                 was_retried=raw.retries.may_have_happened(),
             )
         except _AnswerTooLargeError:
-            return unexpected_answer(operation, method, "it is larger than 10 MB")
+            return unexpected_response(operation, method, "it is larger than 10 MB")
         except (requests.RequestException, HTTPError, http.client.HTTPException, OSError) as error:
             return _no_answer(operation, method, error)
 
@@ -490,7 +490,7 @@ class Transport:
             )
         is_redirect = 300 <= status < 400
         reason = "it is a redirect, which is not followed" if is_redirect else "its status"
-        return unexpected_answer(operation, method, f"{reason} ({status}){quoted}", status)
+        return unexpected_response(operation, method, f"{reason} ({status}){quoted}", status)
 
     def _quote(self, answer: _Answer) -> str:
         text = _error_text(answer.body)
@@ -503,9 +503,9 @@ class Transport:
         return f': "{text}"' if text else ""
 
 
-def unexpected_answer(
+def unexpected_response(
     operation: str, method: str, reason: str, status: int | None = None
-) -> KapsoUnexpectedAnswer:
+) -> KapsoUnexpectedResponse:
     """Return the error for an answer that is not what Kapso's contract promises."""
     was_refused = status is not None and 300 <= status < 500
     unknown = method == "POST" and not was_refused
@@ -515,7 +515,7 @@ def unexpected_answer(
         else 'Check KAPSO_CONNECT["API_BASE_URL"], any proxy between this site and Kapso, and '
         "whether there is a newer version of this package."
     )
-    return KapsoUnexpectedAnswer(
+    return KapsoUnexpectedResponse(
         f"Could not {operation}: Kapso's answer is not as documented: {reason}. {next_step}",
         operation=operation,
         status=status,
@@ -531,7 +531,7 @@ def _json(operation: str, method: str, answer: _Answer) -> Any:
     except (ValueError, RecursionError):
         # Its text is not quoted: it may contain the URL of a setup link.
         reason = "it is HTML, not JSON" if "html" in answer.content_type else "it is not JSON"
-    raise unexpected_answer(operation, method, reason, answer.status)
+    raise unexpected_response(operation, method, reason, answer.status)
 
 
 def _error_text(body: bytes) -> str:

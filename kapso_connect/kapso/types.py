@@ -134,17 +134,17 @@ class KapsoWebhook:
     secret: SecretFingerprint | None = field(default=None, compare=False, repr=False)
 
 
-class UnusableAnswer(Exception):
+class UnusableResponse(Exception):
     """An answer is not what Kapso's contract promises; the message says why."""
 
 
 def parse(kind: type[ValueT], data: object) -> ValueT:
     """Return ``data``, parsed JSON, as a ``kind``, which is one of the types above.
 
-    Unknown members are ignored, and null is the same as absent. Raises UnusableAnswer.
+    Unknown members are ignored, and null is the same as absent. Raises UnusableResponse.
     """
     if not isinstance(data, Mapping):
-        raise UnusableAnswer(f"a {kind.__name__} is not an object")
+        raise UnusableResponse(f"a {kind.__name__} is not an object")
     values = {}
     for name, (read, required) in _FIELDS[kind].items():
         value = data.get(_KAPSO_NAMES.get(name, name))
@@ -152,9 +152,9 @@ def parse(kind: type[ValueT], data: object) -> ValueT:
             try:
                 values[name] = read(value)
             except (ValueError, OverflowError):
-                raise UnusableAnswer(f"{name!r} of a {kind.__name__} is unusable") from None
+                raise UnusableResponse(f"{name!r} of a {kind.__name__} is unusable") from None
         elif required:
-            raise UnusableAnswer(f"a {kind.__name__} has no {name!r}")
+            raise UnusableResponse(f"a {kind.__name__} has no {name!r}")
     return kind(**values)
 
 

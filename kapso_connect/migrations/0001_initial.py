@@ -448,7 +448,7 @@ class Migration(migrations.Migration):
                 ),
                 ("leased_until", models.DateTimeField()),
                 (
-                    "answer",
+                    "response",
                     models.JSONField(
                         encoder=django.core.serializers.json.DjangoJSONEncoder,
                         help_text="The body, without URLs and tokens.",

@@ -458,7 +458,7 @@ def _error_code(error: str | None) -> str:
 
 def expire_links() -> int:
     """Mark the links past their ``expires_at`` as expired, and return how many there were."""
-    links = SetupLink.objects.past_end().select_related("customer")
+    links = SetupLink.objects.past_expiry().select_related("customer")
     expired = 0
     while batch := list(links[:EXPIRE_BATCH_SIZE]):
         for link in batch:

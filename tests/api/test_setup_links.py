@@ -229,7 +229,7 @@ def test_token_is_returned_once_and_stored_nowhere(
     assert heard.only("setup_link_created")["setup_link"].token is None
     assert token not in repr(link)
     for secret in SECRETS:
-        assert secret not in remembered["answer"]
+        assert secret not in remembered["response"]
 
 
 def test_no_token_unless_requested(caller: Caller, sandbox: Sandbox) -> None:

@@ -29,7 +29,7 @@ from kapso_connect.exceptions import (
     KapsoPlanError,
     KapsoRateLimited,
     KapsoUnavailable,
-    KapsoUnexpectedAnswer,
+    KapsoUnexpectedResponse,
     KapsoValidationError,
 )
 from kapso_connect.kapso import http
@@ -417,13 +417,13 @@ def test_an_unusable_answer_to_a_post_leaves_the_outcome_open(
     server: FaultyServer, client: KapsoClient, reply: Any, named: str
 ) -> None:
     server.will(reply)
-    with pytest.raises(KapsoUnexpectedAnswer, match="create customer") as caught:
+    with pytest.raises(KapsoUnexpectedResponse, match="create customer") as caught:
         client.create_customer(name="Ada")
     assert named in str(caught.value)
     assert caught.value.outcome_unknown
     assert "check before" in str(caught.value)
     assert len(server.requests) == 1
-    with pytest.raises(KapsoUnexpectedAnswer) as caught:
+    with pytest.raises(KapsoUnexpectedResponse) as caught:
         client.get_customer(CUSTOMER)
     assert not caught.value.outcome_unknown
 
@@ -436,10 +436,10 @@ def test_wrong_types_are_named(
     server: FaultyServer, client: KapsoClient, members: dict[str, Any]
 ) -> None:
     server.will(answer(200, changed("Webhook", **members)))
-    with pytest.raises(KapsoUnexpectedAnswer, match=next(iter(members))):
+    with pytest.raises(KapsoUnexpectedResponse, match=next(iter(members))):
         client.update_webhook(WEBHOOK, {})
     server.will(answer(200, changed("Health", checks=["no"])["data"]))
-    with pytest.raises(KapsoUnexpectedAnswer, match="checks"):
+    with pytest.raises(KapsoUnexpectedResponse, match="checks"):
         client.get_phone_number_health(NUMBER)
 
 
@@ -448,7 +448,7 @@ def test_a_test_delivery_that_is_not_confirmed_is_an_error(
 ) -> None:
     server.will(answer(200, {"data": {"success": False}}), answer(204))
     for _ in range(2):
-        with pytest.raises(KapsoUnexpectedAnswer, match="test webhook"):
+        with pytest.raises(KapsoUnexpectedResponse, match="test webhook"):
             client.test_webhook(WEBHOOK)
 
 
@@ -460,7 +460,7 @@ ERRORS = [
     (404, KapsoNotFound),
     (408, KapsoUnavailable),
     (409, KapsoConflict),
-    (418, KapsoUnexpectedAnswer),
+    (418, KapsoUnexpectedResponse),
     (422, KapsoValidationError),
     (500, KapsoUnavailable),
     (503, KapsoUnavailable),
@@ -585,7 +585,7 @@ def test_an_empty_list_is_one_request(server: FaultyServer, client: KapsoClient)
 
 def test_an_empty_page_is_only_the_last_one(server: FaultyServer, client: KapsoClient) -> None:
     server.will(answer(200, listed("Webhook", pages=1_000_000)))
-    with pytest.raises(KapsoUnexpectedAnswer, match="is empty"):
+    with pytest.raises(KapsoUnexpectedResponse, match="is empty"):
         list(client.list_webhooks())
     assert len(server.requests) == 1
 
@@ -596,7 +596,7 @@ def test_a_page_that_repeats_ends_the_list_with_an_error(
     server.will(answer(200, listed("Webhook", {"id": "1"}, pages=1_000_000)))
     webhooks = client.list_webhooks()
     assert next(webhooks).id == "1"
-    with pytest.raises(KapsoUnexpectedAnswer, match="came twice"):
+    with pytest.raises(KapsoUnexpectedResponse, match="came twice"):
         next(webhooks)
     assert len(server.requests) == 2
 
@@ -606,10 +606,10 @@ def test_list_without_a_valid_page_count_is_an_error(
     server: FaultyServer, client: KapsoClient, pages: Any
 ) -> None:
     server.will(answer(200, listed("Webhook", {}, pages=pages)))
-    with pytest.raises(KapsoUnexpectedAnswer, match="total_pages"):
+    with pytest.raises(KapsoUnexpectedResponse, match="total_pages"):
         list(client.list_webhooks())
     server.will(answer(200, {"data": {}, "meta": {"total_pages": 1}}))
-    with pytest.raises(KapsoUnexpectedAnswer, match="not a list"):
+    with pytest.raises(KapsoUnexpectedResponse, match="not a list"):
         list(client.list_webhooks())
 
 

@@ -26,7 +26,7 @@ from kapso_connect.exceptions import (
     KapsoNotFound,
     KapsoRateLimited,
     KapsoUnavailable,
-    KapsoUnexpectedAnswer,
+    KapsoUnexpectedResponse,
 )
 from kapso_connect.kapso import http
 from kapso_connect.kapso.client import KapsoClient
@@ -294,11 +294,11 @@ def test_an_endless_answer_is_refused(
 ) -> None:
     monkeypatch.setattr(http, "MAX_RESPONSE_BYTES", 50_000)
     server.will(answer(200, b" " * 100_000))
-    with pytest.raises(KapsoUnexpectedAnswer, match="larger than"):
+    with pytest.raises(KapsoUnexpectedResponse, match="larger than"):
         get(client)
     assert len(server.requests) == 1
     server.will(raw(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 20_000))
-    with pytest.raises(KapsoUnexpectedAnswer) as caught:
+    with pytest.raises(KapsoUnexpectedResponse) as caught:
         post(client)
     assert caught.value.outcome_unknown
 
@@ -457,7 +457,7 @@ def test_a_redirect_is_refused_and_its_target_never_asked(
     with FaultyServer() as target:
         target.will(OK)
         server.will(answer(status, b"", {"Location": target.url}))
-        with pytest.raises(KapsoUnexpectedAnswer, match="redirect") as caught:
+        with pytest.raises(KapsoUnexpectedResponse, match="redirect") as caught:
             call(client)
         assert target.connections == 0
     assert len(server.requests) == 1

@@ -157,7 +157,7 @@ def test_idempotency_keys_are_deleted_after_a_week_unless_in_use() -> None:
             digest=digest,
             created_at=now - timedelta(days=days),
             leased_until=now + timedelta(hours=lease),
-            answer=answer,
+            response=answer,
         )
 
     key("answered", 8, 1, {"id": 1}), key("died", 8), key("new", 6), key("in use", 8, 1)

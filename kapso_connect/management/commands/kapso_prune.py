@@ -131,7 +131,7 @@ def old_batches(before: Any, drafted_before: Any) -> models.QuerySet[InvitationB
 
 
 def old_keys(before: Any, now: Any) -> models.QuerySet[IdempotentRequest]:
-    in_progress = Q(answer__isnull=True, leased_until__gt=now)
+    in_progress = Q(response__isnull=True, leased_until__gt=now)
     return IdempotentRequest.objects.filter(~in_progress, created_at__lt=before)
 
 
