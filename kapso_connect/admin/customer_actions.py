@@ -1,4 +1,5 @@
-"""What the pages that act on one customer share: permissions, lookups, errors, forms sent once.
+"""What the pages that act on one customer share: permissions, lookups, errors, and protection
+against forms sent twice.
 
 Each page acts on the customer's latest setup link or on one of its numbers. A form carries the
 state its reader saw (``Target.version``) and is refused when anything has changed since, so a form
@@ -169,6 +170,8 @@ class CustomerActions(CustomerDataMixin):
     def render_action_page(
         self, request: HttpRequest, target: Target, template: str, title: str, **context: Any
     ) -> HttpResponse:
+        """Return the page ``customer_actions/<template>.html``; ``status`` in ``context`` is the
+        status of the response."""
         status = context.pop("status", 200)
         response = self.render_page(
             request,
@@ -202,6 +205,8 @@ class CustomerActions(CustomerDataMixin):
     def finish_action(
         self, request: HttpRequest, target: Target, entry: str, text: str
     ) -> HttpResponse:
+        """Record ``entry`` in the customer's history, and redirect to the object's page with the
+        message ``text``."""
         log_change(request, target.customer, entry)
         self.message_user(request, text, messages.SUCCESS)
         return self.redirect_to_object(target.obj)
@@ -214,4 +219,5 @@ class CustomerActions(CustomerDataMixin):
 
 
 def current_user(request: HttpRequest) -> Any:
+    """Return the user as an actor; its type allows the anonymous user, which the admin does not."""
     return request.user

@@ -260,7 +260,10 @@ class InviteViews(CustomerDataMixin):
         for row in rows:
             obj = objs.get(row.customer_id)
             if obj is None:
-                yield {"name": _("A customer that you may not see"), "state": invitation_badge(row)}
+                yield {
+                    "name": _("A customer you do not have permission to view"),
+                    "state": invitation_badge(row),
+                }
                 continue
             url = connect_url(row.customer) if row.setup_link else ""
             label = _("Setup link for %(customer)s") % {"customer": row.customer}
@@ -296,6 +299,8 @@ def email_badge(row: Invitation) -> SafeString | str:
 
 
 def batch_customers(batch: InvitationBatch) -> QuerySet[Customer]:
+    """Return the customers of a batch; ``is_connected`` and ``is_invited`` tell whether one has a
+    connected number and a usable link."""
     own = Connection.objects.filter(customer=OuterRef("pk"), status=Connection.Status.CONNECTED)
     links = SetupLink.objects.usable().filter(customer=OuterRef("pk"))
     return Customer.objects.filter(invitations__batch=batch).annotate(

@@ -33,7 +33,7 @@ class ManageNumberViews(CustomerActions):
                 request,
                 target,
                 _(
-                    "Kapso has not said which phone number this is, so it cannot be reconnected. "
+                    "Kapso has not reported the phone number, so it cannot be reconnected. "
                     "Create a new setup link instead."
                 ),
             )
@@ -68,7 +68,7 @@ class ManageNumberViews(CustomerActions):
             try:
                 onboarding.check_health(number, actor=current_user(request))
             except KapsoNotFound:
-                return self._record_gone(request, target, now)
+                return self._disconnect_missing_number(request, target, now)
             log_change(
                 request,
                 target.customer,
@@ -86,7 +86,7 @@ class ManageNumberViews(CustomerActions):
         self.message_user(request, text, level)
         return self.redirect_to_object(target.obj)
 
-    def _record_gone(
+    def _disconnect_missing_number(
         self, request: HttpRequest, target: Target, asked_at: datetime
     ) -> HttpResponse:
         """Disconnect the number here: Kapso has just answered that it does not have it."""

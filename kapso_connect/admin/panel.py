@@ -281,7 +281,7 @@ def advice(status: CustomerStatus) -> str:
     """Return what staff should know or do next; "" if there is nothing to add."""
     link = status.link
     if status.status == OnboardingStatus.WAITING:
-        return _("That usually takes less than a minute. There is nothing to do.")
+        return _("That usually takes less than a minute. You do not need to do anything.")
     if status.status == OnboardingStatus.FAILED and link:
         failure = SETUP_ERRORS.get(link.last_error_code)
         shown = f"{failure.cause} {failure.advice}" if failure else ""
@@ -299,6 +299,7 @@ def advice(status: CustomerStatus) -> str:
 
 
 def timeline(customer: Customer) -> Iterator[dict[str, Any]]:
+    """Yield the customer's latest timeline events as the panel shows them, newest first."""
     events = customer.events.select_related("connection", "actor")
     for event in events.order_by("-occurred_at", "-pk")[:PANEL_ROWS]:
         yield {

@@ -1,4 +1,4 @@
-""" "Run again": an action and a page for rows whose processing failed."""
+"""The "Run again" action and its page, for rows whose processing failed."""
 
 from __future__ import annotations
 
@@ -89,7 +89,10 @@ class RunAgainAdmin(ReadOnlyAdmin[ModelT]):
             if time.monotonic() - started > RUN_AGAIN_BUDGET:
                 self.message_user(
                     request,
-                    _("There was not enough time for all. Run the remaining ones again."),
+                    _(
+                        "There was not enough time to run all of them. Select the remaining ones "
+                        "and run them again."
+                    ),
                     level="WARNING",
                 )
                 break

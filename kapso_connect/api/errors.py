@@ -80,7 +80,7 @@ ERRORS: dict[str, tuple[int, str]] = {
         "Idempotency-Key, it is carried out only once.",
     ),
     "kapso_rate_limited": (503, "This site has sent Kapso too many requests."),
-    "kapso_unavailable": (503, "Kapso did not respond. Nothing was changed."),
+    "kapso_unavailable": (503, "Kapso did not respond. Try again shortly."),
     "not_configured": (503, "This site's settings are incomplete; its log has the details."),
     "unavailable": (503, "Temporarily unavailable. Try again shortly."),
 }

@@ -208,6 +208,7 @@ def status_body(customer: Customer, status: CustomerStatus) -> dict[str, Any]:
 
 
 def failure_body(kapso_code: str) -> dict[str, Any]:
+    """Return how a failed setup is explained to the customer, by the error code from Kapso."""
     known = SETUP_ERRORS.get(kapso_code, UNKNOWN_ERROR)
     return {
         "code": kapso_code if kapso_code in SETUP_ERRORS else "unknown",

@@ -237,6 +237,7 @@ class Api(GenericViewSet[Any]):
     def created_response(
         self, name: str, pk: Any, body: Mapping[str, Any], *, replayed: bool = False
     ) -> Response:
+        """Return a 201 with the URL of the new object, marked if it repeats an earlier response."""
         headers = {"Location": self.url_of(name, pk)}
         if replayed:
             headers[idempotency.REPLAYED_HEADER] = "true"
@@ -299,7 +300,9 @@ class Customers(Api):
         with idempotency.attempt(request, self.get_idempotency_owner) as attempt:
             if attempt.response is not None:
                 customer = self.get_customer(attempt.customer_id)
-                return self.created_response("customer", customer.pk, attempt.response, replayed=True)
+                return self.created_response(
+                    "customer", customer.pk, attempt.response, replayed=True
+                )
             pk, body = retry_on_conflict(lambda: self._create(values, attempt))
             return self.created_response("customer", pk, body)
 

@@ -30,11 +30,11 @@ class SetupError:
 
 SETUP_ERRORS: dict[str, SetupError] = {
     "facebook_auth_failed": SetupError(
-        _("The login was not finished"),
+        _("The login was not completed"),
         _("The Facebook login was closed or cancelled before it was done."),
         _(
-            "Try again, and stay in the login window until it says that you are done. You need a "
-            "Facebook account that may manage your business."
+            "Try again, and keep the login window open until it says you are finished. You need a "
+            "Facebook account that is allowed to manage your business."
         ),
     ),
     "phone_verification_failed": SetupError(
@@ -50,18 +50,18 @@ SETUP_ERRORS: dict[str, SetupError] = {
         _("Your business has too many WhatsApp accounts"),
         _("Meta allows a business only a certain number of them, and yours has reached it."),
         _(
-            "Try again and choose one of your existing accounts, instead of making a new one. Or "
-            "remove one that you no longer use in Meta Business Suite first."
+            "Try again and choose one of your existing accounts, instead of creating a new one. Or "
+            "first open Meta Business Suite and remove one that you no longer use."
         ),
     ),
     "token_exchange_failed": SetupError(
         _("Meta did not confirm the permission"),
         _("You allowed the connection, but Meta's confirmation did not arrive."),
-        _("This is usually over after a minute. Wait a moment, then try again."),
+        _("This usually resolves itself within a minute. Wait a moment, then try again."),
     ),
     "link_expired": SetupError(
         _("This link has expired"),
-        _("For safety, a setup link works for a limited time only."),
+        _("For security, a setup link works only for a limited time."),
         _("Get a fresh link; it takes only a moment."),
         Action.FRESH_LINK,
     ),
@@ -76,7 +76,7 @@ SETUP_ERRORS: dict[str, SetupError] = {
 # For a code that is not in SETUP_ERRORS: Kapso may add codes.
 UNKNOWN_ERROR = SetupError(
     _("WhatsApp could not be connected"),
-    _("Something went wrong while your number was being connected. Nothing was changed."),
+    _("Something went wrong while your number was being connected."),
     _("Contact us and tell us the reference below, and we will find out what happened."),
     Action.CONTACT,
 )

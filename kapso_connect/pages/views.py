@@ -1,6 +1,6 @@
 """The customers' pages: the invitation, and the pages that Kapso's hosted page redirects to.
 
-A site customises them with templates, or with subclasses of the views; see ``PageView``.
+A site customizes them with templates, or with subclasses of the views; see ``PageView``.
 
 A redirect is not signed: the format of its parameters is validated, and what they say counts only
 once the API has confirmed it. None of them is displayed.
@@ -76,7 +76,7 @@ class BadParameters(Exception):
 @method_decorator([non_atomic, login_not_required, never_cache], name="dispatch")
 class PageView(View):
     """Base class of the customers' pages: shows them in the customer's language, and a friendly
-    page instead of an error.
+    page for an invalid or unknown URL.
 
     To add to the context of a template, override ``get_context_data`` in a subclass of one of the
     views below, and mount it above ``include("kapso_connect.urls")`` with the same URL.
@@ -108,6 +108,8 @@ class PageView(View):
         return response
 
     def page(self, page: str, *, status: int = 200, **context: Any) -> HttpResponse:
+        """Return the template ``kapso_connect/<page>.html``, with the context of
+        ``get_context_data``."""
         context = self.get_context_data(page, **context)
         return render(self.request, f"kapso_connect/{page}.html", context, status=status)
 
@@ -294,6 +296,8 @@ class SuccessView(PageView):
         return self.success(link, [connection], is_customer=is_customer)
 
     def waiting(self, link: SetupLink) -> HttpResponse:
+        """Return the page that reloads itself, less often after a minute, until the number is
+        confirmed."""
         link.refresh_from_db(fields=["unconfirmed_since"])
         waited = timezone.now() - (link.unconfirmed_since or timezone.now())
         takes_long = waited >= SLOW_REFRESH_AFTER

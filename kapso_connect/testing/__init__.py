@@ -1,4 +1,4 @@
-"""For a host's own tests: customers who connect, signed webhooks, and a running sandbox.
+"""For a site's own tests: customers who connect, signed webhooks, and a running sandbox.
 
 ``Sandbox``, ``sign`` and ``webhook_headers`` need no Django. The others are imported on first use,
 and need your settings and a database. The fixtures for pytest-django are in

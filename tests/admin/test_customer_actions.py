@@ -1,4 +1,5 @@
-"""What all pages that act on a customer have in common: permissions, history, forms sent once."""
+"""What all pages that act on a customer have in common: permissions, history, and
+protection against forms sent twice."""
 
 from __future__ import annotations
 

@@ -746,7 +746,7 @@ def test_customers_that_the_site_keeps_from_a_user_stay_hidden(
     assert mine.name in page
     assert foreign.name not in page
     assert connect_url(Customer.objects.get(pk=foreign.pk)) not in page
-    assert "A customer that you may not see" in page
+    assert "A customer you do not have permission to view" in page
     response = admin_client.post(INVITE, {"ids": str(foreign.pk)})
     assert response["Location"] == LIST
 
@@ -877,7 +877,7 @@ class TestInASitesOwnAdmin:
         address = draft(admin_client, [row])
         start(admin_client, address)
         page = text(admin_client, address.replace("kapso_connect/customer", "host_site/branch"))
-        assert "A customer that you may not see" in page
+        assert "A customer you do not have permission to view" in page
 
     @pytest.mark.parametrize("owner_id", ["", "x", "007", "9" * 50, None], ids=range(5))
     @pytest.mark.parametrize("model", [Bakery, Shop, Franchise])
@@ -892,7 +892,7 @@ class TestInASitesOwnAdmin:
             admin_client,
             address.replace("kapso_connect/customer", f"host_site/{model._meta.model_name}"),
         )
-        assert "A customer that you may not see" in page
+        assert "A customer you do not have permission to view" in page
 
     @pytest.mark.parametrize("hostile", ["", "x", "\x00", "_5F", "9" * 50])
     @pytest.mark.parametrize("model", ["bakery", "shop", "branch"])

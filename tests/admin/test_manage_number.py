@@ -44,7 +44,7 @@ def test_reconnecting_ignores_the_sites_default_connection_types(
 def test_number_without_its_phone_number_cannot_be_reconnected(world: World) -> None:
     Connection.objects.update(display_phone_number="")
     response = world.client.post(world.url("reconnect"), {"version": ""})
-    assert "Kapso has not said which phone number this is" in messages(response)
+    assert "Kapso has not reported the phone number" in messages(response)
     assert SetupLink.objects.count() == 1
 
 

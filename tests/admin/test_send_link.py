@@ -52,7 +52,7 @@ def test_the_page_shows_what_will_be_sent_and_sends_it(world: World) -> None:
     assert len(mail.outbox) == 2
 
 
-def test_the_address_is_hidden_from_those_who_may_not_create_links(world: World) -> None:
+def test_the_url_is_hidden_from_those_who_may_not_create_links(world: World) -> None:
     world.user.is_superuser = False
     world.user.save()
     world.allow(*VIEWS, "send_setup_link")

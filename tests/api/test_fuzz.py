@@ -2,7 +2,7 @@
 
 It runs in a process of its own, with all of its checks, against a real server: as staff, as a
 tenant's user and as nobody. It always sends the same; with --all more of it, and
-with KAPSO_TEST_FUZZ=50 so many examples of each request: some minutes.
+with KAPSO_TEST_FUZZ=50 that many examples of each request: some minutes.
 """
 
 from __future__ import annotations

@@ -245,7 +245,7 @@ def test_every_other_page(
     see("unavailable", "Not possible right now")
     monkeypatch.setattr(rate_limit, "CONNECT_RATE_LIMIT", 2)
     press(page)
-    see("busy", "A short break")
+    see("busy", "Please wait a moment")
 
     sandbox.faults(api=[])
     monkeypatch.setattr(rate_limit, "CONNECT_RATE_LIMIT", 100)

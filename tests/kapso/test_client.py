@@ -380,9 +380,7 @@ def test_text_that_no_database_stores_is_made_storable(
     assert client.get_customer(CUSTOMER).name == "Ada?"
 
 
-def test_links_do_not_show_their_address_or_token(
-    server: FaultyServer, client: KapsoClient
-) -> None:
+def test_links_do_not_show_their_url_or_token(server: FaultyServer, client: KapsoClient) -> None:
     server.will(answer(200, changed("SetupLink", url="https://k.example/abc", token="def")))
     shown = repr(client.create_setup_link(CUSTOMER, {}))
     assert "abc" not in shown

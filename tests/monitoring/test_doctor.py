@@ -99,7 +99,7 @@ def here(live_server: LiveServer, sandbox: Sandbox, settings: Any, configure: An
 
 @pytest.fixture
 def secret(settings: Any, configure: Any, sandbox_process: Sandbox) -> None:
-    """Use secrets that are recognised wherever they are shown."""
+    """Use secrets that are recognized wherever they are shown."""
     configure(**{name: MARKERS[name] for name in ("API_KEY", "WEBHOOK_SECRET")})
     settings.SECRET_KEY = MARKERS["SECRET_KEY"]
 

@@ -278,7 +278,7 @@ def test_signatures_for_other_purposes_are_rejected(link: SetupLink, client: Cli
 
 
 @pytest.mark.parametrize("method", ["head", "put", "delete", "options"])
-def test_no_other_method_changes_anything_or_puts_the_address_into_the_log(
+def test_no_other_method_changes_anything_or_puts_the_url_into_the_log(
     address: str, client: Client, caplog: pytest.LogCaptureFixture, method: str
 ) -> None:
     before = rows()
