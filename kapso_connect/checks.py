@@ -1,6 +1,6 @@
 """System checks: mistakes in an installation that can be found without using the network.
 
-Errors, which stop the site from starting:
+Errors, which stop manage.py commands:
 
 ``kapso_connect.E001``
     ``KAPSO_CONNECT`` is not a dict, has an unknown key, or a value of the wrong type.
@@ -106,6 +106,7 @@ SANDBOX_SECRETS = ("sandbox", "sandbox-api-key", "sandbox-webhook-secret")
 
 @register("kapso_connect")
 def check_settings(**kwargs: Any) -> list[CheckMessage]:
+    """Check the values in ``KAPSO_CONNECT``, and the task backend."""
     try:
         conf = get_conf()
     except ImproperlyConfigured as error:
@@ -124,6 +125,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.urls)
 def check_urls(**kwargs: Any) -> list[CheckMessage]:
+    """Check this package's URLs, and what its pages need."""
     if not getattr(settings, "ROOT_URLCONF", None):
         return []  # a process without URLs; Django's own URL checks do the same
     try:
@@ -373,6 +375,7 @@ def _task_backend() -> Iterator[CheckMessage]:
 
 @register("kapso_connect", deploy=True)
 def check_deployment(**kwargs: Any) -> list[CheckMessage]:
+    """Check what only matters in production: ``manage.py check --deploy`` runs this."""
     try:
         conf = get_conf()
     except ImproperlyConfigured:

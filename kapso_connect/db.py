@@ -86,7 +86,7 @@ def retry_on_conflict(
     Inside a transaction of the caller nothing is repeated: that is up to the caller. Inside another
     ``operation`` there is not even a savepoint: an error rolls back all of it.
     A single statement needs no transaction: ``within=sqlite_write_lock``.
-    Raises the last error after ``CONFLICT_RETRY_SECONDS``.
+    Raise the last error after ``CONFLICT_RETRY_SECONDS``.
     """
     if _in_operation.get():
         return operation()
@@ -179,7 +179,7 @@ _write_lock = _WriteLock()
 def sqlite_write_lock() -> Iterator[Callable[[], None]]:
     """Hold the write lock on SQLite outside a transaction; elsewhere do nothing.
 
-    Yields a function that releases it before the block ends.
+    Yield a function that releases it before the block ends.
     """
     database = connections[alias()]
     needed = database.vendor == "sqlite" and not database.in_atomic_block

@@ -27,15 +27,15 @@ class ConnectSignal(Signal):
 
     @contextmanager
     def excluding(self, names: Collection[str]) -> Iterator[None]:
-        """Leave out the receivers with these ``receiver_name``s while the block sends."""
+        """Leave out the receivers with these names (``receiver_name``) within the block."""
         token = _excluded.set(frozenset(names))
         try:
             yield
         finally:
             _excluded.reset(token)
 
-    # Django has no public way to send to some of the receivers; the tests hold this to
-    # each supported version.
+    # Django has no public way to send to some of the receivers; the tests check this
+    # on each supported version.
     def _live_receivers(self, sender: Any) -> Any:
         excluded = _excluded.get()
         live = super()._live_receivers(sender)
@@ -59,7 +59,7 @@ def receiver_name(receiver: Callable[..., Any]) -> str:
 def successful_receivers(responses: list[tuple[Callable[..., Any], Any]]) -> set[str]:
     """Return the names of the receivers that did not raise.
 
-    Where several share a name (two lambdas of a module), all of them must have returned.
+    If several share a name (two lambdas of a module), all of them must have returned.
     """
     called = Counter(receiver_name(receiver) for receiver, _ in responses)
     returned = Counter(

@@ -37,8 +37,8 @@ class Event:
 
 
 TIMELINE = ("event_id", "source", "customer_id", "connection_id", "setup_link_id")
-"""Fields of the events that are on the timeline as well: primary keys, and the channel that
-reported the change."""
+"""Fields of the events that are on the timeline as well: primary keys, and where the
+change was reported from."""
 
 
 def _timeline(text: str, meaning: str, *more: str) -> Event:
@@ -175,9 +175,9 @@ EVENTS: dict[str, Event] = {
     ),
     "page.rate_limited": Event(
         INFO,
-        "Too many requests for customer %(customer_id)s",
+        "Too many requests from customer %(customer_id)s",
         ("customer_id",),
-        "A connect URL was used more than ten times in ten minutes.",
+        "The connect button was pressed more than ten times in ten minutes.",
     ),
     "page.try_again_later": Event(
         WARNING,

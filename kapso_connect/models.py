@@ -1,6 +1,6 @@
 """The tables: who was invited, what is connected, what arrived, what happened.
 
-Only ``onboarding`` (state), ``webhooks`` (the inbox) and ``outbox`` change their rows.
+State (links, numbers, the timeline) is changed only by ``onboarding``, ``webhooks`` and ``outbox``.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ def new_external_id() -> str:
 
 
 def new_connect_key() -> str:
+    """Return a new random connect key. It is a secret: whoever has it can connect a number."""
     return get_random_string(22)
 
 
 class Source(models.TextChoices):
-    """The channel that reported a change."""
+    """Where a change was reported from."""
 
     WEBHOOK = "webhook", _("Webhook")
     REDIRECT = "redirect", _("Redirect")
@@ -59,11 +60,13 @@ class Health(models.TextChoices):
 
 
 class CustomerManager(models.Manager["Customer"]):
+    """Finds the customers that are linked to objects of the site's own models."""
+
     def for_owner(self, owner: models.Model, **defaults: Any) -> Customer:
         """Return the customer linked to ``owner``, a saved object of any of the site's models.
 
         If there is none, it is created with ``defaults`` (``name`` defaults to ``str(owner)``).
-        Raises ValueError for an object that is not saved.
+        Raise ValueError for an object that is not saved.
         """
         if owner.pk is None:
             raise ValueError("Save the owner before you request its customer.")
@@ -96,7 +99,7 @@ class Customer(models.Model):
         null=True,
         blank=True,
         default=new_external_id,
-        help_text=_("This site's own id for the customer; Kapso hands it back with its webhooks."),
+        help_text=_("This site's own id for the customer; Kapso returns it in its webhooks."),
     )
     kapso_id = models.CharField(
         _("Kapso id"),
@@ -351,7 +354,7 @@ class Connection(models.Model):
         help_text=_("Whether Meta has approved the name that people see."),
     )
     health_status = models.CharField(_("health"), max_length=16, choices=Health.choices, blank=True)
-    health_error = models.TextField(_("what is wrong"), blank=True)
+    health_error = models.TextField(_("health error"), blank=True)
     health_checked_at = models.DateTimeField(_("health checked"), null=True, blank=True)
     account_status = models.CharField(
         _("account status"),
@@ -387,6 +390,7 @@ class Connection(models.Model):
 
     @property
     def is_connected(self) -> bool:
+        """True if the number is connected now; False if it once was."""
         return self.status == self.Status.CONNECTED
 
 
@@ -564,7 +568,7 @@ class InvitationBatch(models.Model):
         help_text=_("When its options were confirmed; before that nothing is created."),
     )
     stopped = models.TextField(
-        _("stopped because"),
+        _("reason for stopping"),
         blank=True,
         help_text=_("The error that would affect all other customers, too. Empty unless stopped."),
     )

@@ -50,7 +50,7 @@ class Retryable(models.Model):
     def acquire_lease(self) -> bool:
         """Reserve this work for ``LEASE_SECONDS``, counting an attempt. Return True on success.
 
-        Return False where another worker holds it, where it is not due, and where it is done.
+        Return False if another worker holds it, if it is not due, and if it is done.
         One conditional UPDATE decides, on every database; no lock is held afterwards. Work whose
         workers stopped ``RETRY_LIMIT`` times without recording a result fails permanently instead.
         """

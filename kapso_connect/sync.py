@@ -94,6 +94,7 @@ class Report:
     errors: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
+        """Return the counts in one line, without the errors."""
         counts = [
             f"{item.name} {getattr(self, item.name)}"
             for item in fields(self)
@@ -262,7 +263,7 @@ def _sync_numbers(
 
 
 def _connect_new_numbers(new: list[KapsoPhoneNumber], customers: _CustomerCache) -> set[str]:
-    """Connect those of the ``new`` numbers that only need to be written down; return their ids.
+    """Connect those of the ``new`` numbers that need no further checks; return their ids.
 
     All other numbers are synchronised one by one. So is a whole group if another process changes
     the same numbers or links at the same moment.
@@ -494,7 +495,9 @@ def _continue_invitations(report: Report, dry_run: bool, progress: ProgressCallb
     """Continue batches that were interrupted or are due for another attempt."""
     if dry_run:
         report.invitations = Invitation.objects.filter(
-            due(), batch__in=invitations.unfinished(), status=Invitation.Status.PENDING
+            due(),
+            batch__in=invitations.batches_with_due_invitations(),
+            status=Invitation.Status.PENDING,
         ).count()
         return
 

@@ -356,7 +356,7 @@ def test_an_unconfirmed_redirect_is_logged_once(
 def test_a_rejected_redirect(client: Client, sandbox: Sandbox) -> None:
     link = onboarding.create_setup_link(make_customer(kapso_id=None))
     assert client.get(success(link, "123")).status_code == 404
-    assert only("redirect.rejected")["reason"] == "Kapso does not know this number."
+    assert only("redirect.rejected")["reason"] == "Kapso has no such number."
     number = sandbox.add_number()["phone_number_id"]
     assert client.get(success(link, number)).status_code == 404
     assert observed[-1][1] == {
@@ -615,7 +615,7 @@ def test_invalid_settings_do_not_keep_events_from_the_log(settings: Any, caplog:
     settings.KAPSO_CONNECT = {"OBSERVERS": "not.a.list"}
     with caplog.at_level(logging.INFO, "kapso_connect"):
         log.log_event("page.rate_limited", customer_id=1)
-    assert caplog.messages == ["Too many requests for customer 1"]
+    assert caplog.messages == ["Too many requests from customer 1"]
 
 
 def test_a_json_formatter_shows_the_fields() -> None:

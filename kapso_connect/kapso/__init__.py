@@ -1,4 +1,4 @@
-"""Kapso's Platform API. It knows no model of this package."""
+"""Kapso's Platform API. It does not use this package's models."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ class KapsoClient:
 
     Temporary failures are retried within the budget. A 429 was refused before anything happened, so
     every method is retried after its ``Retry-After``; so is a connection that could not be opened.
-    After a 5xx answer or a broken connection, GET, PATCH and DELETE are retried: to repeat them
-    changes nothing. A POST may have been carried out: it is never retried, and its error has
+    After a 5xx answer or a broken connection, GET, PATCH and DELETE are retried: repeating
+    them changes nothing. A POST may have been carried out: it is never retried, and its error has
     ``outcome_unknown``.
 
     Every method raises a KapsoError: KapsoCredentialsError (401, 403 or no usable key),
@@ -60,7 +60,7 @@ class KapsoClient:
         read_timeout: float = API_READ_TIMEOUT,
         hidden: Sequence[str] = (),
     ) -> None:
-        # It imports requests, which is large: most processes make no client.
+        # Imported here because it imports requests, which is slow to load.
         from .http import Transport
 
         self._base_url = base_url.rstrip("/")
@@ -144,7 +144,8 @@ class KapsoClient:
         status: str | None = None,
         created_after: datetime | None = None,
     ) -> Iterator[KapsoSetupLink]:
-        """Yield the customer's links, only those with ``status`` and created after a datetime."""
+        """Yield the customer's links, optionally only those with ``status``, or created after a
+        datetime."""
         return self._pages(
             KapsoSetupLink,
             "list setup links",
@@ -155,7 +156,7 @@ class KapsoClient:
     def update_setup_link(
         self, customer_id: str, setup_link_id: str, changes: Mapping[str, Any]
     ) -> KapsoSetupLink:
-        """Change fields of a link that Kapso allows to change, such as ``expires_at``."""
+        """Change those fields of a link that Kapso lets you change, such as ``expires_at``."""
         return self._patch_setup_link("update setup link", customer_id, setup_link_id, changes)
 
     def revoke_setup_link(self, customer_id: str, setup_link_id: str) -> KapsoSetupLink:
@@ -179,8 +180,8 @@ class KapsoClient:
         created_after: datetime | None = None,
         per_page: int = 100,
     ) -> Iterator[KapsoPhoneNumber]:
-        """Yield the project's numbers, only those of a customer, of a WhatsApp Business account, or
-        created after a datetime. ``per_page`` is how many one request fetches."""
+        """Yield the project's numbers, optionally only those of a customer, of a WhatsApp Business
+        account, or created after a datetime. ``per_page`` is how many one request fetches."""
         return self._pages(
             KapsoPhoneNumber,
             "list phone numbers",

@@ -53,7 +53,7 @@ MAX_RESPONSE_BYTES = 10 * 1024 * 1024
 MAX_QUOTED_LENGTH = 300  # characters of Kapso's error text in a message
 MAX_RETRIES = 3
 BACKOFF_FACTOR = 0.25  # seconds; doubled with every retry
-# To repeat one of these changes nothing. A POST creates something each time.
+# Repeating one of these changes nothing. A POST creates something each time.
 IDEMPOTENT_METHODS = frozenset({"GET", "PATCH", "DELETE"})
 
 
@@ -65,7 +65,9 @@ class _Refusal:
 
 
 _REFUSALS = {
-    400: _Refusal(KapsoValidationError, "Kapso refused the content", "Correct what it names."),
+    400: _Refusal(
+        KapsoValidationError, "Kapso rejected the values", "Correct the values that it names."
+    ),
     401: _Refusal(
         KapsoCredentialsError,
         "Kapso refused the API key",
@@ -83,7 +85,7 @@ _REFUSALS = {
     ),
     404: _Refusal(
         KapsoNotFound,
-        "Kapso does not know it",
+        "Kapso has no such object",
         "Check the id, and that the API key belongs to the same Kapso project.",
     ),
     409: _Refusal(
@@ -91,7 +93,9 @@ _REFUSALS = {
         "a limit is reached, or it already exists",
         "Use the existing one, or remove one that is no longer needed.",
     ),
-    422: _Refusal(KapsoValidationError, "Kapso refused the content", "Correct what it names."),
+    422: _Refusal(
+        KapsoValidationError, "Kapso rejected the values", "Correct the values that it names."
+    ),
 }
 _TRY_LATER = "Try again later."
 _CHECK_FIRST = "It may have been carried out: check before you repeat it."
@@ -385,7 +389,7 @@ class Transport:
     def call(
         self, operation: str, method: str, url: str, body: Mapping[str, Any] | None = None
     ) -> Any:
-        """Return the answer as parsed JSON, or None if it is empty. Raises KapsoError."""
+        """Return the answer as parsed JSON, or None if it is empty. Raise KapsoError."""
         started = time.monotonic()
         outcome, status = "ok", None
         try:
@@ -418,8 +422,8 @@ class Transport:
             )
         if self._budget.remaining() <= 0:
             raise KapsoUnavailable(
-                f"Could not {operation}: the {self._budget.seconds:g} seconds of API time are "
-                f"spent. {_TRY_LATER}",
+                f"Could not {operation}: the time limit of {self._budget.seconds:g} seconds for "
+                f"API requests was reached. {_TRY_LATER}",
                 operation=operation,
             )
         answer = self._exchange(operation, method, url, body)
@@ -489,7 +493,7 @@ class Transport:
                 outcome_unknown=unknown,
             )
         is_redirect = 300 <= status < 400
-        reason = "it is a redirect, which is not followed" if is_redirect else "its status"
+        reason = "it is a redirect, which is not followed" if is_redirect else "unexpected status"
         return unexpected_response(operation, method, f"{reason} ({status}){quoted}", status)
 
     def _quote(self, answer: _Answer) -> str:
@@ -516,7 +520,7 @@ def unexpected_response(
         "whether there is a newer version of this package."
     )
     return KapsoUnexpectedResponse(
-        f"Could not {operation}: Kapso's answer is not as documented: {reason}. {next_step}",
+        f"Could not {operation}: Kapso's response is not as documented: {reason}. {next_step}",
         operation=operation,
         status=status,
         outcome_unknown=unknown,
@@ -559,7 +563,7 @@ def _no_answer(operation: str, method: str, error: Exception) -> KapsoUnavailabl
 
 
 def _describe_failure(error: Exception, server: str) -> tuple[str, bool]:
-    """Return what failed, and whether the ``server``, as it is called, may have got the request."""
+    """Return what failed, and whether ``server`` may have received the request."""
     cause: Any = error
     if isinstance(error, requests.RequestException) and error.args:
         cause = error.args[0]
@@ -570,7 +574,7 @@ def _describe_failure(error: Exception, server: str) -> tuple[str, bool]:
     if type(cause).__name__ == "NameResolutionError":  # only in urllib3 2
         return f"the host name of {server} cannot be resolved (DNS)", False
     if isinstance(cause, ConnectTimeoutError):
-        return f"there is no connection to {server}", False
+        return f"could not connect to {server}", False
     if isinstance(cause, SSLError):
         if any(isinstance(arg, ssl.SSLCertVerificationError) for arg in cause.args):
             return "this site does not trust the certificate (check its CA bundle)", False
@@ -618,7 +622,7 @@ def fetch(
     """Make one request without the API key, and on a new connection, since behind a reused one
     there is always the same process. It is not retried, and redirects are not followed.
 
-    ``timeout`` is in seconds for the whole answer; name resolution does not count. Raises
+    ``timeout`` is in seconds for the whole answer; name resolution does not count. Raise
     Unreachable, whose message calls the other side ``server``.
     """
     budget = _Budget(timeout)

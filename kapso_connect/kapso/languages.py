@@ -10,6 +10,8 @@ from django.utils.translation import gettext_lazy as _
 
 
 class Language(models.TextChoices):
+    """A language of the hosted page, by its code at Kapso."""
+
     ENGLISH = "en", _("English")
     SPANISH = "es", _("Spanish")
     PORTUGUESE = "pt", _("Portuguese")

@@ -95,7 +95,7 @@ class SetupLinkOptions:
         earlier source (``reconnect_phone_number`` excludes connection types), the earlier one is
         dropped; within one source it is an error.
 
-        Raises InvalidOptions with all problems at once.
+        Raise InvalidOptions with all problems at once.
         """
         values: dict[str, Any] = {}
         origin: dict[str, int] = {}
@@ -159,7 +159,8 @@ def _check_combinations(values: Mapping[str, Any], errors: dict[str, str]) -> No
     if "reconnect_phone_number" in values:
         if "allowed_connection_types" in values:
             errors["allowed_connection_types"] = _(
-                "Leave this out when a number is reconnected: Kapso takes the type it had."
+                "Leave this out when a number is reconnected: Kapso keeps the connection type it "
+                "had."
             )
         if values.get("provision_phone_number"):
             errors["provision_phone_number"] = _(
@@ -172,7 +173,7 @@ def _check_combinations(values: Mapping[str, Any], errors: dict[str, str]) -> No
             )
         elif not _in_default_country(values):
             errors["phone_number_area_code"] = _(
-                "Kapso knows area codes in the United States only."
+                "Kapso supports area codes only in the United States."
             )
 
 

@@ -20,13 +20,15 @@ ValueT = TypeVar("ValueT")
 
 
 class ConnectionType(models.TextChoices):
+    """How a number is connected: whether it can still be used in the WhatsApp Business app."""
+
     COEXISTENCE = "coexistence", _("Coexistence (keeps the WhatsApp Business app)")
     DEDICATED = "dedicated", _("Dedicated (API only)")
 
 
 @dataclass(frozen=True)
 class KapsoCustomer:
-    """A customer of ours at Kapso; ``external_customer_id`` is the id that we gave it."""
+    """One of this site's customers, at Kapso; ``external_customer_id`` is this site's id."""
 
     id: str
     name: str
@@ -141,7 +143,7 @@ class UnusableResponse(Exception):
 def parse(kind: type[ValueT], data: object) -> ValueT:
     """Return ``data``, parsed JSON, as a ``kind``, which is one of the types above.
 
-    Unknown members are ignored, and null is the same as absent. Raises UnusableResponse.
+    Unknown members are ignored, and null is the same as absent. Raise UnusableResponse.
     """
     if not isinstance(data, Mapping):
         raise UnusableResponse(f"a {kind.__name__} is not an object")

@@ -30,7 +30,7 @@ class Migration(migrations.Migration):
                     models.CharField(
                         blank=True,
                         default=kapso_connect.models.new_external_id,
-                        help_text="This site's own id for the customer; Kapso hands it back with its webhooks.",
+                        help_text="This site's own id for the customer; Kapso returns it in its webhooks.",
                         max_length=255,
                         null=True,
                         unique=True,
@@ -147,7 +147,7 @@ class Migration(migrations.Migration):
                     models.TextField(
                         blank=True,
                         help_text="The error that would affect all other customers, too. Empty unless stopped.",
-                        verbose_name="stopped because",
+                        verbose_name="reason for stopping",
                     ),
                 ),
                 (
@@ -596,7 +596,7 @@ class Migration(migrations.Migration):
                         verbose_name="health",
                     ),
                 ),
-                ("health_error", models.TextField(blank=True, verbose_name="what is wrong")),
+                ("health_error", models.TextField(blank=True, verbose_name="health error")),
                 (
                     "health_checked_at",
                     models.DateTimeField(blank=True, null=True, verbose_name="health checked"),

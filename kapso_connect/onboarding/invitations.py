@@ -2,7 +2,7 @@
 
 A batch is drafted and started once. Then any process may work on it: a worker, the progress page,
 ``kapso_sync`` or ``kapso_invite``, several of them at the same time. Each invitation is leased to
-one process. Where that one dies, another finds the invitation, and the link that may have been
+one process. If that one dies, another finds the invitation, and the link that may have been
 created for it.
 """
 
@@ -105,7 +105,7 @@ def start(
     """Start a draft: set the options of its links, and let them be created.
 
     ``options`` and ``next_url`` are those of ``onboarding.create_setup_link``; with ``send_email``
-    each customer is sent the link. Return False where the batch was started before; nothing changes
+    each customer is sent the link. Return False if the batch was started before; nothing changes
     then. Raise InvalidOptions and ImproperlyConfigured before anything is started.
     """
     next_url = validate_same_site_url(next_url)
@@ -150,7 +150,7 @@ def resume(batch: InvitationBatch) -> None:
 @dataclass(frozen=True)
 class Progress:
     """How many invitations of a batch are done. ``due_at`` is when the next of those ``left`` can
-    be tried; None where all of them are in progress, or none is left."""
+    be tried; None if all of them are in progress, or none is left."""
 
     total: int
     done: int
@@ -159,10 +159,6 @@ class Progress:
     emails_sent: int
     emails_failed: int
     due_at: datetime | None
-
-    @property
-    def is_finished(self) -> bool:
-        return not self.left
 
 
 def progress(batch: InvitationBatch) -> Progress:
@@ -182,7 +178,7 @@ def progress(batch: InvitationBatch) -> Progress:
 
 def due_at(batch_id: int) -> datetime | None:
     """Return when the next invitation of a batch can be tried; None for a batch that stopped, and
-    where none is left."""
+    if none is left."""
     left = Invitation.objects.filter(
         batch=batch_id, batch__stopped="", status=Invitation.Status.PENDING, leased_at=None
     )
@@ -190,7 +186,7 @@ def due_at(batch_id: int) -> datetime | None:
     return moment
 
 
-def unfinished() -> models.QuerySet[InvitationBatch]:
+def batches_with_due_invitations() -> models.QuerySet[InvitationBatch]:
     """Return the batches that were started, did not stop, and have an invitation that is due."""
     left = Invitation.objects.filter(
         due(), batch=models.OuterRef("pk"), status=Invitation.Status.PENDING
@@ -209,7 +205,7 @@ def is_background() -> bool:
 def work_all(*, seconds: float, on_progress: Callable[[], object] = lambda: None) -> None:
     """Work on what is due of every batch, for ``seconds`` in all."""
     deadline = time.monotonic() + seconds
-    for batch_id in list(unfinished().values_list("pk", flat=True)):
+    for batch_id in list(batches_with_due_invitations().values_list("pk", flat=True)):
         left = deadline - time.monotonic()
         if left <= 0:
             break
@@ -253,7 +249,7 @@ def work(
             _finish(ended)
             for _ended in ended:
                 on_progress()
-    return not batch.stopped and unfinished().filter(pk=batch.pk).exists()
+    return not batch.stopped and batches_with_due_invitations().filter(pk=batch.pk).exists()
 
 
 def is_past(deadline: float | None) -> bool:
@@ -310,7 +306,7 @@ def _in_progress_elsewhere(leased: Collection[Invitation]) -> set[int]:
 
 
 def _created_since(batch: InvitationBatch, customers: Collection[int]) -> dict[int, SetupLink]:
-    """Return, by customer, the latest link where it was created after the batch was started and can
+    """Return, by customer, the latest link if it was created after the batch was started and can
     be used or was used. Another member of staff may have created it, or a process that died before
     it could record it in the batch.
     """
@@ -387,9 +383,9 @@ def _write(
 def _invite(
     invitation: Invitation, batch: InvitationBatch, link: SetupLink | None, known_ids: list[str]
 ) -> InvitationSteps:
-    """Create the link of one invitation where it has none, and send it.
+    """Create the link of one invitation if it has none, and send it.
 
-    Return the invitation where that is done; None where it is not, which is recorded already.
+    Return the invitation if that is done; None if it is not, which is recorded already.
     """
     try:
         if link is not None:
@@ -438,7 +434,7 @@ def _invite(
 
 
 def _send_email(invitation: Invitation, link: SetupLink, batch: InvitationBatch) -> Steps[None]:
-    """Send the link once: not again where it was, or may have been, sent since the batch was
+    """Send the link once: not again if it was, or may have been, sent since the batch was
     started, and not to a customer who has used it."""
     email = Invitation.Email
     if invitation.email_status in {email.SENT, email.FAILED}:

@@ -20,7 +20,7 @@ from ..log import log_event
 from ..models import Connection, SetupLink, Source
 from .numbers import Number, apply_remote_number, connect
 
-UNKNOWN_NUMBER = "Kapso does not know this number."
+UNKNOWN_NUMBER = "Kapso has no such number."
 
 
 def confirm_redirect(
@@ -29,9 +29,10 @@ def confirm_redirect(
     """Confirm with the API what a returning browser reports: that ``link`` led to ``number``.
 
     A redirect is unsigned, so the API decides, within ``REQUEST_BUDGET``. Return the connection, or
-    None while the API is away or cannot tell yet: then the number is stored on the link as
+    None while the API is unavailable or cannot tell yet: then the number is stored on the link as
     unconfirmed, until the webhook or ``kapso_sync`` confirms it.
-    Raise Rejected where the number is not the customer's, or is no longer connected.
+    Raise Rejected if the number is not the customer's or is no longer connected, or the link has
+    already connected another number.
     """
     known = Connection.objects.filter(
         phone_number_id=number.phone_number_id, customer_id=link.customer_id
@@ -62,18 +63,18 @@ def confirm_redirect(
             raise Rejected("Kapso says that this number is not connected.")
     except (KapsoNotFound, KapsoValidationError, Rejected) as error:
         reason = str(error) if isinstance(error, Rejected) else UNKNOWN_NUMBER
-        _forget_number(link, number, reason)
+        _clear_unconfirmed_number(link, number, reason)
         raise Rejected(reason) from None
     except (KapsoError, TryLater):
         if is_connected:
             with suppress(NeedsConfirmation):
                 return connect(link.customer, number, source=source, setup_link=link)
-        _remember_number(link, number)
+        _store_unconfirmed_number(link, number)
         return None
     return connection
 
 
-def _forget_number(link: SetupLink, number: Number, reason: str) -> None:
+def _clear_unconfirmed_number(link: SetupLink, number: Number, reason: str) -> None:
     SetupLink.objects.filter(pk=link.pk, unconfirmed_phone_number_id=number.phone_number_id).update(
         unconfirmed_phone_number_id="", unconfirmed_since=None
     )
@@ -82,9 +83,9 @@ def _forget_number(link: SetupLink, number: Number, reason: str) -> None:
     )
 
 
-def _remember_number(link: SetupLink, number: Number) -> None:
-    """Store the number as unconfirmed; reloading the page does not change since when."""
-    remembered = (
+def _store_unconfirmed_number(link: SetupLink, number: Number) -> None:
+    """Store the number as unconfirmed; reloading the page keeps the original time."""
+    stored = (
         SetupLink.objects.filter(pk=link.pk)
         .exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
         .exclude(unconfirmed_phone_number_id=number.phone_number_id)
@@ -92,5 +93,5 @@ def _remember_number(link: SetupLink, number: Number) -> None:
             unconfirmed_phone_number_id=number.phone_number_id, unconfirmed_since=timezone.now()
         )
     )
-    if remembered:
+    if stored:
         log_event("redirect.unconfirmed", setup_link_id=link.pk, customer_id=link.customer_id)

@@ -1,8 +1,9 @@
-"""How far each customer's onboarding has come: not invited, invited, opened, waiting, connected, …
+"""How far each customer's onboarding has come: not invited, invited, opened, waiting, failed,
+connected or disconnected.
 
 The rules exist in two forms, which must agree: ``get_statuses`` for a list of customers, and
-``has_status`` as a condition for a query. Both make a fixed number of queries, however many rows
-there are.
+``has_status`` as a condition for a query. ``get_statuses`` makes three queries, however many rows
+there are; ``has_status`` makes none.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class CustomerStatus:
     """The onboarding status of one customer, and the rows on which it depends.
 
     ``connection`` is the number that is connected, or was last; ``link`` is the latest setup link,
-    without its ``url`` and ``options``. Each is None where there is none. ``more_connections`` is
+    without its ``url`` and ``options``. Each is None if there is none. ``more_connections`` is
     how many further numbers are connected.
     """
 
@@ -48,7 +49,7 @@ class CustomerStatus:
 NOT_INVITED = CustomerStatus(OnboardingStatus.NOT_INVITED)
 
 _is_connected = Q(status=Connection.Status.CONNECTED)
-# A row without ``connected_at`` only remembers that the number's end was reported before its start.
+# A row without ``connected_at`` only records that the disconnection was reported first.
 _is_disconnected = Q(
     status=Connection.Status.DISCONNECTED,
     connected_at__isnull=False,
@@ -80,7 +81,7 @@ def get_statuses(customers: Iterable[Customer]) -> dict[int, CustomerStatus]:
 
 
 def get_status(customers: models.QuerySet[Customer]) -> tuple[Customer, CustomerStatus] | None:
-    """Return the one customer in ``customers`` and its status, in two queries; None where
+    """Return the one customer in ``customers`` and its status, in two queries; None if
     ``customers`` is empty. Here the link includes its ``url`` and ``options``."""
     row = _with_keys(customers).first()
     if row is None:
@@ -90,15 +91,17 @@ def get_status(customers: models.QuerySet[Customer]) -> tuple[Customer, Customer
     customer = (
         same.annotate(
             number=FilteredRelation("connections", condition=Q(connections__pk=connection_pk)),
-            newest=FilteredRelation("setup_links", condition=Q(setup_links__pk=row.link_pk or 0)),
+            latest_link=FilteredRelation(
+                "setup_links", condition=Q(setup_links__pk=row.link_pk or 0)
+            ),
         )
-        .select_related("number", "newest")
+        .select_related("number", "latest_link")
         .first()
     )
     if customer is None:
         return None
-    # Django leaves out the attribute where there is no such row.
-    connection, link = getattr(customer, "number", None), getattr(customer, "newest", None)
+    # Django leaves out the attribute if there is no such row.
+    connection, link = getattr(customer, "number", None), getattr(customer, "latest_link", None)
     return customer, _customer_status(row, connection, link)
 
 

@@ -102,12 +102,12 @@ def described(machine: dict[str, str]) -> str:
 def run(case: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
-        options = ["--json", str(figures)]
+        arguments = ["--json", str(figures)]
         if options.quick:
-            options.append("--quick")
+            arguments.append("--quick")
         if options.database_url and case not in WITHOUT_DATABASE:
-            options += ["--database-url", options.database_url]
-        subprocess.run([sys.executable, "-m", f"tests.benchmarks.{case}", *options], check=True)
+            arguments += ["--database-url", options.database_url]
+        subprocess.run([sys.executable, "-m", f"tests.benchmarks.{case}", *arguments], check=True)
         rows: list[dict[str, Any]] = json.loads(figures.read_text())
         return rows
 

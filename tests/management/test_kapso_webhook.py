@@ -452,7 +452,7 @@ def test_missing_delivery_is_explained(
 def test_site_without_a_server_is_explained(sandbox: Sandbox, configure: Any) -> None:
     configure(PUBLIC_URL="http://127.0.0.1:9")
     out = io.StringIO()
-    with pytest.raises(CommandError, match="there is no connection to the site"):
+    with pytest.raises(CommandError, match="could not connect to the site"):
         call_command("kapso_webhook", "--yes", "--test", "--timeout", "1", stdout=out)
     assert "Done: created" in out.getvalue()
 
@@ -616,7 +616,7 @@ def test_nothing_is_lost_or_refused_while_the_secret_is_rotated(
         assert [[a["status"] for a in row["attempts"]] for row in rows] == [[200]] * len(rows)
         assert set(late) == {200}
         assert set(site.rows().connections) == set(sent)
-        site.rows().assert_each_heard_once()
+        site.rows().assert_each_signal_received_once()
 
 
 @pytest.mark.slow
