@@ -82,6 +82,7 @@ class Finding:
     data: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
+        """Return the finding as the members of a JSON object."""
         return {**asdict(self), "level": self.level.value}
 
 
@@ -89,7 +90,7 @@ class Skipped(Exception):
     """A check cannot be made; the message says why."""
 
 
-class Examination:
+class Diagnosis:
     """One run of all checks.
 
     With ``network=False``, neither Kapso nor this site's own URL is asked. ``test_delivery=False``
@@ -123,7 +124,7 @@ class Examination:
                         name,
                         Level.PROBLEM,
                         f"Could not be checked: {describe_error(error)}.",
-                        "Solve the problems above first. If it stays, run: manage.py check",
+                        "Fix the problems above first. If this one remains, run: manage.py check",
                     )
                 )
         self.current = ""
@@ -169,9 +170,9 @@ class Examination:
             raise Skipped(f"Not checked: {error}") from None
 
 
-def examine(*, network: bool = True, test_delivery: bool = True) -> list[Finding]:
-    """Check this installation and return the findings; see ``Examination``."""
-    return Examination(network=network, test_delivery=test_delivery).run()
+def diagnose(*, network: bool = True, test_delivery: bool = True) -> list[Finding]:
+    """Check this installation and return the findings; see ``Diagnosis``."""
+    return Diagnosis(network=network, test_delivery=test_delivery).run()
 
 
 def _warning_or_problem(is_problem: bool) -> Level:
@@ -181,7 +182,7 @@ def _warning_or_problem(is_problem: bool) -> Level:
 # What is installed
 
 
-def _check_versions(exam: Examination) -> Iterator[Finding]:
+def _check_versions(run: Diagnosis) -> Iterator[Finding]:
     versions = {
         "django-kapso-connect": __version__,
         "Django": django.get_version(),
@@ -191,7 +192,7 @@ def _check_versions(exam: Examination) -> Iterator[Finding]:
     yield Finding("versions", Level.OK, message, data=versions)
 
 
-def _check_extras(exam: Examination) -> Iterator[Finding]:
+def _check_extras(run: Diagnosis) -> Iterator[Finding]:
     extras = {extra: _are_installed(names) for extra, names in _distributions_by_extra().items()}
     listed = ", ".join(f"{extra} {'yes' if has else 'no'}" for extra, has in sorted(extras.items()))
     yield Finding("extras", Level.OK, f"Optional parts installed: {listed}", data=extras)
@@ -218,7 +219,7 @@ def _are_installed(names: Iterable[str]) -> bool:
 # Settings
 
 
-def _check_settings(exam: Examination) -> Iterator[Finding]:
+def _check_settings(run: Diagnosis) -> Iterator[Finding]:
     found = checks.run_checks(tags=["kapso_connect"], include_deployment_checks=not settings.DEBUG)
     messages = [message for message in found if not message.is_silenced()]
     for message in messages:
@@ -227,7 +228,7 @@ def _check_settings(exam: Examination) -> Iterator[Finding]:
         yield Finding("settings", Level.OK, f"{SETTING} is valid.")
 
 
-def _check_urls(exam: Examination) -> Iterator[Finding]:
+def _check_urls(run: Diagnosis) -> Iterator[Finding]:
     messages = check_urls()
     for message in messages:
         yield _from_system_check("urls", message)
@@ -242,7 +243,7 @@ def _from_system_check(name: str, message: checks.CheckMessage) -> Finding:
     return Finding(f"{name}.{number}", level, str(message.msg), hint, {"id": message.id})
 
 
-def _check_cache(exam: Examination) -> Iterator[Finding]:
+def _check_cache(run: Diagnosis) -> Iterator[Finding]:
     backend = str(settings.CACHES["default"]["BACKEND"]).rpartition(".")[2]
     data = {"backend": backend}
     hint = (
@@ -276,7 +277,7 @@ def _check_cache(exam: Examination) -> Iterator[Finding]:
     yield Finding("cache", Level.OK, f"The default cache is {backend}.", data=data)
 
 
-def _check_tasks(exam: Examination) -> Iterator[Finding]:
+def _check_tasks(run: Diagnosis) -> Iterator[Finding]:
     backend = outbox.deliver_event.get_backend()
     name = type(backend).__name__
     background = invitations.is_background()
@@ -311,12 +312,12 @@ def _check_tasks(exam: Examination) -> Iterator[Finding]:
         )
 
 
-def _check_queue(exam: Examination) -> Iterator[Finding]:
+def _check_queue(run: Diagnosis) -> Iterator[Finding]:
     """Check django-tasks-db's queue, if the site uses it."""
     backend = outbox.deliver_event.get_backend()
     if type(backend).__module__.partition(".")[0] != "django_tasks_db":
-        raise Skipped("Not checked: only a queue in this database can be.")
-    exam.require_tables()
+        raise Skipped("Not checked: only the queue of django-tasks-db can be checked.")
+    run.require_tables()
     from django_tasks_db.models import DBTaskResult
 
     names = [task.module_path for task in _our_tasks()]
@@ -331,7 +332,7 @@ def _our_tasks() -> list[Any]:
 # The database
 
 
-def _check_database(exam: Examination) -> Iterator[Finding]:
+def _check_database(run: Diagnosis) -> Iterator[Finding]:
     connection = connections[_database_alias()]
     try:
         connection.ensure_connection()
@@ -344,13 +345,13 @@ def _check_database(exam: Examination) -> Iterator[Finding]:
             "Check that it is running and that DATABASES is right. Try: manage.py dbshell",
         )
         return
-    exam.has_database = True
+    run.has_database = True
     data = {"vendor": connection.vendor, "version": version}
     yield Finding("database", Level.OK, f"{connection.display_name} {version}", data=data)
 
 
-def _check_migrations(exam: Examination) -> Iterator[Finding]:
-    if not exam.has_database:
+def _check_migrations(run: Diagnosis) -> Iterator[Finding]:
+    if not run.has_database:
         raise Skipped("Not checked: the database does not answer.")
     connection = connections[_database_alias()]
     executor = MigrationExecutor(connection)
@@ -360,7 +361,7 @@ def _check_migrations(exam: Examination) -> Iterator[Finding]:
     our_models = apps.get_app_config("kapso_connect").get_models()
     tables = {model._meta.db_table for model in our_models}
     missing_tables = sorted(tables - set(connection.introspection.table_names()))
-    exam.has_tables = not missing_tables
+    run.has_tables = not missing_tables
     data = {"unapplied": unapplied, "missing_tables": missing_tables}
     if unapplied:
         message = f"Unapplied migrations: {', '.join(unapplied)}."
@@ -385,22 +386,22 @@ def _database_alias() -> str:
 # The queues
 
 
-def _check_inbox(exam: Examination) -> Iterator[Finding]:
-    exam.require_tables()
+def _check_inbox(run: Diagnosis) -> Iterator[Finding]:
+    run.require_tables()
     rows = WebhookEvent.objects
     yield _waiting("inbox.waiting", "webhooks", rows.waiting(), "next_attempt_at", RUN_SYNC)
     yield _failed("inbox.failed", "webhooks", rows.failed(), "received_at")
 
 
-def _check_signals(exam: Examination) -> Iterator[Finding]:
-    exam.require_tables()
+def _check_signals(run: Diagnosis) -> Iterator[Finding]:
+    run.require_tables()
     rows = TimelineEvent.objects
     yield _waiting("signals.waiting", "signals", rows.waiting(), "next_attempt_at", RUN_SYNC)
     yield _failed("signals.failed", "signals", rows.failed(), "occurred_at")
 
 
-def _check_invitations(exam: Examination) -> Iterator[Finding]:
-    exam.require_tables()
+def _check_invitations(run: Diagnosis) -> Iterator[Finding]:
+    run.require_tables()
     started = Invitation.objects.filter(batch__started_at__isnull=False)
     pending = started.filter(status=Invitation.Status.PENDING)
     failed = started.filter(status=Invitation.Status.FAILED)
@@ -416,8 +417,8 @@ def _check_invitations(exam: Examination) -> Iterator[Finding]:
         yield Finding("invitations.stopped", Level.WARNING, message, hint, {"count": count})
 
 
-def _check_redirects(exam: Examination) -> Iterator[Finding]:
-    exam.require_tables()
+def _check_redirects(run: Diagnosis) -> Iterator[Finding]:
+    run.require_tables()
     unconfirmed = SetupLink.objects.filter(unconfirmed_since__isnull=False)
     yield _waiting("redirects.waiting", "redirects", unconfirmed, "unconfirmed_since", RUN_SYNC)
 
@@ -441,13 +442,13 @@ def _failed(check: str, noun: str, rows: models.QuerySet[Any], since_field: str)
     if not count:
         return Finding(check, Level.OK, f"No {noun} have failed.", data=data)
     message = f"Permanently failed {noun}: {count}. The oldest is from {_format(age)} ago."
-    hint = "See why in the admin, which can run them again."
+    hint = "The admin shows why, and lets you run them again."
     return Finding(check, Level.WARNING, message, hint, data)
 
 
-def _check_sync(exam: Examination) -> Iterator[Finding]:
+def _check_sync(run: Diagnosis) -> Iterator[Finding]:
     """Check whether kapso_sync is run, by the work that only it does."""
-    exam.require_tables()
+    run.require_tables()
     threshold = clock.now() - SYNC_OVERDUE_WARNING
     active = SetupLink.objects.filter(status=SetupLink.Status.ACTIVE)
     expired = active.aggregate(at=models.Min("expires_at"))["at"]
@@ -461,7 +462,9 @@ def _check_sync(exam: Examination) -> Iterator[Finding]:
     idle = max(_age(expired), _age(synced["last_check"] or synced["first_created"]))
     data = {"idle_seconds": round(idle.total_seconds())}
     if idle <= SYNC_OVERDUE_WARNING:
-        message = f"kapso_sync was run {_format(idle)} ago."
+        # The larger of two ages, so it does not say when kapso_sync was run.
+        behind = _format(max(idle, timedelta(minutes=1)))
+        message = f"The work of kapso_sync is at most {behind} behind."
         yield Finding("sync", Level.OK, message, data=data)
         return
     message = f"kapso_sync does not seem to be run: it has done nothing for {_format(idle)}."
@@ -477,15 +480,19 @@ def _format(length: timedelta) -> str:
     minutes, hours = round(length.total_seconds() / 60), round(length.total_seconds() / 3600)
     if length >= timedelta(days=2):
         return f"{length.days} days"
-    return f"{hours} hours" if length >= timedelta(hours=2) else f"{minutes} minutes"
+    if length >= timedelta(hours=2):
+        return f"{hours} hours"
+    if minutes > 1:
+        return f"{minutes} minutes"
+    return "1 minute" if minutes == 1 else "less than a minute"
 
 
 # This site, from outside
 
 
-def _check_site(exam: Examination) -> Iterator[Finding]:
-    conf = exam.require_network()
-    url = exam.webhook_url()
+def _check_site(run: Diagnosis) -> Iterator[Finding]:
+    conf = run.require_network()
+    url = run.webhook_url()
     if reason := registration.undeliverable_reason(url):
         yield Finding("site.url", Level.PROBLEM, reason, "Then run: manage.py kapso_webhook")
     else:
@@ -531,8 +538,8 @@ def _name_secrets(numbers: list[int], total: int) -> str:
 # Kapso
 
 
-def _check_clock(exam: Examination) -> Iterator[Finding]:
-    conf = exam.require_network()
+def _check_clock(run: Diagnosis) -> Iterator[Finding]:
+    conf = run.require_network()
     try:
         answer = fetch("GET", conf.api_base_url + API_PATH, server="Kapso", timeout=DOCTOR_BUDGET)
     except Unreachable as error:
@@ -543,7 +550,7 @@ def _check_clock(exam: Examination) -> Iterator[Finding]:
             "Check this machine's Internet connection, and KAPSO_CONNECT['API_BASE_URL'].",
         )
         return
-    exam.has_kapso_answered = True
+    run.has_kapso_answered = True
     yield Finding("kapso.reachable", Level.OK, "Kapso's API answers.")
     try:
         kapso_time = parsedate_to_datetime(answer.headers["date"])
@@ -557,19 +564,21 @@ def _check_clock(exam: Examination) -> Iterator[Finding]:
     direction = "ahead of" if ahead > 0 else "behind"
     message = f"This machine's clock is {abs(ahead):.0f} s {direction} Kapso's."
     level = _warning_or_problem(abs(ahead) > CLOCK_PROBLEM_SECONDS)
-    yield Finding("clock", level, message, "Set the clock, and keep it right with NTP.", data)
+    yield Finding(
+        "clock", level, message, "Correct the clock, and keep it synchronised with NTP.", data
+    )
 
 
-def _check_kapso(exam: Examination) -> Iterator[Finding]:
-    exam.require_network()
-    if not exam.has_kapso_answered:
+def _check_kapso(run: Diagnosis) -> Iterator[Finding]:
+    run.require_network()
+    if not run.has_kapso_answered:
         raise Skipped("Not checked: Kapso's API does not answer.")
-    url = exam.webhook_url()
+    url = run.webhook_url()
     try:
         with KapsoClient.from_settings(budget=DOCTOR_BUDGET) as client:
             found = registration.inspect_webhooks(client, url)
     except KapsoCredentialsError as error:
-        hint = "See in Kapso: Project settings, API keys."
+        hint = "Check the key in Kapso under Project settings, API keys."
         yield Finding("kapso.key", Level.PROBLEM, str(error), hint)
         return
     except KapsoNotFound as error:
@@ -577,10 +586,10 @@ def _check_kapso(exam: Examination) -> Iterator[Finding]:
         yield Finding("kapso.api", Level.PROBLEM, str(error), hint)
         return
     except KapsoError as error:
-        hint = "Try again in a minute. If it stays like this, contact Kapso's support."
+        hint = "Try again in a minute. If it continues, contact Kapso's support."
         yield Finding("kapso.api", Level.PROBLEM, str(error), hint)
         return
-    exam.webhooks = found
+    run.webhooks = found
     yield Finding("kapso.key", Level.OK, "Kapso accepts the API key.")
     yield from _check_webhook(found)
 
@@ -595,18 +604,21 @@ def _check_webhook(found: WebhookInspection) -> Iterator[Finding]:
     missing = sorted(set(registration.SUBSCRIBED_EVENTS) - set(webhook.events))
     extra = [webhook.id for webhook in found.extra if webhook.active]
     if webhook.url != found.url:
-        message = f"Its URL is {registration.redact_url(webhook.url)} instead of {found.url}."
+        message = (
+            f"The webhook's URL is {registration.redact_url(webhook.url)} instead of {found.url}."
+        )
         yield Finding("webhook.url", Level.PROBLEM, message, REPAIR_WEBHOOK)
     if not webhook.active:
-        message = "It is not active: Kapso pauses a webhook whose deliveries fail."
-        hint = "Solve the problems of this site above first, then run: manage.py kapso_webhook"
+        message = "The webhook is not active: Kapso pauses a webhook whose deliveries fail."
+        hint = "Fix this site's problems listed above first, then run: manage.py kapso_webhook"
         yield Finding("webhook.active", Level.PROBLEM, message, hint)
     if missing:
         level = _warning_or_problem(bool(set(missing) & set(registration.ESSENTIAL_EVENTS)))
-        message = f"It is not subscribed to {', '.join(missing)}."
+        message = f"The webhook is not subscribed to {', '.join(missing)}."
         yield Finding("webhook.events", level, message, REPAIR_WEBHOOK, {"missing": missing})
     if webhook.payload_version != registration.PAYLOAD_VERSION:
-        message = f"Its payload version is {webhook.payload_version or 'not shown'}, not v2."
+        version = webhook.payload_version or "not shown"
+        message = f"The webhook's payload version is {version}, not v2."
         yield Finding("webhook.payload_version", Level.WARNING, message, REPAIR_WEBHOOK)
     if extra:
         message = (
@@ -629,17 +641,19 @@ def _check_webhook_secret(state: SecretState) -> Finding:
         hint = "Finish the rotation: manage.py kapso_webhook --rotate"
         return Finding(name, Level.WARNING, message, hint, data)
     if state is SecretState.HIDDEN:
-        message = "Kapso does not show its secret. The test delivery shows whether it is right."
+        message = (
+            "Kapso does not show the webhook's secret. The test delivery shows whether it is right."
+        )
         return Finding(name, Level.SKIPPED, message, data=data)
     return Finding(name, Level.OK, message, data=data)
 
 
-def _check_delivery(exam: Examination) -> Iterator[Finding]:
-    exam.require_network()
-    exam.require_tables()
-    if not exam.test_delivery:
+def _check_delivery(run: Diagnosis) -> Iterator[Finding]:
+    run.require_network()
+    run.require_tables()
+    if not run.test_delivery:
         raise Skipped("Not checked: the test delivery is turned off.")
-    webhook = exam.webhooks.mine if exam.webhooks else None
+    webhook = run.webhooks.mine if run.webhooks else None
     if webhook is None or not webhook.active or registration.TEST_EVENT not in webhook.events:
         raise Skipped("Not checked: repair the webhook first.")
     if not get_conf().webhook_secret:
@@ -658,14 +672,14 @@ def _check_delivery(exam: Examination) -> Iterator[Finding]:
             "delivery",
             Level.PROBLEM,
             f"Kapso's test delivery did not arrive within {TEST_DELIVERY_TIMEOUT:.0f} s.",
-            registration.explain_missing_delivery(webhook, exam.webhook_url()),
+            registration.explain_missing_delivery(webhook, run.webhook_url()),
         )
         return
     message = f"Kapso's test delivery arrived after {seconds:.1f} s."
     yield Finding("delivery", Level.OK, message, data={"seconds": round(seconds, 1)})
 
 
-CHECKS: dict[str, Callable[[Examination], Iterator[Finding]]] = {
+CHECKS: dict[str, Callable[[Diagnosis], Iterator[Finding]]] = {
     "versions": _check_versions,
     "extras": _check_extras,
     "settings": _check_settings,

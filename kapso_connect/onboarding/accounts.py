@@ -35,8 +35,8 @@ def check_health(
     """Ask Kapso for the health of ``connection``, record and return it.
 
     Kapso checks a number at most every 3 minutes, and accepts 5 such requests a second and 60 a
-    minute for a whole project. Raise a KapsoError where it refuses (KapsoRateLimited) or is away;
-    nothing is recorded then.
+    minute for a whole project. Raise a KapsoError if it refuses (KapsoRateLimited) or is
+    unavailable; nothing is recorded then.
     """
     if client is not None:
         health = client.get_phone_number_health(connection.phone_number_id)

@@ -36,7 +36,7 @@ _returns = TimestampSigner(salt="kapso_connect.return", sep=".")
 def connect_url(customer: Customer) -> str:
     """Return the URL to give to ``customer``: it leads to a setup link that can be used now.
 
-    Return "" where the customer was not invited yet, or the invitation was withdrawn. Whoever has
+    Return "" if the customer was not invited yet, or the invitation was withdrawn. Whoever has
     the URL can connect a number for the customer.
     """
     path = connect_path(customer)
@@ -51,7 +51,7 @@ def connect_path(customer: Customer) -> str:
 
 
 def customer_from_token(token: str) -> Customer | None:
-    """Return the customer whose connect URL has this ``token``; None where it was withdrawn.
+    """Return the customer whose connect URL has this ``token``; None if it was withdrawn.
 
     Raise BadSignature for a token that this site never issued.
     """
@@ -95,7 +95,7 @@ def with_customer_token(url: str, customer: Customer) -> str:
 def returning_customer(request: HttpRequest) -> Customer | None:
     """Return the customer who comes from the success page to this site's own next page.
 
-    Return None where the URL has no valid parameter, or one older than ``RETURN_SECONDS``: then let
+    Return None if the URL has no valid parameter, or one older than ``RETURN_SECONDS``: then let
     the customer log in, for example. URLs end up in logs and histories, so store the result in the
     session, and redirect to the URL without the parameter.
     """

@@ -16,10 +16,10 @@ from .steps import Steps
 
 
 def registration_steps(customer: Customer) -> Steps[str]:
-    """Return Kapso's id of ``customer``, and register the customer there where it has none.
+    """Return Kapso's id of ``customer``, and register the customer there if it has none.
 
     Kapso is searched before a customer is created, so that a repeated call after a lost response
-    creates no second one. Raise KapsoConflict where another customer here has the id already.
+    creates no second one. Raise KapsoConflict if another customer here has the id already.
     """
     if customer.kapso_id:
         return customer.kapso_id
@@ -64,7 +64,7 @@ def _find_or_create_remote(client: KapsoClient, *, name: str, external_id: str) 
 
 
 def customer_from_api(kapso_id: str, client: KapsoClient) -> Customer:
-    """Return the customer with Kapso's id, and add it from the API where it is not known here."""
+    """Return the customer with Kapso's id, and add it from the API if it is not known here."""
     customer = Customer.objects.filter(kapso_id=kapso_id).first()
     if customer is not None:
         return customer

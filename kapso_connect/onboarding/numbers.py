@@ -60,6 +60,7 @@ class Number:
 
     @classmethod
     def from_api(cls, number: KapsoPhoneNumber, **more: str) -> Number:
+        """Return what the API says about a number; ``more`` are fields that it does not have."""
         return cls(
             phone_number_id=number.phone_number_id,
             business_account_id=(number.business_account_id or "")[:64],
@@ -78,10 +79,10 @@ class Number:
 
 @dataclass(frozen=True)
 class KnownCustomer:
-    """A customer who was just read for a number that has no connection yet, with the link that the
-    number came by, if any.
+    """A customer who was just read for a number that has no connection yet, with the link that led
+    to it, if any.
 
-    With it ``connect`` needs to read nothing. Where it is outdated, Outdated is raised.
+    ``connect`` then reads nothing. If this is outdated, it raises Outdated.
     """
 
     customer_id: int
@@ -107,15 +108,15 @@ def connect(
     """Record that ``number`` is connected for ``customer``, once, whichever source reports it
     first.
 
-    Where it is connected for this customer already, missing details are filled in (and corrected,
-    where the API was asked), and no event is recorded.
+    If it is connected for this customer already, missing details are filled in (and corrected, if
+    the API was asked), and no event is recorded.
 
     ``asked_at`` is when the API was asked and confirmed it; None for what is not confirmed.
-    ``since`` is when Kapso got the number, where known: no link created later led to it.
+    ``since`` is when the number was added to Kapso, if known: no link created later led to it.
     ``kind`` is the event for a number that was connected before: CONNECTED or RECONNECTED.
 
-    Raise NeedsConfirmation without ``asked_at`` where the number is another customer's or was
-    disconnected, and TryLater with it where that was recorded after ``asked_at``.
+    Raise NeedsConfirmation without ``asked_at`` if the number is another customer's or was
+    disconnected, and TryLater with it if that was recorded after ``asked_at``.
     """
     if isinstance(customer, KnownCustomer):
         return _connect_known_customer(customer, number, source, webhook_event)
@@ -139,7 +140,7 @@ def connect(
         elif connection.is_connected:
             _mark_disconnected(connection, source, webhook_event, now, {"reason": "moved"})
         if connection.customer_id != customer.pk:
-            # These were about the number in the other customer's hands.
+            # These were about the number while it was the other customer's.
             connection.setup_link = None
             connection.health_status = connection.health_error = ""
             connection.health_checked_at = None
@@ -209,16 +210,16 @@ def disconnect(
 ) -> Connection | None:
     """Record that a number is no longer connected, once.
 
-    ``customer`` is whose number it was, where known. ``asked_at`` is when the API was asked and
+    ``customer`` is whose number it was, if known. ``asked_at`` is when the API was asked and
     confirmed it; None for what is not confirmed. ``data``, such as ``reason``, goes to the
     timeline.
 
     A number that is not known here, because its ``created`` event is late, is recorded as
     disconnected for ``customer`` without an event: then the API is asked before the late event
-    connects anything. Return the connection, or None where there is none.
+    connects anything. Return the connection, or None if there is none.
 
-    Raise NeedsConfirmation without ``asked_at`` where this may be about an earlier connection of
-    the number, and TryLater with it where the number was connected after ``asked_at``.
+    Raise NeedsConfirmation without ``asked_at`` if this may be about an earlier connection of
+    the number, and TryLater with it if the number was connected after ``asked_at``.
     """
 
     def change() -> Connection | None:
@@ -252,9 +253,9 @@ def disconnect_number(
 ) -> Connection:
     """Remove a number from Kapso and record that it is disconnected, on behalf of ``actor``.
 
-    The customer's links and connect URL end before it does: whoever has them must not connect the
-    number again. A number that is disconnected already stays as it is.
-    Raise a KapsoError where Kapso refuses or is away, and TryLater where the number was connected
+    The customer's links are revoked first, and the connect URL afterwards: whoever has them must
+    not connect the number again. A number that is disconnected already stays as it is.
+    Raise a KapsoError if Kapso refuses or is unavailable, and TryLater if the number was connected
     again in the meantime; it is then unchanged.
     """
     if not connection.is_connected:
@@ -301,12 +302,12 @@ def refresh_number(
     webhook_event: WebhookEvent | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> Connection | None:
-    """Ask the API about a number and record what it says; the way out of every doubt.
+    """Fetch a number from the API and record its current state.
 
-    ``data`` goes to the timeline where the number turns out to be gone.
+    ``data`` goes to the timeline if the number turns out to be gone.
 
     Return the connection, or None for a number that is not, and never was, a customer's of this
-    site. Raise TryLater where the API cannot tell yet, and a KapsoError where it is away.
+    site. Raise TryLater if the API cannot tell yet, and a KapsoError if it is unavailable.
     """
     asked_at = timezone.now()
     try:

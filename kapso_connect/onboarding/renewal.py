@@ -1,4 +1,4 @@
-"""The setup link that a customer can use now: the latest one, or a new one where that has ended."""
+"""The setup link that a customer can use now: the latest one, or a new one if that has ended."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ RENEWAL_POLL_SECONDS = 0.1
 
 
 def usable_setup_link(customer: Customer) -> SetupLink:
-    """Return a setup link that ``customer`` can use now; create one where the latest has ended.
+    """Return a setup link that ``customer`` can use now; create one if the latest has ended.
 
     A link has ended when it expired, was used, or was replaced by one made in Kapso's dashboard.
-    The new one gets its options and ``next_url``. However many requests ask at the same moment, one
-    link is created: a second one would revoke the first, which a customer may be using already.
-    All API requests together take at most ``REQUEST_BUDGET``. While the API is away, a link that is
-    usable as far as this site knows is returned unchecked.
+    The new link gets the old link's options and ``next_url``. However many requests ask at the same
+    moment, one link is created: a second one would revoke the first, which a customer may be using
+    already. All API requests together take at most ``REQUEST_BUDGET``. While the API is
+    unavailable, a link that is usable as far as this site knows is returned unchecked.
 
-    Raise InvitationWithdrawn, AlreadyConnected or RenewalInProgress; a KapsoError where Kapso
-    refuses or is away; InvalidOptions and ImproperlyConfigured as ``create_setup_link`` does. Do
-    not call it inside a transaction.
+    Raise InvitationWithdrawn, AlreadyConnected or RenewalInProgress; a KapsoError if Kapso refuses
+    or is unavailable; InvalidOptions and ImproperlyConfigured as ``create_setup_link`` does. Do not
+    call it inside a transaction.
     """
     latest = latest_setup_link(customer)
     if is_onboarded(customer, latest):
@@ -75,7 +75,7 @@ def usable_setup_link(customer: Customer) -> SetupLink:
 
 
 def latest_setup_link(customer: Customer) -> SetupLink | None:
-    """Return the newest link of ``customer``, on which its status depends; None where there is
+    """Return the newest link of ``customer``, on which its status depends; None if there is
     none."""
     link = (
         SetupLink.objects.filter(customer=customer, is_latest=True)

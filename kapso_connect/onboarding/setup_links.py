@@ -35,8 +35,8 @@ from .steps import BulkWrite, Steps, run
 Kind = TimelineEvent.Kind
 
 MAX_FAILURES = 20
-"""Failures recorded for one setup link: the redirect is unsigned, so anybody who has the link's id
-could report them without end."""
+"""The most failures recorded for one setup link: the redirect is unsigned, so anybody who has the
+link's id could report any number of them."""
 
 CLOCK_SKEW = timedelta(seconds=60)
 """How far Kapso's clock may be behind this site's."""
@@ -47,7 +47,7 @@ ACTIVE = Q(status=SetupLink.Status.ACTIVE)
 REVOCABLE = ~Q(status=SetupLink.Status.REVOKED) & ~Q(setup_status=SetupLink.SetupStatus.COMPLETED)
 """The condition for links of which ``is_revocable`` is True."""
 
-KIND_OF_END = {
+EVENT_KINDS_BY_STATUS = {
     SetupLink.Status.REVOKED: Kind.SETUP_LINK_REVOKED,
     SetupLink.Status.EXPIRED: Kind.SETUP_LINK_EXPIRED,
 }
@@ -72,15 +72,15 @@ def create_setup_link(
 ) -> SetupLink:
     """Create a setup link for ``customer`` and return it; the customer's older links end.
 
-    The customer is registered with Kapso first where needed. ``options`` are Kapso's (see
+    The customer is registered with Kapso first if needed. ``options`` are Kapso's (see
     ``kapso.setup_link_options.SetupLinkOptions``) and override ``SETUP_LINK_DEFAULTS``.
     ``next_url`` is the page of this site that the success page links to: ``/welcome/``, or a URL
     that begins with ``PUBLIC_URL``. ``created_by`` is stored with the link and in the timeline.
     ``client`` lets many calls share one budget; by default each has ``API_BUDGET``.
 
-    Raise InvalidOptions before any request is made, a KapsoError where Kapso refuses or is away,
-    and ImproperlyConfigured without ``PUBLIC_URL``. In each case nothing is recorded, and it is
-    safe to call again. Do not call it inside a transaction: it waits for Kapso.
+    Raise InvalidOptions before any request is made, a KapsoError if Kapso refuses or is
+    unavailable, and ImproperlyConfigured without ``PUBLIC_URL``. In each case nothing is recorded,
+    and it is safe to call again. Do not call it inside a transaction: it waits for Kapso.
     """
     steps = setup_link_steps(customer, options=options, next_url=next_url, created_by=created_by)
     with _client_or_own(client) as api:
@@ -96,16 +96,16 @@ def extend_setup_link(
 ) -> bool:
     """Let ``link`` be used until ``expires_at``, at Kapso first; return whether it was extended.
 
-    ``expires_at`` is an aware datetime where USE_TZ is on. A link that has ended, here or at Kapso,
+    ``expires_at`` is an aware datetime if USE_TZ is on. A link that has ended, here or at Kapso,
     cannot be extended.
-    Raise ValueError for a time in the past, and a KapsoError where Kapso refuses or is away; the
-    link is then unchanged.
+    Raise ValueError for a time in the past, and a KapsoError if Kapso refuses or is unavailable;
+    the link is then unchanged.
     """
     if expires_at <= timezone.now():
         raise ValueError("A setup link can only be extended into the future.")
     if link.status != SetupLink.Status.ACTIVE:
         return False
-    # Naive where USE_TZ is off: astimezone() takes it as local time, which it is.
+    # Naive if USE_TZ is off: astimezone() takes it as local time, which it is.
     changes = {"expires_at": expires_at.astimezone().isoformat()}
     try:
         remote = _update_remote(link, changes, client)
@@ -141,7 +141,7 @@ def revoke_setup_link(
 
     A link that expired or failed can be revoked, too: its customer's URL would lead to a new one.
     Return whether it ended now; one that was revoked or completed before, here or at Kapso, stays
-    as it is. Raise a KapsoError where Kapso is away; the link is then unchanged.
+    as it is. Raise a KapsoError if Kapso is unavailable; the link is then unchanged.
     """
     if not is_revocable(link):
         return False
@@ -190,7 +190,7 @@ def setup_link_steps(
 
     ``since`` is when an earlier attempt for the same purpose began whose outcome is not known: an
     unrecorded link that Kapso created since then is used instead of creating a second one.
-    ``known_ids`` are Kapso's ids of the customer's recorded links, where they were just read.
+    ``known_ids`` are Kapso's ids of the customer's recorded links, if they were just read.
     ``on_recorded`` is called in the transaction that records the link.
     """
     link_options = build_options(customer, options)
@@ -483,9 +483,9 @@ def _end_link(
     """
     changed = SetupLink.objects.filter(condition, pk=link.pk).update(status=status)
     link.status = status
-    if changed and status in KIND_OF_END:
+    if changed and status in EVENT_KINDS_BY_STATUS:
         outbox.record(
-            KIND_OF_END[SetupLink.Status(status)],
+            EVENT_KINDS_BY_STATUS[SetupLink.Status(status)],
             source=source,
             customer=link.customer,
             setup_link=link,
@@ -498,11 +498,12 @@ def _end_link(
 def open_links(
     customer: Customer | OuterRef, phone_number_id: str | Slot, since: datetime | None = None
 ) -> QuerySet[SetupLink]:
-    """Return the links that a connection may have come by that names none, the likeliest first.
+    """Return the links that may have led to a connection that was reported without one, likeliest
+    first.
 
     That is the link for which a browser reported this number, then the newest one that is not
-    completed, not reported for another number, and not created after ``since``, when Kapso got the
-    number.
+    completed, not reported for another number, and not created after ``since``, when the number
+    was added to Kapso.
     """
     links = SetupLink.objects.filter(_is_open(phone_number_id, since), customer=customer)
     return links.order_by("-unconfirmed_phone_number_id", "-created_at", "-pk")

@@ -23,6 +23,11 @@ OWN_NUMBER = "The number belongs to the Kapso project itself, not to a customer.
 def handle_created(
     webhook_event: WebhookEvent, known_customer: numbers.KnownCustomer | None
 ) -> None:
+    """Connect the number.
+
+    Raise Ignored for a number of the Kapso project itself, and NeedsConfirmation if the number was
+    disconnected or is another customer's.
+    """
     event = phone_number_event(webhook_event.payload)
     if not event.customer_id:
         raise Ignored(OWN_NUMBER)
@@ -42,6 +47,11 @@ def handle_created(
 def handle_disconnected(
     webhook_event: WebhookEvent, known_customer: numbers.KnownCustomer | None
 ) -> None:
+    """Disconnect the number.
+
+    Raise Ignored for an unknown number of the Kapso project itself, and NeedsConfirmation if the
+    event may be about an earlier connection of the number.
+    """
     event = phone_number_event(webhook_event.payload)
     customer = None
     if event.customer_id:
@@ -72,6 +82,10 @@ def disconnection_data(event_name: str, event: PhoneNumberEvent) -> dict[str, st
 def handle_reconnected(
     webhook_event: WebhookEvent, known_customer: numbers.KnownCustomer | None
 ) -> None:
+    """Change nothing for a number that is connected here.
+
+    Raise NeedsConfirmation for any other, and Ignored for a number of the Kapso project itself.
+    """
     event = phone_number_event(webhook_event.payload)
     if not event.customer_id:
         raise Ignored(OWN_NUMBER)
@@ -83,8 +97,13 @@ def handle_reconnected(
 def handle_account_updated(
     webhook_event: WebhookEvent, known_customer: numbers.KnownCustomer | None
 ) -> None:
+    """Record Meta's decision about an account.
+
+    Raise UnprocessableEvent if no connected number belongs to the account, and Ignored if this or a
+    newer decision is already recorded. It never raises NeedsConfirmation.
+    """
     event = account_event(webhook_event.payload)
-    concerned, changed = accounts.update_account(
+    affected, changed = accounts.update_account(
         webhook_event.event.rpartition(".")[2],
         business_account_id=event.business_account_id,
         phone_number_ids=event.phone_number_ids,
@@ -95,7 +114,7 @@ def handle_account_updated(
         data=event.details,
         webhook_event=webhook_event,
     )
-    if not concerned:
+    if not affected:
         raise UnprocessableEvent(
             f"No connected number here belongs to the account {event.business_account_id}."
         )

@@ -55,7 +55,7 @@ def receive(message: Message) -> WebhookEvent | None:
     """Store one event and process it, in one transaction. Return None for a duplicate.
 
     If processing fails, everything it changed is rolled back, and the event is stored with the
-    error. Raises a database error, or AlreadyStored, if the event could not be stored: Kapso then
+    error. Raise a database error, or AlreadyStored, if the event could not be stored: Kapso then
     has to send it again.
     """
     existing = find_existing(message)
@@ -147,7 +147,7 @@ def store(
     message: Message, existing: Existing = NOTHING_KNOWN, *, error: Exception | None = None
 ) -> WebhookEvent:
     """Store an event and process it; with ``error``, which processing it raised before, only store
-    it. Raises AlreadyStored, and whatever its handler raises. Call it in a transaction."""
+    it. Raise AlreadyStored, and whatever its handler raises. Call it in a transaction."""
     status = WebhookEvent.Status
     webhook_event = WebhookEvent(
         idempotency_key=message.key, event=message.event, payload=message.payload
@@ -157,9 +157,9 @@ def store(
     elif message.error:
         finish(webhook_event, status.FAILED, message.error)
     elif is_test(message.payload):
-        finish(webhook_event, status.IGNORED, "A test delivery: nothing follows from it.")
+        finish(webhook_event, status.IGNORED, "A test delivery; it changes nothing.")
     elif message.event not in HANDLERS:
-        finish(webhook_event, status.IGNORED, "Not an event this app acts on.")
+        finish(webhook_event, status.IGNORED, "This app does not handle this event.")
     else:
         # The row is not visible before the commit: the usual outcome needs no second statement.
         finish(webhook_event, status.PROCESSED)
@@ -255,7 +255,7 @@ def _handle_or_confirm(webhook_event: WebhookEvent) -> None:
 def _handle(webhook_event: WebhookEvent) -> None:
     handler = HANDLERS.get(webhook_event.event)
     if handler is None:
-        raise Ignored("Not an event this app acts on.")
+        raise Ignored("This app does not handle this event.")
     handler(webhook_event, None)
     finish(webhook_event, WebhookEvent.Status.PROCESSED)
     webhook_event.save(update_fields=OUTCOME_FIELDS)
@@ -301,7 +301,7 @@ def classify_error(webhook_event: WebhookEvent, error: Exception) -> None:
     if isinstance(error, NeedsConfirmation):
         webhook_event.status = status.PENDING
         webhook_event.next_attempt_at = timezone.now()
-        webhook_event.last_error = "Waits for the API to confirm it."
+        webhook_event.last_error = "Waiting for the API to confirm it."
     elif isinstance(error, Ignored):
         finish(webhook_event, status.IGNORED, str(error))
     elif isinstance(error, (MalformedPayload, UnprocessableEvent)):

@@ -1,4 +1,4 @@
-"""From the bytes Kapso posts to typed events: the only place that knows the body forms."""
+"""From the bytes Kapso posts to typed events: the only place that knows the formats of bodies."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def parse(body: bytes, headers: Mapping[str, str]) -> list[Message]:
     name, one event in an envelope with its name, or a batch.
 
     The event's name is taken from the body if it is there, since headers are not signed.
-    Raises MalformedBody if the body is not a JSON object.
+    Raise MalformedBody if the body is not a JSON object.
     """
     try:
         parsed = json.loads(body)
@@ -151,7 +151,7 @@ def is_test(payload: Mapping[str, Any]) -> bool:
 def storable(value: Any, depth: int = 0) -> Any:
     """Return ``value`` so that every database can store it as JSON, and without credentials.
 
-    Raises RecursionError if it is nested deeper than MAX_PAYLOAD_DEPTH.
+    Raise RecursionError if it is nested deeper than MAX_PAYLOAD_DEPTH.
     """
     if depth > MAX_PAYLOAD_DEPTH:
         raise RecursionError
@@ -174,7 +174,7 @@ def storable(value: Any, depth: int = 0) -> Any:
 def phone_number_event(payload: Mapping[str, Any]) -> PhoneNumberEvent:
     """Return the payload of ``whatsapp.phone_number.*``, in either form, as typed values.
 
-    Raises MalformedPayload, with a message for staff, if an id is missing or not an id.
+    Raise MalformedPayload, with a message for staff, if an id is missing or not an id.
     """
     customer = _object(payload, "customer")
     source = _object(payload, "source")
@@ -198,8 +198,8 @@ def phone_number_event(payload: Mapping[str, Any]) -> PhoneNumberEvent:
 def account_event(payload: Mapping[str, Any]) -> AccountEvent:
     """Return the payload of ``whatsapp.account.*`` as typed values.
 
-    Raises MalformedPayload, with a message for staff, if the id of the account is missing or a part
-    has another form than Kapso's.
+    Raise MalformedPayload, with a message for staff, if the id of the account is missing or a part
+    is not in Kapso's format.
     """
     numbers = [
         _required(number, "id", _digits, "a string of digits")

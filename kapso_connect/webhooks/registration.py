@@ -80,17 +80,17 @@ class SecretState(Enum):
 
 
 SECRET_DESCRIPTIONS = {
-    SecretState.CURRENT: "the newest of this site's settings",
-    SecretState.OLDER: "an older one of this site's settings",
-    SecretState.FOREIGN: "none of this site's settings",
-    SecretState.HIDDEN: "not shown by Kapso",
+    SecretState.CURRENT: "the newest secret in this site's settings",
+    SecretState.OLDER: "an older secret in this site's settings",
+    SecretState.FOREIGN: "a secret that is not in this site's settings",
+    SecretState.HIDDEN: "a secret that Kapso does not show",
 }
 
 
 @dataclass(frozen=True)
 class WebhookInspection:
-    """The webhooks of the Kapso project: ``mine`` is this site's, ``extra`` lead to this site, too,
-    and ``others`` lead elsewhere. ``url`` is where this site's webhook should lead."""
+    """The webhooks of the Kapso project: ``mine`` is this site's, ``extra`` deliver to this site,
+    too, and ``others`` deliver elsewhere. ``url`` is where this site's webhook should deliver."""
 
     url: str
     mine: KapsoWebhook | None
@@ -101,7 +101,7 @@ class WebhookInspection:
 def webhook_url() -> str:
     """Return the URL that Kapso should deliver webhooks to.
 
-    Raises ImproperlyConfigured if there is none; the message says which setting to change.
+    Raise ImproperlyConfigured if there is none; the message says which setting to change.
     """
     origin = get_conf().public_url
     if not origin:
@@ -139,20 +139,21 @@ def undeliverable_reason(url: str) -> str:
         is_private = host == "localhost" or host.endswith((".localhost", ".local", ".internal"))
     if is_private:
         return (
-            f"{host} is an address of your own network: Kapso cannot reach it. Set "
+            f"{host} is on a private network: Kapso cannot reach it. Set "
             "KAPSO_CONNECT['PUBLIC_URL'] to the URL of this site on the Internet."
         )
     if parts.scheme != "https":
         return (
-            "KAPSO_CONNECT['PUBLIC_URL'] starts with http://, and Kapso delivers to https only. "
-            "Serve this site over https and change PUBLIC_URL."
+            "KAPSO_CONNECT['PUBLIC_URL'] starts with http://, and Kapso delivers only to https "
+            "URLs. Serve this site over https and change PUBLIC_URL."
         )
     return ""
 
 
 def inspect_webhooks(client: KapsoClient, url: str, *, adopt: str = "") -> WebhookInspection:
     """Return the webhooks of the Kapso project. ``adopt`` is the id of one that counts as this
-    site's wherever it leads. Raises KapsoError, and RegistrationError for an unknown ``adopt``."""
+    site's wherever it delivers to. Raise KapsoError, and RegistrationError for an unknown
+    ``adopt``."""
     found = list(client.list_webhooks())
     if adopt and all(webhook.id != adopt for webhook in found):
         raise RegistrationError(
@@ -165,8 +166,8 @@ def inspect_webhooks(client: KapsoClient, url: str, *, adopt: str = "") -> Webho
 
 
 def points_to(webhook: KapsoWebhook, url: str) -> bool:
-    """Return True if a project webhook leads to ``url``, or to the same without https or the last
-    slash. Webhooks of one number deliver its messages, those of kind "meta" deliver what Meta
+    """Return True if a project webhook delivers to ``url``, or to the same without https or the
+    last slash. Webhooks of one number deliver its messages, those of kind "meta" deliver what Meta
     sends: neither counts."""
     if webhook.kind != "kapso" or webhook.phone_number_id:
         return False
@@ -216,7 +217,7 @@ class Step:
     """One change at Kapso, to ``webhook``; None creates one.
 
     ``descriptions`` has a line for each field, without secrets; ``changes`` has the values, among
-    them the secret. ``is_mine`` is True if the webhook leads to this site afterwards.
+    them the secret. ``is_mine`` is True if the webhook delivers to this site afterwards.
     """
 
     webhook: KapsoWebhook | None
@@ -230,7 +231,7 @@ def plan(found: WebhookInspection, *, set_secret: bool = False) -> list[Step]:
 
     Other events that the webhook is subscribed to stay. A secret that Kapso does not show, or an
     older one of this site's, which it still accepts, is only replaced with ``set_secret``.
-    Raises ImproperlyConfigured if this site has no secret, or Kapso cannot deliver to its URL.
+    Raise ImproperlyConfigured if this site has no secret, or Kapso cannot deliver to its URL.
     """
     secrets = get_conf().webhook_secret
     if reason := undeliverable_reason(found.url):
@@ -294,14 +295,14 @@ def _repair(
     state = secret_state(mine)
     if state is SecretState.FOREIGN or (set_secret and state is not SecretState.CURRENT):
         descriptions.append(
-            f"secret: {SECRET_DESCRIPTIONS[state]} -> the newest of this site's settings"
+            f"secret: {SECRET_DESCRIPTIONS[state]} -> {SECRET_DESCRIPTIONS[SecretState.CURRENT]}"
         )
         changes["secret_key"] = secret
     return Step(mine, tuple(descriptions), changes)
 
 
 def apply_step(client: KapsoClient, step: Step) -> KapsoWebhook:
-    """Make one change at Kapso and return the webhook. Raises KapsoError.
+    """Make one change at Kapso and return the webhook. Raise KapsoError.
 
     If Kapso did not confirm a creation, the webhook is returned if it exists all the same.
     """
@@ -322,6 +323,8 @@ def apply_step(client: KapsoClient, step: Step) -> KapsoWebhook:
 
 
 class SignatureStatus(Enum):
+    """Whether the site at the webhook's URL accepts a signature, or why that is not known."""
+
     ACCEPTED = "accepted"
     REFUSED = "refused"
     OTHER_SITE = "other_site"
@@ -349,8 +352,8 @@ def check_signature(url: str, secret: str) -> SignatureCheck:
     if (answer.status, error_text) == (401, WRONG_SIGNATURE):
         return SignatureCheck(
             SignatureStatus.REFUSED,
-            f"The site at {url} refuses what is signed with the secret in these settings: it runs "
-            "with another WEBHOOK_SECRET. Set the same one there, and restart it.",
+            f"The site at {url} rejects signatures made with the secret in these settings: it is "
+            "running with a different WEBHOOK_SECRET. Set the same one there, and restart it.",
         )
     return SignatureCheck(
         SignatureStatus.OTHER_SITE,
@@ -361,7 +364,7 @@ def check_signature(url: str, secret: str) -> SignatureCheck:
 def verify_secrets(url: str, secrets: Sequence[str], *, times: int = VERIFICATIONS) -> None:
     """Check that the running site accepts each of ``secrets``, ``times`` times in a row.
 
-    Raises RegistrationError if it does not; the message says what is wrong.
+    Raise RegistrationError if it does not; the message says what is wrong.
     """
     for index, secret in enumerate(secrets, start=1):
         for _ in range(times):
@@ -421,7 +424,7 @@ def send_test_delivery(
 ) -> float | None:
     """Have Kapso send a test delivery; return after how many seconds it was in the inbox.
 
-    Return None if it was not within ``timeout`` seconds: see ``explain_missing_delivery``. Raises
+    Return None if it was not within ``timeout`` seconds: see ``explain_missing_delivery``. Raise
     KapsoError.
     """
     last = WebhookEvent.objects.aggregate(last=models.Max("pk"))["last"] or 0
@@ -459,14 +462,14 @@ def explain_missing_delivery(webhook: KapsoWebhook, url: str) -> str:
         )
     if not WebhookEvent.objects.filter(idempotency_key=key).exists():
         return (
-            f"The site at {url} stores deliveries in another database than these settings name. "
-            "Run this command with the site's environment."
+            f"The site at {url} stores deliveries in a different database from the one in these "
+            "settings. Run this command with the site's environment."
         )
     state = secret_state(webhook)
     if state is SecretState.FOREIGN:
         return (
-            "The site refuses what Kapso signs, because Kapso has another secret. Run: manage.py "
-            "kapso_webhook"
+            "The site rejects Kapso's signatures, because Kapso has a different secret. Run: "
+            "manage.py kapso_webhook"
         )
     if state is SecretState.HIDDEN:
         return (

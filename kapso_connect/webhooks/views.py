@@ -30,7 +30,7 @@ def webhook(request: HttpRequest) -> JsonResponse:
 
     Answers 200 once it is stored (also for a duplicate, an unknown event, and an event that cannot
     be processed, which the admin shows with the reason); 401 without a valid signature; 400 for a
-    signed body that is not a JSON object; 405 for other methods than POST; 413 for a body that is
+    signed body that is not a JSON object; 405 for methods other than POST; 413 for a body that is
     too large; 503 if the database is unavailable, so that Kapso sends it again.
     """
     started = time.monotonic()

@@ -104,7 +104,11 @@ WRONG = {
     "paused": ({"active": False}, "active: no -> yes", {"active": True}),
     "payload": ({"payload_version": "v1"}, "v1 -> v2", {"payload_version": "v2"}),
     "no-payload": ({"payload_version": None}, "none -> v2", {"payload_version": "v2"}),
-    "secret": ({"secret_key": "another"}, "secret: none of", {"secret_key": SECRET}),
+    "secret": (
+        {"secret_key": "another"},
+        "secret: a secret that is not in",
+        {"secret_key": SECRET},
+    ),
 }
 
 
@@ -264,7 +268,7 @@ def test_a_secret_that_kapso_hides_is_set_on_request_only(configure: Any) -> Non
         for masked in (None, "whs_********"):
             rows = {"data": [{**hidden, "secret_key": masked}], "meta": {"total_pages": 1}}
             kapso.will(answer(200, rows))
-            assert "secret: not shown by Kapso" in run()
+            assert "signed with a secret that Kapso does not show" in run()
             with pytest.raises(SystemExit):
                 run("--dry-run", "--set-secret")
 
@@ -282,7 +286,7 @@ def test_a_secret_the_running_site_refuses_is_not_set(sandbox: Sandbox, configur
         site.will(answer(401, {"error": WRONG_SIGNATURE}))
         configure(PUBLIC_URL=site.url)
         pk = add_webhook(sandbox, f"{site.url}{WEBHOOK}", secret_key="another")
-        assert "runs with another WEBHOOK_SECRET" in (said := fails("--yes"))
+        assert "running with a different WEBHOOK_SECRET" in (said := fails("--yes"))
         assert said.endswith("Nothing was changed.")
         assert webhooks(sandbox)[pk]["secret_key"] == "another"
 
@@ -331,11 +335,11 @@ def test_missing_urlconf_is_reported(sandbox: Sandbox, settings: Any) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("http://crm.example.com", "https only"),
-        ("https://localhost", "own network"),
-        ("https://10.0.0.7:8000", "own network"),
-        ("https://[::1]", "own network"),
-        ("https://crm.internal", "own network"),
+        ("http://crm.example.com", "only to https"),
+        ("https://localhost", "private network"),
+        ("https://10.0.0.7:8000", "private network"),
+        ("https://[::1]", "private network"),
+        ("https://crm.internal", "private network"),
     ],
 )
 def test_an_address_that_kapso_cannot_deliver_to_is_not_registered(
@@ -422,7 +426,7 @@ ACCEPTED = answer(400, {"error": NOT_AN_OBJECT})
         ([answer(301, headers={"Location": "https://w.example/?s=1"})], "(301) to https://w.exam"),
         ([answer(403, b"<h1>no</h1>")], "something in front of it refuses (403)"),
         ([answer(401, {"error": "who?"})], "something in front of it refuses (401)"),
-        ([answer(401, {"error": WRONG_SIGNATURE})], "runs with another WEBHOOK_SECRET"),
+        ([answer(401, {"error": WRONG_SIGNATURE})], "running with a different WEBHOOK_SECRET"),
         ([answer(400, b"<h1>Bad Request</h1>")], "ALLOWED_HOSTS"),
         ([answer(500)], "it fails (500)"),
         ([answer(200, b"[" * 100_000)], "it answers 200"),
@@ -430,7 +434,7 @@ ACCEPTED = answer(400, {"error": NOT_AN_OBJECT})
         ([hung()], "the site did not answer in time"),
         ([ACCEPTED, answer(503)], "answers a delivery with 503"),
         ([ACCEPTED, hung()], "does not answer a delivery"),
-        ([ACCEPTED, answer(200)], "in another database"),
+        ([ACCEPTED, answer(200)], "in a different database"),
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else "",
 )

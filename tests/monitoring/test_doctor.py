@@ -32,7 +32,7 @@ from kapso_connect.models import (
     WebhookEvent,
 )
 from kapso_connect.monitoring import doctor
-from kapso_connect.monitoring.doctor import Level, examine
+from kapso_connect.monitoring.doctor import Level, diagnose
 from kapso_connect.monitoring.hiding import secret_values
 from kapso_connect.onboarding import invitations
 from kapso_connect.testing import Sandbox
@@ -136,7 +136,7 @@ def test_text_output(here: str, sandbox: Sandbox) -> None:
     lines = out.getvalue().splitlines()
     assert "ok       clock                    This machine's clock agrees with Kapso's." in lines
     at = next(i for i, line in enumerate(lines) if line.startswith("PROBLEM  webhook.active"))
-    assert lines[at + 1].strip().startswith("-> Solve the problems of this site above first")
+    assert lines[at + 1].strip().startswith("-> Fix this site's problems listed above first")
     assert re.fullmatch(r"kapso_doctor: 1 problem, 0 warnings, \d+ ok, 3 skipped", lines[-1])
     assert out.getvalue().isascii()
     assert "\x1b" not in out.getvalue()
@@ -160,9 +160,9 @@ def test_no_network_makes_no_requests(here: str, sandbox: Sandbox) -> None:
         assert "network checks are turned off" in found[name]["message"]
 
 
-def test_examine_from_python(here: str, sandbox: Sandbox) -> None:
+def test_diagnose_from_python(here: str, sandbox: Sandbox) -> None:
     add_webhook(sandbox, here)
-    findings = examine(network=False)
+    findings = diagnose(network=False)
     assert {finding.level for finding in findings} == {Level.OK, Level.SKIPPED}
 
 
@@ -465,7 +465,7 @@ def test_stopped_batch_is_reported() -> None:
     ("fields", "level", "words"),
     [
         ({"created": 30}, "skipped", "old enough"),
-        ({"created": 300, "checked": 5}, "ok", "was run 5 minutes ago"),
+        ({"created": 300, "checked": 5}, "ok", "at most 5 minutes behind"),
         ({"created": 300}, "warning", "nothing for 5 hours"),
         ({"created": 300, "checked": 90}, "warning", "nothing for 90 minutes"),
         ({"created": 5000}, "problem", "nothing for 3 days"),
@@ -684,7 +684,7 @@ def test_refused_test_delivery_is_explained_by_the_secret(
     add_webhook(sandbox, here, secret_key="another")
     found = run()[1]
     assert found["webhook.secret"]["level"] == "problem"
-    assert "another secret" in found["delivery"]["hint"]
+    assert "a different secret" in found["delivery"]["hint"]
 
 
 @pytest.mark.django_db
@@ -705,7 +705,7 @@ def test_hidden_secret_is_left_to_the_test_delivery(configure: Any) -> None:
         found = run("--no-test-delivery")[1]
     assert found["webhook.registered"]["level"] == "ok"
     assert found["webhook.secret"]["level"] == "skipped"
-    assert "does not show its secret" in found["webhook.secret"]["message"]
+    assert "does not show the webhook's secret" in found["webhook.secret"]["message"]
 
 
 def test_missing_test_delivery(here: str, sandbox: Sandbox, monkeypatch: Any) -> None:

@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from kapso_connect.management.arguments import seconds
 from kapso_connect.management.plain import format_count, plain
-from kapso_connect.monitoring.doctor import Examination, Finding, Level
+from kapso_connect.monitoring.doctor import Diagnosis, Finding, Level
 
 LABELS = {Level.OK: "ok", Level.SKIPPED: "-", Level.WARNING: "WARNING", Level.PROBLEM: "PROBLEM"}
 
@@ -66,21 +66,21 @@ class Command(BaseCommand):
         time_limit: float,
         **options: Any,
     ) -> None:
-        exam = Examination(network=not no_network, test_delivery=not no_test_delivery)
+        diagnosis = Diagnosis(network=not no_network, test_delivery=not no_test_delivery)
         printing = threading.Lock()
 
         def give_up() -> None:
             """Print the findings and exit: a database driver that hangs cannot be stopped."""
             with printing:
-                exam.findings.append(
+                diagnosis.findings.append(
                     Finding(
                         "time",
                         Level.PROBLEM,
-                        f"The check {exam.current} did not finish within {time_limit:.0f} s.",
+                        f"The check {diagnosis.current} did not finish within {time_limit:.0f} s.",
                         "Something does not answer, probably the database or a name server.",
                     )
                 )
-                self.print_findings(exam, as_json)
+                self.print_findings(diagnosis, as_json)
                 self.stdout.flush()
                 os._exit(1)
 
@@ -88,28 +88,28 @@ class Command(BaseCommand):
         timer.daemon = True
         timer.start()
         try:
-            exam.run()
+            diagnosis.run()
         except KeyboardInterrupt:
             raise CommandError("Interrupted.", returncode=130) from None
         finally:
             timer.cancel()
         with printing:
-            self.print_findings(exam, as_json)
-        if exam.level is Level.PROBLEM:
+            self.print_findings(diagnosis, as_json)
+        if diagnosis.level is Level.PROBLEM:
             raise CommandError("There are problems.", returncode=1)
-        if exam.level is Level.WARNING and fail_level == Level.WARNING.value:
+        if diagnosis.level is Level.WARNING and fail_level == Level.WARNING.value:
             raise CommandError("There are warnings.", returncode=2)
 
-    def print_findings(self, exam: Examination, as_json: bool) -> None:
+    def print_findings(self, diagnosis: Diagnosis, as_json: bool) -> None:
         if as_json:
-            findings = [finding.as_json() for finding in exam.findings]
-            report = {"level": exam.level.value, "findings": findings}
+            findings = [finding.as_json() for finding in diagnosis.findings]
+            report = {"level": diagnosis.level.value, "findings": findings}
             self.stdout.write(json.dumps(report, indent=2))
             return
-        for finding in exam.findings:
+        for finding in diagnosis.findings:
             self.stdout.write(self.format(finding))
         counts = dict.fromkeys(Level, 0)
-        for finding in exam.findings:
+        for finding in diagnosis.findings:
             counts[finding.level] += 1
         self.stdout.write(
             f"kapso_doctor: {format_count(counts[Level.PROBLEM], 'problem')}, "

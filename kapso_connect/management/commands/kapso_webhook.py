@@ -88,7 +88,8 @@ class Command(BaseCommand):
             "--adopt",
             default="",
             metavar="ID",
-            help="Use the webhook with this ID, wherever it leads: after this site's URL changed.",
+            help="Use the webhook with this ID, wherever it delivers to: after this site's URL "
+            "changed.",
         )
 
     def handle(self, *args: Any, new_secret: bool, **options: Any) -> None:
@@ -271,6 +272,6 @@ def describe(webhook: KapsoWebhook) -> str:
         "active" if webhook.active else "NOT active",
         f"payload {webhook.payload_version or 'version not shown'}",
         f"{subscribed} of the {len(registration.SUBSCRIBED_EVENTS)} events",
-        f"secret: {registration.SECRET_DESCRIPTIONS[registration.secret_state(webhook)]}",
+        f"signed with {registration.SECRET_DESCRIPTIONS[registration.secret_state(webhook)]}",
     )
     return f"{webhook.id} to {registration.redact_url(webhook.url)}: {', '.join(properties)}"
