@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from django.core.cache import cache
+from django.core.management.commands import flush
 from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from kapso_connect.testing import Sandbox
 
@@ -91,6 +93,31 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(
             "The slow kinds (browser, docs, proof, slow) are run by: python -m pytest --all"
         )
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> Iterator[None]:
+    """Empty the tables after a test without a rollback, but keep the content types and permissions,
+    which no test changes: making them anew took a quarter of the time of such tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flush, "sql_flush", _delete_rows)
+        patch.setattr(flush, "emit_post_migrate_signal", lambda *args, **kwargs: None)
+        yield
+
+
+def _delete_rows(
+    style: Any,
+    connection: BaseDatabaseWrapper,
+    reset_sequences: bool = False,
+    allow_cascade: bool = False,
+) -> list[str]:
+    names = connection.introspection.django_table_names(only_existing=True, include_views=False)
+    tables = [name for name in names if name not in {"auth_permission", "django_content_type"}]
+    if connection.vendor == "postgresql":  # whose TRUNCATE takes 0.15 s for 21 empty tables
+        return [f"DELETE FROM {connection.ops.quote_name(table)}" for table in tables]
+    return connection.ops.sql_flush(
+        style, tables, reset_sequences=reset_sequences, allow_cascade=allow_cascade
+    )
 
 
 @pytest.fixture(scope="session")

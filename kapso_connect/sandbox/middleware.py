@@ -38,9 +38,8 @@ class ErrorMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         if request.META.get(TOO_LARGE_KEY):
-            return error_response(
-                ApiError(413, f"The body is larger than {MAX_REQUEST_BODY} bytes")
-            )
+            error = ApiError(413, f"The body is larger than {MAX_REQUEST_BODY} bytes")
+            return _last_of_its_connection(error_response(error))
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse:
@@ -180,6 +179,14 @@ def _slow_response(response: HttpResponseBase, seconds: float) -> HttpResponseBa
     slow = StreamingHttpResponse(chunks(), status=response.status_code, headers=response.headers)
     slow["Content-Length"] = str(len(content))
     return slow
+
+
+def _last_of_its_connection(response: HttpResponse) -> HttpResponseBase:
+    """Return the same response without a length: the server adds ``Connection: close`` to those,
+    so that the client sends its next request over a new connection."""
+    return StreamingHttpResponse(
+        [response.content], status=response.status_code, headers=response.headers
+    )
 
 
 def _close_connection(request: HttpRequest) -> HttpResponse:

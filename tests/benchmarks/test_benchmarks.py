@@ -26,13 +26,18 @@ Rows = dict[tuple[str, str], dict[str, Any]]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Rows]:
     """Return a function that runs a benchmark once, and returns its rows."""
     folder = tmp_path_factory.mktemp("benchmarks")
+    server = "sqlite://"
+    if os.environ.get("KAPSO_TEST_SERVICES") == "1":
+        server = SERVERS["postgres"]
 
     def rows(case: str) -> Rows:
         if case != "webhook" and not THOROUGH:
             pytest.skip("takes long: --all")
         figures = folder / f"{case}.json"
         if not figures.exists():
-            options = [] if case in benchmarks.WITHOUT_DATABASE else ["--database-url", "sqlite://"]
+            options = ["--database-url", server]
+            if case in benchmarks.WITHOUT_DATABASE:
+                options = []
             module = f"tests.benchmarks.{case}"
             subprocess.run(
                 [sys.executable, "-m", module, "--quick", "--json", str(figures), *options],
@@ -54,6 +59,7 @@ def test_every_benchmark_runs(run: Callable[[str], Rows], case: str) -> None:
 
 def test_installed_peers_are_measured(run: Callable[[str], Rows]) -> None:
     if not all(map(is_installed, PEERS)):
+        assert os.environ.get("KAPSO_TEST_REQUIRE_PEERS") != "1"
         pytest.skip("the extra benchmarks is not installed")
     peers = {who for case in ("webhook", "links") for _, who in run(case)}
     assert {"dj-stripe", "django-anymail", "kapso-whatsapp-cloud-api, 8 at a time"} <= peers

@@ -126,7 +126,11 @@ def test_a_form_is_refused(box_api: Api) -> None:
 
 def test_a_body_over_one_mebibyte_is_413(box_api: Api) -> None:
     big = {"customer": {"name": "x" * 3 * 1024 * 1024}}
-    assert box_api("POST", "/customers", big).status_code == 413
+    refused = box_api("POST", "/customers", big)
+    assert refused.status_code == 413
+    assert "larger than" in error(refused)
+    # The client must not send its next request over a connection that is about to end.
+    assert refused.headers["Connection"] == "close"
     assert box_api("GET", "/customers").json()["data"] == []
 
 
