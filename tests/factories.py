@@ -52,17 +52,13 @@ def make_user(name: str = "staff", *permissions: str, **fields: Any) -> Any:
     return user
 
 
-def make_customer(**fields: Any) -> Customer:
-    return Customer.objects.create(
-        **{"name": "Bäckerei Süß", "kapso_id": str(uuid.uuid4()), **fields}
-    )
+def new_customer(**fields: Any) -> Customer:
+    """A customer who is not saved yet; likewise the next two."""
+    return Customer(**{"name": "Bäckerei Süß", "kapso_id": str(uuid.uuid4()), **fields})
 
 
-def make_link(customer: Customer | None = None, **fields: Any) -> SetupLink:
-    customer = customer or make_customer()
-    if fields.get("is_latest", True):
-        customer.setup_links.update(is_latest=False)
-    return SetupLink.objects.create(
+def new_link(customer: Customer, **fields: Any) -> SetupLink:
+    return SetupLink(
         **{
             "customer": customer,
             "is_latest": True,
@@ -74,16 +70,36 @@ def make_link(customer: Customer | None = None, **fields: Any) -> SetupLink:
     )
 
 
-def make_connection(customer: Customer | None = None, **fields: Any) -> Connection:
-    return Connection.objects.create(
+def new_connection(customer: Customer, **fields: Any) -> Connection:
+    return Connection(
         **{
-            "customer": customer or make_customer(),
+            "customer": customer,
             "phone_number_id": new_number_id(),
             "status": Connection.Status.CONNECTED,
             "connected_at": timezone.now(),
             **fields,
         }
     )
+
+
+def make_customer(**fields: Any) -> Customer:
+    customer = new_customer(**fields)
+    customer.save(force_insert=True)
+    return customer
+
+
+def make_link(customer: Customer | None = None, **fields: Any) -> SetupLink:
+    link = new_link(customer or make_customer(), **fields)
+    if link.is_latest:
+        link.customer.setup_links.update(is_latest=False)
+    link.save(force_insert=True)
+    return link
+
+
+def make_connection(customer: Customer | None = None, **fields: Any) -> Connection:
+    connection = new_connection(customer or make_customer(), **fields)
+    connection.save(force_insert=True)
+    return connection
 
 
 def remote_customer(sandbox: Sandbox, name: str = "Bäckerei Süß") -> Customer:

@@ -13,6 +13,7 @@ import pytest
 
 from tests import ROOT
 from tests.conftest import THOROUGH
+from tests.proofs.support import SERVERS
 
 from . import __main__ as benchmarks
 from .measuring import Row, in_turn, is_installed, table

@@ -9,15 +9,21 @@ from typing import Any
 import pytest
 from django.contrib.contenttypes.models import ContentType
 from django.db import connection as database
-from django.db import transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from kapso_connect.admin.status import with_status
-from kapso_connect.models import Customer
+from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.onboarding.status import OnboardingStatus, get_statuses, has_status
 
-from ..factories import make_connection, make_customer, make_link
+from ..factories import (
+    make_connection,
+    make_customer,
+    make_link,
+    new_connection,
+    new_customer,
+    new_link,
+)
 from ..sites.host_site.models import Bakery, Branch, Franchise, Shop
 
 pytestmark = pytest.mark.django_db
@@ -77,23 +83,32 @@ OLDER: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def make_case(numbers: str, newest: str, made: float, older: str) -> Customer:
-    customer = make_customer()
-    for number in NUMBERS[numbers]:
-        make_connection(customer, **number)
-    for fields in OLDER[older]:
-        make_link(customer, created_at=ago(30), **fields)
-    latest = NEWEST[newest]
-    if latest is not None:
-        make_link(customer, created_at=ago(made), is_latest=True, **latest)
-    return customer
+def make_cases(*cases: tuple[str, str, float, str]) -> list[Customer]:
+    """Create a customer for each case: their numbers, their newest link, how many days ago that was
+    created, and their older links."""
+    customers = Customer.objects.bulk_create(new_customer() for case in cases)
+    connections: list[Connection] = []
+    links: list[SetupLink] = []
+    for customer, (numbers, newest, made, older) in zip(customers, cases, strict=True):
+        connections += [new_connection(customer, **number) for number in NUMBERS[numbers]]
+        fields = [{"created_at": ago(30), **link} for link in OLDER[older]]
+        latest = NEWEST[newest]
+        if latest is not None:
+            fields.append({"created_at": ago(made), **latest})
+        last = len(fields) - 1
+        links += [
+            new_link(customer, is_latest=place == last, **link) for place, link in enumerate(fields)
+        ]
+    Connection.objects.bulk_create(connections)
+    SetupLink.objects.bulk_create(links)
+    return customers
 
 
 def test_both_forms_of_the_rules_agree() -> None:
     # Links created before, between and after the numbers that were disconnected.
-    cases = itertools.product(NUMBERS, NEWEST, [10, 3, 0.5], OLDER)
-    with transaction.atomic():
-        customers = {make_case(*case).pk: case for case in cases}
+    cases = list(itertools.product(NUMBERS, NEWEST, [10, 3, 0.5], OLDER))
+    made = make_cases(*cases)
+    customers = {customer.pk: case for customer, case in zip(made, cases, strict=True)}
     found = get_statuses(Customer.objects.all())
     assert set(found) == set(customers)
     assert {one.status for one in found.values()} == set(OnboardingStatus)
@@ -136,24 +151,24 @@ def test_both_forms_of_the_rules_agree() -> None:
 def test_status_of_a_customer(
     numbers: str, newest: str, made: float, older: str, status: str
 ) -> None:
-    customer = make_case(numbers, newest, made, older)
+    [customer] = make_cases((numbers, newest, made, older))
     assert get_statuses([customer])[customer.pk].status == status
 
 
 def test_status_includes_the_rows_it_follows_from() -> None:
-    customer = make_case("two lost", "revoked", 0.5, "revoked")
+    [customer] = make_cases(("two lost", "revoked", 0.5, "revoked"))
     status = get_statuses([customer])[customer.pk]
     assert status.connection == customer.connections.get(disconnected_at=ago(2))
     assert status.link == customer.setup_links.get(is_latest=True)
     assert status.link.get_deferred_fields() == {"url", "options"}
-    customer = make_case("two connected", "none", 0, "none")
+    [customer] = make_cases(("two connected", "none", 0, "none"))
     status = get_statuses([customer])[customer.pk]
     assert (status.connection, status.more_connections) == (customer.connections.get(**REOPENED), 1)
 
 
 @pytest.mark.parametrize("count", [1, 30])
 def test_statuses_of_many_customers_take_three_queries(count: int) -> None:
-    customers = [make_case("lost", "active", 0.5, "revoked") for _ in range(count)]
+    customers = make_cases(*[("lost", "active", 0.5, "revoked")] * count)
     with CaptureQueriesContext(database) as context:
         assert len(get_statuses(customers)) == count
     assert len(context) == 3
