@@ -63,7 +63,8 @@ def test_installed_peers_are_measured(run: Callable[[str], Rows]) -> None:
         assert os.environ.get("KAPSO_TEST_REQUIRE_PEERS") != "1"
         pytest.skip("the extra benchmarks is not installed")
     peers = {who for case in ("webhook", "links") for _, who in run(case)}
-    assert {"dj-stripe", "django-anymail", "kapso-whatsapp-cloud-api, 8 at a time"} <= peers
+    assert {"dj-stripe", "django-anymail"} <= peers
+    assert any(who.startswith("kapso-whatsapp-cloud-api, ") for who in peers)
 
 
 def test_a_webhook_needs_no_more_queries_than_documented(run: Callable[[str], Rows]) -> None:
