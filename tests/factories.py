@@ -53,7 +53,7 @@ def make_user(name: str = "staff", *permissions: str, **fields: Any) -> Any:
 
 
 def new_customer(**fields: Any) -> Customer:
-    """A customer who is not saved yet; likewise the next two."""
+    """A customer that is not saved yet. The factories called ``make_…`` save theirs."""
     return Customer(**{"name": "Bäckerei Süß", "kapso_id": str(uuid.uuid4()), **fields})
 
 

@@ -27,18 +27,15 @@ Rows = dict[tuple[str, str], dict[str, Any]]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Rows]:
     """Return a function that runs a benchmark once, and returns its rows."""
     folder = tmp_path_factory.mktemp("benchmarks")
-    server = "sqlite://"
-    if os.environ.get("KAPSO_TEST_SERVICES") == "1":
-        server = SERVERS["postgres"]
+    with_services = os.environ.get("KAPSO_TEST_SERVICES") == "1"
+    server = SERVERS["postgres"] if with_services else "sqlite://"
 
     def rows(case: str) -> Rows:
         if case != "webhook" and not THOROUGH:
             pytest.skip("takes long: --all")
         figures = folder / f"{case}.json"
         if not figures.exists():
-            options = ["--database-url", server]
-            if case in benchmarks.WITHOUT_DATABASE:
-                options = []
+            options = [] if case in benchmarks.WITHOUT_DATABASE else ["--database-url", server]
             module = f"tests.benchmarks.{case}"
             subprocess.run(
                 [sys.executable, "-m", module, "--quick", "--json", str(figures), *options],
