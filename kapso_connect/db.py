@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import random
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from django.db import IntegrityError, OperationalError, connections, router, transaction
+from django.db import IntegrityError, OperationalError, connections, models, router, transaction
+from django.db.models.signals import post_save, pre_save
 
 from .log import log_event
 from .models import Connection
@@ -27,16 +25,17 @@ else:
 __all__ = [
     "alias",
     "atomic",
+    "bulk_insert",
     "enqueue_on_commit",
     "non_atomic",
     "on_commit",
     "retry_on_conflict",
     "runs_immediately",
-    "sqlite_write_lock",
     "task",
 ]
 
 ResultT = TypeVar("ResultT")
+ModelT = TypeVar("ModelT", bound=models.Model)
 ViewT = TypeVar("ViewT", bound=Callable[..., Any])
 
 CONFLICT_RETRY_SECONDS = 4.0
@@ -48,13 +47,9 @@ def alias() -> str:
     return router.db_for_write(Connection)
 
 
-@contextmanager
-def atomic() -> Iterator[None]:
-    """Open a transaction, or a savepoint inside one, on the database of this package's tables."""
-    with sqlite_write_lock() as release, transaction.atomic(using=alias()):
-        # Receivers run after the commit. They may take long, and may write, too.
-        on_commit(release)
-        yield
+def atomic() -> transaction.Atomic:
+    """Return a transaction, or a savepoint inside one, on the database of this package's tables."""
+    return transaction.atomic(using=alias())
 
 
 def on_commit(callback: Callable[[], Any]) -> None:
@@ -72,11 +67,7 @@ def non_atomic(view: ViewT) -> ViewT:
     return view
 
 
-def retry_on_conflict(
-    operation: Callable[[], ResultT],
-    *,
-    within: Callable[[], AbstractContextManager[object]] = atomic,
-) -> ResultT:
+def retry_on_conflict(operation: Callable[[], ResultT]) -> ResultT:
     """Run ``operation`` in a transaction and return its result; repeat it after a conflict.
 
     Two processes may insert the same row (IntegrityError), lock each other out (deadlock) or find
@@ -85,7 +76,6 @@ def retry_on_conflict(
 
     Inside a transaction of the caller nothing is repeated: that is up to the caller. Inside another
     ``operation`` there is not even a savepoint: an error rolls back all of it.
-    A single statement needs no transaction: ``within=sqlite_write_lock``.
     Raise the last error after ``CONFLICT_RETRY_SECONDS``.
     """
     if _in_operation.get():
@@ -95,7 +85,7 @@ def retry_on_conflict(
     pause = 0.01
     while True:
         try:
-            with within():
+            with atomic():
                 # Reset before the commit: on_commit callbacks are not part of the operation.
                 token = _in_operation.set(True)
                 try:
@@ -114,6 +104,22 @@ def retry_on_conflict(
 
 _in_operation: ContextVar[bool] = ContextVar("kapso_connect_in_operation", default=False)
 """True while ``retry_on_conflict`` runs an operation: nested ones are part of its transaction."""
+
+
+def bulk_insert(rows: Sequence[ModelT]) -> None:
+    """Insert ``rows`` of one model with as few statements as possible, and set their keys.
+
+    Where the database returns no keys (MySQL), or the site has receivers of ``pre_save`` or
+    ``post_save``, they are saved one by one.
+    """
+    returns_keys = connections[alias()].features.can_return_rows_from_bulk_insert
+    model = type(rows[0]) if rows else None
+    has_receivers = pre_save.has_listeners(model) or post_save.has_listeners(model)
+    if model is not None and len(rows) > 1 and returns_keys and not has_receivers:
+        model._default_manager.bulk_create(rows)
+    else:
+        for row in rows:
+            row.save(force_insert=True)
 
 
 def enqueue_on_commit(
@@ -142,49 +148,3 @@ def enqueue_on_commit(
 def runs_immediately(task: Any) -> bool:
     """Return True if the site's TASKS backend runs ``task`` in the process that enqueues it."""
     return type(task.get_backend()).__name__ == "ImmediateBackend"
-
-
-class _WriteLock:
-    """Lets the threads of this process write to SQLite one after the other.
-
-    SQLite has one writer at a time, and a waiting one polls at intervals of up to 0.1 s: of fifty
-    threads some wait so long that they give up with "database is locked".
-    """
-
-    def __init__(self) -> None:
-        self._reset()
-        # A process forked while a thread held the lock would wait for it forever.
-        if hasattr(os, "register_at_fork"):  # not on Windows
-            os.register_at_fork(after_in_child=self._reset)
-
-    def _reset(self) -> None:
-        self._lock = threading.Lock()
-
-    def acquire(self) -> Callable[[], None]:
-        """Wait for the lock, but not forever. Return the function that releases it, once."""
-        lock = self._lock
-        held = [lock] if lock.acquire(timeout=CONFLICT_RETRY_SECONDS) else []
-
-        def release() -> None:
-            while held:
-                held.pop().release()
-
-        return release
-
-
-_write_lock = _WriteLock()
-
-
-@contextmanager
-def sqlite_write_lock() -> Iterator[Callable[[], None]]:
-    """Hold the write lock on SQLite outside a transaction; elsewhere do nothing.
-
-    Yield a function that releases it before the block ends.
-    """
-    database = connections[alias()]
-    needed = database.vendor == "sqlite" and not database.in_atomic_block
-    release = _write_lock.acquire() if needed else lambda: None
-    try:
-        yield release
-    finally:
-        release()

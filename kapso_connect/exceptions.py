@@ -1,7 +1,7 @@
 """Every exception that a caller may want to catch: one class for each thing a caller does about it.
 
-First the errors of Kapso's API, then those of invitations and setup links, then those of webhooks
-and redirects.
+First the errors of Kapso's API, then those of invitations and setup links, then those of
+webhooks.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class RenewalInProgress(Exception):
     """Another request is creating a setup link for the customer at this moment. Try again soon."""
 
 
-# Webhooks and redirects
+# Webhooks
 
 
 class NeedsConfirmation(Exception):
@@ -136,11 +136,6 @@ class TryLater(Exception):
     It still shows a number that was just deleted, or its answer is older than what was recorded
     meanwhile.
     """
-
-
-class Rejected(Exception):
-    """The API does not confirm a redirect: it does not know the number, or not as one of the
-    link's customer. Connect nothing; the message is for staff."""
 
 
 class Ignored(Exception):

@@ -279,9 +279,16 @@ EVENTS: dict[str, Event] = {
         "disconnected %(disconnected)s, waiting %(waiting)s, failed %(failed)s, errors %(errors)s",
         (
             *("webhooks", "signals", "redirects", "connected", "disconnected", "updated", "links"),
-            *("invitations", "numbers", "waiting", "failed", "errors", "seconds"),
+            *("invitations", "numbers", "repaired", "waiting", "failed", "errors", "seconds"),
         ),
         "`kapso_sync` has finished; the fields count what it did.",
+    ),
+    "status.repaired": Event(
+        ERROR,
+        "kapso_sync: the stored status of customer %(customer_id)s was %(was)s; it is %(now)s now",
+        ("customer_id", "was", "now"),
+        "A customer's stored status did not follow from the links and numbers: rows were changed "
+        "past `kapso_connect.onboarding`, or there is a bug.",
     ),
     "sync.error": Event(
         ERROR,

@@ -12,15 +12,16 @@ from django.conf import settings
 from django.contrib.contenttypes.fields import GenericForeignKey
 from django.contrib.contenttypes.models import ContentType
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import models
-from django.db.models import Q
+from django.db import connections, models
+from django.db.models import Exists, F, OuterRef, Q
 from django.utils import timezone
 from django.utils.crypto import get_random_string
 from django.utils.translation import gettext_lazy as _
 
 from .kapso.languages import Language
 from .kapso.types import ConnectionType
-from .retries import Retryable
+from .phone_numbers import TEST_NUMBER
+from .retries import Leased, LeasedQuerySet, Retryable, RetryableQuerySet, not_leased
 from .utils import MAX_URL_LENGTH
 
 
@@ -59,9 +60,29 @@ class Health(models.TextChoices):
     ERROR = "error", _("Could not be checked")
 
 
-class CustomerManager(models.Manager["Customer"]):
-    """Finds the customers that are linked to objects of the site's own models."""
+class OnboardingStatus(models.TextChoices):
+    """How far a customer's onboarding has come."""
 
+    NOT_INVITED = "not_invited", _("Not invited")
+    INVITED = "invited", _("Invited")
+    OPENED = "opened", _("Opened")
+    CONFIRMING = "confirming", _("Being confirmed")
+    FAILED = "failed", _("Failed")
+    CONNECTED = "connected", _("Connected")
+    DISCONNECTED = "disconnected", _("Disconnected")
+
+
+class Attention(models.TextChoices):
+    """Why a number needs attention."""
+
+    TEST_NUMBER = "test", _("Test number")
+    RESTRICTED = "restricted", _("Account restricted or disabled")
+    DISCONNECTED = "disconnected", _("Disconnected, not invited since")
+    NAME = "name", _("Display name not approved")
+    HEALTH = "health", _("Not healthy")
+
+
+class CustomerQuerySet(models.QuerySet["Customer"]):
     def for_owner(self, owner: models.Model, **defaults: Any) -> Customer:
         """Return the customer linked to ``owner``, a saved object of any of the site's models.
 
@@ -77,7 +98,7 @@ class CustomerManager(models.Manager["Customer"]):
         )
         return customer
 
-    def for_owners(self, owners: models.QuerySet[Any]) -> models.QuerySet[Customer]:
+    def for_owners(self, owners: models.QuerySet[Any]) -> CustomerQuerySet:
         """Return the customers linked to ``owners``, a queryset of one of the site's models.
 
         Owners without a customer are left out.
@@ -85,6 +106,23 @@ class CustomerManager(models.Manager["Customer"]):
         return self.filter(
             owner_type=ContentType.objects.get_for_model(owners.model),
             owner_id__in=[str(key) for key in owners.values_list("pk", flat=True)],
+        )
+
+    def locked(self) -> CustomerQuerySet:
+        """Return the customers with their rows locked until the transaction ends, in the order of
+        their keys, and with their latest setup links.
+
+        Whoever changes a customer's links or numbers locks the customer first, so that its changes
+        happen one after the other. Rows that refer to the customer can be written meanwhile.
+        """
+        features = connections[self.db].features
+        return (
+            self.select_for_update(
+                no_key=features.has_select_for_no_key_update,
+                of=("self",) if features.has_select_for_update_of else (),
+            )
+            .select_related("latest_setup_link")
+            .order_by("pk")
         )
 
 
@@ -137,10 +175,30 @@ class Customer(models.Model):
         editable=False,
         help_text=_("The secret part of the customer's connect URL. Empty if there is none."),
     )
+    status = models.CharField(
+        _("status"),
+        max_length=16,
+        choices=OnboardingStatus.choices,
+        default=OnboardingStatus.NOT_INVITED,
+        editable=False,
+        help_text=_("How far the onboarding has come."),
+    )
+    status_changed_at = models.DateTimeField(
+        _("status since"), default=timezone.now, editable=False
+    )
+    latest_setup_link = models.ForeignKey(
+        "SetupLink",
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="+",
+        verbose_name=_("latest setup link"),
+    )
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated"), auto_now=True)
 
-    objects: ClassVar[CustomerManager] = CustomerManager()
+    objects = CustomerQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("customer")
@@ -151,26 +209,42 @@ class Customer(models.Model):
                 fields=["owner_type", "owner_id"], name="kapso_connect_one_customer_per_owner"
             ),
         ]
+        indexes = [
+            # For lists filtered by status, the newest customer first.
+            models.Index(fields=["status", "id"], name="kapso_connect_customer_status"),
+        ]
         permissions = [("create_setup_link", _("Can create WhatsApp setup links"))]
 
     def __str__(self) -> str:
         return self.name
 
 
-class SetupLinkQuerySet(models.QuerySet["SetupLink"]):
+class SetupLinkQuerySet(LeasedQuerySet["SetupLink"]):
+    def active(self) -> SetupLinkQuerySet:
+        """Return the links that were not used, revoked or marked as expired."""
+        return self.filter(status=SetupLink.Status.ACTIVE)
+
     def usable(self) -> SetupLinkQuerySet:
         """Return the links that a customer can still use: active and not past ``expires_at``."""
+        return self.active().filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()))
+
+    def expired(self) -> SetupLinkQuerySet:
+        """Return the links whose time is over, marked as expired or not yet."""
         return self.filter(
-            Q(expires_at=None) | Q(expires_at__gt=timezone.now()), status=SetupLink.Status.ACTIVE
+            Q(status=SetupLink.Status.EXPIRED)
+            | Q(status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now())
         )
 
-    def past_expiry(self) -> SetupLinkQuerySet:
-        """Return the active links past ``expires_at``, which ``kapso_sync`` marks as expired."""
-        return self.filter(status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now())
+    def unconfirmed(self) -> SetupLinkQuerySet:
+        """Return the links whose redirect reported a number that the API has not confirmed."""
+        return self.filter(unconfirmed_since__isnull=False)
 
 
-class SetupLink(models.Model):
-    """An invitation: the URL of Kapso's hosted page, where a customer connects a number."""
+class SetupLink(Leased):
+    """An invitation: the URL of Kapso's hosted page, where a customer connects a number.
+
+    Its lease is that of the request that renews it: see ``onboarding.renewal``.
+    """
 
     class Status(models.TextChoices):
         ACTIVE = "active", _("Active")
@@ -202,12 +276,6 @@ class SetupLink(models.Model):
     options = models.JSONField(
         _("options"), default=dict, blank=True, help_text=_("The options sent to Kapso.")
     )
-    is_latest = models.BooleanField(
-        _("latest"),
-        default=False,
-        editable=False,
-        help_text=_("The customer's latest link, which determines the customer's status."),
-    )
     next_url = models.CharField(
         _("next page"),
         max_length=MAX_URL_LENGTH,
@@ -228,13 +296,6 @@ class SetupLink(models.Model):
     unconfirmed_since = models.DateTimeField(_("unconfirmed since"), null=True, blank=True)
     checked_at = models.DateTimeField(
         _("checked"), null=True, blank=True, help_text=_("When the API was last asked about it.")
-    )
-    renewing_at = models.DateTimeField(
-        _("renewal started"),
-        null=True,
-        blank=True,
-        editable=False,
-        help_text=_("When the customer requested a new link, while it is being created."),
     )
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
@@ -287,9 +348,72 @@ class SetupLink(models.Model):
         )
 
     @property
+    def is_latest(self) -> bool:
+        """True for the link on which the customer's status depends."""
+        return self.pk is not None and self.customer.latest_setup_link_id == self.pk
+
+    @property
+    def is_revocable(self) -> bool:
+        """True if the link, or a newer one that replaces it at the same connect URL, can still
+        connect a number."""
+        return (
+            self.status != self.Status.REVOKED and self.setup_status != self.SetupStatus.COMPLETED
+        )
+
+    @property
     def reference(self) -> str:
         """A short code that customers give to staff. The admin's search finds the link by it."""
         return self.kapso_id[:8]
+
+
+APPROVED_NAMES = ["", "NONE", "APPROVED", "AVAILABLE_WITHOUT_REVIEW"]
+"""Values of Meta's ``name_status`` that need no attention. The others are DECLINED, EXPIRED and
+PENDING_REVIEW."""
+
+DISCONNECTED_BY_STAFF = "staff"
+"""The reason of a disconnection that a member of staff asked for."""
+
+
+class ConnectionQuerySet(models.QuerySet["Connection"]):
+    def connected(self) -> ConnectionQuerySet:
+        """Return the numbers that are connected now."""
+        return self.filter(status=Connection.Status.CONNECTED)
+
+    def ended(self) -> ConnectionQuerySet:
+        """Return the numbers that were connected once, and are not now."""
+        # A row without ``connected_at`` only records that the disconnection was reported first.
+        return self.filter(
+            status=Connection.Status.DISCONNECTED,
+            connected_at__isnull=False,
+            disconnected_at__isnull=False,
+        )
+
+    def needing_attention(self, why: str) -> ConnectionQuerySet:
+        """Return the numbers that need attention because of ``why``, a value of ``Attention``."""
+        why = Attention(why)
+        if why == Attention.TEST_NUMBER:
+            return self.connected().filter(display_phone_number__regex=TEST_NUMBER)
+        if why == Attention.RESTRICTED:
+            return self.connected().exclude(account_status=AccountStatus.ACTIVE)
+        if why == Attention.NAME:
+            return self.connected().exclude(name_status__in=APPROVED_NAMES)
+        if why == Attention.HEALTH:
+            return self.connected().exclude(health_status__in=["", Health.HEALTHY])
+        # The customer is connected, but with a number that it had before it lost this one.
+        lost_one_of_several = Q(customer__status=OnboardingStatus.CONNECTED) & ~Exists(
+            Connection.objects.connected().filter(
+                customer=OuterRef("customer"), connected_at__gte=OuterRef("disconnected_at")
+            )
+        )
+        invited_since = Q(customer__latest_setup_link__created_at__gt=F("disconnected_at"))
+        return (
+            self.ended()
+            .exclude(disconnect_reason=DISCONNECTED_BY_STAFF)
+            .filter(
+                Q(customer__status=OnboardingStatus.DISCONNECTED)
+                | (lost_one_of_several & ~invited_since)
+            )
+        )
 
 
 class Connection(models.Model):
@@ -372,6 +496,8 @@ class Connection(models.Model):
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated"), auto_now=True)
 
+    objects = ConnectionQuerySet.as_manager()
+
     class Meta:
         verbose_name = _("connection")
         verbose_name_plural = _("connections")
@@ -394,7 +520,7 @@ class Connection(models.Model):
         return self.status == self.Status.CONNECTED
 
 
-class WebhookEventQuerySet(models.QuerySet["WebhookEvent"]):
+class WebhookEventQuerySet(RetryableQuerySet["WebhookEvent"]):
     def waiting(self) -> WebhookEventQuerySet:
         """Return the deliveries that will be retried automatically."""
         return self.filter(status=WebhookEvent.Status.PENDING)
@@ -441,7 +567,7 @@ class WebhookEvent(Retryable):
         return f"{self.event} {self.idempotency_key}"
 
 
-class TimelineEventQuerySet(models.QuerySet["TimelineEvent"]):
+class TimelineEventQuerySet(RetryableQuerySet["TimelineEvent"]):
     def undelivered(self) -> TimelineEventQuerySet:
         """Return the events whose signal has not been delivered to all receivers."""
         return self.filter(delivered_at=None)
@@ -583,6 +709,16 @@ class InvitationBatch(models.Model):
         return str(self.pk)
 
 
+class InvitationQuerySet(RetryableQuerySet["Invitation"]):
+    def pending(self) -> InvitationQuerySet:
+        """Return the invitations that are not done and did not fail."""
+        return self.filter(status=Invitation.Status.PENDING)
+
+    def waiting(self) -> InvitationQuerySet:
+        """Return the pending invitations that no process is working on."""
+        return self.pending().filter(not_leased())
+
+
 class Invitation(Retryable):
     """The invitation of one customer of a batch, and its outcome."""
 
@@ -621,10 +757,13 @@ class Invitation(Retryable):
         _("e-mail"), max_length=16, choices=Email.choices, default=Email.NOT_SENT, blank=True
     )
     email_error = models.TextField(_("e-mail error"), blank=True)
+
     PERMANENTLY_FAILED: ClassVar[dict[str, Any]] = {
         **Retryable.PERMANENTLY_FAILED,
         "status": Status.FAILED,
     }
+
+    objects = InvitationQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("invitation")
@@ -645,11 +784,11 @@ class Invitation(Retryable):
         return str(self.customer)
 
 
-class IdempotentRequest(models.Model):
+class IdempotentRequest(Leased):
     """A REST request with an ``Idempotency-Key`` that creates an object, and its response.
 
-    Without ``response`` the request is in progress until ``leased_until``. After that, the next
-    request with the key continues it.
+    Without ``response`` the request is in progress while it is leased. After that, the next request
+    with the key continues it.
     """
 
     digest = models.CharField(
@@ -657,12 +796,13 @@ class IdempotentRequest(models.Model):
     )
     fingerprint = models.CharField(max_length=64, help_text="Digest of the request's body.")
     created_at = models.DateTimeField(default=timezone.now, db_index=True)
-    leased_until = models.DateTimeField()
     response = models.JSONField(
         null=True, encoder=DjangoJSONEncoder, help_text="The body, without URLs and tokens."
     )
     customer = models.ForeignKey(Customer, on_delete=models.CASCADE, null=True, related_name="+")
     setup_link = models.ForeignKey(SetupLink, on_delete=models.CASCADE, null=True, related_name="+")
+
+    objects: ClassVar[Any] = LeasedQuerySet["IdempotentRequest"].as_manager()
 
     class Meta:
         ordering = ["-pk"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -10,11 +11,9 @@ from django.db import models
 from django.utils import timezone
 
 from . import db, dispatch, signals
-from .db import on_commit, retry_on_conflict, sqlite_write_lock, task
+from .db import bulk_insert, on_commit, retry_on_conflict, task
 from .log import EVENTS, log_event
-from .models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
-from .retries import not_leased
-from .statements import Lookup, Slot, Update, insert
+from .models import Connection, SetupLink, TimelineEvent, WebhookEvent
 from .utils import MAX_ERROR_LENGTH, describe
 
 Kind = TimelineEvent.Kind
@@ -53,23 +52,30 @@ def record(kind: str, *, source: str, **fields: Any) -> TimelineEvent:
     receiver that is added later does not get signals of the past.
     """
     event = TimelineEvent(kind=kind, source=source, **fields)
-    needs_signal = has_receivers(kind)
-    sends_immediately = needs_signal and db.runs_immediately(deliver_event)
-    if not needs_signal:
-        event.next_attempt_at = None
-        event.delivered_at = timezone.now()
-    elif sends_immediately:
-        event.lease_new()
-    insert(event)
-    if kind != Kind.WEBHOOK_RECEIVED:  # the inbox logs these
-        on_commit(partial(_log_recorded, event))
-    if needs_signal:
-        db.enqueue_on_commit(
-            deliver_event,
-            event.pk,
-            run_immediately=partial(_deliver_new, event) if sends_immediately else None,
-        )
+    record_all([event])
     return event
+
+
+def record_all(events: Iterable[TimelineEvent]) -> None:
+    """Add several events like ``record``, which are not saved yet."""
+    events = list(events)
+    immediately = db.runs_immediately(deliver_event)
+    for event in events:
+        if not has_receivers(event.kind):
+            event.next_attempt_at = None
+            event.delivered_at = timezone.now()
+        elif immediately:
+            event.set_lease()
+    bulk_insert(events)
+    for event in events:
+        if event.kind != Kind.WEBHOOK_RECEIVED:  # the inbox logs these
+            on_commit(partial(_log_recorded, event))
+        if event.delivered_at is None:
+            db.enqueue_on_commit(
+                deliver_event,
+                event.pk,
+                run_immediately=partial(_deliver_leased, event) if immediately else None,
+            )
 
 
 @task()
@@ -84,16 +90,16 @@ def deliver(event_id: int) -> bool:
     Safe to call from several processes at once: one of them sends. If a receiver raises, the error
     is stored on the event, and only the receivers that raised are called again.
     """
-    event = (
-        TimelineEvent.objects.select_related(
-            "customer", "connection", "setup_link", "webhook_event"
-        )
-        .filter(pk=event_id)
-        .first()
-    )
-    if event is None or not retry_on_conflict(event.acquire_lease, within=sqlite_write_lock):
+    event = _with_related().filter(pk=event_id).first()
+    if event is None or not retry_on_conflict(event.acquire_lease):
         return event is not None and event.delivered_at is not None
     return _send(event)
+
+
+def _with_related() -> models.QuerySet[TimelineEvent]:
+    return TimelineEvent.objects.select_related(
+        "customer", "connection", "setup_link", "webhook_event"
+    )
 
 
 def resend(event: TimelineEvent) -> bool | None:
@@ -102,10 +108,8 @@ def resend(event: TimelineEvent) -> bool | None:
     Return True if all receivers have got it, False if one raised again, and None if there is
     nothing to send, or another worker may be sending it.
     """
-    made_due = TimelineEvent.objects.filter(
-        not_leased(), pk=event.pk, delivered_at=None, kind__in=SIGNALS
-    ).update(next_attempt_at=timezone.now(), attempts=0)
-    return deliver(event.pk) if made_due else None
+    events = TimelineEvent.objects.undelivered().filter(pk=event.pk, kind__in=SIGNALS)
+    return deliver(event.pk) if events.retry_now() else None
 
 
 def signal_arguments(event: TimelineEvent) -> dict[str, Any]:
@@ -120,10 +124,16 @@ def signal_arguments(event: TimelineEvent) -> dict[str, Any]:
             **common,
         }
     common |= {"customer": event.customer, "setup_link": event.setup_link}
+    connection = event.connection
+    if connection is not None and connection.customer_id == event.customer_id:
+        # So that receivers need not read the same rows again.
+        connection.customer = event.customer
+        if connection.setup_link_id == event.setup_link_id:
+            connection.setup_link = event.setup_link
     if event.kind == Kind.SETUP_FAILED:
         common["error_code"] = event.data.get("error_code", "")
     if SIGNALS[event.kind][1] is Connection:
-        common["connection"] = event.connection
+        common["connection"] = connection
     return common
 
 
@@ -147,52 +157,15 @@ def _log_recorded(event: TimelineEvent) -> None:
     )
 
 
-def _deliver_new(event: TimelineEvent) -> None:
+def _deliver_leased(event: TimelineEvent) -> None:
     """Send the signal of an event that this process wrote and leased, after the commit."""
-    lease_ends = event.next_attempt_at
-    if lease_ends is not None and timezone.now() < lease_ends:
-        _load_related(event)
-        _send(event)
+    if event.is_leased:
+        # Read anew: the caller's objects may be stale.
+        if (stored := _with_related().filter(pk=event.pk).first()) is not None:
+            _send(stored)
     else:
         # The transaction took longer than the lease: another process may be sending.
         deliver(event.pk)
-
-
-def _load_related(event: TimelineEvent) -> None:
-    """Replace the event's customer and setup link, which are the caller's objects and may be
-    stale, by those in the database."""
-    if event.customer_id is None:
-        return
-    row = _customer_and_link.first(pk=event.customer_id, link=event.setup_link_id)
-    if row is None:
-        return
-    using = event._state.db
-    event.customer = Customer.from_db(using, CUSTOMER_COLUMNS, row[: len(CUSTOMER_COLUMNS)])
-    link = row[len(CUSTOMER_COLUMNS) :]
-    if link[0] is not None:
-        event.setup_link = SetupLink.from_db(using, LINK_COLUMNS, link)
-        event.setup_link.customer = event.customer
-    connection = event.connection
-    # The number may have moved to another customer or link since.
-    if connection is not None and connection.customer_id == event.customer_id:
-        connection.customer = event.customer
-        if connection.setup_link_id == event.setup_link_id:
-            connection.setup_link = event.setup_link
-
-
-CUSTOMER_COLUMNS = [field.attname for field in Customer._meta.concrete_fields]
-LINK_COLUMNS = [field.attname for field in SetupLink._meta.concrete_fields]
-
-
-def _customer_with_link(pk: Slot, link: Slot) -> models.QuerySet[Customer, Any]:
-    link_of_event = models.FilteredRelation("setup_links", condition=models.Q(setup_links=link))
-    customers = Customer.objects.annotate(link=link_of_event).filter(pk=pk).order_by()
-    return customers.values_list(*CUSTOMER_COLUMNS, *(f"link__{name}" for name in LINK_COLUMNS))
-
-
-_customer_and_link = Lookup(
-    _customer_with_link, pk=models.BigAutoField(), link=models.BigAutoField()
-)
 
 
 def _send(event: TimelineEvent) -> bool:
@@ -211,18 +184,22 @@ def _send(event: TimelineEvent) -> bool:
         event.schedule_retry("\n".join(errors)[:MAX_ERROR_LENGTH])
     else:
         event.delivered_at = timezone.now()
-        event.next_attempt_at = None
         event.last_error = ""
-    save_outcome = partial(
-        _outcome.execute,
-        pk=event.pk,
-        receivers=event.receivers,
-        delivered_at=event.delivered_at,
-        next_attempt_at=event.next_attempt_at,
-        last_error=event.last_error,
-    )
+        event.finish()
+    # Another process may have taken over because this one was slow: its outcome counts.
+    outcome = TimelineEvent.objects.undelivered().filter(pk=event.pk)
     # A signal whose outcome is not recorded would be sent again.
-    retry_on_conflict(save_outcome, within=sqlite_write_lock)
+    retry_on_conflict(
+        partial(
+            outcome.update,
+            receivers=event.receivers,
+            delivered_at=event.delivered_at,
+            next_attempt_at=event.next_attempt_at,
+            last_error=event.last_error,
+            leased_at=None,
+            leased_until=None,
+        )
+    )
     fields: dict[str, Any] = {
         "event_id": event.pk,
         "kind": event.kind,
@@ -236,21 +213,3 @@ def _send(event: TimelineEvent) -> bool:
     else:
         log_event("signal.failed", receivers=sorted(raised), **fields)
     return not errors
-
-
-def _outcome_update(
-    pk: Slot, **changes: Slot
-) -> tuple[models.QuerySet[TimelineEvent], dict[str, Any]]:
-    # Another process may have taken over because this one was slow: its outcome counts.
-    rows = TimelineEvent.objects.filter(pk=pk, delivered_at=None).order_by()
-    return rows, {**changes, "leased_at": None}
-
-
-_outcome = Update(
-    _outcome_update,
-    pk=models.BigAutoField(),
-    receivers=models.JSONField(),
-    delivered_at=models.DateTimeField(),
-    next_attempt_at=models.DateTimeField(),
-    last_error=models.TextField(),
-)

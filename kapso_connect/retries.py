@@ -1,9 +1,9 @@
-"""Work that is retried when it fails: which worker holds it, and when the next attempt is due."""
+"""Work that one process at a time does (a lease), and that is retried when it fails."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from django.db import connections, models
 from django.db.models import F, Q
@@ -19,13 +19,97 @@ FIRST_RETRY_DELAY = 15
 MAX_RETRY_DELAY = 3600
 """Seconds."""
 
+LeasedT = TypeVar("LeasedT", bound="Leased")
+RetryableT = TypeVar("RetryableT", bound="Retryable")
 
-class Retryable(models.Model):
-    """Work that one worker at a time does, and that is retried a limited number of times.
 
-    ``next_attempt_at`` is when it is due. A worker acquires a lease by moving that time ahead, so
-    no other worker starts on it; if the worker dies, the work becomes due again by itself.
-    NULL means that no further attempt is made: it is done, or it failed permanently.
+def not_leased() -> Q:
+    """Return the condition for rows that no process is working on."""
+    return Q(leased_until=None) | Q(leased_until__lte=timezone.now())
+
+
+class LeasedQuerySet(models.QuerySet[LeasedT]):
+    def not_leased(self) -> LeasedQuerySet[LeasedT]:
+        """Return the rows that no process is working on."""
+        return self.filter(not_leased())
+
+    def acquire_lease(self, seconds: float, **changes: Any) -> datetime | None:
+        """Reserve these rows for ``seconds``, and make ``changes`` with it.
+
+        Return when the lease ends, or None if another process holds it, or if there is no such row.
+        One conditional UPDATE decides, on every database; no lock is held afterwards. If the
+        process dies, the rows are free again once the lease has ended.
+        """
+        now = timezone.now()
+        end = now + timedelta(seconds=seconds)
+        acquired = self.not_leased().update(leased_at=now, leased_until=end, **changes)
+        return end if acquired else None
+
+    def release_lease(self, **changes: Any) -> int:
+        """End the lease, and make ``changes`` with it. Return the number of rows."""
+        return self.update(leased_at=None, leased_until=None, **changes)
+
+
+class Leased(models.Model):
+    """A row that one process at a time works on."""
+
+    leased_at = models.DateTimeField(
+        _("in progress since"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("When a process started to work on it. Empty while none does."),
+    )
+    leased_until = models.DateTimeField(
+        _("in progress until"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("From then on another process may work on it: the first one has died."),
+    )
+
+    class Meta:
+        abstract = True
+
+    @property
+    def is_leased(self) -> bool:
+        """True while a process works on it."""
+        return self.leased_until is not None and self.leased_until > timezone.now()
+
+
+class RetryableQuerySet(LeasedQuerySet[RetryableT]):
+    def due(self) -> RetryableQuerySet[RetryableT]:
+        """Return the rows that a process can work on now: their time has come, and no other process
+        is at it."""
+        return self.filter(not_leased(), next_attempt_at__lte=timezone.now())
+
+    def lease_due(self, count: int) -> list[RetryableT]:
+        """Acquire the leases of up to ``count`` rows that are due, and return those rows.
+
+        Rows that another process is acquiring at this moment are left out. Call it in a
+        transaction.
+        """
+        skip_locked = connections[self.db].features.has_select_for_update_skip_locked
+        found = list(self.due().select_for_update(skip_locked=skip_locked)[:count])
+        leased = [row for row in found if not row.abandon_if_exhausted()]
+        for row in leased:
+            row.set_lease()
+        self.model._default_manager.filter(pk__in=[row.pk for row in leased]).update(
+            leased_at=timezone.now(), leased_until=_end_of_lease(), attempts=F("attempts") + 1
+        )
+        return leased
+
+    def retry_now(self, attempts: int = 0) -> int:
+        """Make the rows that no process is working on due now, with the number of ``attempts`` set
+        anew. Return how many there are."""
+        return self.not_leased().update(next_attempt_at=timezone.now(), attempts=attempts)
+
+
+class Retryable(Leased):
+    """Work that is retried a limited number of times.
+
+    ``next_attempt_at`` is when it is due. NULL means that no further attempt is made: it is done,
+    or it failed permanently.
     """
 
     attempts = models.PositiveSmallIntegerField(_("attempts"), default=0)
@@ -33,15 +117,12 @@ class Retryable(models.Model):
     next_attempt_at = models.DateTimeField(
         _("next attempt"), null=True, blank=True, default=timezone.now
     )
-    leased_at = models.DateTimeField(
-        _("in progress since"),
-        null=True,
-        blank=True,
-        editable=False,
-        help_text=_("When a worker started on it. Empty while no worker is on it."),
-    )
 
-    PERMANENTLY_FAILED: ClassVar[dict[str, Any]] = {"next_attempt_at": None, "leased_at": None}
+    PERMANENTLY_FAILED: ClassVar[dict[str, Any]] = {
+        "next_attempt_at": None,
+        "leased_at": None,
+        "leased_until": None,
+    }
     """The fields that are set when the work is abandoned."""
 
     class Meta:
@@ -50,30 +131,35 @@ class Retryable(models.Model):
     def acquire_lease(self) -> bool:
         """Reserve this work for ``LEASE_SECONDS``, counting an attempt. Return True on success.
 
-        Return False if another worker holds it, if it is not due, and if it is done.
-        One conditional UPDATE decides, on every database; no lock is held afterwards. Work whose
-        workers stopped ``RETRY_LIMIT`` times without recording a result fails permanently instead.
+        Return False if another process holds it, if it is not due, and if it is done. Work whose
+        processes died ``RETRY_LIMIT`` times without recording a result fails permanently instead.
         """
-        now = timezone.now()
         # The first attempt is always due: another machine's clock may be ahead of ours.
-        if self.next_attempt_at is None or (self.attempts and self.next_attempt_at > now):
+        if self.next_attempt_at is None or (
+            self.attempts and self.next_attempt_at > timezone.now()
+        ):
             return False
-        unchanged = type(self)._default_manager.filter(
-            pk=self.pk, next_attempt_at=self.next_attempt_at, attempts=self.attempts
-        )
-        if self.attempts >= get_conf().retry_limit:
-            self._abandon(unchanged)
+        if self.is_leased or self.abandon_if_exhausted():
             return False
-        lease_ends = _end_of_lease(now)
-        acquired = unchanged.update(
-            next_attempt_at=lease_ends, leased_at=now, attempts=F("attempts") + 1
+        acquired = self._unchanged().acquire_lease(
+            get_conf().lease_seconds, attempts=F("attempts") + 1
         )
         if acquired:
-            self._set_lease(now, lease_ends)
+            self.set_lease()
         return bool(acquired)
 
-    def _abandon(self, unchanged: models.QuerySet[Any]) -> None:
-        abandoned = unchanged.update(
+    def set_lease(self) -> None:
+        """Set the lease of a row that this process is about to write, or has just acquired. Does
+        not save."""
+        self.leased_at = timezone.now()
+        self.leased_until = _end_of_lease()
+        self.attempts += 1
+
+    def abandon_if_exhausted(self) -> bool:
+        """Return whether ``RETRY_LIMIT`` attempts ended without a result; it has failed then."""
+        if self.attempts < get_conf().retry_limit:
+            return False
+        abandoned = self._unchanged().update(
             last_error=f"Gave up after {self.attempts} attempts: "
             "each worker stopped while processing it.",
             **self.PERMANENTLY_FAILED,
@@ -81,40 +167,13 @@ class Retryable(models.Model):
         if abandoned:
             kind = self._meta.model_name
             log_event("work.abandoned", kind=kind, row_id=self.pk, attempts=self.attempts)
+        return True
 
-    @classmethod
-    def lease_due(cls, rows: models.QuerySet[Any]) -> list[Any]:
-        """Acquire the leases of ``rows``, all of them due, in one UPDATE, and return those rows.
-
-        Rows that another worker is acquiring at this moment are left out. Call it in a transaction.
-        """
-        skip_locked = connections[rows.db].features.has_select_for_update_skip_locked
-        found = list(rows.select_for_update(skip_locked=skip_locked))
-        leased = [row for row in found if row.attempts < get_conf().retry_limit]
-        for row in found:
-            if row not in leased:
-                row.acquire_lease()  # abandons it
-        now = timezone.now()
-        lease_ends = _end_of_lease(now)
-        cls._default_manager.filter(pk__in=[row.pk for row in leased]).update(
-            next_attempt_at=lease_ends, leased_at=now, attempts=F("attempts") + 1
+    def _unchanged(self) -> Any:
+        """Return this row, if no other process has worked on it since it was read."""
+        return type(self)._default_manager.filter(
+            pk=self.pk, next_attempt_at=self.next_attempt_at, attempts=self.attempts
         )
-        for row in leased:
-            row._set_lease(now, lease_ends)
-        return leased
-
-    def lease_new(self) -> None:
-        """Acquire the lease of a row that is not written yet, for the process that writes it.
-
-        That process starts on it right after the commit. Does not save.
-        """
-        now = timezone.now()
-        self._set_lease(now, _end_of_lease(now))
-
-    def _set_lease(self, now: datetime, lease_ends: datetime) -> None:
-        self.next_attempt_at = lease_ends
-        self.leased_at = now
-        self.attempts += 1
 
     def schedule_retry(self, error: str) -> None:
         """Record why an attempt failed and set when the next one is due. Does not save.
@@ -123,23 +182,17 @@ class Retryable(models.Model):
         attempts there is no next one.
         """
         self.last_error = error
-        self.leased_at = None
+        self.leased_at = self.leased_until = None
         if self.attempts >= get_conf().retry_limit:
             self.next_attempt_at = None
         else:
             delay = min(FIRST_RETRY_DELAY * 2 ** max(self.attempts - 1, 0), MAX_RETRY_DELAY)
             self.next_attempt_at = timezone.now() + timedelta(seconds=delay)
 
-
-def _end_of_lease(now: datetime) -> datetime:
-    return now + timedelta(seconds=get_conf().lease_seconds)
-
-
-def due() -> Q:
-    """Return the condition for Retryable rows whose next attempt is due."""
-    return Q(next_attempt_at__lte=timezone.now())
+    def finish(self) -> None:
+        """Record that no further attempt is needed. Does not save."""
+        self.next_attempt_at = self.leased_at = self.leased_until = None
 
 
-def not_leased() -> Q:
-    """Return the condition for Retryable rows that no worker holds."""
-    return Q(leased_at=None) | due()
+def _end_of_lease() -> datetime:
+    return timezone.now() + timedelta(seconds=get_conf().lease_seconds)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -18,7 +18,7 @@ from typing import TypeVar
 from django.db import models
 from django.utils import timezone
 
-from . import exceptions, onboarding, outbox
+from . import exceptions, outbox
 from .conf import SYNC_BUDGET, SYNC_INVITATIONS_BUDGET
 from .db import retry_on_conflict
 from .exceptions import KapsoError, KapsoNotFound
@@ -34,8 +34,8 @@ from .models import (
     TimelineEvent,
     WebhookEvent,
 )
-from .onboarding import customers, invitations, numbers, redirects, setup_links
-from .retries import due
+from .onboarding import customers, invitations, numbers, redirects, remote_numbers, setup_links
+from .onboarding import status as onboarding_status
 from .webhooks import inbox
 
 ItemT = TypeVar("ItemT")
@@ -45,7 +45,7 @@ ProgressCallback = Callable[[str, int], None]
 NUMBERS_PER_PAGE = 100
 KEYS_PER_QUERY = 500
 
-NEW_ROWS_PER_TRANSACTION = 10
+NEW_CUSTOMERS_PER_TRANSACTION = 10
 """Few enough that no other process waits long for a lock."""
 
 MAX_REDIRECTS_PER_RUN = 100
@@ -74,6 +74,8 @@ class Report:
         How many setup links had ended, and how many invitations were processed.
     ``numbers``
         How many numbers Kapso listed.
+    ``repaired``
+        How many customers had a stored status that did not follow from their links and numbers.
     ``waiting``, ``failed``
         How many webhooks and signals are waiting for another attempt, or have failed permanently.
     ``errors``
@@ -89,6 +91,7 @@ class Report:
     links: int = 0
     invitations: int = 0
     numbers: int = 0
+    repaired: int = 0
     waiting: int = 0
     failed: int = 0
     errors: list[str] = field(default_factory=list)
@@ -124,7 +127,7 @@ def run(
     need the API is done.
     """
     report, started = Report(), time.monotonic()
-    pending = WebhookEvent.objects.waiting().filter(due())
+    pending = WebhookEvent.objects.waiting().due()
     if dry_run:
         report.webhooks, report.signals = pending.count(), _due_signals().count()
     else:
@@ -147,6 +150,7 @@ def run(
     if not dry_run:
         # … and afterwards, to send the signals of what was found.
         report.signals += _process_rows(_due_signals(), outbox.deliver, "signals", progress)
+    _repair_statuses(report, dry_run, progress)
     report.waiting, report.failed = _count_remaining()
     if not dry_run:
         counts = {**vars(report), "errors": len(report.errors)}
@@ -156,7 +160,7 @@ def run(
 
 def _due_signals() -> models.QuerySet[TimelineEvent]:
     """Return the events whose signals are due now; later ones are not included."""
-    return TimelineEvent.objects.undelivered().filter(due())
+    return TimelineEvent.objects.undelivered().due()
 
 
 def _process_rows(
@@ -203,9 +207,7 @@ def _count_remaining() -> tuple[int, int]:
 
 
 def _confirm_redirects(report: Report, dry_run: bool, progress: ProgressCallback) -> None:
-    unconfirmed = SetupLink.objects.filter(unconfirmed_since__isnull=False).select_related(
-        "customer"
-    )
+    unconfirmed = SetupLink.objects.unconfirmed().select_related("customer")
     if dry_run:
         report.redirects = unconfirmed.count()
         return
@@ -214,11 +216,8 @@ def _confirm_redirects(report: Report, dry_run: bool, progress: ProgressCallback
     ):
         number = numbers.Number(link.unconfirmed_phone_number_id)
         try:
-            report.redirects += (
-                redirects.confirm_redirect(link, number, source=Source.SYNC) is not None
-            )
-        except exceptions.Rejected:
-            report.redirects += 1
+            outcome = redirects.confirm_redirect(link, number, source=Source.SYNC)
+            report.redirects += not isinstance(outcome, redirects.Pending)
         except Exception as error:
             _log_error("redirects", link.pk, error)
             report.errors.append(f"Redirect of setup link {link.pk}: {error}")
@@ -238,7 +237,7 @@ def _sync_numbers(
     started = timezone.now()
     customers = _CustomerCache(client)
     seen: set[int] = set()
-    connected: set[str] = set()
+    connected: Collection[str] = ()
     for page in _in_batches(client.list_phone_numbers(per_page=NUMBERS_PER_PAGE), NUMBERS_PER_PAGE):
         ids = [remote.phone_number_id for remote in page]
         known = {
@@ -248,7 +247,7 @@ def _sync_numbers(
         if not dry_run:
             customers.load(remote.customer_id for remote in page if remote.customer_id)
             new = [remote for remote in page if remote.phone_number_id not in known]
-            connected = _connect_new_numbers(new, customers)
+            connected = _connect_new_numbers(new, customers).keys()
             report.connected += len(connected)
         for remote in page:
             if remote.phone_number_id in connected:
@@ -262,13 +261,14 @@ def _sync_numbers(
     _disconnect_missing(report, client, seen, started, dry_run, accept_mass_loss)
 
 
-def _connect_new_numbers(new: list[KapsoPhoneNumber], customers: _CustomerCache) -> set[str]:
-    """Connect those of the ``new`` numbers that need no further checks; return their ids.
-
-    All other numbers are synchronised one by one. So is a whole group if another process changes
-    the same numbers or links at the same moment.
-    """
-    candidates = [remote for remote in new if remote.customer_id and not numbers.is_closed(remote)]
+def _connect_new_numbers(
+    new: list[KapsoPhoneNumber], customers: _CustomerCache
+) -> dict[str, Connection]:
+    """Connect in bulk those of the ``new`` numbers that need no further checks, and return them by
+    id. All other numbers are synchronised one by one."""
+    candidates = [
+        remote for remote in new if remote.customer_id and not remote_numbers.is_closed(remote)
+    ]
     customers.add_new(remote.customer_id for remote in candidates if remote.customer_id)
     pairs = [
         (customer, numbers.Number.from_api(remote))
@@ -278,38 +278,16 @@ def _connect_new_numbers(new: list[KapsoPhoneNumber], customers: _CustomerCache)
     with_open_link = set(
         SetupLink.objects.filter(
             customer__in=[customer for customer, _ in pairs],
-            status__in=[SetupLink.Status.ACTIVE, SetupLink.Status.USED],
+            status__in=setup_links.OPEN_STATUSES,
         )
         .exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
         .values_list("customer_id", flat=True)
     )
-    simple = (
-        (numbers.KnownCustomer(customer.pk, None), number)
-        for customer, number in pairs
-        if customer.pk not in with_open_link
-    )
-    connected: set[str] = set()
-    for group in _in_batches(simple, NEW_ROWS_PER_TRANSACTION):
-        if _connect_group(group):
-            connected |= {number.phone_number_id for _, number in group}
-    return connected
-
-
-def _connect_group(group: list[tuple[numbers.KnownCustomer, numbers.Number]]) -> bool:
-    """Connect all numbers of a group, or none. Return whether it was done."""
-    attempts = itertools.count()
-
-    def change() -> bool:
-        if next(attempts):
-            return False  # another process was faster, and would be again
-        for known_customer, number in group:
-            onboarding.connect(known_customer, number, source=Source.SYNC)
-        return True
-
+    simple = [pair for pair in pairs if pair[0].pk not in with_open_link]
     try:
-        return retry_on_conflict(change)
+        return numbers.connect_new(simple, source=Source.SYNC) if simple else {}
     except Exception:
-        return False  # which number it is, and why, shows when they are synchronised one by one
+        return {}  # which number it is, and why, shows when they are synchronised one by one
 
 
 def _sync_number(
@@ -320,7 +298,7 @@ def _sync_number(
     started: datetime,
     dry_run: bool,
 ) -> None:
-    is_open = bool(remote.customer_id) and not numbers.is_closed(remote)
+    is_open = bool(remote.customer_id) and not remote_numbers.is_closed(remote)
     was_open = known is not None and known.is_connected
     if dry_run:
         report.connected += is_open and not was_open
@@ -339,7 +317,9 @@ def _sync_number(
             and not _needs_update(known, customer, remote)
         ):
             return
-        now = numbers.apply_remote_number(customer, remote, asked_at=started, source=Source.SYNC)
+        now = remote_numbers.apply_remote_number(
+            customer, remote, asked_at=started, source=Source.SYNC
+        )
     except exceptions.TryLater:
         return
     except Exception as error:
@@ -372,9 +352,7 @@ def _disconnect_missing(
     accept_mass_loss: bool,
 ) -> None:
     """Disconnect numbers that Kapso did not list, if it confirms each of them to be gone."""
-    connected_before = Connection.objects.filter(
-        status=Connection.Status.CONNECTED, connected_at__lt=started
-    )
+    connected_before = Connection.objects.connected().filter(connected_at__lt=started)
     total = 0
     missing: list[int] = []
     for pk in _iterate_keys(connected_before):
@@ -396,7 +374,7 @@ def _disconnect_missing(
             report.disconnected += 1
             continue
         try:
-            closed = numbers.refresh_number(number, source=Source.SYNC, client=client)
+            closed = remote_numbers.refresh_number(number, source=Source.SYNC, client=client)
         except exceptions.TryLater:
             continue
         report.disconnected += closed is not None and not closed.is_connected
@@ -433,7 +411,7 @@ class _CustomerCache:
     def add_new(self, kapso_ids: Iterable[str]) -> None:
         """Add the customers among ``kapso_ids`` that only Kapso knows, several at a time."""
         unknown = sorted({*kapso_ids} & self.remote.keys() - self.local.keys())
-        for group in _in_batches(iter(unknown), NEW_ROWS_PER_TRANSACTION):
+        for group in _in_batches(iter(unknown), NEW_CUSTOMERS_PER_TRANSACTION):
             # Which customer cannot be added, and why, shows when they are added one by one.
             with suppress(Exception):
                 self.local |= retry_on_conflict(partial(self._add, group))
@@ -462,12 +440,11 @@ def _sync_links(
     report: Report, client: KapsoClient, dry_run: bool, progress: ProgressCallback
 ) -> None:
     if dry_run:
-        report.links = SetupLink.objects.past_expiry().count()
+        report.links = SetupLink.objects.active().expired().count()
         return
     report.links = setup_links.expire_links()
-    active = SetupLink.objects.filter(
-        status=SetupLink.Status.ACTIVE, customer__kapso_id__isnull=False
-    ).select_related("customer")
+    active = SetupLink.objects.active().filter(customer__kapso_id__isnull=False)
+    active = active.select_related("customer")
     for done, link in enumerate(
         active.order_by(models.F("checked_at").asc(nulls_first=True), "pk")[:MAX_LINKS_PER_RUN],
         start=1,
@@ -494,11 +471,8 @@ def _sync_link(link: SetupLink, client: KapsoClient) -> bool:
 def _continue_invitations(report: Report, dry_run: bool, progress: ProgressCallback) -> None:
     """Continue batches that were interrupted or are due for another attempt."""
     if dry_run:
-        report.invitations = Invitation.objects.filter(
-            due(),
-            batch__in=invitations.batches_with_due_invitations(),
-            status=Invitation.Status.PENDING,
-        ).count()
+        batches = invitations.batches_with_due_invitations()
+        report.invitations = Invitation.objects.pending().due().filter(batch__in=batches).count()
         return
 
     def on_progress() -> None:
@@ -506,3 +480,18 @@ def _continue_invitations(report: Report, dry_run: bool, progress: ProgressCallb
         progress("invitations", report.invitations)
 
     invitations.work_all(seconds=SYNC_INVITATIONS_BUDGET, on_progress=on_progress)
+
+
+# Statuses
+
+
+def _repair_statuses(report: Report, dry_run: bool, progress: ProgressCallback) -> None:
+    """Compare the stored statuses of all customers with their links and numbers."""
+    for customer_id in list(onboarding_status.find_wrong_statuses()):
+        if dry_run:
+            report.repaired += 1
+        elif changed := onboarding_status.repair_status(customer_id):
+            report.repaired += 1
+            was, now = changed
+            log_event("status.repaired", customer_id=customer_id, was=was, now=now)
+        progress("statuses", report.repaired)

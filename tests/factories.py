@@ -12,7 +12,7 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 from django.db.models import Model
 from django.dispatch import Signal
 from django.http import HttpResponse
@@ -21,6 +21,7 @@ from django.utils import timezone
 
 from kapso_connect import signals
 from kapso_connect.models import Connection, Customer, SetupLink
+from kapso_connect.onboarding.status import update_status
 from kapso_connect.testing import Sandbox, webhook_headers
 
 try:
@@ -61,7 +62,6 @@ def new_link(customer: Customer, **fields: Any) -> SetupLink:
     return SetupLink(
         **{
             "customer": customer,
-            "is_latest": True,
             "kapso_id": str(uuid.uuid4()),
             "url": "https://setup.example/secret-token",
             "created_at": timezone.now(),
@@ -88,18 +88,34 @@ def make_customer(**fields: Any) -> Customer:
     return customer
 
 
-def make_link(customer: Customer | None = None, **fields: Any) -> SetupLink:
+def make_link(
+    customer: Customer | None = None, *, is_latest: bool = True, **fields: Any
+) -> SetupLink:
     link = new_link(customer or make_customer(), **fields)
-    if link.is_latest:
-        link.customer.setup_links.update(is_latest=False)
     link.save(force_insert=True)
+    if is_latest:
+        link.customer.latest_setup_link = link
+        link.customer.save(update_fields=["latest_setup_link"])
+    store_statuses(link.customer)
     return link
 
 
 def make_connection(customer: Customer | None = None, **fields: Any) -> Connection:
     connection = new_connection(customer or make_customer(), **fields)
     connection.save(force_insert=True)
+    store_statuses(connection.customer)
     return connection
+
+
+def store_statuses(*customers: Customer) -> None:
+    """Store the statuses of ``customers``, or of all, that follow from rows written by a test."""
+    rows = Customer.objects.locked()
+    if customers:
+        rows = rows.filter(pk__in=[customer.pk for customer in customers])
+    with transaction.atomic():
+        update_status(*rows)
+    for customer in customers:
+        customer.refresh_from_db(fields=["status", "status_changed_at"])
 
 
 def remote_customer(sandbox: Sandbox, name: str = "Bäckerei Süß") -> Customer:

@@ -1,22 +1,16 @@
 from __future__ import annotations
 
-import os
 import threading
-import time
 from typing import Any
 
 import pytest
 from django.db import IntegrityError, OperationalError, connection, transaction
 
 from kapso_connect import db
-from kapso_connect.db import atomic, on_commit, retry_on_conflict, sqlite_write_lock
+from kapso_connect.db import retry_on_conflict
 from kapso_connect.models import Customer
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-sqlite_only = pytest.mark.skipif(
-    connection.vendor != "sqlite", reason="Only writers to SQLite need a lock."
-)
 
 
 class Conflicting:
@@ -77,7 +71,7 @@ def test_two_threads_that_insert_the_same_row_both_succeed() -> None:
 
     def work() -> None:
         try:
-            keys.append(retry_on_conflict(get_or_insert, within=transaction.atomic))
+            keys.append(retry_on_conflict(get_or_insert))
         finally:
             connection.close()
 
@@ -90,80 +84,6 @@ def test_two_threads_that_insert_the_same_row_both_succeed() -> None:
     assert keys == [Customer.objects.get().pk] * 2
     assert attempts[:2] == ["missing", "missing"]
     assert attempts[-1] == "found"
-
-
-def wait_for_lock() -> float:
-    """Return the seconds after which another thread enters ``sqlite_write_lock``."""
-    waits: list[float] = []
-
-    def enter() -> None:
-        started = time.monotonic()
-        with sqlite_write_lock():
-            waits.append(time.monotonic() - started)
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    return waits[0]
-
-
-@pytest.fixture
-def timeout(monkeypatch) -> float:
-    """The seconds that a thread waits for the lock."""
-    monkeypatch.setattr(db, "CONFLICT_RETRY_SECONDS", 0.3)
-    return 0.3
-
-
-@sqlite_only
-def test_other_threads_wait_for_the_commit_but_not_for_receivers(timeout: float) -> None:
-    waits: list[float] = []
-    with atomic():
-        waits.append(wait_for_lock())
-        on_commit(lambda: waits.append(wait_for_lock()))
-    waits.append(wait_for_lock())
-    assert [wait < timeout for wait in waits] == [False, True, True]
-
-
-@sqlite_only
-@pytest.mark.parametrize("within", [atomic, sqlite_write_lock])
-def test_an_error_releases_the_lock(timeout: float, within: Any) -> None:
-    def fail() -> None:
-        assert wait_for_lock() >= timeout
-        raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        retry_on_conflict(fail, within=within)
-    assert wait_for_lock() < timeout
-
-
-@sqlite_only
-def test_inside_a_transaction_the_lock_is_not_acquired(timeout: float) -> None:
-    # Its owner may wait for the database lock that the transaction holds.
-    with transaction.atomic(), atomic(), sqlite_write_lock():
-        assert wait_for_lock() < timeout
-
-
-@sqlite_only
-def test_a_thread_does_not_wait_forever(timeout: float) -> None:
-    with sqlite_write_lock():
-        assert timeout <= wait_for_lock() < 2
-        # It did not release the lock, which is not its own.
-        assert wait_for_lock() >= timeout
-
-
-@sqlite_only
-def test_a_forked_process_does_not_wait_for_a_thread_of_its_parent(timeout: float) -> None:
-    with sqlite_write_lock():
-        pid = os.fork()
-        if pid == 0:  # pragma: no cover
-            os._exit(0 if wait_for_lock() < timeout else 1)
-        assert os.waitpid(pid, 0)[1] == 0
-
-
-def test_other_databases_need_no_lock(timeout: float, monkeypatch) -> None:
-    monkeypatch.setattr(connection, "vendor", "postgresql")
-    with sqlite_write_lock():
-        assert wait_for_lock() < timeout
 
 
 def test_non_atomic_views_are_exempt_on_every_database() -> None:

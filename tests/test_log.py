@@ -380,7 +380,7 @@ def test_a_customer_who_has_to_wait(client: Client, sandbox: Sandbox, configure:
     assert try_again["customer_id"] == link.customer_id
     assert try_again["error"].startswith("Could not create setup link: ")
     # Otherwise the page would wait for the previous attempt, whose outcome is not known.
-    SetupLink.objects.update(renewing_at=None)
+    SetupLink.objects.update(leased_at=None, leased_until=None)
     sandbox.faults(api=[{**AWAY, "status": 401}])
     assert client.post(address).status_code == 503
     assert only("page.unavailable") == {

@@ -13,8 +13,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from ..models import AccountStatus, Connection
-from ..monitoring import reports
+from ..models import AccountStatus, Attention, Connection
 from ..phone_numbers import is_test_number
 from .display import EMPTY, badge, connection_badge, health_badge, json_block, phone_number_html
 from .object_tools import ObjectToolsAdmin
@@ -26,15 +25,15 @@ class AttentionFilter(admin.SimpleListFilter):
     parameter_name = "attention"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return list(reports.Attention.choices)
+        return list(Attention.choices)
 
     def queryset(
         self, request: HttpRequest, queryset: QuerySet[Connection]
     ) -> QuerySet[Connection]:
         why = self.value()
-        if why not in reports.Attention.values:
+        if why not in Attention.values:
             return queryset
-        return queryset.filter(reports.needs_attention(why))
+        return queryset.needing_attention(why)
 
 
 @admin.register(Connection)

@@ -30,7 +30,7 @@ from django.utils.translation import gettext as _
 from .. import exceptions
 from ..exceptions import KapsoError
 from ..models import Connection, Customer, SetupLink
-from ..onboarding import customers, renewal
+from ..onboarding import customers
 from ..onboarding.messages import staff_message
 from .customer_data import CustomerDataMixin
 from .history import log_change
@@ -128,7 +128,7 @@ class CustomerActions(CustomerDataMixin):
                 request, _("This customer has not been invited yet."), messages.WARNING
             )
             return self.redirect_to_object(obj)
-        link = renewal.latest_setup_link(customer)
+        link = customer.latest_setup_link
         target = Target(obj, customer, link)
         if name in NUMBER_PAGES:
             number = customer.connections.filter(pk=connection_pk).first()

@@ -27,7 +27,6 @@ from ..models import Connection, Customer, Invitation, InvitationBatch, SetupLin
 from ..onboarding import invitations, setup_links
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.messages import staff_message
-from ..retries import due
 from . import forms
 from .base import MAX_SELECTED
 from .customer_data import CUSTOMERS_PER_QUERY, CustomerDataMixin
@@ -220,7 +219,7 @@ class InviteViews(CustomerDataMixin):
         started = batch.started_at or timezone.now()
         wait = (max(progress.due_at or started, started) - timezone.now()).total_seconds()
         works_here = is_running and not invitations.is_background()
-        has_worker = batch.invitations.filter(leased_at__isnull=False).exclude(due()).exists()
+        has_worker = batch.invitations.filter(leased_until__gt=timezone.now()).exists()
         show = request.GET.get("show", "")
         rows = batch.invitations.select_related("customer", "setup_link").defer(
             "setup_link__url", "setup_link__options"

@@ -13,7 +13,6 @@ from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 
 from .. import onboarding
-from ..onboarding import setup_links
 from .customer_actions import CustomerActions, Target, current_user
 from .forms import ExtendForm, end_of_day
 
@@ -26,7 +25,7 @@ class ManageLinkViews(CustomerActions):
 
     def _revoke_view(self, request: HttpRequest, target: Target) -> HttpResponse:
         link = target.link
-        if link is None or not setup_links.is_revocable(link):
+        if link is None or not link.is_revocable:
             return self.redirect_with_warning(request, target, _("There is no link to revoke."))
         if request.method != "POST":
             return self.render_action_page(request, target, "revoke", _("Revoke the link"))

@@ -18,9 +18,9 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from ..models import Connection, Customer, Health, SetupLink, TimelineEvent
+from ..models import Attention, Connection, Customer, Health, SetupLink, TimelineEvent
 from ..monitoring import reports
-from ..monitoring.reports import Attention, Period
+from ..monitoring.reports import Period
 from ..utils import from_local_time, today
 from .base import AdminPages, AdminUrls
 from .display import badge, format_datetime, phone_number_html, shorten

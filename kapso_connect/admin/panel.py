@@ -17,7 +17,6 @@ from django.utils.translation import gettext_lazy
 
 from ..kapso.error_codes import SETUP_ERRORS
 from ..models import AccountStatus, Connection, Customer, SetupLink, TimelineEvent
-from ..onboarding import setup_links
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.status import (
     NOT_INVITED,
@@ -76,7 +75,7 @@ SEND_CHANNELS = {
 
 
 NEXT_ACTIONS = {
-    OnboardingStatus.WAITING: "",
+    OnboardingStatus.CONFIRMING: "",
     OnboardingStatus.CONNECTED: "health",
     OnboardingStatus.DISCONNECTED: "reconnect",
 }
@@ -120,13 +119,15 @@ class StatusPanel(InviteViews, SendLinkViews, ManageLinkViews, ManageNumberViews
         customer = self.find_customer(obj)
         status = get_statuses([customer]).get(customer.pk, NOT_INVITED) if customer else NOT_INVITED
         actions = Actions(self, request, obj, customer, status)
+        link = status.link
+        is_open = link is not None and can_still_connect(link.status, link.setup_status)
         return {
             "customer": customer,
             "status": status,
             "badge": status_badge(status),
             "text": status_text(status),
             "advice": advice(status),
-            "link": status.link if status.link and can_still_connect(status.link) else None,
+            "link": link if is_open else None,
             "has_expired": status.link is not None and has_expired(status.link),
             "customer_url": self._customer_url(request, customer),
             "qr": self._qr(request, customer) if actions.has_url else None,
@@ -215,7 +216,7 @@ class Actions:
                 if self.link and self.link.expires_at
                 else None,
             ]
-        if self.link and setup_links.is_revocable(self.link):
+        if self.link and self.link.is_revocable:
             actions.append(self._action("revoke", _("Revoke the link")))
         return sorted(
             (action for action in actions if action), key=lambda action: not action.is_next
@@ -260,7 +261,7 @@ def status_text(status: CustomerStatus) -> str:
         if reason := disconnect_reason(connection):
             return _("Disconnected since %(when)s: %(why)s") % {"when": when, "why": reason}
         return _("Disconnected since %(when)s") % {"when": when}
-    if status.status == OnboardingStatus.WAITING:
+    if status.status == OnboardingStatus.CONFIRMING:
         return _("The customer has finished. Kapso has not confirmed the number yet.")
     if status.status == OnboardingStatus.FAILED and link:
         return _("Connecting failed: %(why)s") % {"why": failure_reason(link) or _("unknown")}
@@ -280,7 +281,7 @@ def status_text(status: CustomerStatus) -> str:
 def advice(status: CustomerStatus) -> str:
     """Return what staff should know or do next; "" if there is nothing to add."""
     link = status.link
-    if status.status == OnboardingStatus.WAITING:
+    if status.status == OnboardingStatus.CONFIRMING:
         return _("That usually takes less than a minute. You do not need to do anything.")
     if status.status == OnboardingStatus.FAILED and link:
         failure = SETUP_ERRORS.get(link.last_error_code)

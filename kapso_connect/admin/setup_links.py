@@ -8,13 +8,13 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from ..models import SetupLink
 from ..monitoring import reports
-from ..onboarding import setup_links
 from ..onboarding.connect_urls import connect_url
 from .display import HIDDEN_URL, copy_field, json_block, setup_link_badge
 from .object_tools import ObjectToolsAdmin
@@ -37,7 +37,7 @@ class UsableFilter(admin.SimpleListFilter):
         if self.value() == "yes":
             return queryset & usable
         if self.value() == "soon":
-            return queryset.filter(reports.expires_soon())
+            return queryset.usable().filter(expires_at__lte=timezone.now() + reports.EXPIRES_SOON)
         if self.value() == "no":
             return queryset.exclude(pk__in=usable)
         return queryset
@@ -72,7 +72,7 @@ class SetupLinkAdmin(ObjectToolsAdmin[SetupLink]):
             "created_by",
             "opened_at",
             "expires_at",
-            "is_latest",
+            "latest",
             "next_url",
             "unconfirmed_phone_number_id",
             "unconfirmed_since",
@@ -89,7 +89,7 @@ class SetupLinkAdmin(ObjectToolsAdmin[SetupLink]):
                 "share": _("Share the link"),
                 "extend": _("Extend the link"),
             }
-        if obj.is_latest and setup_links.is_revocable(obj):
+        if obj.is_latest and obj.is_revocable:
             actions["revoke"] = _("Revoke the link")
         return actions
 
@@ -101,6 +101,10 @@ class SetupLinkAdmin(ObjectToolsAdmin[SetupLink]):
     def state(self, link: SetupLink) -> SafeString:
         return setup_link_badge(link)
 
+    @admin.display(description=gettext_lazy("latest"), boolean=True)
+    def latest(self, link: SetupLink) -> bool:
+        return link.is_latest
+
     @admin.display(description=gettext_lazy("created by"))
     def by(self, link: SetupLink) -> str | None:
         return str(link.created_by) if link.created_by else None
@@ -108,7 +112,7 @@ class SetupLinkAdmin(ObjectToolsAdmin[SetupLink]):
     @admin.display(description=gettext_lazy("personal link"))
     def customer_url(self, link: SetupLink) -> SafeString | str:
         url = connect_url(link.customer) if link.is_latest else ""
-        if not url or not setup_links.is_revocable(link):
+        if not url or not link.is_revocable:
             return _("This link can no longer be used.")
         return copy_field(url, _("Setup link"))
 

@@ -16,15 +16,15 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from ..kapso.error_codes import SETUP_ERRORS
-from ..models import Connection, Customer, SetupLink
-from ..onboarding.status import CustomerStatus, OnboardingStatus, has_status, progress_conditions
+from ..models import Connection, Customer, OnboardingStatus, SetupLink
+from ..onboarding.status import CustomerStatus
 from .display import badge, phone_number_html
 
 STATUS_BADGES = {
     OnboardingStatus.NOT_INVITED: "neutral",
     OnboardingStatus.INVITED: "busy",
     OnboardingStatus.OPENED: "busy",
-    OnboardingStatus.WAITING: "busy",
+    OnboardingStatus.CONFIRMING: "busy",
     OnboardingStatus.FAILED: "bad",
     OnboardingStatus.CONNECTED: "good",
     OnboardingStatus.DISCONNECTED: "bad",
@@ -107,14 +107,12 @@ class StatusFilter(admin.SimpleListFilter):
 def with_status(queryset: QuerySet[Any], status: OnboardingStatus) -> QuerySet[Any]:
     """Filter ``queryset``, of customers or of objects that own one, by the customer's status."""
     if queryset.model is Customer:
-        return queryset.filter(has_status(status))
+        return queryset.filter(status=status)
     owned = customers_of_owners(queryset)
     if status == OnboardingStatus.NOT_INVITED:
         # Objects that own no customer count as not invited, too.
-        for condition in progress_conditions():  # one by one, databases can join them
-            queryset = queryset.exclude(Exists(owned.filter(condition)))
-        return queryset
-    return queryset.filter(Exists(owned.filter(has_status(status))))
+        return queryset.exclude(Exists(owned.exclude(status=status)))
+    return queryset.filter(Exists(owned.filter(status=status)))
 
 
 def customers_of_owners(queryset: QuerySet[Any]) -> QuerySet[Customer]:

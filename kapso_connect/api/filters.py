@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.settings import api_settings
 
 from ..models import Connection, SetupLink, TimelineEvent
-from ..onboarding.status import OnboardingStatus, has_status
+from ..onboarding.status import OnboardingStatus
 from .errors import ApiError, FieldErrors
 from .fields import IntegerParameter, StrictCharField, StrictChoiceField, UtcDateTimeField
 from .serializers import CUSTOMER_HELP
@@ -64,7 +64,7 @@ class CustomerFilters(PagedFilters):
             # MySQL and MariaDB ignore case in the first comparison, but not in the second.
             rows = rows.filter(external_customer_id=wanted, external_customer_id__startswith=wanted)
         if "status" in values:
-            rows = rows.filter(has_status(values["status"]))
+            rows = rows.filter(status=values["status"])
         if text := values.get("search"):
             rows = rows.filter(
                 Q(name__icontains=text)

@@ -7,19 +7,17 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured, ObjectDoesNotExist, PermissionDenied
-from django.db.models import Q
 from django.urls import NoReverseMatch
-from django.utils import timezone
 from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 
 from ..conf import get_conf
-from ..db import retry_on_conflict, sqlite_write_lock
+from ..db import retry_on_conflict
 from ..exceptions import InvalidOptions, KapsoError
 from ..models import Customer, IdempotentRequest, SetupLink
 from .errors import ApiError, invalid_value
@@ -106,7 +104,7 @@ def attempt(request: Request, owner: Callable[[Request], str]) -> Iterator[Attem
         return
     # Empty if another process has taken over because this one was slow.
     own_row = IdempotentRequest.objects.filter(
-        Q(leased_until=current.leased_until), digest=digest, response__isnull=True
+        leased_until=current.leased_until, digest=digest, response__isnull=True
     )
     try:
         yield current
@@ -115,36 +113,27 @@ def attempt(request: Request, owner: Callable[[Request], str]) -> Iterator[Attem
             error, "outcome_unknown", False
         )
         if had_no_effect and current.since is None:
-            retry_on_conflict(own_row.delete, within=sqlite_write_lock)
+            retry_on_conflict(own_row.delete)
         else:
-            retry_on_conflict(
-                partial(own_row.update, leased_until=timezone.now()), within=sqlite_write_lock
-            )
+            retry_on_conflict(own_row.release_lease)
         raise
 
 
 def _acquire(digest: str, fingerprint: str) -> Attempt:
-    now = timezone.now()
-    leased_until = now + timedelta(seconds=get_conf().lease_seconds)
-    new = {"fingerprint": fingerprint, "created_at": now, "leased_until": leased_until}
     row, is_new = retry_on_conflict(
-        lambda: IdempotentRequest.objects.get_or_create(digest=digest, defaults=new)
+        lambda: IdempotentRequest.objects.get_or_create(
+            digest=digest, defaults={"fingerprint": fingerprint}
+        )
     )
-    if is_new:
-        return Attempt(row, leased_until=leased_until)
     if row.fingerprint != fingerprint:
         raise ApiError("idempotency_key_reused")
     if row.response is not None:
         return Attempt(row)
-    lapsed = IdempotentRequest.objects.filter(
-        pk=row.pk, leased_until=row.leased_until, leased_until__lte=now, response__isnull=True
-    )
-    acquired = retry_on_conflict(
-        partial(lapsed.update, leased_until=leased_until), within=sqlite_write_lock
-    )
-    if not acquired:
+    free = IdempotentRequest.objects.filter(pk=row.pk, response__isnull=True)
+    leased_until = retry_on_conflict(partial(free.acquire_lease, get_conf().lease_seconds))
+    if leased_until is None:
         raise ApiError("idempotency_key_in_use", retry_after=1)
-    return Attempt(row, since=row.created_at, leased_until=leased_until)
+    return Attempt(row, since=None if is_new else row.created_at, leased_until=leased_until)
 
 
 def _hash(value: Any) -> str:

@@ -110,7 +110,9 @@ class CustomerSerializer(StrictSerializer):
         allow_null=True,
         help_text="Kapso's id of the customer; set when the first setup link is created.",
     )
-    status = serializers.SerializerMethodField(help_text=STATUS_HELP)
+    status = serializers.ChoiceField(
+        choices=OnboardingStatus.choices, read_only=True, help_text=STATUS_HELP
+    )
     created_at = UtcDateTimeField(read_only=True, help_text=CREATED_AT_HELP)
     updated_at = UtcDateTimeField(read_only=True, help_text=UPDATED_AT_HELP)
 
@@ -119,10 +121,6 @@ class CustomerSerializer(StrictSerializer):
         if not self.context["view"].sets_external_ids:
             fields["external_customer_id"].read_only = True
         return fields
-
-    def get_status(self, customer: Customer) -> str:
-        statuses: Mapping[int, CustomerStatus] = self.context["statuses"]
-        return statuses[customer.pk].status.value
 
 
 class StatusConnectionSerializer(serializers.Serializer[Connection]):

@@ -30,10 +30,9 @@ from .. import onboarding
 from ..db import non_atomic, retry_on_conflict
 from ..kapso.client import KapsoClient
 from ..models import Connection, Customer, SetupLink, Source, TimelineEvent
-from ..onboarding import numbers, setup_links
+from ..onboarding import remote_numbers, setup_links
 from ..onboarding.connect_urls import connect_url
-from ..onboarding.status import get_status, get_statuses
-from ..onboarding.steps import run
+from ..onboarding.status import get_statuses
 from . import idempotency, operations, permissions, serializers
 from .browsable_api import BrowsableFilters, raw_data_form
 from .errors import ApiError, exception_handler, invalid_value
@@ -288,9 +287,6 @@ class Customers(Api):
     }
     throttle_kinds = {"create": "write", "update": "write", "partial_update": "write"}
 
-    def list_context(self, rows: Sequence[Any]) -> Mapping[str, Any]:
-        return {"statuses": get_statuses(rows)}
-
     def create_customer(self, **values: Any) -> Customer:
         """Create a customer. This runs in a transaction, which is retried on conflicts."""
         return Customer.objects.create(**values)
@@ -343,11 +339,8 @@ class Customers(Api):
 
     def status(self, request: Request, pk: str) -> Response:
         """Return the onboarding status, or 304 if ``If-None-Match`` has its ETag."""
-        customer_and_status = get_status(self.get_queryset().filter(pk=self.pk))
-        if customer_and_status is None:
-            raise Http404
-        self.check_object_permissions(request, customer_and_status[0])
-        body = serializers.status_body(*customer_and_status)
+        customer = self.get_object()
+        body = serializers.status_body(customer, get_statuses([customer])[customer.pk])
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         # Weak, since it is the same for every format and compression.
         etag = f'W/"{digest[:32]}"'
@@ -438,7 +431,7 @@ class SetupLinks(Api):
             }
             attempt.finish(stored_body, setup_link=link)
 
-        steps = setup_links.setup_link_steps(
+        link_request = setup_links.prepare(
             customer,
             options=options,
             next_url=values["next_url"],
@@ -447,7 +440,7 @@ class SetupLinks(Api):
             on_recorded=store_body,
         )
         with KapsoClient.from_settings() as client:
-            return run(steps, client)
+            return setup_links.create(link_request, client)
 
     def revoke(self, request: Request, pk: str) -> Response:
         """Revoke a link, and the customer's permanent URL with it."""
@@ -489,7 +482,9 @@ class Connections(Api):
         connection = self.get_object()
         self.validated_body()
         with KapsoClient.from_settings() as client:
-            numbers.refresh_number(connection.phone_number_id, source=Source.MANUAL, client=client)
+            remote_numbers.refresh_number(
+                connection.phone_number_id, source=Source.MANUAL, client=client
+            )
             # The number may have moved to another customer.
             connection = self.get_object()
             checked_at = connection.health_checked_at

@@ -10,16 +10,12 @@ from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
 from django.db import models
-from django.db.models import Count, DurationField, Exists, ExpressionWrapper, F, OuterRef, Q
+from django.db.models import Count, DurationField, ExpressionWrapper, F, Q
 from django.db.models.fields.json import KT
 from django.utils import timezone
-from django.utils.translation import gettext_lazy as _
 
 from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, SetupError
-from ..models import AccountStatus, Connection, Health, SetupLink, TimelineEvent
-from ..onboarding import status
-from ..onboarding.numbers import DISCONNECTED_BY_STAFF
-from ..phone_numbers import TEST_NUMBER
+from ..models import Attention, Connection, SetupLink, TimelineEvent
 
 RowT = TypeVar("RowT", bound=models.Model)
 
@@ -27,10 +23,6 @@ MAX_LISTED_ROWS = 10
 """A list counts all rows and shows this many of them."""
 
 EXPIRES_SOON = timedelta(days=3)
-
-APPROVED_NAMES = ["", "NONE", "APPROVED", "AVAILABLE_WITHOUT_REVIEW"]
-"""Values of Meta's ``name_status`` that need no attention. The others are DECLINED, EXPIRED and
-PENDING_REVIEW."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +104,6 @@ class Rows(Generic[RowT]):
     listed: list[RowT]
 
 
-class Attention(models.TextChoices):
-    """Why a number needs attention."""
-
-    TEST_NUMBER = "test", _("Test number")
-    RESTRICTED = "restricted", _("Account restricted or disabled")
-    DISCONNECTED = "disconnected", _("Disconnected, not invited since")
-    NAME = "name", _("Display name not approved")
-    HEALTH = "health", _("Not healthy")
-
-
 def percentage(part: int, whole: int) -> float | None:
     return 100 * part / whole if whole else None
 
@@ -193,55 +175,18 @@ def time_to_connect(period: Period) -> Durations:
     return Durations(count, sum(values, timedelta()) / len(values) if values else None)
 
 
-def expires_soon() -> Q:
-    """Return the condition for usable setup links that expire soon."""
-    now = timezone.now()
-    return Q(status=SetupLink.Status.ACTIVE, expires_at__gt=now, expires_at__lte=now + EXPIRES_SOON)
-
-
 def links_expiring_soon() -> Rows[SetupLink]:
     """Return the usable links that expire soon, the earliest first."""
-    links = SetupLink.objects.filter(expires_soon())
+    links = SetupLink.objects.usable().filter(expires_at__lte=timezone.now() + EXPIRES_SOON)
     listed = links.select_related("customer").defer("url", "options", "next_url")
     return Rows(links.count(), list(listed.order_by("expires_at", "pk")[:MAX_LISTED_ROWS]))
 
 
-def needs_attention(why: str) -> Q:
-    """Return the condition for connections that need attention because of ``why``."""
-    connected = Q(status=Connection.Status.CONNECTED)
-    later = Connection.objects.filter(
-        customer=OuterRef("customer"),
-        status=Connection.Status.CONNECTED,
-        connected_at__gte=OuterRef("disconnected_at"),
-    )
-    return {
-        Attention.TEST_NUMBER: connected & Q(display_phone_number__regex=TEST_NUMBER),
-        Attention.RESTRICTED: connected & ~Q(account_status=AccountStatus.ACTIVE),
-        # What staff disconnected needs no attention.
-        Attention.DISCONNECTED: status.ended_connections()
-        & ~Q(disconnect_reason=DISCONNECTED_BY_STAFF)
-        & ~Q(Exists(later)),
-        Attention.NAME: connected & ~Q(name_status__in=APPROVED_NAMES),
-        Attention.HEALTH: connected & ~Q(health_status__in=["", Health.HEALTHY]),
-    }[Attention(why)]
-
-
 def numbers_needing_attention() -> dict[Attention, Rows[Connection]]:
-    found = {why: Connection.objects.filter(needs_attention(why)) for why in Attention}
-    # All other reasons concern connected numbers, so one query counts them all.
-    counts: dict[str, int] = Connection.objects.filter(
-        status=Connection.Status.CONNECTED
-    ).aggregate(
-        **{
-            why.value: Count("pk", filter=needs_attention(why))
-            for why in found
-            if why != Attention.DISCONNECTED
-        }
-    )
-    counts[Attention.DISCONNECTED] = found[Attention.DISCONNECTED].count()
+    found = {why: Connection.objects.needing_attention(why) for why in Attention}
     return {
         why: Rows(
-            counts[why.value],
+            numbers.count(),
             list(numbers.select_related("customer").order_by("-pk")[:MAX_LISTED_ROWS]),
         )
         for why, numbers in found.items()

@@ -10,10 +10,11 @@ reference documents it.
 
 from __future__ import annotations
 
-from .accounts import check_health
 from .connect_urls import connect_path, connect_url
+from .disconnections import disconnect, disconnect_number
 from .emails import send_invitation
-from .numbers import connect, disconnect, disconnect_number
+from .health import check_health
+from .numbers import connect
 from .setup_links import create_setup_link, extend_setup_link, revoke_setup_link
 
 __all__ = [

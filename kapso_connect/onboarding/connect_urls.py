@@ -107,4 +107,4 @@ def returning_customer(request: HttpRequest) -> Customer | None:
 
 
 def _customer_by_key(key: str) -> Customer | None:
-    return Customer.objects.filter(connect_key=key).first()
+    return Customer.objects.select_related("latest_setup_link").filter(connect_key=key).first()

@@ -2,55 +2,51 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping
 
 from django.db import IntegrityError
 from django.utils import timezone
 
-from ..db import atomic, retry_on_conflict, sqlite_write_lock
+from ..db import atomic, retry_on_conflict
 from ..exceptions import KapsoConflict, KapsoError, KapsoValidationError
 from ..kapso.client import KapsoClient
 from ..kapso.types import KapsoCustomer
 from ..models import Customer, new_external_id
-from .steps import Steps
 
 
-def registration_steps(customer: Customer) -> Steps[str]:
-    """Return Kapso's id of ``customer``, and register the customer there if it has none.
+def register(customer: Customer, client: KapsoClient) -> None:
+    """Register ``customer`` with Kapso if it is not, and set its ``kapso_id``.
 
-    Kapso is searched before a customer is created, so that a repeated call after a lost response
-    creates no second one. Raise KapsoConflict if another customer here has the id already.
+    Raise KapsoConflict if another customer here has the id already.
     """
-    if customer.kapso_id:
-        return customer.kapso_id
+    if not customer.kapso_id:
+        prepare_registration(customer)
+        error = record_registrations({customer: ask_for_registration(customer, client)})
+        if customer in error:
+            raise error[customer]
+
+
+def prepare_registration(customer: Customer) -> None:
+    """Give ``customer`` an external id if it has none: by it Kapso's customer is found again."""
     if not customer.external_customer_id:
         Customer.objects.filter(pk=customer.pk, external_customer_id=None).update(
             external_customer_id=new_external_id()
         )
         customer.refresh_from_db(fields=["external_customer_id"])
+
+
+def ask_for_registration(customer: Customer, client: KapsoClient) -> KapsoCustomer:
+    """Return Kapso's customer for ``customer``. Touches no row, so any thread may call it.
+
+    Kapso is searched before a customer is created, so that a repeated call after a lost response
+    creates no second one.
+    """
     external_id = customer.external_customer_id or ""
-    remote: KapsoCustomer = yield partial(
-        _find_or_create_remote, name=customer.name, external_id=external_id
-    )
-    try:
-        with atomic():
-            Customer.objects.filter(pk=customer.pk).update(kapso_id=remote.id)
-    except IntegrityError:
-        raise KapsoConflict(
-            f"Kapso's customer {remote.id} is another customer of this site: "
-            f"{Customer.objects.get(kapso_id=remote.id)}. Use that one.",
-            operation="find customer",
-        ) from None
-    customer.kapso_id = remote.id
-    return remote.id
-
-
-def _find_or_create_remote(client: KapsoClient, *, name: str, external_id: str) -> KapsoCustomer:
     found = client.find_customer(external_id)
     if found is not None:
         return found
     try:
-        return client.create_customer(name=name, external_customer_id=external_id)
+        return client.create_customer(name=customer.name, external_customer_id=external_id)
     except KapsoError as error:
         # Another process may have registered the customer at the same moment, or our request was
         # carried out although its response was lost.
@@ -61,6 +57,39 @@ def _find_or_create_remote(client: KapsoClient, *, name: str, external_id: str) 
         if found is None:
             raise
         return found
+
+
+def record_registrations(
+    registered: Mapping[Customer, KapsoCustomer],
+) -> dict[Customer, KapsoConflict]:
+    """Store Kapso's ids of customers in one transaction. Return an error for each customer whose id
+    is that of another customer here."""
+    try:
+        with atomic():
+            for customer, remote in registered.items():
+                customer.kapso_id = remote.id
+            Customer.objects.bulk_update(registered, ["kapso_id"])
+    except IntegrityError:
+        return {
+            customer: error
+            for customer, remote in registered.items()
+            if (error := _record_registration(customer, remote)) is not None
+        }
+    return {}
+
+
+def _record_registration(customer: Customer, remote: KapsoCustomer) -> KapsoConflict | None:
+    try:
+        with atomic():
+            Customer.objects.filter(pk=customer.pk).update(kapso_id=remote.id)
+    except IntegrityError:
+        customer.kapso_id = None
+        return KapsoConflict(
+            f"Kapso's customer {remote.id} is another customer of this site: "
+            f"{Customer.objects.get(kapso_id=remote.id)}. Use that one.",
+            operation="find customer",
+        )
+    return None
 
 
 def customer_from_api(kapso_id: str, client: KapsoClient) -> Customer:
@@ -81,12 +110,14 @@ def add_customer_from_api(remote: KapsoCustomer) -> Customer:
 def find_or_add_customer(kapso_id: str, external_customer_id: str, name: str = "") -> Customer:
     """Return the customer with Kapso's id, else the one with our own id; add an unknown one.
 
-    Call it inside ``retry_on_conflict``: two processes may add the same customer at once. Raise
-    ValueError for an external id that the database cannot tell from that of another customer.
+    Its row is locked. Call it inside ``retry_on_conflict``: two processes may add the same customer
+    at once. Raise ValueError for an external id that the database cannot tell from that of another
+    customer.
     """
-    customer = Customer.objects.filter(kapso_id=kapso_id).first()
+    customers = Customer.objects.locked()
+    customer = customers.filter(kapso_id=kapso_id).first()
     if customer is None and external_customer_id:
-        customer = Customer.objects.filter(external_customer_id=external_customer_id).first()
+        customer = customers.filter(external_customer_id=external_customer_id).first()
         if customer is not None and customer.external_customer_id != external_customer_id:
             # MySQL and MariaDB take "Ab3" for "aB3", and cannot store both.
             raise ValueError(
@@ -113,8 +144,4 @@ def touch_if_unchanged(customer: Customer) -> bool:
     members of staff ask for is done once, without a lock that is held while Kapso is asked.
     """
     unchanged = Customer.objects.filter(pk=customer.pk, updated_at=customer.updated_at)
-    return bool(
-        retry_on_conflict(
-            lambda: unchanged.update(updated_at=timezone.now()), within=sqlite_write_lock
-        )
-    )
+    return bool(retry_on_conflict(lambda: unchanged.update(updated_at=timezone.now())))

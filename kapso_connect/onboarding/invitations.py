@@ -10,24 +10,25 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
+from django.core.mail import EmailMultiAlternatives
 from django.db import models
-from django.db.models import Case, Count, Min, Q, Value, When
+from django.db.models import Count, F, Min, Q
 from django.urls import NoReverseMatch
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from .. import db
-from ..db import atomic, retry_on_conflict, sqlite_write_lock, task
+from ..db import atomic, retry_on_conflict, task
 from ..exceptions import (
     InvalidOptions,
     KapsoConflict,
@@ -38,19 +39,30 @@ from ..exceptions import (
     KapsoValidationError,
 )
 from ..kapso.client import KapsoClient
+from ..kapso.types import KapsoCustomer, KapsoSetupLink
 from ..log import log_event
 from ..models import Customer, Invitation, InvitationBatch, SetupLink, TimelineEvent
-from ..retries import due
+from ..retries import not_leased
 from ..utils import validate_same_site_url
 from . import emails, setup_links
+from .customers import ask_for_registration, prepare_registration, record_registrations
 from .messages import staff_message
-from .steps import BulkWrite, Steps
+from .setup_links import LinkRequest
 
 MAX_CONCURRENT_REQUESTS = 16
 """Requests to Kapso that one process has open at a time. Kapso names no limit; after a 429 the
 batch waits as long as it says."""
 
 INSERT_BATCH_SIZE = 1000
+
+SAVED_FIELDS = [
+    *("setup_link", "status", "email_status", "email_error"),
+    *("attempts", "last_error", "next_attempt_at", "leased_at", "leased_until"),
+]
+"""What changes of an invitation while it is worked on."""
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 TASK_SECONDS = 60.0
 """How long one run of the task ``work_invitations`` takes at most; it then enqueues itself again,
@@ -136,10 +148,11 @@ def resume(batch: InvitationBatch) -> None:
     def change() -> None:
         InvitationBatch.objects.filter(pk=batch.pk).update(stopped="")
         # Not the first attempt: a link that an earlier one may have created at Kapso is looked for.
-        failed = batch.invitations.filter(status=Invitation.Status.FAILED)
-        failed.update(status=Invitation.Status.PENDING, attempts=1, next_attempt_at=timezone.now())
-        waiting = batch.invitations.filter(status=Invitation.Status.PENDING, leased_at=None)
-        waiting.update(next_attempt_at=timezone.now())
+        invitations = Invitation.objects.filter(batch=batch)
+        invitations.filter(status=Invitation.Status.FAILED).update(
+            status=Invitation.Status.PENDING, attempts=1, next_attempt_at=timezone.now()
+        )
+        invitations.waiting().update(next_attempt_at=timezone.now())
         if is_background():
             db.enqueue_on_commit(work_invitations, batch.pk)
 
@@ -171,7 +184,7 @@ def progress(batch: InvitationBatch) -> Progress:
         left=Count("pk", filter=Q(status=status.PENDING)),
         emails_sent=Count("pk", filter=Q(email_status=email.SENT)),
         emails_failed=Count("pk", filter=Q(email_status=email.FAILED)),
-        due_at=Min("next_attempt_at", filter=Q(status=status.PENDING, leased_at=None)),
+        due_at=Min("next_attempt_at", filter=Q(not_leased(), status=status.PENDING)),
     )
     return Progress(**counts)
 
@@ -179,18 +192,14 @@ def progress(batch: InvitationBatch) -> Progress:
 def due_at(batch_id: int) -> datetime | None:
     """Return when the next invitation of a batch can be tried; None for a batch that stopped, and
     if none is left."""
-    left = Invitation.objects.filter(
-        batch=batch_id, batch__stopped="", status=Invitation.Status.PENDING, leased_at=None
-    )
+    left = Invitation.objects.waiting().filter(batch=batch_id, batch__stopped="")
     moment: datetime | None = left.aggregate(Min("next_attempt_at"))["next_attempt_at__min"]
     return moment
 
 
 def batches_with_due_invitations() -> models.QuerySet[InvitationBatch]:
     """Return the batches that were started, did not stop, and have an invitation that is due."""
-    left = Invitation.objects.filter(
-        due(), batch=models.OuterRef("pk"), status=Invitation.Status.PENDING
-    )
+    left = Invitation.objects.pending().due().filter(batch=models.OuterRef("pk"))
     return InvitationBatch.objects.filter(
         models.Exists(left), started_at__isnull=False, stopped=""
     ).order_by("pk")
@@ -230,25 +239,21 @@ def work(
     if batch is None or batch.started_at is None:
         return False
     deadline = None if seconds is None else time.monotonic() + seconds
-    running: Running = {}
+
+    def lease_wave() -> list[Invitation]:
+        # Another process may have met an error that stops the batch.
+        batch.refresh_from_db(fields=["stopped"])
+        is_over = batch.stopped or should_stop() or is_past(deadline)
+        return [] if is_over else _lease_due(batch)
+
     with ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS, thread_name_prefix="kapso-invite") as pool:
-        while True:
-            # Another process may have met an error that stops the batch.
-            batch.refresh_from_db(fields=["stopped"])
-            is_over = batch.stopped or should_stop() or is_past(deadline)
-            leased = [] if is_over else _lease_due(batch, MAX_CONCURRENT_REQUESTS - len(running))
-            begun = [(steps, partial(next, steps)) for steps in _begin(leased, batch)]
-            ended = _advance(pool, running, begun)
-            if not (running or leased):
-                break
-            # What was answered in the meantime is written together: one commit for all.
-            answered = wait(running, return_when=FIRST_COMPLETED).done
-            ended += _advance(
-                pool, running, [_resume_with(running.pop(future), future) for future in answered]
-            )
-            _finish(ended)
-            for _ended in ended:
+        asked = _ask(batch, lease_wave(), pool)
+        while asked is not None:
+            # While this wave's links are recorded, Kapso is asked for those of the next one.
+            following = _ask(batch, lease_wave(), pool)
+            for _done in range(_record(batch, asked, pool)):
                 on_progress()
+            asked = following
     return not batch.stopped and batches_with_due_invitations().filter(pk=batch.pk).exists()
 
 
@@ -256,52 +261,86 @@ def is_past(deadline: float | None) -> bool:
     return deadline is not None and time.monotonic() >= deadline
 
 
-def _lease_due(batch: InvitationBatch, count: int) -> list[Invitation]:
-    """Return up to ``count`` invitations that are due, each leased to this process."""
-
-    def change() -> list[Invitation]:
-        rows = batch.invitations.filter(due(), status=Invitation.Status.PENDING)
-        return Invitation.lease_due(rows.prefetch_related("customer").order_by("pk")[:count])
-
-    return retry_on_conflict(change) if count else []
+def _lease_due(batch: InvitationBatch) -> list[Invitation]:
+    """Return the invitations of the next wave, each leased to this process."""
+    rows = Invitation.objects.pending().filter(batch=batch).prefetch_related("customer")
+    return retry_on_conflict(lambda: rows.order_by("pk").lease_due(MAX_CONCURRENT_REQUESTS))
 
 
-InvitationSteps = Steps[Invitation | None]
-Running = dict[Future[Any], InvitationSteps]
-Resumption = tuple[InvitationSteps, Callable[[], Any]]
-"""Steps that wait for a result, and the function that resumes them with it and returns what they
-yield next."""
+@dataclass(frozen=True)
+class Wave:
+    """Invitations that are worked on together: those with a link, and those for whose link Kapso is
+    being asked. The remaining ones failed, or wait for another attempt."""
+
+    invitations: list[Invitation]
+    links: dict[Invitation, SetupLink]
+    requests: dict[Invitation, LinkRequest]
+    answers: dict[Invitation, Future[KapsoSetupLink]]
 
 
-def _begin(leased: Collection[Invitation], batch: InvitationBatch) -> Iterator[InvitationSteps]:
-    """Yield the steps of each invitation; queries that are the same for all are made once."""
-    if not leased:
-        return
-    customers = [invitation.customer_id for invitation in leased]
-    elsewhere = _in_progress_elsewhere(leased)
+def _ask(
+    batch: InvitationBatch, invitations: list[Invitation], pool: ThreadPoolExecutor
+) -> Wave | None:
+    """Prepare the links of ``invitations``, and ask Kapso for them in the threads of ``pool``.
+    Return None if there are no invitations."""
+    if not invitations:
+        return None
+    links, requests = _prepare(batch, invitations)
+    _register(batch, requests, pool)
+    answers = {
+        invitation: pool.submit(_with_client, setup_links.ask, request)
+        for invitation, request in requests.items()
+    }
+    return Wave(invitations, links, requests, answers)
+
+
+def _prepare(
+    batch: InvitationBatch, invitations: Collection[Invitation]
+) -> tuple[dict[Invitation, SetupLink], dict[Invitation, LinkRequest]]:
+    """Return the links that exist already, and what Kapso is to be asked for. Queries that are the
+    same for all invitations are made once."""
+    customers = [invitation.customer_id for invitation in invitations]
+    elsewhere = _in_progress_elsewhere(invitations)
     created = _created_since(batch, customers)
     known_ids: dict[int, list[str]] = defaultdict(list)
-    links = SetupLink.objects.filter(customer__in=customers)
-    for customer_id, kapso_id in links.values_list("customer_id", "kapso_id"):
+    known = SetupLink.objects.filter(customer__in=customers)
+    for customer_id, kapso_id in known.values_list("customer_id", "kapso_id"):
         known_ids[customer_id].append(kapso_id)
-    for invitation in leased:
+    links: dict[Invitation, SetupLink] = {}
+    requests: dict[Invitation, LinkRequest] = {}
+    for invitation in invitations:
         customer_id = invitation.customer_id
         if customer_id in elsewhere:
             # Two batches invite the same customer: the later one will find the link of the other,
             # and what that one sent.
-            _release_lease(invitation, timedelta(seconds=2))
+            _release(invitation, timedelta(seconds=2))
+        elif customer_id in created:
+            links[invitation] = created[customer_id]
+            # Its connect key may be newer than the customer that was read with the invitation.
+            invitation.customer = created[customer_id].customer
         else:
-            yield _invite(invitation, batch, created.get(customer_id), known_ids[customer_id])
+            try:
+                prepare_registration(invitation.customer)
+                requests[invitation] = setup_links.prepare(
+                    invitation.customer,
+                    options=batch.options,
+                    next_url=batch.next_url,
+                    created_by=batch.created_by,
+                    since=batch.started_at if invitation.attempts > 1 else None,
+                    known_ids=known_ids[customer_id],
+                )
+            except Exception as error:
+                _handle_error(batch, invitation, error)
+    return links, requests
 
 
-def _in_progress_elsewhere(leased: Collection[Invitation]) -> set[int]:
+def _in_progress_elsewhere(invitations: Collection[Invitation]) -> set[int]:
     """Return the customers whom another batch is inviting at this moment."""
-    others = Invitation.objects.filter(
-        customer__in=[invitation.customer_id for invitation in leased],
-        status=Invitation.Status.PENDING,
-        leased_at__isnull=False,
-        next_attempt_at__gt=timezone.now(),
-    ).exclude(pk__in=[invitation.pk for invitation in leased])
+    others = Invitation.objects.pending().filter(
+        customer__in=[invitation.customer_id for invitation in invitations],
+        leased_until__gt=timezone.now(),
+    )
+    others = others.exclude(pk__in=[invitation.pk for invitation in invitations])
     return set(others.values_list("customer_id", flat=True))
 
 
@@ -314,7 +353,7 @@ def _created_since(batch: InvitationBatch, customers: Collection[int]) -> dict[i
         kind=TimelineEvent.Kind.SETUP_LINK_CREATED,
         customer__in=customers,
         occurred_at__gte=batch.started_at,
-        setup_link__is_latest=True,
+        setup_link=F("customer__latest_setup_link"),
         setup_link__status__in=[SetupLink.Status.ACTIVE, SetupLink.Status.USED],
     ).select_related("setup_link__customer")
     links = [event.setup_link for event in events if event.setup_link is not None]
@@ -325,217 +364,182 @@ def _created_since(batch: InvitationBatch, customers: Collection[int]) -> dict[i
     }
 
 
-def _advance(
-    pool: ThreadPoolExecutor, running: Running, resumptions: Iterable[Resumption]
-) -> list[Invitation | None]:
-    """Resume steps until each of them waits for a request or has ended; return the results of those
-    that ended.
-
-    Requests are submitted to ``pool`` and added to ``running``. Rows are written at once, those
-    with the same write function together.
-    """
-    ended: list[Invitation | None] = []
-    while resumptions:
-        writes: dict[Any, list[tuple[InvitationSteps, Any]]] = defaultdict(list)
-        for steps, resume_steps in resumptions:
-            try:
-                step = resume_steps()
-            except StopIteration as end:
-                ended.append(end.value)
-            else:
-                if isinstance(step, BulkWrite):
-                    writes[step.write].append((steps, step.row))
-                else:
-                    running[pool.submit(_request, step)] = steps
-        resumptions = [
-            resumption for write, waiting in writes.items() for resumption in _write(write, waiting)
-        ]
-    return ended
+def _register(
+    batch: InvitationBatch, requests: dict[Invitation, LinkRequest], pool: ThreadPoolExecutor
+) -> None:
+    """Register the new customers with Kapso, and remove from ``requests`` what failed."""
+    futures = {
+        invitation: pool.submit(_with_client, ask_for_registration, request.customer)
+        for invitation, request in requests.items()
+        if not request.customer.kapso_id
+    }
+    registered: dict[Customer, KapsoCustomer] = {}
+    errors: dict[Customer, Exception] = {}
+    for invitation, future in futures.items():
+        try:
+            registered[invitation.customer] = future.result()
+        except Exception as error:
+            errors[invitation.customer] = error
+    errors |= record_registrations(registered)
+    for invitation in futures:
+        if error := errors.get(invitation.customer):
+            del requests[invitation]
+            _handle_error(batch, invitation, error)
 
 
-def _request(step: Callable[[KapsoClient], Any]) -> Any:
+def _with_client(ask: Callable[[ItemT, KapsoClient], ResultT], item: ItemT) -> ResultT:
     with KapsoClient.from_settings() as client:
-        return step(client)
+        return ask(item, client)
 
 
-def _resume_with(steps: InvitationSteps, future: Future[Any]) -> Resumption:
-    error = future.exception()
-    return steps, partial(steps.throw, error) if error else partial(steps.send, future.result())
+def _record(batch: InvitationBatch, wave: Wave, pool: ThreadPoolExecutor) -> int:
+    """Record the links of a wave, send them, and record what became of each invitation. Return how
+    many are done."""
+    answers: dict[Invitation, KapsoSetupLink] = {}
+    for invitation, future in wave.answers.items():
+        try:
+            answers[invitation] = future.result()
+        except Exception as error:
+            _handle_error(batch, invitation, error, wave)
+    _record_links(batch, wave, answers)
+    if batch.send_email:
+        _send_emails(batch, wave.links, pool)
+    for invitation, link in wave.links.items():
+        invitation.setup_link = link
+        invitation.status = Invitation.Status.DONE
+        invitation.last_error = ""
+        invitation.finish()
+    retry_on_conflict(partial(Invitation.objects.bulk_update, wave.invitations, SAVED_FIELDS))
+    for invitation, link in wave.links.items():
+        log_event("invitation.done", setup_link_id=link.pk, **_log_fields(invitation))
+    return len(wave.links)
 
 
-def _write(
-    write: Callable[[Sequence[Any]], Sequence[Any]], waiting: Sequence[tuple[InvitationSteps, Any]]
-) -> Iterator[Resumption]:
+def _record_links(
+    batch: InvitationBatch, wave: Wave, answers: Mapping[Invitation, KapsoSetupLink]
+) -> None:
     try:
-        written = write([row for _, row in waiting])
+        recorded = setup_links.record([(wave.requests[i], answers[i]) for i in answers])
     except Exception as error:
-        if len(waiting) == 1:
-            yield waiting[0][0], partial(waiting[0][0].throw, error)
+        if len(answers) == 1:
+            _handle_error(batch, next(iter(answers)), error)
         else:
             # One row that cannot be written must not stop the others.
-            for one in waiting:
-                yield from _write(write, [one])
-    else:
-        for (steps, _), result in zip(waiting, written, strict=True):
-            yield steps, partial(steps.send, result)
+            for invitation, answer in answers.items():
+                _record_links(batch, wave, {invitation: answer})
+        return
+    for invitation, link in zip(answers, recorded, strict=True):
+        if link is not None:  # None: the customer was deleted, and the invitation with it
+            wave.links[invitation] = link
 
 
-def _invite(
-    invitation: Invitation, batch: InvitationBatch, link: SetupLink | None, known_ids: list[str]
-) -> InvitationSteps:
-    """Create the link of one invitation if it has none, and send it.
-
-    Return the invitation if that is done; None if it is not, which is recorded already.
-    """
-    try:
-        if link is not None:
-            # Its connect key may be newer than the customer that was read with the invitation.
-            invitation.customer = link.customer
-        else:
-            link = yield from setup_links.setup_link_steps(
-                invitation.customer,
-                options=batch.options,
-                next_url=batch.next_url,
-                created_by=batch.created_by,
-                since=batch.started_at if invitation.attempts > 1 else None,
-                known_ids=known_ids,
-            )
-        invitation.setup_link = link
-        if batch.send_email:
-            yield from _send_email(invitation, link, batch)
-    except Customer.DoesNotExist:
-        pass  # The customer was deleted, and the invitation with it.
-    except BATCH_STOPPING_ERRORS as error:
+def _handle_error(
+    batch: InvitationBatch, invitation: Invitation, error: Exception, wave: Wave | None = None
+) -> None:
+    """Set what becomes of an invitation whose link could not be created. Does not save it."""
+    if isinstance(error, Customer.DoesNotExist):
+        return  # The customer was deleted, and the invitation with it.
+    if isinstance(error, KapsoNotFound) and wave is not None:
+        # The customer was deleted at Kapso: it is registered again.
+        try:
+            wave.links[invitation] = _with_client(setup_links.create, wave.requests[invitation])
+        except Exception as second_error:
+            _handle_error(batch, invitation, second_error)
+    elif isinstance(error, BATCH_STOPPING_ERRORS):
         batch.stopped = staff_message(error)
         InvitationBatch.objects.filter(pk=batch.pk).update(stopped=batch.stopped)
         log_event("batch.stopped", batch_id=batch.pk, error=str(error))
-        _release_lease(invitation)
-    except KapsoRateLimited as error:
+        _release(invitation)
+    elif isinstance(error, KapsoRateLimited):
         pause = timedelta(seconds=error.retry_after or 60)
         # It says nothing about this customer, so it does not count as an attempt.
         invitation.last_error = staff_message(error)
-        _release_lease(invitation, pause)
-        waiting = batch.invitations.filter(due(), status=Invitation.Status.PENDING, leased_at=None)
-        waiting.update(next_attempt_at=timezone.now() + pause)
-    except PERMANENT_ERRORS as error:
+        _release(invitation, pause)
+        waiting = Invitation.objects.waiting().filter(batch=batch)
+        waiting.due().update(next_attempt_at=timezone.now() + pause)
+    elif isinstance(error, PERMANENT_ERRORS):
         log_event("invitation.failed", error=str(error), **_log_fields(invitation))
-        _update(
-            invitation,
-            status=Invitation.Status.FAILED,
-            last_error=staff_message(error)[:2000],
-            next_attempt_at=None,
-            leased_at=None,
-        )
-    except Exception as error:
+        invitation.status = Invitation.Status.FAILED
+        invitation.last_error = staff_message(error)[:2000]
+        invitation.finish()
+    else:
         _schedule_retry(invitation, error)
-    else:
-        return invitation
-    return None
-
-
-def _send_email(invitation: Invitation, link: SetupLink, batch: InvitationBatch) -> Steps[None]:
-    """Send the link once: not again if it was, or may have been, sent since the batch was
-    started, and not to a customer who has used it."""
-    email = Invitation.Email
-    if invitation.email_status in {email.SENT, email.FAILED}:
-        return
-    if _was_sent_since(batch, link, invitation.customer.email):
-        _update(invitation, email_status=email.SENT)
-        return
-    if invitation.email_status == email.SENDING:
-        _update(
-            invitation,
-            email_status=email.FAILED,
-            email_error=_(
-                "It is not known whether the e-mail was sent. Ask the customer, or send it again."
-            ),
-        )
-        return
-    if link.status == SetupLink.Status.USED:
-        return
-    try:
-        message = emails.invitation_message(invitation.customer, link)
-        _update(invitation, email_status=email.SENDING)
-        yield lambda client: message.send()
-    except Exception as error:
-        # The class alone: mail servers repeat the customer's e-mail address in their messages.
-        log_event("email.failed", customer_id=invitation.customer_id, error=type(error).__name__)
-        _update(invitation, email_status=email.FAILED, email_error=emails.send_error_message(error))
-    else:
-        setup_links.record_sent(link, "email", actor=batch.created_by, to=invitation.customer.email)
-        _update(invitation, email_status=email.SENT, email_error="")
-
-
-def _was_sent_since(batch: InvitationBatch, link: SetupLink, to: str) -> bool:
-    return link.events.filter(
-        kind=TimelineEvent.Kind.SETUP_LINK_SENT,
-        occurred_at__gte=batch.started_at,
-        data__channel="email",
-        data__to=to,
-    ).exists()
-
-
-def _finish(ended: Iterable[Invitation | None]) -> None:
-    """Record that those invitations are done whose steps returned them."""
-    done = [invitation for invitation in ended if invitation is not None]
-    if not done:
-        return
-    link_of = Case(
-        *(When(pk=invitation.pk, then=Value(invitation.setup_link_id)) for invitation in done)
-    )
-    retry_on_conflict(
-        partial(
-            Invitation.objects.filter(pk__in=[invitation.pk for invitation in done]).update,
-            setup_link_id=link_of,
-            status=Invitation.Status.DONE,
-            last_error="",
-            next_attempt_at=None,
-            leased_at=None,
-        ),
-        within=sqlite_write_lock,
-    )
-    for invitation in done:
-        log_event(
-            "invitation.done", setup_link_id=invitation.setup_link_id, **_log_fields(invitation)
-        )
 
 
 def _schedule_retry(invitation: Invitation, error: Exception) -> None:
     invitation.schedule_retry(staff_message(error)[:2000])
-    has_failed = invitation.next_attempt_at is None
     fields = {"error": type(error).__name__, **_log_fields(invitation)}
-    if has_failed:
+    if invitation.next_attempt_at is None:
+        invitation.status = Invitation.Status.FAILED
         log_event("invitation.failed", exc_info=error, **fields)
     else:
         log_event(
             "invitation.retry_scheduled", attempts=invitation.attempts, exc_info=error, **fields
         )
-    _update(
-        invitation,
-        status=Invitation.Status.FAILED if has_failed else Invitation.Status.PENDING,
-        last_error=invitation.last_error,
-        next_attempt_at=invitation.next_attempt_at,
-        leased_at=None,
+
+
+def _release(invitation: Invitation, pause: timedelta = timedelta()) -> None:
+    """Make a leased invitation available again, after ``pause``; it does not count as an attempt.
+    Does not save it."""
+    invitation.attempts = max(invitation.attempts - 1, 0)
+    invitation.finish()
+    invitation.next_attempt_at = timezone.now() + pause
+
+
+def _send_emails(
+    batch: InvitationBatch, links: Mapping[Invitation, SetupLink], pool: ThreadPoolExecutor
+) -> None:
+    """Send each link once: not again if it was, or may have been, sent since the batch was started,
+    and not to a customer who has used it. Does not save the invitations."""
+    email = Invitation.Email
+    sent = _sent_since(batch, links.values())
+    messages: dict[Invitation, EmailMultiAlternatives] = {}
+    for invitation, link in links.items():
+        if invitation.email_status in {email.SENT, email.FAILED}:
+            continue
+        if (link.pk, invitation.customer.email) in sent:
+            invitation.email_status = email.SENT
+        elif invitation.email_status == email.SENDING:
+            invitation.email_status = email.FAILED
+            invitation.email_error = _(
+                "It is not known whether the e-mail was sent. Ask the customer, or send it again."
+            )
+        elif link.status != SetupLink.Status.USED:
+            try:
+                messages[invitation] = emails.invitation_message(invitation.customer, link)
+            except Exception as error:
+                _email_failed(invitation, error)
+    sending = Invitation.objects.filter(pk__in=[invitation.pk for invitation in messages])
+    retry_on_conflict(partial(sending.update, email_status=email.SENDING))
+    futures = {invitation: pool.submit(message.send) for invitation, message in messages.items()}
+    for invitation, future in futures.items():
+        try:
+            future.result()
+        except Exception as error:
+            _email_failed(invitation, error)
+        else:
+            to = invitation.customer.email
+            setup_links.record_sent(links[invitation], "email", actor=batch.created_by, to=to)
+            invitation.email_status = email.SENT
+            invitation.email_error = ""
+
+
+def _email_failed(invitation: Invitation, error: Exception) -> None:
+    # The class alone: mail servers repeat the customer's e-mail address in their messages.
+    log_event("email.failed", customer_id=invitation.customer_id, error=type(error).__name__)
+    invitation.email_status = Invitation.Email.FAILED
+    invitation.email_error = emails.send_error_message(error)
+
+
+def _sent_since(batch: InvitationBatch, links: Iterable[SetupLink]) -> set[tuple[int, str]]:
+    """Return to which addresses the ``links`` were e-mailed since the batch was started."""
+    events = TimelineEvent.objects.filter(
+        kind=TimelineEvent.Kind.SETUP_LINK_SENT,
+        setup_link__in=links,
+        occurred_at__gte=batch.started_at,
     )
-
-
-def _release_lease(invitation: Invitation, pause: timedelta = timedelta()) -> None:
-    """Make a leased invitation available again, after ``pause``; it does not count as an
-    attempt."""
-    _update(
-        invitation,
-        attempts=max(invitation.attempts - 1, 0),
-        last_error=invitation.last_error,
-        next_attempt_at=timezone.now() + pause,
-        leased_at=None,
-    )
-
-
-def _update(invitation: Invitation, **changes: Any) -> None:
-    for name, value in changes.items():
-        setattr(invitation, name, value)
-    rows = Invitation.objects.filter(pk=invitation.pk)
-    retry_on_conflict(partial(rows.update, **changes), within=sqlite_write_lock)
+    rows = events.values_list("setup_link_id", "data")
+    return {(pk, data.get("to", "")) for pk, data in rows if data.get("channel") == "email"}
 
 
 def _log_fields(invitation: Invitation) -> dict[str, Any]:

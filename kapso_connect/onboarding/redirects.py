@@ -3,54 +3,93 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 
 from django.utils import timezone
 
 from ..conf import get_conf
+from ..db import retry_on_conflict
 from ..exceptions import (
     KapsoError,
     KapsoNotFound,
     KapsoValidationError,
     NeedsConfirmation,
-    Rejected,
     TryLater,
 )
 from ..kapso.client import KapsoClient
 from ..log import log_event
-from ..models import Connection, SetupLink, Source
-from .numbers import Number, apply_remote_number, connect
+from ..models import Connection, Customer, SetupLink, Source
+from .numbers import Number, connect
+from .remote_numbers import apply_remote_number
+from .status import update_status
 
-UNKNOWN_NUMBER = "Kapso has no such number."
+
+@dataclass(frozen=True)
+class Connected:
+    """The number is connected for the link's customer."""
+
+    connection: Connection
+
+
+@dataclass(frozen=True)
+class Pending:
+    """The API is unavailable or cannot tell yet. The number is stored on the link as unconfirmed,
+    until the webhook or ``kapso_sync`` confirms it."""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """The number is not the customer's or is no longer connected, or the link has already connected
+    another number. ``reason`` is for staff."""
+
+    reason: str
 
 
 def confirm_redirect(
     link: SetupLink, number: Number, *, source: str = Source.REDIRECT
-) -> Connection | None:
+) -> Connected | Pending | Rejected:
     """Confirm with the API what a returning browser reports: that ``link`` led to ``number``.
 
-    A redirect is unsigned, so the API decides, within ``REQUEST_BUDGET``. Return the connection, or
-    None while the API is unavailable or cannot tell yet: then the number is stored on the link as
-    unconfirmed, until the webhook or ``kapso_sync`` confirms it.
-    Raise Rejected if the number is not the customer's or is no longer connected, or the link has
-    already connected another number.
+    A redirect is unsigned, so the API decides, within ``REQUEST_BUDGET``; only a number of this
+    customer that is connected already, with its details, needs no request.
     """
-    known = Connection.objects.filter(
-        phone_number_id=number.phone_number_id, customer_id=link.customer_id
-    ).first()
-    is_connected = known is not None and known.is_connected
-    if known is not None and is_connected and known.display_phone_number:
-        try:
-            return connect(link.customer, number, source=source, setup_link=link)
-        except NeedsConfirmation:
-            is_connected = False  # It was disconnected or moved at this very moment.
-    if not is_connected and link.setup_status == SetupLink.SetupStatus.COMPLETED:
-        raise Rejected("This setup link has already connected a number.")
+    customer = link.customer
+    known = (
+        Connection.objects.connected()
+        .filter(phone_number_id=number.phone_number_id, customer=customer)
+        .first()
+    )
+    if known is not None and known.display_phone_number:
+        # Unless it was disconnected or moved at this very moment.
+        with suppress(NeedsConfirmation):
+            return Connected(connect(customer, number, source=source, setup_link=link))
+        known = None
+    if known is None and link.setup_status == SetupLink.SetupStatus.COMPLETED:
+        return Rejected("This setup link has already connected a number.")
+    outcome = _ask(link, number, source)
+    if isinstance(outcome, Rejected):
+        _clear_unconfirmed_number(link, number)
+        log_event(
+            "redirect.rejected",
+            setup_link_id=link.pk,
+            customer_id=link.customer_id,
+            reason=outcome.reason,
+        )
+    elif isinstance(outcome, Pending):
+        if known is not None:
+            with suppress(NeedsConfirmation):
+                return Connected(connect(customer, number, source=source, setup_link=link))
+        _store_unconfirmed_number(link, number)
+    return outcome
+
+
+def _ask(link: SetupLink, number: Number, source: str) -> Connected | Pending | Rejected:
     asked_at = timezone.now()
     try:
         with KapsoClient.from_settings(budget=get_conf().request_budget) as client:
             remote = client.get_phone_number(number.phone_number_id)
         if remote.customer_id is None or remote.customer_id != link.customer.kapso_id:
-            raise Rejected("This number does not belong to the customer of this link.")
+            return Rejected("This number does not belong to the customer of this link.")
         connection = apply_remote_number(
             link.customer,
             remote,
@@ -59,39 +98,42 @@ def confirm_redirect(
             setup_link=link,
             provisioned_phone_number_id=number.provisioned_phone_number_id,
         )
-        if connection is None:
-            raise Rejected("Kapso says that this number is not connected.")
-    except (KapsoNotFound, KapsoValidationError, Rejected) as error:
-        reason = str(error) if isinstance(error, Rejected) else UNKNOWN_NUMBER
-        _clear_unconfirmed_number(link, number, reason)
-        raise Rejected(reason) from None
+    except (KapsoNotFound, KapsoValidationError):
+        return Rejected("Kapso has no such number.")
     except (KapsoError, TryLater):
-        if is_connected:
-            with suppress(NeedsConfirmation):
-                return connect(link.customer, number, source=source, setup_link=link)
-        _store_unconfirmed_number(link, number)
-        return None
-    return connection
-
-
-def _clear_unconfirmed_number(link: SetupLink, number: Number, reason: str) -> None:
-    SetupLink.objects.filter(pk=link.pk, unconfirmed_phone_number_id=number.phone_number_id).update(
-        unconfirmed_phone_number_id="", unconfirmed_since=None
-    )
-    log_event(
-        "redirect.rejected", setup_link_id=link.pk, customer_id=link.customer_id, reason=reason
-    )
+        return Pending()
+    if connection is None:
+        return Rejected("Kapso says that this number is not connected.")
+    return Connected(connection)
 
 
 def _store_unconfirmed_number(link: SetupLink, number: Number) -> None:
-    """Store the number as unconfirmed; reloading the page keeps the original time."""
-    stored = (
-        SetupLink.objects.filter(pk=link.pk)
-        .exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
-        .exclude(unconfirmed_phone_number_id=number.phone_number_id)
-        .update(
-            unconfirmed_phone_number_id=number.phone_number_id, unconfirmed_since=timezone.now()
+    """Store that the API could not confirm the number yet; reloading the page keeps the time."""
+
+    def change() -> bool:
+        customer = Customer.objects.locked().get(pk=link.customer_id)
+        rows = SetupLink.objects.filter(pk=link.pk)
+        stored = (
+            rows.exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
+            .exclude(unconfirmed_phone_number_id=number.phone_number_id)
+            .update(
+                unconfirmed_phone_number_id=number.phone_number_id,
+                unconfirmed_since=timezone.now(),
+            )
         )
-    )
-    if stored:
+        update_status(customer)
+        return bool(stored)
+
+    if retry_on_conflict(change):
         log_event("redirect.unconfirmed", setup_link_id=link.pk, customer_id=link.customer_id)
+
+
+def _clear_unconfirmed_number(link: SetupLink, number: Number) -> None:
+    def change() -> None:
+        customer = Customer.objects.locked().get(pk=link.customer_id)
+        SetupLink.objects.filter(
+            pk=link.pk, unconfirmed_phone_number_id=number.phone_number_id
+        ).update(unconfirmed_phone_number_id="", unconfirmed_since=None)
+        update_status(customer)
+
+    retry_on_conflict(change)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any
 
-from django.db.models import Q
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from ..conf import get_conf
@@ -23,15 +22,8 @@ from ..exceptions import (
 from ..kapso.client import KapsoClient
 from ..log import log_event
 from ..models import Connection, Customer, SetupLink, Source
-from .numbers import apply_remote_number
-from .setup_links import (
-    CLOCK_SKEW,
-    apply_remote_link,
-    is_revocable,
-    revoke_setup_link,
-    setup_link_steps,
-)
-from .steps import run
+from .remote_numbers import apply_remote_number
+from .setup_links import CLOCK_SKEW, apply_remote_link, create, prepare, revoke_setup_link
 
 ENDING_ERROR_CODES = {"link_expired", "already_used"}
 """Error codes after which a setup link can no longer be used."""
@@ -53,7 +45,7 @@ def usable_setup_link(customer: Customer) -> SetupLink:
     or is unavailable; InvalidOptions and ImproperlyConfigured as ``create_setup_link`` does. Do not
     call it inside a transaction.
     """
-    latest = latest_setup_link(customer)
+    latest = _read_latest_link(customer)
     if is_onboarded(customer, latest):
         raise AlreadyConnected
     if latest is None:
@@ -74,26 +66,20 @@ def usable_setup_link(customer: Customer) -> SetupLink:
         return latest if is_usable else _renew(latest, client)
 
 
-def latest_setup_link(customer: Customer) -> SetupLink | None:
-    """Return the newest link of ``customer``, on which its status depends; None if there is
-    none."""
-    link = (
-        SetupLink.objects.filter(customer=customer, is_latest=True)
-        .order_by("-created_at", "-pk")
-        .first()
-    )
-    if link is not None:
-        link.customer = customer
-    return link
+def _read_latest_link(customer: Customer) -> SetupLink | None:
+    customer.refresh_from_db(fields=["latest_setup_link"])
+    latest = customer.latest_setup_link
+    if latest is not None:
+        latest.customer = customer
+    return latest
 
 
 def is_onboarded(customer: Customer, latest: SetupLink | None) -> bool:
     """Return whether ``customer`` has nothing left to do: a number is connected, and the ``latest``
     link is not an invitation to connect another one."""
-    if latest is not None and is_revocable(latest):
+    if latest is not None and latest.is_revocable:
         return False
-    connected = Connection.objects.filter(customer=customer, status=Connection.Status.CONNECTED)
-    return connected.exists()
+    return Connection.objects.connected().filter(customer=customer).exists()
 
 
 def _is_usable(link: SetupLink) -> bool:
@@ -115,7 +101,7 @@ def _check_link(link: SetupLink, client: KapsoClient) -> bool:
         apply_remote_link(link, remote)
     if remote is not None and remote.whatsapp_setup_status == SetupLink.SetupStatus.COMPLETED:
         _record_numbers(customer, client)
-        if is_onboarded(customer, latest_setup_link(customer)):
+        if is_onboarded(customer, _read_latest_link(customer)):
             raise AlreadyConnected
         return False
     if remote is not None and link.status == SetupLink.Status.REVOKED:
@@ -136,27 +122,26 @@ def _record_numbers(customer: Customer, client: KapsoClient) -> None:
 
 
 def _renew(link: SetupLink, client: KapsoClient) -> SetupLink:
-    customer, now = link.customer, timezone.now()
+    customer = link.customer
     key = customer.connect_key
-    # Longer than the API requests can take: it runs out only if its process was killed.
-    lease = timedelta(seconds=get_conf().request_budget + 10)
-    not_renewing = Q(renewing_at=None) | Q(renewing_at__lt=now - lease)
-    links = SetupLink.objects.filter(pk=link.pk)
+    rows = SetupLink.objects.filter(pk=link.pk)
     # An earlier attempt may have created a link at Kapso: that one is used then.
-    since = links.values_list("renewing_at", flat=True).first()
-    if not links.filter(not_renewing, is_latest=True).update(renewing_at=now):
+    since = rows.values_list("leased_at", flat=True).first()
+    is_latest = Exists(Customer.objects.filter(latest_setup_link=OuterRef("pk")))
+    # Longer than the API requests can take: it runs out only if its process was killed.
+    if not rows.filter(is_latest).acquire_lease(get_conf().request_budget + 10):
         return _wait_for_other_request(link)
-    steps = setup_link_steps(
+    request = prepare(
         customer,
         options=_without_redirect_urls(link.options),
         next_url=link.next_url,
         since=since,
     )
     try:
-        new_link = run(steps, client)
+        new_link = create(request, client)
     except Exception as error:
         if not (isinstance(error, KapsoError) and error.outcome_unknown):
-            links.update(renewing_at=since)
+            rows.update(leased_at=since, leased_until=None)
         raise
     if customer.connect_key != key:  # Staff withdrew the invitation in the meantime.
         revoke_setup_link(new_link, client=client)
@@ -172,11 +157,11 @@ def _without_redirect_urls(options: Mapping[str, Any]) -> dict[str, Any]:
 def _wait_for_other_request(link: SetupLink) -> SetupLink:
     deadline = time.monotonic() + get_conf().request_budget
     while True:
-        latest = latest_setup_link(link.customer)
+        latest = _read_latest_link(link.customer)
         if latest is None:
             raise InvitationWithdrawn
         if latest.pk != link.pk:
             return latest
-        if latest.renewing_at is None or time.monotonic() > deadline:
+        if not latest.is_leased or time.monotonic() > deadline:
             raise RenewalInProgress
         time.sleep(RENEWAL_POLL_SECONDS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,25 +12,22 @@ from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
-from django.db.models import BigAutoField, CharField, DateTimeField, OuterRef, Q, QuerySet
-from django.db.models.functions import Coalesce
+from django.db.models import Q
 from django.urls import reverse
 from django.utils import timezone
 
 from .. import outbox
 from ..conf import get_conf
-from ..db import alias, retry_on_conflict
+from ..db import bulk_insert, retry_on_conflict
 from ..exceptions import KapsoError, KapsoNotFound, KapsoValidationError
 from ..kapso.client import KapsoClient
 from ..kapso.languages import Language
 from ..kapso.setup_link_options import SetupLinkOptions
 from ..kapso.types import KapsoSetupLink
 from ..models import Customer, SetupLink, Source, TimelineEvent, new_connect_key
-from ..statements import Slot, Update, insert
 from ..utils import validate_same_site_url
-from .customers import registration_steps
-from .steps import BulkWrite, Steps, run
+from .customers import register
+from .status import OnboardingStatus, update_status
 
 Kind = TimelineEvent.Kind
 
@@ -43,19 +40,22 @@ CLOCK_SKEW = timedelta(seconds=60)
 
 EXPIRE_BATCH_SIZE = 500
 
-ACTIVE = Q(status=SetupLink.Status.ACTIVE)
-REVOCABLE = ~Q(status=SetupLink.Status.REVOKED) & ~Q(setup_status=SetupLink.SetupStatus.COMPLETED)
-"""The condition for links of which ``is_revocable`` is True."""
-
 EVENT_KINDS_BY_STATUS = {
     SetupLink.Status.REVOKED: Kind.SETUP_LINK_REVOKED,
     SetupLink.Status.EXPIRED: Kind.SETUP_LINK_EXPIRED,
 }
 """The event that the timeline gets when a link's status becomes this one."""
 
+COMPLETED = SetupLink.SetupStatus.COMPLETED
+
+INVITED_STATUSES = {OnboardingStatus.INVITED, OnboardingStatus.OPENED, OnboardingStatus.FAILED}
+
+OPEN_STATUSES = [SetupLink.Status.ACTIVE, SetupLink.Status.USED]
+"""A link with one of these may have led to a number, if it is not completed."""
+
 COMPLETED_FIELDS: dict[str, Any] = {
     "status": SetupLink.Status.USED,
-    "setup_status": SetupLink.SetupStatus.COMPLETED,
+    "setup_status": COMPLETED,
     "last_error_code": "",
     "unconfirmed_phone_number_id": "",
     "unconfirmed_since": None,
@@ -82,9 +82,9 @@ def create_setup_link(
     unavailable, and ImproperlyConfigured without ``PUBLIC_URL``. In each case nothing is recorded,
     and it is safe to call again. Do not call it inside a transaction: it waits for Kapso.
     """
-    steps = setup_link_steps(customer, options=options, next_url=next_url, created_by=created_by)
+    request = prepare(customer, options=options, next_url=next_url, created_by=created_by)
     with _client_or_own(client) as api:
-        return run(steps, api)
+        return create(request, api)
 
 
 def extend_setup_link(
@@ -115,12 +115,11 @@ def extend_setup_link(
         apply_remote_link(link, remote)
         return False
 
+    until = remote.expires_at or expires_at
+
     def change() -> bool:
-        until = remote.expires_at or expires_at
-        active = SetupLink.objects.filter(ACTIVE, pk=link.pk)
-        if not active.update(expires_at=until):
+        if not SetupLink.objects.active().filter(pk=link.pk).update(expires_at=until):
             return False
-        link.expires_at = until
         outbox.record(
             Kind.SETUP_LINK_EXTENDED,
             source=Source.MANUAL,
@@ -131,7 +130,10 @@ def extend_setup_link(
         )
         return True
 
-    return retry_on_conflict(change)
+    extended = retry_on_conflict(change)
+    if extended:
+        link.expires_at = until
+    return extended
 
 
 def revoke_setup_link(
@@ -143,7 +145,7 @@ def revoke_setup_link(
     Return whether it ended now; one that was revoked or completed before, here or at Kapso, stays
     as it is. Raise a KapsoError if Kapso is unavailable; the link is then unchanged.
     """
-    if not is_revocable(link):
+    if not link.is_revocable:
         return False
     if link.status == SetupLink.Status.ACTIVE:
         try:
@@ -157,26 +159,25 @@ def revoke_setup_link(
                 raise
             return False
 
-    def change() -> bool:
-        ended = _end_link(link, SetupLink.Status.REVOKED, Source.MANUAL, actor, condition=REVOCABLE)
-        latest = SetupLink.objects.filter(customer=link.customer_id, is_latest=True)
-        if ended and not latest.exclude(pk=link.pk).exists():
-            Customer.objects.filter(pk=link.customer_id).update(connect_key=None)
-        return ended
-
-    return retry_on_conflict(change)
-
-
-def is_revocable(link: SetupLink) -> bool:
-    """Return whether ``link``, or a newer one that replaces it at the same connect URL, can still
-    connect a number."""
-    return (
-        link.status != SetupLink.Status.REVOKED
-        and link.setup_status != SetupLink.SetupStatus.COMPLETED
+    return retry_on_conflict(
+        partial(_end_link, link, SetupLink.Status.REVOKED, Source.MANUAL, actor)
     )
 
 
-def setup_link_steps(
+@dataclass(frozen=True)
+class LinkRequest:
+    """A setup link that Kapso is asked for: see ``prepare``."""
+
+    customer: Customer
+    options: SetupLinkOptions
+    next_url: str
+    created_by: AbstractBaseUser | None
+    known_ids: Collection[str]
+    since: datetime | None
+    on_recorded: Callable[[SetupLink], object] | None
+
+
+def prepare(
     customer: Customer,
     *,
     options: Mapping[str, Any] | None = None,
@@ -184,34 +185,150 @@ def setup_link_steps(
     created_by: AbstractBaseUser | AnonymousUser | None = None,
     since: datetime | None = None,
     known_ids: Collection[str] | None = None,
-    on_recorded: Callable[[SetupLink], object] = lambda link: None,
-) -> Steps[SetupLink]:
-    """Create a setup link like ``create_setup_link``, as Steps.
+    on_recorded: Callable[[SetupLink], object] | None = None,
+) -> LinkRequest:
+    """Read what is needed to ask Kapso for a setup link. Raise as ``create_setup_link`` does for
+    wrong arguments and settings.
 
     ``since`` is when an earlier attempt for the same purpose began whose outcome is not known: an
     unrecorded link that Kapso created since then is used instead of creating a second one.
     ``known_ids`` are Kapso's ids of the customer's recorded links, if they were just read.
     ``on_recorded`` is called in the transaction that records the link.
     """
-    link_options = build_options(customer, options)
-    next_url = validate_same_site_url(next_url)
     if known_ids is None:
-        links = SetupLink.objects.filter(customer=customer)
-        known_ids = set(links.values_list("kapso_id", flat=True))
-    kapso_id = yield from registration_steps(customer)
+        known_ids = set(customer.setup_links.values_list("kapso_id", flat=True))
+    return LinkRequest(
+        customer,
+        build_options(customer, options),
+        validate_same_site_url(next_url),
+        created_by if isinstance(created_by, AbstractBaseUser) else None,
+        known_ids,
+        since,
+        on_recorded,
+    )
+
+
+def ask(request: LinkRequest, client: KapsoClient) -> KapsoSetupLink:
+    """Let Kapso create the link, for a customer that is registered there. Touches no row, so any
+    thread may call it."""
+    kapso_id = request.customer.kapso_id or ""
+    if request.since and (found := _find_unrecorded(client, request, request.since)):
+        return found
+    started = timezone.now()
     try:
-        remote = yield partial(_find_or_create_remote, kapso_id, link_options, known_ids, since)
-    except KapsoNotFound:
-        # The customer was deleted at Kapso: register it again.
-        customer.kapso_id = None
-        kapso_id = yield from registration_steps(customer)
-        remote = yield partial(_find_or_create_remote, kapso_id, link_options, known_ids, since)
-    new = NewLink(customer, remote, link_options, next_url, created_by, on_recorded)
-    link: SetupLink | None = yield BulkWrite(new, record_links)
-    if link is None:
-        raise Customer.DoesNotExist
-    link.token = remote.token
-    return link
+        return client.create_setup_link(kapso_id, request.options.payload())
+    except KapsoError as error:
+        # The link may exist. If the search fails as well, the first error is raised.
+        with suppress(KapsoError):
+            created = error.outcome_unknown and _find_unrecorded(client, request, started)
+            if created:
+                return created
+        raise
+
+
+def _find_unrecorded(
+    client: KapsoClient, request: LinkRequest, since: datetime
+) -> KapsoSetupLink | None:
+    """Return an active link that Kapso created after ``since`` and that is not recorded here."""
+    since -= CLOCK_SKEW
+    kapso_id = request.customer.kapso_id or ""
+    for link in client.list_setup_links(kapso_id, status="active", created_after=since):
+        if link.id not in request.known_ids and link.created_at >= since:
+            return link
+    return None
+
+
+def record(answers: Sequence[tuple[LinkRequest, KapsoSetupLink]]) -> list[SetupLink | None]:
+    """Record links that Kapso created for different customers, in one transaction, and return them
+    in the same order; None for a customer who no longer exists."""
+    pks = [request.customer.pk for request, _ in answers]
+
+    def change() -> list[SetupLink | None]:
+        # Two members of staff may invite the same customer at once: the lock makes the second
+        # wait, and Kapso's own times say which link is still active there.
+        customers = Customer.objects.locked().in_bulk(pks)
+        known = {link.kapso_id: link for link in SetupLink.objects.filter(customer__in=customers)}
+        for link in known.values():
+            link.customer = customers[link.customer_id]
+        links: list[SetupLink | None] = []
+        new: list[SetupLink] = []
+        for request, remote in answers:
+            customer = customers.get(request.customer.pk)
+            link = known.get(remote.id)
+            if customer is not None and link is None:
+                link = _new_link(request, remote, customer, known.values())
+                new.append(link)
+            links.append(link)
+        bulk_insert(new)
+        for customer in customers.values():
+            customer.connect_key = customer.connect_key or new_connect_key()
+        for link in new:
+            latest = link.customer.latest_setup_link
+            if latest is None or latest.created_at <= link.created_at:
+                link.customer.latest_setup_link = link
+        Customer.objects.bulk_update(customers.values(), ["connect_key", "latest_setup_link"])
+        outbox.record_all(
+            TimelineEvent(
+                kind=Kind.SETUP_LINK_CREATED,
+                source=Source.MANUAL,
+                customer=link.customer,
+                setup_link=link,
+                actor_id=link.created_by_id,
+            )
+            for link in new
+        )
+        update_status(*customers.values())
+        for (request, remote), link in zip(answers, links, strict=True):
+            if link is not None:
+                _copy_changes(customers[link.customer_id], request.customer)
+                link.customer = request.customer
+                link.token = remote.token
+                if request.on_recorded is not None:
+                    request.on_recorded(link)
+        return links
+
+    return retry_on_conflict(change)
+
+
+def _copy_changes(locked: Customer, customer: Customer) -> None:
+    """Bring the caller's ``customer`` up to date."""
+    customer.connect_key = locked.connect_key
+    customer.latest_setup_link = locked.latest_setup_link
+    customer.status = locked.status
+    customer.status_changed_at = locked.status_changed_at
+
+
+def _new_link(
+    request: LinkRequest, remote: KapsoSetupLink, customer: Customer, others: Iterable[SetupLink]
+) -> SetupLink:
+    """Return the link that is to be inserted. It ends the customer's older links, as at Kapso."""
+    relevant = [
+        link
+        for link in others
+        if link.customer_id == customer.pk
+        and (link.status == SetupLink.Status.ACTIVE or link.pk == customer.latest_setup_link_id)
+    ]
+    is_superseded = any(link.created_at > remote.created_at for link in relevant)
+    for older in relevant:
+        if older.status == SetupLink.Status.ACTIVE and older.created_at <= remote.created_at:
+            _mark_ended(
+                older,
+                SetupLink.Status.REVOKED,
+                Source.MANUAL,
+                request.created_by,
+                {"reason": "replaced"},
+            )
+    return SetupLink(
+        customer=customer,
+        kapso_id=remote.id,
+        url=remote.url,
+        status=SetupLink.Status.REVOKED if is_superseded else remote.status,
+        options=request.options.payload(),
+        next_url=request.next_url,
+        expires_at=remote.expires_at,
+        created_at=remote.created_at,
+        created_by_id=request.created_by.pk if request.created_by else None,
+    )
 
 
 def build_options(customer: Customer, options: Mapping[str, Any] | None) -> SetupLinkOptions:
@@ -231,125 +348,20 @@ def build_options(customer: Customer, options: Mapping[str, Any] | None) -> Setu
     return SetupLinkOptions.build(urls, get_conf().setup_link_defaults, language, options)
 
 
-def _find_or_create_remote(
-    kapso_id: str,
-    options: SetupLinkOptions,
-    known_ids: Collection[str],
-    since: datetime | None,
-    client: KapsoClient,
-) -> KapsoSetupLink:
-    found = since and _find_unrecorded(client, kapso_id, known_ids, since)
-    if found:
-        return found
-    started = timezone.now()
+def create(request: LinkRequest, client: KapsoClient) -> SetupLink:
+    """Create the link at Kapso and record it; register the customer first if needed."""
+    customer = request.customer
+    register(customer, client)
     try:
-        return client.create_setup_link(kapso_id, options.payload())
-    except KapsoError as error:
-        # The link may exist. If the search fails as well, the first error is raised.
-        with suppress(KapsoError):
-            created = error.outcome_unknown and _find_unrecorded(
-                client, kapso_id, known_ids, started
-            )
-            if created:
-                return created
-        raise
-
-
-def _find_unrecorded(
-    client: KapsoClient, kapso_id: str, known_ids: Collection[str], since: datetime
-) -> KapsoSetupLink | None:
-    """Return an active link that Kapso created after ``since`` and that is not in ``known_ids``."""
-    since -= CLOCK_SKEW
-    for link in client.list_setup_links(kapso_id, status="active", created_after=since):
-        if link.id not in known_ids and link.created_at >= since:
-            return link
-    return None
-
-
-@dataclass(frozen=True)
-class NewLink:
-    """A link that exists at Kapso and is to be recorded here; see ``setup_link_steps``."""
-
-    customer: Customer
-    remote: KapsoSetupLink
-    options: SetupLinkOptions
-    next_url: str
-    created_by: AbstractBaseUser | AnonymousUser | None
-    on_recorded: Callable[[SetupLink], object]
-
-
-def record_links(new_links: Sequence[NewLink]) -> list[SetupLink | None]:
-    """Record links of different customers in one transaction, and return them in the same order;
-    None for a customer who no longer exists."""
-
-    def change() -> list[SetupLink | None]:
-        customers = _lock_customers([new.customer.pk for new in new_links])
-        return [
-            _record_link(new, *customers[new.customer.pk]) if new.customer.pk in customers else None
-            for new in new_links
-        ]
-
-    return retry_on_conflict(change)
-
-
-def _lock_customers(pks: Collection[int]) -> dict[int, tuple[Customer, list[SetupLink]]]:
-    """Lock the customers, give each a connect key, and return them with all their links."""
-    # Two members of staff may invite the same customer at once: the lock makes the second wait,
-    # and Kapso's own times say which link is still active there.
-    # Rows that refer to the customer can be written under this kind of lock, so there is no
-    # deadlock with a process that holds a link's row and writes the timeline.
-    no_key = connections[alias()].features.has_select_for_no_key_update
-    # In the same order in every process, so that they do not deadlock each other.
-    locked = Customer.objects.select_for_update(no_key=no_key).filter(pk__in=pks)
-    rows: dict[int, tuple[Customer, list[SetupLink]]] = {
-        customer.pk: (customer, []) for customer in locked.order_by("pk")
-    }
-    for link in SetupLink.objects.filter(customer__in=pks):
-        rows[link.customer_id][1].append(link)
-    without_key = [customer for customer, _ in rows.values() if customer.connect_key is None]
-    for customer in without_key:
-        customer.connect_key = new_connect_key()
-    Customer.objects.bulk_update(without_key, ["connect_key"])
-    return rows
-
-
-def _record_link(new: NewLink, locked: Customer, links: Sequence[SetupLink]) -> SetupLink:
-    customer, remote = new.customer, new.remote
-    customer.connect_key = locked.connect_key
-    for known in links:
-        if known.kapso_id == remote.id:
-            new.on_recorded(known)
-            return known
-    actor = new.created_by if isinstance(new.created_by, AbstractBaseUser) else None
-    active = [link for link in links if link.status == SetupLink.Status.ACTIVE]
-    latest = [link for link in links if link.is_latest]
-    superseded = any(link.created_at > remote.created_at for link in (*active, *latest))
-    for older in active:
-        if older.created_at <= remote.created_at:
-            _end_link(older, SetupLink.Status.REVOKED, Source.MANUAL, actor, {"reason": "replaced"})
-    if latest and not superseded:
-        SetupLink.objects.filter(customer=customer, is_latest=True).update(is_latest=False)
-    link = SetupLink(
-        customer=customer,
-        kapso_id=remote.id,
-        url=remote.url,
-        status=SetupLink.Status.REVOKED if superseded else remote.status,
-        is_latest=not superseded,
-        options=new.options.payload(),
-        next_url=new.next_url,
-        expires_at=remote.expires_at,
-        created_at=remote.created_at,
-        created_by_id=actor.pk if actor else None,
-    )
-    insert(link)
-    outbox.record(
-        Kind.SETUP_LINK_CREATED,
-        source=Source.MANUAL,
-        customer=customer,
-        setup_link=link,
-        actor=actor,
-    )
-    new.on_recorded(link)
+        remote = ask(request, client)
+    except KapsoNotFound:
+        # The customer was deleted at Kapso: register it again.
+        customer.kapso_id = None
+        register(customer, client)
+        remote = ask(request, client)
+    [link] = record([(request, remote)])
+    if link is None:
+        raise Customer.DoesNotExist
     return link
 
 
@@ -376,17 +388,19 @@ def record_opened(link: SetupLink, *, source: str) -> bool:
 
     def change() -> bool:
         now = timezone.now()
-        first = SetupLink.objects.filter(pk=link.pk, opened_at=None).update(opened_at=now)
-        if first:
-            link.opened_at = now
-            outbox.record(
-                Kind.SETUP_LINK_OPENED,
-                source=source,
-                customer=link.customer,
-                setup_link=link,
-                occurred_at=now,
-            )
-        return bool(first)
+        customer = Customer.objects.locked().get(pk=link.customer_id)
+        if not SetupLink.objects.filter(pk=link.pk, opened_at=None).update(opened_at=now):
+            return False
+        link.opened_at = now
+        outbox.record(
+            Kind.SETUP_LINK_OPENED,
+            source=source,
+            customer=customer,
+            setup_link=link,
+            occurred_at=now,
+        )
+        update_status(customer)
+        return True
 
     return retry_on_conflict(change)
 
@@ -399,7 +413,8 @@ def record_failure(link: SetupLink, error_code: str, *, source: str = Source.RED
     """
 
     def change() -> bool:
-        locked = SetupLink.objects.select_for_update().get(pk=link.pk)
+        customer = Customer.objects.locked().get(pk=link.customer_id)
+        locked = SetupLink.objects.get(pk=link.pk)
         if locked.setup_status == SetupLink.SetupStatus.COMPLETED or (
             locked.setup_status == SetupLink.SetupStatus.FAILED
             and locked.last_error_code == error_code
@@ -415,10 +430,11 @@ def record_failure(link: SetupLink, error_code: str, *, source: str = Source.RED
         outbox.record(
             Kind.SETUP_FAILED,
             source=source,
-            customer=locked.customer,
+            customer=customer,
             setup_link=locked,
             data={"error_code": error_code},
         )
+        update_status(customer)
         return True
 
     return retry_on_conflict(change)
@@ -448,7 +464,7 @@ def apply_remote_link(link: SetupLink, remote: KapsoSetupLink | None) -> bool:
             SetupLink.objects.filter(pk=link.pk).update(expires_at=remote.expires_at)
             link.expires_at = remote.expires_at
         return False
-    return retry_on_conflict(lambda: _end_link(link, status, Source.SYNC))
+    return retry_on_conflict(partial(_end_link, link, status, Source.SYNC))
 
 
 def _error_code(error: str | None) -> str:
@@ -458,7 +474,7 @@ def _error_code(error: str | None) -> str:
 
 def expire_links() -> int:
     """Mark the links past their ``expires_at`` as expired, and return how many there were."""
-    links = SetupLink.objects.past_expiry().select_related("customer")
+    links = SetupLink.objects.active().expired().select_related("customer")
     expired = 0
     while batch := list(links[:EXPIRE_BATCH_SIZE]):
         for link in batch:
@@ -469,21 +485,32 @@ def expire_links() -> int:
 
 
 def _end_link(
+    link: SetupLink, status: str, source: str, actor: AbstractBaseUser | None = None
+) -> bool:
+    """Give a link its final ``status``, and return whether it ended now. A link that staff revoke
+    need not be active; one that they revoke as the latest ends the connect URL, too."""
+    customer = Customer.objects.locked().get(pk=link.customer_id)
+    link.refresh_from_db(fields=["status", "setup_status"])
+    by_staff = source == Source.MANUAL
+    can_end = link.is_revocable if by_staff else link.status == SetupLink.Status.ACTIVE
+    if can_end:
+        _mark_ended(link, status, source, actor)
+        if by_staff and customer.latest_setup_link_id in {None, link.pk}:
+            Customer.objects.filter(pk=customer.pk).update(connect_key=None)
+        update_status(customer)
+    return can_end
+
+
+def _mark_ended(
     link: SetupLink,
     status: str,
     source: str,
-    actor: AbstractBaseUser | None = None,
+    actor: AbstractBaseUser | None,
     data: Mapping[str, Any] | None = None,
-    *,
-    condition: Q = ACTIVE,
-) -> bool:
-    """Give an active link its final ``status``, and return whether it was still active.
-
-    ``condition`` is for links that are not active and yet can end: the revocable ones.
-    """
-    changed = SetupLink.objects.filter(condition, pk=link.pk).update(status=status)
+) -> None:
     link.status = status
-    if changed and status in EVENT_KINDS_BY_STATUS:
+    link.save(update_fields=["status"])
+    if status in EVENT_KINDS_BY_STATUS:
         outbox.record(
             EVENT_KINDS_BY_STATUS[SetupLink.Status(status)],
             source=source,
@@ -492,31 +519,41 @@ def _end_link(
             actor=actor,
             data=dict(data or {}),
         )
-    return bool(changed)
 
 
-def open_links(
-    customer: Customer | OuterRef, phone_number_id: str | Slot, since: datetime | None = None
-) -> QuerySet[SetupLink]:
-    """Return the links that may have led to a connection that was reported without one, likeliest
-    first.
+def find_open_link(
+    customer: Customer, phone_number_id: str, since: datetime | None = None
+) -> SetupLink | None:
+    """Return the link that may have led ``customer``, whose row is locked, to a number that was
+    reported without a link.
 
-    That is the link for which a browser reported this number, then the newest one that is not
+    That is the link for which a browser reported this number, or else the newest one that is not
     completed, not reported for another number, and not created after ``since``, when the number
     was added to Kapso.
     """
-    links = SetupLink.objects.filter(_is_open(phone_number_id, since), customer=customer)
-    return links.order_by("-unconfirmed_phone_number_id", "-created_at", "-pk")
-
-
-def _is_open(phone_number_id: str | Slot, since: datetime | None = None) -> Q:
-    for_this_number = Q(unconfirmed_phone_number_id=phone_number_id)
+    latest = customer.latest_setup_link
+    if latest is None:
+        return None
+    is_open = latest.status in OPEN_STATUSES and latest.setup_status != COMPLETED
+    # With one of these statuses, no link waits for the confirmation of any number.
+    is_newest = customer.status in INVITED_STATUSES and (
+        since is None or latest.created_at <= since
+    )
+    if is_open and (is_newest or latest.unconfirmed_phone_number_id == phone_number_id):
+        return latest
     for_no_number = Q(unconfirmed_phone_number_id="")
     if since is not None:
         for_no_number &= Q(created_at__lte=since)
-    active_or_used = Q(status__in=[SetupLink.Status.ACTIVE, SetupLink.Status.USED])
-    not_completed = ~Q(setup_status=SetupLink.SetupStatus.COMPLETED)
-    return (for_this_number | for_no_number) & active_or_used & not_completed
+    return (
+        SetupLink.objects.filter(
+            Q(unconfirmed_phone_number_id=phone_number_id) | for_no_number,
+            customer=customer,
+            status__in=OPEN_STATUSES,
+        )
+        .exclude(setup_status=COMPLETED)
+        .order_by("-unconfirmed_phone_number_id", "-created_at", "-pk")
+        .first()
+    )
 
 
 def complete(link: SetupLink) -> None:
@@ -525,24 +562,6 @@ def complete(link: SetupLink) -> None:
     for field, value in COMPLETED_FIELDS.items():
         setattr(link, field, value)
     link.save(update_fields=["opened_at", *COMPLETED_FIELDS])
-
-
-def complete_open(link_id: int, phone_number_id: str) -> bool:
-    """Complete a link that ``open_links`` just returned; return whether it was still open."""
-    now = timezone.now()
-    return bool(_completion.execute(link_id=link_id, phone_number_id=phone_number_id, now=now))
-
-
-def _complete_open(
-    link_id: Slot, phone_number_id: Slot, now: Slot
-) -> tuple[QuerySet[SetupLink], dict[str, Any]]:
-    still_open = SetupLink.objects.filter(_is_open(phone_number_id), pk=link_id).order_by()
-    return still_open, {"opened_at": Coalesce("opened_at", now), **COMPLETED_FIELDS}
-
-
-_completion = Update(
-    _complete_open, link_id=BigAutoField(), phone_number_id=CharField(), now=DateTimeField()
-)
 
 
 def _update_remote(

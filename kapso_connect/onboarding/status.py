@@ -1,39 +1,146 @@
-"""How far each customer's onboarding has come: not invited, invited, opened, waiting, failed,
-connected or disconnected.
+"""How far each customer's onboarding has come: the rule, the one function that stores its result,
+and what is shown beside it.
 
-The rules exist in two forms, which must agree: ``get_statuses`` for a list of customers, and
-``has_status`` as a condition for a query. ``get_statuses`` makes three queries, however many rows
-there are; ``has_status`` makes none.
+``Customer.status`` is stored, so that lists can be filtered and sorted by it. Whatever changes a
+customer's links or numbers calls ``update_status`` in the same transaction, with the customer's row
+locked. ``kapso_sync`` compares all stored statuses with the rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import models
-from django.db.models import Count, Exists, F, FilteredRelation, OuterRef, Q, Subquery
-from django.utils.translation import gettext_lazy as _
+from django.db.models import Count, Exists, F, Max, OuterRef, QuerySet, Subquery
+from django.utils import timezone
 
-from ..models import Connection, Customer, SetupLink
+from ..db import alias, retry_on_conflict
+from ..models import Connection, Customer, OnboardingStatus, SetupLink
+
+__all__ = [
+    "CustomerStatus",
+    "OnboardingStatus",
+    "can_still_connect",
+    "find_wrong_statuses",
+    "get_statuses",
+    "repair_status",
+    "update_status",
+]
+
+PAGE_SIZE = 1000
 
 
-class OnboardingStatus(models.TextChoices):
-    """How far a customer's onboarding has come."""
+def can_still_connect(status: str | None, setup_status: str | None) -> bool:
+    """Return whether a customer's latest link, with these states, may still lead to a connection,
+    or says why it did not: it was neither revoked nor completed. An expired one is renewed when the
+    customer comes."""
+    return setup_status != SetupLink.SetupStatus.COMPLETED and (
+        status in {SetupLink.Status.ACTIVE, SetupLink.Status.EXPIRED}
+        # Kapso ends a link after some failures.
+        or (status == SetupLink.Status.USED and setup_status == SetupLink.SetupStatus.FAILED)
+    )
 
-    NOT_INVITED = "not_invited", _("Not invited")
-    INVITED = "invited", _("Invited")
-    OPENED = "opened", _("Opened")
-    WAITING = "waiting", _("Waiting")
-    FAILED = "failed", _("Failed")
-    CONNECTED = "connected", _("Connected")
-    DISCONNECTED = "disconnected", _("Disconnected")
+
+def _status_of(facts: Any) -> OnboardingStatus:
+    """Return the status that follows from ``facts``, a row of ``_facts``."""
+    if facts.is_connected:
+        return OnboardingStatus.CONNECTED
+    if facts.is_unconfirmed:
+        return OnboardingStatus.CONFIRMING
+    can_connect = can_still_connect(facts.link_status, facts.setup_status)
+    if facts.ended_at is not None and not (can_connect and facts.invited_at > facts.ended_at):
+        return OnboardingStatus.DISCONNECTED
+    if not can_connect:
+        return OnboardingStatus.NOT_INVITED
+    if facts.setup_status == SetupLink.SetupStatus.FAILED:
+        return OnboardingStatus.FAILED
+    return OnboardingStatus.OPENED if facts.opened_at else OnboardingStatus.INVITED
+
+
+def _facts(customers: QuerySet[Customer]) -> Any:
+    """Return named tuples: each customer, its stored status, and what its status follows from."""
+    connections = Connection.objects.filter(customer=OuterRef("pk"))
+    links = SetupLink.objects.filter(customer=OuterRef("pk"))
+    ended = connections.ended().order_by().values("customer").annotate(at=Max("disconnected_at"))
+    return (
+        customers.using(alias())
+        .annotate(
+            is_connected=Exists(connections.connected()),
+            is_unconfirmed=Exists(links.unconfirmed()),
+            ended_at=Subquery(ended.values("at")),
+            link_status=F("latest_setup_link__status"),
+            setup_status=F("latest_setup_link__setup_status"),
+            opened_at=F("latest_setup_link__opened_at"),
+            invited_at=F("latest_setup_link__created_at"),
+        )
+        .values_list(
+            "pk",
+            "status",
+            "is_connected",
+            "is_unconfirmed",
+            "ended_at",
+            "link_status",
+            "setup_status",
+            "opened_at",
+            "invited_at",
+            named=True,
+        )
+    )
+
+
+def update_status(*customers: Customer, is_connected: bool = False) -> None:
+    """Store the status of ``customers`` as it follows from their links and numbers now.
+
+    Call it at the end of the transaction that changed those, with the customers' rows locked
+    (``Customer.objects.locked()``) and just read. With ``is_connected``, the caller has just
+    connected a number of each of them, and nothing else matters.
+    """
+    pks = [customer.pk for customer in customers]
+    if is_connected:
+        statuses = dict.fromkeys(pks, OnboardingStatus.CONNECTED)
+    else:
+        statuses = {row.pk: _status_of(row) for row in _facts(Customer.objects.filter(pk__in=pks))}
+    changed: dict[OnboardingStatus, list[int]] = defaultdict(list)
+    now = timezone.now()
+    for customer in customers:
+        status = statuses[customer.pk]
+        if customer.status != status:
+            customer.status, customer.status_changed_at = status, now
+            changed[status].append(customer.pk)
+    for status, changed_pks in changed.items():
+        Customer.objects.filter(pk__in=changed_pks).update(status=status, status_changed_at=now)
+
+
+def find_wrong_statuses() -> Iterator[int]:
+    """Yield the keys of the customers whose stored status is not the one that follows from their
+    links and numbers. Reads ``PAGE_SIZE`` customers at a time."""
+    last = 0
+    customers = _facts(Customer.objects.all()).order_by("pk")
+    while page := list(customers.filter(pk__gt=last)[:PAGE_SIZE]):
+        yield from (row.pk for row in page if row.status != _status_of(row))
+        last = page[-1].pk
+
+
+def repair_status(customer_id: int) -> tuple[str, str] | None:
+    """Store the right status of a customer. Return the old and the new status, or None if it was
+    right in the meantime."""
+
+    def change() -> tuple[str, str] | None:
+        customer = Customer.objects.locked().filter(pk=customer_id).first()
+        if customer is None:
+            return None
+        before = customer.status
+        update_status(customer)
+        return (before, customer.status) if customer.status != before else None
+
+    return retry_on_conflict(change)
 
 
 @dataclass(frozen=True)
 class CustomerStatus:
-    """The onboarding status of one customer, and the rows on which it depends.
+    """The onboarding status of one customer, and the rows that are shown with it.
 
     ``connection`` is the number that is connected, or was last; ``link`` is the latest setup link,
     without its ``url`` and ``options``. Each is None if there is none. ``more_connections`` is
@@ -48,190 +155,43 @@ class CustomerStatus:
 
 NOT_INVITED = CustomerStatus(OnboardingStatus.NOT_INVITED)
 
-_is_connected = Q(status=Connection.Status.CONNECTED)
-# A row without ``connected_at`` only records that the disconnection was reported first.
-_is_disconnected = Q(
-    status=Connection.Status.DISCONNECTED,
-    connected_at__isnull=False,
-    disconnected_at__isnull=False,
-)
-_can_still_connect = (
-    Q(is_latest=True)
-    & ~Q(setup_status=SetupLink.SetupStatus.COMPLETED)
-    & (
-        Q(status__in=[SetupLink.Status.ACTIVE, SetupLink.Status.EXPIRED])
-        | Q(status=SetupLink.Status.USED, setup_status=SetupLink.SetupStatus.FAILED)
-    )
-)
-
 
 def get_statuses(customers: Iterable[Customer]) -> dict[int, CustomerStatus]:
     """Return the status of each of the ``customers``, by primary key, in three queries."""
-    rows = list(_with_keys(Customer.objects.filter(pk__in=[customer.pk for customer in customers])))
-    connections = Connection.objects.in_bulk([r.connected_pk or r.disconnected_pk for r in rows])
-    links = SetupLink.objects.defer("url", "options").in_bulk([r.link_pk for r in rows])
+    customers = list(customers)
+    rows = {row["pk"]: row for row in _shown_connections([customer.pk for customer in customers])}
+    connections = Connection.objects.in_bulk(
+        [row["connected_pk"] or row["ended_pk"] for row in rows.values()]
+    )
+    links = SetupLink.objects.defer("url", "options").in_bulk(
+        [customer.latest_setup_link_id for customer in customers]
+    )
     return {
-        row.pk: _customer_status(
-            row,
-            connections.get(row.connected_pk or row.disconnected_pk),
-            links.get(row.link_pk),
+        customer.pk: CustomerStatus(
+            OnboardingStatus(customer.status),
+            connections.get(rows[customer.pk]["connected_pk"] or rows[customer.pk]["ended_pk"]),
+            links.get(customer.latest_setup_link_id),
+            max((rows[customer.pk]["connected_count"] or 0) - 1, 0),
         )
-        for row in rows
+        for customer in customers
+        if customer.pk in rows
     }
 
 
-def get_status(customers: models.QuerySet[Customer]) -> tuple[Customer, CustomerStatus] | None:
-    """Return the one customer in ``customers`` and its status, in two queries; None if
-    ``customers`` is empty. Here the link includes its ``url`` and ``options``."""
-    row = _with_keys(customers).first()
-    if row is None:
-        return None
-    connection_pk = row.connected_pk or row.disconnected_pk or 0
-    same: Any = Customer.objects.filter(pk=row.pk)
-    customer = (
-        same.annotate(
-            number=FilteredRelation("connections", condition=Q(connections__pk=connection_pk)),
-            latest_link=FilteredRelation(
-                "setup_links", condition=Q(setup_links__pk=row.link_pk or 0)
-            ),
-        )
-        .select_related("number", "latest_link")
-        .first()
-    )
-    if customer is None:
-        return None
-    # Django leaves out the attribute if there is no such row.
-    connection, link = getattr(customer, "number", None), getattr(customer, "latest_link", None)
-    return customer, _customer_status(row, connection, link)
-
-
-def has_status(status: str) -> Q:
-    """Return the condition for customers with ``status``, a value of ``OnboardingStatus``."""
-    connected, waiting, disconnected, _invited = progress_conditions()
-    links = SetupLink.objects.filter(_can_still_connect, customer=OuterRef("pk"))
-    failed = Q(setup_status=SetupLink.SetupStatus.FAILED)
-    none_of_these = ~connected & ~waiting & ~disconnected
-    return {
-        OnboardingStatus.CONNECTED: connected,
-        OnboardingStatus.WAITING: ~connected & waiting,
-        OnboardingStatus.DISCONNECTED: ~connected & ~waiting & disconnected,
-        OnboardingStatus.FAILED: none_of_these & Q(Exists(links.filter(failed))),
-        OnboardingStatus.OPENED: none_of_these
-        & Q(Exists(links.filter(~failed, opened_at__isnull=False))),
-        OnboardingStatus.INVITED: none_of_these & Q(Exists(links.filter(~failed, opened_at=None))),
-        OnboardingStatus.NOT_INVITED: none_of_these & ~Q(Exists(links)),
-    }[OnboardingStatus(status)]
-
-
-def progress_conditions() -> tuple[Q, Q, Q, Q]:
-    """Return the conditions for customers with a connected number, with a number that waits for
-    confirmation, with a disconnected number, and with a link that can still connect one.
-
-    A customer whose status is NOT_INVITED meets none of them; any other meets at least one.
-    """
+def _shown_connections(customer_ids: list[int]) -> Iterable[dict[str, Any]]:
     connections = Connection.objects.filter(customer=OuterRef("pk"))
-    links = SetupLink.objects.filter(customer=OuterRef("pk"))
+    counts = connections.connected().order_by().values("customer").annotate(count=Count("pk"))
     return (
-        Q(Exists(connections.filter(_is_connected))),
-        Q(Exists(links.filter(unconfirmed_since__isnull=False))),
-        Q(Exists(connections.filter(ended_connections()))),
-        Q(Exists(links.filter(_can_still_connect))),
-    )
-
-
-def ended_connections() -> Q:
-    """Return the condition for connections that ended and whose customer has not been invited
-    since."""
-    newer = SetupLink.objects.filter(
-        _can_still_connect,
-        customer=OuterRef("customer"),
-        created_at__gt=OuterRef("disconnected_at"),
-    )
-    return _is_disconnected & ~Q(Exists(newer))
-
-
-def can_still_connect(link: SetupLink) -> bool:
-    """Return whether a customer's latest link may still lead to a connection, or says why it did
-    not: it was neither revoked nor completed. An expired one is renewed when the customer comes."""
-    failed = link.setup_status == SetupLink.SetupStatus.FAILED
-    return link.setup_status != SetupLink.SetupStatus.COMPLETED and (
-        link.status in {SetupLink.Status.ACTIVE, SetupLink.Status.EXPIRED}
-        or (link.status == SetupLink.Status.USED and failed)
-    )
-
-
-def _with_keys(customers: models.QuerySet[Customer]) -> Any:
-    """Return named tuples: each customer's key, and the keys of the rows on which its status
-    depends."""
-    connections = Connection.objects.filter(customer=OuterRef("pk"))
-    connected, disconnected = (
-        connections.filter(_is_connected),
-        connections.filter(_is_disconnected),
-    )
-    links = SetupLink.objects.filter(customer=OuterRef("pk"))
-    return (
-        customers.annotate(
-            connected_pk=Subquery(_latest_pk(connected, "connected_at")),
-            disconnected_pk=Subquery(_latest_pk(disconnected, "disconnected_at")),
-            link_pk=Subquery(_latest_pk(links.filter(is_latest=True), "created_at")),
-            is_waiting=Exists(links.filter(unconfirmed_since__isnull=False)),
-            connected_count=Subquery(_count(connected)),
-        )
+        Customer.objects.filter(pk__in=customer_ids)
         .order_by()
-        .values_list(
+        .values(
             "pk",
-            "connected_pk",
-            "disconnected_pk",
-            "link_pk",
-            "is_waiting",
-            "connected_count",
-            named=True,
+            connected_pk=Subquery(_latest(connections.connected(), "connected_at")),
+            ended_pk=Subquery(_latest(connections.ended(), "disconnected_at")),
+            connected_count=Subquery(counts.values("count")),
         )
     )
 
 
-def _latest_pk(rows: models.QuerySet[Any], time_field: str) -> models.QuerySet[Any]:
+def _latest(rows: QuerySet[Connection], time_field: str) -> QuerySet[Connection, Any]:
     return rows.order_by(F(time_field).desc(nulls_last=True), "-pk").values("pk")[:1]
-
-
-def _count(rows: models.QuerySet[Any]) -> models.QuerySet[Any]:
-    counted: models.QuerySet[Any] = rows.order_by().values("customer").annotate(count=Count("pk"))
-    return counted.values("count")
-
-
-def _customer_status(
-    row: Any, connection: Connection | None, link: SetupLink | None
-) -> CustomerStatus:
-    return CustomerStatus(
-        _onboarding_status(connection, link, row.is_waiting),
-        connection,
-        link,
-        max((row.connected_count or 0) - 1, 0),
-    )
-
-
-def _onboarding_status(
-    connection: Connection | None, link: SetupLink | None, is_waiting: bool
-) -> OnboardingStatus:
-    if connection is not None and connection.is_connected:
-        return OnboardingStatus.CONNECTED
-    if is_waiting:
-        return OnboardingStatus.WAITING
-    open_link = link if link is not None and can_still_connect(link) else None
-    if connection is not None and not _is_newer(open_link, connection):
-        return OnboardingStatus.DISCONNECTED
-    if open_link is None:
-        return OnboardingStatus.NOT_INVITED
-    if open_link.setup_status == SetupLink.SetupStatus.FAILED:
-        return OnboardingStatus.FAILED
-    return OnboardingStatus.OPENED if open_link.opened_at else OnboardingStatus.INVITED
-
-
-def _is_newer(link: SetupLink | None, connection: Connection) -> bool:
-    """Return whether ``link`` was made after ``connection`` ended: the customer was invited
-    again."""
-    return (
-        link is not None
-        and connection.disconnected_at is not None
-        and link.created_at > connection.disconnected_at
-    )

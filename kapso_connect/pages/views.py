@@ -204,11 +204,11 @@ class ConnectView(PageView):
 
     def get(self, request: HttpRequest, token: str) -> HttpResponse:
         customer = customer_from_token(token)
-        link = renewal.latest_setup_link(customer) if customer else None
+        link = customer.latest_setup_link if customer else None
         if customer is None or link is None:
             return self.page("withdrawn", status=410)
         _activate_language(customer, link)
-        connected = customer.connections.filter(status=Connection.Status.CONNECTED)
+        connected = Connection.objects.connected().filter(customer=customer)
         connections = list(connected.order_by("-connected_at", "-pk"))
         if connections and renewal.is_onboarded(customer, link):
             return self.success(link, connections, is_customer=True)
@@ -229,7 +229,7 @@ class ConnectView(PageView):
         customer = customer_from_token(token)
         if customer is None:
             return self.page("withdrawn", status=410)
-        latest = renewal.latest_setup_link(customer)
+        latest = customer.latest_setup_link
         _activate_language(customer, latest)
         context = {
             "customer": customer,
@@ -285,15 +285,15 @@ class SuccessView(PageView):
             ),
         )
         link = self.setup_link()
-        try:
-            connection = redirects.confirm_redirect(link, number)
-        except exceptions.Rejected:
-            return self.page("invalid", status=404)
-        if connection is None:
-            return self.waiting(link)
-        # The ids in the URL can be read in logs and browser histories, the cookie cannot.
-        is_customer = has_visit_cookie(request, link.customer)
-        return self.success(link, [connection], is_customer=is_customer)
+        match redirects.confirm_redirect(link, number):
+            case redirects.Connected(connection):
+                # The ids in the URL can be read in logs and browser histories, the cookie cannot.
+                is_customer = has_visit_cookie(request, link.customer)
+                return self.success(link, [connection], is_customer=is_customer)
+            case redirects.Pending():
+                return self.waiting(link)
+            case redirects.Rejected():
+                return self.page("invalid", status=404)
 
     def waiting(self, link: SetupLink) -> HttpResponse:
         """Return the page that reloads itself, less often after a minute, until the number is

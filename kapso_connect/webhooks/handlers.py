@@ -1,15 +1,11 @@
-"""What each of Kapso's webhook events changes here: ``HANDLERS``, at the end of this file."""
+"""What each of Kapso's webhook events changes here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ..exceptions import Ignored, NeedsConfirmation, UnprocessableEvent
 from ..models import Connection, Source, WebhookEvent
-from ..onboarding import accounts, customers, numbers
-from .payloads import PhoneNumberEvent, account_event, phone_number_event
-
-Handler = Callable[[WebhookEvent, numbers.KnownCustomer | None], None]
+from ..onboarding import accounts, customers, disconnections, numbers
+from .payloads import AccountEvent, PhoneNumberEvent
 
 NUMBER_CREATED = "whatsapp.phone_number.created"
 NUMBER_RECONNECTED = "whatsapp.phone_number.reconnected"
@@ -20,20 +16,31 @@ CONNECTING_EVENTS = {NUMBER_CREATED, NUMBER_RECONNECTED}
 OWN_NUMBER = "The number belongs to the Kapso project itself, not to a customer."
 
 
-def handle_created(
-    webhook_event: WebhookEvent, known_customer: numbers.KnownCustomer | None
-) -> None:
+def apply(event: PhoneNumberEvent | AccountEvent, webhook_event: WebhookEvent) -> None:
+    """Apply ``event``, which ``webhook_event`` stores. Call it inside ``retry_on_conflict``.
+
+    Raise Ignored, UnprocessableEvent or NeedsConfirmation where nothing follows from it.
+    """
+    if isinstance(event, AccountEvent):
+        handle_account_updated(event, webhook_event)
+    elif webhook_event.event == NUMBER_CREATED:
+        handle_created(event, webhook_event)
+    elif webhook_event.event == NUMBER_RECONNECTED:
+        handle_reconnected(event)
+    else:
+        handle_disconnected(event, webhook_event)
+
+
+def handle_created(event: PhoneNumberEvent, webhook_event: WebhookEvent) -> None:
     """Connect the number.
 
     Raise Ignored for a number of the Kapso project itself, and NeedsConfirmation if the number was
     disconnected or is another customer's.
     """
-    event = phone_number_event(webhook_event.payload)
     if not event.customer_id:
         raise Ignored(OWN_NUMBER)
     numbers.connect(
-        known_customer
-        or customers.find_or_add_customer(event.customer_id, event.external_customer_id),
+        customers.find_or_add_customer(event.customer_id, event.external_customer_id),
         numbers.Number(
             phone_number_id=event.phone_number_id,
             business_account_id=event.business_account_id,
@@ -41,22 +48,20 @@ def handle_created(
         ),
         source=Source.WEBHOOK,
         webhook_event=webhook_event,
+        is_locked=True,
     )
 
 
-def handle_disconnected(
-    webhook_event: WebhookEvent, known_customer: numbers.KnownCustomer | None
-) -> None:
+def handle_disconnected(event: PhoneNumberEvent, webhook_event: WebhookEvent) -> None:
     """Disconnect the number.
 
     Raise Ignored for an unknown number of the Kapso project itself, and NeedsConfirmation if the
     event may be about an earlier connection of the number.
     """
-    event = phone_number_event(webhook_event.payload)
     customer = None
     if event.customer_id:
         customer = customers.find_or_add_customer(event.customer_id, event.external_customer_id)
-    connection = numbers.disconnect(
+    connection = disconnections.disconnect(
         event.phone_number_id,
         customer=customer,
         source=Source.WEBHOOK,
@@ -79,14 +84,11 @@ def disconnection_data(event_name: str, event: PhoneNumberEvent) -> dict[str, st
     return {name: value for name, value in data.items() if value}
 
 
-def handle_reconnected(
-    webhook_event: WebhookEvent, known_customer: numbers.KnownCustomer | None
-) -> None:
+def handle_reconnected(event: PhoneNumberEvent) -> None:
     """Change nothing for a number that is connected here.
 
     Raise NeedsConfirmation for any other, and Ignored for a number of the Kapso project itself.
     """
-    event = phone_number_event(webhook_event.payload)
     if not event.customer_id:
         raise Ignored(OWN_NUMBER)
     connection = Connection.objects.filter(phone_number_id=event.phone_number_id).first()
@@ -94,15 +96,12 @@ def handle_reconnected(
         raise NeedsConfirmation
 
 
-def handle_account_updated(
-    webhook_event: WebhookEvent, known_customer: numbers.KnownCustomer | None
-) -> None:
+def handle_account_updated(event: AccountEvent, webhook_event: WebhookEvent) -> None:
     """Record Meta's decision about an account.
 
     Raise UnprocessableEvent if no connected number belongs to the account, and Ignored if this or a
     newer decision is already recorded. It never raises NeedsConfirmation.
     """
-    event = account_event(webhook_event.payload)
     affected, changed = accounts.update_account(
         webhook_event.event.rpartition(".")[2],
         business_account_id=event.business_account_id,
@@ -120,18 +119,3 @@ def handle_account_updated(
         )
     if not changed:
         raise Ignored("Out of date: this or a newer change of the account is already recorded.")
-
-
-HANDLERS: dict[str, Handler] = {
-    NUMBER_CREATED: handle_created,
-    NUMBER_RECONNECTED: handle_reconnected,
-    "whatsapp.phone_number.deleted": handle_disconnected,
-    "whatsapp.phone_number.offboarded": handle_disconnected,
-    "whatsapp.phone_number.disconnected": handle_disconnected,
-    "whatsapp.account.disabled": handle_account_updated,
-    "whatsapp.account.restricted": handle_account_updated,
-    "whatsapp.account.reinstated": handle_account_updated,
-    "whatsapp.account.violation": handle_account_updated,
-}
-"""By the name of the event. A new one has to be subscribed to, as well: see
-``registration.SUBSCRIBED_EVENTS``."""

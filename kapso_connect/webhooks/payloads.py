@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -43,16 +43,6 @@ _unstorable = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
-class Message:
-    """One event of a delivery, as the inbox stores it; ``error`` says why it cannot be used."""
-
-    key: str
-    event: str
-    payload: dict[str, Any]
-    error: str = ""
-
-
-@dataclass(frozen=True)
 class PhoneNumberEvent:
     """The payload of ``whatsapp.phone_number.*``. "" and None are what Kapso left out."""
 
@@ -79,6 +69,21 @@ class AccountEvent:
     details: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Message:
+    """One event of a delivery, as the inbox stores it.
+
+    ``event`` is its content as typed values; None for a name that this app does not handle, a test
+    delivery, and a malformed payload. ``error`` says why the payload cannot be used.
+    """
+
+    key: str
+    name: str
+    payload: dict[str, Any]
+    event: PhoneNumberEvent | AccountEvent | None = None
+    error: str = ""
+
+
 def parse(body: bytes, headers: Mapping[str, str]) -> list[Message]:
     """Return the events in a signed body, in any of Kapso's three forms: one event without its
     name, one event in an envelope with its name, or a batch.
@@ -101,7 +106,7 @@ def parse(body: bytes, headers: Mapping[str, str]) -> list[Message]:
         name = _name_in_body(parsed) or header_name
         if len(data) > MAX_BATCH_SIZE:
             problem = f"A batch of {len(data)} events; at most {MAX_BATCH_SIZE} are allowed."
-            return [Message(key, _clip(name), {"batch_size": len(data)}, problem)]
+            return [Message(key, _clip(name), {"batch_size": len(data)}, error=problem)]
         return [_message(f"{key}:{index}", name, item) for index, item in enumerate(data)]
     return [_message(key, header_name, parsed)]
 
@@ -117,7 +122,19 @@ def _message(key: str, name: str, item: object) -> Message:
         payload = storable(payload)
     except RecursionError:
         payload, error = {}, f"The payload is nested deeper than {MAX_PAYLOAD_DEPTH} levels."
-    return Message(key, _clip(name_in_body or name), payload, error)
+    return read(key, _clip(name_in_body or name), payload, error)
+
+
+def read(key: str, name: str, payload: dict[str, Any], error: str = "") -> Message:
+    """Return the event called ``name``, with its ``payload`` as typed values."""
+    event = None
+    parser = PARSERS.get(name)
+    if parser is not None and not error and not is_test(payload):
+        try:
+            event = parser(payload)
+        except MalformedPayload as malformed:
+            error = str(malformed)
+    return Message(key, name, payload, event, error)
 
 
 def _name_in_body(item: Mapping[str, Any]) -> str:
@@ -171,7 +188,7 @@ def storable(value: Any, depth: int = 0) -> Any:
     return value
 
 
-def phone_number_event(payload: Mapping[str, Any]) -> PhoneNumberEvent:
+def parse_phone_number_event(payload: Mapping[str, Any]) -> PhoneNumberEvent:
     """Return the payload of ``whatsapp.phone_number.*``, in either form, as typed values.
 
     Raise MalformedPayload, with a message for staff, if an id is missing or not an id.
@@ -195,7 +212,7 @@ def phone_number_event(payload: Mapping[str, Any]) -> PhoneNumberEvent:
     )
 
 
-def account_event(payload: Mapping[str, Any]) -> AccountEvent:
+def parse_account_event(payload: Mapping[str, Any]) -> AccountEvent:
     """Return the payload of ``whatsapp.account.*`` as typed values.
 
     Raise MalformedPayload, with a message for staff, if the id of the account is missing or a part
@@ -289,3 +306,17 @@ def _optional_id(payload: Mapping[str, Any], name: str) -> str:
 def _json_type(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
     return names.get(type(value), "a number")
+
+
+PARSERS: dict[str, Callable[[Mapping[str, Any]], PhoneNumberEvent | AccountEvent]] = {
+    "whatsapp.phone_number.created": parse_phone_number_event,
+    "whatsapp.phone_number.reconnected": parse_phone_number_event,
+    "whatsapp.phone_number.deleted": parse_phone_number_event,
+    "whatsapp.phone_number.offboarded": parse_phone_number_event,
+    "whatsapp.phone_number.disconnected": parse_phone_number_event,
+    "whatsapp.account.disabled": parse_account_event,
+    "whatsapp.account.restricted": parse_account_event,
+    "whatsapp.account.reinstated": parse_account_event,
+    "whatsapp.account.violation": parse_account_event,
+}
+"""By the name of the event. What each of them changes is in ``handlers``."""

@@ -41,7 +41,7 @@ SUBSCRIBED_EVENTS = (
     "whatsapp.phone_number.offboarded",
     "whatsapp.phone_number.reconnected",
 )
-"""The events that Kapso's webhook is subscribed to; each has a handler in ``handlers.HANDLERS``."""
+"""The events that Kapso's webhook is subscribed to; each is known to ``payloads.PARSERS``."""
 
 ESSENTIAL_EVENTS = ("whatsapp.phone_number.created", "whatsapp.phone_number.deleted")
 """Without these, nothing works. What the others report, ``kapso_sync`` finds later."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from kapso_connect.models import Connection, SetupLink
+from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.onboarding import connect_urls
 
 from .world import (
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def test_reconnecting_creates_a_link_for_this_number_only(world: World) -> None:
     address = connect_urls.connect_url(world.customer)
     world.post("reconnect")
-    link = SetupLink.objects.get(is_latest=True)
+    link = Customer.objects.get().latest_setup_link
     assert link != world.link
     assert link.options["reconnect_phone_number"] == NUMBER
     assert link.created_by == world.user
@@ -38,7 +38,7 @@ def test_reconnecting_ignores_the_sites_default_connection_types(
     configure(SETUP_LINK_DEFAULTS={"allowed_connection_types": ["dedicated"]})
     response = world.post("reconnect")
     assert "was created" in messages(response)
-    assert "allowed_connection_types" not in SetupLink.objects.get(is_latest=True).options
+    assert "allowed_connection_types" not in Customer.objects.get().latest_setup_link.options
 
 
 def test_number_without_its_phone_number_cannot_be_reconnected(world: World) -> None:

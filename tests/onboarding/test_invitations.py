@@ -45,7 +45,9 @@ def started(count: int = 3, **choices: Any) -> InvitationBatch:
 
 def make_due(batch: InvitationBatch) -> None:
     """Let the delays and leases of all invitations end."""
-    batch.invitations.filter(status="pending").update(next_attempt_at=timezone.now())
+    batch.invitations.filter(status="pending").update(
+        next_attempt_at=timezone.now(), leased_at=None, leased_until=None
+    )
 
 
 def test_each_customer_gets_one_link(sandbox: Sandbox) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from kapso_connect import exceptions, onboarding
+from kapso_connect import onboarding
 from kapso_connect.models import Connection, SetupLink
 from kapso_connect.onboarding import redirects, setup_links
 from kapso_connect.onboarding.numbers import Number
+from kapso_connect.onboarding.redirects import Connected, Pending, Rejected
 from kapso_connect.testing import Sandbox
 
 from ..factories import (
@@ -33,11 +34,17 @@ def link_and_number(sandbox: Sandbox, **fields: Any) -> tuple[SetupLink, Number]
     return make_link(customer), Number(number["phone_number_id"], provisioned_phone_number_id="p-1")
 
 
+def confirmed(link: SetupLink, number: Number) -> Connection:
+    """Confirm a redirect, and return the number that is connected then."""
+    outcome = redirects.confirm_redirect(link, number)
+    assert isinstance(outcome, Connected)
+    return outcome.connection
+
+
 def test_confirmed_redirect_connects_the_number(sandbox: Sandbox) -> None:
     link, number = link_and_number(sandbox, phone_number="+14155552671", is_coexistence=True)
     with listening() as heard:
-        connection = redirects.confirm_redirect(link, number)
-    assert connection is not None
+        connection = confirmed(link, number)
     assert connection.is_connected
     assert connection.setup_link == link
     assert connection.display_phone_number == "+1 415-555-2671"
@@ -51,13 +58,12 @@ def test_redirect_after_the_webhook_only_adds_details(sandbox: Sandbox) -> None:
     link, number = link_and_number(sandbox)
     onboarding.connect(link.customer, Number(number.phone_number_id), source="webhook")
     with listening() as heard:
-        connection = redirects.confirm_redirect(link, number)
+        connection = confirmed(link, number)
     assert heard == []
-    assert connection is not None
     assert connection.setup_link == link
     assert connection.display_phone_number
     asked = len(sandbox.requests())
-    assert redirects.confirm_redirect(link, number) == connection
+    assert confirmed(link, number) == connection
     assert len(sandbox.requests()) == asked  # no detail is missing, so no request is made
 
 
@@ -66,20 +72,18 @@ def test_redirect_adds_the_link_to_a_connection_without_one(sandbox: Sandbox) ->
     number = Number(sandbox.add_number(customer_id=customer.kapso_id)["phone_number_id"])
     onboarding.connect(customer, number, source="webhook")
     link, later = make_link(customer), make_link(customer)
-    assert redirects.confirm_redirect(link, number).setup_link == link
+    assert confirmed(link, number).setup_link == link
     link.refresh_from_db()
     assert link.setup_status == "completed"
     # A later redirect does not change the link of a connection.
-    assert redirects.confirm_redirect(later, number).setup_link == link
+    assert confirmed(later, number).setup_link == link
 
 
 def test_redirect_after_the_webhook_succeeds_while_the_api_is_away(sandbox: Sandbox) -> None:
     link, number = link_and_number(sandbox)
     onboarding.connect(link.customer, Number(number.phone_number_id), source="webhook")
     sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 500}])
-    connection = redirects.confirm_redirect(link, number)
-    assert connection is not None
-    assert connection.is_connected
+    assert confirmed(link, number).is_connected
 
 
 @pytest.mark.parametrize("whose", ["another customer", "the project", "nobody"])
@@ -90,8 +94,9 @@ def test_redirect_with_a_number_of_someone_else_is_rejected(sandbox: Sandbox, wh
         "the project": sandbox.add_number,
         "nobody": lambda: {"phone_number_id": new_number_id()},
     }
-    with listening() as heard, pytest.raises(exceptions.Rejected):
-        redirects.confirm_redirect(link, Number(numbers[whose]()["phone_number_id"]))
+    with listening() as heard:
+        outcome = redirects.confirm_redirect(link, Number(numbers[whose]()["phone_number_id"]))
+    assert isinstance(outcome, Rejected)
     assert heard == []
     assert not Connection.objects.exists()
     link.refresh_from_db()
@@ -118,29 +123,27 @@ def test_while_the_api_is_away_the_number_stays_unconfirmed(
     link, number = link_and_number(sandbox)
     sandbox.faults(api=[{"match": ".*", **rule}])
     started = timezone.now()
-    assert redirects.confirm_redirect(link, number) is None
+    assert redirects.confirm_redirect(link, number) == Pending()
     assert timezone.now() - started < timedelta(seconds=2)
     link.refresh_from_db()
     assert link.unconfirmed_phone_number_id == number.phone_number_id
     unconfirmed_since = link.unconfirmed_since
     assert unconfirmed_since is not None
-    assert redirects.confirm_redirect(link, number) is None
+    assert redirects.confirm_redirect(link, number) == Pending()
     link.refresh_from_db()
     assert link.unconfirmed_since == unconfirmed_since
 
     sandbox.clear_faults()
-    assert redirects.confirm_redirect(link, number) is not None
+    assert confirmed(link, number)
     link.refresh_from_db()
     assert (link.unconfirmed_phone_number_id, link.unconfirmed_since) == ("", None)
 
 
 def test_link_connects_a_number_once(sandbox: Sandbox) -> None:
     link, number = link_and_number(sandbox)
-    connection = redirects.confirm_redirect(link, number)
-    assert connection is not None
+    connection = confirmed(link, number)
     onboarding.disconnect(number.phone_number_id, source="webhook")
-    with pytest.raises(exceptions.Rejected):
-        redirects.confirm_redirect(link, number)
+    assert isinstance(redirects.confirm_redirect(link, number), Rejected)
     connection.refresh_from_db()
     assert not connection.is_connected
 
@@ -156,7 +159,7 @@ def test_redirect_with_a_number_that_was_just_disconnected_stays_unconfirmed(
         disconnected_at=timezone.now(),
     )
     with listening() as heard:
-        assert redirects.confirm_redirect(link, number) is None
+        assert redirects.confirm_redirect(link, number) == Pending()
     assert heard == []
 
 
@@ -170,7 +173,7 @@ def test_number_disconnected_during_the_request_stays_disconnected(sandbox: Sand
             lambda: onboarding.disconnect(number.phone_number_id, source="webhook"),
             lambda: redirects.confirm_redirect(link, number),
         )
-    assert found is None
+    assert found == Pending()
     assert heard.names() == ["whatsapp_disconnected"]
     assert not reload(connection).is_connected
 
@@ -189,15 +192,14 @@ def test_number_disconnected_while_the_api_is_away_stays_unconfirmed(
         kind="hang",
         rules_afterwards=({"kind": "status", "status": 503},),
     )
-    assert found is None
+    assert found == Pending()
     link.refresh_from_db()
     assert link.unconfirmed_phone_number_id == number.phone_number_id
 
 
 def test_redirect_with_a_disconnected_number_is_rejected(sandbox: Sandbox) -> None:
     link, number = link_and_number(sandbox, status="DISCONNECTED")
-    with pytest.raises(exceptions.Rejected):
-        redirects.confirm_redirect(link, number)
+    assert isinstance(redirects.confirm_redirect(link, number), Rejected)
     assert not Connection.objects.filter(status="connected").exists()
 
 
@@ -217,5 +219,5 @@ def test_site_without_time_zones(sandbox: Sandbox, settings: Any, zone: str) -> 
     }
     number = sandbox.add_number(customer_id=customer.kapso_id)
     link, reported = SetupLink.objects.get(pk=second.pk), Number(number["phone_number_id"])
-    assert redirects.confirm_redirect(link, reported) is not None
+    assert confirmed(link, reported)
     assert not setup_links.expire_links()

@@ -93,7 +93,8 @@ def test_link_used_at_kapso_is_renewed(link: SetupLink, sandbox: Sandbox) -> Non
 def test_link_replaced_in_kapsos_dashboard_is_renewed(link: SetupLink, sandbox: Sandbox) -> None:
     newer = onboarding.create_setup_link(link.customer)
     newer.delete()
-    SetupLink.objects.update(is_latest=True, status="active")
+    SetupLink.objects.update(status="active")
+    Customer.objects.update(latest_setup_link=link)
     fresh = renewal.usable_setup_link(link.customer)
     assert fresh.is_usable
     assert fresh != link
@@ -190,7 +191,7 @@ def test_two_requests_do_not_renew_a_link_at_once(
 ) -> None:
     configure(REQUEST_BUDGET=0.3)
     expire(link, sandbox)
-    SetupLink.objects.update(renewing_at=timezone.now())
+    assert SetupLink.objects.acquire_lease(60)
     with pytest.raises(exceptions.RenewalInProgress):
         renewal.usable_setup_link(link.customer)
     assert len(statuses_at_kapso(sandbox)) == 1
@@ -203,8 +204,11 @@ def test_renewal_uses_the_link_created_by_a_process_that_died(
     orphan = onboarding.create_setup_link(link.customer)
     orphan.delete()
     SetupLink.objects.update(
-        renewing_at=timezone.now() - timedelta(seconds=30), is_latest=True, status="active"
+        leased_at=timezone.now() - timedelta(seconds=30),
+        leased_until=timezone.now() - timedelta(seconds=1),
+        status="active",
     )
+    Customer.objects.update(latest_setup_link=link)
     assert renewal.usable_setup_link(link.customer).kapso_id == orphan.kapso_id
     assert len(statuses_at_kapso(sandbox)) == 2
 

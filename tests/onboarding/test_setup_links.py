@@ -353,7 +353,7 @@ def test_revoking_an_old_link_keeps_the_connect_url_of_the_latest(
     onboarding.create_setup_link(link.customer)
     assert onboarding.revoke_setup_link(link)
     assert Customer.objects.get().connect_key
-    assert SetupLink.objects.get(is_latest=True).status == "active"
+    assert Customer.objects.get().latest_setup_link.status == "active"
 
 
 def test_link_that_was_used_at_kapso_is_updated_instead_of_revoked(

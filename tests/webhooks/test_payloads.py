@@ -14,9 +14,9 @@ from kapso_connect.webhooks.payloads import (
     MAX_BATCH_SIZE,
     MAX_PAYLOAD_DEPTH,
     UNNAMED_EVENT,
-    account_event,
     parse,
-    phone_number_event,
+    parse_account_event,
+    parse_phone_number_event,
     storable,
 )
 
@@ -36,18 +36,18 @@ def read(body: object, **given: str):
 
 def test_flat_form_takes_its_name_from_the_header() -> None:
     (message,) = read(NUMBER, x_webhook_event=NAME)
-    assert (message.key, message.event, message.payload) == ("k", NAME, NUMBER)
+    assert (message.key, message.name, message.payload) == ("k", NAME, NUMBER)
 
 
 @pytest.mark.parametrize("field", ["event", "type"])
 def test_envelope_form(field: str) -> None:
     (message,) = read({field: NAME, "data": NUMBER})
-    assert (message.event, message.payload) == (NAME, NUMBER)
+    assert (message.name, message.payload) == (NAME, NUMBER)
 
 
 def test_the_signed_body_wins_over_the_unsigned_header() -> None:
     (message,) = read({**NUMBER, "event": NAME}, x_webhook_event="whatsapp.phone_number.deleted")
-    assert message.event == NAME
+    assert message.name == NAME
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_the_signed_body_wins_over_the_unsigned_header() -> None:
 def test_batch_form_is_one_message_for_each_item(body, given) -> None:
     messages = read(body, **given)
     assert [m.key for m in messages] == ["k:0", "k:1"]
-    assert [m.event for m in messages] == [NAME, NAME]
+    assert [m.name for m in messages] == [NAME, NAME]
     assert [m.payload for m in messages] == [NUMBER, NUMBER]
 
 
@@ -81,11 +81,11 @@ def test_batch_beyond_the_limit_is_one_failed_message() -> None:
 def test_a_flat_payload_with_a_type_of_its_own_is_no_envelope() -> None:
     body = {"type": "image", "data": {"url": "x"}}
     (message,) = read(body, x_webhook_event="whatsapp.message.received")
-    assert (message.event, message.payload) == ("whatsapp.message.received", body)
+    assert (message.name, message.payload) == ("whatsapp.message.received", body)
 
 
 def test_a_name_is_missing() -> None:
-    assert read({})[0].event == UNNAMED_EVENT
+    assert read({})[0].name == UNNAMED_EVENT
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_nesting_beyond_the_limit_is_an_error() -> None:
         nested = [nested]
     (message,) = read({"event": NAME, "a": nested})
     assert "nested" in message.error
-    assert message.event == NAME
+    assert message.name == NAME
 
 
 def test_deeply_nested_batch_item_is_an_error() -> None:
@@ -175,7 +175,7 @@ def test_storable_is_stable_and_strict_json(value: object) -> None:
 )
 def test_any_object_becomes_messages_that_fit_the_inbox(body, event, batch) -> None:
     for message in read(body, x_webhook_event=event, x_webhook_batch=batch):
-        assert 0 < len(message.event) <= 100
+        assert 0 < len(message.name) <= 100
         assert 0 < len(message.key) <= 100
         assert isinstance(message.payload, dict)
 
@@ -192,12 +192,12 @@ def test_any_object_becomes_messages_that_fit_the_inbox(body, event, batch) -> N
     ],
 )
 def test_newer_and_older_forms_of_the_customer(payload, customer_id, external_id) -> None:
-    event = phone_number_event({"phone_number_id": "1", **payload})
+    event = parse_phone_number_event({"phone_number_id": "1", **payload})
     assert (event.customer_id, event.external_customer_id) == (customer_id, external_id)
 
 
 def test_fields_of_a_disconnection() -> None:
-    event = phone_number_event(
+    event = parse_phone_number_event(
         {
             "id": "evt_1",
             "phone_number_id": "1",
@@ -240,7 +240,7 @@ def test_fields_of_a_disconnection() -> None:
 )
 def test_wrong_payloads_say_what_is_wrong(payload: dict[str, object], word: str) -> None:
     with pytest.raises(MalformedPayload, match=word):
-        phone_number_event(payload)
+        parse_phone_number_event(payload)
 
 
 @pytest.mark.parametrize(
@@ -256,10 +256,10 @@ def test_wrong_payloads_say_what_is_wrong(payload: dict[str, object], word: str)
 )
 def test_wrong_account_payloads_say_what_is_wrong(payload: dict[str, object], word: str) -> None:
     with pytest.raises(MalformedPayload, match=word):
-        account_event(payload)
+        parse_account_event(payload)
 
 
-@pytest.mark.parametrize("read_event", [phone_number_event, account_event])
+@pytest.mark.parametrize("read_event", [parse_phone_number_event, parse_account_event])
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     payload=st.dictionaries(st.text(), json_values), inner=json_values, name=st.sampled_from(NAMES)

@@ -21,10 +21,9 @@ from kapso_connect.exceptions import InvalidOptions
 from kapso_connect.kapso.languages import Language
 from kapso_connect.management.plain import format_count
 from kapso_connect.management.progress import Progress
-from kapso_connect.models import Customer, Invitation, InvitationBatch, SetupLink
+from kapso_connect.models import Customer, Invitation, InvitationBatch, OnboardingStatus, SetupLink
 from kapso_connect.onboarding import invitations, setup_links
 from kapso_connect.onboarding.messages import staff_message
-from kapso_connect.onboarding.status import OnboardingStatus, has_status
 from kapso_connect.utils import validate_same_site_url
 
 OBJECTS_PER_QUERY = 500
@@ -315,14 +314,12 @@ def check_ids(manager: Any, ids: Sequence[str]) -> list[Any]:
 def never_invited() -> models.QuerySet[Customer]:
     """Return the customers who have no setup link, not even a revoked one, no number, and no
     invitation in a started batch."""
-    pending = Invitation.objects.filter(
-        customer=models.OuterRef("pk"),
-        status=Invitation.Status.PENDING,
-        batch__started_at__isnull=False,
+    pending = Invitation.objects.pending().filter(
+        customer=models.OuterRef("pk"), batch__started_at__isnull=False
     )
     links = SetupLink.objects.filter(customer=models.OuterRef("pk"))
     return Customer.objects.filter(
-        has_status(OnboardingStatus.NOT_INVITED), ~models.Exists(links), ~models.Exists(pending)
+        ~models.Exists(links), ~models.Exists(pending), status=OnboardingStatus.NOT_INVITED
     )
 
 

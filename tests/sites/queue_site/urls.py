@@ -53,7 +53,8 @@ def make_due(request: HttpRequest, number: str) -> JsonResponse:
     waiting = TimelineEvent.objects.filter(
         connection__phone_number_id=number, delivered_at=None, next_attempt_at__isnull=False
     )
-    return JsonResponse({"made_due": waiting.update(next_attempt_at=timezone.now())})
+    made_due = waiting.update(next_attempt_at=timezone.now(), leased_at=None, leased_until=None)
+    return JsonResponse({"made_due": made_due})
 
 
 @csrf_exempt

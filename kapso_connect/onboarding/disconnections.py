@@ -1,0 +1,135 @@
+"""Numbers that are disconnected: as was reported, or on behalf of staff."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from django.contrib.auth.models import AbstractBaseUser
+from django.utils import timezone
+
+from ..db import retry_on_conflict
+from ..exceptions import KapsoNotFound, NeedsConfirmation, TryLater
+from ..kapso.client import KapsoClient
+from ..models import (
+    DISCONNECTED_BY_STAFF,
+    Connection,
+    Customer,
+    SetupLink,
+    Source,
+    TimelineEvent,
+    WebhookEvent,
+)
+from .numbers import CHANGED_MEANWHILE, changed_since, lock_number, mark_disconnected
+from .setup_links import revoke_setup_link
+from .status import update_status
+
+Kind = TimelineEvent.Kind
+
+
+def disconnect(
+    phone_number_id: str,
+    *,
+    source: str,
+    customer: Customer | None = None,
+    webhook_event: WebhookEvent | None = None,
+    asked_at: datetime | None = None,
+    occurred_at: datetime | None = None,
+    data: Mapping[str, Any] | None = None,
+    actor: AbstractBaseUser | None = None,
+) -> Connection | None:
+    """Record that a number is no longer connected, once.
+
+    ``customer`` is whose number it was, if known. ``asked_at`` is when the API was asked and
+    confirmed it; None for what is not confirmed. ``data``, such as ``reason``, goes to the
+    timeline.
+
+    A number that is not known here, because its ``created`` event is late, is recorded as
+    disconnected for ``customer`` without an event: then the API is asked before the late event
+    connects anything. Return the connection, or None if there is none.
+
+    Raise NeedsConfirmation without ``asked_at`` if this may be about an earlier connection of
+    the number, and TryLater with it if the number was connected after ``asked_at``.
+    """
+
+    def change() -> Connection | None:
+        now = occurred_at or timezone.now()
+        connection = lock_number(phone_number_id)
+        if connection is None:
+            if customer is None:
+                return None
+            return Connection.objects.create(
+                phone_number_id=phone_number_id, customer=customer, disconnected_at=now
+            )
+        if not connection.is_connected:
+            return connection
+        if asked_at is None and _needs_confirmation(connection, customer, occurred_at):
+            raise NeedsConfirmation
+        if asked_at is not None and changed_since(connection, asked_at):
+            raise TryLater(CHANGED_MEANWHILE)
+        owner = connection.customer
+        mark_disconnected(connection, owner, source, webhook_event, now, data or {}, actor)
+        update_status(owner)
+        return connection
+
+    return retry_on_conflict(change)
+
+
+def disconnect_number(
+    connection: Connection,
+    *,
+    actor: AbstractBaseUser | None = None,
+    client: KapsoClient | None = None,
+) -> Connection:
+    """Remove a number from Kapso and record that it is disconnected, on behalf of ``actor``.
+
+    The customer's links are revoked first, and the connect URL afterwards: whoever has them must
+    not connect the number again. A number that is disconnected already stays as it is.
+    Raise a KapsoError if Kapso refuses or is unavailable, and TryLater if the number was connected
+    again in the meantime; it is then unchanged.
+    """
+    if not connection.is_connected:
+        return connection
+    if client is None:
+        with KapsoClient.from_settings() as own:
+            return disconnect_number(connection, actor=actor, client=own)
+    active = SetupLink.objects.active().filter(customer=connection.customer_id)
+    for link in active.select_related("customer"):
+        revoke_setup_link(link, actor=actor, client=client)
+    asked_at = timezone.now()
+    with suppress(KapsoNotFound):  # It no longer exists, which is what was wanted.
+        client.delete_phone_number(connection.phone_number_id)
+    disconnected = disconnect(
+        connection.phone_number_id,
+        source=Source.MANUAL,
+        asked_at=asked_at,
+        data={"reason": DISCONNECTED_BY_STAFF},
+        actor=actor,
+    )
+
+    def change() -> None:
+        Customer.objects.filter(pk=connection.customer_id).update(connect_key=None)
+        # The webhook about it may have been faster than the API's answer.
+        TimelineEvent.objects.filter(
+            connection=connection, kind=Kind.DISCONNECTED, actor=None, occurred_at__gte=asked_at
+        ).update(actor=actor)
+        Connection.objects.filter(
+            pk=connection.pk, status=Connection.Status.DISCONNECTED, disconnected_at__gte=asked_at
+        ).update(disconnect_reason=DISCONNECTED_BY_STAFF)
+
+    retry_on_conflict(change)
+    return disconnected or connection
+
+
+def _needs_confirmation(
+    connection: Connection, customer: Customer | None, occurred_at: datetime | None
+) -> bool:
+    """Return whether a report that a number was disconnected may be about an earlier connection."""
+    if customer is not None and connection.customer_id != customer.pk:
+        return True  # The number has moved; the report is about its time with the other customer.
+    if occurred_at is None:
+        # Without a time, the report may be about an earlier disconnection.
+        return connection.disconnected_at is not None
+    return connection.connected_at is not None and occurred_at <= connection.connected_at

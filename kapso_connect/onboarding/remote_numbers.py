@@ -1,0 +1,114 @@
+"""Numbers brought in line with Kapso's API: connected, reconnected, moved, or gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.utils import timezone
+
+from ..exceptions import KapsoNotFound, TryLater
+from ..kapso.client import KapsoClient
+from ..kapso.types import KapsoPhoneNumber
+from ..models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
+from .customers import customer_from_api
+from .disconnections import disconnect
+from .numbers import Number, connect
+
+Kind = TimelineEvent.Kind
+
+STALE_READ_WINDOW = timedelta(minutes=2)
+"""How long after a disconnection the API may still show the number as it was before: Kapso sends
+``whatsapp.phone_number.deleted`` when its teardown starts."""
+
+CLOSED_STATUSES = {"DISCONNECTED", "DELETED", "MIGRATED"}
+"""Values of the API's ``status`` (Meta's words) of a number that no longer works here."""
+
+
+def refresh_number(
+    phone_number_id: str,
+    *,
+    source: str,
+    client: KapsoClient,
+    webhook_event: WebhookEvent | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> Connection | None:
+    """Fetch a number from the API and record its current state.
+
+    ``data`` goes to the timeline if the number turns out to be gone.
+
+    Return the connection, or None for a number that is not, and never was, a customer's of this
+    site. Raise TryLater if the API cannot tell yet, and a KapsoError if it is unavailable.
+    """
+    asked_at = timezone.now()
+    try:
+        remote = client.get_phone_number(phone_number_id)
+    except KapsoNotFound:
+        return disconnect(
+            phone_number_id,
+            source=source,
+            webhook_event=webhook_event,
+            asked_at=asked_at,
+            data=data or {"reason": "not_found"},
+        )
+    customer = customer_from_api(remote.customer_id, client) if remote.customer_id else None
+    return apply_remote_number(
+        customer, remote, asked_at=asked_at, source=source, webhook_event=webhook_event, data=data
+    )
+
+
+def apply_remote_number(
+    customer: Customer | None,
+    remote: KapsoPhoneNumber,
+    *,
+    asked_at: datetime,
+    source: str,
+    setup_link: SetupLink | None = None,
+    webhook_event: WebhookEvent | None = None,
+    provisioned_phone_number_id: str = "",
+    data: Mapping[str, Any] | None = None,
+) -> Connection | None:
+    """Record what ``remote``, read from the API, says about a number.
+
+    ``asked_at`` is when the request began: what was recorded since then is newer and stays.
+    ``customer`` is the customer here with the id ``remote.customer_id``; None for a number of the
+    Kapso project itself. Return and raise as ``refresh_number`` does.
+    """
+    number = Number.from_api(remote, provisioned_phone_number_id=provisioned_phone_number_id)
+    known = Connection.objects.filter(phone_number_id=number.phone_number_id).first()
+    status = (remote.status or "").upper()
+    if customer is None or is_closed(remote):
+        return disconnect(
+            number.phone_number_id,
+            source=source,
+            webhook_event=webhook_event,
+            asked_at=asked_at,
+            data=data or {"reason": status.lower() if customer else "no_customer"},
+        )
+    kind = Kind.CONNECTED
+    if known is not None and not known.is_connected and known.customer_id == customer.pk:
+        disconnected_at = known.disconnected_at
+        if disconnected_at is not None and remote.created_at <= disconnected_at:
+            # The same record that was disconnected: it stays readable for a moment.
+            if status not in {"", "CONNECTED"}:
+                return known
+            if timezone.now() - disconnected_at < STALE_READ_WINDOW:
+                raise TryLater("Kapso still shows the number as it was before it was disconnected.")
+            if known.connected_at is not None:
+                kind = Kind.RECONNECTED
+    return connect(
+        customer,
+        number,
+        source=source,
+        setup_link=setup_link,
+        webhook_event=webhook_event,
+        asked_at=asked_at,
+        since=remote.created_at if known is None else None,
+        kind=kind,
+    )
+
+
+def is_closed(remote: KapsoPhoneNumber) -> bool:
+    """Return whether the API shows a number that no longer works here."""
+    return (remote.status or "").upper() in CLOSED_STATUSES
