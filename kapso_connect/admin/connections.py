@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from django.contrib import admin
@@ -86,6 +85,8 @@ class ConnectionAdmin(ObjectToolsAdmin[Connection]):
         "updated_at",
     ]
 
+    change_form_template = "admin/kapso_connect/connection/change_form.html"
+
     def get_fields(self, request: HttpRequest, obj: Connection | None = None) -> list[Any]:
         fields = list(super().get_fields(request, obj))
         if obj is None or not is_test_number(obj.display_phone_number):
@@ -93,14 +94,6 @@ class ConnectionAdmin(ObjectToolsAdmin[Connection]):
         if obj is None or not obj.restrictions:
             fields.remove("account_restrictions")
         return fields
-
-    def get_object_tools(self, obj: Connection) -> Mapping[str, object]:
-        actions: dict[str, object] = {"health": _("Check health now")}
-        if obj.display_phone_number:
-            actions["reconnect"] = _("Reconnect")
-        if obj.is_connected:
-            actions["disconnect"] = _("Disconnect")
-        return actions
 
     @admin.display(description=gettext_lazy("why disconnected"))
     def reason(self, connection: Connection) -> str:

@@ -8,10 +8,8 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.admin.exceptions import NotRegistered
 from django.contrib.admin.utils import quote
-from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
 from django.urls import URLPattern, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -70,7 +68,7 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin[Customer]):
 
     def get_urls(self) -> list[URLPattern]:
         return [
-            self.view_path("overview/", self.overview_view, "overview"),
+            self.view_path("overview/", overview.OverviewView, "overview"),
             *super().get_urls(),
         ]
 
@@ -80,11 +78,6 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin[Customer]):
         overview_url = self.view_url("overview") if overview.can_view_overview(request) else ""
         context = {"overview_url": overview_url, **(extra_context or {})}
         return super().changelist_view(request, context)
-
-    def overview_view(self, request: HttpRequest) -> TemplateResponse:
-        if not overview.can_view_overview(request):
-            raise PermissionDenied
-        return overview.show(self, request)
 
     # The page of one customer
 

@@ -178,6 +178,21 @@ class SetupLinkForm(forms.Form):
             "phone_number_area_code": defaults.get("phone_number_area_code") or "",
         }
 
+    def fieldsets(self) -> list[tuple[str | None, dict[str, Any]]]:
+        """Return the fields but the colours, as the admin groups them."""
+        number = [
+            "provision_phone_number",
+            "phone_number_country_isos",
+            "phone_number_area_code",
+        ]
+        fieldsets: list[tuple[str | None, dict[str, Any]]] = [
+            (None, {"fields": ["connection_types", "language", "next_url", "meta_billing_mode"]}),
+            (_("A new number"), {"fields": number}),
+        ]
+        if "send_email" in self.fields:
+            fieldsets.append((_("Delivery"), {"fields": ["send_email"]}))
+        return fieldsets
+
     def clean_next_url(self) -> str:
         try:
             return validate_same_site_url(self.cleaned_data["next_url"])

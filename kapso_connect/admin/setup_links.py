@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -61,6 +60,8 @@ class SetupLinkAdmin(ObjectToolsAdmin[SetupLink]):
     search_fields = ["kapso_id", "customer__name", "customer__external_customer_id"]
     search_help_text = gettext_lazy("Customer's name or external id, or Kapso's id of the link.")
 
+    change_form_template = "admin/kapso_connect/setup_link/change_form.html"
+
     def get_fields(self, request: HttpRequest, obj: SetupLink | None = None) -> list[Any]:
         return [
             "customer",
@@ -80,18 +81,14 @@ class SetupLinkAdmin(ObjectToolsAdmin[SetupLink]):
             "requested_options",
         ]
 
-    def get_object_tools(self, obj: SetupLink) -> Mapping[str, object]:
-        actions = {}
-        if obj.is_latest and obj.is_usable:
-            actions = {
-                "email": _("E-mail the link"),
-                "qr": _("QR code"),
-                "share": _("Share the link"),
-                "extend": _("Extend the link"),
-            }
-        if obj.is_latest and setup_links.is_revocable(obj):
-            actions["revoke"] = _("Revoke the link")
-        return actions
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        link = context.get("original")
+        if link is not None and link.is_latest:
+            context["can_send"] = link.is_usable
+            context["can_revoke"] = setup_links.is_revocable(link)
+        return super().render_change_form(request, context, *args, **kwargs)
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         # ``?url__startswith=…`` could be used to guess the URL letter by letter.

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy
 
 from .. import outbox
 from ..models import TimelineEvent
-from .display import EMPTY, badge, json_block, shorten, text_block
+from .display import EMPTY, badge, json_block, text_block
 from .run_again import RunAgainAdmin
 
 
@@ -111,14 +111,6 @@ class TimelineEventAdmin(RunAgainAdmin[TimelineEvent]):
     @admin.display(description=gettext_lazy("signal"))
     def signal(self, event: TimelineEvent) -> SafeString:
         return signal_badge(event)
-
-    @admin.display(description=gettext_lazy("error"))
-    def problem(self, event: TimelineEvent) -> str:
-        return shorten(event.last_error)
-
-    @admin.display(description=gettext_lazy("error"))
-    def full_error(self, event: TimelineEvent) -> SafeString | str:
-        return text_block(event.last_error)
 
     @admin.display(description=gettext_lazy("data"))
     def details(self, event: TimelineEvent) -> SafeString | str:
