@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, cast
 from urllib.parse import urlencode
 
 from django.contrib import admin, messages
@@ -23,17 +23,6 @@ from django.views.generic.base import ContextMixin, TemplateResponseMixin, View
 
 from ..db import non_atomic
 
-ModelT = TypeVar("ModelT", bound=models.Model)
-
-if TYPE_CHECKING:
-    from django.contrib.admin import ModelAdmin
-else:
-
-    class ModelAdmin(admin.ModelAdmin):
-        def __class_getitem__(cls, model):
-            return cls
-
-
 MAX_SELECTED = 100
 """Rows that an action may pass to a page, in the query string."""
 
@@ -44,13 +33,7 @@ MAX_PAGED_ROWS = 5000
 PRIMARY_KEY = re.compile(r"[0-9]{1,18}")
 
 
-if TYPE_CHECKING:
-    _AnyAdmin = ModelAdmin[Any]
-else:
-    _AnyAdmin = object
-
-
-class AdminPages(_AnyAdmin):
+class AdminPages(admin.ModelAdmin):  # type: ignore[type-arg]
     """Adds pages to a ModelAdmin of this package or of the site."""
 
     @property
@@ -122,7 +105,7 @@ class AdminView(TemplateResponseMixin, ContextMixin, View):
         return HttpResponseRedirect(self.model_admin.view_url("changelist"))
 
 
-class PackageAdmin(AdminPages, ModelAdmin[ModelT]):
+class PackageAdmin(AdminPages):
     """Base of this package's ModelAdmins."""
 
     show_full_result_count = False
@@ -155,21 +138,21 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]
         return self._counted > MAX_PAGED_ROWS
 
 
-class ReadOnlyAdmin(PackageAdmin[ModelT]):
+class ReadOnlyAdmin(PackageAdmin):
     """For tables that only ``onboarding`` may change."""
 
     paginator = CappedPaginator
 
-    def get_readonly_fields(self, request: HttpRequest, obj: ModelT | None = None) -> list[Any]:
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         return list(self.get_fields(request, obj))
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
-    def has_change_permission(self, request: HttpRequest, obj: ModelT | None = None) -> bool:
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
-    def has_delete_permission(self, request: HttpRequest, obj: ModelT | None = None) -> bool:
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
 

@@ -15,8 +15,8 @@ from django.utils.translation import gettext_lazy
 from ..models import AccountStatus, Connection
 from ..monitoring import reports
 from ..phone_numbers import is_test_number
+from .base import ReadOnlyAdmin
 from .display import EMPTY, badge, connection_badge, health_badge, json_block, phone_number_html
-from .object_tools import ObjectToolsAdmin
 from .status import disconnect_reason
 
 
@@ -37,13 +37,13 @@ class AttentionFilter(admin.SimpleListFilter):
 
 
 @admin.register(Connection)
-class ConnectionAdmin(ObjectToolsAdmin[Connection]):
+class ConnectionAdmin(ReadOnlyAdmin):
     list_display = [
-        "number",
+        phone_number_html,
         "customer",
         "verified_name",
-        "state",
-        "health",
+        connection_badge,
+        health_badge,
         "connection_type",
         "connected_at",
         "disconnected_at",
@@ -59,17 +59,17 @@ class ConnectionAdmin(ObjectToolsAdmin[Connection]):
         "customer__external_customer_id",
     ]
     search_help_text = gettext_lazy("Number, name, customer, or Meta's ids.")
-    fields = [
-        "number",
+    fields: list[Any] = [
+        phone_number_html,
         "test_number",
         "customer",
-        "state",
+        connection_badge,
         "connection_type",
         "verified_name",
         "connected_at",
         "disconnected_at",
         "reason",
-        "health",
+        health_badge,
         "health_error",
         "health_checked_at",
         "quality_rating",
@@ -99,14 +99,6 @@ class ConnectionAdmin(ObjectToolsAdmin[Connection]):
     def reason(self, connection: Connection) -> str:
         return EMPTY if connection.is_connected else disconnect_reason(connection) or EMPTY
 
-    @admin.display(description=gettext_lazy("health"), ordering="health_status")
-    def health(self, connection: Connection) -> SafeString | str:
-        return health_badge(connection)
-
-    @admin.display(description=gettext_lazy("phone number"), ordering="display_phone_number")
-    def number(self, connection: Connection) -> SafeString | str:
-        return phone_number_html(connection)
-
     @admin.display(description=gettext_lazy("note"))
     def test_number(self, connection: Connection) -> SafeString:
         return format_html(
@@ -125,7 +117,3 @@ class ConnectionAdmin(ObjectToolsAdmin[Connection]):
     @admin.display(description=gettext_lazy("restrictions"))
     def account_restrictions(self, connection: Connection) -> SafeString:
         return json_block(connection.restrictions)
-
-    @admin.display(description=gettext_lazy("status"), ordering="status")
-    def state(self, connection: Connection) -> SafeString:
-        return connection_badge(connection)

@@ -28,7 +28,7 @@ EDITABLE_FIELDS = ["name", "external_customer_id", "email", "language"]
 
 
 @admin.register(Customer)
-class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin[Customer]):
+class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
     list_display = [
         "name",
         "whatsapp_status",

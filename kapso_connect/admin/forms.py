@@ -16,7 +16,7 @@ from django.utils.translation import gettext_lazy
 
 from ..exceptions import InvalidOptions
 from ..kapso.languages import Language
-from ..kapso.setup_link_options import DEFAULT_COUNTRY, SetupLinkOptions
+from ..kapso.setup_link_options import DEFAULT_COUNTRY, SetupLinkOptions, provisioning_problem
 from ..pages.theme import low_contrast_pairs
 from ..utils import (
     MAX_URL_LENGTH,
@@ -224,16 +224,13 @@ class SetupLinkForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         data = self.cleaned_data
         area_code = data.get("phone_number_area_code", "")
-        if data.get("provision_phone_number"):
-            if data.get("connection_types") == "coexistence":
-                self.add_error(
-                    "provision_phone_number",
-                    _(
-                        "A new number is not in any WhatsApp Business app yet, so “Dedicated” "
-                        "must be allowed."
-                    ),
-                )
-        elif area_code and area_code != self.initial["phone_number_area_code"]:
+        has_number = data.get("provision_phone_number")
+        types = data.get("connection_types", "").split(",")
+        if problem := provisioning_problem(
+            {"provision_phone_number": has_number, "allowed_connection_types": types}
+        ):
+            self.add_error("provision_phone_number", problem)
+        if not has_number and area_code and area_code != self.initial["phone_number_area_code"]:
             self.add_error(
                 "phone_number_area_code", _("Tick “Provide a phone number” to use an area code.")
             )

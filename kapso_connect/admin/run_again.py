@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from django.views.generic import TemplateView
 
-from .base import MAX_SELECTED, PRIMARY_KEY, AdminView, ModelT, ReadOnlyAdmin
+from .base import MAX_SELECTED, PRIMARY_KEY, AdminView, ReadOnlyAdmin
 from .display import CONFIRMATION_ROWS, shorten, text_block
 from .permissions import has_model_permission
 
@@ -23,7 +23,7 @@ RUN_AGAIN_BUDGET = 15
 """Seconds after which no further row is started: web servers end requests after about 30."""
 
 
-class RunAgainAdmin(ReadOnlyAdmin[ModelT]):
+class RunAgainAdmin(ReadOnlyAdmin):
     """Adds the action "Run again", which leads to a confirmation page that runs the rows outside a
     transaction."""
 
@@ -32,12 +32,12 @@ class RunAgainAdmin(ReadOnlyAdmin[ModelT]):
     run_again_title: Any = ""
     run_again_help: Any = ""
 
-    def run_row_again(self, row: ModelT) -> bool | None:
+    def run_row_again(self, row: Any) -> bool | None:
         """Return True if it succeeded, False if it failed again, None if it was not run: it is done
         already, or another process is working on it."""
         raise NotImplementedError
 
-    def can_run_again(self, row: ModelT) -> bool:
+    def can_run_again(self, row: Any) -> bool:
         """True if ``row`` is not done yet."""
         raise NotImplementedError
 
@@ -46,7 +46,7 @@ class RunAgainAdmin(ReadOnlyAdmin[ModelT]):
 
     @admin.action(description=gettext_lazy("Run again"), permissions=["run_again"])
     def run_again(
-        self, request: HttpRequest, queryset: QuerySet[ModelT]
+        self, request: HttpRequest, queryset: QuerySet[Any]
     ) -> HttpResponseRedirect | None:
         pks = [str(pk) for pk in queryset.values_list("pk", flat=True)[: MAX_SELECTED + 1]]
         if len(pks) > MAX_SELECTED:

@@ -15,8 +15,8 @@ from ..models import SetupLink
 from ..monitoring import reports
 from ..onboarding import setup_links
 from ..onboarding.connect_urls import connect_url
-from .display import HIDDEN_URL, copy_field, json_block, setup_link_badge
-from .object_tools import ObjectToolsAdmin
+from .base import ReadOnlyAdmin
+from .display import HIDDEN_URL, badge, copy_field, json_block
 from .permissions import can_create_setup_links
 
 
@@ -43,7 +43,7 @@ class UsableFilter(admin.SimpleListFilter):
 
 
 @admin.register(SetupLink)
-class SetupLinkAdmin(ObjectToolsAdmin[SetupLink]):
+class SetupLinkAdmin(ReadOnlyAdmin):
     list_display = [
         "id",
         "customer",
@@ -96,7 +96,11 @@ class SetupLinkAdmin(ObjectToolsAdmin[SetupLink]):
 
     @admin.display(description=gettext_lazy("status"), ordering="status")
     def state(self, link: SetupLink) -> SafeString:
-        return setup_link_badge(link)
+        if link.is_usable:
+            return badge("good", link.get_status_display())
+        if link.status == SetupLink.Status.ACTIVE:
+            return badge("neutral", SetupLink.Status.EXPIRED.label)
+        return badge("neutral", link.get_status_display())
 
     @admin.display(description=gettext_lazy("created by"))
     def by(self, link: SetupLink) -> str | None:

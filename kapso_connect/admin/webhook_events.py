@@ -22,7 +22,7 @@ WEBHOOK_EVENT_BADGES = {
 
 
 @admin.register(WebhookEvent)
-class WebhookEventAdmin(RunAgainAdmin[WebhookEvent]):
+class WebhookEventAdmin(RunAgainAdmin):
     list_display = ["event", "state", "problem", "received_at", "attempts", "next_attempt_at"]
     list_filter = ["status", "received_at"]
     search_fields = ["=idempotency_key", "^event"]
