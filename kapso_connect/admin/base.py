@@ -10,7 +10,7 @@ from django.contrib import admin, messages
 from django.contrib.admin import AdminSite
 from django.contrib.admin.exceptions import NotRegistered
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.contrib.admin.utils import unquote
+from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db import models
@@ -168,7 +168,7 @@ class AdminUrls:
         return f"{url}?{urlencode(query)}" if url else ""
 
     def row_url(self, row: models.Model) -> str:
-        return self._url(type(row), "change", row.pk)
+        return self._url(type(row), "change", quote(row.pk))
 
     def _url(self, model: type[models.Model], page: str, *args: object) -> str:
         try:

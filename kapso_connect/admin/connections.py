@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -59,7 +59,7 @@ class ConnectionAdmin(ReadOnlyAdmin):
         "customer__external_customer_id",
     ]
     search_help_text = gettext_lazy("Number, name, customer, or Meta's ids.")
-    fields: list[Any] = [
+    fields: ClassVar[Any] = [
         phone_number_html,
         "test_number",
         "customer",

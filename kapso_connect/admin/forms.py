@@ -64,7 +64,7 @@ class SetupLinkForm(forms.Form):
             ),
         ],
     )
-    language = forms.Field()  # with its choices in __init__
+    language = forms.ChoiceField(label=gettext_lazy("Language of the page"), required=False)
     next_url = forms.CharField(
         label=gettext_lazy("Page to continue to"),
         required=False,
@@ -140,11 +140,8 @@ class SetupLinkForm(forms.Form):
             if default
             else _("The customer's own, otherwise the browser's")
         )
-        self.fields["language"] = forms.ChoiceField(
-            label=_("Language of the page"),
-            required=False,
-            choices=[("", automatic), *Language.choices],
-        )
+        language: Any = self.fields["language"]
+        language.choices = [("", automatic), *Language.choices]
         self.recipients = recipients
         if recipients is None:
             del self.fields["send_email"]

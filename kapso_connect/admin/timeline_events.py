@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -70,7 +70,7 @@ class TimelineEventAdmin(RunAgainAdmin):
         "=connection__phone_number_id",
     ]
     search_help_text = gettext_lazy("Customer's name or external id, or Meta's id of the number.")
-    fields: list[Any] = [
+    fields: ClassVar[Any] = [
         "what",
         "customer",
         "connection",

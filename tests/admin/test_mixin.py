@@ -299,6 +299,23 @@ def test_one_action_is_highlighted(
     ]
 
 
+@pytest.mark.parametrize("email", ["a@example.com", ""])
+def test_the_highlighted_action_comes_first(admin_client: Client, email: str) -> None:
+    bakery, customer = invited_bakery(email)
+    create_rows(customer, [], SOON)
+    offered = actions(admin_client, bakery)
+    assert len(offered) >= 6
+    assert next(iter(offered.values()))
+
+
+def test_large_keys_are_written_without_separators(admin_client: Client, settings: Any) -> None:
+    settings.USE_THOUSAND_SEPARATOR = True
+    bakery = Bakery.objects.create(pk=1234567, title="Ada's")
+    Customer.objects.for_owner(bakery, name="Ada's")
+    for address in (change_url(bakery), url(Bakery, "whatsapp_email", bakery.pk)):
+        assert 'name="ids" value="1234567"' in read(admin_client, address)
+
+
 @pytest.mark.parametrize("missing", MANAGING[1:])
 def test_only_what_is_permitted_is_offered(staff: Callable[..., Client], missing: str) -> None:
     bakery, customer = invited_bakery()
