@@ -38,7 +38,7 @@ DOUBLE_CLICK = timedelta(seconds=10)
 class CustomerActionView(AdminView):
     """A page that acts on the customer of ``obj``, an object of the ModelAdmin."""
 
-    permissions: Sequence[str] = ()
+    permissions: Sequence[str]
     """What the user needs, besides the permission to view ``obj``."""
 
     obj: Any
