@@ -6,6 +6,7 @@ State (links, numbers, the timeline) is changed only by ``onboarding``, ``webhoo
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from django.conf import settings
@@ -227,6 +228,10 @@ class SetupLinkQuerySet(LeasedQuerySet["SetupLink"]):
     def usable(self) -> SetupLinkQuerySet:
         """Return the links that a customer can still use: active and not past ``expires_at``."""
         return self.active().filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()))
+
+    def expiring_within(self, time: timedelta) -> SetupLinkQuerySet:
+        """Return the usable links whose time is over within ``time``."""
+        return self.usable().filter(expires_at__lte=timezone.now() + time)
 
     def expired(self) -> SetupLinkQuerySet:
         """Return the links whose time is over, marked as expired or not yet."""
@@ -784,6 +789,10 @@ class Invitation(Retryable):
         return str(self.customer)
 
 
+class IdempotentRequestQuerySet(LeasedQuerySet["IdempotentRequest"]):
+    pass
+
+
 class IdempotentRequest(Leased):
     """A REST request with an ``Idempotency-Key`` that creates an object, and its response.
 
@@ -802,7 +811,7 @@ class IdempotentRequest(Leased):
     customer = models.ForeignKey(Customer, on_delete=models.CASCADE, null=True, related_name="+")
     setup_link = models.ForeignKey(SetupLink, on_delete=models.CASCADE, null=True, related_name="+")
 
-    objects: ClassVar[Any] = LeasedQuerySet["IdempotentRequest"].as_manager()
+    objects = IdempotentRequestQuerySet.as_manager()
 
     class Meta:
         ordering = ["-pk"]

@@ -125,7 +125,7 @@ def signal_arguments(event: TimelineEvent) -> dict[str, Any]:
         }
     common |= {"customer": event.customer, "setup_link": event.setup_link}
     connection = event.connection
-    if connection is not None and connection.customer_id == event.customer_id:
+    if connection is not None and event.customer and connection.customer_id == event.customer_id:
         # So that receivers need not read the same rows again.
         connection.customer = event.customer
         if connection.setup_link_id == event.setup_link_id:

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, cast
 from urllib.parse import urlencode
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin import AdminSite
 from django.contrib.admin.exceptions import NotRegistered
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.utils import quote, unquote
+from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db import models
 from django.forms import Media
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse, reverse_lazy
-from django.utils.functional import cached_property
+from django.utils.functional import Promise, cached_property
 from django.utils.translation import gettext as _
+from django.views.generic.base import ContextMixin, TemplateResponseMixin, View
 
 from ..db import non_atomic
-
-ModelT = TypeVar("ModelT", bound=models.Model)
-
-if TYPE_CHECKING:
-    from django.contrib.admin import ModelAdmin
-else:
-
-    class ModelAdmin(admin.ModelAdmin):
-        def __class_getitem__(cls, model):
-            return cls
-
 
 MAX_SELECTED = 100
 """Rows that an action may pass to a page, in the query string."""
@@ -40,16 +30,10 @@ MAX_PAGED_ROWS = 5000
 """Rows of history that a list shows page by page; filters and search find the rest."""
 
 # Databases cannot compare with every number of 19 digits.
-_primary_key = re.compile(r"[0-9]{1,18}")
+PRIMARY_KEY = re.compile(r"[0-9]{1,18}")
 
 
-if TYPE_CHECKING:
-    _AnyAdmin = ModelAdmin[Any]
-else:
-    _AnyAdmin = object
-
-
-class AdminPages(_AnyAdmin):
+class AdminPages(admin.ModelAdmin):  # type: ignore[type-arg]
     """Adds pages to a ModelAdmin of this package or of the site."""
 
     @property
@@ -58,9 +42,9 @@ class AdminPages(_AnyAdmin):
         own = Media(css={"all": ["kapso_connect/admin.css"]}, js=["kapso_connect/admin.js"])
         return super().media + own
 
-    def view_path(self, route: str, view: Callable[..., Any], name: str) -> URLPattern:
+    def view_path(self, route: str, view: type[AdminView], name: str) -> URLPattern:
         """Return the path of a view that calls Kapso or commits before it answers."""
-        wrapped: Any = self.admin_site.admin_view(view)
+        wrapped: Any = self.admin_site.admin_view(view.as_view(model_admin=self))
         # LoginRequiredMiddleware redirects to it.
         wrapped.login_url = reverse_lazy("admin:login", current_app=self.admin_site.name)
         pattern: URLPattern = path(route, non_atomic(wrapped), name=self.view_name(name))
@@ -72,71 +56,69 @@ class AdminPages(_AnyAdmin):
     def view_url(self, name: str, *args: object) -> str:
         return reverse(f"admin:{self.view_name(name)}", args=args, current_app=self.admin_site.name)
 
-    def render_page(
-        self, request: HttpRequest, template: str, title: object, **context: Any
-    ) -> TemplateResponse:
+    def page_context(self, request: HttpRequest) -> dict[str, Any]:
+        """Return what the template of each page needs."""
         request.current_app = self.admin_site.name
-        context = {
+        return {
             **self.admin_site.each_context(request),
-            "title": title,
             "opts": self.opts,
             "media": self.media,
-            **context,
         }
-        return TemplateResponse(request, f"admin/kapso_connect/{template}.html", context)
+
+
+class AdminView(TemplateResponseMixin, ContextMixin, View):
+    """A page of a ModelAdmin, or what one of its buttons does; ``model_admin`` is passed to
+    ``as_view()``."""
+
+    model_admin: Any = None
+    title: str | Promise = ""
+
+    def setup(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+        super().setup(request, *args, **kwargs)
+        if not self.has_permission():
+            raise PermissionDenied
+
+    def has_permission(self) -> bool:
+        """True if the user may open this page."""
+        raise NotImplementedError
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        page = self.model_admin.page_context(self.request)
+        return {**page, "title": self.title, **super().get_context_data(**kwargs)}
+
+    def find_object(self, object_id: str) -> Any:
+        """Return the object with this key, quoted as in the admin's URLs; None if there is none."""
+        # Databases refuse a NUL in a key.
+        if "\0" in object_id:
+            return None
+        return self.model_admin.get_object(self.request, unquote(object_id))
+
+    @property
+    def actor(self) -> Any:
+        """The user. Its type allows the anonymous one, which the admin does not."""
+        return self.request.user
+
+    def add_message(self, text: str, level: int = messages.WARNING) -> None:
+        self.model_admin.message_user(self.request, text, level)
 
     def redirect_to_changelist(self) -> HttpResponseRedirect:
-        return HttpResponseRedirect(self.view_url("changelist"))
+        return HttpResponseRedirect(self.model_admin.view_url("changelist"))
 
 
-class PackageAdmin(AdminPages, ModelAdmin[ModelT]):
+class PackageAdmin(AdminPages):
     """Base of this package's ModelAdmins."""
 
     show_full_result_count = False
     list_per_page = 50
 
-    def redirect_to_page(
-        self, request: HttpRequest, queryset: models.QuerySet[ModelT], name: str
-    ) -> HttpResponseRedirect | None:
-        """Redirect from an action to the page ``name`` for the selected rows; return None, with a
-        message, if there are too many."""
-        pks = [str(pk) for pk in queryset.values_list("pk", flat=True)[: MAX_SELECTED + 1]]
-        if len(pks) > MAX_SELECTED:
-            self.message_user(
-                request,
-                _("Select at most %(max)s at a time.") % {"max": MAX_SELECTED},
-                level="ERROR",
-            )
-            return None
-        return HttpResponseRedirect(f"{self.view_url(name)}?ids={','.join(pks)}")
-
     def response_action(
         self, request: HttpRequest, queryset: models.QuerySet[Any], *args: Any, **kwargs: Any
     ) -> HttpResponse | None:
         # Django answers 500 if the selection contains anything but primary keys.
-        if not all(map(_primary_key.fullmatch, request.POST.getlist(ACTION_CHECKBOX_NAME))):
+        if not all(map(PRIMARY_KEY.fullmatch, request.POST.getlist(ACTION_CHECKBOX_NAME))):
             self.message_user(request, _("Select the rows in the list."), level="ERROR")
             return None
         return super().response_action(request, queryset, *args, **kwargs)
-
-    def selected_rows(self, request: HttpRequest, ids: str) -> list[ModelT]:
-        """Return the rows with these ``ids``, separated by commas, that the user may view; add a
-        message if some are missing."""
-        wanted = set(ids.split(",", MAX_SELECTED))
-        if len(wanted) > MAX_SELECTED or not all(map(_primary_key.fullmatch, wanted)):
-            self.message_user(
-                request, _("Select one or more rows in the list first."), level="ERROR"
-            )
-            return []
-        queryset = self.get_queryset(request).filter(pk__in=[int(pk) for pk in wanted])
-        found = [row for row in queryset.order_by("-pk") if self.has_view_permission(request, row)]
-        if len(found) < len(wanted):
-            self.message_user(
-                request,
-                _("Some of the selected rows no longer exist."),
-                level="WARNING",
-            )
-        return found
 
 
 class CappedPaginator(Paginator):  # type: ignore[type-arg]
@@ -156,21 +138,21 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]
         return self._counted > MAX_PAGED_ROWS
 
 
-class ReadOnlyAdmin(PackageAdmin[ModelT]):
+class ReadOnlyAdmin(PackageAdmin):
     """For tables that only ``onboarding`` may change."""
 
     paginator = CappedPaginator
 
-    def get_readonly_fields(self, request: HttpRequest, obj: ModelT | None = None) -> list[Any]:
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         return list(self.get_fields(request, obj))
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
-    def has_change_permission(self, request: HttpRequest, obj: ModelT | None = None) -> bool:
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
-    def has_delete_permission(self, request: HttpRequest, obj: ModelT | None = None) -> bool:
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
 
@@ -186,7 +168,7 @@ class AdminUrls:
         return f"{url}?{urlencode(query)}" if url else ""
 
     def row_url(self, row: models.Model) -> str:
-        return self._url(type(row), "change", row.pk)
+        return self._url(type(row), "change", quote(row.pk))
 
     def _url(self, model: type[models.Model], page: str, *args: object) -> str:
         try:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin
-from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -15,8 +13,8 @@ from django.utils.translation import gettext_lazy
 
 from ..models import AccountStatus, Attention, Connection
 from ..phone_numbers import is_test_number
+from .base import ReadOnlyAdmin
 from .display import EMPTY, badge, connection_badge, health_badge, json_block, phone_number_html
-from .object_tools import ObjectToolsAdmin
 from .status import disconnect_reason
 
 
@@ -27,23 +25,19 @@ class AttentionFilter(admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         return list(Attention.choices)
 
-    def queryset(
-        self, request: HttpRequest, queryset: QuerySet[Connection]
-    ) -> QuerySet[Connection]:
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         why = self.value()
-        if why not in Attention.values:
-            return queryset
-        return queryset.needing_attention(why)
+        return queryset.needing_attention(why) if why in Attention.values else queryset
 
 
 @admin.register(Connection)
-class ConnectionAdmin(ObjectToolsAdmin[Connection]):
+class ConnectionAdmin(ReadOnlyAdmin):
     list_display = [
-        "number",
+        phone_number_html,
         "customer",
         "verified_name",
-        "state",
-        "health",
+        connection_badge,
+        health_badge,
         "connection_type",
         "connected_at",
         "disconnected_at",
@@ -59,17 +53,17 @@ class ConnectionAdmin(ObjectToolsAdmin[Connection]):
         "customer__external_customer_id",
     ]
     search_help_text = gettext_lazy("Number, name, customer, or Meta's ids.")
-    fields = [
-        "number",
+    fields: ClassVar[Any] = [
+        phone_number_html,
         "test_number",
         "customer",
-        "state",
+        connection_badge,
         "connection_type",
         "verified_name",
         "connected_at",
         "disconnected_at",
         "reason",
-        "health",
+        health_badge,
         "health_error",
         "health_checked_at",
         "quality_rating",
@@ -85,6 +79,8 @@ class ConnectionAdmin(ObjectToolsAdmin[Connection]):
         "updated_at",
     ]
 
+    change_form_template = "admin/kapso_connect/connection/change_form.html"
+
     def get_fields(self, request: HttpRequest, obj: Connection | None = None) -> list[Any]:
         fields = list(super().get_fields(request, obj))
         if obj is None or not is_test_number(obj.display_phone_number):
@@ -93,25 +89,9 @@ class ConnectionAdmin(ObjectToolsAdmin[Connection]):
             fields.remove("account_restrictions")
         return fields
 
-    def get_object_tools(self, obj: Connection) -> Mapping[str, object]:
-        actions: dict[str, object] = {"health": _("Check health now")}
-        if obj.display_phone_number:
-            actions["reconnect"] = _("Reconnect")
-        if obj.is_connected:
-            actions["disconnect"] = _("Disconnect")
-        return actions
-
     @admin.display(description=gettext_lazy("why disconnected"))
     def reason(self, connection: Connection) -> str:
         return EMPTY if connection.is_connected else disconnect_reason(connection) or EMPTY
-
-    @admin.display(description=gettext_lazy("health"), ordering="health_status")
-    def health(self, connection: Connection) -> SafeString | str:
-        return health_badge(connection)
-
-    @admin.display(description=gettext_lazy("phone number"), ordering="display_phone_number")
-    def number(self, connection: Connection) -> SafeString | str:
-        return phone_number_html(connection)
 
     @admin.display(description=gettext_lazy("note"))
     def test_number(self, connection: Connection) -> SafeString:
@@ -131,7 +111,3 @@ class ConnectionAdmin(ObjectToolsAdmin[Connection]):
     @admin.display(description=gettext_lazy("restrictions"))
     def account_restrictions(self, connection: Connection) -> SafeString:
         return json_block(connection.restrictions)
-
-    @admin.display(description=gettext_lazy("status"), ordering="status")
-    def state(self, connection: Connection) -> SafeString:
-        return connection_badge(connection)

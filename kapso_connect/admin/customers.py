@@ -7,12 +7,9 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.exceptions import NotRegistered
-from django.contrib.admin.utils import quote
-from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
-from django.urls import URLPattern, reverse
+from django.urls import URLPattern
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
@@ -21,7 +18,7 @@ from django.utils.translation import gettext_lazy
 
 from ..models import Connection, Customer, SetupLink, TimelineEvent
 from . import overview
-from .base import PackageAdmin
+from .base import AdminUrls, PackageAdmin
 from .display import CONFIRMATION_ROWS
 from .mixin import SetupLinkAdminMixin
 from .status import StatusFilter
@@ -30,7 +27,7 @@ EDITABLE_FIELDS = ["name", "external_customer_id", "email", "language"]
 
 
 @admin.register(Customer)
-class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin[Customer]):
+class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
     list_display = [
         "name",
         "whatsapp_status",
@@ -70,7 +67,7 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin[Customer]):
 
     def get_urls(self) -> list[URLPattern]:
         return [
-            self.view_path("overview/", self.overview_view, "overview"),
+            self.view_path("overview/", overview.OverviewView, "overview"),
             *super().get_urls(),
         ]
 
@@ -81,25 +78,14 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin[Customer]):
         context = {"overview_url": overview_url, **(extra_context or {})}
         return super().changelist_view(request, context)
 
-    def overview_view(self, request: HttpRequest) -> TemplateResponse:
-        if not overview.can_view_overview(request):
-            raise PermissionDenied
-        return overview.show(self, request)
-
     # The page of one customer
 
     def render_change_form(
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: Customer | None = None,
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
-        if obj is not None:
-            context["owner_link"] = self.owner_link(request, obj)
-        return super().render_change_form(request, context, add, change, form_url, obj)
+        if customer := context.get("original"):
+            context["owner_link"] = self.owner_link(request, customer)
+        return super().render_change_form(request, context, *args, **kwargs)
 
     def owner_link(self, request: HttpRequest, customer: Customer) -> SafeString | None:
         """Return a link to the site's own object, if it exists and the user may view it."""
@@ -114,13 +100,9 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin[Customer]):
         owner = model_admin.get_object(request, customer.owner_id)
         if owner is None or not model_admin.has_view_or_change_permission(request, owner):
             return None
-        opts = model_admin.opts
-        url = reverse(
-            f"admin:{opts.app_label}_{opts.model_name}_change",
-            args=[quote(owner.pk)],
-            current_app=self.admin_site.name,
-        )
-        return format_html('{}: <a href="{}">{}</a>', capfirst(opts.verbose_name), url, owner)
+        url = AdminUrls(self.admin_site, request).row_url(owner)
+        name = capfirst(model_admin.opts.verbose_name)
+        return format_html('{}: <a href="{}">{}</a>', name, url, owner) if url else None
 
     # Deleting
 

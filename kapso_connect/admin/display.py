@@ -6,13 +6,14 @@ import json
 from datetime import datetime
 from typing import Any
 
+from django.contrib import admin
 from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from ..models import Connection, Health, SetupLink
+from ..models import Connection, Health
 from ..phone_numbers import format_phone_number, is_test_number
 from ..utils import to_local_time
 
@@ -54,6 +55,7 @@ def format_datetime(moment: datetime | None) -> str:
     return date_format(to_local_time(moment), "SHORT_DATETIME_FORMAT")
 
 
+@admin.display(description=gettext_lazy("phone number"), ordering="display_phone_number")
 def phone_number_html(connection: Connection) -> SafeString:
     """Return the number as people write it, marked if it is a test number."""
     number = connection.display_phone_number
@@ -66,14 +68,7 @@ def phone_number_html(connection: Connection) -> SafeString:
     return format_html("{} {}", shown, badge("busy", _("test number")))
 
 
-def setup_link_badge(link: SetupLink) -> SafeString:
-    if link.is_usable:
-        return badge("good", link.get_status_display())
-    if link.status == SetupLink.Status.ACTIVE:
-        return badge("neutral", SetupLink.Status.EXPIRED.label)
-    return badge("neutral", link.get_status_display())
-
-
+@admin.display(description=gettext_lazy("status"), ordering="status")
 def connection_badge(connection: Connection) -> SafeString:
     kind = "good" if connection.is_connected else "neutral"
     return badge(kind, connection.get_status_display())
@@ -87,6 +82,7 @@ HEALTH_BADGES = {
 }
 
 
+@admin.display(description=gettext_lazy("health"), ordering="health_status")
 def health_badge(connection: Connection) -> SafeString | str:
     if not connection.health_status:
         return EMPTY

@@ -16,7 +16,7 @@ from django.utils.translation import gettext_lazy
 
 from ..exceptions import InvalidOptions
 from ..kapso.languages import Language
-from ..kapso.setup_link_options import DEFAULT_COUNTRY, SetupLinkOptions
+from ..kapso.setup_link_options import DEFAULT_COUNTRY, SetupLinkOptions, provisioning_problem
 from ..pages.theme import low_contrast_pairs
 from ..utils import (
     MAX_URL_LENGTH,
@@ -64,7 +64,7 @@ class SetupLinkForm(forms.Form):
             ),
         ],
     )
-    language = forms.Field()  # with its choices in __init__
+    language = forms.ChoiceField(label=gettext_lazy("Language of the page"), required=False)
     next_url = forms.CharField(
         label=gettext_lazy("Page to continue to"),
         required=False,
@@ -140,11 +140,8 @@ class SetupLinkForm(forms.Form):
             if default
             else _("The customer's own, otherwise the browser's")
         )
-        self.fields["language"] = forms.ChoiceField(
-            label=_("Language of the page"),
-            required=False,
-            choices=[("", automatic), *Language.choices],
-        )
+        language: Any = self.fields["language"]
+        language.choices = [("", automatic), *Language.choices]
         self.recipients = recipients
         if recipients is None:
             del self.fields["send_email"]
@@ -178,6 +175,21 @@ class SetupLinkForm(forms.Form):
             "phone_number_area_code": defaults.get("phone_number_area_code") or "",
         }
 
+    def fieldsets(self) -> list[tuple[str | None, dict[str, Any]]]:
+        """Return the fields but the colours, as the admin groups them."""
+        number = [
+            "provision_phone_number",
+            "phone_number_country_isos",
+            "phone_number_area_code",
+        ]
+        fieldsets: list[tuple[str | None, dict[str, Any]]] = [
+            (None, {"fields": ["connection_types", "language", "next_url", "meta_billing_mode"]}),
+            (_("A new number"), {"fields": number}),
+        ]
+        if "send_email" in self.fields:
+            fieldsets.append((_("Delivery"), {"fields": ["send_email"]}))
+        return fieldsets
+
     def clean_next_url(self) -> str:
         try:
             return validate_same_site_url(self.cleaned_data["next_url"])
@@ -209,16 +221,13 @@ class SetupLinkForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         data = self.cleaned_data
         area_code = data.get("phone_number_area_code", "")
-        if data.get("provision_phone_number"):
-            if data.get("connection_types") == "coexistence":
-                self.add_error(
-                    "provision_phone_number",
-                    _(
-                        "A new number is not in any WhatsApp Business app yet, so “Dedicated” "
-                        "must be allowed."
-                    ),
-                )
-        elif area_code and area_code != self.initial["phone_number_area_code"]:
+        has_number = data.get("provision_phone_number")
+        types = data.get("connection_types", "").split(",")
+        if problem := provisioning_problem(
+            {"provision_phone_number": has_number, "allowed_connection_types": types}
+        ):
+            self.add_error("provision_phone_number", problem)
+        if not has_number and area_code and area_code != self.initial["phone_number_area_code"]:
             self.add_error(
                 "phone_number_area_code", _("Tick “Provide a phone number” to use an area code.")
             )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
+from typing import Any
 
+from django import forms
 from django.contrib import messages
-from django.http import (
-    HttpRequest,
-    HttpResponse,
-    HttpResponseRedirect,
-)
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -17,124 +16,102 @@ from .. import onboarding
 from ..exceptions import KapsoNotFound
 from ..models import Connection, Health, Source
 from ..phone_numbers import format_phone_number, is_test_number
-from .customer_actions import DOUBLE_CLICK, CustomerActions, Target, current_user
+from .customer_actions import DOUBLE_CLICK, ConfirmView, CustomerActionView
 from .history import log_change
 
+HEALTH_LEVELS = {Health.HEALTHY: messages.SUCCESS, Health.DEGRADED: messages.WARNING}
 
-class ManageNumberViews(CustomerActions):
-    """The pages that act on one of a customer's numbers."""
 
-    def _reconnect_view(self, request: HttpRequest, target: Target) -> HttpResponse:
-        number = connection_of(target)
-        digits = "".join(c for c in number.display_phone_number if c in "0123456789")
-        shown = format_phone_number(number.display_phone_number)
-        if not digits:
-            return self.redirect_with_warning(
-                request,
-                target,
-                _(
-                    "Kapso has not reported the phone number, so it cannot be reconnected. "
-                    "Create a new setup link instead."
-                ),
-            )
-        if request.method != "POST":
-            return self.render_action_page(
-                request,
-                target,
-                "reconnect",
-                _("Reconnect %(number)s") % {"number": shown},
-                number=shown,
-                is_test_number=is_test_number(digits),
-            )
-        if not self.accept_action_form(request, target):
-            return HttpResponseRedirect(request.path)
-        onboarding.create_setup_link(
-            target.customer,
-            options={"reconnect_phone_number": f"+{digits}"},
-            created_by=current_user(request),
-        )
-        return self.finish_action(
-            request,
-            target,
-            _("Created a WhatsApp setup link to reconnect %(number)s.") % {"number": shown},
-            _("A link to reconnect %(number)s was created. Send it to the customer.")
-            % {"number": shown},
+class NumberActionView(CustomerActionView):
+    """Base of the pages that act on the number in their URL."""
+
+    connection: Connection
+
+    @property
+    def number(self) -> str:
+        """The phone number as people write it."""
+        return format_phone_number(str(self.connection))
+
+
+class ReconnectView(NumberActionView, ConfirmView):
+    permissions = ["kapso_connect.reconnect_number"]
+    template_name = "admin/kapso_connect/customer_actions/reconnect.html"
+
+    @property
+    def digits(self) -> str:
+        return re.sub(r"[^0-9]", "", self.connection.display_phone_number)
+
+    def find_obstacle(self) -> str:
+        if self.digits:
+            return ""
+        return _(
+            "Kapso has not reported the phone number, so it cannot be reconnected. "
+            "Create a new setup link instead."
         )
 
-    def _health_view(self, request: HttpRequest, target: Target) -> HttpResponse:
-        number = connection_of(target)
-        last, now = number.health_checked_at, timezone.now()
-        if last is None or last < now - DOUBLE_CLICK:
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_context_data(
+            title=_("Reconnect %(number)s") % {"number": self.number},
+            is_test_number=is_test_number(self.digits),
+            **kwargs,
+        )
+
+    def act(self, form: forms.Form) -> HttpResponse:
+        options = {"reconnect_phone_number": f"+{self.digits}"}
+        onboarding.create_setup_link(self.customer, options=options, created_by=self.actor)
+        shown = {"number": self.number}
+        return self.finish(
+            _("Created a WhatsApp setup link to reconnect %(number)s.") % shown,
+            _("A link to reconnect %(number)s was created. Send it to the customer.") % shown,
+        )
+
+
+class HealthView(NumberActionView):
+    permissions = ["kapso_connect.check_health"]
+
+    def post(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
+        number, now = self.connection, timezone.now()
+        if number.health_checked_at is None or number.health_checked_at < now - DOUBLE_CLICK:
             try:
-                onboarding.check_health(number, actor=current_user(request))
+                onboarding.check_health(number, actor=self.actor)
             except KapsoNotFound:
-                return self._disconnect_missing_number(request, target, now)
-            log_change(
-                request,
-                target.customer,
-                _("Checked the health of %(number)s: %(health)s.")
-                % {
-                    "number": format_phone_number(str(number)),
-                    "health": number.get_health_status_display(),
-                },
-            )
-        levels = {Health.HEALTHY: messages.SUCCESS, Health.DEGRADED: messages.WARNING}
-        text = f"{format_phone_number(str(number))}: {number.get_health_status_display()}"
+                return self.disconnect_missing_number(asked_at=now)
+            entry = _("Checked the health of %(number)s: %(health)s.")
+            health = number.get_health_status_display()
+            log_change(request, self.customer, entry % {"number": self.number, "health": health})
+        text = f"{self.number}: {number.get_health_status_display()}"
         if number.health_error:
             text += f". {number.health_error}"
-        level = levels.get(Health(number.health_status), messages.ERROR)
-        self.message_user(request, text, level)
-        return self.redirect_to_object(target.obj)
+        return self.go_back(text, HEALTH_LEVELS.get(Health(number.health_status), messages.ERROR))
 
-    def _disconnect_missing_number(
-        self, request: HttpRequest, target: Target, asked_at: datetime
-    ) -> HttpResponse:
+    def disconnect_missing_number(self, asked_at: datetime) -> HttpResponse:
         """Disconnect the number here: Kapso has just answered that it does not have it."""
-        number = connection_of(target)
         onboarding.disconnect(
-            number.phone_number_id,
+            self.connection.phone_number_id,
             source=Source.SYNC,
             asked_at=asked_at,
             data={"reason": "not_found"},
         )
-        log_change(
-            request,
-            target.customer,
-            _("Checked the health of %(number)s: Kapso no longer has it.")
-            % {"number": format_phone_number(str(number))},
-        )
-        return self.redirect_with_warning(
-            request,
-            target,
-            _("Kapso no longer has this number. It is now marked as disconnected."),
-        )
-
-    def _disconnect_view(self, request: HttpRequest, target: Target) -> HttpResponse:
-        number = connection_of(target)
-        shown = format_phone_number(str(number))
-        if not number.is_connected:
-            return self.redirect_with_warning(
-                request, target, _("This number is no longer connected.")
-            )
-        if request.method != "POST":
-            return self.render_action_page(
-                request,
-                target,
-                "disconnect",
-                _("Disconnect %(number)s") % {"number": shown},
-                number=shown,
-            )
-        if not self.accept_action_form(request, target):
-            return HttpResponseRedirect(request.path)
-        onboarding.disconnect_number(number, actor=current_user(request))
-        return self.finish_action(
-            request,
-            target,
-            _("Disconnected %(number)s from WhatsApp.") % {"number": shown},
-            _("%(number)s was disconnected and removed from Kapso.") % {"number": shown},
-        )
+        entry = _("Checked the health of %(number)s: Kapso no longer has it.")
+        log_change(self.request, self.customer, entry % {"number": self.number})
+        return self.go_back(_("Kapso no longer has this number. It is now marked as disconnected."))
 
 
-def connection_of(target: Target) -> Connection:
-    assert target.connection is not None  # noqa: S101  (each URL of these pages names one)  # nosec B101
-    return target.connection
+class DisconnectView(NumberActionView, ConfirmView):
+    permissions = ["kapso_connect.disconnect_number"]
+    template_name = "admin/kapso_connect/customer_actions/disconnect.html"
+
+    def find_obstacle(self) -> str:
+        return "" if self.connection.is_connected else _("This number is no longer connected.")
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        title = _("Disconnect %(number)s") % {"number": self.number}
+        return super().get_context_data(title=title, **kwargs)
+
+    def act(self, form: forms.Form) -> HttpResponse:
+        onboarding.disconnect_number(self.connection, actor=self.actor)
+        shown = {"number": self.number}
+        return self.finish(
+            _("Disconnected %(number)s from WhatsApp.") % shown,
+            _("%(number)s was disconnected and removed from Kapso.") % shown,
+        )

@@ -9,7 +9,6 @@ from typing import Any
 
 from django import forms
 from django.http import HttpRequest
-from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.html import format_html
@@ -17,12 +16,13 @@ from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
+from django.views.generic import TemplateView
 
 from ..models import Attention, Connection, Customer, Health, SetupLink, TimelineEvent
 from ..monitoring import reports
 from ..monitoring.reports import Period
 from ..utils import from_local_time, today
-from .base import AdminPages, AdminUrls
+from .base import AdminUrls, AdminView
 from .display import badge, format_datetime, phone_number_html, shorten
 from .permissions import can_view
 from .status import disconnect_reason
@@ -112,45 +112,51 @@ class Listing:
     all_url: str
 
 
-def show(model_admin: AdminPages, request: HttpRequest) -> TemplateResponse:
-    """Return the overview page for the period in the query string."""
-    form = PeriodForm(request.GET)
-    first, last, days = form.period()
-    period = Period(start_of_day(first), start_of_day(last + timedelta(days=1)))
-    time_to_connect = reports.time_to_connect(period)
-    urls = AdminUrls(model_admin.admin_site, request)
-    return model_admin.render_page(
-        request,
-        "customer/overview",
-        _("WhatsApp overview"),
-        form=form,
-        first=first,
-        last=last,
-        periods=[
-            {"title": title, "url": f"?days={count}", "is_chosen": count == days}
-            for count, title in PERIODS.items()
-        ],
-        earliest=EARLIEST_DAY.isoformat(),
-        today=today().isoformat(),
-        is_empty=not SetupLink.objects.exists() and not Connection.objects.exists(),
-        steps=list(
-            zip(
-                [_("Invited"), _("Opened the link"), _("Connected")],
-                reports.funnel(period).steps,
-                strict=True,
-            )
-        ),
-        time_to_connect=time_to_connect,
-        median=duration(time_to_connect.median) if time_to_connect.median is not None else "",
-        failures=reports.failures(period),
-        failures_url=urls.list_url(
-            TimelineEvent,
-            kind__exact=TimelineEvent.Kind.SETUP_FAILED,
-            **{name: str(moment) for name, moment in period.lookups("occurred_at").items()},
-        ),
-        expiring=expiring(urls),
-        attention=attention(urls),
-    )
+class OverviewView(AdminView, TemplateView):
+    template_name = "admin/kapso_connect/customer/overview.html"
+    title = gettext_lazy("WhatsApp overview")
+
+    def has_permission(self) -> bool:
+        return can_view_overview(self.request)
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        """Return what the page shows for the period in the query string."""
+        form = PeriodForm(self.request.GET)
+        first, last, days = form.period()
+        period = Period(start_of_day(first), start_of_day(last + timedelta(days=1)))
+        time_to_connect = reports.time_to_connect(period)
+        median = time_to_connect.median
+        urls = AdminUrls(self.model_admin.admin_site, self.request)
+        return super().get_context_data(
+            form=form,
+            first=first,
+            last=last,
+            periods=[
+                {"title": title, "url": f"?days={count}", "is_chosen": count == days}
+                for count, title in PERIODS.items()
+            ],
+            earliest=EARLIEST_DAY.isoformat(),
+            today=today().isoformat(),
+            is_empty=not SetupLink.objects.exists() and not Connection.objects.exists(),
+            steps=list(
+                zip(
+                    [_("Invited"), _("Opened the link"), _("Connected")],
+                    reports.funnel(period).steps,
+                    strict=True,
+                )
+            ),
+            time_to_connect=time_to_connect,
+            median=duration(median) if median is not None else "",
+            failures=reports.failures(period),
+            failures_url=urls.list_url(
+                TimelineEvent,
+                kind__exact=TimelineEvent.Kind.SETUP_FAILED,
+                **{name: str(moment) for name, moment in period.lookups("occurred_at").items()},
+            ),
+            expiring=expiring(urls),
+            attention=attention(urls),
+            **kwargs,
+        )
 
 
 def can_view_overview(request: HttpRequest) -> bool:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 from django.contrib.admin.options import IS_POPUP_VAR
 from django.contrib.admin.utils import quote
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import URLPattern
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from ..kapso.error_codes import SETUP_ERRORS
-from ..models import AccountStatus, Connection, Customer, SetupLink, TimelineEvent
+from ..models import Connection, Customer, SetupLink, TimelineEvent
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.status import (
     NOT_INVITED,
@@ -31,16 +30,15 @@ from .display import (
     HIDDEN_URL,
     connection_badge,
     copy_field,
-    format_datetime,
     health_badge,
     phone_number_html,
 )
-from .invite import InviteViews
-from .manage_link import ManageLinkViews
-from .manage_number import ManageNumberViews
+from .invite import InviteMixin
+from .manage_link import ExtendView, RevokeView
+from .manage_number import DisconnectView, HealthView, ReconnectView
 from .permissions import can_create_setup_links
 from .qr import qr_code, qr_label
-from .send_link import SendLinkViews
+from .send_link import CopiedView, EmailView, QRCodeView, ShareView
 from .status import DISCONNECT_REASONS, disconnect_reason, failure_reason, has_expired, status_badge
 from .timeline_events import signal_badge
 
@@ -74,28 +72,23 @@ SEND_CHANNELS = {
 }
 
 
-NEXT_ACTIONS = {
-    OnboardingStatus.CONFIRMING: "",
-    OnboardingStatus.CONNECTED: "health",
-    OnboardingStatus.DISCONNECTED: "reconnect",
-}
-"""The action to highlight for a status; for all others, it is to invite the customer."""
+class StatusPanel(InviteMixin):
+    """Adds the panel to the change page of a ModelAdmin, and the pages that its buttons lead to."""
 
-
-@dataclass(frozen=True)
-class Action:
-    """A button: a link, or a form that posts ``ids``. ``about`` is the number it acts on."""
-
-    label: str
-    url: str
-    is_next: bool
-    is_post: bool = False
-    ids: str = ""
-    about: Connection | None = None
-
-
-class StatusPanel(InviteViews, SendLinkViews, ManageLinkViews, ManageNumberViews):
-    """Adds the panel to the change page of a ModelAdmin."""
+    def get_urls(self) -> list[URLPattern]:
+        one, number = "whatsapp/<str:object_id>/", "<int:connection>/"
+        return [
+            self.view_path(f"{one}email/", EmailView, "whatsapp_email"),
+            self.view_path(f"{one}qr/", QRCodeView, "whatsapp_qr"),
+            self.view_path(f"{one}share/", ShareView, "whatsapp_share"),
+            self.view_path(f"{one}copied/", CopiedView, "whatsapp_copied"),
+            self.view_path(f"{one}revoke/", RevokeView, "whatsapp_revoke"),
+            self.view_path(f"{one}extend/", ExtendView, "whatsapp_extend"),
+            self.view_path(f"{one}reconnect/{number}", ReconnectView, "whatsapp_reconnect"),
+            self.view_path(f"{one}health/{number}", HealthView, "whatsapp_health"),
+            self.view_path(f"{one}disconnect/{number}", DisconnectView, "whatsapp_disconnect"),
+            *super().get_urls(),
+        ]
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
@@ -118,55 +111,43 @@ class StatusPanel(InviteViews, SendLinkViews, ManageLinkViews, ManageNumberViews
         """Return the template context of the panel of ``obj`` for this user."""
         customer = self.find_customer(obj)
         status = get_statuses([customer]).get(customer.pk, NOT_INVITED) if customer else NOT_INVITED
-        actions = Actions(self, request, obj, customer, status)
-        link = status.link
-        is_open = link is not None and can_still_connect(link.status, link.setup_status)
+        link, connection = status.link, status.connection
+        url = connect_url(customer) if customer else ""
+        has_url = bool(customer and customer.connect_key and link and link.is_usable)
+        has_email = bool(self.get_customer_data(obj).get("email"))
+        next_action = find_next_action(status, has_url, has_email)
+        error = SETUP_ERRORS.get(link.last_error_code) if link else None
         return {
-            "customer": customer,
+            "key": str(quote(obj.pk)),
             "status": status,
             "badge": status_badge(status),
-            "text": status_text(status),
-            "advice": advice(status),
-            "link": link if is_open else None,
-            "has_expired": status.link is not None and has_expired(status.link),
-            "customer_url": self._customer_url(request, customer),
-            "qr": self._qr(request, customer) if actions.has_url else None,
-            "copied_url": self.view_url("whatsapp_copied", quote(obj.pk)),
-            "qr_url": self.view_url("whatsapp_qr", quote(obj.pk)),
-            "actions": actions.for_link(),
-            "numbers": list(self._numbers(customer, actions)) if customer else [],
-            "timeline": list(timeline(customer)) if customer else [],
+            "disconnect_reason": disconnect_reason(connection) if connection else "",
+            "failure_reason": failure_reason(link) if link else "",
+            "shown_error": f"{error.cause} {error.advice}" if error else "",
+            "link": link,
+            "can_still_connect": link is not None
+            and can_still_connect(link.status, link.setup_status),
+            "has_expired": link is not None and has_expired(link),
+            "can_revoke": link is not None and link.is_revocable,
+            "can_create": self.has_create_setup_link_permission(request),
+            "has_url": has_url,
+            "customer_url": self._customer_url(request, url),
+            "qr": self._qr(request, customer) if customer and has_url else None,
+            "next_action": next_action,
+            "numbers": list(panel_numbers(customer)) if customer else [],
+            "timeline": list(panel_timeline(customer)) if customer else [],
             "lists": list(self._lists(request, customer)) if customer else [],
         }
 
-    def _customer_url(self, request: HttpRequest, customer: Customer | None) -> SafeString | str:
-        url = connect_url(customer) if customer else ""
+    def _customer_url(self, request: HttpRequest, url: str) -> SafeString | str:
         if not url or not can_create_setup_links(request):
             return str(HIDDEN_URL) if url else ""
         return copy_field(url, _("The customer's personal link"))
 
-    def _qr(self, request: HttpRequest, customer: Customer | None) -> SafeString | None:
-        if customer is None or not self.has_action_permission(request, "qr"):
+    def _qr(self, request: HttpRequest, customer: Customer) -> SafeString | None:
+        if not request.user.has_perms(QRCodeView.permissions):
             return None
         return qr_code(connect_url(customer), qr_label(customer))
-
-    def _numbers(self, customer: Customer, actions: Actions) -> Iterator[dict[str, Any]]:
-        numbers = customer.connections.filter(connected_at__isnull=False)
-        for connection in numbers.order_by("status", "-connected_at", "-pk")[:PANEL_ROWS]:
-            name = NAME_STATUSES.get(connection.name_status, connection.name_status)
-            quality = QUALITY_RATINGS.get(connection.quality_rating, connection.quality_rating)
-            yield {
-                "connection": connection,
-                "number": phone_number_html(connection),
-                "state": connection_badge(connection),
-                "reason": "" if connection.is_connected else disconnect_reason(connection),
-                "is_test": is_test_number(connection.display_phone_number),
-                "name_status": name,
-                "quality": quality,
-                "health": health_badge(connection) if connection.health_status else "",
-                "is_restricted": connection.account_status != AccountStatus.ACTIVE,
-                "actions": actions.for_number(connection),
-            }
 
     def _lists(self, request: HttpRequest, customer: Customer) -> Iterator[tuple[str, Any]]:
         """Yield URL and title of the lists of the customer's rows that the user may view."""
@@ -176,141 +157,51 @@ class StatusPanel(InviteViews, SendLinkViews, ManageLinkViews, ManageNumberViews
                 yield url, model._meta.verbose_name_plural
 
 
-class Actions:
-    """The buttons that this user may press for a customer; one of them is highlighted."""
-
-    def __init__(
-        self,
-        model_admin: StatusPanel,
-        request: HttpRequest,
-        obj: Any,
-        customer: Customer | None,
-        status: CustomerStatus,
-    ) -> None:
-        self.model_admin = model_admin
-        self.request = request
-        self.key = quote(obj.pk)
-        self.link = status.link
-        self.number = status.connection
-        self.has_url = bool(customer and customer.connect_key and self.link and self.link.is_usable)
-        has_email = bool(model_admin.get_customer_data(obj).get("email"))
+def find_next_action(status: CustomerStatus, has_url: bool, has_email: bool) -> str:
+    """Return the name of the action to highlight, "" for none. An action on a number is one on the
+    status's."""
+    number = status.connection
+    match status.status:
+        case OnboardingStatus.CONFIRMING:
+            return ""
+        case OnboardingStatus.CONNECTED:
+            return "health"
+        case OnboardingStatus.DISCONNECTED if number and number.display_phone_number:
+            return "reconnect"
         # A customer whose attempt failed can try again with the same link.
-        can_send = {OnboardingStatus.INVITED, OnboardingStatus.OPENED, OnboardingStatus.FAILED}
-        if status.status in can_send and self.has_url:
-            self.next = "email" if has_email else "share"
-        else:
-            self.next = NEXT_ACTIONS.get(status.status, "invite")
-        if self.next == "reconnect" and not (self.number and self.number.display_phone_number):
-            self.next = "invite"
-
-    def for_link(self) -> list[Action]:
-        """Return the actions on the customer's link, and the one that creates another."""
-        actions = [self._invite_action()]
-        if self.has_url:
-            actions = [
-                self._action("email", _("E-mail the link")),
-                self._action("share", _("Text to share")),
-                self._action("qr", _("Print a QR code")) if find_spec("segno") else None,
-                *actions,
-                self._action("extend", _("Extend the link"))
-                if self.link and self.link.expires_at
-                else None,
-            ]
-        if self.link and self.link.is_revocable:
-            actions.append(self._action("revoke", _("Revoke the link")))
-        return sorted(
-            (action for action in actions if action), key=lambda action: not action.is_next
-        )
-
-    def for_number(self, number: Connection) -> list[Action]:
-        """Return the actions on ``number``, one of the customer's."""
-        actions = []
-        if number.is_connected:
-            actions.append(self._action("health", _("Check health now"), number, is_post=True))
-        if number.display_phone_number:
-            actions.append(self._action("reconnect", _("Reconnect"), number))
-        if number.is_connected:
-            actions.append(self._action("disconnect", _("Disconnect"), number))
-        return [action for action in actions if action]
-
-    def _invite_action(self) -> Action | None:
-        if not self.model_admin.has_create_setup_link_permission(self.request):
-            return None
-        label = _("Create a new link") if self.link else _("Create WhatsApp setup link")
-        url = self.model_admin.view_url("whatsapp_invite")
-        return Action(label, url, self.next == "invite", is_post=True, ids=self.key)
-
-    def _action(
-        self, name: str, label: str, number: Connection | None = None, *, is_post: bool = False
-    ) -> Action | None:
-        if not self.model_admin.has_action_permission(self.request, name):
-            return None
-        args = [self.key, number.pk] if number else [self.key]
-        url = self.model_admin.view_url(f"whatsapp_{name}", *args)
-        is_next = name == self.next and number in {None, self.number}
-        return Action(label, url, is_next, is_post=is_post, about=number)
+        case OnboardingStatus.INVITED | OnboardingStatus.OPENED | OnboardingStatus.FAILED if (
+            has_url
+        ):
+            return "email" if has_email else "share"
+    return "invite"
 
 
-def status_text(status: CustomerStatus) -> str:
-    """Return a sentence that describes the status."""
-    link, connection = status.link, status.connection
-    if status.status == OnboardingStatus.CONNECTED and connection:
-        return _("Connected since %(when)s") % {"when": format_datetime(connection.connected_at)}
-    if status.status == OnboardingStatus.DISCONNECTED and connection:
-        when = format_datetime(connection.disconnected_at)
-        if reason := disconnect_reason(connection):
-            return _("Disconnected since %(when)s: %(why)s") % {"when": when, "why": reason}
-        return _("Disconnected since %(when)s") % {"when": when}
-    if status.status == OnboardingStatus.CONFIRMING:
-        return _("The customer has finished. Kapso has not confirmed the number yet.")
-    if status.status == OnboardingStatus.FAILED and link:
-        return _("Connecting failed: %(why)s") % {"why": failure_reason(link) or _("unknown")}
-    if status.status == OnboardingStatus.OPENED and link:
-        when = format_datetime(link.opened_at)
-        return _("The customer opened the link on %(when)s, but has not finished yet.") % {
-            "when": when
+def panel_numbers(customer: Customer) -> Iterator[dict[str, Any]]:
+    """Yield the customer's numbers as the panel shows them: those that are connected first."""
+    numbers = customer.connections.filter(connected_at__isnull=False)
+    for connection in numbers.order_by("status", "-connected_at", "-pk")[:PANEL_ROWS]:
+        name, quality = connection.name_status, connection.quality_rating
+        yield {
+            "connection": connection,
+            "number": phone_number_html(connection),
+            "state": connection_badge(connection),
+            "reason": disconnect_reason(connection),
+            "is_test": is_test_number(connection.display_phone_number),
+            "name_status": NAME_STATUSES.get(name, name),
+            "quality": QUALITY_RATINGS.get(quality, quality),
+            "health": health_badge(connection),
         }
-    if status.status == OnboardingStatus.INVITED and link:
-        when = format_datetime(link.created_at)
-        return _("Invited on %(when)s; the customer has not opened the link yet.") % {"when": when}
-    if link and link.status == SetupLink.Status.REVOKED:
-        return _("The last link was revoked.")
-    return _("This customer has not been invited yet.")
 
 
-def advice(status: CustomerStatus) -> str:
-    """Return what staff should know or do next; "" if there is nothing to add."""
-    link = status.link
-    if status.status == OnboardingStatus.CONFIRMING:
-        return _("That usually takes less than a minute. You do not need to do anything.")
-    if status.status == OnboardingStatus.FAILED and link:
-        failure = SETUP_ERRORS.get(link.last_error_code)
-        shown = f"{failure.cause} {failure.advice}" if failure else ""
-        return _("The customer saw: “%(text)s”") % {"text": shown} if shown else ""
-    if (
-        status.status in {OnboardingStatus.INVITED, OnboardingStatus.OPENED}
-        and link
-        and has_expired(link)
-    ):
-        return _(
-            "The setup link has expired. A new one is created when the customer opens their "
-            "personal link."
-        )
-    return ""
-
-
-def timeline(customer: Customer) -> Iterator[dict[str, Any]]:
+def panel_timeline(customer: Customer) -> Iterator[dict[str, Any]]:
     """Yield the customer's latest timeline events as the panel shows them, newest first."""
     events = customer.events.select_related("connection", "actor")
     for event in events.order_by("-occurred_at", "-pk")[:PANEL_ROWS]:
         yield {
-            "when": event.occurred_at,
-            "what": event.get_kind_display(),
+            "event": event,
             "details": details(event),
             "number": phone_number_html(event.connection) if event.connection else "",
-            "who": event.actor or event.get_source_display(),
-            # Shown only until it is delivered.
-            "signal": "" if event.delivered_at else signal_badge(event),
+            "signal": signal_badge(event),
         }
 
 

@@ -5,23 +5,25 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from django.contrib import admin
-from django.core.exceptions import PermissionDenied
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.urls import URLPattern
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
+from django.views.generic import TemplateView
 
-from .base import ModelT, ReadOnlyAdmin
-from .display import CONFIRMATION_ROWS
+from .base import MAX_SELECTED, PRIMARY_KEY, AdminView, ReadOnlyAdmin
+from .display import CONFIRMATION_ROWS, shorten, text_block
 from .permissions import has_model_permission
 
 RUN_AGAIN_BUDGET = 15
 """Seconds after which no further row is started: web servers end requests after about 30."""
 
 
-class RunAgainAdmin(ReadOnlyAdmin[ModelT]):
+class RunAgainAdmin(ReadOnlyAdmin):
     """Adds the action "Run again", which leads to a confirmation page that runs the rows outside a
     transaction."""
 
@@ -30,12 +32,12 @@ class RunAgainAdmin(ReadOnlyAdmin[ModelT]):
     run_again_title: Any = ""
     run_again_help: Any = ""
 
-    def run_row_again(self, row: ModelT) -> bool | None:
+    def run_row_again(self, row: Any) -> bool | None:
         """Return True if it succeeded, False if it failed again, None if it was not run: it is done
         already, or another process is working on it."""
         raise NotImplementedError
 
-    def can_run_again(self, row: ModelT) -> bool:
+    def can_run_again(self, row: Any) -> bool:
         """True if ``row`` is not done yet."""
         raise NotImplementedError
 
@@ -44,82 +46,112 @@ class RunAgainAdmin(ReadOnlyAdmin[ModelT]):
 
     @admin.action(description=gettext_lazy("Run again"), permissions=["run_again"])
     def run_again(
-        self, request: HttpRequest, queryset: QuerySet[ModelT]
+        self, request: HttpRequest, queryset: QuerySet[Any]
     ) -> HttpResponseRedirect | None:
-        return self.redirect_to_page(request, queryset, "run_again")
+        pks = [str(pk) for pk in queryset.values_list("pk", flat=True)[: MAX_SELECTED + 1]]
+        if len(pks) > MAX_SELECTED:
+            text = _("Select at most %(max)s at a time.") % {"max": MAX_SELECTED}
+            self.message_user(request, text, messages.ERROR)
+            return None
+        return HttpResponseRedirect(f"{self.view_url('run_again')}?ids={','.join(pks)}")
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         row = context.get("original")
-        if row is not None and self.has_run_again_permission(request) and self.can_run_again(row):
-            context["run_again_url"] = f"{self.view_url('run_again')}?ids={row.pk}"
+        context["can_run_again"] = (
+            row is not None and self.has_run_again_permission(request) and self.can_run_again(row)
+        )
         return super().render_change_form(request, context, *args, **kwargs)
 
     def get_urls(self) -> list[URLPattern]:
-        return [
-            self.view_path("run-again/", self.run_again_view, "run_again"),
-            *super().get_urls(),
-        ]
+        return [self.view_path("run-again/", RunAgainView, "run_again"), *super().get_urls()]
 
-    def run_again_view(self, request: HttpRequest) -> HttpResponse:
-        if not self.has_run_again_permission(request):
-            raise PermissionDenied
+    @admin.display(description=gettext_lazy("error"))
+    def problem(self, row: Any) -> str:
+        return shorten(row.last_error)
+
+    @admin.display(description=gettext_lazy("error"))
+    def full_error(self, row: Any) -> SafeString | str:
+        return text_block(row.last_error)
+
+
+class RunAgainView(AdminView, TemplateView):
+    """Asks whether to run the rows with these ``ids``, separated by commas, and runs them."""
+
+    template_name = "admin/kapso_connect/run_again.html"
+
+    def has_permission(self) -> bool:
+        may_run: bool = self.model_admin.has_run_again_permission(self.request)
+        return may_run
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         ids = (request.POST if request.method == "POST" else request.GET).get("ids", "")
-        rows = self.selected_rows(request, ids)
-        if not rows:
+        self.rows = self.find_rows(ids)
+        if not self.rows:
             return self.redirect_to_changelist()
-        if request.method == "POST":
-            self.run(request, rows)
-            return self.redirect_to_changelist()
-        return self.render_page(
-            request,
-            "run_again",
-            self.run_again_title,
-            help=self.run_again_help,
-            rows=rows[:CONFIRMATION_ROWS],
-            more=max(len(rows) - CONFIRMATION_ROWS, 0),
-            ids=",".join(str(row.pk) for row in rows),
-        )
+        return super().dispatch(request, *args, **kwargs)
 
-    def run(self, request: HttpRequest, rows: list[ModelT]) -> None:
+    def find_rows(self, ids: str) -> list[Any]:
+        """Return the rows that the user may view; add a message if some are missing."""
+        wanted = set(ids.split(",", MAX_SELECTED))
+        if len(wanted) > MAX_SELECTED or not all(map(PRIMARY_KEY.fullmatch, wanted)):
+            self.add_message(_("Select one or more rows in the list first."), messages.ERROR)
+            return []
+        rows = self.model_admin.get_queryset(self.request).filter(pk__in=map(int, wanted))
+        may_view = self.model_admin.has_view_permission
+        found = [row for row in rows.order_by("-pk") if may_view(self.request, row)]
+        if len(found) < len(wanted):
+            self.add_message(_("Some of the selected rows no longer exist."))
+        return found
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return {
+            **super().get_context_data(**kwargs),
+            "title": self.model_admin.run_again_title,
+            "help": self.model_admin.run_again_help,
+            "rows": self.rows[:CONFIRMATION_ROWS],
+            "more": max(len(self.rows) - CONFIRMATION_ROWS, 0),
+            "ids": ",".join(str(row.pk) for row in self.rows),
+        }
+
+    def post(self, request: HttpRequest) -> HttpResponse:
         started = time.monotonic()
         done = failed = skipped = 0
-        for row in rows:
+        for row in self.rows:
             if time.monotonic() - started > RUN_AGAIN_BUDGET:
-                self.message_user(
-                    request,
+                self.add_message(
                     _(
                         "There was not enough time to run all of them. Select the remaining ones "
                         "and run them again."
-                    ),
-                    level="WARNING",
+                    )
                 )
                 break
-            outcome = self.run_row_again(row)
+            outcome = self.model_admin.run_row_again(row)
             if outcome is None:
                 skipped += 1
                 continue
-            self.log_change(request, row, _("Run again."))
+            self.model_admin.log_change(request, row, _("Run again."))
             done += outcome
             failed += not outcome
-        self._report(request, done, failed, skipped)
+        self.report(done, failed, skipped)
+        return self.redirect_to_changelist()
 
-    def _report(self, request: HttpRequest, done: int, failed: int, skipped: int) -> None:
+    def report(self, done: int, failed: int, skipped: int) -> None:
         if done:
             text = ngettext("%(count)s succeeded.", "%(count)s succeeded.", done)
-            self.message_user(request, text % {"count": done}, level="SUCCESS")
+            self.add_message(text % {"count": done}, messages.SUCCESS)
         if failed:
             text = ngettext(
                 "%(count)s failed again. See its error for the reason.",
                 "%(count)s failed again. See their errors for the reasons.",
                 failed,
             )
-            self.message_user(request, text % {"count": failed}, level="ERROR")
+            self.add_message(text % {"count": failed}, messages.ERROR)
         if skipped:
             text = ngettext(
                 "%(count)s was skipped: it is already done, or is being processed right now.",
                 "%(count)s were skipped: they are already done, or are being processed right now.",
                 skipped,
             )
-            self.message_user(request, text % {"count": skipped}, level="WARNING")
+            self.add_message(text % {"count": skipped})

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
-from urllib.parse import quote as url_quote
+from urllib.parse import quote
 
+from django import forms
 from django.contrib import messages
-from django.contrib.admin.utils import quote
 from django.db import DatabaseError, IntegrityError
-from django.http import (
-    HttpRequest,
-    HttpResponse,
-    HttpResponseRedirect,
-)
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
-from django.utils.translation import get_language_info
+from django.utils.translation import get_language_info, gettext_lazy
 from django.utils.translation import gettext as _
+from django.views.generic import TemplateView
 
 from .. import exceptions
 from ..db import atomic
@@ -23,141 +21,148 @@ from ..log import log_event
 from ..models import SetupLink, TimelineEvent
 from ..onboarding import customers, emails, setup_links
 from ..onboarding.connect_urls import connect_url
-from .customer_actions import DOUBLE_CLICK, CustomerActions, Target, current_user
+from .customer_actions import DOUBLE_CLICK, ConfirmView, CustomerActionView
 from .history import log_change
 from .permissions import can_create_setup_links
 from .qr import qr_code, qr_label
 
 
-class SendLinkViews(CustomerActions):
-    """The pages that give a customer their link."""
+class EmailView(ConfirmView):
+    link: SetupLink
+    permissions = ["kapso_connect.send_setup_link"]
+    template_name = "admin/kapso_connect/customer_actions/email.html"
+    title = gettext_lazy("E-mail the link")
 
-    def _email_view(self, request: HttpRequest, target: Target) -> HttpResponse:
-        if request.method == "POST":
-            return self._send(request, target)
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        # The e-mail address may have changed in the site's own object. If another customer has
+        # its external id, a new invitation says so.
+        with suppress(IntegrityError), atomic():
+            self.customer = self.model_admin.make_customer(self.obj)
+        context = super().get_context_data(**kwargs)
+        if not self.is_sendable:
+            return context
         try:
-            # The e-mail address may have changed in the site's own object.
-            with atomic():
-                customer = self.make_customer(target.obj)
-            target = Target(target.obj, customer, target.link)
-        except IntegrityError:
-            pass  # Another customer has its external id; a new invitation says so.
-        message = None
-        problem = ""
-        if target.link is not None and target.is_sendable:
-            try:
-                message = emails.invitation_message(target.customer, target.link)
-            except exceptions.CannotInvite as error:
-                problem = str(error)
-        context: dict[str, Any] = {"problem": problem}
-        if message is not None and target.link is not None:
-            code = emails.invitation_language(target.customer, target.link)
-            text = str(message.body)
-            if not can_create_setup_links(request):
-                url = connect_url(target.customer)
-                text = text.replace(url, _("[the customer's personal link]"))
-            context |= {
-                "to": message.to[0],
-                "language": language_name(code),
-                "language_code": code,
-                "subject": message.subject,
-                "text": text,
-                "sent": self._last_email(target.link),
-            }
-        elif not problem and can_create_setup_links(request):
-            context["invite_url"] = self.view_url("whatsapp_invite")
-            context["quoted_pk"] = quote(target.obj.pk)
-        return self.render_action_page(request, target, "email", _("E-mail the link"), **context)
+            message = emails.invitation_message(self.customer, self.link)
+        except exceptions.CannotInvite as error:
+            return {**context, "problem": str(error)}
+        text = str(message.body)
+        if not can_create_setup_links(self.request):
+            hidden = _("[the customer's personal link]")
+            text = text.replace(connect_url(self.customer), hidden)
+        return {
+            **context,
+            **language_context(emails.invitation_language(self.customer, self.link)),
+            "to": message.to[0],
+            "subject": message.subject,
+            "text": text,
+            "sent": sent_events(self.link, "email").select_related("actor").last(),
+        }
 
-    def _last_email(self, link: SetupLink) -> TimelineEvent | None:
-        emails_sent = link.events.filter(
-            kind=TimelineEvent.Kind.SETUP_LINK_SENT, data__channel="email"
-        ).select_related("actor")
-        return emails_sent.order_by("-pk").first()
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        if not self.is_sendable:  # the page says so
+            return HttpResponseRedirect(request.path)
+        return super().post(request, *args, **kwargs)
 
-    def _send(self, request: HttpRequest, target: Target) -> HttpResponse:
-        same_page = HttpResponseRedirect(request.path)
-        if (
-            target.link is None
-            or not target.is_sendable
-            or not self.accept_action_form(request, target)
-        ):
-            return same_page
-        to = target.customer.email
+    def act(self, form: forms.Form) -> HttpResponse:
+        to = self.customer.email
         try:
-            emails.send_invitation(target.customer, target.link, actor=current_user(request))
+            emails.send_invitation(self.customer, self.link, actor=self.actor)
         except DatabaseError:
             raise
         except Exception as error:  # Each mail backend raises its own.
-            log_event("email.failed", customer_id=target.customer.pk, error=type(error).__name__)
-            self.message_user(request, emails.send_error_message(error), messages.ERROR)
-            return same_page
-        return self.finish_action(
-            request,
-            target,
+            log_event("email.failed", customer_id=self.customer.pk, error=type(error).__name__)
+            self.add_message(emails.send_error_message(error), messages.ERROR)
+            return HttpResponseRedirect(self.request.path)
+        return self.finish(
             _("E-mailed the WhatsApp setup link to %(to)s.") % {"to": to},
             _("The link was e-mailed to %(to)s.") % {"to": to},
         )
 
-    def _qr_view(self, request: HttpRequest, target: Target) -> HttpResponse:
-        return self._show_link(request, target, "qr", _("QR code"))
 
-    def _share_view(self, request: HttpRequest, target: Target) -> HttpResponse:
-        return self._show_link(request, target, "share", _("Share the link"))
+class SharedLinkView(CustomerActionView):
+    """Base of what gives staff the customer's URL. A POST records that it was given out."""
 
-    def _show_link(
-        self, request: HttpRequest, target: Target, channel: str, title: str
-    ) -> HttpResponse:
-        """Show the customer's URL; a POST records that it was given out, then shows it."""
-        if target.link is None or not target.is_sendable:
-            return self.redirect_with_warning(
-                request, target, _("There is no active link. Create a new one first.")
-            )
-        if request.method == "POST":
-            self._record_sent(request, target, target.link, channel)
-            return HttpResponseRedirect(request.path)
-        url = connect_url(target.customer)
-        if channel == "qr":
-            context: dict[str, Any] = {"qr": qr_code(url, qr_label(target.customer))}
-        else:
-            code = emails.invitation_language(target.customer, target.link)
-            text = emails.share_text(target.customer, target.link)
-            context = {
-                "text": text,
-                "language": language_name(code),
-                "language_code": code,
-                "share_url": f"https://wa.me/?text={url_quote(text, safe='')}",
-            }
-        return self.render_action_page(request, target, channel, title, url=url, **context)
+    link: SetupLink
+    channel: str
+    entry: Any
 
-    def _copied_view(self, request: HttpRequest, target: Target) -> HttpResponse:
-        if target.link is not None and target.is_sendable:
-            self._record_sent(request, target, target.link, "copy")
+    def record_sent(self) -> None:
+        since = timezone.now() - DOUBLE_CLICK
+        recent = sent_events(self.link, self.channel).filter(
+            actor=self.actor.pk, occurred_at__gt=since
+        )
+        if recent.exists() or not customers.touch_if_unchanged(self.customer):
+            return
+        setup_links.record_sent(self.link, self.channel, actor=self.actor)
+        log_change(self.request, self.customer, self.entry)
+
+
+class CopiedView(SharedLinkView):
+    """Records that the URL was copied from a page that shows it."""
+
+    permissions = ["kapso_connect.create_setup_link"]
+    channel = "copy"
+    entry = gettext_lazy("Copied the WhatsApp setup link.")
+
+    def post(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
+        if self.is_sendable:
+            self.record_sent()
         return HttpResponse(status=204)
 
-    def _record_sent(
-        self, request: HttpRequest, target: Target, link: SetupLink, channel: str
-    ) -> None:
-        recent = link.events.filter(
-            kind=TimelineEvent.Kind.SETUP_LINK_SENT,
-            data__channel=channel,
-            actor=request.user.pk,
-            occurred_at__gt=timezone.now() - DOUBLE_CLICK,
-        )
-        if recent.exists() or not customers.touch_if_unchanged(target.customer):
-            return
-        setup_links.record_sent(link, channel, actor=current_user(request))
-        entries = {
-            "qr": _("Showed the QR code of the WhatsApp setup link."),
-            "share": _("Shared the WhatsApp setup link."),
-            "copy": _("Copied the WhatsApp setup link."),
+
+class ShowLinkView(SharedLinkView, TemplateView):
+    """Base of the pages that show the customer's URL."""
+
+    permissions = ["kapso_connect.send_setup_link", "kapso_connect.create_setup_link"]
+
+    def find_obstacle(self) -> str:
+        if self.is_sendable:
+            return ""
+        return _("There is no active link. Create a new one first.")
+
+    def post(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
+        self.record_sent()
+        return HttpResponseRedirect(request.path)
+
+
+class QRCodeView(ShowLinkView):
+    template_name = "admin/kapso_connect/customer_actions/qr.html"
+    title = gettext_lazy("QR code")
+    channel = "qr"
+    entry = gettext_lazy("Showed the QR code of the WhatsApp setup link.")
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        url = connect_url(self.customer)
+        qr = qr_code(url, qr_label(self.customer))
+        return super().get_context_data(url=url, qr=qr, **kwargs)
+
+
+class ShareView(ShowLinkView):
+    template_name = "admin/kapso_connect/customer_actions/share.html"
+    title = gettext_lazy("Share the link")
+    channel = "share"
+    entry = gettext_lazy("Shared the WhatsApp setup link.")
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        text = emails.share_text(self.customer, self.link)
+        return {
+            **super().get_context_data(**kwargs),
+            **language_context(emails.invitation_language(self.customer, self.link)),
+            "text": text,
+            "share_url": f"https://wa.me/?text={quote(text, safe='')}",
         }
-        log_change(request, target.customer, entries[channel])
 
 
-def language_name(code: str) -> str:
-    """Return the language's name in the current language."""
+def sent_events(link: SetupLink, channel: str) -> Any:
+    """Return the timeline events that say that ``link`` was given out by ``channel``."""
+    kind = TimelineEvent.Kind.SETUP_LINK_SENT
+    return link.events.filter(kind=kind, data__channel=channel).order_by("pk")
+
+
+def language_context(code: str) -> dict[str, str]:
+    """Return a language's code, and its name in the current language."""
     try:
-        return _(get_language_info(code)["name"])
+        name = _(get_language_info(code)["name"])
     except KeyError:
-        return code
+        name = code
+    return {"language": name, "language_code": code}

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
-from django.http import HttpRequest
-from django.utils import timezone
+from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -16,8 +13,8 @@ from django.utils.translation import gettext_lazy
 from ..models import SetupLink
 from ..monitoring import reports
 from ..onboarding.connect_urls import connect_url
-from .display import HIDDEN_URL, copy_field, json_block, setup_link_badge
-from .object_tools import ObjectToolsAdmin
+from .base import ReadOnlyAdmin
+from .display import HIDDEN_URL, badge, copy_field, json_block
 from .permissions import can_create_setup_links
 
 
@@ -32,19 +29,19 @@ class UsableFilter(admin.SimpleListFilter):
             ("no", _("No longer usable")),
         ]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[SetupLink]) -> QuerySet[SetupLink]:
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         usable = SetupLink.objects.usable()
         if self.value() == "yes":
-            return queryset & usable
+            return queryset.usable()
         if self.value() == "soon":
-            return queryset.usable().filter(expires_at__lte=timezone.now() + reports.EXPIRES_SOON)
+            return queryset.expiring_within(reports.EXPIRES_SOON)
         if self.value() == "no":
             return queryset.exclude(pk__in=usable)
         return queryset
 
 
 @admin.register(SetupLink)
-class SetupLinkAdmin(ObjectToolsAdmin[SetupLink]):
+class SetupLinkAdmin(ReadOnlyAdmin):
     list_display = [
         "id",
         "customer",
@@ -60,6 +57,8 @@ class SetupLinkAdmin(ObjectToolsAdmin[SetupLink]):
     # Never the URL: a search could be used to guess it.
     search_fields = ["kapso_id", "customer__name", "customer__external_customer_id"]
     search_help_text = gettext_lazy("Customer's name or external id, or Kapso's id of the link.")
+
+    change_form_template = "admin/kapso_connect/setup_link/change_form.html"
 
     def get_fields(self, request: HttpRequest, obj: SetupLink | None = None) -> list[Any]:
         return [
@@ -80,18 +79,14 @@ class SetupLinkAdmin(ObjectToolsAdmin[SetupLink]):
             "requested_options",
         ]
 
-    def get_object_tools(self, obj: SetupLink) -> Mapping[str, object]:
-        actions = {}
-        if obj.is_latest and obj.is_usable:
-            actions = {
-                "email": _("E-mail the link"),
-                "qr": _("QR code"),
-                "share": _("Share the link"),
-                "extend": _("Extend the link"),
-            }
-        if obj.is_latest and obj.is_revocable:
-            actions["revoke"] = _("Revoke the link")
-        return actions
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        link = context.get("original")
+        if link is not None and link.is_latest:
+            context["can_send"] = link.is_usable
+            context["can_revoke"] = link.is_revocable
+        return super().render_change_form(request, context, *args, **kwargs)
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         # ``?url__startswith=…`` could be used to guess the URL letter by letter.
@@ -99,7 +94,11 @@ class SetupLinkAdmin(ObjectToolsAdmin[SetupLink]):
 
     @admin.display(description=gettext_lazy("status"), ordering="status")
     def state(self, link: SetupLink) -> SafeString:
-        return setup_link_badge(link)
+        if link.is_usable:
+            return badge("good", link.get_status_display())
+        if link.status == SetupLink.Status.ACTIVE:
+            return badge("neutral", SetupLink.Status.EXPIRED.label)
+        return badge("neutral", link.get_status_display())
 
     @admin.display(description=gettext_lazy("latest"), boolean=True)
     def latest(self, link: SetupLink) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy
 
 from .. import outbox
 from ..models import TimelineEvent
-from .display import EMPTY, badge, json_block, shorten, text_block
+from .display import EMPTY, badge, json_block, text_block
 from .run_again import RunAgainAdmin
 
 
@@ -40,6 +40,7 @@ class SignalFilter(admin.SimpleListFilter):
         return queryset
 
 
+@admin.display(description=gettext_lazy("signal"))
 def signal_badge(event: TimelineEvent) -> SafeString:
     if event.delivered_at is not None:
         return badge("good", _("Delivered"))
@@ -49,10 +50,10 @@ def signal_badge(event: TimelineEvent) -> SafeString:
 
 
 @admin.register(TimelineEvent)
-class TimelineEventAdmin(RunAgainAdmin[TimelineEvent]):
+class TimelineEventAdmin(RunAgainAdmin):
     list_display = [
         "what",
-        "signal",
+        signal_badge,
         "problem",
         "customer",
         "connection",
@@ -69,7 +70,7 @@ class TimelineEventAdmin(RunAgainAdmin[TimelineEvent]):
         "=connection__phone_number_id",
     ]
     search_help_text = gettext_lazy("Customer's name or external id, or Meta's id of the number.")
-    fields = [
+    fields: ClassVar[Any] = [
         "what",
         "customer",
         "connection",
@@ -79,7 +80,7 @@ class TimelineEventAdmin(RunAgainAdmin[TimelineEvent]):
         "actor",
         "occurred_at",
         "details",
-        "signal",
+        signal_badge,
         "delivered_at",
         "attempts",
         "next_attempt_at",
@@ -107,18 +108,6 @@ class TimelineEventAdmin(RunAgainAdmin[TimelineEvent]):
     @admin.display(description=gettext_lazy("by"))
     def by(self, event: TimelineEvent) -> str | None:
         return str(event.actor) if event.actor else None
-
-    @admin.display(description=gettext_lazy("signal"))
-    def signal(self, event: TimelineEvent) -> SafeString:
-        return signal_badge(event)
-
-    @admin.display(description=gettext_lazy("error"))
-    def problem(self, event: TimelineEvent) -> str:
-        return shorten(event.last_error)
-
-    @admin.display(description=gettext_lazy("error"))
-    def full_error(self, event: TimelineEvent) -> SafeString | str:
-        return text_block(event.last_error)
 
     @admin.display(description=gettext_lazy("data"))
     def details(self, event: TimelineEvent) -> SafeString | str:

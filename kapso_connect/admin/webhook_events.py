@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy
 
 from ..models import WebhookEvent
 from ..webhooks import inbox
-from .display import badge, json_block, shorten, text_block
+from .display import badge, json_block
 from .run_again import RunAgainAdmin
 
 WEBHOOK_EVENT_BADGES = {
@@ -22,7 +22,7 @@ WEBHOOK_EVENT_BADGES = {
 
 
 @admin.register(WebhookEvent)
-class WebhookEventAdmin(RunAgainAdmin[WebhookEvent]):
+class WebhookEventAdmin(RunAgainAdmin):
     list_display = ["event", "state", "problem", "received_at", "attempts", "next_attempt_at"]
     list_filter = ["status", "received_at"]
     search_fields = ["=idempotency_key", "^event"]
@@ -57,14 +57,6 @@ class WebhookEventAdmin(RunAgainAdmin[WebhookEvent]):
     def state(self, event: WebhookEvent) -> SafeString:
         kind = WEBHOOK_EVENT_BADGES.get(WebhookEvent.Status(event.status), "neutral")
         return badge(kind, event.get_status_display())
-
-    @admin.display(description=gettext_lazy("error"))
-    def problem(self, event: WebhookEvent) -> str:
-        return shorten(event.last_error)
-
-    @admin.display(description=gettext_lazy("error"))
-    def full_error(self, event: WebhookEvent) -> SafeString | str:
-        return text_block(event.last_error)
 
     @admin.display(description=gettext_lazy("payload"))
     def body(self, event: WebhookEvent) -> SafeString:

@@ -12,7 +12,6 @@ from typing import Generic, TypeVar
 from django.db import models
 from django.db.models import Count, DurationField, ExpressionWrapper, F, Q
 from django.db.models.fields.json import KT
-from django.utils import timezone
 
 from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, SetupError
 from ..models import Attention, Connection, SetupLink, TimelineEvent
@@ -177,7 +176,7 @@ def time_to_connect(period: Period) -> Durations:
 
 def links_expiring_soon() -> Rows[SetupLink]:
     """Return the usable links that expire soon, the earliest first."""
-    links = SetupLink.objects.usable().filter(expires_at__lte=timezone.now() + EXPIRES_SOON)
+    links = SetupLink.objects.expiring_within(EXPIRES_SOON)
     listed = links.select_related("customer").defer("url", "options", "next_url")
     return Rows(links.count(), list(listed.order_by("expires_at", "pk")[:MAX_LISTED_ROWS]))
 

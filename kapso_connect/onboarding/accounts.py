@@ -48,8 +48,8 @@ def update_account(
         numbers = Connection.objects.connected().filter(
             Q(phone_number_id__in=phone_number_ids) | Q(business_account_id=business_account_id)
         )
-        owners = Customer.objects.locked().filter(pk__in=numbers.order_by().values("customer"))
-        owners = owners.in_bulk()
+        customers = numbers.order_by().values("customer")
+        owners = Customer.objects.locked().filter(pk__in=customers).in_bulk()
         affected = list(numbers.filter(customer__in=owners).select_for_update().order_by("pk"))
         changed = [row for row in affected if _is_new(row, name, event_id, now)]
         for connection in changed:

@@ -382,9 +382,9 @@ def _register(
             errors[invitation.customer] = error
     errors |= record_registrations(registered)
     for invitation in futures:
-        if error := errors.get(invitation.customer):
+        if invitation.customer in errors:
             del requests[invitation]
-            _handle_error(batch, invitation, error)
+            _handle_error(batch, invitation, errors[invitation.customer])
 
 
 def _with_client(ask: Callable[[ItemT, KapsoClient], ResultT], item: ItemT) -> ResultT:

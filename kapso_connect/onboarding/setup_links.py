@@ -248,8 +248,8 @@ def record(answers: Sequence[tuple[LinkRequest, KapsoSetupLink]]) -> list[SetupL
         # wait, and Kapso's own times say which link is still active there.
         customers = Customer.objects.locked().in_bulk(pks)
         known = {link.kapso_id: link for link in SetupLink.objects.filter(customer__in=customers)}
-        for link in known.values():
-            link.customer = customers[link.customer_id]
+        for recorded in known.values():
+            recorded.customer = customers[recorded.customer_id]
         links: list[SetupLink | None] = []
         new: list[SetupLink] = []
         for request, remote in answers:
@@ -262,10 +262,10 @@ def record(answers: Sequence[tuple[LinkRequest, KapsoSetupLink]]) -> list[SetupL
         bulk_insert(new)
         for customer in customers.values():
             customer.connect_key = customer.connect_key or new_connect_key()
-        for link in new:
-            latest = link.customer.latest_setup_link
-            if latest is None or latest.created_at <= link.created_at:
-                link.customer.latest_setup_link = link
+        for created in new:
+            latest = created.customer.latest_setup_link
+            if latest is None or latest.created_at <= created.created_at:
+                created.customer.latest_setup_link = created
         Customer.objects.bulk_update(customers.values(), ["connect_key", "latest_setup_link"])
         outbox.record_all(
             TimelineEvent(

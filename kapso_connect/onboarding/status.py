@@ -178,7 +178,7 @@ def get_statuses(customers: Iterable[Customer]) -> dict[int, CustomerStatus]:
     }
 
 
-def _shown_connections(customer_ids: list[int]) -> Iterable[dict[str, Any]]:
+def _shown_connections(customer_ids: list[int]) -> Iterable[Any]:
     connections = Connection.objects.filter(customer=OuterRef("pk"))
     counts = connections.connected().order_by().values("customer").annotate(count=Count("pk"))
     return (

@@ -18,10 +18,6 @@ from django.urls import reverse
 from django.utils import timezone
 
 from kapso_connect import onboarding
-from kapso_connect.admin.customer_actions import (
-    NUMBER_PAGES,
-    PAGE_PERMISSIONS,
-)
 from kapso_connect.models import Connection, Customer, TimelineEvent
 
 from ..factories import make_connection, make_customer
@@ -30,6 +26,8 @@ from .world import (
     CONFIRMED,
     EXPECTED,
     GOOD,
+    NUMBER_PAGES,
+    PAGE_PERMISSIONS,
     PAGES,
     VIEWS,
     World,

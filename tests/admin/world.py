@@ -12,11 +12,6 @@ from django.test import Client
 from django.urls import reverse
 
 from kapso_connect import onboarding
-from kapso_connect.admin.customer_actions import (
-    NUMBER_PAGES,
-    PAGE_PERMISSIONS,
-    POST_ONLY,
-)
 from kapso_connect.models import Customer, TimelineEvent
 from kapso_connect.testing import Sandbox
 
@@ -24,7 +19,20 @@ from ..factories import make_connection
 from ..sites.host_site.models import Bakery
 
 NUMBER = "+14155550123"
+PAGE_PERMISSIONS = {
+    "email": ["send_setup_link"],
+    "qr": ["send_setup_link", "create_setup_link"],
+    "share": ["send_setup_link", "create_setup_link"],
+    "copied": ["create_setup_link"],
+    "revoke": ["revoke_setup_link"],
+    "extend": ["extend_setup_link"],
+    "reconnect": ["reconnect_number"],
+    "health": ["check_health"],
+    "disconnect": ["disconnect_number"],
+}
 PAGES = list(PAGE_PERMISSIONS)
+NUMBER_PAGES = {"reconnect", "health", "disconnect"}
+POST_ONLY = {"copied", "health"}
 VIEWS = ["view_customer", "view_bakery"]
 
 

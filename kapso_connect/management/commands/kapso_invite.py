@@ -261,7 +261,7 @@ class Selection:
     def __init__(self, label: str | None, ids: Sequence[str]) -> None:
         self.admin = find_model_admin(label) if label else None
         self.only_missing = not ids
-        manager = self.admin.model._default_manager if self.admin else Customer.objects
+        manager: Any = self.admin.model._default_manager if self.admin else Customer.objects
         if ids:
             self.objs = manager.filter(pk__in=check_ids(manager, ids))
         else:
@@ -282,7 +282,7 @@ class Selection:
     def count(self) -> int:
         """Return how many customers would be invited, without creating any."""
         if self.admin is None or not self.only_missing:
-            return self.objs.count()
+            return int(self.objs.count())
         count = 0
         for pks in in_groups(self.objs.values_list("pk", flat=True)):
             objs = list(self.objs.filter(pk__in=pks))
