@@ -382,20 +382,21 @@ def _task_backend() -> Iterator[CheckMessage]:
 
 
 def _sqlite() -> Iterator[CheckMessage]:
-    database = connections[db.alias()]
-    options = database.settings_dict["OPTIONS"]
+    database: Any = connections[db.alias()]
     if database.vendor != "sqlite" or database.is_in_memory_db():
         return
-    mode = str(options.get("transaction_mode", "")).upper()
-    if mode in {"IMMEDIATE", "EXCLUSIVE"} and options.get("timeout", 0) >= MIN_SQLITE_TIMEOUT:
+    options = database.settings_dict["OPTIONS"]
+    # The mode may be None, which is SQLite's own default.
+    waits = str(options.get("transaction_mode")).upper() in {"IMMEDIATE", "EXCLUSIVE"}
+    if waits and options.get("timeout", 0) >= MIN_SQLITE_TIMEOUT:
         return
     yield Warning(
         "The database is SQLite, and its options let requests that write at the same time fail "
         'with "database is locked".',
-        hint=f'Let them wait for each other, with DATABASES[{database.alias!r}]["OPTIONS"] = '
+        hint=f"Let them wait for each other: set OPTIONS in DATABASES[{database.alias!r}] to "
         f'{{"transaction_mode": "IMMEDIATE", "timeout": {MIN_SQLITE_TIMEOUT}, '
-        '"init_command": "PRAGMA journal_mode=WAL;"}. The last one is optional: with it, nobody '
-        "who reads waits for a writer.",
+        '"init_command": "PRAGMA journal_mode=WAL;"}. The last one is optional: with it, whoever '
+        "only reads does not wait for a writer.",
         id="kapso_connect.W024",
     )
 

@@ -967,8 +967,10 @@ def test_no_secret_is_printed_with_a_broken_database() -> None:
 
 def refuse_password(server: socket.socket, secret: str) -> None:
     """Answer as PostgreSQL does to a wrong password, and quote what no server quotes."""
+    text = f"SFATAL\0C28P01\0Mpassword {secret} of user {secret} is wrong\0\0".encode()
     while True:
         with server.accept()[0] as connection:
-            connection.recv(1024)
-            text = f"SFATAL\0C28P01\0Mpassword {secret} of user {secret} is wrong\0\0".encode()
+            # Requests for encryption have 8 bytes; the message after them names the user.
+            while len(connection.recv(1024)) == 8:
+                connection.sendall(b"N")
             connection.sendall(b"E" + struct.pack("!I", len(text) + 4) + text)
