@@ -25,9 +25,7 @@ if DATABASES["default"]["NAME"] == ":memory:":
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     DATABASES["default"]["TEST"] = {"NAME": f"{folder}/test.sqlite3"}
     DATABASES["default"]["OPTIONS"] = {
-        "transaction_mode": "IMMEDIATE",
-        "timeout": 20,
-        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF",
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF"
     }
 INSTALLED_APPS = [
     "django.contrib.admin",

@@ -36,7 +36,7 @@ SMTP = "django.core.mail.backends.smtp.EmailBackend"
 
 
 @pytest.fixture(autouse=True)
-def _ready_for_deployment(settings: Any, tmp_path: Path) -> None:
+def _ready_for_deployment(settings: Any, tmp_path: Path, sqlite_options: None) -> None:
     """Start from a site that is ready to be deployed."""
     settings.CACHES = {
         "default": {

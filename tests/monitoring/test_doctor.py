@@ -60,6 +60,8 @@ MARKERS = {
 """Secrets that are recognized wherever they are shown."""
 PART_LENGTH = 6
 
+pytestmark = pytest.mark.usefixtures("sqlite_options")
+
 
 def leaked_parts(text: str) -> list[str]:
     """Return the parts of secrets that are in ``text``."""
