@@ -71,8 +71,14 @@ DATABASES = {
     "default": env.db("DATABASE_URL", default=f"sqlite:///{quote(str(BASE_DIR / 'db.sqlite3'))}")
 }
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
-    # The webhook and the browser write at the same time: one waits instead of failing.
-    DATABASES["default"]["OPTIONS"] = {"transaction_mode": "IMMEDIATE", "timeout": 20}
+    # The webhook and the browser write at the same time: one waits instead of failing, and whoever
+    # only reads does not wait. DATABASE_URL may name other options: sqlite:///db.sqlite3?timeout=60
+    DATABASES["default"]["OPTIONS"] = {
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        "init_command": "PRAGMA journal_mode=WAL;",
+        **DATABASES["default"].get("OPTIONS", {}),
+    }
 # Shared by all processes of a server, so that rate limits apply to all of them together.
 CACHES = {
     "default": env.cache(

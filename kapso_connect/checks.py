@@ -45,6 +45,8 @@ Warnings:
     The task backend does not run tasks.
 ``kapso_connect.W014``
     ``django.contrib.staticfiles`` is not installed, so the pages have no styles.
+``kapso_connect.W024``
+    The database is SQLite, and simultaneous writers would fail instead of waiting.
 
 Warnings of ``manage.py check --deploy``:
 
@@ -87,18 +89,22 @@ from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 from django.http.request import validate_host
 from django.template import TemplateDoesNotExist, TemplateSyntaxError
 from django.template.loader import get_template
 from django.urls import NoReverseMatch, get_script_prefix, resolve, reverse
 from django.utils.module_loading import import_string
 
-from . import exceptions, outbox, utils
+from . import db, exceptions, outbox, utils
 from .conf import KAPSO_WEBHOOK_TIMEOUT, Conf, get_conf
 from .kapso import setup_link_options
 from .pages import theme, views
 
 MIN_WEBHOOK_SECRET_LENGTH = 16
+
+MIN_SQLITE_TIMEOUT = 20
+"""Seconds that a request waits for others to finish writing to SQLite. Python's default is 5."""
 
 SANDBOX_SECRETS = ("sandbox", "sandbox-api-key", "sandbox-webhook-secret")
 """API keys and webhook secrets that the sandbox and the documentation use."""
@@ -106,7 +112,7 @@ SANDBOX_SECRETS = ("sandbox", "sandbox-api-key", "sandbox-webhook-secret")
 
 @register("kapso_connect")
 def check_settings(**kwargs: Any) -> list[CheckMessage]:
-    """Check the values in ``KAPSO_CONNECT``, and the task backend."""
+    """Check the values in ``KAPSO_CONNECT``, the task backend, and SQLite's options."""
     try:
         conf = get_conf()
     except ImproperlyConfigured as error:
@@ -120,6 +126,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         *_api_permissions(conf),
         *_time_limits(conf),
         *_task_backend(),
+        *_sqlite(),
     ]
 
 
@@ -154,7 +161,7 @@ def _shadowed_urls() -> Iterator[CheckMessage]:
         is_page = isinstance(page, type) and issubclass(page, views.PageView)
         if found.view_name != f"kapso_connect:{name}" and not is_page:
             yield Warning(
-                f"{path} is answered by {found._func_path}, not by kapso_connect's own view.",
+                f"{path} is answered by {found.view_name}, not by kapso_connect's own view.",
                 hint='Put include("kapso_connect.urls") above the pattern that matches its URL.',
                 id="kapso_connect.W010",
             )
@@ -322,9 +329,10 @@ def _api_permissions(conf: Conf) -> Iterator[CheckMessage]:
         try:
             import_string(path)
         except Exception as error:
+            # Its text is not shown, here and below: it may be any module's, and have secrets in it.
             yield Error(
-                f"KAPSO_CONNECT['API_PERMISSIONS'] names {path}, which cannot be imported, so the "
-                f"REST API refuses every request: {type(error).__name__}: {error}.",
+                f"KAPSO_CONNECT['API_PERMISSIONS'] names {path}, which cannot be imported "
+                f"({type(error).__name__}), so the REST API refuses every request.",
                 hint="Give the dotted paths of Django REST framework permission classes.",
                 id="kapso_connect.E008",
             )
@@ -335,7 +343,7 @@ def _observers(conf: Conf) -> Iterator[CheckMessage]:
         try:
             problem = "" if callable(import_string(path)) else "it is not callable"
         except Exception as error:
-            problem = f"{type(error).__name__}: {error}"
+            problem = f"importing it raises {type(error).__name__}"
         if problem:
             yield Warning(
                 f"KAPSO_CONNECT['OBSERVERS'] names {path}, which cannot be called: {problem}.",
@@ -373,6 +381,26 @@ def _task_backend() -> Iterator[CheckMessage]:
         )
 
 
+def _sqlite() -> Iterator[CheckMessage]:
+    database: Any = connections[db.alias()]
+    if database.vendor != "sqlite" or database.is_in_memory_db():
+        return
+    options = database.settings_dict["OPTIONS"]
+    # The mode may be None, which is SQLite's own default.
+    waits = str(options.get("transaction_mode")).upper() in {"IMMEDIATE", "EXCLUSIVE"}
+    if waits and options.get("timeout", 0) >= MIN_SQLITE_TIMEOUT:
+        return
+    yield Warning(
+        "The database is SQLite, and its options let requests that write at the same time fail "
+        'with "database is locked".',
+        hint=f"Let them wait for each other: set OPTIONS in DATABASES[{database.alias!r}] to "
+        f'{{"transaction_mode": "IMMEDIATE", "timeout": {MIN_SQLITE_TIMEOUT}, '
+        '"init_command": "PRAGMA journal_mode=WAL;"}. The last one is optional: with it, whoever '
+        "only reads does not wait for a writer.",
+        id="kapso_connect.W024",
+    )
+
+
 @register("kapso_connect", deploy=True)
 def check_deployment(**kwargs: Any) -> list[CheckMessage]:
     """Check what only matters in production: ``manage.py check --deploy`` runs this."""
@@ -392,15 +420,15 @@ def _url_settings(conf: Conf) -> Iterator[CheckMessage]:
         )
     if conf.public_url and _is_local(conf.public_url):
         yield Warning(
-            f"KAPSO_CONNECT['PUBLIC_URL'] is {conf.public_url}, which neither Kapso nor a customer "
-            "can reach.",
+            "KAPSO_CONNECT['PUBLIC_URL'] is on this machine or in a private network, where neither "
+            "Kapso nor a customer can reach it.",
             hint="Set it to the origin of this site as customers' browsers see it.",
             id="kapso_connect.W015",
         )
     if _is_local(conf.api_base_url):
         yield Warning(
-            f"KAPSO_CONNECT['API_BASE_URL'] is {conf.api_base_url}, which is the sandbox, not "
-            "Kapso: customers cannot connect a number.",
+            "KAPSO_CONNECT['API_BASE_URL'] is on this machine or in a private network, so it is "
+            "the sandbox, not Kapso: customers cannot connect a number.",
             hint="Leave it out.",
             id="kapso_connect.W016",
         )

@@ -140,7 +140,7 @@ def _contact(name: str, value: object) -> str:
     url = _text(name, value)
     if url and not url.startswith(("mailto:", "tel:", "https://", "http://", "/")):
         raise ImproperlyConfigured(
-            f"{SETTING}[{name!r}] must start with mailto:, tel:, https:// or /, not {url!r}."
+            f"{SETTING}[{name!r}] must start with mailto:, tel:, https:// or /."
         )
     return url
 
@@ -179,23 +179,21 @@ def _rates(name: str, value: object) -> Mapping[str, str | None]:
             )
         if rate is not None and not (isinstance(rate, str) and THROTTLE_RATE.fullmatch(rate)):
             raise ImproperlyConfigured(
-                f'{SETTING}[{name!r}][{kind!r}] must be a rate such as "30/min", not {rate!r}.'
+                f'{SETTING}[{name!r}][{kind!r}] must be a rate such as "30/min".'
             )
     return {**DEFAULT_THROTTLE_RATES, **rates}
 
 
 def _positive(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ImproperlyConfigured(
-            f"{SETTING}[{name!r}] must be a number greater than 0, not {value!r}."
-        )
+        raise ImproperlyConfigured(f"{SETTING}[{name!r}] must be a number greater than 0.")
     return value
 
 
 def _positive_int(name: str, value: object) -> int:
     number = _positive(name, value)
     if not isinstance(number, int):
-        raise ImproperlyConfigured(f"{SETTING}[{name!r}] must be a whole number, not {value!r}.")
+        raise ImproperlyConfigured(f"{SETTING}[{name!r}] must be a whole number.")
     return number
 
 
@@ -229,6 +227,7 @@ def get_conf() -> Conf:
     """Return ``settings.KAPSO_CONNECT`` as typed values.
 
     Raise ImproperlyConfigured, naming the key, for an unknown key or a value of the wrong type.
+    The message does not quote the value, which may be a secret under the wrong key.
     """
     given = getattr(settings, SETTING, {})
     if not isinstance(given, Mapping):

@@ -169,6 +169,15 @@ def requests_in_transaction(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 @pytest.fixture
+def sqlite_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the database is SQLite, connect to it with the options that a check asks for."""
+    database = connections[DEFAULT_DB_ALIAS]
+    if database.vendor == "sqlite":
+        for name, value in {"transaction_mode": "IMMEDIATE", "timeout": 20}.items():
+            monkeypatch.setitem(database.settings_dict["OPTIONS"], name, value)
+
+
+@pytest.fixture
 def unthrottled() -> None:
     """Nobody has asked the REST API anything yet."""
     cache.clear()

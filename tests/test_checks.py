@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import django
 import pytest
 from django.core.checks import run_checks
+from django.db import connections
+from django.db.backends.sqlite3.base import DatabaseWrapper
 from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 from django.urls import include, path, re_path, set_script_prefix
@@ -31,7 +36,7 @@ SMTP = "django.core.mail.backends.smtp.EmailBackend"
 
 
 @pytest.fixture(autouse=True)
-def _ready_for_deployment(settings: Any, tmp_path: Path) -> None:
+def _ready_for_deployment(settings: Any, tmp_path: Path, sqlite_options: None) -> None:
     """Start from a site that is ready to be deployed."""
     settings.CACHES = {
         "default": {
@@ -303,6 +308,59 @@ def test_cache_not_shared_between_processes_is_reported(settings: Any, backend: 
     settings.CACHES = {"default": {"BACKEND": f"django.core.cache.backends.{backend}"}}
     assert ids() == set()
     assert ids(deploy=True) == {"W020"}
+
+
+RECOMMENDED = {"transaction_mode": "IMMEDIATE", "timeout": 20}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"kapso_connect.W024"}),
+        ({"transaction_mode": "IMMEDIATE"}, {"kapso_connect.W024"}),
+        ({"timeout": 20}, {"kapso_connect.W024"}),
+        ({**RECOMMENDED, "transaction_mode": "DEFERRED"}, {"kapso_connect.W024"}),
+        ({**RECOMMENDED, "transaction_mode": None}, {"kapso_connect.W024"}),
+        ({**RECOMMENDED, "timeout": 19.5}, {"kapso_connect.W024"}),
+        (RECOMMENDED, set()),
+        ({"transaction_mode": "immediate", "timeout": 60}, set()),
+        ({**RECOMMENDED, "transaction_mode": "EXCLUSIVE"}, set()),
+    ],
+)
+def test_options_that_let_writers_to_sqlite_fail_are_reported(
+    options: dict[str, object], expected: set[str]
+) -> None:
+    with sqlite("db.sqlite3", options):
+        assert {m.id for m in checks.check_settings()} == expected
+
+
+def test_hint_for_sqlite_names_options_that_it_accepts(tmp_path: Path) -> None:
+    with sqlite("db.sqlite3", {}):
+        (message,) = checks.check_settings()
+    (shown,) = re.findall(r"\{.*\}", str(message.hint))
+    with sqlite(str(tmp_path / "db.sqlite3"), ast.literal_eval(shown)) as database:
+        assert checks.check_settings() == []
+        with database.cursor() as cursor:
+            assert cursor.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        database.close()
+
+
+@pytest.mark.parametrize("name", [":memory:", "file:memorydb_default?mode=memory&cache=shared"])
+def test_sqlite_in_memory_needs_no_options(name: str) -> None:
+    with sqlite(name, {}):
+        assert checks.check_settings() == []
+
+
+@contextmanager
+def sqlite(name: str, options: Mapping[str, object]) -> Iterator[Any]:
+    """Let the default database be this one of SQLite, to which nothing connects by itself."""
+    usual: Any = connections["default"]
+    given = {**usual.settings_dict, "NAME": name, "OPTIONS": {**options}}
+    connections["default"] = DatabaseWrapper(given, "default")
+    try:
+        yield connections["default"]
+    finally:
+        connections["default"] = usual
 
 
 @pytest.mark.parametrize(

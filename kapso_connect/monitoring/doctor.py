@@ -1,44 +1,44 @@
 """Check an installation, and say what is wrong with it and what to do next.
 
-Nothing here raises: whatever is broken becomes a finding. No finding contains a secret. Of errors
-that are not this package's own, only the kind is shown, never the text.
+Nothing here raises: whatever is broken becomes a finding. No finding contains a secret: of an error
+that is not this package's own, only the class is shown, since its text may quote a password.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
-import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from enum import Enum
+from importlib import metadata
 from typing import Any
 
-import django
 from django.apps import apps
 from django.conf import settings
 from django.core import checks
 from django.core.cache import caches
+from django.core.cache.backends.dummy import DummyCache
 from django.core.exceptions import ImproperlyConfigured
-from django.db import Error, connections, models, router
+from django.db import connections, models
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone as clock
 
-from .. import __version__, outbox
-from ..checks import SANDBOX_SECRETS, check_urls
-from ..conf import DOCTOR_BUDGET, SETTING, TEST_DELIVERY_TIMEOUT, Conf, get_conf
+from .. import db, outbox
+from ..checks import check_urls
+from ..conf import DOCTOR_BUDGET, SETTING, TEST_DELIVERY_TIMEOUT, get_conf
 from ..exceptions import KapsoCredentialsError, KapsoError, KapsoNotFound
 from ..kapso.client import API_PATH, KapsoClient
 from ..kapso.http import Unreachable, fetch
-from ..models import Invitation, InvitationBatch, SetupLink, TimelineEvent, WebhookEvent
+from ..kapso.types import KapsoWebhook
+from ..models import Invitation, InvitationBatch, SetupLink
 from ..onboarding import invitations
 from ..webhooks import inbox, registration
 from ..webhooks.registration import SecretState, SignatureStatus, WebhookInspection
-from .hiding import hide, secret_values
-from .queues import count_and_age
+from .queues import count_and_age, read_all_queues
 
 OVERDUE_WARNING = timedelta(minutes=15)
 OVERDUE_PROBLEM = timedelta(hours=1)
@@ -52,12 +52,20 @@ CLOCK_WARNING_SECONDS = 30.0
 CLOCK_PROBLEM_SECONDS = 300.0
 """Differences between this machine's clock and Kapso's."""
 
-BLOCKING_CHECKS = {f"kapso_connect.{number}" for number in ("W001", "W002", "W003", "W004", "W016")}
+BLOCKING_CHECKS = {
+    f"kapso_connect.{number}" for number in ("W001", "W002", "W003", "W004", "W013", "W016")
+}
 """System checks that are only warnings, so that one can start a new site, but that keep every
-customer from connecting: here they are problems."""
+customer from connecting, or the site from hearing of it: here they are problems."""
+
+PACKAGES = (
+    *("django-kapso-connect", "Django", "djangorestframework", "requests", "urllib3"),
+    *("django-tasks", "phonenumbers", "psycopg", "mysqlclient"),
+    *("django-health-check", "drf-spectacular", "prometheus-client", "segno", "tqdm"),
+)
+"""This package and those that it uses, the optional ones included."""
 
 RUN_SYNC = "Run manage.py kapso_sync every few minutes, from cron or a timer."
-RUN_WORKER = "Keep a worker running: manage.py db_worker"
 REPAIR_WEBHOOK = "Run: manage.py kapso_webhook"
 
 
@@ -86,6 +94,27 @@ class Finding:
         return {**asdict(self), "level": self.level.value}
 
 
+def _ok(check: str, message: str, **data: Any) -> Finding:
+    return Finding(check, Level.OK, message, data=data)
+
+
+def _warning(check: str, message: str, hint: str, **data: Any) -> Finding:
+    return Finding(check, Level.WARNING, message, hint, data)
+
+
+def _problem(check: str, message: str, hint: str, **data: Any) -> Finding:
+    return Finding(check, Level.PROBLEM, message, hint, data)
+
+
+SECRET_LEVELS = {
+    SecretState.CURRENT: (Level.OK, ""),
+    SecretState.OLDER: (Level.WARNING, "Finish the rotation: manage.py kapso_webhook --rotate"),
+    SecretState.FOREIGN: (Level.PROBLEM, f"Every delivery is refused. {REPAIR_WEBHOOK}"),
+    SecretState.HIDDEN: (Level.SKIPPED, "The test delivery shows whether it is the right one."),
+}
+"""What it means with which secret Kapso signs."""
+
+
 class Skipped(Exception):
     """A check cannot be made; the message says why."""
 
@@ -103,41 +132,25 @@ class Diagnosis:
         self.test_delivery = test_delivery
         self.findings: list[Finding] = []
         self.current = ""
-        # The sandbox's secrets are ordinary words, which messages need.
-        self._hidden = [text for text in secret_values() if text not in SANDBOX_SECRETS]
-        self.has_database = self.has_tables = False
-        self.has_kapso_answered = False
-        self.webhooks: WebhookInspection | None = None
+        self.webhook: KapsoWebhook | None = None
 
     def run(self) -> list[Finding]:
         """Run all checks and return the findings."""
         for name, check in CHECKS.items():
             self.current = name
             try:
+                if name in NETWORK_CHECKS:
+                    self.require_network()
                 for finding in check(self):
-                    self._add(finding)
+                    self.findings.append(finding)
             except Skipped as reason:
-                self._add(Finding(name, Level.SKIPPED, str(reason)))
-            except Exception as error:
-                self._add(
-                    Finding(
-                        name,
-                        Level.PROBLEM,
-                        f"Could not be checked: {describe_error(error)}.",
-                        "Fix the problems above first. If this one remains, run: manage.py check",
-                    )
-                )
+                self.findings.append(Finding(name, Level.SKIPPED, str(reason)))
+            except (Exception, SystemExit) as error:
+                message = f"Could not be checked: {type(error).__name__}."
+                hint = "Fix the problems above first. If this one remains, run: manage.py check"
+                self.findings.append(_problem(name, message, hint))
         self.current = ""
         return self.findings
-
-    def _add(self, finding: Finding) -> None:
-        self.findings.append(
-            replace(
-                finding,
-                message=hide(finding.message, self._hidden),
-                hint=hide(finding.hint, self._hidden),
-            )
-        )
 
     @property
     def level(self) -> Level:
@@ -145,310 +158,175 @@ class Diagnosis:
         found = {finding.level for finding in self.findings}
         return next((bad for bad in (Level.PROBLEM, Level.WARNING) if bad in found), Level.OK)
 
-    # What checks require; each raises Skipped.
+    def require(self, check: str) -> None:
+        """Raise Skipped unless the finding ``check`` is OK."""
+        if not any(row.check == check and row.level is Level.OK for row in self.findings):
+            raise Skipped(f"Not checked because of the problem with: {check}.")
 
-    def conf(self) -> Conf:
+    def require_network(self) -> None:
+        """Raise Skipped if no request may or can be made."""
+        if not self.network:
+            raise Skipped("Not checked: network checks are turned off.")
         try:
-            return get_conf()
+            get_conf()
         except ImproperlyConfigured:
             raise Skipped(f"Not checked: {SETTING} is invalid.") from None
 
-    def require_network(self) -> Conf:
-        if not self.network:
-            raise Skipped("Not checked: network checks are turned off.")
-        return self.conf()
-
-    def require_tables(self) -> None:
-        if not self.has_tables:
-            raise Skipped("Not checked: the database or its tables are missing.")
-
     def webhook_url(self) -> str:
-        self.conf()
+        """Return the URL of this site's webhook. Raise Skipped if it has none."""
         try:
             return registration.webhook_url()
         except ImproperlyConfigured as error:
             raise Skipped(f"Not checked: {error}") from None
 
 
-def diagnose(*, network: bool = True, test_delivery: bool = True) -> list[Finding]:
-    """Check this installation and return the findings; see ``Diagnosis``."""
-    return Diagnosis(network=network, test_delivery=test_delivery).run()
-
-
-def _warning_or_problem(is_problem: bool) -> Level:
-    return Level.PROBLEM if is_problem else Level.WARNING
-
-
-# What is installed
+# What is installed, and the settings
 
 
 def _check_versions(run: Diagnosis) -> Iterator[Finding]:
-    versions = {
-        "django-kapso-connect": __version__,
-        "Django": django.get_version(),
-        "Python": platform.python_version(),
-    }
+    versions = {"Python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
     message = ", ".join(f"{name} {version}" for name, version in versions.items())
-    yield Finding("versions", Level.OK, message, data=versions)
-
-
-def _check_extras(run: Diagnosis) -> Iterator[Finding]:
-    extras = {extra: _are_installed(names) for extra, names in _distributions_by_extra().items()}
-    listed = ", ".join(f"{extra} {'yes' if has else 'no'}" for extra, has in sorted(extras.items()))
-    yield Finding("extras", Level.OK, f"Optional parts installed: {listed}", data=extras)
-
-
-def _distributions_by_extra() -> dict[str, list[str]]:
-    extras: dict[str, list[str]] = {}
-    for line in importlib.metadata.requires("django-kapso-connect") or []:
-        match = re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", line)
-        if match and match[2] not in {"dev", "docs", "example"}:
-            extras.setdefault(match[2], []).append(match[1])
-    return extras
-
-
-def _are_installed(names: Iterable[str]) -> bool:
-    for name in names:
-        try:
-            importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            return False
-    return True
-
-
-# Settings
+    yield _ok("versions", message, **versions)
 
 
 def _check_settings(run: Diagnosis) -> Iterator[Finding]:
     found = checks.run_checks(tags=["kapso_connect"], include_deployment_checks=not settings.DEBUG)
-    messages = [message for message in found if not message.is_silenced()]
-    for message in messages:
-        yield _from_system_check("settings", message)
-    if not messages:
-        yield Finding("settings", Level.OK, f"{SETTING} is valid.")
+    yield from _from_system_checks("settings", found, f"{SETTING} is valid.")
 
 
 def _check_urls(run: Diagnosis) -> Iterator[Finding]:
-    messages = check_urls()
+    yield from _from_system_checks("urls", check_urls(), "kapso_connect.urls is in the URLconf.")
+
+
+def _from_system_checks(
+    name: str, messages: Sequence[checks.CheckMessage], all_good: str
+) -> Iterator[Finding]:
+    messages = [message for message in messages if not message.is_silenced()]
     for message in messages:
-        yield _from_system_check("urls", message)
+        is_problem = message.level >= checks.ERROR or message.id in BLOCKING_CHECKS
+        report = _problem if is_problem else _warning
+        number = str(message.id).rpartition(".")[2]
+        hint = str(message.hint or "Correct it in the settings.")
+        yield report(f"{name}.{number}", str(message.msg), hint, id=message.id)
     if not messages:
-        yield Finding("urls", Level.OK, "kapso_connect.urls is in the URLconf.")
-
-
-def _from_system_check(name: str, message: checks.CheckMessage) -> Finding:
-    level = _warning_or_problem(message.level >= checks.ERROR or message.id in BLOCKING_CHECKS)
-    hint = str(message.hint or "Correct it in the settings.")
-    number = str(message.id).rpartition(".")[2]
-    return Finding(f"{name}.{number}", level, str(message.msg), hint, {"id": message.id})
+        yield _ok(name, all_good)
 
 
 def _check_cache(run: Diagnosis) -> Iterator[Finding]:
-    backend = str(settings.CACHES["default"]["BACKEND"]).rpartition(".")[2]
-    data = {"backend": backend}
-    hint = (
-        "Set CACHES['default'] to one that all processes share, such as Redis, Memcached or the "
-        "database cache."
-    )
-    if backend == "DummyCache":
+    """Check that the default cache answers; customers can connect without it."""
+    backend = settings.CACHES["default"]["BACKEND"].rpartition(".")[2]
+    try:
+        cache = caches["default"]
+        cache.get("kapso_connect.monitoring.doctor")
+    except Exception as error:
+        message = f"The default cache ({backend}) does not answer: {type(error).__name__}."
+        hint = "Check that it is running, and that CACHES['default'] is right."
+        yield _warning("cache", message, hint, backend=backend)
+        return
+    if isinstance(cache, DummyCache):
         message = (
             "The default cache is DummyCache: requests to a customer's URL are not counted, so the "
             "rate limit does not work."
         )
-        yield Finding("cache", Level.WARNING, message, hint, data)
+        hint = "Set CACHES['default'] to one that stores something."
+        yield _warning("cache", message, hint, backend=backend)
         return
-    if backend == "LocMemCache" and not settings.DEBUG:
-        yield Finding(
-            "cache",
-            Level.WARNING,
-            f"The default cache ({backend}) is not shared between processes: each process counts "
-            "requests to a customer's URL for itself.",
-            f"If there is more than one process: {hint}",
-            data,
-        )
-        return
-    try:
-        caches["default"].get("kapso_connect.monitoring.doctor")
-    except Exception as error:
-        # Only a warning: customers can connect without a cache.
-        message = f"The default cache ({backend}) does not answer: {describe_error(error)}."
-        yield Finding("cache", Level.WARNING, message, "Check that it is running.", data)
-        return
-    yield Finding("cache", Level.OK, f"The default cache is {backend}.", data=data)
-
-
-def _check_tasks(run: Diagnosis) -> Iterator[Finding]:
-    backend = outbox.deliver_event.get_backend()
-    name = type(backend).__name__
-    background = invitations.is_background()
-    data = {"backend": name, "background": background}
-    try:
-        for task in _our_tasks():
-            backend.validate_task(task)
-    except Exception as error:
-        yield Finding(
-            "tasks",
-            Level.PROBLEM,
-            f"The default backend of TASKS ({name}) does not accept this app's tasks: "
-            f"{describe_error(error)}.",
-            'They use the queue "default": check that its QUEUES include it.',
-            data,
-        )
-        return
-    if name == "DummyBackend":
-        yield Finding(
-            "tasks",
-            Level.PROBLEM,
-            "The default backend of TASKS is DummyBackend, which runs no tasks: everything waits "
-            "for kapso_sync.",
-            "Leave TASKS out, or use a backend that runs tasks.",
-            data,
-        )
-    elif background:
-        yield Finding("tasks", Level.OK, f"Tasks run on a worker ({name}).", data=data)
-    else:
-        yield Finding(
-            "tasks", Level.OK, f"Tasks run at once, in the same process ({name}).", data=data
-        )
-
-
-def _check_queue(run: Diagnosis) -> Iterator[Finding]:
-    """Check django-tasks-db's queue, if the site uses it."""
-    backend = outbox.deliver_event.get_backend()
-    if type(backend).__module__.partition(".")[0] != "django_tasks_db":
-        raise Skipped("Not checked: only the queue of django-tasks-db can be checked.")
-    run.require_tables()
-    from django_tasks_db.models import DBTaskResult
-
-    names = [task.module_path for task in _our_tasks()]
-    ready = DBTaskResult.objects.ready().filter(task_path__in=names)
-    yield _waiting("queue", "tasks", ready, "enqueued_at", RUN_WORKER)
-
-
-def _our_tasks() -> list[Any]:
-    return [outbox.deliver_event, inbox.process_webhook_event, invitations.work_invitations]
+    yield _ok("cache", f"The default cache is {backend}.", backend=backend)
 
 
 # The database
 
 
 def _check_database(run: Diagnosis) -> Iterator[Finding]:
-    connection = connections[_database_alias()]
+    connection = connections[db.alias()]
     try:
-        connection.ensure_connection()
+        connection.introspection.table_names()
         version = ".".join(map(str, connection.get_database_version()))
     except Exception as error:
-        yield Finding(
-            "database",
-            Level.PROBLEM,
-            f"The database ({connection.display_name}) does not answer: {describe_error(error)}.",
-            "Check that it is running and that DATABASES is right. Try: manage.py dbshell",
+        message = f"The database does not answer: {type(error).__name__} ({connection.vendor})."
+        hint = (
+            "Check that its server is running, and HOST, PORT, NAME, USER and PASSWORD in "
+            "DATABASES; for SQLite, that NAME is its file, and that this user may write to it. "
+            "To see the driver's own message, run: manage.py dbshell"
         )
+        yield _problem("database", message, hint)
         return
-    run.has_database = True
-    data = {"vendor": connection.vendor, "version": version}
-    yield Finding("database", Level.OK, f"{connection.display_name} {version}", data=data)
+    vendor = connection.vendor
+    yield _ok("database", f"{connection.display_name} {version}", vendor=vendor, version=version)
 
 
 def _check_migrations(run: Diagnosis) -> Iterator[Finding]:
-    if not run.has_database:
-        raise Skipped("Not checked: the database does not answer.")
-    connection = connections[_database_alias()]
+    run.require("database")
+    connection = connections[db.alias()]
     executor = MigrationExecutor(connection)
-    targets = executor.loader.graph.leaf_nodes("kapso_connect")
-    plan = executor.migration_plan(targets)
+    plan = executor.migration_plan(executor.loader.graph.leaf_nodes("kapso_connect"))
     unapplied = [f"{migration.app_label}.{migration.name}" for migration, _backwards in plan]
     our_models = apps.get_app_config("kapso_connect").get_models()
     tables = {model._meta.db_table for model in our_models}
-    missing_tables = sorted(tables - set(connection.introspection.table_names()))
-    run.has_tables = not missing_tables
-    data = {"unapplied": unapplied, "missing_tables": missing_tables}
+    missing = sorted(tables - set(connection.introspection.table_names()))
+    data = {"unapplied": unapplied, "missing_tables": missing}
     if unapplied:
         message = f"Unapplied migrations: {', '.join(unapplied)}."
-        yield Finding("migrations", Level.PROBLEM, message, "Run: manage.py migrate", data)
-    elif missing_tables:
-        yield Finding(
-            "migrations",
-            Level.PROBLEM,
-            "Tables are missing, although their migrations are recorded as applied: "
-            f"{', '.join(missing_tables)}.",
-            "Restore the database, or run manage.py migrate kapso_connect zero, then migrate again",
-            data,
-        )
+        yield _problem("migrations", message, "Run: manage.py migrate", **data)
+    elif missing:
+        message = f"Tables are missing, although their migrations are applied: {', '.join(missing)}"
+        hint = "Restore the database, or run manage.py migrate kapso_connect zero, then migrate"
+        yield _problem("migrations", message, hint, **data)
     else:
-        yield Finding("migrations", Level.OK, "All migrations are applied.", data=data)
+        yield _ok("migrations", "All migrations are applied.", **data)
 
 
-def _database_alias() -> str:
-    return router.db_for_write(WebhookEvent)
+# What waits and what failed
 
 
-# The queues
+def _check_tasks(run: Diagnosis) -> Iterator[Finding]:
+    backend = outbox.deliver_event.get_backend()
+    name, background = type(backend).__name__, invitations.is_background()
+    where = "are left to workers" if background else "run at once, in the same process"
+    yield _ok("tasks", f"Tasks {where} ({name}).", backend=name, background=background)
+    if type(backend).__module__.partition(".")[0] != "django_tasks_db":
+        return
+    run.require("migrations")
+    from django_tasks_db.models import DBTaskResult
+
+    tasks = (outbox.deliver_event, inbox.process_webhook_event, invitations.work_invitations)
+    ready = DBTaskResult.objects.ready().filter(task_path__in=[task.module_path for task in tasks])
+    count, overdue = count_and_age(ready, "enqueued_at")
+    yield _waiting("tasks", count, overdue, "Keep a worker running: manage.py db_worker")
 
 
-def _check_inbox(run: Diagnosis) -> Iterator[Finding]:
-    run.require_tables()
-    rows = WebhookEvent.objects
-    yield _waiting("inbox.waiting", "webhooks", rows.waiting(), "next_attempt_at", RUN_SYNC)
-    yield _failed("inbox.failed", "webhooks", rows.failed(), "received_at")
-
-
-def _check_signals(run: Diagnosis) -> Iterator[Finding]:
-    run.require_tables()
-    rows = TimelineEvent.objects
-    yield _waiting("signals.waiting", "signals", rows.waiting(), "next_attempt_at", RUN_SYNC)
-    yield _failed("signals.failed", "signals", rows.failed(), "occurred_at")
-
-
-def _check_invitations(run: Diagnosis) -> Iterator[Finding]:
-    run.require_tables()
-    started = Invitation.objects.filter(batch__started_at__isnull=False)
-    pending = started.filter(status=Invitation.Status.PENDING)
-    failed = started.filter(status=Invitation.Status.FAILED)
-    running = pending.filter(batch__stopped="")
-    yield _waiting("invitations.waiting", "invitations", running, "next_attempt_at", RUN_SYNC)
-    yield _failed("invitations.failed", "invitations", failed, "batch__started_at")
-    stopped = InvitationBatch.objects.exclude(stopped="").filter(
-        models.Exists(pending.filter(batch=models.OuterRef("pk")))
-    )
+def _check_queues(run: Diagnosis) -> Iterator[Finding]:
+    run.require("migrations")
+    for queue in read_all_queues():
+        yield _waiting(queue.name, queue.waiting, timedelta(seconds=queue.lag), RUN_SYNC)
+        if queue.failed:
+            message = f"Permanently failed {queue.name}: {queue.failed}."
+            hint = "The admin shows why, and lets you run them again."
+            yield _warning(f"{queue.name}.failed", message, hint, count=queue.failed)
+    unfinished = Invitation.objects.filter(batch=models.OuterRef("pk"), status="pending")
+    stopped = InvitationBatch.objects.exclude(stopped="").filter(models.Exists(unfinished))
     if count := stopped.count():
         message = f"Batches of invitations that stopped before they were finished: {count}."
         hint = "The batch's page in the admin says why. Then run: manage.py kapso_invite --resume"
-        yield Finding("invitations.stopped", Level.WARNING, message, hint, {"count": count})
+        yield _warning("invitations.stopped", message, hint, count=count)
 
 
-def _check_redirects(run: Diagnosis) -> Iterator[Finding]:
-    run.require_tables()
-    unconfirmed = SetupLink.objects.filter(unconfirmed_since__isnull=False)
-    yield _waiting("redirects.waiting", "redirects", unconfirmed, "unconfirmed_since", RUN_SYNC)
-
-
-def _waiting(
-    check: str, noun: str, rows: models.QuerySet[Any], due_field: str, hint: str
-) -> Finding:
-    count, overdue = count_and_age(rows, due_field)
+def _waiting(name: str, count: int, overdue: timedelta, hint: str) -> Finding:
+    check = f"{name}.waiting"
     data = {"count": count, "overdue_seconds": round(overdue.total_seconds())}
-    if not count:
-        return Finding(check, Level.OK, f"No {noun} are waiting.", data=data)
     if overdue <= OVERDUE_WARNING:
-        return Finding(check, Level.OK, f"Waiting {noun}: {count}, none overdue.", data=data)
-    message = f"Waiting {noun}: {count}. The oldest has been due for {_format(overdue)}."
-    return Finding(check, _warning_or_problem(overdue > OVERDUE_PROBLEM), message, hint, data)
-
-
-def _failed(check: str, noun: str, rows: models.QuerySet[Any], since_field: str) -> Finding:
-    count, age = count_and_age(rows, since_field)
-    data = {"count": count, "oldest_seconds": round(age.total_seconds())}
-    if not count:
-        return Finding(check, Level.OK, f"No {noun} have failed.", data=data)
-    message = f"Permanently failed {noun}: {count}. The oldest is from {_format(age)} ago."
-    hint = "The admin shows why, and lets you run them again."
-    return Finding(check, Level.WARNING, message, hint, data)
+        return _ok(check, f"Waiting {name}: {count}, none overdue.", **data)
+    report = _problem if overdue > OVERDUE_PROBLEM else _warning
+    message = f"Waiting {name}: {count}. The oldest has been due for {_format(overdue)}."
+    return report(check, message, hint, **data)
 
 
 def _check_sync(run: Diagnosis) -> Iterator[Finding]:
     """Check whether kapso_sync is run, by the work that only it does."""
-    run.require_tables()
+    run.require("migrations")
     threshold = clock.now() - SYNC_OVERDUE_WARNING
     active = SetupLink.objects.filter(status=SetupLink.Status.ACTIVE)
     expired = active.aggregate(at=models.Min("expires_at"))["at"]
@@ -460,16 +338,16 @@ def _check_sync(run: Diagnosis) -> Iterator[Finding]:
     if not synced["count"] and (expired is None or expired > threshold):
         raise Skipped("Not checked: no setup link is old enough to show whether kapso_sync is run.")
     idle = max(_age(expired), _age(synced["last_check"] or synced["first_created"]))
-    data = {"idle_seconds": round(idle.total_seconds())}
+    seconds = round(idle.total_seconds())
     if idle <= SYNC_OVERDUE_WARNING:
         # The larger of two ages, so it does not say when kapso_sync was run.
         behind = _format(max(idle, timedelta(minutes=1)))
         message = f"The work of kapso_sync is at most {behind} behind."
-        yield Finding("sync", Level.OK, message, data=data)
+        yield _ok("sync", message, idle_seconds=seconds)
         return
+    report = _problem if idle > SYNC_OVERDUE_PROBLEM else _warning
     message = f"kapso_sync does not seem to be run: it has done nothing for {_format(idle)}."
-    level = _warning_or_problem(idle > SYNC_OVERDUE_PROBLEM)
-    yield Finding("sync", level, message, RUN_SYNC, data)
+    yield report("sync", message, RUN_SYNC, idle_seconds=seconds)
 
 
 def _age(moment: datetime | None) -> timedelta:
@@ -477,222 +355,157 @@ def _age(moment: datetime | None) -> timedelta:
 
 
 def _format(length: timedelta) -> str:
-    minutes, hours = round(length.total_seconds() / 60), round(length.total_seconds() / 3600)
-    if length >= timedelta(days=2):
-        return f"{length.days} days"
-    if length >= timedelta(hours=2):
-        return f"{hours} hours"
-    if minutes > 1:
-        return f"{minutes} minutes"
-    return "1 minute" if minutes == 1 else "less than a minute"
+    minutes = round(length.total_seconds() / 60)
+    if minutes < 120:
+        return "1 minute" if minutes == 1 else f"{minutes} minutes"
+    return f"{length.days} days" if length.days >= 2 else f"{round(minutes / 60)} hours"
 
 
 # This site, from outside
 
 
 def _check_site(run: Diagnosis) -> Iterator[Finding]:
-    conf = run.require_network()
     url = run.webhook_url()
     if reason := registration.undeliverable_reason(url):
-        yield Finding("site.url", Level.PROBLEM, reason, "Then run: manage.py kapso_webhook")
+        yield _problem("site.url", reason, "Then run: manage.py kapso_webhook")
     else:
-        yield Finding("site.url", Level.OK, f"The URL for Kapso's webhook is {url}")
-    # Even with a random secret, the answer shows whether this is the webhook.
-    webhook_secrets = conf.webhook_secret or (secrets.token_hex(),)
+        yield _ok("site.url", f"The URL for Kapso's webhook is {url}")
+    configured = get_conf().webhook_secret
     refused = []
-    for index, secret in enumerate(webhook_secrets, start=1):
+    # Even with a random secret, the answer shows whether this is the webhook.
+    for index, secret in enumerate(configured or (secrets.token_hex(),), start=1):
         answer = registration.check_signature(url, secret)
         if answer.status in {SignatureStatus.OTHER_SITE, SignatureStatus.UNREACHABLE}:
             hint = (
                 "Start the site, and open it from this machine: check its name, its certificate "
                 "and the firewall."
             )
-            yield Finding("site.reachable", Level.PROBLEM, answer.message, hint)
+            yield _problem("site.reachable", answer.message, hint)
             return
         if answer.status is SignatureStatus.REFUSED:
             refused.append(index)
-    yield Finding("site.reachable", Level.OK, "This site answers at that URL.")
-    if not conf.webhook_secret:
+    yield _ok("site.reachable", "This site answers at that URL.")
+    total = len(configured)
+    if not configured:
         raise Skipped("The secret was not checked: WEBHOOK_SECRET is not set.")
-    data = {"secrets": len(webhook_secrets), "refused": refused}
-    if refused:
-        yield Finding(
-            "site.secret",
-            Level.PROBLEM,
-            "The running site refuses signatures made with "
-            f"{_name_secrets(refused, len(webhook_secrets))}: it runs with other settings.",
-            "Give the site and its commands the same environment, and restart the site.",
-            data,
-        )
-    else:
+    if not refused:
         message = "The running site accepts signatures made with WEBHOOK_SECRET."
-        yield Finding("site.secret", Level.OK, message, data=data)
-
-
-def _name_secrets(numbers: list[int], total: int) -> str:
-    if total == 1:
-        return "WEBHOOK_SECRET"
-    return f"secret {' and '.join(map(str, numbers))} of the {total} in WEBHOOK_SECRET"
+        yield _ok("site.secret", message, secrets=total, refused=refused)
+        return
+    message = (
+        f"The running site refuses signatures made with secret {' and '.join(map(str, refused))} "
+        f"of the {total} in WEBHOOK_SECRET: it runs with other settings."
+    )
+    hint = "Give the site and its commands the same environment, and restart the site."
+    yield _problem("site.secret", message, hint, secrets=total, refused=refused)
 
 
 # Kapso
 
 
 def _check_clock(run: Diagnosis) -> Iterator[Finding]:
-    conf = run.require_network()
+    url = get_conf().api_base_url + API_PATH
     try:
-        answer = fetch("GET", conf.api_base_url + API_PATH, server="Kapso", timeout=DOCTOR_BUDGET)
+        answer = fetch("GET", url, server="Kapso", timeout=DOCTOR_BUDGET)
     except Unreachable as error:
-        yield Finding(
-            "kapso.reachable",
-            Level.PROBLEM,
-            f"Kapso's API does not answer: {error}.",
-            "Check this machine's Internet connection, and KAPSO_CONNECT['API_BASE_URL'].",
-        )
+        message = f"Kapso's API does not answer: {error}."
+        hint = "Check this machine's Internet connection, and KAPSO_CONNECT['API_BASE_URL']."
+        yield _problem("kapso.reachable", message, hint)
         return
-    run.has_kapso_answered = True
-    yield Finding("kapso.reachable", Level.OK, "Kapso's API answers.")
+    yield _ok("kapso.reachable", "Kapso's API answers.")
     try:
         kapso_time = parsedate_to_datetime(answer.headers["date"])
         ahead = (datetime.now(timezone.utc) - kapso_time).total_seconds()
     except (KeyError, ValueError, TypeError, OverflowError):
         raise Skipped("Not checked: Kapso's answer has no valid date.") from None
-    data = {"seconds": round(ahead)}
     if abs(ahead) < CLOCK_WARNING_SECONDS:
-        yield Finding("clock", Level.OK, "This machine's clock agrees with Kapso's.", data=data)
+        message = "This machine's clock agrees with Kapso's."
+        yield _ok("clock", message, seconds=round(ahead))
         return
+    report = _problem if abs(ahead) > CLOCK_PROBLEM_SECONDS else _warning
     direction = "ahead of" if ahead > 0 else "behind"
     message = f"This machine's clock is {abs(ahead):.0f} s {direction} Kapso's."
-    level = _warning_or_problem(abs(ahead) > CLOCK_PROBLEM_SECONDS)
-    yield Finding(
-        "clock", level, message, "Correct the clock, and keep it synchronised with NTP.", data
-    )
+    hint = "Correct the clock, and keep it synchronised with NTP."
+    yield report("clock", message, hint, seconds=round(ahead))
 
 
 def _check_kapso(run: Diagnosis) -> Iterator[Finding]:
-    run.require_network()
-    if not run.has_kapso_answered:
-        raise Skipped("Not checked: Kapso's API does not answer.")
+    run.require("kapso.reachable")
     url = run.webhook_url()
     try:
         with KapsoClient.from_settings(budget=DOCTOR_BUDGET) as client:
             found = registration.inspect_webhooks(client, url)
     except KapsoCredentialsError as error:
         hint = "Check the key in Kapso under Project settings, API keys."
-        yield Finding("kapso.key", Level.PROBLEM, str(error), hint)
-        return
+        yield _problem("kapso.key", str(error), hint)
     except KapsoNotFound as error:
         hint = "Check KAPSO_CONNECT['API_BASE_URL']. Leave it out to use Kapso itself."
-        yield Finding("kapso.api", Level.PROBLEM, str(error), hint)
-        return
+        yield _problem("kapso.api", str(error), hint)
     except KapsoError as error:
         hint = "Try again in a minute. If it continues, contact Kapso's support."
-        yield Finding("kapso.api", Level.PROBLEM, str(error), hint)
-        return
-    run.webhooks = found
-    yield Finding("kapso.key", Level.OK, "Kapso accepts the API key.")
-    yield from _check_webhook(found)
+        yield _problem("kapso.api", str(error), hint)
+    else:
+        run.webhook = found.mine
+        yield _ok("kapso.key", "Kapso accepts the API key.")
+        yield from _webhook_findings(found)
 
 
-def _check_webhook(found: WebhookInspection) -> Iterator[Finding]:
-    webhook = found.mine
-    if webhook is None:
+def _webhook_findings(found: WebhookInspection) -> Iterator[Finding]:
+    if found.mine is None:
         message = f"Kapso has no webhook with the URL {found.url}."
-        yield Finding("webhook.registered", Level.PROBLEM, message, REPAIR_WEBHOOK)
+        yield _problem("webhook.registered", message, REPAIR_WEBHOOK)
         return
-    yield Finding("webhook.registered", Level.OK, "Kapso has a webhook for this site.")
-    missing = sorted(set(registration.SUBSCRIBED_EVENTS) - set(webhook.events))
-    extra = [webhook.id for webhook in found.extra if webhook.active]
-    if webhook.url != found.url:
-        message = (
-            f"The webhook's URL is {registration.redact_url(webhook.url)} instead of {found.url}."
-        )
-        yield Finding("webhook.url", Level.PROBLEM, message, REPAIR_WEBHOOK)
-    if not webhook.active:
-        message = "The webhook is not active: Kapso pauses a webhook whose deliveries fail."
-        hint = "Fix this site's problems listed above first, then run: manage.py kapso_webhook"
-        yield Finding("webhook.active", Level.PROBLEM, message, hint)
-    if missing:
-        level = _warning_or_problem(bool(set(missing) & set(registration.ESSENTIAL_EVENTS)))
-        message = f"The webhook is not subscribed to {', '.join(missing)}."
-        yield Finding("webhook.events", level, message, REPAIR_WEBHOOK, {"missing": missing})
-    if webhook.payload_version != registration.PAYLOAD_VERSION:
-        version = webhook.payload_version or "not shown"
-        message = f"The webhook's payload version is {version}, not v2."
-        yield Finding("webhook.payload_version", Level.WARNING, message, REPAIR_WEBHOOK)
-    if extra:
-        message = (
-            f"Other webhooks with this site's URL: {len(extra)}. Everything is delivered more than "
-            "once."
-        )
-        yield Finding(
-            "webhook.duplicates", Level.WARNING, message, REPAIR_WEBHOOK, {"extra": extra}
-        )
-    yield _check_webhook_secret(registration.secret_state(webhook))
-
-
-def _check_webhook_secret(state: SecretState) -> Finding:
-    name, data = "webhook.secret", {"state": state.value}
+    yield _ok("webhook.registered", "Kapso has a webhook for this site.")
+    state = registration.secret_state(found.mine)
+    level, hint = SECRET_LEVELS[state]
     message = f"Kapso signs with {registration.SECRET_DESCRIPTIONS[state]}."
-    if state is SecretState.FOREIGN:
-        hint = f"With these settings, every delivery is refused. {REPAIR_WEBHOOK}"
-        return Finding(name, Level.PROBLEM, message, hint, data)
-    if state is SecretState.OLDER:
-        hint = "Finish the rotation: manage.py kapso_webhook --rotate"
-        return Finding(name, Level.WARNING, message, hint, data)
-    if state is SecretState.HIDDEN:
-        message = (
-            "Kapso does not show the webhook's secret. The test delivery shows whether it is right."
-        )
-        return Finding(name, Level.SKIPPED, message, data=data)
-    return Finding(name, Level.OK, message, data=data)
+    yield Finding("webhook.secret", level, message, hint, {"state": state.value})
+    try:
+        steps = registration.plan(found)
+    except ImproperlyConfigured as error:
+        raise Skipped(f"The webhook's other values were not checked: {error}") from None
+    for step in steps:
+        changes = list(step.descriptions)
+        message = f"The webhook is not as it should be. {'; '.join(changes)}"
+        hint = f"Fix this site's problems listed above first. {REPAIR_WEBHOOK}"
+        yield _problem("webhook.changes", message, hint, changes=changes)
 
 
 def _check_delivery(run: Diagnosis) -> Iterator[Finding]:
-    run.require_network()
-    run.require_tables()
+    run.require("migrations")
     if not run.test_delivery:
         raise Skipped("Not checked: the test delivery is turned off.")
-    webhook = run.webhooks.mine if run.webhooks else None
+    webhook = run.webhook
     if webhook is None or not webhook.active or registration.TEST_EVENT not in webhook.events:
         raise Skipped("Not checked: repair the webhook first.")
     if not get_conf().webhook_secret:
         raise Skipped("Not checked: WEBHOOK_SECRET is not set.")
+    timeout = TEST_DELIVERY_TIMEOUT
     try:
         with KapsoClient.from_settings(budget=DOCTOR_BUDGET) as client:
-            seconds = registration.send_test_delivery(
-                client, webhook, timeout=TEST_DELIVERY_TIMEOUT
-            )
+            seconds = registration.send_test_delivery(client, webhook, timeout=timeout)
     except KapsoError as error:
         hint = "Send one from Kapso's dashboard, and look for it in the admin."
-        yield Finding("delivery", Level.PROBLEM, str(error), hint)
+        yield _problem("delivery", str(error), hint)
         return
     if seconds is None:
-        yield Finding(
-            "delivery",
-            Level.PROBLEM,
-            f"Kapso's test delivery did not arrive within {TEST_DELIVERY_TIMEOUT:.0f} s.",
-            registration.explain_missing_delivery(webhook, run.webhook_url()),
-        )
+        message = f"Kapso's test delivery did not arrive within {timeout:.0f} s."
+        hint = registration.explain_missing_delivery(webhook, run.webhook_url())
+        yield _problem("delivery", message, hint)
         return
     message = f"Kapso's test delivery arrived after {seconds:.1f} s."
-    yield Finding("delivery", Level.OK, message, data={"seconds": round(seconds, 1)})
+    yield _ok("delivery", message, seconds=round(seconds, 1))
 
 
 CHECKS: dict[str, Callable[[Diagnosis], Iterator[Finding]]] = {
     "versions": _check_versions,
-    "extras": _check_extras,
     "settings": _check_settings,
     "urls": _check_urls,
     "cache": _check_cache,
-    "tasks": _check_tasks,
     "database": _check_database,
     "migrations": _check_migrations,
-    "queue": _check_queue,
-    "inbox": _check_inbox,
-    "signals": _check_signals,
-    "invitations": _check_invitations,
-    "redirects": _check_redirects,
+    "tasks": _check_tasks,
+    "queues": _check_queues,
     "sync": _check_sync,
     "site": _check_site,
     "clock": _check_clock,
@@ -701,37 +514,5 @@ CHECKS: dict[str, Callable[[Diagnosis], Iterator[Finding]]] = {
 }
 """In the order in which they run: those that may take long come last."""
 
-
-# Errors of databases and networks
-
-ERROR_DESCRIPTIONS = {
-    r"refused\b(?!.*password)": "the connection was refused",
-    r"password|authentication|access denied": "the user name or the password was not accepted",
-    r"translate host|name or service|resolve|getaddrinfo|unknown .*host": "its host is not known",
-    r"no such table|relation .* does not exist|table .* doesn't exist": "a table is missing",
-    r"unknown database|database .* does not exist": "there is no such database",
-    r"unable to open|no such file": "its file cannot be opened",
-    r"timeout|timed out": "it did not answer in time",
-    r"locked": "it is locked",
-    r"read-?only": "it is read-only",
-    r"not a database|malformed": "its file is damaged or is not a database",
-}
-
-
-def describe_error(error: Exception) -> str:
-    """Return what kind of error it is.
-
-    The error's own text may quote a password, so it is only compared with known messages.
-    """
-    name = type(error).__name__
-    if isinstance(error, KapsoError):
-        return str(error).rstrip(".")
-    if isinstance(error, (Error, OSError)) or "Connection" in name:
-        try:
-            text = str(error).lower()
-        except Exception:
-            text = ""
-        for pattern, description in ERROR_DESCRIPTIONS.items():
-            if re.search(pattern, text, re.DOTALL):
-                return f"{description} ({name})"
-    return name
+NETWORK_CHECKS = {"site", "clock", "kapso", "delivery"}
+"""Those that send requests."""

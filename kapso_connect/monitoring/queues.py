@@ -10,7 +10,7 @@ from django.db import models
 from django.db.models import Count, Min
 from django.utils import timezone
 
-from ..models import TimelineEvent, WebhookEvent
+from ..models import Invitation, SetupLink, TimelineEvent, WebhookEvent
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,26 @@ def read_queues() -> list[Queue]:
     ]
 
 
-def _read_queue(name: str, waiting: models.QuerySet[Any], failed: models.QuerySet[Any]) -> Queue:
-    count, lag = count_and_age(waiting, "next_attempt_at")
+def read_all_queues() -> list[Queue]:
+    """Return also the queues of bulk invitations and of redirects to confirm: eight queries."""
+    started = Invitation.objects.filter(batch__started_at__isnull=False)
+    pending = started.filter(status=Invitation.Status.PENDING, batch__stopped="")
+    failed = started.filter(status=Invitation.Status.FAILED)
+    redirects = SetupLink.objects.filter(unconfirmed_since__isnull=False)
+    return [
+        *read_queues(),
+        _read_queue("invitations", pending, failed),
+        _read_queue("redirects", redirects, SetupLink.objects.none(), "unconfirmed_since"),
+    ]
+
+
+def _read_queue(
+    name: str,
+    waiting: models.QuerySet[Any],
+    failed: models.QuerySet[Any],
+    due: str = "next_attempt_at",
+) -> Queue:
+    count, lag = count_and_age(waiting, due)
     return Queue(name, waiting=count, failed=failed.count(), lag=lag.total_seconds())
 
 

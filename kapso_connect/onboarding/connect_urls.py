@@ -6,7 +6,7 @@ signed, and become invalid when the customer's ``connect_key`` changes.
 
 from __future__ import annotations
 
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from django.core.signing import BadSignature, Signer, TimestampSigner
 from django.http import HttpRequest, HttpResponseBase
@@ -89,7 +89,7 @@ def with_customer_token(url: str, customer: Customer) -> str:
     parts = urlsplit(url)
     added = urlencode({CUSTOMER_PARAMETER: _returns.sign(customer.connect_key)})
     query = f"{parts.query}&{added}" if parts.query else added
-    return parts._replace(query=query).geturl()
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, query, parts.fragment))
 
 
 def returning_customer(request: HttpRequest) -> Customer | None:

@@ -8,6 +8,7 @@ once the API has confirmed it. None of them is displayed.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from datetime import timedelta
@@ -20,7 +21,6 @@ from django.http import (
     HttpRequest,
     HttpResponse,
     HttpResponseBase,
-    HttpResponseNotAllowed,
     HttpResponseRedirect,
 )
 from django.shortcuts import render
@@ -73,6 +73,20 @@ class BadParameters(Exception):
     """The parameters are not in the format that Kapso sends."""
 
 
+IS_PAGE = "kapso_connect.is_page"
+"""The key in ``request.META`` of requests for the customers' pages."""
+
+
+def _is_no_refusal_of_a_page(record: logging.LogRecord) -> bool:
+    """Return False for the line in which Django logs the URL, which may be secret, of a page that
+    is answered with an error. Exceptions are logged."""
+    request = getattr(record, "request", None)
+    return bool(record.exc_info) or IS_PAGE not in getattr(request, "META", {})
+
+
+logging.getLogger("django.request").addFilter(_is_no_refusal_of_a_page)
+
+
 @method_decorator([non_atomic, login_not_required, never_cache], name="dispatch")
 class PageView(View):
     """Base class of the customers' pages: shows them in the customer's language, and a friendly
@@ -84,13 +98,8 @@ class PageView(View):
 
     http_method_names = ["get"]
 
-    def http_method_not_allowed(
-        self, request: HttpRequest, *args: Any, **kwargs: Any
-    ) -> HttpResponseNotAllowed:
-        # Django's version logs the URL, which may be secret.
-        return HttpResponseNotAllowed([name.upper() for name in self.http_method_names])
-
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        request.META[IS_PAGE] = True
         with translation.override(_browser_language(request) or translation.get_language()):
             try:
                 response = super().dispatch(request, *args, **kwargs)
@@ -103,8 +112,6 @@ class PageView(View):
         response.headers.setdefault("Referrer-Policy", "no-referrer")
         response.headers.setdefault("X-Robots-Tag", "noindex, nofollow")
         patch_vary_headers(response, ["Accept-Language", "Cookie"])
-        # Keeps Django from logging the URL of a 4xx or 5xx response.
-        response._has_been_logged = True  # type: ignore[attr-defined]
         return response
 
     def page(self, page: str, *, status: int = 200, **context: Any) -> HttpResponse:

@@ -182,4 +182,4 @@ def with_query(url: str, parameters: Mapping[str, str | None]) -> str:
     parts = urlsplit(url)
     added = urlencode({name: value for name, value in parameters.items() if value})
     query = f"{parts.query}&{added}" if parts.query else added
-    return urlunsplit(parts._replace(query=query))
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, query, parts.fragment))

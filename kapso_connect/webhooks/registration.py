@@ -110,7 +110,8 @@ def webhook_url() -> str:
             "https://crm.example.com."
         )
     try:
-        is_url = bool(urlsplit(origin).hostname) and "@" not in origin
+        # A user name, a password and a query would be shown wherever the URL is.
+        is_url = bool(urlsplit(origin).hostname) and not set("@?#") & set(origin)
     except ValueError:
         is_url = False
     if not is_url or not origin.startswith(("http://", "https://")):

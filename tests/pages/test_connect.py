@@ -289,6 +289,28 @@ def test_no_other_method_changes_anything_or_puts_the_url_into_the_log(
     assert rows() == before
 
 
+def test_url_of_a_page_that_does_not_exist_any_more_is_not_in_the_log(
+    link: SetupLink, address: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    link.customer.delete()
+    assert client.get(address).status_code == 410
+    assert client.get(f"{address[:-2]}/").status_code == 404
+    assert [record for record in caplog.records if record.name == "django.request"] == []
+    # Another page's is, and so are the errors of ours.
+    assert client.get("/no/such/page/").status_code == 404
+    assert "Not Found: /no/such/page/" in caplog.text
+
+
+def test_exception_in_a_page_is_logged(
+    address: str, client: Client, caplog: pytest.LogCaptureFixture, settings: Any
+) -> None:
+    settings.TEMPLATES = []
+    client.raise_request_exception = False
+    assert client.get(address).status_code == 500
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "kapso_connect/" in caplog.text
+
+
 # Too often
 
 

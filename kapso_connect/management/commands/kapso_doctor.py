@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
+import time
 from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
 
 from kapso_connect.management.arguments import seconds
 from kapso_connect.management.plain import format_count, plain
@@ -67,34 +68,28 @@ class Command(BaseCommand):
         **options: Any,
     ) -> None:
         diagnosis = Diagnosis(network=not no_network, test_delivery=not no_test_delivery)
-        printing = threading.Lock()
 
-        def give_up() -> None:
-            """Print the findings and exit: a database driver that hangs cannot be stopped."""
-            with printing:
-                diagnosis.findings.append(
-                    Finding(
-                        "time",
-                        Level.PROBLEM,
-                        f"The check {diagnosis.current} did not finish within {time_limit:.0f} s.",
-                        "Something does not answer, probably the database or a name server.",
-                    )
-                )
-                self.print_findings(diagnosis, as_json)
-                self.stdout.flush()
-                os._exit(1)
+        def run() -> None:
+            try:
+                diagnosis.run()
+            finally:
+                connections.close_all()
 
-        timer = threading.Timer(time_limit, give_up)
-        timer.daemon = True
-        timer.start()
+        # A database driver that hangs cannot be stopped: its thread ends with the process.
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        deadline = time.monotonic() + time_limit
         try:
-            diagnosis.run()
+            # On Windows, Ctrl-C has no effect before the end of one wait.
+            while thread.is_alive() and time.monotonic() < deadline:
+                thread.join(0.2)
         except KeyboardInterrupt:
             raise CommandError("Interrupted.", returncode=130) from None
-        finally:
-            timer.cancel()
-        with printing:
-            self.print_findings(diagnosis, as_json)
+        if thread.is_alive():
+            message = f"The check {diagnosis.current} did not finish within {time_limit:.0f} s."
+            hint = "Something does not answer, probably the database or a name server."
+            diagnosis.findings.append(Finding("time", Level.PROBLEM, message, hint))
+        self.print_findings(diagnosis, as_json)
         if diagnosis.level is Level.PROBLEM:
             raise CommandError("There are problems.", returncode=1)
         if diagnosis.level is Level.WARNING and fail_level == Level.WARNING.value:
