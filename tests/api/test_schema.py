@@ -27,8 +27,7 @@ from referencing.jsonschema import DRAFT202012
 from rest_framework import serializers, viewsets
 
 import kapso_connect
-from kapso_connect.api import schema as schemas
-from kapso_connect.api import urls
+from kapso_connect.api import openapi, urls
 from kapso_connect.api.tenants import TenantMixin
 from tests import ROOT
 
@@ -40,7 +39,7 @@ METHODS = ["get", "put", "post", "delete", "options", "head", "patch", "trace"]
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return schemas.build_document(urls.urls_for()[0], API)
+    return openapi.build_document(urls.urls_for()[0], API)
 
 
 def operations(document: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -59,7 +58,7 @@ def test_schema_is_valid(document: Any) -> None:
 
 
 def test_building_causes_no_warnings(capfd: pytest.CaptureFixture[str]) -> None:
-    schemas.build_document(urls.urlpatterns, API)
+    openapi.build_document(urls.urlpatterns, API)
     assert not GENERATOR_STATS
     assert capfd.readouterr() == ("", "")
 
@@ -67,7 +66,7 @@ def test_building_causes_no_warnings(capfd: pytest.CaptureFixture[str]) -> None:
 def test_schema_has_every_route_and_method(document: Any) -> None:
     expected = {
         f"{method} /{route.replace('<str:pk>', '{id}')}"
-        for route, _view, actions, _name in urls.ROUTES
+        for route, _view, actions, *_names in urls.ROUTES
         for method in actions
     }
     assert {name for name, _operation in operations(document)} == expected
@@ -218,7 +217,7 @@ def test_spectacular_settings_of_the_site_do_not_change_it(
     document: Any, monkeypatch: Any, name: str, value: Any
 ) -> None:
     monkeypatch.setattr(spectacular_settings, name, value)
-    assert schemas.build_document(urls.urlpatterns, API) == document
+    assert openapi.build_document(urls.urlpatterns, API) == document
 
 
 def test_headers(document: Any) -> None:
@@ -236,10 +235,10 @@ def test_headers(document: Any) -> None:
 
 def test_schema_is_the_same_after_requests(db: None, document: Any) -> None:
     caller = staff()
-    for route, _view, actions, _name in urls.ROUTES:
+    for route, _view, actions, *_names in urls.ROUTES:
         if "get" in actions:
             caller.get(route.replace("<str:pk>", "1"))
-    assert schemas.build_document(urls.urlpatterns, API) == document
+    assert openapi.build_document(urls.urlpatterns, API) == document
 
 
 @pytest.mark.slow
@@ -437,7 +436,7 @@ def test_mixin_can_use_extend_schema() -> None:
         def create(self, request: Any) -> Any: ...
 
     patterns, _name = urls.urls_for(Decorated)
-    document = schemas.build_document(patterns, "/")
+    document = openapi.build_document(patterns, "/")
     assert document["servers"] == [{"url": "/"}]
     assert document["paths"]["/customers/"]["get"]["summary"] == "Whom we serve"
     assert "post" not in document["paths"]["/customers/"]
@@ -445,6 +444,6 @@ def test_mixin_can_use_extend_schema() -> None:
 
 def test_other_schema_classes_of_the_site_are_kept(settings: Any) -> None:
     view: Any = resolve(f"{API}customers/").func.cls()
-    assert not isinstance(view.schema, schemas.ApiSchema)
+    assert not isinstance(view.schema, openapi.ApiSchema)
     settings.REST_FRAMEWORK = OF_SPECTACULAR
-    assert isinstance(view.schema, schemas.ApiSchema)
+    assert isinstance(view.schema, openapi.ApiSchema)
