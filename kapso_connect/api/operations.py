@@ -91,7 +91,7 @@ INVALID_VALUE_EXAMPLES = {
 """By code, an example of ``fields``."""
 
 
-def error_responses(*codes: str) -> dict[int, OpenApiResponse]:
+def _error_responses(*codes: str) -> dict[int, OpenApiResponse]:
     """Return, by status, the responses with the errors ``codes`` and ``COMMON_ERRORS``."""
     known = {**REST_FRAMEWORK_ERRORS}
     known |= {code: ((status,), message) for code, (status, message) in ERRORS.items()}
@@ -115,19 +115,23 @@ def error_responses(*codes: str) -> dict[int, OpenApiResponse]:
     }
 
 
+def responses(
+    serializer: Any, *codes: str, status: int = 200, description: str = "The object."
+) -> dict[int, OpenApiResponse]:
+    """Return, by status, the response with an object of ``serializer`` and those with the errors
+    ``codes`` and ``COMMON_ERRORS``."""
+    return {
+        status: OpenApiResponse(serializer, description=description),
+        **_error_responses(*codes),
+    }
+
+
 def describe_reads(view: View) -> View:
-    """Describe the list of a view and each of its objects: a class decorator."""
-    of_list = extend_schema(
-        parameters=[view.filters],
-        responses={
-            200: OpenApiResponse(view.serializer_class, "A page of the list."),
-            **error_responses("invalid_filter", *view.pagination_class.error_codes),
-        },
-    )
-    of_object = extend_schema(
-        responses={
-            200: OpenApiResponse(view.serializer_class, "The object."),
-            **error_responses("not_found"),
-        }
-    )
-    return extend_schema_view(list=of_list, retrieve=of_object)(view)
+    """Describe the list of a view, and each of its objects: a class decorator."""
+    kind = view.serializer_class
+    codes = ("invalid_filter", *view.pagination_class.error_codes)
+    page = responses(kind, *codes, description="A page of the list.")
+    return extend_schema_view(
+        list=extend_schema(parameters=[view.filters], responses=page),
+        retrieve=extend_schema(responses=responses(kind, "not_found")),
+    )(view)

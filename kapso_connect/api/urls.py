@@ -79,9 +79,11 @@ def urls_for(*mixins: type[Any]) -> tuple[list[URLPattern], str]:
 
 def _description(view: type[Api], actions: dict[str, str]) -> str:
     """Return the text of a browsable page: the docstrings of its actions."""
-    docs = {method: getdoc(getattr(view, action)) or "" for method, action in actions.items()}
-    first, *others = [(method, " ".join(doc.split())) for method, doc in docs.items()]
-    return "\n\n".join([first[1], *(f"{method.upper()}: {doc}" for method, doc in others)])
+    paragraphs = []
+    for method, action in actions.items():
+        text = " ".join((getdoc(getattr(view, action)) or getdoc(view) or "").split())
+        paragraphs.append(f"{method.upper()}: {text}" if paragraphs else text)
+    return "\n\n".join(paragraphs)
 
 
 urlpatterns, _app_name = urls_for()

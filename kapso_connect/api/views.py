@@ -13,6 +13,7 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404
+from django.shortcuts import get_object_or_404
 from django.urls import URLPattern
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
@@ -52,7 +53,7 @@ from .operations import (
     IDEMPOTENCY_ERRORS,
     KAPSO_ERRORS,
     describe_reads,
-    error_responses,
+    responses,
 )
 from .pagination import NumberedPagination, TimelinePagination
 from .parsers import MAX_BODY_BYTES, BoundedJSONParser
@@ -161,17 +162,17 @@ class Api(GenericViewSet[Any]):
     def get_queryset(self) -> QuerySet[Any]:
         return self.limit(self.rows.all(), self.owned_by)
 
+    def get_object(self) -> Any:
+        return self.get_permitted(self.get_queryset().filter(pk=self.pk))
+
     def get_customer(self, pk: int) -> Customer:
-        customer: Customer | None = self.limit(Customer.objects.filter(pk=pk), "pk").first()
-        if customer is None:
-            raise Http404
-        self.check_object_permissions(self.request, customer)
+        customer: Customer = self.get_permitted(self.limit(Customer.objects.filter(pk=pk), "pk"))
         return customer
 
-    def get_object(self) -> Any:
-        row = self.get_queryset().filter(pk=self.pk).first()
-        if row is None:
-            raise Http404
+    def get_permitted(self, rows: QuerySet[Any]) -> Any:
+        """Return the only one of ``rows``. Raises Http404 if there is none, and checks the object
+        permissions."""
+        row = get_object_or_404(rows)
         self.check_object_permissions(self.request, row)
         return row
 
@@ -277,22 +278,16 @@ class Root(Api):
     serializer_class = serializers.RootSerializer
     pagination_class = None
 
-    @extend_schema(
-        responses={
-            200: OpenApiResponse(serializers.RootSerializer, "The URLs."),
-            **error_responses(),
-        }
-    )
+    @extend_schema(responses=responses(serializers.RootSerializer, description="The URLs."))
     def list(self, request: Request) -> Response:
         """Return the URLs of this API."""
         names = ("customers", "setup-links", "connections", "events", "schema")
         return Response({name.replace("-", "_"): self.url_of(name) for name in names})
 
 
-CHANGE_RESPONSES = {
-    200: OpenApiResponse(serializers.CustomerSerializer, "The changed customer."),
-    **error_responses("not_found", *BODY_ERRORS, "external_customer_id_taken"),
-}
+CHANGE_RESPONSES = responses(
+    serializers.CustomerSerializer, "not_found", *BODY_ERRORS, "external_customer_id_taken"
+)
 
 
 @describe_reads
@@ -325,10 +320,14 @@ class Customers(Api):
     @extend_schema(
         summary="New customer",
         parameters=CREATE_HEADERS,
-        responses={
-            201: OpenApiResponse(serializers.CustomerSerializer, "The new customer."),
-            **error_responses(*BODY_ERRORS, *IDEMPOTENCY_ERRORS, "external_customer_id_taken"),
-        },
+        responses=responses(
+            serializers.CustomerSerializer,
+            *BODY_ERRORS,
+            *IDEMPOTENCY_ERRORS,
+            "external_customer_id_taken",
+            status=201,
+            description="The new object.",
+        ),
     )
     def create(self, request: Request) -> Response:
         """Create a customer. With an Idempotency-Key, the request can be repeated without creating
@@ -402,11 +401,10 @@ class Customers(Api):
             ),
         ],
         responses={
-            200: OpenApiResponse(serializers.StatusSerializer, "The status."),
+            **responses(serializers.StatusSerializer, "not_found"),
             304: OpenApiResponse(
                 description="Nothing has changed since the response with this ETag."
             ),
-            **error_responses("not_found"),
         },
     )
     def status(self, request: Request, pk: str) -> Response:
@@ -466,16 +464,16 @@ class SetupLinks(Api):
     @extend_schema(
         summary="New setup link",
         parameters=CREATE_HEADERS,
-        responses={
-            201: OpenApiResponse(serializers.NewSetupLinkSerializer, "The new setup link."),
-            **error_responses(
-                "not_found",
-                *BODY_ERRORS,
-                *IDEMPOTENCY_ERRORS,
-                *KAPSO_ERRORS,
-                "token_not_permitted",
-            ),
-        },
+        responses=responses(
+            serializers.NewSetupLinkSerializer,
+            "not_found",
+            *BODY_ERRORS,
+            *IDEMPOTENCY_ERRORS,
+            *KAPSO_ERRORS,
+            "token_not_permitted",
+            status=201,
+            description="The new object.",
+        ),
     )
     def create(self, request: Request) -> Response:
         """Create a setup link at Kapso for a customer and end the customer's older one. Give the
@@ -538,10 +536,13 @@ class SetupLinks(Api):
             return run(steps, client)
 
     @extend_schema(
-        responses={
-            200: OpenApiResponse(serializers.SetupLinkSerializer, "The revoked setup link."),
-            **error_responses("not_found", *BODY_ERRORS, *KAPSO_ERRORS, "setup_link_used"),
-        }
+        responses=responses(
+            serializers.SetupLinkSerializer,
+            "not_found",
+            *BODY_ERRORS,
+            *KAPSO_ERRORS,
+            "setup_link_used",
+        )
     )
     def revoke(self, request: Request, pk: str) -> Response:
         """Revoke a setup link at Kapso, and the customer's connect_url with it. Revoking it again
@@ -559,10 +560,9 @@ def digits_of(number: str) -> str:
     return "".join(char for char in number if char in "0123456789")
 
 
-CONNECTION_ACTION_RESPONSES = {
-    200: OpenApiResponse(serializers.ConnectionSerializer, "The number."),
-    **error_responses("not_found", *BODY_ERRORS, *KAPSO_ERRORS, "changed_meanwhile"),
-}
+CONNECTION_ACTION_RESPONSES = responses(
+    serializers.ConnectionSerializer, "not_found", *BODY_ERRORS, *KAPSO_ERRORS, "changed_meanwhile"
+)
 
 
 @describe_reads
@@ -651,10 +651,12 @@ class Schema(Api):
                 description="The format of the response; takes precedence over Accept.",
             )
         ],
-        responses={
-            200: OpenApiResponse({"type": "object", "additionalProperties": {}}, "The schema."),
-            **error_responses("not_found", "openapi_not_installed"),
-        },
+        responses=responses(
+            {"type": "object", "additionalProperties": {}},
+            "not_found",
+            "openapi_not_installed",
+            description="The schema.",
+        ),
     )
     def describe(self, request: Request) -> Response:
         """Return the OpenAPI 3.1 schema of this API, as JSON or YAML."""
