@@ -13,7 +13,6 @@ from rest_framework.filters import BaseFilterBackend
 from rest_framework.request import Request
 
 from .fields import is_primary_key
-from .operations import Operation
 
 
 class RawDataForm:
@@ -27,29 +26,16 @@ class RawDataForm:
 
 def raw_data_form(view: Any, instance: Any) -> RawDataForm:
     """Return the rejected body, or else the values of ``instance``, or else an example."""
-    request = view.request
-    if request.method == request._request.method and view.response.status_code >= 400:
-        body = getattr(request, "_full_data", None)
-        if isinstance(body, dict) and body:
-            return RawDataForm(body)
-    serializer_class = view.get_serializer_class()
-    fields = serializer_class(context=view.get_serializer_context()).fields
-    writable = {name: field for name, field in fields.items() if not field.read_only}
-    if instance is not None:
-        values = {name: field.get_attribute(instance) for name, field in writable.items()}
-        return RawDataForm(
-            {
-                name: None if value is None else writable[name].to_representation(value)
-                for name, value in values.items()
-            }
-        )
-    operation: Operation | None = view.operations.get(view.action)
-    example = dict(operation.example or {}) if operation is not None else {}
-    if "customer" in example:
+    if view.response.status_code >= 400 and view.body and isinstance(view.body, dict):
+        return RawDataForm(view.body)
+    values = view.example if instance is None else view.represent([instance])[0]
+    fields = view.get_serializer_class()(context=view.get_serializer_context()).fields
+    form = RawDataForm({n: values[n] for n in fields if n in values and not fields[n].read_only})
+    if instance is None and "customer" in form.data:
         # An example id could belong to a real customer, who would be invited by accident.
-        customer = request.query_params.get("customer", "")
-        example["customer"] = int(customer) if is_primary_key(customer) else None
-    return RawDataForm({name: value for name, value in example.items() if name in writable})
+        customer = view.request.query_params.get("customer", "")
+        form.data["customer"] = int(customer) if is_primary_key(customer) else None
+    return form
 
 
 class BrowsableFilters(BaseFilterBackend):

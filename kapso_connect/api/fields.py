@@ -20,6 +20,12 @@ def is_primary_key(text: str) -> bool:
 
 
 class StrictCharField(serializers.CharField):
+    """A text. ``pattern`` is what the schema says of it; the field does not check it."""
+
+    def __init__(self, *, pattern: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pattern = pattern
+
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
             self.fail("invalid")
@@ -40,7 +46,13 @@ class StrictBooleanField(serializers.BooleanField):
         return data
 
 
-class StrictChoiceField(serializers.ChoiceField):
+class ChoiceField(serializers.ChoiceField):
+    """One of some texts. The schema calls these choices ``component``."""
+
+    def __init__(self, component: str, choices: Any, **kwargs: Any) -> None:
+        super().__init__(choices, **kwargs)
+        self.component = component
+
     def to_internal_value(self, data: Any) -> Any:
         if not isinstance(data, str):
             self.fail("invalid_choice", input=data)

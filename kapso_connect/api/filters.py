@@ -14,15 +14,26 @@ from rest_framework.settings import api_settings
 from ..models import Connection, SetupLink, TimelineEvent
 from ..onboarding.status import OnboardingStatus
 from .errors import ApiError, FieldErrors
-from .fields import IntegerParameter, StrictCharField, StrictChoiceField, UtcDateTimeField
-from .serializers import CUSTOMER_HELP
+from .fields import ChoiceField, IntegerParameter, StrictCharField, UtcDateTimeField
+from .serializers import (
+    CONNECTION_HELP,
+    CONNECTION_STATUS_HELP,
+    CUSTOMER_HELP,
+    EVENT_KIND_HELP,
+    PHONE_NUMBER_ID_HELP,
+    SETUP_LINK_HELP,
+    SETUP_LINK_STATUS_HELP,
+    STATUS_HELP,
+)
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 100
+PAGING_PARAMETERS = {"page", "page_size", "cursor"}
+"""The parameters that are the paginator's."""
 
 
 class Filters(serializers.Serializer[Any]):
-    """The query parameters of one list; each may be values once."""
+    """The query parameters of one list; each may be given once."""
 
     page_size = IntegerParameter(
         required=False, max_value=MAX_PAGE_SIZE, help_text="The number of results on a page."
@@ -30,7 +41,8 @@ class Filters(serializers.Serializer[Any]):
 
     def apply(self, rows: QuerySet[Any], values: Mapping[str, Any]) -> QuerySet[Any]:
         """Return ``rows`` filtered by ``values``, the validated parameters."""
-        raise NotImplementedError
+        lookups = {name: value for name, value in values.items() if name not in PAGING_PARAMETERS}
+        return rows.filter(**lookups)
 
 
 class PagedFilters(Filters):
@@ -46,10 +58,8 @@ class CustomerFilters(PagedFilters):
         trim_whitespace=False,
         help_text="This site's own id for the customer; exact match.",
     )
-    status = StrictChoiceField(
-        required=False,
-        choices=OnboardingStatus.choices,
-        help_text="The onboarding status of the customer.",
+    status = ChoiceField(
+        "OnboardingStatus", OnboardingStatus.choices, required=False, help_text=STATUS_HELP
     )
     search = StrictCharField(
         required=False,
@@ -77,8 +87,11 @@ class CustomerFilters(PagedFilters):
 
 class SetupLinkFilters(PagedFilters):
     customer = IntegerParameter(required=False, help_text=CUSTOMER_HELP)
-    status = StrictChoiceField(
-        required=False, choices=SetupLink.Status.choices, help_text="Whether the link can be used."
+    status = ChoiceField(
+        "SetupLinkStatus",
+        SetupLink.Status.choices,
+        required=False,
+        help_text=SETUP_LINK_STATUS_HELP,
     )
 
     def apply(self, rows: QuerySet[Any], values: Mapping[str, Any]) -> QuerySet[Any]:
@@ -99,18 +112,13 @@ def _has_link_status(status: str) -> Q:
 
 class ConnectionFilters(PagedFilters):
     customer = IntegerParameter(required=False, help_text=CUSTOMER_HELP)
-    status = StrictChoiceField(
+    status = ChoiceField(
+        "ConnectionStatus",
+        Connection.Status.choices,
         required=False,
-        choices=Connection.Status.choices,
-        help_text="Whether the number is connected.",
+        help_text=CONNECTION_STATUS_HELP,
     )
-    phone_number_id = StrictCharField(
-        required=False, max_length=64, help_text="Meta's id of the number."
-    )
-
-    def apply(self, rows: QuerySet[Any], values: Mapping[str, Any]) -> QuerySet[Any]:
-        names = ("customer", "status", "phone_number_id")
-        return rows.filter(**{name: values[name] for name in names if name in values})
+    phone_number_id = StrictCharField(required=False, max_length=64, help_text=PHONE_NUMBER_ID_HELP)
 
 
 class EventFilters(Filters):
@@ -118,22 +126,17 @@ class EventFilters(Filters):
         required=False, max_length=200, help_text="Where the page begins; from next or previous."
     )
     customer = IntegerParameter(required=False, help_text=CUSTOMER_HELP)
-    connection = IntegerParameter(required=False, help_text="The id of a connection.")
-    setup_link = IntegerParameter(required=False, help_text="The id of a setup link.")
-    kind = StrictChoiceField(
-        required=False, choices=TimelineEvent.Kind.choices, help_text="What happened."
+    connection = IntegerParameter(required=False, help_text=CONNECTION_HELP)
+    setup_link = IntegerParameter(required=False, help_text=SETUP_LINK_HELP)
+    kind = ChoiceField(
+        "EventKind", TimelineEvent.Kind.choices, required=False, help_text=EVENT_KIND_HELP
     )
-    since = UtcDateTimeField(required=False, help_text="Events at or after this time.")
-    until = UtcDateTimeField(required=False, help_text="Events before this time.")
-
-    def apply(self, rows: QuerySet[Any], values: Mapping[str, Any]) -> QuerySet[Any]:
-        names = ("customer", "connection", "setup_link", "kind")
-        rows = rows.filter(**{name: values[name] for name in names if name in values})
-        if "since" in values:
-            rows = rows.filter(occurred_at__gte=values["since"])
-        if "until" in values:
-            rows = rows.filter(occurred_at__lt=values["until"])
-        return rows
+    since = UtcDateTimeField(
+        source="occurred_at__gte", required=False, help_text="Events at or after this time."
+    )
+    until = UtcDateTimeField(
+        source="occurred_at__lt", required=False, help_text="Events before this time."
+    )
 
 
 def validate_filters(

@@ -14,6 +14,7 @@ from .filters import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 
 
 class NumberedPagination(PageNumberPagination):
+    error_codes = ("not_found",)
     page_size = DEFAULT_PAGE_SIZE
     page_size_query_param = "page_size"
     max_page_size = MAX_PAGE_SIZE
@@ -30,6 +31,7 @@ class NumberedPagination(PageNumberPagination):
 class TimelinePagination(CursorPagination):
     """Newest first. Pages do not shift when new events arrive."""
 
+    error_codes = ("invalid_cursor",)
     page_size = DEFAULT_PAGE_SIZE
     page_size_query_param = "page_size"
     max_page_size = MAX_PAGE_SIZE

@@ -9,40 +9,43 @@ from rest_framework import serializers
 
 from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, Action
 from ..kapso.languages import Language
-from ..kapso.setup_link_options import BILLING_MODES, THEME_COLORS, provisioning_problem
+from ..kapso.setup_link_options import (
+    AREA_CODE_PATTERN,
+    BILLING_MODES,
+    COLOR_PATTERN,
+    PHONE_NUMBER_PATTERN,
+    THEME_COLORS,
+    provisioning_problem,
+)
 from ..kapso.types import ConnectionType
 from ..models import AccountStatus, Connection, Customer, Health, SetupLink, Source, TimelineEvent
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.status import CustomerStatus, OnboardingStatus
 from ..phone_numbers import is_test_number
 from ..utils import MAX_URL_LENGTH
+from . import examples
 from .fields import (
+    ChoiceField,
     IdField,
     StrictBooleanField,
     StrictCharField,
-    StrictChoiceField,
     StrictEmailField,
     UtcDateTimeField,
 )
+from .schema import OpenApiExample, extend_schema_field, extend_schema_serializer
 
 ID_HELP = "The id of this object."
 CUSTOMER_HELP = "The id of a customer."
+CONNECTION_HELP = "The id of a connection."
+SETUP_LINK_HELP = "The id of a setup link."
 USER_HELP = "The primary key of a user of this site."
+STATUS_HELP = "The onboarding status of the customer."
+SETUP_LINK_STATUS_HELP = "Whether the link can be used."
+CONNECTION_STATUS_HELP = "Whether the number is connected."
+PHONE_NUMBER_ID_HELP = "Meta's id of the number."
+EVENT_KIND_HELP = "What happened."
 CREATED_AT_HELP = "When it was created."
 UPDATED_AT_HELP = "When it was last changed."
-STATUS_HELP = "The onboarding status of the customer."
-PHONE_NUMBER_ID_HELP = "Meta's id of the number."
-DISPLAY_PHONE_NUMBER_HELP = "The number, formatted for people."
-VERIFIED_NAME_HELP = "The name that WhatsApp displays."
-CONNECTION_TYPE_HELP = "How the number is connected; empty if Kapso did not say."
-CONNECTION_STATUS_HELP = "Whether the number is connected."
-CONNECTED_AT_HELP = "When the number was last connected."
-DISCONNECTED_AT_HELP = "When the number was last disconnected."
-DISCONNECT_REASON_HELP = "Why the number was last disconnected."
-SETUP_LINK_STATUS_HELP = "Whether the link can be used."
-SETUP_STATUS_HELP = "How far the customer came with the link."
-OPENED_AT_HELP = "When the customer first opened the link."
-EXPIRES_AT_HELP = "When the link expires."
 
 
 class StrictSerializer(serializers.Serializer[Any]):
@@ -57,6 +60,7 @@ class StrictSerializer(serializers.Serializer[Any]):
         return super().to_internal_value(data)
 
 
+@extend_schema_serializer(examples=[OpenApiExample("example", {})])
 class EmptySerializer(StrictSerializer):
     """An empty object, or no body at all."""
 
@@ -68,20 +72,36 @@ class ErrorFieldSerializer(serializers.Serializer[Any]):
     message = serializers.CharField(help_text="For people; compare with code instead.")
 
 
-class ErrorSerializer(serializers.Serializer[Any]):
+@extend_schema_serializer(many=False)
+class ErrorSerializer(ErrorFieldSerializer):
     """The body of every error."""
 
-    code = serializers.CharField(help_text="Does not change between releases.")
-    message = serializers.CharField(help_text="For people; compare with code instead.")
     fields = serializers.DictField(  # type: ignore[assignment]
         child=ErrorFieldSerializer(many=True),
         help_text="The errors of each invalid value, by its path.",
     )
 
 
+@extend_schema_serializer(many=False)
+class RootSerializer(serializers.Serializer[Any]):
+    """The URLs of this API."""
+
+    customers = serializers.URLField(help_text="Customers.")
+    setup_links = serializers.URLField(help_text="Setup links.")
+    connections = serializers.URLField(help_text="Connections.")
+    events = serializers.URLField(help_text="The timeline.")
+    schema = serializers.URLField(help_text="This schema.")
+
+
 # Customers
 
 
+@extend_schema_serializer(
+    examples=[
+        OpenApiExample("example", examples.NEW_CUSTOMER, request_only=True),
+        OpenApiExample("example", examples.CUSTOMER, response_only=True),
+    ]
+)
 class CustomerSerializer(StrictSerializer):
     """A customer of this site, who connects a number or has connected one."""
 
@@ -99,8 +119,9 @@ class CustomerSerializer(StrictSerializer):
         allow_blank=True,
         help_text="The address that invitations are sent to.",
     )
-    language = StrictChoiceField(
-        choices=Language.choices,
+    language = ChoiceField(
+        "Language",
+        Language.choices,
         required=False,
         allow_blank=True,
         help_text="The language of the hosted page; empty for that of the customer's browser.",
@@ -128,17 +149,24 @@ class StatusConnectionSerializer(serializers.Serializer[Connection]):
 
     id = IdField(help_text=ID_HELP)
     phone_number_id = serializers.CharField(help_text=PHONE_NUMBER_ID_HELP)
-    display_phone_number = serializers.CharField(help_text=DISPLAY_PHONE_NUMBER_HELP)
-    verified_name = serializers.CharField(help_text=VERIFIED_NAME_HELP)
-    connection_type = serializers.ChoiceField(
-        choices=["", *ConnectionType.values], help_text=CONNECTION_TYPE_HELP
+    display_phone_number = serializers.CharField(help_text="The number, formatted for people.")
+    verified_name = serializers.CharField(help_text="The name that WhatsApp displays.")
+    connection_type = ChoiceField(
+        "ConnectionType",
+        ConnectionType.choices,
+        allow_blank=True,
+        help_text="How the number is connected; empty if Kapso did not say.",
     )
-    status = serializers.ChoiceField(
-        choices=Connection.Status.choices, help_text=CONNECTION_STATUS_HELP
+    status = ChoiceField(
+        "ConnectionStatus", Connection.Status.choices, help_text=CONNECTION_STATUS_HELP
     )
-    connected_at = UtcDateTimeField(allow_null=True, help_text=CONNECTED_AT_HELP)
-    disconnected_at = UtcDateTimeField(allow_null=True, help_text=DISCONNECTED_AT_HELP)
-    disconnect_reason = serializers.CharField(help_text=DISCONNECT_REASON_HELP)
+    connected_at = UtcDateTimeField(
+        allow_null=True, help_text="When the number was last connected."
+    )
+    disconnected_at = UtcDateTimeField(
+        allow_null=True, help_text="When the number was last disconnected."
+    )
+    disconnect_reason = serializers.CharField(help_text="Why the number was last disconnected.")
 
 
 class StatusLinkSerializer(serializers.Serializer[SetupLink]):
@@ -146,12 +174,17 @@ class StatusLinkSerializer(serializers.Serializer[SetupLink]):
 
     id = IdField(help_text=ID_HELP)
     status = serializers.SerializerMethodField(help_text=SETUP_LINK_STATUS_HELP)
-    setup_status = serializers.ChoiceField(
-        choices=SetupLink.SetupStatus.choices, help_text=SETUP_STATUS_HELP
+    setup_status = ChoiceField(
+        "SetupStatus",
+        SetupLink.SetupStatus.choices,
+        help_text="How far the customer came with the link.",
     )
-    opened_at = UtcDateTimeField(allow_null=True, help_text=OPENED_AT_HELP)
-    expires_at = UtcDateTimeField(allow_null=True, help_text=EXPIRES_AT_HELP)
+    opened_at = UtcDateTimeField(
+        allow_null=True, help_text="When the customer first opened the link."
+    )
+    expires_at = UtcDateTimeField(allow_null=True, help_text="When the link expires.")
 
+    @extend_schema_field(ChoiceField("SetupLinkStatus", SetupLink.Status.choices))
     def get_status(self, link: SetupLink) -> str:
         return link_status(link)
 
@@ -159,8 +192,12 @@ class StatusLinkSerializer(serializers.Serializer[SetupLink]):
 class FailureSerializer(serializers.Serializer[Any]):
     """Why connecting failed, with texts for the customer in the language of the request."""
 
-    code = serializers.ChoiceField(
-        choices=[*SETUP_ERRORS, "unknown"],
+    code = ChoiceField(
+        "FailureCode",
+        [
+            *((code, error.title) for code, error in SETUP_ERRORS.items()),
+            ("unknown", "Something else"),
+        ],
         help_text="Kapso's error code; unknown for one that this version does not know.",
     )
     kapso_code = serializers.CharField(
@@ -169,16 +206,17 @@ class FailureSerializer(serializers.Serializer[Any]):
     title = serializers.CharField(help_text="What happened, for the customer.")
     cause = serializers.CharField(help_text="Why it happened, for the customer.")
     advice = serializers.CharField(help_text="What to do next, for the customer.")
-    action = serializers.ChoiceField(
-        choices=Action.choices, help_text="The best next step of the customer."
+    action = ChoiceField(
+        "FailureAction", Action.choices, help_text="The best next step of the customer."
     )
 
 
+@extend_schema_serializer(examples=[OpenApiExample("example", examples.STATUS)])
 class StatusSerializer(serializers.Serializer[Any]):
     """The onboarding status of a customer."""
 
     customer = IdField(help_text=CUSTOMER_HELP)
-    status = serializers.ChoiceField(choices=OnboardingStatus.choices, help_text=STATUS_HELP)
+    status = ChoiceField("OnboardingStatus", OnboardingStatus.choices, help_text=STATUS_HELP)
     connection = StatusConnectionSerializer(
         allow_null=True, help_text="The number that is connected, or was connected last."
     )
@@ -226,7 +264,8 @@ class ThemeSerializer(StrictSerializer):
 
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         return {
-            name: StrictCharField(required=False, help_text="As #rrggbb.") for name in THEME_COLORS
+            name: StrictCharField(required=False, pattern=COLOR_PATTERN, help_text="As #rrggbb.")
+            for name in THEME_COLORS
         }
 
 
@@ -238,15 +277,17 @@ class OptionsSerializer(StrictSerializer):
     # the path of one entry, or bounds the size of a list.
 
     allowed_connection_types = serializers.ListField(
-        child=StrictChoiceField(choices=ConnectionType.values),
+        child=ChoiceField("ConnectionType", ConnectionType.choices),
         required=False,
         allow_null=True,
         allow_empty=False,
+        min_length=1,
         max_length=10,
         help_text="The types that the customer can choose from; a single one is preselected.",
     )
-    language = StrictChoiceField(
-        choices=Language.choices,
+    language = ChoiceField(
+        "Language",
+        Language.choices,
         required=False,
         allow_null=True,
         help_text="The language of the hosted page.",
@@ -260,14 +301,16 @@ class OptionsSerializer(StrictSerializer):
     phone_number_area_code = StrictCharField(
         required=False,
         allow_null=True,
+        pattern=AREA_CODE_PATTERN,
         help_text="The area code of the provided number, three digits; United States only.",
     )
-    meta_billing_mode = StrictChoiceField(
-        choices=BILLING_MODES, required=False, allow_null=True, help_text="Who pays Meta."
+    meta_billing_mode = ChoiceField(
+        "BillingMode", BILLING_MODES, required=False, allow_null=True, help_text="Who pays Meta."
     )
     reconnect_phone_number = StrictCharField(
         required=False,
         allow_null=True,
+        pattern=PHONE_NUMBER_PATTERN,
         help_text="One of this customer's numbers, as +15551234567.",
     )
 
@@ -275,10 +318,11 @@ class OptionsSerializer(StrictSerializer):
         import phonenumbers  # its metadata is slow to load
 
         countries = serializers.ListField(
-            child=StrictChoiceField(choices=sorted(phonenumbers.SUPPORTED_REGIONS)),
+            child=ChoiceField("Country", sorted(phonenumbers.SUPPORTED_REGIONS)),
             required=False,
             allow_null=True,
             allow_empty=False,
+            min_length=1,
             max_length=300,
             help_text="The countries in which Kapso may provide a number; default US.",
         )
@@ -290,6 +334,7 @@ class OptionsSerializer(StrictSerializer):
         return attrs
 
 
+@extend_schema_serializer(examples=[OpenApiExample("example", examples.NEW_SETUP_LINK)])
 class SetupLinkRequestSerializer(StrictSerializer):
     """A request for a setup link."""
 
@@ -309,10 +354,10 @@ class SetupLinkRequestSerializer(StrictSerializer):
     )
 
 
-class SetupLinkSerializer(serializers.Serializer[SetupLink]):
+@extend_schema_serializer(examples=[OpenApiExample("example", examples.SETUP_LINK)])
+class SetupLinkSerializer(StatusLinkSerializer):
     """An invitation to connect a number."""
 
-    id = IdField(help_text=ID_HELP)
     customer = IdField(source="customer_id", help_text=CUSTOMER_HELP)
     kapso_id = serializers.CharField(help_text="Kapso's id of the link.")
     reference = serializers.CharField(
@@ -325,10 +370,6 @@ class SetupLinkSerializer(serializers.Serializer[SetupLink]):
     url = serializers.SerializerMethodField(
         help_text="Kapso's hosted page. null for users who may not create links."
     )
-    status = serializers.SerializerMethodField(help_text=SETUP_LINK_STATUS_HELP)
-    setup_status = serializers.ChoiceField(
-        choices=SetupLink.SetupStatus.choices, help_text=SETUP_STATUS_HELP
-    )
     error_code = serializers.CharField(
         source="last_error_code",
         help_text="Kapso's code of the last error; empty if there was none.",
@@ -338,8 +379,6 @@ class SetupLinkSerializer(serializers.Serializer[SetupLink]):
     next_url = serializers.CharField(
         help_text="The page of this site that the success page links to."
     )
-    opened_at = UtcDateTimeField(allow_null=True, help_text=OPENED_AT_HELP)
-    expires_at = UtcDateTimeField(allow_null=True, help_text=EXPIRES_AT_HELP)
     created_at = UtcDateTimeField(help_text=CREATED_AT_HELP)
     created_by = serializers.SerializerMethodField(help_text=USER_HELP)
 
@@ -351,13 +390,11 @@ class SetupLinkSerializer(serializers.Serializer[SetupLink]):
     def get_url(self, link: SetupLink) -> str | None:
         return link.url if self.context["shows_urls"] else None
 
-    def get_status(self, link: SetupLink) -> str:
-        return link_status(link)
-
     def get_created_by(self, link: SetupLink) -> str | None:
         return visible_user(link.created_by_id, self.context)
 
 
+@extend_schema_serializer(examples=[OpenApiExample("example", examples.CREATED_SETUP_LINK)])
 class NewSetupLinkSerializer(SetupLinkSerializer):
     """A new setup link."""
 
@@ -390,18 +427,16 @@ def visible_user(key: Any, context: Mapping[str, Any]) -> str | None:
 # Connections
 
 
-class ConnectionSerializer(serializers.Serializer[Connection]):
+@extend_schema_serializer(examples=[OpenApiExample("example", examples.CONNECTION)])
+class ConnectionSerializer(StatusConnectionSerializer):
     """A number that is or was connected."""
 
-    id = IdField(help_text=ID_HELP)
     customer = IdField(source="customer_id", help_text=CUSTOMER_HELP)
     setup_link = IdField(
         source="setup_link_id",
         allow_null=True,
         help_text="The id of the setup link that it was connected with.",
     )
-    phone_number_id = serializers.CharField(help_text=PHONE_NUMBER_ID_HELP)
-    display_phone_number = serializers.CharField(help_text=DISPLAY_PHONE_NUMBER_HELP)
     is_test_number = serializers.SerializerMethodField(
         help_text="Whether it is one of Meta's test numbers, which have only a display name."
     )
@@ -411,28 +446,21 @@ class ConnectionSerializer(serializers.Serializer[Connection]):
     provisioned_phone_number_id = serializers.CharField(
         help_text="Kapso's id of the number, if Kapso provided it."
     )
-    verified_name = serializers.CharField(help_text=VERIFIED_NAME_HELP)
-    connection_type = serializers.ChoiceField(
-        choices=["", *ConnectionType.values], help_text=CONNECTION_TYPE_HELP
-    )
-    status = serializers.ChoiceField(
-        choices=Connection.Status.choices, help_text=CONNECTION_STATUS_HELP
-    )
-    connected_at = UtcDateTimeField(allow_null=True, help_text=CONNECTED_AT_HELP)
-    disconnected_at = UtcDateTimeField(allow_null=True, help_text=DISCONNECTED_AT_HELP)
-    disconnect_reason = serializers.CharField(help_text=DISCONNECT_REASON_HELP)
     quality_rating = serializers.CharField(help_text="Meta's quality rating: GREEN, YELLOW or RED.")
     name_status = serializers.CharField(help_text="Whether Meta approved the display name.")
-    health_status = serializers.ChoiceField(
-        choices=["", *Health.values],
+    health_status = ChoiceField(
+        "Health",
+        Health.choices,
+        allow_blank=True,
         help_text="The result of Kapso's last health check; empty before the first one.",
     )
     health_error = serializers.CharField(help_text="The error of the last health check.")
     health_checked_at = UtcDateTimeField(
         allow_null=True, help_text="When Kapso last checked the health."
     )
-    account_status = serializers.ChoiceField(
-        choices=AccountStatus.choices,
+    account_status = ChoiceField(
+        "AccountStatus",
+        AccountStatus.choices,
         help_text="What Meta allows the WhatsApp Business Account to do.",
     )
     restrictions = serializers.ListField(
@@ -452,20 +480,17 @@ class ConnectionSerializer(serializers.Serializer[Connection]):
 # The timeline
 
 
+@extend_schema_serializer(examples=[OpenApiExample("example", examples.EVENT)])
 class EventSerializer(serializers.Serializer[TimelineEvent]):
     """An event of the timeline."""
 
     id = IdField(help_text=ID_HELP)
-    kind = serializers.ChoiceField(choices=TimelineEvent.Kind.choices, help_text="What happened.")
+    kind = ChoiceField("EventKind", TimelineEvent.Kind.choices, help_text=EVENT_KIND_HELP)
     customer = IdField(source="customer_id", allow_null=True, help_text=CUSTOMER_HELP)
-    connection = IdField(
-        source="connection_id", allow_null=True, help_text="The id of a connection."
-    )
-    setup_link = IdField(
-        source="setup_link_id", allow_null=True, help_text="The id of a setup link."
-    )
-    source = serializers.ChoiceField(  # type: ignore[assignment]
-        choices=Source.choices, help_text="Where the information came from."
+    connection = IdField(source="connection_id", allow_null=True, help_text=CONNECTION_HELP)
+    setup_link = IdField(source="setup_link_id", allow_null=True, help_text=SETUP_LINK_HELP)
+    source = ChoiceField(  # type: ignore[assignment]
+        "Source", Source.choices, help_text="Where the information came from."
     )
     actor = serializers.SerializerMethodField(help_text=USER_HELP)
     data = serializers.DictField(  # type: ignore[assignment]

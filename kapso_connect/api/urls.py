@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import getdoc
 from typing import Any
 
 from django.urls import URLPattern, path
@@ -13,53 +14,76 @@ app_name = "kapso_connect_api"
 LIST = {"get": "list"}
 LIST_CREATE = {"get": "list", "post": "create"}
 RETRIEVE = {"get": "retrieve"}
+STATUS = {"get": "status"}
 CHANGE = {"get": "retrieve", "put": "update", "patch": "partial_update"}
 
-ROUTES: list[tuple[str, type[Api], dict[str, str], str]] = [
-    ("", Root, LIST, "root"),
-    ("customers/", Customers, LIST_CREATE, "customers"),
-    ("customers/<str:pk>/", Customers, CHANGE, "customer"),
-    ("customers/<str:pk>/status/", Customers, {"get": "status"}, "customer-status"),
-    ("setup-links/", SetupLinks, LIST_CREATE, "setup-links"),
-    ("setup-links/<str:pk>/", SetupLinks, RETRIEVE, "setup-link"),
-    ("setup-links/<str:pk>/revoke/", SetupLinks, {"post": "revoke"}, "setup-link-revoke"),
-    ("connections/", Connections, LIST, "connections"),
-    ("connections/<str:pk>/", Connections, RETRIEVE, "connection"),
-    ("connections/<str:pk>/refresh/", Connections, {"post": "refresh"}, "connection-refresh"),
+REVOKE = {"post": "revoke"}
+REFRESH = {"post": "refresh"}
+DISCONNECT = {"post": "disconnect"}
+
+ROUTES: list[tuple[str, type[Api], dict[str, str], str, str]] = [
+    ("", Root, LIST, "root", "WhatsApp"),
+    ("customers/", Customers, LIST_CREATE, "customers", "Customers"),
+    ("customers/<str:pk>/", Customers, CHANGE, "customer", "Customer"),
+    ("customers/<str:pk>/status/", Customers, STATUS, "customer-status", "Onboarding status"),
+    ("setup-links/", SetupLinks, LIST_CREATE, "setup-links", "Setup links"),
+    ("setup-links/<str:pk>/", SetupLinks, RETRIEVE, "setup-link", "Setup link"),
+    (
+        "setup-links/<str:pk>/revoke/",
+        SetupLinks,
+        REVOKE,
+        "setup-link-revoke",
+        "Revoke a setup link",
+    ),
+    ("connections/", Connections, LIST, "connections", "Connections"),
+    ("connections/<str:pk>/", Connections, RETRIEVE, "connection", "Connection"),
+    (
+        "connections/<str:pk>/refresh/",
+        Connections,
+        REFRESH,
+        "connection-refresh",
+        "Refresh a connection",
+    ),
     (
         "connections/<str:pk>/disconnect/",
         Connections,
-        {"post": "disconnect"},
+        DISCONNECT,
         "connection-disconnect",
+        "Disconnect a number",
     ),
-    ("events/", Events, LIST, "events"),
-    ("schema/", Schema, {"get": "describe"}, "schema"),
+    ("events/", Events, LIST, "events", "Timeline"),
+    ("schema/", Schema, {"get": "describe"}, "schema", "Schema"),
 ]
+"""The path, the view, its actions by method, the name of the URL, and the title of the page."""
 
 
 def urls_for(*mixins: type[Any]) -> tuple[list[URLPattern], str]:
     """Return the URLs of the API for ``include()``; its views inherit from ``mixins`` first."""
     views: dict[type[Api], Any] = {
         view: type(view.__name__, (*mixins, view), {"__doc__": view.__doc__})
-        for _route, view, _actions, _name in ROUTES
+        for _route, view, _actions, _name, _title in ROUTES
     }
     patterns = [
-        path(route, _as_view(views[view], actions), name=name)
-        for route, view, actions, name in ROUTES
+        path(
+            route,
+            views[view].as_view(
+                dict(actions), name=title, description=_description(views[view], actions)
+            ),
+            name=name,
+        )
+        for route, view, actions, name, title in ROUTES
     ]
     views[Schema].patterns = patterns
     return patterns, app_name
 
 
-def _as_view(view: type[Api], actions: dict[str, str]) -> Any:
-    """Return the view of one URL, with the title and the description of its browsable page."""
-    operations = {method: view.operations[action] for method, action in actions.items()}
-    first, *others = operations
-    paragraphs = [operations[first].description]
-    paragraphs += [f"{method.upper()}: {operations[method].description}" for method in others]
-    return view.as_view(
-        dict(actions), name=operations[first].title, description="\n\n".join(paragraphs)
-    )
+def _description(view: type[Api], actions: dict[str, str]) -> str:
+    """Return the text of a browsable page: the docstrings of its actions."""
+    paragraphs = []
+    for method, action in actions.items():
+        text = " ".join((getdoc(getattr(view, action)) or getdoc(view) or "").split())
+        paragraphs.append(f"{method.upper()}: {text}" if paragraphs else text)
+    return "\n\n".join(paragraphs)
 
 
 urlpatterns, _app_name = urls_for()

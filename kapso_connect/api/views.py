@@ -13,6 +13,7 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404
+from django.shortcuts import get_object_or_404
 from django.urls import URLPattern
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
@@ -33,7 +34,7 @@ from ..models import Connection, Customer, SetupLink, Source, TimelineEvent
 from ..onboarding import remote_numbers, setup_links
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.status import get_statuses
-from . import idempotency, operations, permissions, serializers
+from . import examples, idempotency, permissions, serializers
 from .browsable_api import BrowsableFilters, raw_data_form
 from .errors import ApiError, exception_handler, invalid_value
 from .fields import is_primary_key
@@ -45,11 +46,24 @@ from .filters import (
     SetupLinkFilters,
     validate_filters,
 )
-from .operations import Operation
+from .operations import (
+    BODY_ERRORS,
+    CREATE_HEADERS,
+    IDEMPOTENCY_ERRORS,
+    KAPSO_ERRORS,
+    describe_reads,
+    responses,
+)
 from .pagination import NumberedPagination, TimelinePagination
 from .parsers import MAX_BODY_BYTES, BoundedJSONParser
 from .permissions import required
-from .schema_inspector import SchemaInspector, is_drf_spectacular_installed
+from .schema import (
+    OpenApiParameter,
+    OpenApiResponse,
+    default_schema,
+    extend_schema,
+    is_drf_spectacular_installed,
+)
 from .throttling import ApiThrottle
 
 HEALTH_CHECK_INTERVAL = timedelta(seconds=10)
@@ -74,8 +88,8 @@ class Api(GenericViewSet[Any]):
     throttle_kinds: ClassVar[Mapping[str, str]] = {}
     """By action, the key of ``API_THROTTLE_RATES`` if it is not ``read``."""
 
-    operations: ClassVar[Mapping[str, Operation]] = {}
-    """By action."""
+    example: ClassVar[Mapping[str, Any]] = {}
+    """The body in the form of a browsable page."""
     tag: ClassVar[str] = "WhatsApp"
     """The tag of the operations in the schema."""
     schema_name: ClassVar[str] = "whatsapp"
@@ -93,7 +107,9 @@ class Api(GenericViewSet[Any]):
     filter_backends: Any = (BrowsableFilters,)
     versioning_class = None
     metadata_class = None
-    schema = SchemaInspector()
+    schema = default_schema()
+    body: Any = None
+    """The body of the request, once it was parsed."""
 
     @classmethod
     def as_view(cls, *args: Any, **kwargs: Any) -> Any:
@@ -145,17 +161,17 @@ class Api(GenericViewSet[Any]):
     def get_queryset(self) -> QuerySet[Any]:
         return self.limit(self.rows.all(), self.owned_by)
 
+    def get_object(self) -> Any:
+        return self.get_permitted(self.get_queryset().filter(pk=self.pk))
+
     def get_customer(self, pk: int) -> Customer:
-        customer: Customer | None = self.limit(Customer.objects.filter(pk=pk), "pk").first()
-        if customer is None:
-            raise Http404
-        self.check_object_permissions(self.request, customer)
+        customer: Customer = self.get_permitted(self.limit(Customer.objects.filter(pk=pk), "pk"))
         return customer
 
-    def get_object(self) -> Any:
-        row = self.get_queryset().filter(pk=self.pk).first()
-        if row is None:
-            raise Http404
+    def get_permitted(self, rows: QuerySet[Any]) -> Any:
+        """Return the only one of ``rows``. Raises Http404 if there is none, and checks the object
+        permissions."""
+        row = get_object_or_404(rows)
         self.check_object_permissions(self.request, row)
         return row
 
@@ -205,13 +221,14 @@ class Api(GenericViewSet[Any]):
         return self.serializer_classes.get(self.action) or super().get_serializer_class()
 
     def get_serializer(self, *args: Any, **kwargs: Any) -> Any:
-        if "data" not in kwargs:  # for the form of a browsable page
+        if "data" not in kwargs and hasattr(self, "response"):  # for the form of a browsable page
             return raw_data_form(self, kwargs.get("instance"))
         return super().get_serializer(*args, **kwargs)
 
     def validated_body(self, **options: Any) -> dict[str, Any]:
         """Return the validated data of the request's body."""
-        serializer = self.get_serializer(data=self.request.data, **options)
+        self.body = self.request.data
+        serializer = self.get_serializer(data=self.body, **options)
         serializer.is_valid(raise_exception=True)
         return serializer.validated_data  # type: ignore[no-any-return]
 
@@ -250,30 +267,35 @@ class Api(GenericViewSet[Any]):
         return self.get_paginated_response(self.represent(page or []))
 
     def retrieve(self, request: Request, pk: str) -> Response:
+        """Return one object by its id."""
         return Response(self.represent([self.get_object()])[0])
 
 
 class Root(Api):
     """The URLs of the API."""
 
-    serializer_class = serializers.EmptySerializer
-    operations = operations.ROOT_OPERATIONS
-    response_schema: ClassVar[dict[str, Any]] = {
-        "type": "object",
-        "additionalProperties": {"type": "string", "format": "uri"},
-    }
+    serializer_class = serializers.RootSerializer
+    pagination_class = None
 
+    @extend_schema(responses=responses(serializers.RootSerializer, description="The URLs."))
     def list(self, request: Request) -> Response:
+        """Return the URLs of this API."""
         names = ("customers", "setup-links", "connections", "events", "schema")
         return Response({name.replace("-", "_"): self.url_of(name) for name in names})
 
 
+CHANGE_RESPONSES = responses(
+    serializers.CustomerSerializer, "not_found", *BODY_ERRORS, "external_customer_id_taken"
+)
+
+
+@describe_reads
 class Customers(Api):
-    """Customers and their onboarding status."""
+    """Customers and their onboarding status, newest first."""
 
     rows = Customer.objects.all()
     owned_by = "pk"
-    operations = operations.CUSTOMER_OPERATIONS
+    example = examples.NEW_CUSTOMER
     tag = "WhatsApp customers"
     filters = CustomerFilters
     serializer_class = serializers.CustomerSerializer
@@ -291,7 +313,21 @@ class Customers(Api):
         """Create a customer. This runs in a transaction, which is retried on conflicts."""
         return Customer.objects.create(**values)
 
+    @extend_schema(
+        summary="New customer",
+        parameters=CREATE_HEADERS,
+        responses=responses(
+            serializers.CustomerSerializer,
+            *BODY_ERRORS,
+            *IDEMPOTENCY_ERRORS,
+            "external_customer_id_taken",
+            status=201,
+            description="The new object.",
+        ),
+    )
     def create(self, request: Request) -> Response:
+        """Create a customer. With an Idempotency-Key, the request can be repeated without creating
+        a second one."""
         values = self.validated_body()
         with idempotency.attempt(request, self.get_idempotency_owner) as attempt:
             if attempt.response is not None:
@@ -309,10 +345,14 @@ class Customers(Api):
         attempt.finish(body, customer=customer)
         return customer.pk, body
 
+    @extend_schema(summary="Change a customer", responses=CHANGE_RESPONSES)
     def update(self, request: Request, pk: str) -> Response:
+        """Change a customer. Optional fields that are left out stay as they are."""
         return self._change()
 
+    @extend_schema(summary="Change some fields of a customer", responses=CHANGE_RESPONSES)
     def partial_update(self, request: Request, pk: str) -> Response:
+        """Change the given fields of a customer."""
         return self._change(partial=True)
 
     def _change(self, **options: Any) -> Response:
@@ -337,8 +377,36 @@ class Customers(Api):
             error = {"code": "unique", "message": "Must be unique."}
             raise ApiError("external_customer_id_taken", fields={"external_customer_id": [error]})
 
+    @extend_schema(
+        parameters=[
+            OpenApiParameter(
+                "If-None-Match", str, "header", description="The ETag of an earlier response."
+            ),
+            OpenApiParameter(
+                "Accept-Language",
+                str,
+                "header",
+                description="The language of the texts in failure.",
+            ),
+            OpenApiParameter(
+                "ETag",
+                str,
+                "header",
+                response=[200, 304],
+                description="Identifies this response.",
+            ),
+        ],
+        responses={
+            **responses(serializers.StatusSerializer, "not_found"),
+            304: OpenApiResponse(
+                description="Nothing has changed since the response with this ETag."
+            ),
+        },
+    )
     def status(self, request: Request, pk: str) -> Response:
-        """Return the onboarding status, or 304 if ``If-None-Match`` has its ETag."""
+        """Return the customer's onboarding status, and why connecting failed if it did. It is cheap
+        to poll: send the ETag of the last response as If-None-Match, and the response is 304
+        without a body while nothing has changed."""
         customer = self.get_object()
         body = serializers.status_body(customer, get_statuses([customer])[customer.pk])
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
@@ -356,11 +424,12 @@ class Customers(Api):
         return response
 
 
+@describe_reads
 class SetupLinks(Api):
-    """Invitations to connect a number."""
+    """Invitations to connect a number, newest first."""
 
     rows = SetupLink.objects.select_related("customer")
-    operations = operations.SETUP_LINK_OPERATIONS
+    example = examples.NEW_SETUP_LINK
     tag = "WhatsApp setup links"
     filters = SetupLinkFilters
     serializer_class = serializers.SetupLinkSerializer
@@ -385,7 +454,24 @@ class SetupLinks(Api):
         has_perm = getattr(request.user, "has_perm", None)
         return has_perm is not None and has_perm("kapso_connect.receive_setup_token")
 
+    @extend_schema(
+        summary="New setup link",
+        parameters=CREATE_HEADERS,
+        responses=responses(
+            serializers.NewSetupLinkSerializer,
+            "not_found",
+            *BODY_ERRORS,
+            *IDEMPOTENCY_ERRORS,
+            *KAPSO_ERRORS,
+            "token_not_permitted",
+            status=201,
+            description="The new object.",
+        ),
+    )
     def create(self, request: Request) -> Response:
+        """Create a setup link at Kapso for a customer and end the customer's older one. Give the
+        customer connect_url, which keeps working when the link is renewed. With an
+        Idempotency-Key, the request can be repeated without creating a second link."""
         values = self.validated_body()
         customer = self.get_customer(values["customer"])
         options = values.get("options", {})
@@ -442,8 +528,18 @@ class SetupLinks(Api):
         with KapsoClient.from_settings() as client:
             return setup_links.create(link_request, client)
 
+    @extend_schema(
+        responses=responses(
+            serializers.SetupLinkSerializer,
+            "not_found",
+            *BODY_ERRORS,
+            *KAPSO_ERRORS,
+            "setup_link_used",
+        )
+    )
     def revoke(self, request: Request, pk: str) -> Response:
-        """Revoke a link, and the customer's permanent URL with it."""
+        """Revoke a setup link at Kapso, and the customer's connect_url with it. Revoking it again
+        changes nothing."""
         link = self.get_object()
         self.validated_body()
         if not onboarding.revoke_setup_link(link, actor=self.actor):
@@ -457,11 +553,16 @@ def digits_of(number: str) -> str:
     return "".join(char for char in number if char in "0123456789")
 
 
+CONNECTION_ACTION_RESPONSES = responses(
+    serializers.ConnectionSerializer, "not_found", *BODY_ERRORS, *KAPSO_ERRORS, "changed_meanwhile"
+)
+
+
+@describe_reads
 class Connections(Api):
-    """Numbers that are or were connected."""
+    """Numbers that are or were connected, newest first."""
 
     rows = Connection.objects.all()
-    operations = operations.CONNECTION_OPERATIONS
     tag = "WhatsApp connections"
     filters = ConnectionFilters
     serializer_class = serializers.ConnectionSerializer
@@ -477,8 +578,9 @@ class Connections(Api):
     }
     throttle_kinds = {"refresh": "kapso", "disconnect": "kapso"}
 
+    @extend_schema(responses=CONNECTION_ACTION_RESPONSES)
     def refresh(self, request: Request, pk: str) -> Response:
-        """Update the number and its health from Kapso, and return it."""
+        """Get the number and its health from Kapso, and return the result."""
         connection = self.get_object()
         self.validated_body()
         with KapsoClient.from_settings() as client:
@@ -494,19 +596,22 @@ class Connections(Api):
                 onboarding.check_health(connection, actor=self.actor, client=client)
         return Response(self.represent([self.get_object()])[0])
 
+    @extend_schema(responses=CONNECTION_ACTION_RESPONSES)
     def disconnect(self, request: Request, pk: str) -> Response:
-        """Disconnect the number and remove it from Kapso."""
+        """Disconnect the number, remove it from Kapso and end the customer's setup links.
+        Disconnecting it again changes nothing."""
         connection = self.get_object()
         self.validated_body()
         onboarding.disconnect_number(connection, actor=self.actor)
         return Response(self.represent([self.get_object()])[0])
 
 
+@describe_reads
 class Events(Api):
-    """The timeline, newest first."""
+    """What happened to customers, links and numbers, newest first. Follow next: pages do not shift
+    when new events arrive."""
 
     rows = TimelineEvent.objects.all()
-    operations = operations.EVENT_OPERATIONS
     tag = "WhatsApp timeline"
     filters = EventFilters
     pagination_class = TimelinePagination
@@ -518,8 +623,6 @@ class Schema(Api):
     """The OpenAPI schema of this API; needs drf-spectacular."""
 
     serializer_class = serializers.EmptySerializer
-    operations = operations.SCHEMA_OPERATIONS
-    response_schema: ClassVar[dict[str, Any]] = {"type": "object", "additionalProperties": {}}
     patterns: ClassVar[Sequence[URLPattern]] = ()
     """The URL patterns of this mount of the API."""
 
@@ -535,13 +638,29 @@ class Schema(Api):
             renderers.OpenApiYamlRenderer(),
         ]
 
+    @extend_schema(
+        parameters=[
+            OpenApiParameter(
+                "format",
+                enum=["json", "yaml"],
+                description="The format of the response; takes precedence over Accept.",
+            )
+        ],
+        responses=responses(
+            {"type": "object", "additionalProperties": {}},
+            "not_found",
+            "openapi_not_installed",
+            description="The schema.",
+        ),
+    )
     def describe(self, request: Request) -> Response:
+        """Return the OpenAPI 3.1 schema of this API, as JSON or YAML."""
         if not is_drf_spectacular_installed():
             raise ApiError(
                 "openapi_not_installed",
                 "The schema needs drf-spectacular, which this site's developers can install: "
                 'pip install "django-kapso-connect[openapi]"',
             )
-        from .schema import build_document
+        from .openapi import build_document
 
         return Response(build_document(self.patterns, self.request.path.removesuffix("schema/")))

@@ -20,7 +20,7 @@ from rest_framework.authentication import BasicAuthentication
 from kapso_connect import onboarding
 from kapso_connect.api import urls
 from kapso_connect.api.errors import ERRORS
-from kapso_connect.api.schema import build_document
+from kapso_connect.api.openapi import build_document
 from kapso_connect.models import Connection
 from kapso_connect.testing import Sandbox
 from tests import ROOT

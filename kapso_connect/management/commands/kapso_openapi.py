@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.urls import NoReverseMatch, resolve, reverse
 
-from kapso_connect.api.schema_inspector import is_drf_spectacular_installed
+from kapso_connect.api.schema import is_drf_spectacular_installed
 
 
 class Command(BaseCommand):
@@ -47,7 +47,7 @@ class Command(BaseCommand):
             ) from None
         from drf_spectacular.renderers import OpenApiJsonRenderer, OpenApiYamlRenderer
 
-        from kapso_connect.api.schema import build_document
+        from kapso_connect.api.openapi import build_document
 
         view: Any = resolve(url).func
         renderer = OpenApiJsonRenderer() if options["format"] == "json" else OpenApiYamlRenderer()
