@@ -87,8 +87,7 @@ class KapsoClient:
         self.close()
 
     def close(self) -> None:
-        """Close the session. The connections stay open for the next client."""
-        self._transport.close()
+        """Do nothing: the connections stay open for the next client."""
 
     # Customers
 
