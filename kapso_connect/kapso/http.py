@@ -90,9 +90,12 @@ REFUSALS: dict[int, tuple[type[KapsoError], str, str]] = {
 """For each status: the error, what happened, and what to do next."""
 
 TRY_LATER = "Try again later."
-CHECK_OUTCOME = "It may have been carried out: check before you repeat it."
 CHECK_CONNECTION = (
     'Check KAPSO_CONNECT["API_BASE_URL"], and the proxy and CA bundle of this site\'s environment.'
+)
+CHECK_CONTRACT = (
+    'Check KAPSO_CONNECT["API_BASE_URL"], any proxy between this site and Kapso, and whether there '
+    "is a newer version of this package."
 )
 
 
@@ -130,8 +133,14 @@ class _Failure:
     is_temporary: bool = True
 
 
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Return None: even if a redirect is not followed, requests would read the whole body, and
+        fail if the URL in ``Location`` is invalid."""
+
+
 def _new_session() -> requests.Session:
-    session = requests.Session()
+    session = _Session()
     adapter = HTTPAdapter(pool_maxsize=32)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
@@ -170,7 +179,7 @@ def fetch(
     """
     request = requests.Request(method, url, headers={**HEADERS, **(headers or {})}, data=body)
     with _new_session() as session:
-        answer = _send(session, request, server, API_CONNECT_TIMEOUT, timeout, timeout)
+        answer = _send(session, request, server, API_CONNECT_TIMEOUT, timeout)
     if isinstance(answer, _Failure):
         raise Unreachable(answer.reason)
     return answer
@@ -182,24 +191,20 @@ def _send(
     request: requests.Request,
     server: str,
     connect_timeout: float,
-    read_timeout: float,
-    total: float,
+    timeout: float,
 ) -> Response | _Failure:
-    """Make a request once, within ``total`` seconds.
+    """Make a request once, within ``timeout`` seconds.
 
     A failure is returned, not raised: its context would be an exception of requests, which contains
     the request and so the API key.
     """
-    deadline = time.monotonic() + total
-    # requests accepts urllib3's, which its types do not say.
-    timeout: Any = Timeout(connect=connect_timeout, read=read_timeout, total=total)
+    deadline = time.monotonic() + timeout
+    limits: Any = Timeout(connect=connect_timeout, total=timeout)
     try:
-        # Not by the session, which would add credentials of a netrc file, keep cookies, and read
-        # the whole body of a redirect. The environment's proxies and CA bundles apply all the same.
+        # Not prepared by the session, which would add cookies, and the credentials of a netrc file.
         prepared = request.prepare()
         options: Any = session.merge_environment_settings(request.url, {}, True, None, None)
-        adapter = session.get_adapter(request.url)
-        with adapter.send(prepared, timeout=timeout, **options) as response:
+        with session.send(prepared, timeout=limits, allow_redirects=False, **options) as response:
             body = _read_body(response.raw, deadline)
             return Response(response.status_code, response.headers, body)
     except (requests.RequestException, HTTPError, OSError) as error:
@@ -213,9 +218,11 @@ def _read_body(raw: Any, deadline: float) -> bytes:
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
+        # The socket has the timeout that was left before the headers. It is out of reach if the
+        # server closes the connection after this answer; one read may then take as long again.
         if raw.connection and raw.connection.sock:
             raw.connection.sock.settimeout(left)
-        # Returns what there is; read() and stream() would wait for all that was asked for.
+        # Not read() or stream(), which wait until as much has arrived as was asked for.
         piece = raw.read1(READ_BYTES)
         if not piece:
             break
@@ -298,20 +305,18 @@ class Transport:
     ) -> tuple[int, Any]:
         """Return the status and the parsed JSON of the answer."""
         if problem := _key_problem(self._api_key):
-            raise KapsoCredentialsError(
-                f'Could not {operation}: {problem}. Set KAPSO_CONNECT["API_KEY"] to a key of your '
-                "Kapso project.",
-                operation=operation,
-            )
+            next_step = 'Set KAPSO_CONNECT["API_KEY"] to a key of your Kapso project.'
+            raise _error(KapsoCredentialsError, operation, problem, next_step)
         if self._remaining() <= 0:
-            raise KapsoUnavailable(
-                f"Could not {operation}: the time limit of {self._budget:g} seconds for API "
-                f"requests was reached. {TRY_LATER}",
-                operation=operation,
-            )
+            reason = f"the time limit of {self._budget:g} seconds for API requests was reached"
+            raise _error(KapsoUnavailable, operation, reason, TRY_LATER)
         answer, may_have_happened = self._send_with_retries(method, url, body)
         if isinstance(answer, _Failure):
-            raise _unavailable(operation, method, answer)
+            unknown = answer.was_sent and method == "POST"
+            next_step = TRY_LATER if answer.is_temporary else CHECK_CONNECTION
+            raise _error(
+                KapsoUnavailable, operation, answer.reason, next_step, outcome_unknown=unknown
+            )
         if 200 <= answer.status < 300:
             return answer.status, self._json(operation, method, answer)
         if answer.status == 404 and method == "DELETE" and may_have_happened:
@@ -334,7 +339,8 @@ class Transport:
         request = requests.Request(method, url, headers=headers, data=data)
         may_have_happened = False
         for attempt in range(MAX_RETRIES + 1):
-            answer = self._send_once(request)
+            timeout = max(min(self._read_timeout, self._remaining()), 0.001)  # 0 is invalid
+            answer = _send(_session, request, "Kapso", self._connect_timeout, timeout)
             wait = BACKOFF_FACTOR * 2**attempt
             if isinstance(answer, _Failure):
                 was_carried_out, may_retry = answer.was_sent, answer.is_temporary
@@ -350,39 +356,22 @@ class Transport:
             time.sleep(wait)
         return answer, may_have_happened
 
-    def _send_once(self, request: requests.Request) -> Response | _Failure:
-        connect, read = self._connect_timeout, self._read_timeout
-        total = max(min(connect + read, self._remaining()), 0.001)
-        return _send(_session, request, "Kapso", connect, read, total)
-
     def _refusal(self, operation: str, method: str, answer: Response) -> KapsoError:
         quoted = self._quote(answer)
         status = answer.status
         if status == 429:
             wait = answer.retry_after
+            reason = f"too many requests (429){quoted}"
             when = TRY_LATER if wait is None else f"Try again in {wait:.0f} seconds."
-            return KapsoRateLimited(
-                f"Could not {operation}: too many requests (429){quoted}. {when}",
-                operation=operation,
-                status=status,
-                retry_after=wait,
-            )
+            return _error(KapsoRateLimited, operation, reason, when, status=429, retry_after=wait)
         if status in REFUSALS:
-            error, reason, next_step = REFUSALS[status]
-            return error(
-                f"Could not {operation}: {reason} ({status}){quoted}. {next_step}",
-                operation=operation,
-                status=status,
-            )
+            kind, reason, next_step = REFUSALS[status]
+            return _error(kind, operation, f"{reason} ({status}){quoted}", next_step, status=status)
         if status == 408 or 500 <= status < 600:
             unknown = method == "POST" and status != 408
-            next_step = CHECK_OUTCOME if unknown else TRY_LATER
-            return KapsoUnavailable(
-                f"Could not {operation}: Kapso failed ({status}){quoted}. {next_step}",
-                operation=operation,
-                status=status,
-                outcome_unknown=unknown,
-            )
+            reason = f"Kapso failed ({status}){quoted}"
+            details = {"status": status, "outcome_unknown": unknown}
+            return _error(KapsoUnavailable, operation, reason, TRY_LATER, **details)
         is_redirect = 300 <= status < 400
         reason = "it is a redirect, which is not followed" if is_redirect else "unexpected status"
         return self.unexpected_response(operation, method, f"{reason} ({status}){quoted}", status)
@@ -414,22 +403,13 @@ class Transport:
     @staticmethod
     def unexpected_response(
         operation: str, method: str, reason: str, status: int | None = None
-    ) -> KapsoUnexpectedResponse:
+    ) -> KapsoError:
         """Return the error for an answer that is not what Kapso's contract promises."""
         was_refused = status is not None and 300 <= status < 500
         unknown = method == "POST" and not was_refused
-        next_step = (
-            CHECK_OUTCOME
-            if unknown
-            else 'Check KAPSO_CONNECT["API_BASE_URL"], any proxy between this site and Kapso, and '
-            "whether there is a newer version of this package."
-        )
-        return KapsoUnexpectedResponse(
-            f"Could not {operation}: Kapso's response is not as documented: {reason}. {next_step}",
-            operation=operation,
-            status=status,
-            outcome_unknown=unknown,
-        )
+        reason = f"Kapso's response is not as documented: {reason}"
+        details = {"status": status, "outcome_unknown": unknown}
+        return _error(KapsoUnexpectedResponse, operation, reason, CHECK_CONTRACT, **details)
 
 
 def _key_problem(key: str) -> str:
@@ -441,17 +421,12 @@ def _key_problem(key: str) -> str:
     return ""
 
 
-def _unavailable(operation: str, method: str, failure: _Failure) -> KapsoUnavailable:
-    unknown = failure.was_sent and method == "POST"
-    if unknown:
-        next_step = CHECK_OUTCOME
-    else:
-        next_step = TRY_LATER if failure.is_temporary else CHECK_CONNECTION
-    return KapsoUnavailable(
-        f"Could not {operation}: {failure.reason}. {next_step}",
-        operation=operation,
-        outcome_unknown=unknown,
-    )
+def _error(
+    kind: type[KapsoError], operation: str, reason: str, next_step: str, **details: Any
+) -> KapsoError:
+    if details.get("outcome_unknown"):
+        next_step = "It may have been carried out: check before you repeat it."
+    return kind(f"Could not {operation}: {reason}. {next_step}", operation=operation, **details)
 
 
 def _error_text(body: bytes) -> str:
