@@ -258,6 +258,7 @@ SLOW = {
     "dripping last body": dripped(HEAD + CLOSING + b"\r\n", b" " * 1000),
     "dripping chunks": dripped(HEAD + CHUNKED, b"1\r\n \r\n" * 999),
     "dripping refusal": dripped(b"HTTP/1.1 429 No\r\n" + SIZED, b" " * 1000),
+    "dripping redirect": dripped(b"HTTP/1.1 302 No\r\nLocation: /\r\n" + SIZED, b" " * 1000),
 }
 
 
@@ -475,6 +476,13 @@ def test_netrc_adds_no_credentials(
     get(client)
     assert "authorization" not in server.requests[0].headers
     assert server.requests[0].headers["x-api-key"] == KEY
+
+
+def test_cookies_are_not_sent_back(server: FaultyServer, client: KapsoClient) -> None:
+    server.will(answer(200, {"data": CUSTOMER}, {"Set-Cookie": "session=1"}))
+    get(client)
+    get(client)
+    assert "cookie" not in server.requests[1].headers
 
 
 LEAKS = [
