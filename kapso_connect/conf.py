@@ -29,7 +29,7 @@ API_CONNECT_TIMEOUT = 3.0
 """For opening a connection to Kapso's API, for each IP address that is tried."""
 
 API_READ_TIMEOUT = 10.0
-"""For the whole answer to one request to Kapso's API."""
+"""For one request to Kapso's API and its whole answer."""
 
 SYNC_BUDGET = 15 * 60.0
 """For comparing this site with Kapso in one run of ``kapso_sync``."""

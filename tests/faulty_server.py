@@ -88,22 +88,24 @@ def raw(content: bytes, *, keep_alive: bool = False) -> Reply:
     return reply
 
 
-def dripped(content: bytes, seconds: float = 0.02) -> Reply:
-    """Send the content byte by byte, with a pause before each."""
+def dripped(first: bytes, content: bytes, seconds: float = 0.02) -> Reply:
+    """Send the first bytes of an answer at once, and the content byte by byte."""
 
     def reply(connection: Connection, request: Received) -> bool:
+        connection.send(first)
         for byte in content:
-            connection.send(bytes([byte]))
             connection.wait(seconds)
+            connection.send(bytes([byte]))
         return False
 
     return reply
 
 
-def hung(first: bytes = b"") -> Reply:
-    """Send the first bytes of an answer, and then nothing more."""
+def hung(first: bytes = b"", after: float = 0) -> Reply:
+    """Send the first bytes of an answer, after some seconds, and then nothing more."""
 
     def reply(connection: Connection, request: Received) -> bool:
+        connection.wait(after)
         connection.send(first)
         connection.wait(60)
         return False

@@ -31,11 +31,11 @@ class KapsoClient:
 
     ``budget`` is how many seconds all requests of this client may take together, retries and the
     waits before them included, counted from its creation: make one client per web request, task or
-    command. One attempt has ``connect_timeout`` seconds for each IP address tried and
-    ``read_timeout`` seconds for the whole answer, or less if the budget ends earlier. All clients
-    of a process share their connections. Name resolution is left to the operating system, and its
-    time is not limited. ``hidden`` are secrets that no error may quote from an answer; the API key
-    is always one of them.
+    command. One attempt has ``read_timeout`` seconds, or less if the budget ends earlier, and of
+    these ``connect_timeout`` seconds for each IP address tried. Name resolution is left to the
+    operating system, and its time is not limited; nor are headers that arrive byte by byte. All
+    clients of a process share their connections. ``hidden`` are secrets that no error may quote
+    from an answer; the API key is always one of them.
 
     Temporary failures are retried within the budget. A 429 was refused before anything happened, so
     every method is retried after its ``Retry-After``; so is a connection that could not be opened.
@@ -87,8 +87,7 @@ class KapsoClient:
         self.close()
 
     def close(self) -> None:
-        """Close the session. The connections stay open for the next client."""
-        self._transport.close()
+        """Do nothing: the connections stay open for the next client."""
 
     # Customers
 

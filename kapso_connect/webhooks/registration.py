@@ -362,13 +362,13 @@ def check_signature(url: str, secret: str) -> SignatureCheck:
     )
 
 
-def verify_secrets(url: str, secrets: Sequence[str], *, times: int = VERIFICATIONS) -> None:
-    """Check that the running site accepts each of ``secrets``, ``times`` times in a row.
+def verify_secrets(url: str, secrets: Sequence[str]) -> None:
+    """Check that the running site accepts each of ``secrets``, VERIFICATIONS times in a row.
 
     Raise RegistrationError if it does not; the message says what is wrong.
     """
     for index, secret in enumerate(secrets, start=1):
-        for _ in range(times):
+        for _ in range(VERIFICATIONS):
             check = check_signature(url, secret)
             if check.status is not SignatureStatus.ACCEPTED:
                 raise RegistrationError(f"Secret {index} of WEBHOOK_SECRET: {check.message}")
