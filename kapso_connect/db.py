@@ -112,10 +112,12 @@ def bulk_insert(rows: Sequence[ModelT]) -> None:
     Where the database returns no keys (MySQL), or the site has receivers of ``pre_save`` or
     ``post_save``, they are saved one by one.
     """
+    if not rows:
+        return
+    model = type(rows[0])
     returns_keys = connections[alias()].features.can_return_rows_from_bulk_insert
-    model = type(rows[0]) if rows else None
     has_receivers = pre_save.has_listeners(model) or post_save.has_listeners(model)
-    if model is not None and len(rows) > 1 and returns_keys and not has_receivers:
+    if len(rows) > 1 and returns_keys and not has_receivers:
         model._default_manager.bulk_create(rows)
     else:
         for row in rows:
