@@ -198,7 +198,8 @@ def _send(event: TimelineEvent) -> bool:
             last_error=event.last_error,
             leased_at=None,
             leased_until=None,
-        )
+        ),
+        in_transaction=False,
     )
     fields: dict[str, Any] = {
         "event_id": event.pk,
