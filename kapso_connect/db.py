@@ -68,9 +68,7 @@ def non_atomic(view: ViewT) -> ViewT:
     return view
 
 
-def retry_on_conflict(
-    operation: Callable[[], ResultT], *, in_transaction: bool = True
-) -> ResultT:
+def retry_on_conflict(operation: Callable[[], ResultT], *, in_transaction: bool = True) -> ResultT:
     """Run ``operation`` in a transaction and return its result; repeat it after a conflict.
 
     Two processes may insert the same row (IntegrityError), lock each other out (deadlock) or find
