@@ -9,13 +9,14 @@ from random import Random
 from typing import Any
 
 from django.contrib.contenttypes.models import ContentType
-from django.db import connections
+from django.db import connections, transaction
 from django.db.models import Model
 from django.utils import timezone
 
 from example_project.crm.models import Company
 from kapso_connect.kapso.error_codes import SETUP_ERRORS
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
+from kapso_connect.onboarding.status import OnboardingStatus, find_wrong_statuses
 
 from .routing import Router
 
@@ -28,6 +29,14 @@ FATES = [
     *["connected"] * 7,
     "lost",
 ]
+STATUSES = {
+    "none": OnboardingStatus.NOT_INVITED,
+    "invited": OnboardingStatus.INVITED,
+    "opened": OnboardingStatus.OPENED,
+    "failed": OnboardingStatus.FAILED,
+    "connected": OnboardingStatus.CONNECTED,
+    "lost": OnboardingStatus.DISCONNECTED,
+}
 CODES = [*SETUP_ERRORS, "something_new"]
 
 
@@ -64,17 +73,27 @@ class Population:
 
     def insert(self) -> None:
         insert(self.companies(), Company)
-        insert(self.customers(), Customer)
-        insert(self.links(), SetupLink)
+        # Customers and links refer to each other.
+        with transaction.atomic(using=Router.chosen):
+            insert(self.customers(), Customer)
+            insert(self.links(), SetupLink)
         insert(self.connections(), Connection)
         insert(self.webhooks(), WebhookEvent)
         insert(self.timeline(), TimelineEvent)
         with connections[Router.chosen].cursor() as cursor:
             is_postgres = connections[Router.chosen].vendor == "postgresql"
             cursor.execute("VACUUM ANALYZE" if is_postgres else "ANALYZE")
+        assert not any(find_wrong_statuses())
 
     def fate(self, number: int) -> str:
         return FATES[number * 7 % 20]
+
+    def status(self, number: int) -> OnboardingStatus:
+        is_confirming = self.is_confirming(number)
+        return OnboardingStatus.CONFIRMING if is_confirming else STATUSES[self.fate(number)]
+
+    def is_confirming(self, number: int) -> bool:
+        return self.fate(number) == "failed" and number % 30 == 0
 
     def since(self, number: int) -> datetime:
         """When a customer came: one after the other, over two years."""
@@ -99,6 +118,9 @@ class Population:
                 owner_type=self.company_type,
                 owner_id=str(number),
                 email=f"c{number}@example.com",
+                status=self.status(number),
+                status_changed_at=self.invited(number),
+                latest_setup_link_id=None if self.fate(number) == "none" else 2 * number + 1,
                 created_at=self.since(number),
                 updated_at=self.since(number),
             )
@@ -113,7 +135,7 @@ class Population:
             if number % 2:
                 yield self.link(2 * number, number, created_at=made, status=status.REVOKED)
             ends = made + timedelta(days=30)
-            fields: dict[str, Any] = {"expires_at": ends, "is_latest": True, "created_at": made}
+            fields: dict[str, Any] = {"expires_at": ends, "created_at": made}
             if fate in {"connected", "lost"}:
                 fields |= {"status": status.USED, "setup_status": setup.COMPLETED}
             elif ends < self.now:
@@ -122,7 +144,7 @@ class Population:
                 fields["opened_at"] = made + timedelta(hours=1)
             if fate == "failed":
                 fields |= {"setup_status": setup.FAILED, "last_error_code": self.code(number)}
-            if fate == "failed" and number % 30 == 0:
+            if self.is_confirming(number):
                 fields |= {
                     "unconfirmed_since": self.now,
                     "unconfirmed_phone_number_id": str(number),

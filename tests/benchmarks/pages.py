@@ -27,7 +27,7 @@ from .routing import Router, own_databases
 APP = "/admin/kapso_connect"
 API = "/api/whatsapp"
 STATUSES = (
-    *("not_invited", "invited", "opened", "waiting", "failed"),
+    *("not_invited", "invited", "opened", "confirming", "failed"),
     *("connected", "disconnected"),
 )
 PAGES = {

@@ -195,7 +195,9 @@ def prepare() -> dict[str, Sender]:
 
 def invite(kapso_ids: Sequence[str]) -> None:
     """Give each of these customers a link that works."""
-    from kapso_connect.models import Customer, SetupLink
+    from django.db.models import F, OuterRef, Subquery
+
+    from kapso_connect.models import Customer, OnboardingStatus, SetupLink
 
     Customer.objects.bulk_create(
         (Customer(name=kapso_id, kapso_id=kapso_id) for kapso_id in kapso_ids), batch_size=1000
@@ -207,11 +209,16 @@ def invite(kapso_ids: Sequence[str]) -> None:
                 customer=customer,
                 kapso_id=f"link-{customer.kapso_id}",
                 url="https://setup.example/",
-                is_latest=True,
             )
             for customer in customers
         ),
         batch_size=1000,
+    )
+    links = SetupLink.objects.filter(customer=OuterRef("pk"))
+    customers.update(
+        status=OnboardingStatus.INVITED,
+        status_changed_at=F("created_at"),
+        latest_setup_link=Subquery(links.values("pk")[:1]),
     )
 
 
