@@ -36,6 +36,7 @@ from ..kapso.http import Unreachable, fetch
 from ..kapso.types import KapsoWebhook
 from ..models import Invitation, InvitationBatch, SetupLink
 from ..onboarding import invitations
+from ..onboarding.status import find_wrong_statuses
 from ..webhooks import inbox, registration
 from ..webhooks.registration import SecretState, SignatureStatus, WebhookInspection
 from .queues import count_and_age, read_all_queues
@@ -350,6 +351,20 @@ def _check_sync(run: Diagnosis) -> Iterator[Finding]:
     yield report("sync", message, RUN_SYNC, idle_seconds=seconds)
 
 
+def _check_statuses(run: Diagnosis) -> Iterator[Finding]:
+    run.require("migrations")
+    count = sum(1 for _customer_id in find_wrong_statuses())
+    if not count:
+        message = "The stored status of each customer follows from its links and numbers."
+        yield _ok("statuses", message, count=count)
+        return
+    message = (
+        f"Customers whose stored status does not follow from their links and numbers: {count}."
+    )
+    hint = "Run: manage.py kapso_sync. If they come back, look for code that changes rows itself."
+    yield _warning("statuses", message, hint, count=count)
+
+
 def _age(moment: datetime | None) -> timedelta:
     return clock.now() - moment if moment else timedelta()
 
@@ -507,6 +522,7 @@ CHECKS: dict[str, Callable[[Diagnosis], Iterator[Finding]]] = {
     "tasks": _check_tasks,
     "queues": _check_queues,
     "sync": _check_sync,
+    "statuses": _check_statuses,
     "site": _check_site,
     "clock": _check_clock,
     "kapso": _check_kapso,
