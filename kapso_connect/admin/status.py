@@ -6,9 +6,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.contenttypes.models import ContentType
-from django.db import connections
-from django.db.models import CharField, Exists, F, Model, OuterRef, QuerySet, UUIDField, Value
-from django.db.models.functions import Concat, Replace
+from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -16,7 +14,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from ..kapso.error_codes import SETUP_ERRORS
-from ..models import Connection, Customer, OnboardingStatus, SetupLink
+from ..models import Connection, Customer, OnboardingStatus, OwnerKey, SetupLink
 from ..onboarding.status import CustomerStatus
 from .display import badge, phone_number_html
 
@@ -117,21 +115,7 @@ def with_status(queryset: QuerySet[Any], status: OnboardingStatus) -> QuerySet[A
 
 def customers_of_owners(queryset: QuerySet[Any]) -> QuerySet[Customer]:
     """Return the customers that a row of ``queryset`` owns, for use as a subquery of it."""
-    model: type[Model] = queryset.model
-    # Not Cast: in MariaDB the result could have another collation than the column.
-    key: Any = Concat(OuterRef("pk"), Value(""), output_field=CharField())
-    owner_id: Any = F("owner_id")
-    has_uuids = connections[queryset.db].features.has_native_uuid_field
-    if isinstance(_key_field(model), UUIDField) and not has_uuids:
-        # These databases store a UUID as 32 digits.
-        owner_id = Replace("owner_id", Value("-"), Value(""))
-    return Customer.objects.alias(_owner_key=owner_id).filter(
-        owner_type=ContentType.objects.get_for_model(model), _owner_key=key
+    return Customer.objects.filter(
+        owner_type=ContentType.objects.get_for_model(queryset.model),
+        owner_id=OwnerKey(OuterRef("pk")),
     )
-
-
-def _key_field(model: type[Model]) -> Any:
-    field: Any = model._meta.pk
-    while field.remote_field:
-        field = field.target_field
-    return field
