@@ -91,7 +91,7 @@ class Conf:
         takes over. Must be longer than your slowest signal receiver needs.
     ``OBSERVERS``
         Dotted paths of callables that are called with each log event, as ``(name, fields)``; for
-        example ``kapso_connect.monitoring.metrics.observe`` (see ``kapso_connect.log.EVENTS``).
+        example ``kapso_connect.monitoring.metrics.observe``.
     ``API_PERMISSIONS``
         Dotted paths of permission classes for the REST API. They replace the default, which allows
         staff who have this package's permissions.
