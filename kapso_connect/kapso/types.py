@@ -122,7 +122,7 @@ def _digest(text: str) -> bytes:
 class KapsoWebhook:
     """A webhook of the Kapso project; with a ``phone_number_id``, it is for that number's messages.
 
-    ``secret`` is None if Kapso did not send it.
+    ``secret_key`` is None if Kapso did not send it, since not all of its answers contain it.
     """
 
     id: str
@@ -132,8 +132,7 @@ class KapsoWebhook:
     active: bool
     payload_version: str | None = None
     phone_number_id: str | None = None
-    # Kapso's name for it is secret_key; not all of its answers contain it.
-    secret: SecretFingerprint | None = field(default=None, compare=False, repr=False)
+    secret_key: SecretFingerprint | None = field(default=None, compare=False, repr=False)
 
 
 class UnusableResponse(Exception):
@@ -149,7 +148,7 @@ def parse(kind: type[ValueT], data: object) -> ValueT:
         raise UnusableResponse(f"a {kind.__name__} is not an object")
     values = {}
     for name, (read, required) in _FIELDS[kind].items():
-        value = data.get(_KAPSO_NAMES.get(name, name))
+        value = data.get(name)
         if value is not None:
             try:
                 values[name] = read(value)
@@ -214,9 +213,6 @@ _READERS: dict[object, Callable[[Any], Any]] = {
     Mapping[str, Any]: _mapping,
     SecretFingerprint | None: lambda value: SecretFingerprint(_text(value)),
 }
-
-
-_KAPSO_NAMES = {"secret": "secret_key"}
 
 
 _FIELDS: dict[type[Any], dict[str, tuple[Callable[[Any], Any], bool]]] = {
