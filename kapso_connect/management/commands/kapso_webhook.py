@@ -14,7 +14,7 @@ from kapso_connect.conf import get_conf
 from kapso_connect.exceptions import KapsoError
 from kapso_connect.kapso.client import KapsoClient
 from kapso_connect.kapso.types import KapsoWebhook
-from kapso_connect.management.arguments import seconds
+from kapso_connect.management.arguments import whole_number
 from kapso_connect.management.plain import plain
 from kapso_connect.utils import host_of
 from kapso_connect.webhooks import registration
@@ -72,8 +72,8 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--timeout",
-            type=seconds(600),
-            default=30.0,
+            type=whole_number("seconds", 600),
+            default=30,
             metavar="SECONDS",
             help="How long to wait for the test delivery (default 30).",
         )
