@@ -172,7 +172,7 @@ def _rates(value: object) -> Mapping[str, str | None]:
             known = ", ".join(DEFAULT_THROTTLE_RATES)
             raise ValueError(f"has an unknown key {kind!r}. Known keys: {known}.")
         if rate is not None and not (isinstance(rate, str) and THROTTLE_RATE.fullmatch(rate)):
-            raise ValueError(f'has for {kind!r} no rate such as "30/min".')
+            raise ValueError(f'must have a rate such as "30/min" for {kind!r}.')
     return {**DEFAULT_THROTTLE_RATES, **rates}
 
 
