@@ -181,7 +181,11 @@ def _flag(value: object) -> bool:
     return value
 
 
-def _moment(value: object) -> datetime:
+def parse_moment(value: object) -> datetime:
+    """Return the time in an ISO 8601 text, in UTC unless it says otherwise, as this site stores it.
+
+    Raise ValueError or OverflowError.
+    """
     moment = parse_datetime(_text(value))
     if moment is None:
         raise ValueError
@@ -207,20 +211,14 @@ _READERS: dict[object, Callable[[Any], Any]] = {
     str | None: _text,
     bool: _flag,
     bool | None: _flag,
-    datetime: _moment,
-    datetime | None: _moment,
+    datetime: parse_moment,
+    datetime | None: parse_moment,
     tuple[str, ...]: _texts,
     Mapping[str, Any]: _mapping,
     SecretFingerprint | None: lambda value: SecretFingerprint(_text(value)),
 }
 
-
 _FIELDS: dict[type[Any], dict[str, tuple[Callable[[Any], Any], bool]]] = {
     kind: _read_fields(kind)
     for kind in (KapsoCustomer, KapsoSetupLink, KapsoPhoneNumber, KapsoHealth, KapsoWebhook)
 }
-
-
-def primary_key(value: object) -> object:
-    """Return what identifies a value at Kapso: its first field."""
-    return getattr(value, next(iter(_FIELDS[type(value)])))

@@ -38,28 +38,17 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "--inbox-days", type=days, default=90, help="Days to keep webhooks (default: 90)."
-        )
-        parser.add_argument(
-            "--timeline-days",
-            type=days,
-            default=730,
-            help="Days to keep timeline events (default: 730).",
-        )
-        parser.add_argument(
-            "--batch-days",
-            type=days,
-            default=90,
-            help="Days to keep finished batches of invitations (default: 90). Their setup links "
-            "are not deleted.",
-        )
-        parser.add_argument(
-            "--key-days",
-            type=days,
-            default=7,
-            help="Days to keep idempotency keys of the REST API (default: 7).",
-        )
+        for name, default, kept in (
+            ("--inbox-days", 90, "webhooks (default: 90)."),
+            ("--timeline-days", 730, "timeline events (default: 730)."),
+            (
+                "--batch-days",
+                90,
+                "finished batches of invitations (default: 90). Their setup links are not deleted.",
+            ),
+            ("--key-days", 7, "idempotency keys of the REST API (default: 7)."),
+        ):
+            parser.add_argument(name, type=days, default=default, help=f"Days to keep {kept}")
         parser.add_argument(
             "--dry-run", action="store_true", help="Only count what would be deleted."
         )
