@@ -38,7 +38,7 @@ from ..models import Invitation, InvitationBatch, SetupLink
 from ..onboarding import invitations
 from ..onboarding.status import find_wrong_statuses
 from ..webhooks import inbox, registration
-from ..webhooks.registration import SecretState, SignatureStatus, WebhookInspection
+from ..webhooks.registration import SecretState, WebhookInspection
 from .queues import count_and_age, read_all_queues
 
 OVERDUE_WARNING = timedelta(minutes=15)
@@ -387,14 +387,14 @@ def _check_site(run: Diagnosis) -> Iterator[Finding]:
     # Even with a random secret, the answer shows whether this is the webhook.
     for index, secret in enumerate(configured or (secrets.token_hex(),), start=1):
         answer = registration.check_signature(url, secret)
-        if answer.status in {SignatureStatus.OTHER_SITE, SignatureStatus.UNREACHABLE}:
+        if answer.accepted is None:
             hint = (
                 "Start the site, and open it from this machine: check its name, its certificate "
                 "and the firewall."
             )
             yield _problem("site.reachable", answer.message, hint)
             return
-        if answer.status is SignatureStatus.REFUSED:
+        if not answer.accepted:
             refused.append(index)
     yield _ok("site.reachable", "This site answers at that URL.")
     total = len(configured)
@@ -470,7 +470,7 @@ def _webhook_findings(found: WebhookInspection) -> Iterator[Finding]:
     yield _ok("webhook.registered", "Kapso has a webhook for this site.")
     state = registration.secret_state(found.mine)
     level, hint = SECRET_LEVELS[state]
-    message = f"Kapso signs with {registration.SECRET_DESCRIPTIONS[state]}."
+    message = f"Kapso signs with {state.label}."
     yield Finding("webhook.secret", level, message, hint, {"state": state.value})
     try:
         steps = registration.plan(found)
