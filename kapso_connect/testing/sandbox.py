@@ -290,16 +290,8 @@ class Sandbox:
 
     def resend(self, delivery_id: str, *, new_key: bool = False) -> dict[str, Any]:
         """Send a delivery again, with its own idempotency key or with a new one. Return it."""
-        response = self._http.post(
-            f"{self.url}/deliveries/{delivery_id}/resend",
-            data={"new_key": "1" if new_key else ""},
-            headers={"Accept": "application/json"},
-            timeout=REQUEST_TIMEOUT,
-        )
-        if not response.ok:
-            raise SandboxError(f"resend: {response.status_code} {response.text}")
-        result: dict[str, Any] = response.json()["data"]
-        return result
+        path = f"/sandbox/deliveries/{delivery_id}/resend"
+        return self._data("POST", path, {"new_key": new_key})
 
     # The hosted page
 
