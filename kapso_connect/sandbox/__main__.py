@@ -11,7 +11,7 @@ import threading
 
 from .control import restart
 from .server import configure, listen
-from .state import Options, store
+from .state import store
 from .webhooks import sender
 
 
@@ -26,11 +26,7 @@ def parser() -> argparse.ArgumentParser:
     add("--public-url", default="", help="URL for browsers, if it differs")
     add("--api-key", default="", help="the only API key to accept (default: any)")
     add("--webhook-url", default="", help="where webhooks go, for example your site's")
-    add(
-        "--webhook-secret",
-        default="",
-        help="what signs them (default: random, and printed)",
-    )
+    add("--webhook-secret", default="", help="what signs them (default: random, and printed)")
     add("--retry-scale", type=float, default=1.0, help="factor for 10/40/90 s; 0 retries at once")
     add("--teardown-seconds", type=float, default=0.2, help="how long a deleted number is readable")
     add("--stop-on-eof", action="store_true", help="stop when standard input is closed")
@@ -49,15 +45,11 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"The sandbox cannot listen on {options.host}:{options.port}: {error}")
     host = f"[{options.host}]" if ":" in options.host else options.host
     url = f"http://{host}:{server.server_port}"
-    generated = bool(options.webhook_url and not options.webhook_secret)
-    store.options = Options(
-        base_url=options.public_url.rstrip("/") or url,
-        api_key=options.api_key,
-        webhook_url=options.webhook_url,
-        webhook_secret=secrets.token_hex(16) if generated else options.webhook_secret,
-        retry_scale=options.retry_scale,
-        teardown_seconds=options.teardown_seconds,
-    )
+    generated = options.webhook_url and not options.webhook_secret
+    options.base_url = options.public_url.rstrip("/") or url
+    if generated:
+        options.webhook_secret = secrets.token_hex(16)
+    store.options = options
     restart()
     sender.start()
 
@@ -76,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.stop_on_eof:
         threading.Thread(target=stop_on_eof, daemon=True).start()
     if generated:
-        print(f"Webhooks are signed with the secret {store.options.webhook_secret}")
+        print(f"Webhooks are signed with the secret {options.webhook_secret}")
     print(f"Kapso sandbox (this is NOT Kapso) on {url}", flush=True)
     server.serve_forever(poll_interval=0.05)
     server.server_close()

@@ -115,7 +115,9 @@ class CustomersView(SandboxView):
         return page_of(request, rows)
 
     def post(self, request: HttpRequest) -> object:
-        values = fields.read(CUSTOMER_SPEC, read_wrapped(request, "customer"), required="name")
+        values = fields.read(CUSTOMER_SPEC, read_wrapped(request, "customer"))
+        if "name" not in values:
+            raise Invalid("Validation failed: name can't be blank")
         _check_external_id(values)
         return 201, {"data": store.add_customer(**values).as_json()}
 
@@ -268,8 +270,9 @@ class WebhooksView(SandboxView):
         return page_of(request, rows)
 
     def post(self, request: HttpRequest) -> object:
-        data = read_wrapped(request, "whatsapp_webhook")
-        values = fields.read(WEBHOOK_SPEC, data, required="url")
+        values = fields.read(WEBHOOK_SPEC, read_wrapped(request, "whatsapp_webhook"))
+        if "url" not in values:
+            raise Invalid("Validation failed: url can't be blank")
         if "phone_number_id" in values:
             find(store.numbers(), values["phone_number_id"], "Phone number")
         webhook = Webhook(project_id=store.project_id, **values)

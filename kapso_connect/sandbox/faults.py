@@ -132,7 +132,7 @@ def _rule(name: str, value: object) -> Rule:
 RULE_SPEC: fields.Spec = {
     "match": _pattern,
     "kind": fields.choice(*RULE_KINDS),
-    "status": fields.whole_number(200, 599),
+    "status": fields.number(200, 599, fields.instance_of(int, "an HTTP status")),
     "retry_after": fields.nullable(_retry_after),
     "seconds": fields.seconds,
     "location": fields.url,

@@ -52,24 +52,6 @@ def non_blank(name: str, value: object) -> str:
     return result
 
 
-def boolean(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise Invalid(f"{name} must be true or false")
-    return value
-
-
-def seconds(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 86400:
-        raise Invalid(f"{name} must be a number of seconds between 0 and 86400")
-    return float(value)
-
-
-def mapping(name: str, value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise Invalid(f"{name} must be an object")
-    return value
-
-
 def url(name: str, value: object) -> str:
     result = text(name, value)
     try:
@@ -94,11 +76,18 @@ def date_time(name: str, value: object) -> datetime:
         raise Invalid(f"{name} must be a date and time in ISO 8601") from None
 
 
-def whole_number(lowest: int, highest: int) -> Check:
-    def check(name: str, value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise Invalid(f"{name} must be a whole number")
-        if not lowest <= value <= highest:
+def instance_of(kind: type | tuple[type, ...], meaning: str) -> Check:
+    def check(name: str, value: object) -> object:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise Invalid(f"{name} must be {meaning}")
+        return value
+
+    return check
+
+
+def number(lowest: int, highest: int, check_type: Check) -> Check:
+    def check(name: str, value: object) -> object:
+        if not lowest <= check_type(name, value) <= highest:
             raise Invalid(f"{name} must be between {lowest} and {highest}")
         return value
 
@@ -137,23 +126,27 @@ def nullable(check_value: Check) -> Check:
     return lambda name, value: None if value is None else check_value(name, value)
 
 
-count = whole_number(0, 1_000_000)
+boolean = instance_of(bool, "true or false")
+mapping = instance_of(dict, "an object")
+whole = instance_of(int, "a whole number")
+count = number(0, 1_000_000, whole)
+seconds = number(0, 86_400, instance_of((int, float), "a number of seconds"))
 hex_colour = pattern(r"#[0-9A-Fa-f]{6}", "a hex colour such as #1A2B3C")
 e164 = pattern(r"\+[1-9][0-9]{6,14}", "an E.164 phone number such as +14155550100")
 digits = pattern(r"[0-9]{1,32}", "a string of digits")
 printable = pattern(r"[ -~]*", "printable ASCII")
 
 
-def read(spec: Spec, data: Mapping[str, Any], required: str = "") -> dict[str, Any]:
+def read(spec: Spec, data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the known fields of ``data``, checked; unknown ones are ignored, as by Kapso."""
-    if required and required not in data:
-        raise Invalid(f"{required} can't be blank")
     return {name: check(name, data[name]) for name, check in spec.items() if name in data}
 
 
 def read_strictly(spec: Spec, data: Mapping[str, Any], required: str = "") -> dict[str, Any]:
     """Like ``read``, but refuse unknown fields: for the sandbox's own controls."""
+    if required and required not in data:
+        raise Invalid(f"{required} is missing")
     unknown = sorted(set(data) - set(spec))
     if unknown:
         raise Invalid(f"unknown: {', '.join(unknown)}. Known are: {', '.join(spec)}")
-    return read(spec, data, required)
+    return read(spec, data)

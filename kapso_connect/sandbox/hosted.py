@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlencode, urlsplit, urlunsplit
 
+import requests
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.utils.translation import get_language_from_request
@@ -116,7 +116,7 @@ def _connect(request: HttpRequest, link: SetupLink) -> HttpResponse:
         "provisioned_phone_number_id": (link.provisioned_phone_number or {}).get("id"),
         "display_phone_number": f"+{number.normalized}",
     }
-    return HttpResponseRedirect(with_query(link.success_redirect_url, parameters))
+    return _redirect(link.success_redirect_url, parameters)
 
 
 def _add_or_reconnect(
@@ -160,17 +160,13 @@ def _fail(request: HttpRequest, link: SetupLink, code: str) -> HttpResponse:
 def _redirect_to_failure_url(request: HttpRequest, link: SetupLink, code: str) -> HttpResponse:
     if not link.failure_redirect_url:
         return _message_page(request, f"{SETUP_ERROR_TEXTS[code]}.")
-    parameters = {"setup_link_id": link.id, "error_code": code}
-    return HttpResponseRedirect(with_query(link.failure_redirect_url, parameters))
+    return _redirect(link.failure_redirect_url, {"setup_link_id": link.id, "error_code": code})
 
 
 def _message_page(request: HttpRequest, text: str, status: int = 200) -> HttpResponse:
     return render(request, "kapso_sandbox/message.html", {"text": text}, status=status)
 
 
-def with_query(url: str, parameters: Mapping[str, str | None]) -> str:
-    """Return ``url`` with the parameters that have a value added to its query."""
-    parts = urlsplit(url)
-    added = urlencode({name: value for name, value in parameters.items() if value})
-    query = f"{parts.query}&{added}" if parts.query else added
-    return urlunsplit((parts.scheme, parts.netloc, parts.path, query, parts.fragment))
+def _redirect(url: str, parameters: dict[str, str | None]) -> HttpResponse:
+    """Redirect to ``url`` with the parameters that are not None added to its query."""
+    return HttpResponseRedirect(str(requests.Request("GET", url, params=parameters).prepare().url))

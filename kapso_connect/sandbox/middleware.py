@@ -8,6 +8,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -15,7 +16,7 @@ from django.http.response import HttpResponseBase
 from .faults import Rule
 from .fields import ApiError
 from .server import CONNECTION_KEY, MAX_REQUEST_BODY
-from .state import LoggedRequest, store
+from .state import now, store
 from .web import error_response, json_response, read_json
 
 API_PREFIX = "/platform/"
@@ -53,11 +54,11 @@ class SandboxMiddleware:
         if rule is None:
             response: HttpResponseBase | None = self._answer(request)
         else:
-            entry.fault = rule.kind
+            entry["fault"] = rule.kind
             response = self._apply_fault(rule, request)
         if response is None:
             return _break_connection(request)
-        entry.status = response.status_code
+        entry["status"] = response.status_code
         return response
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
@@ -83,18 +84,21 @@ class SandboxMiddleware:
         return _fault_response(rule)
 
 
-def _log(request: HttpRequest) -> LoggedRequest:
+def _log(request: HttpRequest) -> dict[str, Any]:
     try:
         body = read_json(request) if request.body else None
     except ApiError:
         body = request.body[:10_000].decode(errors="replace")
-    entry = LoggedRequest(
-        str(request.method),
-        request.path,
-        request.META.get("QUERY_STRING", ""),
-        body,
-        "X-API-Key" in request.headers,
-    )
+    entry = {
+        "method": request.method,
+        "path": request.path,
+        "query": request.META.get("QUERY_STRING", ""),
+        "body": body,
+        "has_key": "X-API-Key" in request.headers,
+        "at": now(),
+        "status": None,  # no response was sent, or not yet
+        "fault": None,
+    }
     with store.lock:
         store.requests.append(entry)
     return entry

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,11 +20,7 @@ from .fields import ApiError
 LINK_DAYS = 30
 ALL_CONNECTION_TYPES = ("coexistence", "dedicated")
 # With 555-01xx they give numbers that are reserved for fiction.
-AREA_CODES = (
-    *(201, 202, 203, 205, 206, 207, 208, 209, 210, 212, 213, 214, 215, 216, 217, 218, 219, 301),
-    *(302, 303, 304, 305, 307, 308, 309, 310, 312, 313, 314, 315, 316, 317, 318, 401, 402, 404),
-    *(405, 406, 407, 408, 410, 412, 413, 414, 415, 417, 419, 501, 502, 503, 504, 505, 507, 508),
-)
+AREA_CODES = (201, 202, 203, 205, 206, 207, 208, 209, 210, 212, 213, 214, 215, 216, 217, 218, 219)
 Found = TypeVar("Found")
 
 
@@ -38,18 +35,6 @@ def new_id() -> str:
 def new_meta_id() -> str:
     """Return an id like Meta's: a string of 15 digits."""
     return str(10**14 + secrets.randbelow(9 * 10**14))
-
-
-@dataclass
-class Options:
-    """How the process was started."""
-
-    base_url: str = ""
-    api_key: str = ""
-    webhook_url: str = ""
-    webhook_secret: str = ""
-    retry_scale: float = 1.0
-    teardown_seconds: float = 0.2
 
 
 @dataclass(kw_only=True)
@@ -179,14 +164,6 @@ class Webhook(Record):
 
 
 @dataclass
-class Attempt:
-    at: datetime
-    seconds: float
-    status: int | None
-    error: str | None
-
-
-@dataclass
 class Delivery:
     webhook_id: str
     event: str
@@ -195,7 +172,7 @@ class Delivery:
     batch_size: int = 0
     id: str = field(default_factory=new_id)
     state: str = "pending"  # pending, held, delivered, failed, dropped
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[dict[str, Any]] = field(default_factory=list)  # at, seconds, status, error
     created_at: datetime = field(default_factory=now)
     next_attempt_at: datetime | None = None
     forced: bool = False  # sent even to a paused webhook
@@ -206,18 +183,6 @@ class Delivery:
         return {**asdict(self), "body": self.body.decode(), "url": url}
 
 
-@dataclass
-class LoggedRequest:
-    method: str
-    path: str
-    query: str
-    body: Any
-    has_key: bool
-    at: datetime = field(default_factory=now)
-    status: int | None = None  # None: no response was sent, or not yet
-    fault: str | None = None
-
-
 class Store:
     """Everything that the sandbox holds. Acquire ``lock`` before using it.
 
@@ -225,7 +190,7 @@ class Store:
     """
 
     def __init__(self) -> None:
-        self.options = Options()
+        self.options = Namespace()  # how the process was started: see __main__
         self.lock = threading.Condition()
         self.project_id = new_id()
         self.reset()
@@ -242,7 +207,7 @@ class Store:
         self.default_webhook_id = ""
         self.deliveries: dict[str, Delivery] = {}
         self.deliveries_done = 0  # delivered, failed or dropped
-        self.requests: deque[LoggedRequest] = deque(maxlen=20_000)
+        self.requests: deque[dict[str, Any]] = deque(maxlen=20_000)
         self.health_calls: deque[datetime] = deque(maxlen=60)
         self.faults = Faults()
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import json
 import threading
 import time
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
+from queue import SimpleQueue
 from typing import Any
 
 import requests
 
 from . import payloads, signing
-from .state import Attempt, Delivery, Webhook, new_id, now, store
+from .state import Delivery, Webhook, new_id, now, store
 
 DELIVERY_TIMEOUT = 10
 DELIVERY_RETRY_DELAYS = (10, 40, 90)
@@ -24,24 +23,24 @@ PAUSE_WINDOW = timedelta(minutes=15)
 
 
 class Sender:
-    """A queue of deliveries, ordered by when they are due."""
-
     def __init__(self) -> None:
-        self._order = itertools.count()
+        self._queue: SimpleQueue[list[Delivery]] = SimpleQueue()
         self._in_flight = 0
-        self.clear()
+        self._held: dict[str, list[Delivery]] = {}  # by webhook, the newest first
+        self._batches: dict[tuple[str, str], list[Any]] = {}  # payloads by webhook and event
 
     def start(self) -> None:
         for _ in range(SENDER_THREADS):
             threading.Thread(target=self._work, daemon=True).start()
 
     def clear(self) -> None:
-        """Empty the queue, and wait up to two seconds for deliveries that are being sent."""
-        with store.lock:
-            self._queue: list[tuple[float, int, list[Delivery]]] = []
-            self._held: dict[str, list[Delivery]] = {}  # by webhook, the newest first
-            self._batches: dict[tuple[str, str], list[Any]] = {}  # payloads by webhook and event
-            store.wait_for(lambda: self._in_flight == 0, timeout=2)
+        """Forget what is held, and wait up to two seconds for deliveries that are being sent.
+
+        Queued deliveries are not sent, since they are no longer in the store.
+        """
+        self._held.clear()
+        self._batches.clear()
+        store.wait_for(lambda: self._in_flight == 0, timeout=2)
 
     # What to send
 
@@ -117,23 +116,17 @@ class Sender:
         for delivery in chain:
             delivery.state = "pending"
             delivery.next_attempt_at = now() + timedelta(seconds=delay)
-        heapq.heappush(self._queue, (time.monotonic() + delay, next(self._order), chain))
-        store.lock.notify_all()
-
-    def _next_due(self) -> list[Delivery]:
-        with store.lock:
-            while not self._queue or self._queue[0][0] > time.monotonic():
-                store.lock.wait(self._queue[0][0] - time.monotonic() if self._queue else None)
-            self._in_flight += 1
-            return heapq.heappop(self._queue)[2]
+        if not delay:
+            self._queue.put(chain)
+            return
+        timer = threading.Timer(delay, self._queue.put, [chain])
+        timer.daemon = True
+        timer.start()
 
     def _work(self) -> None:
         while True:
-            for delivery in self._next_due():
+            for delivery in self._queue.get():
                 self._attempt(delivery)
-            with store.lock:
-                self._in_flight -= 1
-                store.lock.notify_all()
 
     def _attempt(self, delivery: Delivery) -> None:
         with store.lock:
@@ -144,14 +137,17 @@ class Sender:
                 self._finish(delivery, "failed")
                 return
             url, headers = webhook.url, {**(webhook.headers or {}), **_headers(webhook, delivery)}
+            self._in_flight += 1
         attempt = _post(url, headers, delivery.body)
         with store.lock:
+            self._in_flight -= 1
+            store.lock.notify_all()
             if delivery.id not in store.deliveries:
                 return
             delivery.attempts.append(attempt)
-            _record_outcome(webhook, attempt.status == 200)
+            _record_outcome(webhook, attempt["status"] == 200)
             attempts = len(delivery.attempts)
-            if attempt.status == 200:
+            if attempt["status"] == 200:
                 self._finish(delivery, "delivered")
             elif attempts <= len(DELIVERY_RETRY_DELAYS):
                 delay = DELIVERY_RETRY_DELAYS[attempts - 1] * store.options.retry_scale
@@ -196,7 +192,7 @@ def _headers(webhook: Webhook, delivery: Delivery) -> dict[str, str]:
     )
 
 
-def _post(url: str, headers: dict[str, str], body: bytes) -> Attempt:
+def _post(url: str, headers: dict[str, str], body: bytes) -> dict[str, Any]:
     at, started = now(), time.monotonic()
     status = error = None
     try:
@@ -215,7 +211,8 @@ def _post(url: str, headers: dict[str, str], body: bytes) -> Attempt:
             response.close()
     except (requests.RequestException, OSError, ValueError) as failure:
         error = f"{type(failure).__name__}: {failure}"
-    return Attempt(at, round(time.monotonic() - started, 3), status, error)
+    seconds = round(time.monotonic() - started, 3)
+    return {"at": at, "seconds": seconds, "status": status, "error": error}
 
 
 def _record_outcome(webhook: Webhook, success: bool) -> None:
