@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Collection
 from typing import Any
 
+from asgiref.sync import async_to_sync
 from django.dispatch import Signal
 
 from .log import log_event
-
-_excluded: ContextVar[frozenset[str]] = ContextVar(
-    "kapso_connect_excluded_receivers", default=frozenset()
-)
 
 
 class ConnectSignal(Signal):
@@ -25,29 +20,36 @@ class ConnectSignal(Signal):
         super().__init__()
         self.__doc__ = inspect.cleandoc(doc)
 
-    @contextmanager
-    def excluding(self, names: Collection[str]) -> Iterator[None]:
-        """Leave out the receivers with these names (``receiver_name``) within the block."""
-        token = _excluded.set(frozenset(names))
-        try:
-            yield
-        finally:
-            _excluded.reset(token)
-
-    # Django has no public way to send to some of the receivers; the tests check this
-    # on each supported version.
-    def _live_receivers(self, sender: Any) -> Any:
-        excluded = _excluded.get()
-        live = super()._live_receivers(sender)
-        if not excluded:
-            return live
-        return tuple([r for r in part if receiver_name(r) not in excluded] for part in live)
-
-    # Django's own fails on a receiver without __qualname__ (an object, a partial), and then the
-    # remaining receivers are not called.
-    def _log_robust_failure(self, receiver: Callable[..., Any], err: Exception) -> None:
-        name = receiver_name(receiver)
-        log_event("signal.receiver_raised", receiver=name, error=type(err).__name__, exc_info=err)
+    def send_to_remaining(
+        self, sender: Any, done: Collection[str], **arguments: Any
+    ) -> list[tuple[Callable[..., Any], Exception | None]]:
+        """Call the receivers whose names (``receiver_name``) are not in ``done``, as
+        ``send_robust`` does. Return each with the error that it raised, or None."""
+        # Django has no public way to call some of the receivers; the tests check this on each
+        # supported version.
+        synchronous, asynchronous = self._live_receivers(sender)
+        callables = [
+            *((receiver, receiver) for receiver in synchronous),
+            *((receiver, async_to_sync(receiver)) for receiver in asynchronous),
+        ]
+        outcomes: list[tuple[Callable[..., Any], Exception | None]] = []
+        for receiver, call in callables:
+            name = receiver_name(receiver)
+            if name in done:
+                continue
+            try:
+                call(signal=self, sender=sender, **arguments)
+            except Exception as error:
+                log_event(
+                    "signal.receiver_raised",
+                    receiver=name,
+                    error=type(error).__name__,
+                    exc_info=error,
+                )
+                outcomes.append((receiver, error))
+            else:
+                outcomes.append((receiver, None))
+        return outcomes
 
 
 def receiver_name(receiver: Callable[..., Any]) -> str:
@@ -56,15 +58,13 @@ def receiver_name(receiver: Callable[..., Any]) -> str:
     return f"{owner.__module__}.{owner.__qualname__}"
 
 
-def successful_receivers(responses: list[tuple[Callable[..., Any], Any]]) -> set[str]:
+def successful_receivers(
+    outcomes: list[tuple[Callable[..., Any], Exception | None]],
+) -> set[str]:
     """Return the names of the receivers that did not raise.
 
     If several share a name (two lambdas of a module), all of them must have returned.
     """
-    called = Counter(receiver_name(receiver) for receiver, _ in responses)
-    returned = Counter(
-        receiver_name(receiver)
-        for receiver, response in responses
-        if not isinstance(response, Exception)
-    )
+    called = Counter(receiver_name(receiver) for receiver, _ in outcomes)
+    returned = Counter(receiver_name(receiver) for receiver, error in outcomes if error is None)
     return {name for name, count in called.items() if returned[name] == count}

@@ -170,15 +170,12 @@ def _deliver_leased(event: TimelineEvent) -> None:
 def _send(event: TimelineEvent) -> bool:
     signal, sender = SIGNALS[event.kind]
     started = time.monotonic()
-    with signal.excluding(event.receivers):
-        responses = signal.send_robust(sender=sender, **signal_arguments(event))
+    outcomes = signal.send_to_remaining(sender, event.receivers, **signal_arguments(event))
     raised = {
-        dispatch.receiver_name(receiver): response
-        for receiver, response in responses
-        if isinstance(response, Exception)
+        dispatch.receiver_name(receiver): error for receiver, error in outcomes if error is not None
     }
     errors = [f"{name}: {describe(error)}" for name, error in raised.items()]
-    event.receivers = sorted({*event.receivers, *dispatch.successful_receivers(responses)})
+    event.receivers = sorted({*event.receivers, *dispatch.successful_receivers(outcomes)})
     if errors:
         event.schedule_retry("\n".join(errors)[:MAX_ERROR_LENGTH])
     else:
