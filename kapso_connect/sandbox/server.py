@@ -50,7 +50,7 @@ def configure(*, verbose: bool) -> None:
         APPEND_SLASH=False,
         LOGGING={
             "version": 1,
-            "disable_existing_loggers": False,
+            "incremental": True,
             "loggers": {
                 "django": {"level": "CRITICAL"},  # refused requests are normal in a sandbox
                 "django.server": {"level": "INFO" if verbose else "CRITICAL"},
