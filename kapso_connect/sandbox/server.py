@@ -9,8 +9,9 @@ from typing import Any
 from django.conf import settings
 from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
 
+from .hosted import HEADINGS_BY_LANGUAGE
+
 HERE = Path(__file__).parent
-MAX_REQUEST_BODY = 1024 * 1024
 CONNECTION_KEY = "kapso_sandbox.connection"  # in the WSGI environ: the client's socket
 
 
@@ -46,7 +47,7 @@ def configure(*, verbose: bool) -> None:
         USE_TZ=True,
         TIME_ZONE="UTC",
         LANGUAGE_CODE="en",
-        LANGUAGES=[(code, code) for code in ("en", "es", "pt", "hi", "id", "ar")],
+        LANGUAGES=[(code, code) for code in HEADINGS_BY_LANGUAGE],
         APPEND_SLASH=False,
         LOGGING={
             "version": 1,
