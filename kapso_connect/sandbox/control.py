@@ -70,6 +70,7 @@ def restart() -> None:
     """Empty the store, and register the webhook of the command line again."""
     with store.lock:
         store.reset()
+        store.lock.notify_all()  # requests that hang go on
         sender.clear()
         if store.options.webhook_url:
             set_default_webhook(store.options.webhook_url, store.options.webhook_secret)

@@ -15,10 +15,11 @@ from django.http.response import HttpResponseBase
 
 from .faults import Rule
 from .fields import ApiError
-from .server import CONNECTION_KEY, MAX_REQUEST_BODY
+from .server import CONNECTION_KEY
 from .state import now, store
 from .web import error_response, json_response, read_json
 
+MAX_REQUEST_BODY = 1024 * 1024
 API_PREFIX = "/platform/"
 ELSEWHERE_PATH = "/elsewhere"
 ERROR_TEXTS = {401: "Unauthorized", 402: "Upgrade your plan to use this", 429: "Too many requests"}

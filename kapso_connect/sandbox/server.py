@@ -9,8 +9,9 @@ from typing import Any
 from django.conf import settings
 from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
 
+from .hosted import HEADINGS_BY_LANGUAGE
+
 HERE = Path(__file__).parent
-MAX_REQUEST_BODY = 1024 * 1024
 CONNECTION_KEY = "kapso_sandbox.connection"  # in the WSGI environ: the client's socket
 
 
@@ -46,11 +47,11 @@ def configure(*, verbose: bool) -> None:
         USE_TZ=True,
         TIME_ZONE="UTC",
         LANGUAGE_CODE="en",
-        LANGUAGES=[(code, code) for code in ("en", "es", "pt", "hi", "id", "ar")],
+        LANGUAGES=[(code, code) for code in HEADINGS_BY_LANGUAGE],
         APPEND_SLASH=False,
         LOGGING={
             "version": 1,
-            "disable_existing_loggers": False,
+            "incremental": True,
             "loggers": {
                 "django": {"level": "CRITICAL"},  # refused requests are normal in a sandbox
                 "django.server": {"level": "INFO" if verbose else "CRITICAL"},

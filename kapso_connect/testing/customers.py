@@ -23,7 +23,8 @@ from ..kapso.types import ConnectionType, KapsoCustomer, KapsoSetupLink
 from ..models import Connection, Customer, SetupLink, Source, TimelineEvent
 from ..onboarding import accounts, setup_links
 from ..onboarding.numbers import Number
-from .webhooks import random_meta_id, run_on_commit_callbacks
+from ..sandbox.state import new_meta_id
+from .webhooks import run_on_commit_callbacks
 
 
 class _FakeClient:
@@ -103,11 +104,11 @@ def connect_customer(
         whose.kapso_id = str(uuid.uuid4())
         whose.save(update_fields=["kapso_id", "updated_at"])
     number = Number(
-        phone_number_id=phone_number_id or random_meta_id(),
+        phone_number_id=phone_number_id or new_meta_id(),
         display_phone_number=phone_number or f"+1 415-555-{get_random_string(4, '0123456789')}",
         verified_name=verified_name or whose.name,
         connection_type=connection_type,
-        business_account_id=business_account_id or random_meta_id(),
+        business_account_id=business_account_id or new_meta_id(),
     )
     kind = TimelineEvent.Kind.CONNECTED
     return _connect(whose, number, source=source, kind=kind, setup_link=setup_link)

@@ -14,12 +14,12 @@ import requests
 from django.core.exceptions import ImproperlyConfigured
 from django.test import Client, TestCase
 from django.urls import reverse
-from django.utils.crypto import get_random_string
 
 from ..conf import get_conf
 from ..db import alias
 from ..models import Customer
 from ..sandbox.signing import webhook_headers
+from ..sandbox.state import new_meta_id
 
 LIVE_SERVER_TIMEOUT = 30.0
 
@@ -31,11 +31,6 @@ def run_on_commit_callbacks() -> Iterator[None]:
         yield
 
 
-def random_meta_id() -> str:
-    """Return an id as Meta gives them: 15 digits."""
-    return "1" + get_random_string(14, "0123456789")
-
-
 def webhook_payload(
     event: str, customer: Customer, phone_number_id: str = "", **more: Any
 ) -> dict[str, Any]:
@@ -44,14 +39,14 @@ def webhook_payload(
     It has the fields that Kapso sends today; ``more`` adds or replaces fields.
     ``phone_number_id`` is random where it is not given.
     """
-    number = phone_number_id or random_meta_id()
+    number = phone_number_id or new_meta_id()
     payload: dict[str, Any] = {"project": {"id": str(uuid.uuid4())}}
     if event not in {"whatsapp.phone_number.created", "whatsapp.phone_number.deleted"}:
         payload["id"] = str(uuid.uuid4())
         payload["event"] = event
         payload["occurred_at"] = datetime.now().astimezone().isoformat()
     if event.startswith("whatsapp.account."):
-        payload["business_account_id"] = random_meta_id()
+        payload["business_account_id"] = new_meta_id()
         payload["phone_numbers"] = [{"id": number}]
     else:
         external_id = customer.external_customer_id

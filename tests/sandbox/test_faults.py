@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -153,9 +154,12 @@ def test_a_request_can_hang(box: Sandbox, box_api: Api) -> None:
     assert box.requests()[-1]["status"] is None
 
 
-def test_a_hanging_request_breaks_when_the_fault_ends(box: Sandbox, box_api: Api) -> None:
+@pytest.mark.parametrize("end", [Sandbox.clear_faults, Sandbox.reset])
+def test_a_hanging_request_breaks_when_the_fault_ends(
+    box: Sandbox, box_api: Api, end: Callable[[Sandbox], None]
+) -> None:
     box.faults(api=[rule("hang")])
-    ending = threading.Timer(0.3, box.clear_faults)
+    ending = threading.Timer(0.3, end, [box])
     ending.start()
     with pytest.raises(requests.ConnectionError):
         box_api.raw("GET", "/customers", timeout=5)
