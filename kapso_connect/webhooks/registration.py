@@ -225,19 +225,12 @@ def plan(found: WebhookInspection, *, set_secret: bool = False) -> list[Step]:
         )
     if found.mine is None:
         return [_creation(found.url)]
-    repair = _repair(found, found.mine, set_secret)
-    return [
-        *([repair] if repair.changes else []),
-        *(
-            Step(
-                webhook,
-                ("active: yes -> no, because it delivers everything a second time",),
-                {"active": False},
-                is_mine=False,
-            )
-            for webhook in found.duplicates
-        ),
+    steps = [_repair(found, found.mine, set_secret)]
+    reason = "active: yes -> no, because it delivers everything a second time"
+    steps += [
+        Step(webhook, (reason,), {"active": False}, is_mine=False) for webhook in found.duplicates
     ]
+    return [step for step in steps if step.changes]
 
 
 def _creation(url: str) -> Step:
