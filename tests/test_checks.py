@@ -146,6 +146,7 @@ def test_settings_that_are_not_a_dict_are_reported(settings: Any, given: object)
         ({"PUBLIC_URL": "https://[::1]:8000"}, {"W015"}),
         ({"PUBLIC_URL": "https://crm.localhost"}, {"W015"}),
         ({"PUBLIC_URL": "https://printer.local."}, {"W015"}),
+        ({"PUBLIC_URL": "https://crm.internal"}, {"W015"}),
         ({"PUBLIC_URL": "https://8.8.8.8"}, set()),
         (SANDBOX, {"W016"}),
         ({"API_BASE_URL": "https://localhost:8900"}, {"W016"}),

@@ -339,6 +339,7 @@ def test_missing_urlconf_is_reported(sandbox: Sandbox, settings: Any) -> None:
         ("https://10.0.0.7:8000", "private network"),
         ("https://[::1]", "private network"),
         ("https://crm.internal", "private network"),
+        ("https://crm", "private network"),
     ],
 )
 def test_an_address_that_kapso_cannot_deliver_to_is_not_registered(
