@@ -18,8 +18,6 @@ from django.utils.module_loading import import_string
 
 from .conf import get_conf
 
-LOGGER_NAME = "kapso_connect"
-
 Observer = Callable[[str, Mapping[str, Any]], object]
 """Called with an event's name and its fields, in the thread that logs it, possibly while a request
 is handled: it must be quick, and must not use the database."""
@@ -157,7 +155,7 @@ def log_event(name: str, /, *, exc_info: bool | BaseException = False, **fields:
 
 def _log(name: str, fields: Mapping[str, Any], exc_info: bool | BaseException) -> None:
     level, message = EVENTS.get(name, (WARNING, name))
-    logger = logging.getLogger(f"{LOGGER_NAME}.{name.partition('.')[0]}")
+    logger = logging.getLogger(f"kapso_connect.{name.partition('.')[0]}")
     if logger.isEnabledFor(level):
         # The message is not formatted here, so that records can be grouped by it.
         logger.log(

@@ -111,7 +111,7 @@ SANDBOX = {"API_BASE_URL": "http://127.0.0.1:8900"}
         ({"OBSERVERS": ["kapso_connect.monitoring.metrics.observe"]}, set()),
         ({"OBSERVERS": ["kapso_connect.monitoring.metrics.nothing"]}, {"W009"}),
         ({"OBSERVERS": ["nowhere"]}, {"W009"}),
-        ({"OBSERVERS": ["kapso_connect.log.LOGGER_NAME"]}, {"W009"}),
+        ({"OBSERVERS": ["kapso_connect.conf.SETTING"]}, {"W009"}),
         ({"API_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"]}, set()),
         ({"API_PERMISSIONS": ["rest_framework.permissions.Nobody"]}, {"E008"}),
         ({"LEASE_SECONDS": 30}, {"W011"}),

@@ -32,9 +32,6 @@ from .views import WRONG_SIGNATURE
 SUBSCRIBED_EVENTS = tuple(sorted(PARSERS))
 """The events that Kapso's webhook is subscribed to: all that this app handles."""
 
-ESSENTIAL_EVENTS = ("whatsapp.phone_number.created", "whatsapp.phone_number.deleted")
-"""Without these, nothing works. What the others report, ``kapso_sync`` finds later."""
-
 TEST_EVENT = "whatsapp.phone_number.reconnected"
 """The event of a test delivery: it connects no number unless the API confirms it."""
 
