@@ -128,7 +128,7 @@ class Conf:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"must be a string, not {_kind(value)}.")
+        raise ValueError(f"must be a string, not {type(value).__name__}.")
     return value.strip()
 
 
@@ -145,7 +145,7 @@ def _contact(value: object) -> str:
 
 def _texts(value: object, wanted: str) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
-        raise ValueError(f"must be {wanted}, not {_kind(value)}.")
+        raise ValueError(f"must be {wanted}, not {type(value).__name__}.")
     return tuple(value)
 
 
@@ -161,7 +161,7 @@ def _paths(value: object) -> tuple[str, ...]:
 
 def _mapping(value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ValueError(f"must be a dict, not {_kind(value)}.")
+        raise ValueError(f"must be a dict, not {type(value).__name__}.")
     return value
 
 
@@ -187,10 +187,6 @@ def _positive_int(value: object) -> int:
     if not isinstance(number, int):
         raise ValueError("must be a whole number.")
     return number
-
-
-def _kind(value: object) -> str:
-    return type(value).__name__
 
 
 READERS: dict[str, Callable[[object], Any]] = {
@@ -223,7 +219,7 @@ def get_conf() -> Conf:
     """
     given = getattr(settings, SETTING, {})
     if not isinstance(given, Mapping):
-        raise ImproperlyConfigured(f"{SETTING} must be a dict, not {_kind(given)}.")
+        raise ImproperlyConfigured(f"{SETTING} must be a dict, not {type(given).__name__}.")
     unknown = sorted(str(key) for key in given if key not in READERS)
     if unknown:
         raise ImproperlyConfigured(

@@ -18,13 +18,11 @@ from django.utils.module_loading import import_string
 
 from .conf import get_conf
 
-LOGGER_NAME = "kapso_connect"
-
 Observer = Callable[[str, Mapping[str, Any]], object]
 """Called with an event's name and its fields, in the thread that logs it, possibly while a request
 is handled: it must be quick, and must not use the database."""
 
-CHANGE = " (customer %(customer_id)s, event %(event_id)s)"
+TIMELINE_SUFFIX = " (customer %(customer_id)s, event %(event_id)s)"
 
 EVENTS = {
     # Webhooks
@@ -49,18 +47,18 @@ EVENTS = {
     ),
     "webhook.error": (ERROR, "Could not process webhook event %(idempotency_key)s"),
     # The timeline
-    "timeline.setup_link_created": (INFO, "Setup link created" + CHANGE),
-    "timeline.setup_link_sent": (INFO, "Setup link sent" + CHANGE),
-    "timeline.setup_link_opened": (INFO, "Setup link opened" + CHANGE),
-    "timeline.setup_link_extended": (INFO, "Setup link extended" + CHANGE),
-    "timeline.setup_link_revoked": (INFO, "Setup link revoked" + CHANGE),
-    "timeline.setup_link_expired": (INFO, "Setup link expired" + CHANGE),
-    "timeline.setup_failed": (INFO, "Setup failed: %(error_code)s" + CHANGE),
-    "timeline.connected": (INFO, "Connected" + CHANGE),
-    "timeline.disconnected": (INFO, "Disconnected: %(reason)r" + CHANGE),
-    "timeline.reconnected": (INFO, "Reconnected" + CHANGE),
-    "timeline.account_updated": (INFO, "Account updated: %(decision)s" + CHANGE),
-    "timeline.health_checked": (INFO, "Health checked: %(health)s" + CHANGE),
+    "timeline.setup_link_created": (INFO, "Setup link created" + TIMELINE_SUFFIX),
+    "timeline.setup_link_sent": (INFO, "Setup link sent" + TIMELINE_SUFFIX),
+    "timeline.setup_link_opened": (INFO, "Setup link opened" + TIMELINE_SUFFIX),
+    "timeline.setup_link_extended": (INFO, "Setup link extended" + TIMELINE_SUFFIX),
+    "timeline.setup_link_revoked": (INFO, "Setup link revoked" + TIMELINE_SUFFIX),
+    "timeline.setup_link_expired": (INFO, "Setup link expired" + TIMELINE_SUFFIX),
+    "timeline.setup_failed": (INFO, "Setup failed: %(error_code)s" + TIMELINE_SUFFIX),
+    "timeline.connected": (INFO, "Connected" + TIMELINE_SUFFIX),
+    "timeline.disconnected": (INFO, "Disconnected: %(reason)r" + TIMELINE_SUFFIX),
+    "timeline.reconnected": (INFO, "Reconnected" + TIMELINE_SUFFIX),
+    "timeline.account_updated": (INFO, "Account updated: %(decision)s" + TIMELINE_SUFFIX),
+    "timeline.health_checked": (INFO, "Health checked: %(health)s" + TIMELINE_SUFFIX),
     # Signals
     "signal.sent": (INFO, "The signal of event %(event_id)s (%(kind)s) was sent"),
     "signal.retry_scheduled": (
@@ -157,7 +155,7 @@ def log_event(name: str, /, *, exc_info: bool | BaseException = False, **fields:
 
 def _log(name: str, fields: Mapping[str, Any], exc_info: bool | BaseException) -> None:
     level, message = EVENTS.get(name, (WARNING, name))
-    logger = logging.getLogger(f"{LOGGER_NAME}.{name.partition('.')[0]}")
+    logger = logging.getLogger(f"kapso_connect.{name.partition('.')[0]}")
     if logger.isEnabledFor(level):
         # The message is not formatted here, so that records can be grouped by it.
         logger.log(

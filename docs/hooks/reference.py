@@ -239,6 +239,12 @@ def command_part(name: str, parser: argparse.ArgumentParser, usual: set[str]) ->
 # Checks
 
 
+WRONG_SETTING = (
+    "`KAPSO_CONNECT` is not a dict, has an unknown key, or a value of the wrong type. The message "
+    "says which."
+)
+
+
 def checks() -> str:
     source = (ROOT / "kapso_connect" / "checks.py").read_text(encoding="utf-8")
     always, deployment = source.split('@register("kapso_connect", deploy=True)')
@@ -255,8 +261,8 @@ def checks() -> str:
 def checks_part(title: str, found: Iterable[tuple[str, str, str]]) -> list[str]:
     lines = [f"## {title}", ""]
     for identity, message, hint in found:
-        # A message that consists of another error's text says nothing here.
-        text = message if message != "…" else "The message names the wrong value or key."
+        # The message of E001 is that of an exception.
+        text = message if message != "…" else WRONG_SETTING
         lines += [f"### {identity}", "", text, ""]
         lines += [f"*What to do:* {hint}", ""] if hint else []
     return lines

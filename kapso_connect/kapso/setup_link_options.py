@@ -33,10 +33,8 @@ THEME_COLORS = (
 )
 
 COLOR_PATTERN = "#[0-9A-Fa-f]{6}"
-AREA_CODE_LENGTH = 3
-MAX_PHONE_NUMBER_LENGTH = 31
-AREA_CODE_PATTERN = f"[0-9]{{{AREA_CODE_LENGTH}}}"
-PHONE_NUMBER_PATTERN = rf"\+[0-9 ().-]{{5,{MAX_PHONE_NUMBER_LENGTH - 1}}}"
+AREA_CODE_PATTERN = "[0-9]{3}"
+PHONE_NUMBER_PATTERN = r"\+[0-9 ().-]{5,30}"
 
 DEFAULT_COUNTRY = "US"
 """Where Kapso provides a number if no country is named."""

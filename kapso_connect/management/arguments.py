@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ def whole_number(unit: str, maximum: int) -> Callable[[str], int]:
     """Return an argument type: a whole number of a unit, such as days, from 1 to ``maximum``."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or not 1 <= int(text) <= maximum:
+        if not re.fullmatch("[0-9]{1,6}", text) or not 1 <= int(text) <= maximum:
             raise ArgumentTypeError(f"must be a whole number of {unit}, 1 to {maximum}")
         return int(text)
 

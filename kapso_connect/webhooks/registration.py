@@ -32,9 +32,6 @@ from .views import WRONG_SIGNATURE
 SUBSCRIBED_EVENTS = tuple(sorted(PARSERS))
 """The events that Kapso's webhook is subscribed to: all that this app handles."""
 
-ESSENTIAL_EVENTS = ("whatsapp.phone_number.created", "whatsapp.phone_number.deleted")
-"""Without these, nothing works. What the others report, ``kapso_sync`` finds later."""
-
 TEST_EVENT = "whatsapp.phone_number.reconnected"
 """The event of a test delivery: it connects no number unless the API confirms it."""
 
@@ -225,19 +222,12 @@ def plan(found: WebhookInspection, *, set_secret: bool = False) -> list[Step]:
         )
     if found.mine is None:
         return [_creation(found.url)]
-    repair = _repair(found, found.mine, set_secret)
-    return [
-        *([repair] if repair.changes else []),
-        *(
-            Step(
-                webhook,
-                ("active: yes -> no, because it delivers everything a second time",),
-                {"active": False},
-                is_mine=False,
-            )
-            for webhook in found.duplicates
-        ),
+    steps = [_repair(found, found.mine, set_secret)]
+    reason = "active: yes -> no, because it delivers everything a second time"
+    steps += [
+        Step(webhook, (reason,), {"active": False}, is_mine=False) for webhook in found.duplicates
     ]
+    return [step for step in steps if step.changes]
 
 
 def _creation(url: str) -> Step:

@@ -43,7 +43,7 @@ from kapso_connect.webhooks import registration
 from kapso_connect.webhooks.payloads import NOT_AN_OBJECT
 from kapso_connect.webhooks.views import WRONG_SIGNATURE
 
-from ..factories import WEBHOOK, make_customer, make_link
+from ..factories import CREATED, DELETED, WEBHOOK, make_customer, make_link
 from ..faulty_server import FaultyServer, answer, broken_off, hung
 from ..management.conftest import add_webhook
 from ..proofs.support import environment, new_database
@@ -650,7 +650,7 @@ WRONG = {
     "paused": ({"active": False}, "active: no -> yes"),
     "essential": ({"events": ["whatsapp.phone_number.created"]}, "whatsapp.phone_number.deleted"),
     "some": (
-        {"events": [*registration.ESSENTIAL_EVENTS, registration.TEST_EVENT]},
+        {"events": [CREATED, DELETED, registration.TEST_EVENT]},
         "whatsapp.phone_number.disconnected",
     ),
     "old": ({"payload_version": "v1"}, "payload_version: v1 -> v2"),

@@ -114,27 +114,12 @@ class Command(BaseCommand):
             setup_links.build_options(Customer(), link_options)
         except (ImproperlyConfigured, InvalidOptions, NoReverseMatch) as error:
             raise CommandError(staff_message(error)) from None
-        problems: list[str] = []
+        dry_run = options["dry_run"]
+        choices = {"options": link_options, "next_url": next_url, "send_email": options["email"]}
         try:
-            if resume:
-                problems += self.resume(dry_run=options["dry_run"])
+            problems = self.resume(dry_run) if resume else []
             if ids or all_missing:
-                model_admin = find_model_admin(options["model"]) if options["model"] else None
-                objs = find_objects(model_admin, ids)
-                if options["dry_run"]:
-                    count = count_customers(model_admin, objs, only_missing=all_missing)
-                    self.say(f"would invite {format_count(count, 'customer')}")
-                else:
-                    customers, failures = make_customers(
-                        model_admin, objs, only_missing=all_missing
-                    )
-                    problems += failures
-                    problems += self.invite(
-                        customers,
-                        options=link_options,
-                        next_url=next_url,
-                        send_email=options["email"],
-                    )
+                problems += self.invite(ids, options["model"], choices, dry_run)
         except KeyboardInterrupt:
             hint = HOW_TO_RESUME if unfinished().exists() else "Nothing was left unfinished."
             raise CommandError(f"Interrupted. {hint}", returncode=130) from None
@@ -145,15 +130,26 @@ class Command(BaseCommand):
         if self.verbosity > 0:
             self.stdout.write(f"kapso_invite: {text}")
 
-    def invite(self, customers: Sequence[int], **choices: Any) -> list[str]:
+    def invite(
+        self, ids: Sequence[str], model: str | None, choices: dict[str, Any], dry_run: bool
+    ) -> list[str]:
+        """Invite the customers, or the objects of ``model``, with these ``ids``, or without any,
+        all who were never invited. Return why some have no link."""
+        model_admin = find_model_admin(model) if model else None
+        objs = find_objects(model_admin, ids)
+        if dry_run:
+            count = count_customers(model_admin, objs, only_missing=not ids)
+            self.say(f"would invite {format_count(count, 'customer')}")
+            return []
+        customers, problems = make_customers(model_admin, objs, only_missing=not ids)
         if not customers:
             self.say("no customers to invite")
-            return []
+            return problems
         batch = invitations.make_batch(customers)
         invitations.start(batch, **choices)
-        return self.work(batch)
+        return problems + self.work(batch)
 
-    def resume(self, *, dry_run: bool) -> list[str]:
+    def resume(self, dry_run: bool) -> list[str]:
         batches = list(unfinished())
         if dry_run:
             left = sum(invitations.progress(batch).left for batch in batches)
