@@ -41,6 +41,11 @@ whose = st.integers(0, 2)
 which = st.integers(0, 3)
 """One of the links, numbers, deliveries or redirects there are; 0 is the newest."""
 
+outcomes = st.sampled_from(["connect", "connect", *ERROR_CODES])
+reporters = st.sampled_from(
+    ["webhook", "redirect", "redirect while the API is away", "sync", "nobody yet"]
+)
+
 
 def expected_latest_link(customer: Customer, links: list[SetupLink]) -> SetupLink | None:
     own = [link for link in links if link.customer_id == customer.pk]
@@ -91,7 +96,7 @@ class Events(RuleBasedStateMachine):
         self.pks = [make_customer(kapso_id=None).pk for _ in range(3)]
         # One is connected, one is invited, and one is new.
         self.invite(0)
-        self.use_hosted_page(0, "connect", is_delivered=True, is_browser_back=True)
+        self.use_hosted_page(0, "connect", reported_by="webhook")
         self.invite(1)
         self.stale = self.customer(0)
         self.stored: dict[int, tuple[str, datetime]] = {}
@@ -180,30 +185,29 @@ class Events(RuleBasedStateMachine):
             cache.clear()
             self.browser.post(onboarding.connect_path(customer))
 
-    @rule(
-        which=which,
-        outcome=st.sampled_from(["connect", "connect", *ERROR_CODES]),
-        is_delivered=st.booleans(),
-        is_browser_back=st.booleans(),
-    )
-    def use_hosted_page(
-        self, which: int, outcome: str, is_delivered: bool, is_browser_back: bool
-    ) -> None:
+    @rule(which=which, outcome=outcomes, reported_by=reporters)
+    def use_hosted_page(self, which: int, outcome: str, reported_by: str) -> None:
         if link := self.link(which):
             try:
                 location = urlsplit(self.sandbox.complete(link.url, outcome=outcome))
             except SandboxError:
                 return  # the link has ended
             self.redirects.append(f"{location.path}?{location.query}")
-            if is_delivered:
-                self.webhook_arrives(0)
-            if is_browser_back:
-                self.browser_returns(0)
+            self.report(reported_by)
 
     @rule(which=which)
     def browser_returns(self, which: int) -> None:
         if self.redirects:
             self.browser.get(newest(self.redirects, which))
+
+    @rule(which=which, which_number=which, is_away=st.booleans())
+    def browser_reports_a_number(self, which: int, which_number: int, is_away: bool) -> None:
+        """A redirect is not signed: it may name any number."""
+        link, number = self.link(which), self.remote_number(which_number)
+        if link and number:
+            query = f"setup_link_id={link.kapso_id}&phone_number_id={number['phone_number_id']}"
+            self.redirects.append(f"/whatsapp/success/?{query}")
+            self.report("redirect while the API is away" if is_away else "redirect")
 
     @rule(which=which, code=st.sampled_from(ERROR_CODES))
     def browser_reports_a_failure(self, which: int, code: str) -> None:
@@ -222,24 +226,25 @@ class Events(RuleBasedStateMachine):
     def webhook_is_replayed(self, which: int) -> None:
         self.deliver(which, new_key=True)
 
-    @rule(whose=whose, is_delivered=st.booleans())
-    def number_is_added_in_the_dashboard(self, whose: int, is_delivered: bool) -> None:
-        if kapso_id := self.customer(whose).kapso_id:
-            self.sandbox.add_number(customer_id=kapso_id, webhook=True)
-            if is_delivered:
-                self.webhook_arrives(0)
+    @rule(whose=whose, reported_by=reporters)
+    def number_is_added_in_the_dashboard(self, whose: int, reported_by: str) -> None:
+        external_id = self.customer(whose).external_customer_id
+        self.sandbox.add_number(external_customer_id=external_id, webhook=True)
+        self.report(reported_by)
 
-    @rule(which=which, whose=whose, is_delivered=st.booleans())
-    def number_moves(self, which: int, whose: int, is_delivered: bool) -> None:
+    @rule(which=which, whose=whose, reported_by=reporters)
+    def number_moves(self, which: int, whose: int, reported_by: str) -> None:
         kapso_id = self.customer(whose).kapso_id
         if kapso_id and (number := self.remote_number(which)):
             self.sandbox.patch_number(number["phone_number_id"], customer_id=kapso_id)
-            self.send_event("created", number, is_delivered)
+            self.send_event("created", number)
+            self.report(reported_by)
 
-    @rule(which=which, event=st.sampled_from(NUMBER_EVENTS), is_delivered=st.booleans())
-    def number_changes(self, which: int, event: str, is_delivered: bool) -> None:
+    @rule(which=which, event=st.sampled_from(NUMBER_EVENTS), reported_by=reporters)
+    def number_changes(self, which: int, event: str, reported_by: str) -> None:
         if number := self.remote_number(which):
-            self.send_event(event, number, is_delivered)
+            self.send_event(event, number)
+            self.report(reported_by)
 
     @rule(which=which, event=st.sampled_from(ACCOUNT_EVENTS))
     def account_changes(self, which: int, event: str) -> None:
@@ -290,11 +295,22 @@ class Events(RuleBasedStateMachine):
         numbers = self.sandbox.state()["phone_numbers"]
         return newest(numbers, which) if numbers else None
 
-    def send_event(self, event: str, number: dict[str, Any], is_delivered: bool) -> None:
+    def send_event(self, event: str, number: dict[str, Any]) -> None:
         name = f"whatsapp.phone_number.{event}"
         self.sandbox.send_event(name, phone_number_id=number["phone_number_id"])
-        if is_delivered:
+
+    def report(self, reported_by: str) -> None:
+        """Let the site hear of the latest change."""
+        if reported_by == "webhook":
             self.webhook_arrives(0)
+        elif reported_by == "redirect":
+            self.browser_returns(0)
+        elif reported_by == "redirect while the API is away":
+            self.api_goes_or_returns(is_away=True)
+            self.browser_returns(0)
+            self.api_goes_or_returns(is_away=False)
+        elif reported_by == "sync":
+            self.kapso_sync()
 
     def deliver(self, which: int, *, new_key: bool) -> None:
         if deliveries := self.sandbox.deliveries():
@@ -332,7 +348,7 @@ def test_stored_status_follows_from_the_rows(own_sandbox: Sandbox) -> None:
     run_state_machine_as_test(
         EventsHere,
         settings=settings(
-            max_examples=200 if THOROUGH else 12,
+            max_examples=200 if THOROUGH else 15,
             stateful_step_count=60 if THOROUGH else 30,
             # The default run is the same each time.
             derandomize=not THOROUGH,
