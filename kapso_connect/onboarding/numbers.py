@@ -105,7 +105,6 @@ def connect(
             connection = Connection(phone_number_id=number.phone_number_id)
         elif connection.is_connected and connection.customer_id == owner.pk:
             _update_connected(connection, number, setup_link, overwrite=asked_at is not None)
-            update_status(owner, is_connected=True)
             return connection
         elif asked_at is None:
             raise NeedsConfirmation
