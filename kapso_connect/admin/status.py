@@ -115,19 +115,35 @@ def with_status(queryset: QuerySet[Any], status: OnboardingStatus) -> QuerySet[A
     return queryset.filter(Exists(owned.filter(status=status)))
 
 
+def owners_of(customers: QuerySet[Customer], queryset: QuerySet[Any]) -> QuerySet[Any]:
+    """Return the objects in ``queryset`` that own one of the ``customers``."""
+    owned = _with_owner_key(customers, queryset).values("_owner_key")
+    keyed: QuerySet[Any] = queryset.alias(_key=_text(F("pk")))
+    return keyed.filter(_key__in=owned)
+
+
 def customers_of_owners(queryset: QuerySet[Any]) -> QuerySet[Customer]:
     """Return the customers that a row of ``queryset`` owns, for use as a subquery of it."""
+    customers = _with_owner_key(Customer.objects.all(), queryset)
+    return customers.filter(_owner_key=_text(OuterRef("pk")))
+
+
+def _with_owner_key(customers: QuerySet[Any], queryset: QuerySet[Any]) -> QuerySet[Any]:
+    """Return those of ``customers`` that objects of this model own, with the object's primary key
+    as ``_text`` has it."""
     model: type[Model] = queryset.model
-    # Not Cast: in MariaDB the result could have another collation than the column.
-    key: Any = Concat(OuterRef("pk"), Value(""), output_field=CharField())
     owner_id: Any = F("owner_id")
     has_uuids = connections[queryset.db].features.has_native_uuid_field
     if isinstance(_key_field(model), UUIDField) and not has_uuids:
         # These databases store a UUID as 32 digits.
         owner_id = Replace("owner_id", Value("-"), Value(""))
-    return Customer.objects.alias(_owner_key=owner_id).filter(
-        owner_type=ContentType.objects.get_for_model(model), _owner_key=key
-    )
+    owner_type = ContentType.objects.get_for_model(model)
+    return customers.filter(owner_type=owner_type).annotate(_owner_key=owner_id)
+
+
+def _text(key: F | OuterRef) -> Concat:
+    # Not Cast: in MariaDB the result could have another collation than the column.
+    return Concat(key, Value(""), output_field=CharField())
 
 
 def _key_field(model: type[Model]) -> Any:
