@@ -1,85 +1,13 @@
 """System checks: mistakes in an installation that can be found without using the network.
 
-Errors, which stop manage.py commands:
-
-``kapso_connect.E001``
-    ``KAPSO_CONNECT`` is not a dict, has an unknown key, or a value of the wrong type.
-``kapso_connect.E002``
-    ``PUBLIC_URL`` does not start with https:// or http://.
-``kapso_connect.E003``
-    ``SETUP_LINK_DEFAULTS`` has an option or a value that Kapso does not accept.
-``kapso_connect.E004``
-    ``NEXT_URL`` is on another site.
-``kapso_connect.E005``
-    ``LOGO_URL`` is on another site.
-``kapso_connect.E006``
-    ``PUBLIC_URL`` is not an origin: it has no host, a user name, a query or an invalid port.
-``kapso_connect.E007``
-    The templates of the customers' pages are not found.
-``kapso_connect.E008``
-    A class of ``API_PERMISSIONS`` cannot be imported.
-
-Warnings:
-
-``kapso_connect.W001``
-    ``API_KEY`` is not set.
-``kapso_connect.W002``
-    ``WEBHOOK_SECRET`` is not set.
-``kapso_connect.W003``
-    ``PUBLIC_URL`` is not set.
-``kapso_connect.W004``
-    ``kapso_connect.urls`` is not in the URLconf.
-``kapso_connect.W007``
-    The colours in ``theme_config`` make text hard to read.
-``kapso_connect.W008``
-    ``PUBLIC_URL`` has a path.
-``kapso_connect.W009``
-    A callable of ``OBSERVERS`` cannot be imported.
-``kapso_connect.W010``
-    Another view answers at one of this package's URLs.
-``kapso_connect.W011``
-    ``LEASE_SECONDS`` is not longer than one operation may take.
-``kapso_connect.W012``
-    ``REQUEST_BUDGET`` is as long as Kapso waits for an answer, or longer.
-``kapso_connect.W013``
-    The task backend does not run tasks.
-``kapso_connect.W014``
-    ``django.contrib.staticfiles`` is not installed, so the pages have no styles.
-``kapso_connect.W024``
-    The database is SQLite, and simultaneous writers would fail instead of waiting.
-
-Warnings of ``manage.py check --deploy``:
-
-``kapso_connect.W005``
-    ``PUBLIC_URL`` is not https.
-``kapso_connect.W006``
-    ``API_BASE_URL`` is not https.
-``kapso_connect.W015``
-    ``PUBLIC_URL`` cannot be reached from the Internet.
-``kapso_connect.W016``
-    ``API_BASE_URL`` is the sandbox.
-``kapso_connect.W017``
-    A secret of ``WEBHOOK_SECRET`` is short, well known, or also used for something else.
-``kapso_connect.W018``
-    ``API_KEY`` is the key of the sandbox.
-``kapso_connect.W019``
-    The sandbox is in ``INSTALLED_APPS``.
-``kapso_connect.W020``
-    The default cache is not shared between processes, so the rate limit does not work.
-``kapso_connect.W021``
-    ``ALLOWED_HOSTS`` does not include the host of ``PUBLIC_URL``.
-``kapso_connect.W022``
-    Sending e-mail has no timeout.
-``kapso_connect.W023``
-    ``DEFAULT_FROM_EMAIL`` is Django's placeholder.
+Ids starting with E are errors, which stop manage.py commands; those with W are warnings.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from django.apps import apps
 from django.conf import settings
@@ -96,9 +24,10 @@ from django.template.loader import get_template
 from django.urls import NoReverseMatch, get_script_prefix, resolve, reverse
 from django.utils.module_loading import import_string
 
-from . import db, exceptions, outbox, utils
+from . import db, outbox, utils
 from .conf import KAPSO_WEBHOOK_TIMEOUT, Conf, get_conf
-from .kapso import setup_link_options
+from .exceptions import InvalidOptions
+from .kapso.setup_link_options import SetupLinkOptions
 from .pages import theme, views
 
 MIN_WEBHOOK_SECRET_LENGTH = 16
@@ -187,70 +116,55 @@ def _page_requirements() -> Iterator[CheckMessage]:
         )
 
 
-def _missing_settings(conf: Conf) -> list[CheckMessage]:
-    messages: list[CheckMessage] = []
+def _missing_settings(conf: Conf) -> Iterator[CheckMessage]:
     if not conf.api_key:
-        messages.append(
-            Warning(
-                "KAPSO_CONNECT['API_KEY'] is not set: setup links cannot be created.",
-                hint="Create an API key in Kapso's project settings, or use the sandbox.",
-                id="kapso_connect.W001",
-            )
+        yield Warning(
+            "KAPSO_CONNECT['API_KEY'] is not set: setup links cannot be created.",
+            hint="Create an API key in Kapso's project settings, or use the sandbox.",
+            id="kapso_connect.W001",
         )
     if not conf.webhook_secret:
-        messages.append(
-            Warning(
-                "KAPSO_CONNECT['WEBHOOK_SECRET'] is not set: every webhook is refused.",
-                hint="Set it to what manage.py kapso_webhook --new-secret prints.",
-                id="kapso_connect.W002",
-            )
+        yield Warning(
+            "KAPSO_CONNECT['WEBHOOK_SECRET'] is not set: every webhook is refused.",
+            hint="Set it to what manage.py kapso_webhook --new-secret prints.",
+            id="kapso_connect.W002",
         )
-    return messages
 
 
-def _public_url(conf: Conf) -> list[CheckMessage]:
-    if not conf.public_url:
-        return [
-            Warning(
-                "KAPSO_CONNECT['PUBLIC_URL'] is not set: setup links cannot be created.",
-                hint="Set it to the origin of this site, such as https://crm.example.com.",
-                id="kapso_connect.W003",
-            )
-        ]
-    if not conf.public_url.startswith(("http://", "https://")):
-        return [
-            Error(
-                "KAPSO_CONNECT['PUBLIC_URL'] must start with https:// (or http:// in development).",
-                hint="Set it to the origin of this site, such as https://crm.example.com.",
-                id="kapso_connect.E002",
-            )
-        ]
-    if problem := _why_not_an_origin(conf.public_url):
-        return [
-            Error(
-                f"KAPSO_CONNECT['PUBLIC_URL'] is not the origin of a site: {problem}.",
-                hint="Give only the scheme and the host, such as https://crm.example.com.",
-                id="kapso_connect.E006",
-            )
-        ]
-    if urlsplit(conf.public_url).path:
-        return [
-            Warning(
-                "KAPSO_CONNECT['PUBLIC_URL'] has a path, which would be added in front of the "
-                "path of every URL.",
-                hint="Give only the scheme and the host. If the site lives under a path, set "
-                "FORCE_SCRIPT_NAME.",
-                id="kapso_connect.W008",
-            )
-        ]
-    return []
+def _public_url(conf: Conf) -> Iterator[CheckMessage]:
+    url = conf.public_url
+    if not url:
+        yield Warning(
+            "KAPSO_CONNECT['PUBLIC_URL'] is not set: setup links cannot be created.",
+            hint="Set it to the origin of this site, such as https://crm.example.com.",
+            id="kapso_connect.W003",
+        )
+    elif not url.startswith(("http://", "https://")):
+        yield Error(
+            "KAPSO_CONNECT['PUBLIC_URL'] must start with https:// (or http:// in development).",
+            hint="Set it to the origin of this site, such as https://crm.example.com.",
+            id="kapso_connect.E002",
+        )
+    elif problem := _why_not_an_origin(url):
+        yield Error(
+            f"KAPSO_CONNECT['PUBLIC_URL'] is not the origin of a site: {problem}.",
+            hint="Give only the scheme and the host, such as https://crm.example.com.",
+            id="kapso_connect.E006",
+        )
+    elif urlsplit(url).path:
+        yield Warning(
+            "KAPSO_CONNECT['PUBLIC_URL'] has a path, which would be added in front of the path of "
+            "every URL.",
+            hint="Give only the scheme and the host. If the site lives under a path, set "
+            "FORCE_SCRIPT_NAME.",
+            id="kapso_connect.W008",
+        )
 
 
 def _why_not_an_origin(url: str) -> str:
-    parts = _split_url(url)
-    if parts is None or not parts.hostname:
+    if not utils.host_of(url):
         return "it has no valid host"
-    if "@" in parts.netloc:
+    if "@" in urlsplit(url).netloc:
         return "it has a user name"
     if "?" in url or "#" in url:
         return "it has a query or a fragment"
@@ -259,69 +173,44 @@ def _why_not_an_origin(url: str) -> str:
     return ""
 
 
-def _split_url(url: str) -> SplitResult | None:
-    """Return the parts of ``url``, or None if it or its port is invalid."""
+def _link_defaults(conf: Conf) -> Iterator[CheckMessage]:
     try:
-        parts = urlsplit(url)
-        _port = parts.port
-    except ValueError:
-        return None
-    return parts
+        options = SetupLinkOptions.build(conf.setup_link_defaults)
+    except InvalidOptions as error:
+        yield Error(
+            f"KAPSO_CONNECT['SETUP_LINK_DEFAULTS']: {error}",
+            hint="The options are documented at kapso_connect.kapso.setup_link_options.",
+            id="kapso_connect.E003",
+        )
+        options = SetupLinkOptions()
+    colors = theme.full_theme(options.theme_config or {})
+    for text, behind, contrast in theme.low_contrast_pairs(colors):
+        yield Warning(
+            f"The theme_config of KAPSO_CONNECT['SETUP_LINK_DEFAULTS'] is hard to read: {text} on "
+            f"{behind} has a contrast of {contrast:.1f}.",
+            hint=f"Choose colours with a contrast of at least {theme.MIN_CONTRAST}.",
+            id="kapso_connect.W007",
+        )
 
 
-def _link_defaults(conf: Conf) -> list[CheckMessage]:
-    try:
-        setup_link_options.SetupLinkOptions.build(conf.setup_link_defaults)
-    except exceptions.InvalidOptions as error:
-        return [
-            Error(
-                f"KAPSO_CONNECT['SETUP_LINK_DEFAULTS']: {error}",
-                hint="The options are documented at kapso_connect.kapso.setup_link_options.",
-                id="kapso_connect.E003",
-            )
-        ]
-    return []
-
-
-def _page_settings(conf: Conf) -> list[CheckMessage]:
-    messages: list[CheckMessage] = []
+def _page_settings(conf: Conf) -> Iterator[CheckMessage]:
     try:
         utils.validate_same_site_url(conf.next_url)
-    except exceptions.InvalidOptions:
-        messages.append(
-            Error(
-                "KAPSO_CONNECT['NEXT_URL'] must be a page of this site: its URL is given a token "
-                "that identifies the customer.",
-                hint="Give a path, such as /welcome/.",
-                id="kapso_connect.E004",
-            )
+    except InvalidOptions:
+        yield Error(
+            "KAPSO_CONNECT['NEXT_URL'] must be a page of this site: its URL is given a token that "
+            "identifies the customer.",
+            hint="Give a path, such as /welcome/.",
+            id="kapso_connect.E004",
         )
     logo = conf.logo_url
     if logo.startswith("//") or ("://" in logo and not logo.startswith(f"{conf.public_url}/")):
-        messages.append(
-            Error(
-                "KAPSO_CONNECT['LOGO_URL'] is on another site: customers' pages load nothing from "
-                "other sites.",
-                hint="Give the path of a static file, such as crm/logo.svg, or /media/logo.png.",
-                id="kapso_connect.E005",
-            )
+        yield Error(
+            "KAPSO_CONNECT['LOGO_URL'] is on another site: customers' pages load nothing from "
+            "other sites.",
+            hint="Give the path of a static file, such as crm/logo.svg, or /media/logo.png.",
+            id="kapso_connect.E005",
         )
-    try:
-        colors = (
-            setup_link_options.SetupLinkOptions.build(conf.setup_link_defaults).theme_config or {}
-        )
-    except exceptions.InvalidOptions:
-        colors = {}  # E003 reports it
-    for text, behind, contrast in theme.low_contrast_pairs(theme.full_theme(colors)):
-        messages.append(
-            Warning(
-                f"The theme_config of KAPSO_CONNECT['SETUP_LINK_DEFAULTS'] is hard to read: "
-                f"{text} on {behind} has a contrast of {contrast:.1f}.",
-                hint=f"Choose colours with a contrast of at least {theme.MIN_CONTRAST}.",
-                id="kapso_connect.W007",
-            )
-        )
-    return messages
 
 
 def _api_permissions(conf: Conf) -> Iterator[CheckMessage]:
@@ -418,14 +307,14 @@ def _url_settings(conf: Conf) -> Iterator[CheckMessage]:
             hint="Serve this site over https, and start the URL with https://.",
             id="kapso_connect.W005",
         )
-    if conf.public_url and _is_local(conf.public_url):
+    if utils.is_private(conf.public_url):
         yield Warning(
             "KAPSO_CONNECT['PUBLIC_URL'] is on this machine or in a private network, where neither "
             "Kapso nor a customer can reach it.",
             hint="Set it to the origin of this site as customers' browsers see it.",
             id="kapso_connect.W015",
         )
-    if _is_local(conf.api_base_url):
+    if utils.is_private(conf.api_base_url):
         yield Warning(
             "KAPSO_CONNECT['API_BASE_URL'] is on this machine or in a private network, so it is "
             "the sandbox, not Kapso: customers cannot connect a number.",
@@ -438,16 +327,6 @@ def _url_settings(conf: Conf) -> Iterator[CheckMessage]:
             hint="Leave it out, except to use the sandbox.",
             id="kapso_connect.W006",
         )
-
-
-def _is_local(url: str) -> bool:
-    """Return whether the host is this machine or belongs to a private network."""
-    parts = _split_url(url)
-    host = ((parts and parts.hostname) or "").rstrip(".")
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        return bool(host) and ("." not in host or host.endswith((".localhost", ".local")))
 
 
 def _secrets(conf: Conf) -> Iterator[CheckMessage]:
@@ -492,7 +371,7 @@ def _environment(conf: Conf) -> Iterator[CheckMessage]:
             "or the database cache.",
             id="kapso_connect.W020",
         )
-    host = (_split_url(conf.public_url) or urlsplit("")).hostname
+    host = utils.host_of(conf.public_url)
     allowed = settings.ALLOWED_HOSTS
     # Django's own check reports an empty list.
     if host and allowed and not validate_host(host, allowed):

@@ -91,7 +91,7 @@ class Conf:
         takes over. Must be longer than your slowest signal receiver needs.
     ``OBSERVERS``
         Dotted paths of callables that are called with each log event, as ``(name, fields)``; for
-        example ``kapso_connect.monitoring.metrics.observe`` (see ``kapso_connect.log.EVENTS``).
+        example ``kapso_connect.monitoring.metrics.observe``.
     ``API_PERMISSIONS``
         Dotted paths of permission classes for the REST API. They replace the default, which allows
         staff who have this package's permissions.
@@ -126,74 +126,66 @@ class Conf:
         return self.site_name or urlsplit(self.public_url).netloc
 
 
-def _text(name: str, value: object) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ImproperlyConfigured(f"{SETTING}[{name!r}] must be a string, not {_kind(value)}.")
+        raise ValueError(f"must be a string, not {_kind(value)}.")
     return value.strip()
 
 
-def _url(name: str, value: object) -> str:
-    return _text(name, value).rstrip("/")
+def _url(value: object) -> str:
+    return _text(value).rstrip("/")
 
 
-def _contact(name: str, value: object) -> str:
-    url = _text(name, value)
+def _contact(value: object) -> str:
+    url = _text(value)
     if url and not url.startswith(("mailto:", "tel:", "https://", "http://", "/")):
-        raise ImproperlyConfigured(
-            f"{SETTING}[{name!r}] must start with mailto:, tel:, https:// or /."
-        )
+        raise ValueError("must start with mailto:, tel:, https:// or /.")
     return url
 
 
-def _secrets(name: str, value: object) -> tuple[str, ...]:
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, (list, tuple)) or not all(isinstance(v, str) for v in values):
-        raise ImproperlyConfigured(
-            f"{SETTING}[{name!r}] must be a string or a list of strings, not {_kind(value)}."
-        )
-    # Anybody could sign with an empty secret.
-    return tuple(v for v in values if v)
-
-
-def _paths(name: str, value: object) -> tuple[str, ...]:
+def _texts(value: object, wanted: str) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
-        raise ImproperlyConfigured(
-            f"{SETTING}[{name!r}] must be a list of dotted paths, not {_kind(value)}."
-        )
+        raise ValueError(f"must be {wanted}, not {_kind(value)}.")
     return tuple(value)
 
 
-def _mapping(name: str, value: object) -> Mapping[str, Any]:
+def _secrets(value: object) -> tuple[str, ...]:
+    secrets = (value,) if isinstance(value, str) else _texts(value, "a string or a list of strings")
+    # Anybody could sign with an empty secret.
+    return tuple(secret for secret in secrets if secret)
+
+
+def _paths(value: object) -> tuple[str, ...]:
+    return _texts(value, "a list of dotted paths")
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ImproperlyConfigured(f"{SETTING}[{name!r}] must be a dict, not {_kind(value)}.")
+        raise ValueError(f"must be a dict, not {_kind(value)}.")
     return value
 
 
-def _rates(name: str, value: object) -> Mapping[str, str | None]:
-    rates = _mapping(name, value)
+def _rates(value: object) -> Mapping[str, str | None]:
+    rates = _mapping(value)
     for kind, rate in rates.items():
         if kind not in DEFAULT_THROTTLE_RATES:
-            raise ImproperlyConfigured(
-                f"{SETTING}[{name!r}] has an unknown key {kind!r}. Known keys: "
-                f"{', '.join(DEFAULT_THROTTLE_RATES)}."
-            )
+            known = ", ".join(DEFAULT_THROTTLE_RATES)
+            raise ValueError(f"has an unknown key {kind!r}. Known keys: {known}.")
         if rate is not None and not (isinstance(rate, str) and THROTTLE_RATE.fullmatch(rate)):
-            raise ImproperlyConfigured(
-                f'{SETTING}[{name!r}][{kind!r}] must be a rate such as "30/min".'
-            )
+            raise ValueError(f'must have a rate such as "30/min" for {kind!r}.')
     return {**DEFAULT_THROTTLE_RATES, **rates}
 
 
-def _positive(name: str, value: object) -> float:
+def _positive(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ImproperlyConfigured(f"{SETTING}[{name!r}] must be a number greater than 0.")
+        raise ValueError("must be a number greater than 0.")
     return value
 
 
-def _positive_int(name: str, value: object) -> int:
-    number = _positive(name, value)
+def _positive_int(value: object) -> int:
+    number = _positive(value)
     if not isinstance(number, int):
-        raise ImproperlyConfigured(f"{SETTING}[{name!r}] must be a whole number.")
+        raise ValueError("must be a whole number.")
     return number
 
 
@@ -201,7 +193,7 @@ def _kind(value: object) -> str:
     return type(value).__name__
 
 
-READERS: dict[str, Callable[[str, object], Any]] = {
+READERS: dict[str, Callable[[object], Any]] = {
     "API_KEY": _text,
     "API_BASE_URL": _url,
     "WEBHOOK_SECRET": _secrets,
@@ -237,7 +229,13 @@ def get_conf() -> Conf:
         raise ImproperlyConfigured(
             f"{SETTING} has unknown keys: {', '.join(unknown)}. Known keys: {', '.join(READERS)}."
         )
-    return Conf(**{key.lower(): READERS[key](key, value) for key, value in given.items()})
+    values = {}
+    for key, value in given.items():
+        try:
+            values[key.lower()] = READERS[key](value)
+        except ValueError as error:
+            raise ImproperlyConfigured(f"{SETTING}[{key!r}] {error}") from None
+    return Conf(**values)
 
 
 def _clear_cache(*, setting: str, **kwargs: object) -> None:

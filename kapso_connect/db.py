@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -67,7 +68,7 @@ def non_atomic(view: ViewT) -> ViewT:
     return view
 
 
-def retry_on_conflict(operation: Callable[[], ResultT]) -> ResultT:
+def retry_on_conflict(operation: Callable[[], ResultT], *, in_transaction: bool = True) -> ResultT:
     """Run ``operation`` in a transaction and return its result; repeat it after a conflict.
 
     Two processes may insert the same row (IntegrityError), lock each other out (deadlock) or find
@@ -76,6 +77,7 @@ def retry_on_conflict(operation: Callable[[], ResultT]) -> ResultT:
 
     Inside a transaction of the caller nothing is repeated: that is up to the caller. Inside another
     ``operation`` there is not even a savepoint: an error rolls back all of it.
+    An ``operation`` of a single statement needs no transaction.
     Raise the last error after ``CONFLICT_RETRY_SECONDS``.
     """
     if _in_operation.get():
@@ -85,7 +87,7 @@ def retry_on_conflict(operation: Callable[[], ResultT]) -> ResultT:
     pause = 0.01
     while True:
         try:
-            with atomic():
+            with atomic() if in_transaction else nullcontext():
                 # Reset before the commit: on_commit callbacks are not part of the operation.
                 token = _in_operation.set(True)
                 try:
@@ -112,10 +114,12 @@ def bulk_insert(rows: Sequence[ModelT]) -> None:
     Where the database returns no keys (MySQL), or the site has receivers of ``pre_save`` or
     ``post_save``, they are saved one by one.
     """
+    if not rows:
+        return
+    model = type(rows[0])
     returns_keys = connections[alias()].features.can_return_rows_from_bulk_insert
-    model = type(rows[0]) if rows else None
     has_receivers = pre_save.has_listeners(model) or post_save.has_listeners(model)
-    if model is not None and len(rows) > 1 and returns_keys and not has_receivers:
+    if len(rows) > 1 and returns_keys and not has_receivers:
         model._default_manager.bulk_create(rows)
     else:
         for row in rows:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from logging import DEBUG, ERROR, INFO, WARNING
 from typing import Any
@@ -25,297 +24,121 @@ Observer = Callable[[str, Mapping[str, Any]], object]
 """Called with an event's name and its fields, in the thread that logs it, possibly while a request
 is handled: it must be quick, and must not use the database."""
 
+CHANGE = " (customer %(customer_id)s, event %(event_id)s)"
 
-@dataclass(frozen=True)
-class Event:
-    """``message`` is formatted with the ``fields``; ``meaning`` is for the documentation."""
-
-    level: int
-    message: str
-    fields: tuple[str, ...]
-    meaning: str
-
-
-TIMELINE = ("event_id", "source", "customer_id", "connection_id", "setup_link_id")
-"""Fields of the events that are on the timeline as well: primary keys, and where the
-change was reported from."""
-
-
-def _timeline(text: str, meaning: str, *more: str) -> Event:
-    message = f"{text} (customer %(customer_id)s, event %(event_id)s)"
-    return Event(INFO, message, (*TIMELINE, "webhook_event_id", "actor_id", *more), meaning)
-
-
-EVENTS: dict[str, Event] = {
+EVENTS = {
     # Webhooks
-    "webhook.answered": Event(
-        DEBUG,
-        "A webhook was answered %(status)s after %(seconds).3f s",
-        ("status", "seconds"),
-        "A request to the webhook's URL was answered.",
-    ),
-    "webhook.refused": Event(
-        WARNING,
-        "A webhook was refused with %(status)s: %(reason)s",
-        ("status", "reason"),
-        "The signature, method, size or body of a delivery was invalid.",
-    ),
-    "webhook.no_secret": Event(
+    "webhook.answered": (DEBUG, "A webhook was answered %(status)s after %(seconds).3f s"),
+    "webhook.refused": (WARNING, "A webhook was refused with %(status)s: %(reason)s"),
+    "webhook.no_secret": (
         ERROR,
         "A webhook was refused: KAPSO_CONNECT['WEBHOOK_SECRET'] is not set.",
-        (),
-        "Every delivery is refused until a secret is set.",
     ),
-    "webhook.not_stored": Event(
-        ERROR,
-        "A webhook could not be stored: %(error)s",
-        ("error",),
-        "The database was not available; Kapso will send it again.",
-    ),
-    "webhook.stored": Event(
+    "webhook.not_stored": (ERROR, "A webhook could not be stored: %(error)s"),
+    "webhook.stored": (
         INFO,
         "Webhook event %(webhook_event_id)s (%(event_name)r) was stored: %(outcome)s",
-        ("webhook_event_id", "event_name", "idempotency_key", "outcome"),
-        "A delivery was stored; `outcome` is processed, ignored, failed or pending.",
     ),
-    "webhook.duplicate": Event(
+    "webhook.duplicate": (
         INFO,
         "Webhook event %(idempotency_key)s (%(event_name)r) is a duplicate",
-        ("event_name", "idempotency_key"),
-        "A delivery had been stored before; nothing was changed.",
     ),
-    "webhook.retried": Event(
+    "webhook.retried": (
         INFO,
         "Webhook event %(webhook_event_id)s (%(event_name)r), attempt %(attempts)s: %(outcome)s",
-        ("webhook_event_id", "event_name", "idempotency_key", "outcome", "attempts", "seconds"),
-        "A pending delivery was processed; `outcome` pending means that it will be retried.",
     ),
-    "webhook.error": Event(
-        ERROR,
-        "Could not process webhook event %(idempotency_key)s",
-        ("webhook_event_id", "event_name", "idempotency_key", "error"),
-        "Processing a delivery raised an error, which was stored with it.",
-    ),
+    "webhook.error": (ERROR, "Could not process webhook event %(idempotency_key)s"),
     # The timeline
-    "timeline.setup_link_created": _timeline("Setup link created", "A setup link was created."),
-    "timeline.setup_link_sent": _timeline(
-        "Setup link sent", "A setup link was sent to a customer.", "channel"
-    ),
-    "timeline.setup_link_opened": _timeline(
-        "Setup link opened", "A customer opened a setup link for the first time."
-    ),
-    "timeline.setup_link_extended": _timeline(
-        "Setup link extended", "A setup link expires later than before."
-    ),
-    "timeline.setup_link_revoked": _timeline(
-        "Setup link revoked", "A setup link was revoked or replaced.", "reason"
-    ),
-    "timeline.setup_link_expired": _timeline("Setup link expired", "A setup link expired."),
-    "timeline.setup_failed": _timeline(
-        "Setup failed: %(error_code)s",
-        "A customer came back from Kapso without a number.",
-        "error_code",
-    ),
-    "timeline.connected": _timeline("Connected", "A customer connected a number."),
-    "timeline.disconnected": _timeline(
-        "Disconnected: %(reason)r", "A number is no longer connected.", "reason"
-    ),
-    "timeline.reconnected": _timeline("Reconnected", "A disconnected number works again."),
-    "timeline.account_updated": _timeline(
-        "Account updated: %(decision)s",
-        "Meta changed the status of a number's account.",
-        "decision",
-    ),
-    "timeline.health_checked": _timeline(
-        "Health checked: %(health)s", "Kapso checked the health of a number.", "health"
-    ),
+    "timeline.setup_link_created": (INFO, "Setup link created" + CHANGE),
+    "timeline.setup_link_sent": (INFO, "Setup link sent" + CHANGE),
+    "timeline.setup_link_opened": (INFO, "Setup link opened" + CHANGE),
+    "timeline.setup_link_extended": (INFO, "Setup link extended" + CHANGE),
+    "timeline.setup_link_revoked": (INFO, "Setup link revoked" + CHANGE),
+    "timeline.setup_link_expired": (INFO, "Setup link expired" + CHANGE),
+    "timeline.setup_failed": (INFO, "Setup failed: %(error_code)s" + CHANGE),
+    "timeline.connected": (INFO, "Connected" + CHANGE),
+    "timeline.disconnected": (INFO, "Disconnected: %(reason)r" + CHANGE),
+    "timeline.reconnected": (INFO, "Reconnected" + CHANGE),
+    "timeline.account_updated": (INFO, "Account updated: %(decision)s" + CHANGE),
+    "timeline.health_checked": (INFO, "Health checked: %(health)s" + CHANGE),
     # Signals
-    "signal.sent": Event(
-        INFO,
-        "The signal of event %(event_id)s (%(kind)s) was sent",
-        ("event_id", "kind", "attempts", "seconds"),
-        "The signal was delivered to all receivers.",
-    ),
-    "signal.retry_scheduled": Event(
+    "signal.sent": (INFO, "The signal of event %(event_id)s (%(kind)s) was sent"),
+    "signal.retry_scheduled": (
         WARNING,
         "The signal of event %(event_id)s (%(kind)s) will be sent again: %(receivers)s raised",
-        ("event_id", "kind", "attempts", "seconds", "receivers"),
-        "`receivers` raised and will be called again.",
     ),
-    "signal.failed": Event(
+    "signal.failed": (
         ERROR,
         "The signal of event %(event_id)s (%(kind)s) will not be sent again: %(receivers)s raised",
-        ("event_id", "kind", "attempts", "seconds", "receivers"),
-        "`receivers` raised `RETRY_LIMIT` times. Send it again in the admin.",
     ),
-    "signal.receiver_raised": Event(
-        ERROR,
-        "Receiver %(receiver)s raised %(error)s",
-        ("receiver", "error"),
-        "A receiver of a signal raised an error.",
-    ),
+    "signal.receiver_raised": (ERROR, "Receiver %(receiver)s raised %(error)s"),
     # Setup links and customers' pages
-    "redirect.unconfirmed": Event(
+    "redirect.unconfirmed": (
         INFO,
         "The redirect of setup link %(setup_link_id)s waits for confirmation by Kapso's API",
-        ("setup_link_id", "customer_id"),
-        "A customer came back from Kapso while the API could not confirm the number.",
     ),
-    "redirect.rejected": Event(
+    "redirect.rejected": (
         WARNING,
         "The redirect of setup link %(setup_link_id)s was rejected: %(reason)s",
-        ("setup_link_id", "customer_id", "reason"),
-        "A redirect named a number that is not the customer's.",
     ),
-    "setup_link.unchecked": Event(
+    "setup_link.unchecked": (
         WARNING,
         "Setup link %(setup_link_id)s could not be checked: %(error)s",
-        ("setup_link_id", "customer_id", "error"),
-        "The API was not available; the customer was sent to the link without a check.",
     ),
-    "page.rate_limited": Event(
-        INFO,
-        "Too many requests from customer %(customer_id)s",
-        ("customer_id",),
-        "The connect button was pressed more than ten times in ten minutes.",
-    ),
-    "page.try_again_later": Event(
+    "page.rate_limited": (INFO, "Too many requests from customer %(customer_id)s"),
+    "page.try_again_later": (
         WARNING,
         "No setup link for customer %(customer_id)s at the moment: %(error)s",
-        ("customer_id", "error"),
-        "A customer was asked to try again in a minute.",
     ),
-    "page.unavailable": Event(
-        ERROR,
-        "No setup link for customer %(customer_id)s: %(error)s",
-        ("customer_id", "error"),
-        "No link could be created: a setting is missing, or Kapso refuses.",
-    ),
-    "page.next_url_refused": Event(
+    "page.unavailable": (ERROR, "No setup link for customer %(customer_id)s: %(error)s"),
+    "page.next_url_refused": (
         ERROR,
         "get_whatsapp_next_url must return a URL of this site (customer %(customer_id)s)",
-        ("customer_id",),
-        "`get_whatsapp_next_url` returned a URL of another site.",
     ),
-    "page.next_url_error": Event(
-        ERROR,
-        "get_whatsapp_next_url of %(owner)s failed: %(error)s",
-        ("customer_id", "owner", "error"),
-        "`get_whatsapp_next_url` raised an error.",
-    ),
-    "page.rate_limit_failed": Event(
-        ERROR,
-        "The rate limit could not be checked: %(error)s",
-        ("error",),
-        "The cache failed; requests are not limited.",
-    ),
+    "page.next_url_error": (ERROR, "get_whatsapp_next_url of %(owner)s failed: %(error)s"),
+    "page.rate_limit_failed": (ERROR, "The rate limit could not be checked: %(error)s"),
     # Invitations
-    "batch.started": Event(
-        INFO,
-        "Batch %(batch_id)s of invitations was started",
-        ("batch_id", "actor_id"),
-        "The setup links of a batch are being created.",
-    ),
-    "batch.stopped": Event(
-        ERROR,
-        "Batch %(batch_id)s of invitations stopped: %(error)s",
-        ("batch_id", "error"),
-        "The error would affect all other customers, too. Correct it and resume the batch.",
-    ),
-    "invitation.done": Event(
-        INFO,
-        "Customer %(customer_id)s has a setup link (batch %(batch_id)s)",
-        ("invitation_id", "batch_id", "customer_id", "setup_link_id"),
-        "One customer of a batch was invited.",
-    ),
-    "invitation.failed": Event(
-        WARNING,
-        "No setup link for customer %(customer_id)s: %(error)s",
-        ("invitation_id", "batch_id", "customer_id", "error"),
-        "One customer of a batch cannot be invited.",
-    ),
-    "invitation.retry_scheduled": Event(
+    "batch.started": (INFO, "Batch %(batch_id)s of invitations was started"),
+    "batch.stopped": (ERROR, "Batch %(batch_id)s of invitations stopped: %(error)s"),
+    "invitation.done": (INFO, "Customer %(customer_id)s has a setup link (batch %(batch_id)s)"),
+    "invitation.failed": (WARNING, "No setup link for customer %(customer_id)s: %(error)s"),
+    "invitation.retry_scheduled": (
         WARNING,
         "No setup link for customer %(customer_id)s yet: %(error)s",
-        ("invitation_id", "batch_id", "customer_id", "error", "attempts"),
-        "One customer of a batch will be invited later.",
     ),
-    "email.failed": Event(
-        WARNING,
-        "No e-mail for customer %(customer_id)s: %(error)s",
-        ("customer_id", "error"),
-        "An invitation could not be e-mailed.",
-    ),
+    "email.failed": (WARNING, "No e-mail for customer %(customer_id)s: %(error)s"),
     # The REST API
-    "rest.failed": Event(
-        ERROR,
-        "The REST API answered %(status)s %(code)s: %(error)s",
-        ("status", "code", "error"),
-        "Kapso was not available or refused the request, or a setting is missing.",
-    ),
+    "rest.failed": (ERROR, "The REST API answered %(status)s %(code)s: %(error)s"),
     # API calls, tasks and commands
-    "api.called": Event(
+    "api.called": (
         DEBUG,
         "Kapso's API: %(operation)s: %(outcome)s (%(status)s) after %(seconds).3f s",
-        ("operation", "method", "outcome", "status", "seconds"),
-        "Kapso's API was called, including retries; `outcome` is ok or an exception's name.",
     ),
-    "task.not_enqueued": Event(
-        ERROR,
-        "Could not enqueue %(task)s(%(row_id)s); kapso_sync will do it.",
-        ("task", "row_id", "error"),
-        "The task queue was not available.",
-    ),
-    "work.abandoned": Event(
+    "task.not_enqueued": (ERROR, "Could not enqueue %(task)s(%(row_id)s); kapso_sync will do it."),
+    "work.abandoned": (
         ERROR,
         "Gave up on %(kind)s %(row_id)s after %(attempts)s attempts: "
         "each worker stopped while processing it",
-        ("kind", "row_id", "attempts"),
-        "Workers stopped `RETRY_LIMIT` times without recording a result.",
     ),
-    "sync.finished": Event(
+    "sync.finished": (
         INFO,
         "kapso_sync: webhooks %(webhooks)s, signals %(signals)s, connected %(connected)s, "
         "disconnected %(disconnected)s, waiting %(waiting)s, failed %(failed)s, errors %(errors)s",
-        (
-            *("webhooks", "signals", "redirects", "connected", "disconnected", "updated", "links"),
-            *("invitations", "numbers", "repaired", "waiting", "failed", "errors", "seconds"),
-        ),
-        "`kapso_sync` has finished; the fields count what it did.",
     ),
-    "status.repaired": Event(
+    "status.repaired": (
         ERROR,
         "kapso_sync: the stored status of customer %(customer_id)s was %(was)s; it is %(now)s now",
-        ("customer_id", "was", "now"),
-        "A customer's stored status did not follow from the links and numbers: rows were changed "
-        "past `kapso_connect.onboarding`, or there is a bug.",
     ),
-    "sync.error": Event(
-        ERROR,
-        "kapso_sync: %(step)s %(row_id)s: %(error)s",
-        ("step", "row_id", "error"),
-        "One row could not be recovered; the run went on.",
-    ),
-    "sync.stopped": Event(
-        ERROR,
-        "kapso_sync could not compare with Kapso: %(error)s",
-        ("error",),
-        "The API was not available, or most numbers were missing from its answer.",
-    ),
-    "prune.finished": Event(
+    "sync.error": (ERROR, "kapso_sync: %(step)s %(row_id)s: %(error)s"),
+    "sync.stopped": (ERROR, "kapso_sync could not compare with Kapso: %(error)s"),
+    "prune.finished": (
         INFO,
         "kapso_prune deleted %(webhooks)s webhooks, %(events)s events, %(batches)s batches, "
         "%(keys)s idempotency keys",
-        ("webhooks", "events", "batches", "keys", "seconds"),
-        "Old rows were deleted.",
     ),
-    "observer.failed": Event(
-        ERROR,
-        "The observer %(observer)s raised %(error)s during %(during)s",
-        ("observer", "during", "error"),
-        "An observer raised (`during` is the event), or could not be imported (`import`).",
-    ),
+    "observer.failed": (ERROR, "The observer %(observer)s raised %(error)s during %(during)s"),
 }
+"""The level and the message of each event. ``docs/how-to/monitoring.md`` lists their fields."""
 
 
 def log_event(name: str, /, *, exc_info: bool | BaseException = False, **fields: Any) -> None:
@@ -333,13 +156,13 @@ def log_event(name: str, /, *, exc_info: bool | BaseException = False, **fields:
 
 
 def _log(name: str, fields: Mapping[str, Any], exc_info: bool | BaseException) -> None:
-    event = EVENTS.get(name) or Event(WARNING, name, (), "Not in the table.")
+    level, message = EVENTS.get(name, (WARNING, name))
     logger = logging.getLogger(f"{LOGGER_NAME}.{name.partition('.')[0]}")
-    if logger.isEnabledFor(event.level):
+    if logger.isEnabledFor(level):
         # The message is not formatted here, so that records can be grouped by it.
         logger.log(
-            event.level,
-            event.message,
+            level,
+            message,
             *([fields] if fields else []),
             exc_info=exc_info,
             extra={"kapso_event": name, **fields},

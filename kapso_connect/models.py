@@ -10,11 +10,13 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from django.conf import settings
-from django.contrib.contenttypes.fields import GenericForeignKey
+from django.contrib.contenttypes.fields import GenericForeignKey, GenericRelation
 from django.contrib.contenttypes.models import ContentType
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import connections, models
-from django.db.models import Exists, F, OuterRef, Q
+from django.db import DEFAULT_DB_ALIAS, connections, models
+from django.db.models import Exists, F, OuterRef, Q, Value
+from django.db.models.functions import Concat, Substr
+from django.db.models.lookups import Exact
 from django.utils import timezone
 from django.utils.crypto import get_random_string
 from django.utils.translation import gettext_lazy as _
@@ -225,6 +227,10 @@ class Customer(models.Model):
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated"), auto_now=True)
 
+    WRITTEN_BY_ONBOARDING: ClassVar[frozenset[str]] = frozenset(
+        {"connect_key", "status", "status_changed_at", "latest_setup_link"}
+    )
+
     objects = CustomerQuerySet.as_manager()
 
     class Meta:
@@ -248,6 +254,88 @@ class Customer(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the customer. An existing row keeps the fields ``WRITTEN_BY_ONBOARDING``, which may
+        have changed since this object was read, unless ``update_fields`` names them."""
+        is_new = self._state.adding or kwargs.get("force_insert")
+        if not is_new and kwargs.get("update_fields") is None:
+            left_out = self.WRITTEN_BY_ONBOARDING | self.get_deferred_fields()
+            kwargs["update_fields"] = [
+                field.name
+                for field in self._meta.concrete_fields
+                if not field.primary_key and left_out.isdisjoint({field.name, field.attname})
+            ]
+        super().save(*args, **kwargs)
+
+
+class OwnerKey(models.Func):
+    """The primary key of an object of the site's, as ``Customer.owner_id`` has it: as a text."""
+
+    arity = 1
+
+    def __init__(self, key: Any) -> None:
+        super().__init__(key, output_field=models.CharField())
+
+    def as_sql(self, compiler: Any, connection: Any, *args: Any, **context: Any) -> Any:
+        (key,) = self.get_source_expressions()
+        field: Any = key.target
+        while field.remote_field:
+            field = field.target_field
+        parts: list[Any] = [key, Value("")]
+        if isinstance(field, models.UUIDField) and not connection.features.has_native_uuid_field:
+            # This database stores the 32 digits without the hyphens.
+            groups = [Substr(key, *group) for group in UUID_GROUPS]
+            parts = [groups[0], *(part for group in groups[1:] for part in (Value("-"), group))]
+        # Not Cast: in MariaDB the result could have another collation than the column.
+        return compiler.compile(Concat(*parts, output_field=models.CharField()))
+
+
+UUID_GROUPS = [(1, 8), (9, 4), (13, 4), (17, 4), (21, 12)]
+"""Position and length of the groups of digits between a UUID's hyphens."""
+
+
+class WhatsAppRelation(GenericRelation):
+    """The customer of an object, for queries: ``Merchant.objects.filter(whatsapp__status=…)``.
+
+    Add ``whatsapp = WhatsAppRelation()`` to a model whose objects own customers. It has no column
+    and needs no migration. With ``related_query_name="merchant"``, customers can be filtered by
+    their merchants.
+
+    A plain GenericRelation compares the two keys as they are stored, which PostgreSQL refuses for
+    integers and UUIDs and SQLite cannot do for UUIDs; and it deletes the customers with their
+    owner. This one compares them as texts, and a customer, whose number stays connected at Kapso,
+    outlives its owner.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            "kapso_connect.Customer",
+            object_id_field="owner_id",
+            content_type_field="owner_type",
+            **kwargs,
+        )
+
+    def get_path_info(self, filtered_relation: Any = None) -> Any:
+        # An owner has at most one customer, so that a join repeats no rows.
+        paths = super().get_path_info(filtered_relation)
+        return [path._replace(m2m=False) for path in paths]
+
+    def get_joining_fields(self, reverse_join: bool = False) -> Any:
+        return ()  # the keys are compared by the restriction below
+
+    def get_reverse_joining_fields(self) -> Any:
+        return ()
+
+    def get_extra_restriction(self, alias: Any, remote_alias: Any) -> Any:
+        restriction = super().get_extra_restriction(alias, remote_alias)
+        owner_id = Customer._meta.get_field("owner_id")
+        key = OwnerKey(self.model._meta.pk.get_col(alias))
+        restriction.add(Exact(owner_id.get_col(remote_alias), key), Q.AND)
+        return restriction
+
+    def bulk_related_objects(self, objs: Any, using: str = DEFAULT_DB_ALIAS) -> Any:
+        return Customer.objects.none()  # nothing is deleted with the owner
 
 
 REFERENCE_LENGTH = 8

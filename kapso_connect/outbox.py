@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from . import db, dispatch, signals
 from .db import bulk_insert, on_commit, retry_on_conflict, task
-from .log import EVENTS, log_event
+from .log import log_event
 from .models import Connection, SetupLink, TimelineEvent, WebhookEvent
 from .utils import MAX_ERROR_LENGTH, describe
 
@@ -29,14 +29,15 @@ SIGNALS: dict[str, tuple[dispatch.ConnectSignal, type[models.Model]]] = {
 }
 """The signal of each kind of event, and its sender. The other kinds have no signal."""
 
-LOG_FIELDS = {
-    "channel": "channel",
-    "reason": "reason",
-    "error_code": "error_code",
-    "decision": "event",
-    "health": "status",
+LOG_FIELDS: dict[str, tuple[str, str]] = {
+    Kind.SETUP_LINK_SENT: ("channel", "channel"),
+    Kind.SETUP_LINK_REVOKED: ("reason", "reason"),
+    Kind.SETUP_FAILED: ("error_code", "error_code"),
+    Kind.DISCONNECTED: ("reason", "reason"),
+    Kind.ACCOUNT_UPDATED: ("decision", "event"),
+    Kind.HEALTH_CHECKED: ("health", "status"),
 }
-"""Fields of log events, and the keys of ``TimelineEvent.data`` that hold their values."""
+"""The field that is logged besides the ids, by kind of event, and its key in ``data``."""
 
 
 def has_receivers(kind: str) -> bool:
@@ -138,14 +139,12 @@ def signal_arguments(event: TimelineEvent) -> dict[str, Any]:
 
 
 def _log_recorded(event: TimelineEvent) -> None:
-    name = f"timeline.{event.kind}"
-    details: dict[str, Any] = {
-        field: event.data.get(key, "")
-        for field, key in LOG_FIELDS.items()
-        if field in EVENTS[name].fields
-    }
+    details: dict[str, Any] = {}
+    if event.kind in LOG_FIELDS:
+        field, key = LOG_FIELDS[event.kind]
+        details[field] = event.data.get(key, "")
     log_event(
-        name,
+        f"timeline.{event.kind}",
         event_id=event.pk,
         source=str(event.source),
         customer_id=event.customer_id,
@@ -198,7 +197,8 @@ def _send(event: TimelineEvent) -> bool:
             last_error=event.last_error,
             leased_at=None,
             leased_until=None,
-        )
+        ),
+        in_transaction=False,
     )
     fields: dict[str, Any] = {
         "event_id": event.pk,

@@ -487,7 +487,7 @@ def _continue_invitations(report: Report, dry_run: bool, progress: ProgressCallb
 
 def _repair_statuses(report: Report, dry_run: bool, progress: ProgressCallback) -> None:
     """Compare the stored statuses of all customers with their links and numbers."""
-    for customer_id in list(onboarding_status.find_wrong_statuses()):
+    for customer_id in onboarding_status.find_wrong_statuses():
         if dry_run:
             report.repaired += 1
         elif changed := onboarding_status.repair_status(customer_id):

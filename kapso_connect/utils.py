@@ -1,8 +1,10 @@
-"""Small helpers: times with and without USE_TZ, URLs of this site, errors as text."""
+"""Small helpers: times with and without USE_TZ, URLs, errors as text."""
 
 from __future__ import annotations
 
+import ipaddress
 from datetime import date, datetime
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.utils import timezone
@@ -62,6 +64,26 @@ def validate_same_site_url(url: str) -> str:
     ):
         raise InvalidOptions({"next_url": _("Must be a page of this site, such as /welcome/.")})
     return url
+
+
+def host_of(url: str) -> str:
+    """Return the host of ``url``, or "" if it has none, or if ``url`` or its port is invalid."""
+    try:
+        parts = urlsplit(url)
+        _port = parts.port
+    except ValueError:
+        return ""
+    return parts.hostname or ""
+
+
+def is_private(url: str) -> bool:
+    """Return True if the host of ``url`` is this machine or belongs to a private network."""
+    host = host_of(url).rstrip(".")
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        private = (".localhost", ".local", ".internal")
+        return bool(host) and ("." not in host or host.endswith(private))
 
 
 def describe(error: Exception) -> str:

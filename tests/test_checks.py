@@ -47,18 +47,10 @@ def _ready_for_deployment(settings: Any, tmp_path: Path, sqlite_options: None) -
     settings.KAPSO_CONNECT = GOOD
 
 
-ALWAYS, DEPLOY_ONLY = (
-    set(re.findall(r"^``(kapso_connect\.[EW]\d{3})``$", part, re.MULTILINE))
-    for part in (checks.__doc__ or "").split("--deploy")
-)
-"""The ids that the module's docstring documents, from which the documentation is made."""
-
-
 def ids(*, deploy: bool = False) -> set[str]:
-    """Run all checks; return the numbers of our messages, each documented and with a hint."""
+    """Run all checks; return the numbers of our messages, each with a hint."""
     messages = run_checks(include_deployment_checks=deploy)
     found = {str(m.id): m for m in messages if str(m.id).startswith("kapso_connect.")}
-    assert set(found) <= (ALWAYS | DEPLOY_ONLY if deploy else ALWAYS)
     for message in found.values():
         assert message.hint or message.id == "kapso_connect.E001"
     return {number.removeprefix("kapso_connect.") for number in found}

@@ -17,7 +17,7 @@ from kapso_connect.exceptions import KapsoNotFound
 from kapso_connect.kapso.client import KapsoClient
 from kapso_connect.kapso.types import KapsoCustomer, KapsoPhoneNumber
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
-from kapso_connect.onboarding import redirects, setup_links
+from kapso_connect.onboarding import redirects, setup_links, status
 from kapso_connect.onboarding.numbers import Number
 from kapso_connect.testing import Sandbox
 
@@ -545,6 +545,61 @@ def test_number_found_by_sync_completes_its_link(sandbox: Sandbox) -> None:
     }
     link.refresh_from_db()
     assert (link.status, link.setup_status) == ("used", "completed")
+
+
+# Stored statuses
+
+
+def change_status_past_onboarding(customer: Customer, status: str) -> None:
+    Customer.objects.filter(pk=customer.pk).update(status=status)
+
+
+def status_reports(caplog: Any) -> list[Any]:
+    return [row for row in caplog.records if vars(row).get("kapso_event") == "status.repaired"]
+
+
+def test_wrong_stored_status_is_repaired_loudly(sandbox: Sandbox, caplog: Any) -> None:
+    wrong, right = make_customer(), make_customer()
+    before = timezone.now()
+    change_status_past_onboarding(wrong, "connected")
+    assert sync.run().repaired == 1
+    repaired, untouched = Customer.objects.get(pk=wrong.pk), Customer.objects.get(pk=right.pk)
+    assert (repaired.status, repaired.status_changed_at > before) == ("not_invited", True)
+    assert untouched.status_changed_at == right.status_changed_at
+    (record,) = status_reports(caplog)
+    assert (record.levelname, record.customer_id) == ("ERROR", wrong.pk)
+    assert (record.was, record.now) == ("connected", "not_invited")
+    assert "repaired 0" in kapso_sync()
+
+
+def test_wrong_stored_status_is_repaired_without_the_api(sandbox: Sandbox) -> None:
+    customer = make_customer()
+    change_status_past_onboarding(customer, "failed")
+    sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 401}])
+    with pytest.raises(CommandError):
+        kapso_sync()
+    assert Customer.objects.get().status == "not_invited"
+
+
+def test_dry_run_only_counts_wrong_stored_statuses(sandbox: Sandbox, caplog: Any) -> None:
+    customer = make_customer()
+    change_status_past_onboarding(customer, "opened")
+    assert "repaired 1" in kapso_sync("--dry-run")
+    assert Customer.objects.get().status == "opened"
+    assert status_reports(caplog) == []
+
+
+def test_statuses_are_compared_in_pages(
+    sandbox: Sandbox, monkeypatch: Any, django_assert_max_num_queries: Any
+) -> None:
+    monkeypatch.setattr(status, "PAGE_SIZE", 10)
+    customers = [make_customer() for _ in range(25)]
+    wrong = [customer.pk for customer in customers[::3]]
+    Customer.objects.filter(pk__in=wrong).update(status="connected")
+    with django_assert_max_num_queries(4):
+        assert list(status.find_wrong_statuses()) == wrong
+    assert f"repaired {len(wrong)}" in kapso_sync()
+    assert list(status.find_wrong_statuses()) == []
 
 
 # Cost

@@ -11,7 +11,7 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -240,34 +240,35 @@ def command_part(name: str, parser: argparse.ArgumentParser, usual: set[str]) ->
 
 
 def checks() -> str:
-    from kapso_connect import checks
-
-    texts = dict(messages())
-    described = inspect.getdoc(checks) or ""
-    lines = []
-    for part in described.split("\n\n")[1:]:
-        found = list(definitions(part))
-        if not found:
-            lines += [f"## {part.rstrip(':').partition(';')[0]}", ""]
-        for identity, text in found:
-            message, hint = texts.pop(identity)
-            lines += [f"### {identity}", "", text, ""]
-            # A message that consists of another error's text is left out.
-            lines += [f"*{message}*", ""] if message.strip("….: ") else []
-            lines += [f"What to do: {hint}", ""] if hint else []
-    if texts:
-        raise ValueError(f"The docstring of checks.py does not name {', '.join(texts)}.")
-    return "\n".join(lines)
-
-
-def messages() -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yield the id of each check with the message and the hint in the code."""
     source = (ROOT / "kapso_connect" / "checks.py").read_text(encoding="utf-8")
+    always, deployment = source.split('@register("kapso_connect", deploy=True)')
+    found = sorted(messages(always))
+    return "\n".join(
+        [
+            *checks_part("Errors", [one for one in found if ".E" in one[0]]),
+            *checks_part("Warnings", [one for one in found if ".W" in one[0]]),
+            *checks_part("Warnings of ``manage.py check --deploy``", sorted(messages(deployment))),
+        ]
+    )
+
+
+def checks_part(title: str, found: Iterable[tuple[str, str, str]]) -> list[str]:
+    lines = [f"## {title}", ""]
+    for identity, message, hint in found:
+        # A message that consists of another error's text says nothing here.
+        text = message if message != "…" else "The message names the wrong value or key."
+        lines += [f"### {identity}", "", text, ""]
+        lines += [f"*What to do:* {hint}", ""] if hint else []
+    return lines
+
+
+def messages(source: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the id, the message and the hint of each check in ``source``."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             given = {keyword.arg: words(keyword.value) for keyword in node.keywords}
             if given.get("id", "").startswith("kapso_connect."):
-                yield given["id"], (words(node.args[0]), given.get("hint", ""))
+                yield given["id"], words(node.args[0]), given.get("hint", "")
 
 
 def words(node: ast.expr) -> str:

@@ -6,7 +6,7 @@ from django.conf import settings
 from django.db import models
 from django.urls import reverse
 
-from kapso_connect.models import Connection, Customer
+from kapso_connect.models import Connection, Customer, WhatsAppRelation
 
 
 class Company(models.Model):
@@ -14,6 +14,8 @@ class Company(models.Model):
     email = models.EmailField("e-mail")
     # Users who log in for the company: the REST API shows them their company's customer.
     members = models.ManyToManyField(settings.AUTH_USER_MODEL, blank=True, related_name="companies")
+    # For queries such as Company.objects.filter(whatsapp__status="connected").
+    whatsapp = WhatsAppRelation()
     # Asked for after the company has connected: the site's own next step.
     opening_hours = models.CharField(max_length=200, blank=True)
     # The number that sends messages; empty while none is connected.

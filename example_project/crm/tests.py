@@ -70,6 +70,13 @@ def test_a_late_signal_changes_nothing(company: Company) -> None:
     assert company.whatsapp_phone_number_id == connection.phone_number_id
 
 
+def test_companies_are_filtered_by_their_status(company: Company) -> None:
+    other = Company.objects.create(name="Brand's Butchery", email="b@example.com")
+    connect_customer(owner=company)
+    assert list(Company.objects.filter(whatsapp__status="connected")) == [company]
+    assert list(Company.objects.exclude(whatsapp__status="connected")) == [other]
+
+
 def test_a_repeated_delivery_sends_no_second_welcome(
     company: Company, client: Client, mailoutbox: Any
 ) -> None:

@@ -6,9 +6,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.contenttypes.models import ContentType
-from django.db import connections
-from django.db.models import CharField, Exists, F, Model, OuterRef, QuerySet, UUIDField, Value
-from django.db.models.functions import Concat, Replace
+from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -16,7 +14,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from ..kapso.error_codes import SETUP_ERRORS
-from ..models import Connection, Customer, OnboardingStatus, SetupLink
+from ..models import Connection, Customer, OnboardingStatus, OwnerKey, SetupLink
 from ..onboarding.status import CustomerStatus
 from .display import badge, phone_number_html
 
@@ -117,37 +115,14 @@ def with_status(queryset: QuerySet[Any], status: OnboardingStatus) -> QuerySet[A
 
 def owners_of(customers: QuerySet[Customer], queryset: QuerySet[Any]) -> QuerySet[Any]:
     """Return the objects in ``queryset`` that own one of the ``customers``."""
-    owned = _with_owner_key(customers, queryset).values("_owner_key")
-    keyed: QuerySet[Any] = queryset.alias(_key=_text(F("pk")))
-    return keyed.filter(_key__in=owned)
+    owner_type = ContentType.objects.get_for_model(queryset.model)
+    keyed: QuerySet[Any] = queryset.alias(_owner_key=OwnerKey("pk"))
+    return keyed.filter(_owner_key__in=customers.filter(owner_type=owner_type).values("owner_id"))
 
 
 def customers_of_owners(queryset: QuerySet[Any]) -> QuerySet[Customer]:
     """Return the customers that a row of ``queryset`` owns, for use as a subquery of it."""
-    customers = _with_owner_key(Customer.objects.all(), queryset)
-    return customers.filter(_owner_key=_text(OuterRef("pk")))
-
-
-def _with_owner_key(customers: QuerySet[Any], queryset: QuerySet[Any]) -> QuerySet[Any]:
-    """Return those of ``customers`` that objects of this model own, with the object's primary key
-    as ``_text`` has it."""
-    model: type[Model] = queryset.model
-    owner_id: Any = F("owner_id")
-    has_uuids = connections[queryset.db].features.has_native_uuid_field
-    if isinstance(_key_field(model), UUIDField) and not has_uuids:
-        # These databases store a UUID as 32 digits.
-        owner_id = Replace("owner_id", Value("-"), Value(""))
-    owner_type = ContentType.objects.get_for_model(model)
-    return customers.filter(owner_type=owner_type).annotate(_owner_key=owner_id)
-
-
-def _text(key: F | OuterRef) -> Concat:
-    # Not Cast: in MariaDB the result could have another collation than the column.
-    return Concat(key, Value(""), output_field=CharField())
-
-
-def _key_field(model: type[Model]) -> Any:
-    field: Any = model._meta.pk
-    while field.remote_field:
-        field = field.target_field
-    return field
+    return Customer.objects.filter(
+        owner_type=ContentType.objects.get_for_model(queryset.model),
+        owner_id=OwnerKey(OuterRef("pk")),
+    )

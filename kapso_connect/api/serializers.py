@@ -131,8 +131,8 @@ class CustomerSerializer(StrictSerializer):
         allow_null=True,
         help_text="Kapso's id of the customer; set when the first setup link is created.",
     )
-    status = serializers.ChoiceField(
-        choices=OnboardingStatus.choices, read_only=True, help_text=STATUS_HELP
+    status = ChoiceField(
+        "OnboardingStatus", OnboardingStatus.choices, read_only=True, help_text=STATUS_HELP
     )
     created_at = UtcDateTimeField(read_only=True, help_text=CREATED_AT_HELP)
     updated_at = UtcDateTimeField(read_only=True, help_text=UPDATED_AT_HELP)

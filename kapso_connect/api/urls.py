@@ -79,7 +79,7 @@ def urls_for(*mixins: type[Any]) -> tuple[list[URLPattern], str]:
 
 def _description(view: type[Api], actions: dict[str, str]) -> str:
     """Return the text of a browsable page: the docstrings of its actions."""
-    paragraphs = []
+    paragraphs: list[str] = []
     for method, action in actions.items():
         text = " ".join((getdoc(getattr(view, action)) or getdoc(view) or "").split())
         paragraphs.append(f"{method.upper()}: {text}" if paragraphs else text)

@@ -20,7 +20,6 @@ from .types import (
     UnusableResponse,
     ValueT,
     parse,
-    primary_key,
 )
 
 API_PATH = "/platform/v1"
@@ -265,7 +264,9 @@ class KapsoClient:
     ) -> ValueT:
         # The answer is not assigned to a name: error reports show the locals of this frame.
         try:
-            return _value(kind, self._call(operation, method, path, body=body), wrapped)
+            if wrapped:
+                return parse(kind, _member(self._call(operation, method, path, body=body), "data"))
+            return parse(kind, self._call(operation, method, path, body=body))
         except UnusableResponse as problem:
             reason = str(problem)
         raise self._transport.unexpected_response(operation, method, reason)
@@ -279,6 +280,7 @@ class KapsoClient:
         per_page: int = 100,
     ) -> Iterator[ValueT]:
         query = {name: _query_value(v) for name, v in filters.items() if v is not None}
+        key = "phone_number_id" if kind is KapsoPhoneNumber else "id"
         before: Collection[object] = ()
         page = total = 1
         while page <= total:
@@ -290,13 +292,13 @@ class KapsoClient:
                 break
             # What is created meanwhile pushes entries on to the next page; they are yielded once.
             # Remembering all pages would take memory that grows with the list.
-            fresh = {key: item for key, item in items.items() if key not in before}
+            fresh = [item for item in items if getattr(item, key) not in before]
             if not fresh and (items or page < total):
                 # If it ended without an error, a part of the list would be taken for all of it.
                 reason = "a page of the list is empty or came twice"
                 break
-            before = items.keys()
-            yield from fresh.values()
+            before = {getattr(item, key) for item in items}
+            yield from fresh
             page += 1
         else:
             return
@@ -328,9 +330,7 @@ class KapsoClient:
 
 
 def _query_value(value: str | datetime) -> str:
-    if isinstance(value, datetime):
-        return value.astimezone(timezone.utc).isoformat()
-    return value
+    return value if isinstance(value, str) else value.astimezone(timezone.utc).isoformat()
 
 
 def _member(answer: object, name: str) -> Any:
@@ -339,15 +339,11 @@ def _member(answer: object, name: str) -> Any:
     return answer[name]
 
 
-def _value(kind: type[ValueT], answer: object, wrapped: bool) -> ValueT:
-    return parse(kind, _member(answer, "data") if wrapped else answer)
-
-
-def _page(kind: type[ValueT], answer: object) -> tuple[dict[object, ValueT], int]:
-    """Return the values of one page by their ids, and how many pages there are."""
+def _page(kind: type[ValueT], answer: object) -> tuple[list[ValueT], int]:
+    """Return the values of one page, and how many pages there are."""
     data, total = _member(answer, "data"), _member(_member(answer, "meta"), "total_pages")
     if not isinstance(data, list):
         raise UnusableResponse("'data' is not a list")
     if isinstance(total, bool) or not isinstance(total, int) or total < 0:
         raise UnusableResponse("'total_pages' is not a number of pages")
-    return {primary_key(item): item for item in (parse(kind, entry) for entry in data)}, total
+    return [parse(kind, entry) for entry in data], total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from django.utils.translation import gettext as _
 
 from ..exceptions import InvalidOptions
-from ..utils import MAX_URL_LENGTH
+from ..utils import MAX_URL_LENGTH, host_of
 from .languages import Language
 from .types import ConnectionType
 
@@ -76,12 +76,12 @@ class SetupLinkOptions:
 
     success_redirect_url: str | None = None
     failure_redirect_url: str | None = None
-    allowed_origins: tuple[str, ...] | None = None
-    allowed_connection_types: tuple[str, ...] | None = None
+    allowed_origins: Sequence[str] | None = None
+    allowed_connection_types: Sequence[str] | None = None
     language: str | None = None
     theme_config: Mapping[str, str] | None = None
     provision_phone_number: bool | None = None
-    phone_number_country_isos: tuple[str, ...] | None = None
+    phone_number_country_isos: Sequence[str] | None = None
     phone_number_area_code: str | None = None
     meta_billing_mode: str | None = None
     reconnect_phone_number: str | None = None
@@ -98,17 +98,26 @@ class SetupLinkOptions:
         Raise InvalidOptions with all problems at once.
         """
         values: dict[str, Any] = {}
-        origin: dict[str, int] = {}
         errors: dict[str, str] = {}
-        for index, source in enumerate(sources):
-            if source is not None and not isinstance(source, Mapping):
+        for source in sources:
+            if source is None:
+                continue
+            if not isinstance(source, Mapping):
                 errors["options"] = _("Must be a mapping of option names to values.")
                 continue
-            for name, value in (source or {}).items():
-                values[name] = value
-                origin[name] = index
-        checked = _check_each(values, errors)
-        _drop_excluded(checked, origin)
+            for name in _excluded_by(source):
+                values.pop(name, None)
+            values.update(source)
+        checked = {}
+        for name, value in values.items():
+            check = _CHECKS.get(name)
+            if check is None:
+                errors[str(name)] = _("Unknown option.")
+            elif value is not None:
+                try:
+                    checked[name] = check(value)
+                except _InvalidValueError as problem:
+                    errors[name] = str(problem)
         _check_combinations(checked, errors)
         if errors:
             raise InvalidOptions(errors)
@@ -116,43 +125,18 @@ class SetupLinkOptions:
 
     def payload(self) -> dict[str, Any]:
         """Return the options that are set, as the JSON that is sent to Kapso."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: _as_json(value) for name, value in values.items() if value is not None}
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def _as_json(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return dict(value) if isinstance(value, Mapping) else value
-
-
-def _check_each(values: Mapping[str, Any], errors: dict[str, str]) -> dict[str, Any]:
-    """Return the values that are valid on their own; add the problems of others to ``errors``."""
-    checked = {}
-    for name, value in values.items():
-        check = _CHECKS.get(name)
-        if check is None:
-            errors[str(name)] = _("Unknown option.")
-        elif value is not None:
-            try:
-                checked[name] = check(value)
-            except _InvalidValueError as problem:
-                errors[name] = str(problem)
-    return checked
-
-
-def _drop_excluded(values: dict[str, Any], origin: Mapping[str, int]) -> None:
-    def drop(names: tuple[str, ...], because_of: str) -> None:
-        for name in names:
-            if name in values and origin[name] < origin[because_of]:
-                del values[name]
-
-    if "reconnect_phone_number" in values:
-        drop(("allowed_connection_types", *PROVISIONING_OPTIONS), "reconnect_phone_number")
-    if values.get("provision_phone_number") is False:
-        drop(("phone_number_area_code",), "provision_phone_number")
-    if not _in_default_country(values):
-        drop(("phone_number_area_code",), "phone_number_country_isos")
+def _excluded_by(source: Mapping[str, Any]) -> Sequence[str]:
+    """Return which options of earlier sources make no sense with those of ``source``."""
+    if source.get("reconnect_phone_number") is not None:
+        return ("allowed_connection_types", *PROVISIONING_OPTIONS)
+    countries = source.get("phone_number_country_isos")
+    elsewhere = isinstance(countries, (list, tuple)) and DEFAULT_COUNTRY not in countries
+    if source.get("provision_phone_number") is False or elsewhere:
+        return ("phone_number_area_code",)
+    return ()
 
 
 def _check_combinations(values: Mapping[str, Any], errors: dict[str, str]) -> None:
@@ -171,7 +155,7 @@ def _check_combinations(values: Mapping[str, Any], errors: dict[str, str]) -> No
             errors["phone_number_area_code"] = _(
                 "An area code needs provision_phone_number to be true."
             )
-        elif not _in_default_country(values):
+        elif DEFAULT_COUNTRY not in values.get("phone_number_country_isos", [DEFAULT_COUNTRY]):
             errors["phone_number_area_code"] = _(
                 "Kapso supports area codes only in the United States."
             )
@@ -189,10 +173,6 @@ def provisioning_problem(options: Mapping[str, Any]) -> str:
             "A new number is not in any WhatsApp Business app yet, so “Dedicated” must be allowed."
         )
     return ""
-
-
-def _in_default_country(values: Mapping[str, Any]) -> bool:
-    return DEFAULT_COUNTRY in values.get("phone_number_country_isos", (DEFAULT_COUNTRY,))
 
 
 class _InvalidValueError(Exception):
@@ -219,15 +199,25 @@ def _one_of(choices: Sequence[str], value: object) -> str:
     return _text(value)
 
 
-def _list_of(check: Callable[[object], str], value: object) -> tuple[str, ...]:
+def _list_of(check: Callable[[object], str], value: object) -> list[str]:
     if not isinstance(value, (list, tuple)) or not value:
         raise _InvalidValueError(_("Must be a list with at least one entry."))
-    return tuple(check(entry) for entry in value)
+    return [check(entry) for entry in value]
 
 
-def _matching(pattern: str, problem: Callable[[], str], value: object) -> str:
-    if not re.fullmatch(pattern, _text(value)):
-        raise _InvalidValueError(problem())
+def _connection_type(value: object) -> str:
+    return _one_of(ConnectionType.values, value)
+
+
+def _country(value: object) -> str:
+    if not re.fullmatch("[A-Z]{2}", _text(value)):
+        raise _InvalidValueError(_("Must be country codes of two capital letters, such as US."))
+    return _text(value)
+
+
+def _area_code(value: object) -> str:
+    if not re.fullmatch(AREA_CODE_PATTERN, _text(value)):
+        raise _InvalidValueError(_("Must be three digits, such as 415."))
     return _text(value)
 
 
@@ -237,13 +227,8 @@ def _url(value: object) -> str:
         raise _InvalidValueError(
             _("Must not be longer than %(max)s characters.") % {"max": MAX_URL_LENGTH}
         )
-    try:
-        parts = urlsplit(url)
-        is_absolute = parts.scheme in ("http", "https") and bool(parts.hostname)
-        _port = parts.port  # raises ValueError for an invalid port
-    except ValueError:
-        is_absolute = False
-    # urlsplit silently drops tabs and line breaks, so the text itself is checked.
+    is_absolute = url.lower().startswith(("http://", "https://")) and host_of(url)
+    # The host is found without tabs and line breaks, so the text itself is checked.
     if not is_absolute or not url.isprintable() or " " in url:
         raise _InvalidValueError(
             _("Must be a full web address that starts with https:// or http://.")
@@ -304,21 +289,12 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "success_redirect_url": _url,
     "failure_redirect_url": _url,
     "allowed_origins": partial(_list_of, _origin),
-    "allowed_connection_types": partial(_list_of, partial(_one_of, ConnectionType.values)),
+    "allowed_connection_types": partial(_list_of, _connection_type),
     "language": partial(_one_of, Language.values),
     "theme_config": _theme,
     "provision_phone_number": _flag,
-    "phone_number_country_isos": partial(
-        _list_of,
-        partial(
-            _matching,
-            "[A-Z]{2}",
-            lambda: _("Must be country codes of two capital letters, such as US."),
-        ),
-    ),
-    "phone_number_area_code": partial(
-        _matching, AREA_CODE_PATTERN, lambda: _("Must be three digits, such as 415.")
-    ),
+    "phone_number_country_isos": partial(_list_of, _country),
+    "phone_number_area_code": _area_code,
     "meta_billing_mode": partial(_one_of, BILLING_MODES),
     "reconnect_phone_number": _phone_number,
 }

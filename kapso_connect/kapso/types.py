@@ -122,7 +122,7 @@ def _digest(text: str) -> bytes:
 class KapsoWebhook:
     """A webhook of the Kapso project; with a ``phone_number_id``, it is for that number's messages.
 
-    ``secret`` is None if Kapso did not send it.
+    ``secret_key`` is None if Kapso did not send it, since not all of its answers contain it.
     """
 
     id: str
@@ -132,8 +132,7 @@ class KapsoWebhook:
     active: bool
     payload_version: str | None = None
     phone_number_id: str | None = None
-    # Kapso's name for it is secret_key; not all of its answers contain it.
-    secret: SecretFingerprint | None = field(default=None, compare=False, repr=False)
+    secret_key: SecretFingerprint | None = field(default=None, compare=False, repr=False)
 
 
 class UnusableResponse(Exception):
@@ -149,7 +148,7 @@ def parse(kind: type[ValueT], data: object) -> ValueT:
         raise UnusableResponse(f"a {kind.__name__} is not an object")
     values = {}
     for name, (read, required) in _FIELDS[kind].items():
-        value = data.get(_KAPSO_NAMES.get(name, name))
+        value = data.get(name)
         if value is not None:
             try:
                 values[name] = read(value)
@@ -182,7 +181,11 @@ def _flag(value: object) -> bool:
     return value
 
 
-def _moment(value: object) -> datetime:
+def parse_moment(value: object) -> datetime:
+    """Return the time in an ISO 8601 text, in UTC unless it says otherwise, as this site stores it.
+
+    Raise ValueError or OverflowError.
+    """
     moment = parse_datetime(_text(value))
     if moment is None:
         raise ValueError
@@ -208,23 +211,14 @@ _READERS: dict[object, Callable[[Any], Any]] = {
     str | None: _text,
     bool: _flag,
     bool | None: _flag,
-    datetime: _moment,
-    datetime | None: _moment,
+    datetime: parse_moment,
+    datetime | None: parse_moment,
     tuple[str, ...]: _texts,
     Mapping[str, Any]: _mapping,
     SecretFingerprint | None: lambda value: SecretFingerprint(_text(value)),
 }
 
-
-_KAPSO_NAMES = {"secret": "secret_key"}
-
-
 _FIELDS: dict[type[Any], dict[str, tuple[Callable[[Any], Any], bool]]] = {
     kind: _read_fields(kind)
     for kind in (KapsoCustomer, KapsoSetupLink, KapsoPhoneNumber, KapsoHealth, KapsoWebhook)
 }
-
-
-def primary_key(value: object) -> object:
-    """Return what identifies a value at Kapso: its first field."""
-    return getattr(value, next(iter(_FIELDS[type(value)])))

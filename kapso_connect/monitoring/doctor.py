@@ -36,8 +36,9 @@ from ..kapso.http import Unreachable, fetch
 from ..kapso.types import KapsoWebhook
 from ..models import Invitation, InvitationBatch, SetupLink
 from ..onboarding import invitations
+from ..onboarding.status import find_wrong_statuses
 from ..webhooks import inbox, registration
-from ..webhooks.registration import SecretState, SignatureStatus, WebhookInspection
+from ..webhooks.registration import SecretState, WebhookInspection
 from .queues import count_and_age, read_all_queues
 
 OVERDUE_WARNING = timedelta(minutes=15)
@@ -306,7 +307,7 @@ def _check_queues(run: Diagnosis) -> Iterator[Finding]:
             message = f"Permanently failed {queue.name}: {queue.failed}."
             hint = "The admin shows why, and lets you run them again."
             yield _warning(f"{queue.name}.failed", message, hint, count=queue.failed)
-    unfinished = Invitation.objects.filter(batch=models.OuterRef("pk"), status="pending")
+    unfinished = Invitation.objects.pending().filter(batch=models.OuterRef("pk"))
     stopped = InvitationBatch.objects.exclude(stopped="").filter(models.Exists(unfinished))
     if count := stopped.count():
         message = f"Batches of invitations that stopped before they were finished: {count}."
@@ -324,11 +325,22 @@ def _waiting(name: str, count: int, overdue: timedelta, hint: str) -> Finding:
     return report(check, message, hint, **data)
 
 
+def _check_statuses(run: Diagnosis) -> Iterator[Finding]:
+    run.require("migrations")
+    if wrong := len(list(find_wrong_statuses())):
+        message = f"Customers whose status does not follow from their links and numbers: {wrong}."
+        yield _warning(
+            "statuses", message, "Run manage.py kapso_sync, which repairs it.", count=wrong
+        )
+        return
+    yield _ok("statuses", "The statuses of all customers are right.", count=0)
+
+
 def _check_sync(run: Diagnosis) -> Iterator[Finding]:
     """Check whether kapso_sync is run, by the work that only it does."""
     run.require("migrations")
     threshold = clock.now() - SYNC_OVERDUE_WARNING
-    active = SetupLink.objects.filter(status=SetupLink.Status.ACTIVE)
+    active = SetupLink.objects.active()
     expired = active.aggregate(at=models.Min("expires_at"))["at"]
     synced = active.filter(customer__kapso_id__isnull=False, created_at__lt=threshold).aggregate(
         last_check=models.Max("checked_at"),
@@ -375,14 +387,14 @@ def _check_site(run: Diagnosis) -> Iterator[Finding]:
     # Even with a random secret, the answer shows whether this is the webhook.
     for index, secret in enumerate(configured or (secrets.token_hex(),), start=1):
         answer = registration.check_signature(url, secret)
-        if answer.status in {SignatureStatus.OTHER_SITE, SignatureStatus.UNREACHABLE}:
+        if answer.accepted is None:
             hint = (
                 "Start the site, and open it from this machine: check its name, its certificate "
                 "and the firewall."
             )
             yield _problem("site.reachable", answer.message, hint)
             return
-        if answer.status is SignatureStatus.REFUSED:
+        if not answer.accepted:
             refused.append(index)
     yield _ok("site.reachable", "This site answers at that URL.")
     total = len(configured)
@@ -458,7 +470,7 @@ def _webhook_findings(found: WebhookInspection) -> Iterator[Finding]:
     yield _ok("webhook.registered", "Kapso has a webhook for this site.")
     state = registration.secret_state(found.mine)
     level, hint = SECRET_LEVELS[state]
-    message = f"Kapso signs with {registration.SECRET_DESCRIPTIONS[state]}."
+    message = f"Kapso signs with {state.label}."
     yield Finding("webhook.secret", level, message, hint, {"state": state.value})
     try:
         steps = registration.plan(found)
@@ -506,6 +518,7 @@ CHECKS: dict[str, Callable[[Diagnosis], Iterator[Finding]]] = {
     "migrations": _check_migrations,
     "tasks": _check_tasks,
     "queues": _check_queues,
+    "statuses": _check_statuses,
     "sync": _check_sync,
     "site": _check_site,
     "clock": _check_clock,

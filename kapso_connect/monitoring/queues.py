@@ -38,9 +38,9 @@ def read_queues() -> list[Queue]:
 def read_all_queues() -> list[Queue]:
     """Return also the queues of bulk invitations and of redirects to confirm: eight queries."""
     started = Invitation.objects.filter(batch__started_at__isnull=False)
-    pending = started.filter(status=Invitation.Status.PENDING, batch__stopped="")
+    pending = started.pending().filter(batch__stopped="")
     failed = started.filter(status=Invitation.Status.FAILED)
-    redirects = SetupLink.objects.filter(unconfirmed_since__isnull=False)
+    redirects = SetupLink.objects.unconfirmed()
     return [
         *read_queues(),
         _read_queue("invitations", pending, failed),

@@ -111,7 +111,7 @@ def _store_unconfirmed_number(link: SetupLink, number: Number) -> None:
     """Store that the API could not confirm the number yet; reloading the page keeps the time."""
 
     def change() -> bool:
-        customer = Customer.objects.locked().get(pk=link.customer_id)
+        customers = list(Customer.objects.locked().filter(pk=link.customer_id))
         rows = SetupLink.objects.filter(pk=link.pk)
         stored = (
             rows.exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
@@ -121,7 +121,7 @@ def _store_unconfirmed_number(link: SetupLink, number: Number) -> None:
                 unconfirmed_since=timezone.now(),
             )
         )
-        update_status(customer)
+        update_status(*customers)
         return bool(stored)
 
     if retry_on_conflict(change):
@@ -130,10 +130,10 @@ def _store_unconfirmed_number(link: SetupLink, number: Number) -> None:
 
 def _clear_unconfirmed_number(link: SetupLink, number: Number) -> None:
     def change() -> None:
-        customer = Customer.objects.locked().get(pk=link.customer_id)
+        customers = list(Customer.objects.locked().filter(pk=link.customer_id))
         SetupLink.objects.filter(
             pk=link.pk, unconfirmed_phone_number_id=number.phone_number_id
         ).update(unconfirmed_phone_number_id="", unconfirmed_since=None)
-        update_status(customer)
+        update_status(*customers)
 
     retry_on_conflict(change)

@@ -388,18 +388,18 @@ def record_opened(link: SetupLink, *, source: str) -> bool:
 
     def change() -> bool:
         now = timezone.now()
-        customer = Customer.objects.locked().get(pk=link.customer_id)
+        customers = list(Customer.objects.locked().filter(pk=link.customer_id))
         if not SetupLink.objects.filter(pk=link.pk, opened_at=None).update(opened_at=now):
             return False
         link.opened_at = now
         outbox.record(
             Kind.SETUP_LINK_OPENED,
             source=source,
-            customer=customer,
+            customer_id=link.customer_id,
             setup_link=link,
             occurred_at=now,
         )
-        update_status(customer)
+        update_status(*customers)
         return True
 
     return retry_on_conflict(change)
@@ -413,7 +413,7 @@ def record_failure(link: SetupLink, error_code: str, *, source: str = Source.RED
     """
 
     def change() -> bool:
-        customer = Customer.objects.locked().get(pk=link.customer_id)
+        customers = list(Customer.objects.locked().filter(pk=link.customer_id))
         locked = SetupLink.objects.get(pk=link.pk)
         if locked.setup_status == SetupLink.SetupStatus.COMPLETED or (
             locked.setup_status == SetupLink.SetupStatus.FAILED
@@ -430,11 +430,11 @@ def record_failure(link: SetupLink, error_code: str, *, source: str = Source.RED
         outbox.record(
             Kind.SETUP_FAILED,
             source=source,
-            customer=customer,
+            customer_id=link.customer_id,
             setup_link=locked,
             data={"error_code": error_code},
         )
-        update_status(customer)
+        update_status(*customers)
         return True
 
     return retry_on_conflict(change)
@@ -489,7 +489,9 @@ def _end_link(
 ) -> bool:
     """Give a link its final ``status``, and return whether it ended now. A link that staff revoke
     need not be active; one that they revoke as the latest ends the connect URL, too."""
-    customer = Customer.objects.locked().get(pk=link.customer_id)
+    customer = Customer.objects.locked().filter(pk=link.customer_id).first()
+    if customer is None:
+        return False  # It was deleted, and the link with it.
     link.refresh_from_db(fields=["status", "setup_status"])
     by_staff = source == Source.MANUAL
     can_end = link.is_revocable if by_staff else link.status == SetupLink.Status.ACTIVE

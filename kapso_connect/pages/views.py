@@ -105,7 +105,7 @@ class PageView(View):
                 response = super().dispatch(request, *args, **kwargs)
             except (BadParameters, SuspiciousOperation):
                 response = self.page("invalid", status=400)
-            except (BadSignature, SetupLink.DoesNotExist):
+            except (BadSignature, Customer.DoesNotExist, SetupLink.DoesNotExist):
                 response = self.page("invalid", status=404)
             response.headers.setdefault("Content-Language", translation.get_language() or "")
         # The URL contains the ids of the customer's link and number, or is secret itself.

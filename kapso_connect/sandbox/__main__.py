@@ -8,11 +8,10 @@ import secrets
 import signal
 import sys
 import threading
-from types import FrameType
 
 from .control import restart
 from .server import configure, listen
-from .state import Options, store
+from .state import store
 from .webhooks import sender
 
 
@@ -27,11 +26,7 @@ def parser() -> argparse.ArgumentParser:
     add("--public-url", default="", help="URL for browsers, if it differs")
     add("--api-key", default="", help="the only API key to accept (default: any)")
     add("--webhook-url", default="", help="where webhooks go, for example your site's")
-    add(
-        "--webhook-secret",
-        default="",
-        help="what signs them (default: random, and printed)",
-    )
+    add("--webhook-secret", default="", help="what signs them (default: random, and printed)")
     add("--retry-scale", type=float, default=1.0, help="factor for 10/40/90 s; 0 retries at once")
     add("--teardown-seconds", type=float, default=0.2, help="how long a deleted number is readable")
     add("--stop-on-eof", action="store_true", help="stop when standard input is closed")
@@ -39,61 +34,44 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def _already_stopping(signum: int, frame: FrameType | None) -> None:
-    pass
-
-
-def _stop(signum: int, frame: FrameType | None) -> None:
-    # A second request to stop (a signal after the end of standard input) changes nothing. Not
-    # SIG_IGN yet: Python prints an error for a signal that arrived before it was ignored.
-    signal.signal(signal.SIGTERM, _already_stopping)
-    signal.signal(signal.SIGINT, _already_stopping)
-    raise SystemExit(0)
-
-
-def _stop_on_eof() -> None:
-    while os.read(0, 1024):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def main(argv: list[str] | None = None) -> None:
     options = parser().parse_args(argv)
     if options.retry_scale < 0 or options.teardown_seconds < 0:
         parser().error("--retry-scale and --teardown-seconds must not be negative")
-    configure()
+    configure(verbose=options.verbose)
     try:
         server = listen(options.host, options.port)
     except (OSError, OverflowError) as error:
         sys.exit(f"The sandbox cannot listen on {options.host}:{options.port}: {error}")
     host = f"[{options.host}]" if ":" in options.host else options.host
-    generated = bool(options.webhook_url and not options.webhook_secret)
-    store.options = Options(
-        base_url=options.public_url.rstrip("/") or f"http://{host}:{server.server_port}",
-        api_key=options.api_key,
-        webhook_url=options.webhook_url,
-        webhook_secret=secrets.token_hex(16) if generated else options.webhook_secret,
-        retry_scale=options.retry_scale,
-        teardown_seconds=options.teardown_seconds,
-        verbose=options.verbose,
-    )
+    url = f"http://{host}:{server.server_port}"
+    generated = options.webhook_url and not options.webhook_secret
+    options.base_url = options.public_url.rstrip("/") or url
+    if generated:
+        options.webhook_secret = secrets.token_hex(16)
+    store.options = options
     restart()
     sender.start()
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+
+    def stop(*_: object) -> None:
+        # In another thread, since shutdown() waits for serve_forever(). Called twice, it does
+        # nothing more.
+        threading.Thread(target=server.shutdown, daemon=True).start()
+
+    def stop_on_eof() -> None:
+        while os.read(0, 1024):
+            pass
+        stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     if options.stop_on_eof:
-        threading.Thread(target=_stop_on_eof, daemon=True).start()
+        threading.Thread(target=stop_on_eof, daemon=True).start()
     if generated:
-        print(f"Webhooks are signed with the secret {store.options.webhook_secret}")
-    url = f"http://{host}:{server.server_port}"
+        print(f"Webhooks are signed with the secret {options.webhook_secret}")
     print(f"Kapso sandbox (this is NOT Kapso) on {url}", flush=True)
-    try:
-        server.serve_forever()
-    finally:
-        server.server_close()
-        # Python removes its own handlers before the process ends.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    server.serve_forever(poll_interval=0.05)
+    server.server_close()
 
 
 if __name__ == "__main__":

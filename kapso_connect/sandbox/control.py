@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from itertools import count, islice
 from typing import Any
 
 from django.http import HttpRequest
 
-from . import api, fields, payloads, serializers
-from .faults import Faults
+from . import api, fields, payloads
+from .faults import FAULTS_SPEC, Faults
 from .fields import ApiError, Invalid
-from .state import Customer, PhoneNumber, SetupLink, Webhook, apply, store
-from .web import query, read_object
+from .state import Customer, Delivery, PhoneNumber, Webhook, find, store
+from .web import SandboxView, query, read_object
 from .webhooks import sender
+
+whole_number = fields.pattern(r"[0-9]{1,9}", "a whole number")
 
 SEED_SPEC: fields.Spec = {
     "customers": fields.count,
@@ -66,7 +69,6 @@ EVENT_SPEC: fields.Spec = {
 def restart() -> None:
     """Empty the store, and register the webhook of the command line again."""
     with store.lock:
-        store.faults.ended.set()
         store.reset()
         sender.clear()
         if store.options.webhook_url:
@@ -82,182 +84,186 @@ def set_default_webhook(url: str | None, secret: str) -> None:
         store.default_webhook_id = webhook.id
 
 
-def ready(request: HttpRequest) -> object:
-    return {"ready": True}
+class ReadyView(SandboxView):
+    def get(self, request: HttpRequest) -> object:
+        return {"ready": True}
 
 
-def reset(request: HttpRequest) -> object:
-    restart()
-    return {"reset": True}
+class ResetView(SandboxView):
+    def post(self, request: HttpRequest) -> object:
+        restart()
+        return {"reset": True}
 
 
-def get_faults(request: HttpRequest) -> object:
-    return store.faults.as_json()
+class FaultsView(SandboxView):
+    def get(self, request: HttpRequest) -> object:
+        return asdict(store.faults)
+
+    def post(self, request: HttpRequest) -> object:
+        changes = fields.read_strictly(FAULTS_SPEC, read_object(request))
+        return _set_faults(replace(store.faults, **changes))
+
+    def delete(self, request: HttpRequest) -> object:
+        return _set_faults(Faults())
 
 
-def set_faults(request: HttpRequest) -> object:
-    return _replace_faults(store.faults.changed(read_object(request)))
-
-
-def clear_faults(request: HttpRequest) -> object:
-    return _replace_faults(Faults())
-
-
-def _replace_faults(faults: Faults) -> object:
+def _set_faults(faults: Faults) -> object:
     """Replace the faults, and send the deliveries that the old ones held back."""
     before = store.faults
     if (before.batch, before.reorder) != (faults.batch, faults.reorder):
         sender.release()
-    if before.ended is not faults.ended:
-        before.ended.set()
     store.faults = faults
-    return faults.as_json()
+    store.lock.notify_all()  # requests that hang go on
+    return asdict(faults)
 
 
-def set_webhook(request: HttpRequest) -> object:
-    data = fields.read_strictly(DEFAULT_WEBHOOK_SPEC, read_object(request))
-    if "url" not in data:
-        raise Invalid("url is missing; null removes the webhook")
-    set_default_webhook(data["url"], data.get("secret", store.options.webhook_secret))
-    webhook = store.webhooks.get(store.default_webhook_id)
-    return {"webhook": serializers.webhook(webhook) if webhook else None}
+class DefaultWebhookView(SandboxView):
+    def post(self, request: HttpRequest) -> object:
+        """Replace the webhook that gets every event; the URL null removes it."""
+        data = fields.read_strictly(DEFAULT_WEBHOOK_SPEC, read_object(request), required="url")
+        set_default_webhook(data["url"], data.get("secret", store.options.webhook_secret))
+        webhook = store.webhooks.get(store.default_webhook_id)
+        return {"webhook": webhook.as_json() if webhook else None}
 
 
-def seed(request: HttpRequest) -> object:
-    """Create customers ``<prefix>-1`` … ``<prefix>-n``, each with numbers."""
-    data = fields.read_strictly(SEED_SPEC, read_object(request))
-    prefix, wanted = data.get("prefix", "seed"), data.get("customers", 0)
-    numbers_each = data.get("numbers_per_customer", 0)
-    if wanted * (1 + numbers_each) > 1_000_000:
-        raise Invalid("that is more than 1000000 objects")
-    free = (i for i in count(1) if f"{prefix}-{i}" not in store.customer_by_external_id)
-    for i in islice(free, wanted):
-        customer = store.add_customer(f"{prefix} {i}", f"{prefix}-{i}")
-        for _ in range(numbers_each):
-            number = store.add_number(**_number_defaults(customer))
-            if data.get("webhooks"):
-                sender.emit(payloads.CREATED_EVENT, payloads.build(payloads.CREATED_EVENT, number))
-    return 201, {"customers": wanted, "phone_numbers": wanted * numbers_each}
+class SeedView(SandboxView):
+    def post(self, request: HttpRequest) -> object:
+        """Create customers ``<prefix>-1`` … ``<prefix>-n``, each with numbers."""
+        data = fields.read_strictly(SEED_SPEC, read_object(request))
+        prefix, wanted = data.get("prefix", "seed"), data.get("customers", 0)
+        numbers_each = data.get("numbers_per_customer", 0)
+        if wanted * (1 + numbers_each) > 1_000_000:
+            raise Invalid("that is more than 1000000 objects")
+        taken = {customer.external_customer_id for customer in store.customers.values()}
+        free = (i for i in count(1) if f"{prefix}-{i}" not in taken)
+        for i in islice(free, wanted):
+            customer = store.add_customer(f"{prefix} {i}", f"{prefix}-{i}")
+            for _ in range(numbers_each):
+                _add_number(customer, {}, announce=data.get("webhooks", False))
+        return 201, {"customers": wanted, "phone_numbers": wanted * numbers_each}
 
 
-def _number_defaults(customer: Customer | None) -> dict[str, Any]:
-    if customer is None:
-        return {}
-    waba = customer.business_account_id
-    return {"customer_id": customer.id, "business_account_id": waba, "verified_name": customer.name}
-
-
-def add_number(request: HttpRequest) -> object:
-    data = fields.read_strictly(NEW_NUMBER_SPEC, read_object(request))
-    announce = data.pop("webhook", False)
-    owner = _owner(data.pop("customer_id", None), data.pop("external_customer_id", None))
-    number = store.add_number(**{**_number_defaults(owner), **data})
-    if announce:
-        sender.emit(payloads.CREATED_EVENT, payloads.build(payloads.CREATED_EVENT, number))
-    return 201, {"data": serializers.number(number)}
+class NumbersView(SandboxView):
+    def post(self, request: HttpRequest) -> object:
+        data = fields.read_strictly(NEW_NUMBER_SPEC, read_object(request))
+        announce = data.pop("webhook", False)
+        owner = _owner(data.pop("customer_id", None), data.pop("external_customer_id", None))
+        return 201, {"data": _add_number(owner, data, announce=announce).as_json()}
 
 
 def _owner(customer_id: str | None, external_id: str | None) -> Customer | None:
     if customer_id is not None:
-        return api.find_customer(customer_id)
+        return find(store.customers, customer_id, "Customer")
     if external_id is None:
         return None
-    known = store.customer_by_external_id.get(external_id)
+    known = store.customer_by_external_id(external_id)
     return known or store.add_customer(external_id, external_id)
 
 
-def patch_number(request: HttpRequest, phone_number_id: str) -> object:
-    number = api.find_number(phone_number_id)
-    data = fields.read_strictly(NUMBER_PATCH_SPEC, read_object(request))
-    if data.get("customer_id") is not None:
-        api.find_customer(data["customer_id"])
-    apply(number, data)
-    return {"data": serializers.number(number)}
+def _add_number(owner: Customer | None, values: dict[str, Any], *, announce: bool) -> PhoneNumber:
+    defaults: dict[str, Any] = {}
+    if owner:
+        defaults["customer_id"] = owner.id
+        defaults["business_account_id"] = owner.business_account_id
+        defaults["verified_name"] = owner.name
+    number = store.add_number(**{**defaults, **values})
+    if announce:
+        sender.emit(payloads.CREATED_EVENT, payloads.build(payloads.CREATED_EVENT, number))
+    return number
 
 
-def patch_link(request: HttpRequest, setup_link_id: str) -> object:
-    link = store.links.get(setup_link_id)
-    if link is None:
-        raise ApiError(404, "Setup link not found")
-    apply(link, fields.read_strictly(LINK_SPEC, read_object(request)))
-    return {"data": serializers.link(link)}
+class NumberView(SandboxView):
+    def patch(self, request: HttpRequest, phone_number_id: str) -> object:
+        number = find(store.numbers(), phone_number_id, "Phone number")
+        data = fields.read_strictly(NUMBER_PATCH_SPEC, read_object(request))
+        if data.get("customer_id") is not None:
+            find(store.customers, data["customer_id"], "Customer")
+        number.change(data)
+        return {"data": number.as_json()}
 
 
-def send_event(request: HttpRequest) -> object:
-    data = fields.read_strictly(EVENT_SPEC, read_object(request))
-    if "event" not in data:
-        raise Invalid("event is missing")
-    if "phone_number_id" not in data and "payload" not in data:
-        raise Invalid("phone_number_id (a number of the sandbox) or payload is missing")
-    only = api.find_webhook(data["webhook_id"]) if "webhook_id" in data else None
-    payload = _event_payload(data["event"], data)
-    deliveries = sender.emit(data["event"], payload, key=data.get("idempotency_key"), only=only)
-    return 201, {"payload": payload, "deliveries": [delivery.id for delivery in deliveries]}
+class SetupLinkView(SandboxView):
+    def patch(self, request: HttpRequest, setup_link_id: str) -> object:
+        link = find(store.links, setup_link_id, "Setup link")
+        link.change(fields.read_strictly(LINK_SPEC, read_object(request)))
+        return {"data": link.as_json()}
 
 
-def _event_payload(event: str, data: dict[str, Any]) -> dict[str, Any]:
-    extra: dict[str, Any] = data.get("payload", {})
+class EventsView(SandboxView):
+    def post(self, request: HttpRequest) -> object:
+        data = fields.read_strictly(EVENT_SPEC, read_object(request), required="event")
+        if "phone_number_id" not in data and "payload" not in data:
+            raise Invalid("phone_number_id (a number of the sandbox) or payload is missing")
+        only = find(store.webhooks, data["webhook_id"], "Webhook") if "webhook_id" in data else None
+        payload = {**_payload_of_number(data), **data.get("payload", {})}
+        deliveries = sender.emit(data["event"], payload, key=data.get("idempotency_key"), only=only)
+        return 201, {"payload": payload, "deliveries": [delivery.id for delivery in deliveries]}
+
+
+def _payload_of_number(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the body of the event for a number, and change the number as the event says."""
     if "phone_number_id" not in data:
-        return extra
-    number = api.find_number(data["phone_number_id"])
+        return {}
+    event, number = data["event"], find(store.numbers(), data["phone_number_id"], "Phone number")
     options = {name: data[name] for name in ("legacy", "reason", "initiated_by") if name in data}
     payload = payloads.build(event, number, **options)
-    if data.get("apply", True):
-        _apply_event(event, number)
-    return {**payload, **extra}
-
-
-def _apply_event(event: str, number: PhoneNumber) -> None:
-    """Change the number as the event says."""
+    if not data.get("apply", True):
+        return payload
     if event == payloads.DISCONNECTED_EVENT:
-        apply(number, {"status": "DISCONNECTED"})
+        number.change({"status": "DISCONNECTED"})
     elif event == payloads.RECONNECTED_EVENT:
-        apply(number, {"status": "CONNECTED"})
+        number.change({"status": "CONNECTED"})
     elif event == payloads.DELETED_EVENT:
         store.tear_down_number(number)
     elif event == payloads.OFFBOARDED_EVENT:
         store.forget_number(number.phone_number_id)
+    return payload
 
 
-def state(request: HttpRequest) -> object:
-    numbers = store.numbers().values()
-    return {
-        "counts": {
-            "customers": len(store.customers),
-            "setup_links": len(store.links),
-            "phone_numbers": len(numbers),
-            "webhooks": len(store.webhooks),
-            "deliveries": len(store.deliveries),
-            "deliveries_settled": store.deliveries_done,
-            "requests": len(store.requests),
-        },
-        "project_id": store.project_id,
-        "customers": [serializers.customer(customer) for customer in store.customers.values()],
-        "setup_links": [_with_customer(link) for link in store.links.values()],
-        "phone_numbers": [serializers.number(number) for number in numbers],
-        "webhooks": [serializers.webhook(webhook) for webhook in store.webhooks.values()],
-        "faults": store.faults.as_json(),
-    }
+class DeliveriesView(SandboxView):
+    def get(self, request: HttpRequest) -> object:
+        """List them; ``?settled=n&timeout=s`` first waits until n are done."""
+        wanted = int(query(request, "settled", whole_number) or 0)
+        timeout = min(int(query(request, "timeout", whole_number) or 10), 60)
+        store.wait_for(lambda: store.deliveries_done >= wanted, timeout)
+        return {"data": [delivery.as_json() for delivery in store.deliveries.values()]}
 
 
-def _with_customer(link: SetupLink) -> dict[str, Any]:
-    return {**serializers.link(link), "customer_id": link.customer_id}
+class ResendView(SandboxView):
+    def post(self, request: HttpRequest, delivery_id: str) -> object:
+        data = fields.read_strictly({"new_key": fields.boolean}, read_object(request))
+        return 202, {"data": resend(delivery_id, new_key=data.get("new_key", False)).as_json()}
 
 
-def requests(request: HttpRequest) -> object:
-    return {"data": [serializers.logged_request(entry) for entry in store.requests]}
+def resend(delivery_id: str, *, new_key: bool) -> Delivery:
+    delivery = find(store.deliveries, delivery_id, "Delivery")
+    if delivery.webhook_id not in store.webhooks:
+        raise ApiError(409, "The webhook of this delivery was removed")
+    return sender.resend(delivery, new_key=new_key)
 
 
-def deliveries(request: HttpRequest) -> object:
-    """List the deliveries; ``?settled=n&timeout=s`` first waits until n (of any event) are done."""
-    event = query(request, "event", fields.text)
-    wanted = int(query(request, "settled", _whole_number) or 0)
-    timeout = min(int(query(request, "timeout", _whole_number) or 10), 60)
+class StateView(SandboxView):
+    def get(self, request: HttpRequest) -> object:
+        numbers, links = store.numbers().values(), store.links.values()
+        return {
+            "counts": {
+                "customers": len(store.customers),
+                "setup_links": len(links),
+                "phone_numbers": len(numbers),
+                "webhooks": len(store.webhooks),
+                "deliveries": len(store.deliveries),
+                "deliveries_settled": store.deliveries_done,
+                "requests": len(store.requests),
+            },
+            "project_id": store.project_id,
+            "customers": [customer.as_json() for customer in store.customers.values()],
+            "setup_links": [{**link.as_json(), "customer_id": link.customer_id} for link in links],
+            "phone_numbers": [number.as_json() for number in numbers],
+            "webhooks": [webhook.as_json() for webhook in store.webhooks.values()],
+            "faults": asdict(store.faults),
+        }
 
-    sender.wait(lambda: store.deliveries_done >= wanted, timeout)
-    rows = [row for row in store.deliveries.values() if event in (None, row.event)]
-    return {"data": [serializers.delivery(row) for row in rows]}
 
-
-def _whole_number(name: str, value: object) -> int:
-    return fields.count(name, int(str(fields.pattern(r"[0-9]{1,9}", "a number")(name, value))))
+class RequestsView(SandboxView):
+    def get(self, request: HttpRequest) -> object:
+        return {"data": list(store.requests)}

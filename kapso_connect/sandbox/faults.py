@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from . import fields
 from .fields import Invalid
@@ -26,12 +23,12 @@ RULE_KINDS = (
 )
 
 
-@dataclass
+@dataclass(eq=False)  # two rules with the same values are still two
 class Rule:
     """One fault of the API, for the requests that ``match``.
 
     ``match``
-        A regular expression, searched for in ``METHOD /path``.
+        A regular expression, searched for in ``METHOD /path`` (default: all requests).
     ``kind``
         ``status`` answers with an error (500), ``html`` with a proxy's error page (502),
         ``meta_error`` with an error of Meta's (400), ``garbage`` with invalid JSON, ``empty`` with
@@ -41,7 +38,7 @@ class Rule:
     ``status``
         The HTTP status, if not the default one.
     ``retry_after``
-        The header ``Retry-After`` of an error: seconds, or any text.
+        The header ``Retry-After``: seconds, or any text.
     ``seconds``
         How long ``hang`` (default: until the fault is cleared) or ``slow`` (default: 10) take.
     ``location``
@@ -52,10 +49,10 @@ class Rule:
         How many requests are affected; None means all.
     """
 
-    match: str
     kind: str
+    match: str = ""
     status: int = 0
-    retry_after: int | float | str | None = None
+    retry_after: str | None = None
     seconds: float = 0.0
     location: str = ""
     after: int = 0
@@ -103,44 +100,19 @@ class Faults:
     drop: bool = False
     webhook_first: bool = False
     api: list[Rule] = field(default_factory=list)
-    # Set when the API faults are replaced, so that requests which hang or are slow go on.
-    ended: threading.Event = field(default_factory=threading.Event, repr=False)
-
-    def as_json(self) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in FAULTS_SPEC if name != "api"}
-        return {**values, "api": [asdict(rule) for rule in self.api]}
-
-    def rule_for(self, request_line: str) -> Rule | None:
-        return next((rule for rule in self.api if rule.affects(request_line)), None)
-
-    def changed(self, changes: Mapping[str, Any]) -> Faults:
-        """Return a copy with ``changes``; what they do not name stays as it is."""
-        current = {name: getattr(self, name) for name in FAULTS_SPEC}
-        if "api" not in changes:
-            current["ended"] = self.ended
-        return Faults(**{**current, **fields.read_strictly(FAULTS_SPEC, changes)})
 
 
 def _pattern(name: str, value: object) -> str:
+    regex = fields.text(name, value)
     try:
-        re.compile(fields.text(name, value))
+        re.compile(regex)
     except (re.error, RecursionError, OverflowError) as error:
         raise Invalid(f"{name} is not a regular expression: {error}") from None
-    return fields.text(name, value)
+    return regex
 
 
-def _status(name: str, value: object) -> int:
-    if not 200 <= fields.integer(name, value) <= 599:
-        raise Invalid(f"{name} must be an HTTP status between 200 and 599")
-    return fields.integer(name, value)
-
-
-def _retry_after(name: str, value: object) -> int | float | str:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise Invalid(f"{name} must be a number of seconds or a string")
-    if not re.fullmatch(r"[ -~]*", str(value)):
-        raise Invalid(f"{name} must be printable ASCII")
-    return value
+def _retry_after(name: str, value: object) -> object:
+    return fields.printable(name, str(value))
 
 
 def _envelope(name: str, value: object) -> bool | str:
@@ -149,30 +121,24 @@ def _envelope(name: str, value: object) -> bool | str:
     raise Invalid(f'{name} must be true, false or "type"')
 
 
-def _rules(name: str, value: object) -> list[Rule]:
-    rules = []
-    for index, item in enumerate(fields.list_of(fields.mapping)(name, value)):
-        try:
-            checked = fields.read_strictly(RULE_SPEC, item)
-        except Invalid as error:
-            raise Invalid(f"{name}[{index}]: {error}") from None
-        if "kind" not in checked:
-            raise Invalid(f"{name}[{index}]: kind is missing; one of: {', '.join(RULE_KINDS)}")
-        rules.append(Rule(**{"match": "", **checked}))
-    return rules
+def _rule(name: str, value: object) -> Rule:
+    item = fields.mapping(name, value)
+    try:
+        return Rule(**fields.read_strictly(RULE_SPEC, item, required="kind"))
+    except Invalid as error:
+        raise Invalid(f"{name}: {error.text}") from None
 
 
 RULE_SPEC: fields.Spec = {
     "match": _pattern,
     "kind": fields.choice(*RULE_KINDS),
-    "status": _status,
+    "status": fields.number(200, 599, fields.instance_of(int, "an HTTP status")),
     "retry_after": fields.nullable(_retry_after),
     "seconds": fields.seconds,
     "location": fields.url,
     "after": fields.count,
     "times": fields.nullable(fields.count),
 }
-
 FAULTS_SPEC: fields.Spec = {
     "duplicate": fields.count,
     "delay": fields.seconds,
@@ -181,5 +147,5 @@ FAULTS_SPEC: fields.Spec = {
     "envelope": _envelope,
     "drop": fields.boolean,
     "webhook_first": fields.boolean,
-    "api": _rules,
+    "api": fields.list_of(_rule),
 }

@@ -1,4 +1,8 @@
-"""Checks for what a client sends: each takes (name, value) and returns the value to store."""
+"""Checks for what a client sends: each takes (name, value) and returns the value to store.
+
+The fields of Django's forms and of DRF are not used: they take 7 for a text, "yes" for a boolean,
+and no URL of a host without a dot. Kapso's JSON is typed, and sandboxes run in containers.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ class ApiError(Exception):
         super().__init__(text)
         self.status = status
         self.text = text
-        self.headers = dict(headers or {})
+        self.headers = headers
 
 
 class Invalid(ApiError):
@@ -42,51 +46,22 @@ def text(name: str, value: object) -> str:
 
 
 def non_blank(name: str, value: object) -> str:
-    if not text(name, value).strip():
+    result = text(name, value)
+    if not result.strip():
         raise Invalid(f"{name} can't be blank")
-    return text(name, value)
-
-
-def boolean(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise Invalid(f"{name} must be true or false")
-    return value
-
-
-def integer(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise Invalid(f"{name} must be a whole number")
-    return value
-
-
-def count(name: str, value: object) -> int:
-    if not 0 <= integer(name, value) <= 1_000_000:
-        raise Invalid(f"{name} must be between 0 and 1000000")
-    return integer(name, value)
-
-
-def seconds(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 86400:
-        raise Invalid(f"{name} must be a number of seconds between 0 and 86400")
-    return float(value)
-
-
-def mapping(name: str, value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise Invalid(f"{name} must be an object")
-    return value
+    return result
 
 
 def url(name: str, value: object) -> str:
-    url_text = text(name, value)
+    result = text(name, value)
     try:
-        parts = urlsplit(url_text)
+        parts = urlsplit(result)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         valid = False
-    if not valid or re.search(r"[\s\x00-\x1f\x7f<>\"]", url_text):
+    if not valid or re.search(r"[\s\x00-\x1f\x7f<>\"]", result):
         raise Invalid(f"{name} is not a valid URL")
-    return url_text
+    return result
 
 
 def date_time(name: str, value: object) -> datetime:
@@ -101,20 +76,37 @@ def date_time(name: str, value: object) -> datetime:
         raise Invalid(f"{name} must be a date and time in ISO 8601") from None
 
 
-def pattern(regex: str, meaning: str) -> Check:
-    compiled = re.compile(regex)
-
-    def check(name: str, value: object) -> str:
-        if not compiled.fullmatch(text(name, value)):
+def instance_of(kind: type | tuple[type, ...], meaning: str) -> Check:
+    def check(name: str, value: object) -> object:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise Invalid(f"{name} must be {meaning}")
-        return text(name, value)
+        return value
+
+    return check
+
+
+def number(lowest: int, highest: int, check_type: Check) -> Check:
+    def check(name: str, value: object) -> object:
+        if not lowest <= check_type(name, value) <= highest:
+            raise Invalid(f"{name} must be between {lowest} and {highest}")
+        return value
+
+    return check
+
+
+def pattern(regex: str, meaning: str) -> Check:
+    def check(name: str, value: object) -> str:
+        result = text(name, value)
+        if not re.fullmatch(regex, result):
+            raise Invalid(f"{name} must be {meaning}")
+        return result
 
     return check
 
 
 def choice(*values: str) -> Check:
-    def check(name: str, value: object) -> str:
-        if not isinstance(value, str) or value not in values:
+    def check(name: str, value: object) -> object:
+        if value not in values:
             raise Invalid(f"{name} is not included in the list: {', '.join(values)}")
         return value
 
@@ -134,9 +126,15 @@ def nullable(check_value: Check) -> Check:
     return lambda name, value: None if value is None else check_value(name, value)
 
 
+boolean = instance_of(bool, "true or false")
+mapping = instance_of(dict, "an object")
+whole = instance_of(int, "a whole number")
+count = number(0, 1_000_000, whole)
+seconds = number(0, 86_400, instance_of((int, float), "a number of seconds"))
 hex_colour = pattern(r"#[0-9A-Fa-f]{6}", "a hex colour such as #1A2B3C")
 e164 = pattern(r"\+[1-9][0-9]{6,14}", "an E.164 phone number such as +14155550100")
 digits = pattern(r"[0-9]{1,32}", "a string of digits")
+printable = pattern(r"[ -~]*", "printable ASCII")
 
 
 def read(spec: Spec, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,8 +142,10 @@ def read(spec: Spec, data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: check(name, data[name]) for name, check in spec.items() if name in data}
 
 
-def read_strictly(spec: Spec, data: Mapping[str, Any]) -> dict[str, Any]:
+def read_strictly(spec: Spec, data: Mapping[str, Any], required: str = "") -> dict[str, Any]:
     """Like ``read``, but refuse unknown fields: for the sandbox's own controls."""
+    if required and required not in data:
+        raise Invalid(f"{required} is missing")
     unknown = sorted(set(data) - set(spec))
     if unknown:
         raise Invalid(f"unknown: {', '.join(unknown)}. Known are: {', '.join(spec)}")

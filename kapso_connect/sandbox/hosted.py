@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlencode, urlsplit, urlunsplit
 
+import requests
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
+from django.utils.translation import get_language_from_request
 
 from . import fields, payloads
 from .fields import Invalid
 from .state import PhoneNumber, SetupLink, new_id, now, store
+from .web import SandboxView
 from .webhooks import sender
 
 SETUP_ERROR_TEXTS = {
@@ -38,42 +40,40 @@ HEADINGS_BY_LANGUAGE = {
 WEBHOOK_FIRST_TIMEOUT = 15
 
 
-def show(request: HttpRequest, token: str) -> HttpResponse:
-    link = store.link_by_token.get(token)
-    return _unusable_link_response(request, link) or _form(request, link)
+class SetupPageView(SandboxView):
+    def get(self, request: HttpRequest, token: str) -> HttpResponse:
+        return _with_usable_link(request, token, _form)
+
+    def post(self, request: HttpRequest, token: str) -> HttpResponse:
+        return _with_usable_link(request, token, _submit)
 
 
-def submit(request: HttpRequest, token: str) -> HttpResponse:
-    link = store.link_by_token.get(token)
-    if response := _unusable_link_response(request, link):
-        return response
-    assert link is not None  # noqa: S101  # nosec B101
-    outcome = request.POST.get("outcome", "")
-    try:
-        if outcome == "connect":
-            return _connect(request, link)
-        return _fail(
-            request, link, fields.choice("connect", *SETUP_ERROR_TEXTS)("outcome", outcome)
-        )
-    except Invalid as error:
-        return _form(request, link, error.text)
-
-
-def _unusable_link_response(request: HttpRequest, link: SetupLink | None) -> HttpResponse | None:
-    """Return the response for a link that cannot be used, or None."""
-    status = link.current_status if link else "unknown"
-    if link is None or status == "revoked":
-        text = "This link was revoked." if link else "This link does not exist."
-        return _message_page(request, text, 410 if link else 404)
+def _with_usable_link(
+    request: HttpRequest, token: str, answer: Callable[[HttpRequest, SetupLink], HttpResponse]
+) -> HttpResponse:
+    link = next((link for link in store.links.values() if link.token == token), None)
+    if link is None:
+        return _message_page(request, "This link does not exist.", 404)
+    status = link.current_status
     if status == "active":
-        return None
+        return answer(request, link)
+    if status == "revoked":
+        return _message_page(request, "This link was revoked.", 410)
     code = "already_used" if status == "used" else "link_expired"
     return _redirect_to_failure_url(request, link, code)
 
 
-def _form(request: HttpRequest, link: SetupLink | None, error: str = "") -> HttpResponse:
-    assert link is not None  # noqa: S101  # nosec B101
-    language = link.language or _browser_language(request)
+def _submit(request: HttpRequest, link: SetupLink) -> HttpResponse:
+    outcome = request.POST.get("outcome", "")
+    try:
+        fields.choice("connect", *SETUP_ERROR_TEXTS)("outcome", outcome)
+        return _connect(request, link) if outcome == "connect" else _fail(request, link, outcome)
+    except Invalid as error:
+        return _form(request, link, error.text)
+
+
+def _form(request: HttpRequest, link: SetupLink, error: str = "") -> HttpResponse:
+    language = link.language or get_language_from_request(request)
     context = {
         "link": link,
         "customer": store.customers[link.customer_id],
@@ -88,14 +88,7 @@ def _form(request: HttpRequest, link: SetupLink | None, error: str = "") -> Http
         "heading": HEADINGS_BY_LANGUAGE[language],
         "theme": {k.replace("_", "-"): v for k, v in (link.theme_config or {}).items()},
     }
-    status = 422 if error else 200
-    return render(request, "kapso_sandbox/setup.html", context, status=status)
-
-
-def _browser_language(request: HttpRequest) -> str:
-    wanted = request.headers.get("Accept-Language", "")
-    codes = (part.split(";")[0].strip()[:2].lower() for part in wanted.split(","))
-    return next((code for code in codes if code in HEADINGS_BY_LANGUAGE), "en")
+    return render(request, "kapso_sandbox/setup.html", context, status=422 if error else 200)
 
 
 def _connect(request: HttpRequest, link: SetupLink) -> HttpResponse:
@@ -112,7 +105,7 @@ def _connect(request: HttpRequest, link: SetupLink) -> HttpResponse:
     link.whatsapp_setup_error = None
     deliveries = sender.emit(event, payloads.build(event, number))
     if store.faults.webhook_first:
-        sender.wait(lambda: all(d.attempts for d in deliveries), WEBHOOK_FIRST_TIMEOUT)
+        store.wait_for(lambda: all(d.attempts for d in deliveries), WEBHOOK_FIRST_TIMEOUT)
     if not link.success_redirect_url:
         return _message_page(request, "Connected. You can close this page.")
     parameters = {
@@ -123,7 +116,7 @@ def _connect(request: HttpRequest, link: SetupLink) -> HttpResponse:
         "provisioned_phone_number_id": (link.provisioned_phone_number or {}).get("id"),
         "display_phone_number": f"+{number.normalized}",
     }
-    return HttpResponseRedirect(with_query(link.success_redirect_url, parameters))
+    return _redirect(link.success_redirect_url, parameters)
 
 
 def _add_or_reconnect(
@@ -132,9 +125,7 @@ def _add_or_reconnect(
     customer = store.customers[link.customer_id]
     known = store.number_by_digits(phone_number.lstrip("+")) if phone_number else None
     if link.reconnect_phone_number and known and known.customer_id == customer.id:
-        known.status = "CONNECTED"
-        known.is_coexistence = coexistence
-        known.updated_at = now()
+        known.change({"status": "CONNECTED", "is_coexistence": coexistence})
         return known, payloads.RECONNECTED_EVENT
     number = store.add_number(
         phone_number=phone_number,
@@ -169,17 +160,13 @@ def _fail(request: HttpRequest, link: SetupLink, code: str) -> HttpResponse:
 def _redirect_to_failure_url(request: HttpRequest, link: SetupLink, code: str) -> HttpResponse:
     if not link.failure_redirect_url:
         return _message_page(request, f"{SETUP_ERROR_TEXTS[code]}.")
-    parameters = {"setup_link_id": link.id, "error_code": code}
-    return HttpResponseRedirect(with_query(link.failure_redirect_url, parameters))
+    return _redirect(link.failure_redirect_url, {"setup_link_id": link.id, "error_code": code})
 
 
 def _message_page(request: HttpRequest, text: str, status: int = 200) -> HttpResponse:
     return render(request, "kapso_sandbox/message.html", {"text": text}, status=status)
 
 
-def with_query(url: str, parameters: Mapping[str, str | None]) -> str:
-    """Return ``url`` with the parameters that have a value added to its query."""
-    parts = urlsplit(url)
-    added = urlencode({name: value for name, value in parameters.items() if value})
-    query = f"{parts.query}&{added}" if parts.query else added
-    return urlunsplit((parts.scheme, parts.netloc, parts.path, query, parts.fragment))
+def _redirect(url: str, parameters: dict[str, str | None]) -> HttpResponse:
+    """Redirect to ``url`` with the parameters that are not None added to its query."""
+    return HttpResponseRedirect(str(requests.Request("GET", url, params=parameters).prepare().url))

@@ -1,179 +1,141 @@
-"""Log every request, check the API key, apply the faults, and answer errors in JSON."""
+"""Log every request to the API, check its key, and apply the faults; answer errors in JSON."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import secrets
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from django.core.exceptions import SuspiciousOperation
-from django.http import (
-    HttpRequest,
-    HttpResponse,
-    HttpResponseRedirect,
-    StreamingHttpResponse,
-    UnreadablePostError,
-)
-from django.http.multipartparser import MultiPartParserError
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
 from .faults import Rule
 from .fields import ApiError
-from .server import HANDLER_KEY, MAX_REQUEST_BODY, TOO_LARGE_KEY, RequestHandler
-from .state import LoggedRequest, store
-from .web import error_response, json_response
+from .server import CONNECTION_KEY, MAX_REQUEST_BODY
+from .state import now, store
+from .web import error_response, json_response, read_json
 
 API_PREFIX = "/platform/"
 ELSEWHERE_PATH = "/elsewhere"
-GetResponse = Callable[[HttpRequest], HttpResponseBase]
+ERROR_TEXTS = {401: "Unauthorized", 402: "Upgrade your plan to use this", 429: "Too many requests"}
+JSON = "application/json"
+META_ERROR = {"message": "(#131000) Something went wrong", "type": "OAuthException", "code": 131000}
+# What the faults answer when the rule does not say otherwise: status, content type and body.
+FAULT_RESPONSES: dict[str, tuple[int, str, bytes]] = {
+    "html": (502, "text/html", b"<html><body><h1>Bad gateway</h1></body></html>"),
+    "meta_error": (400, JSON, json.dumps({"error": META_ERROR}).encode()),
+    "garbage": (200, JSON, b'{"data": [{"id": \xff\xfe\x00\x9d'),
+    "redirect": (302, "text/html", b""),
+    "empty": (200, JSON, b""),
+}
 
 
-class ErrorMiddleware:
-    """Refuses bodies that are too large, and answers exceptions of views in JSON."""
+class SandboxMiddleware:
+    """Answers errors in JSON; for requests to the API: logs them, applies faults, checks keys."""
 
-    def __init__(self, get_response: GetResponse) -> None:
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if request.META.get(TOO_LARGE_KEY):
-            error = ApiError(413, f"The body is larger than {MAX_REQUEST_BODY} bytes")
-            return _last_of_its_connection(error_response(error))
-        return self.get_response(request)
-
-    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse:
-        if isinstance(error, ApiError):
-            return error_response(error)
-        if isinstance(error, (SuspiciousOperation, MultiPartParserError, UnreadablePostError)):
-            return error_response(ApiError(400, "The request could not be read"))
-        traceback.print_exception(error, file=sys.stderr)
-        return json_response({"error": "The sandbox has a bug; see its log."}, 500)
-
-
-class ApiMiddleware:
-    """Logs requests to the API, applies faults to them, and checks the API key."""
-
-    def __init__(self, get_response: GetResponse) -> None:
-        self.get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if int(request.META.get("CONTENT_LENGTH") or 0) > MAX_REQUEST_BODY:
+            return error_response(
+                ApiError(413, f"The body is larger than {MAX_REQUEST_BODY} bytes")
+            )
         if not request.path.startswith((API_PREFIX, ELSEWHERE_PATH)):
             return self.get_response(request)
         entry = _log(request)
+        line = f"{request.method} {request.path}"
         with store.lock:
-            faults = store.faults
-            rule = faults.rule_for(f"{request.method} {request.path}")
+            rule = next((rule for rule in store.faults.api if rule.affects(line)), None)
         if rule is None:
             response: HttpResponseBase | None = self._answer(request)
         else:
-            entry.fault = rule.kind
-            if rule.kind == "hang":
-                faults.ended.wait(rule.seconds or None)
-                response = None
-            else:
-                response = self._apply_fault(rule, request)
+            entry["fault"] = rule.kind
+            response = self._apply_fault(rule, request)
         if response is None:
-            return _close_connection(request)
-        entry.status = response.status_code
+            return _break_connection(request)
+        entry["status"] = response.status_code
         return response
 
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        return error_response(error) if isinstance(error, ApiError) else None
+
     def _answer(self, request: HttpRequest) -> HttpResponseBase:
-        key = request.headers.get("X-API-Key", "")
-        expected = store.options.api_key
-        valid = secrets.compare_digest(key.encode(), expected.encode()) if expected else bool(key)
+        key, expected = request.headers.get("X-API-Key", ""), store.options.api_key
+        valid = key == expected if expected else key != ""
         if request.path.startswith(API_PREFIX) and not valid:
             return error_response(ApiError(401, "Unauthorized: invalid or missing API key"))
         return self.get_response(request)
 
     def _apply_fault(self, rule: Rule, request: HttpRequest) -> HttpResponseBase | None:
         """Return the response that ``rule`` asks for; None when the connection has to break."""
-        if rule.kind in ("close", "apply_then_close"):
-            if rule.kind == "apply_then_close":
-                self._answer(request)
-            return None
         if rule.kind == "slow":
-            return _slow_response(self._answer(request), rule.seconds or 10.0)
-        if rule.kind == "apply_then_500":
+            return _slow_response(self._answer(request), rule)
+        if rule.kind == "hang":
+            _wait(rule, rule.seconds or None)
+        if rule.kind in ("apply_then_500", "apply_then_close"):
             self._answer(request)
-            return _plain_error(rule, 500)
-        return FAULT_RESPONSES[rule.kind](rule)
+        if rule.kind in ("hang", "close", "apply_then_close"):
+            return None
+        return _fault_response(rule)
 
 
-def _log(request: HttpRequest) -> LoggedRequest:
+def _log(request: HttpRequest) -> dict[str, Any]:
     try:
-        body = json.loads(request.body) if request.body else None
-    except (ValueError, RecursionError):
+        body = read_json(request) if request.body else None
+    except ApiError:
         body = request.body[:10_000].decode(errors="replace")
-    entry = LoggedRequest(
-        str(request.method),
-        request.path,
-        request.META.get("QUERY_STRING", ""),
-        body,
-        "X-API-Key" in request.headers,
-    )
+    entry = {
+        "method": request.method,
+        "path": request.path,
+        "query": request.META.get("QUERY_STRING", ""),
+        "body": body,
+        "has_key": "X-API-Key" in request.headers,
+        "at": now(),
+        "status": None,  # no response was sent, or not yet
+        "fault": None,
+    }
     with store.lock:
         store.requests.append(entry)
     return entry
 
 
-def _plain_error(rule: Rule, status: int) -> HttpResponse:
-    texts = {401: "Unauthorized", 402: "Upgrade your plan to use this", 429: "Too many requests"}
-    code = rule.status or status
-    response = json_response({"error": texts.get(code, f"Sandbox fault {code}")}, code)
+def _wait(rule: Rule, seconds: float | None) -> None:
+    """Wait so long, or until the rule is removed."""
+    store.wait_for(lambda: rule not in store.faults.api, seconds)
+
+
+def _fault_response(rule: Rule) -> HttpResponse:
+    if rule.kind in FAULT_RESPONSES:
+        status, content_type, body = FAULT_RESPONSES[rule.kind]
+        response = HttpResponse(body, status=rule.status or status, content_type=content_type)
+    else:  # status, apply_then_500
+        status = rule.status or 500
+        response = json_response(
+            {"error": ERROR_TEXTS.get(status, f"Sandbox fault {status}")}, status
+        )
+    if rule.kind == "redirect":
+        response["Location"] = rule.location or f"{store.options.base_url}{ELSEWHERE_PATH}"
     if rule.retry_after is not None:
-        response["Retry-After"] = str(rule.retry_after)
+        response["Retry-After"] = rule.retry_after
     return response
 
 
-def _html(rule: Rule) -> HttpResponse:
-    code = rule.status or 502
-    text = f"<html><head><title>{code}</title></head><body><h1>{code}</h1></body></html>"
-    return HttpResponse(text, status=code, content_type="text/html")
-
-
-def _meta_error(rule: Rule) -> HttpResponse:
-    error = {"message": "(#131000) Something went wrong", "type": "OAuthException", "code": 131000}
-    return json_response({"error": error}, rule.status or 400)
-
-
-def _garbage(rule: Rule) -> HttpResponse:
-    body = b'{"data": [{"id": \xff\xfe' + secrets.token_bytes(64)
-    return HttpResponse(body, status=rule.status or 200, content_type="application/json")
-
-
-def _redirect(rule: Rule) -> HttpResponse:
-    location = rule.location or f"{store.options.base_url}{ELSEWHERE_PATH}"
-    return HttpResponseRedirect(location)
-
-
-def _empty(rule: Rule) -> HttpResponse:
-    return HttpResponse(b"", status=rule.status or 200, content_type="application/json")
-
-
-FAULT_RESPONSES: dict[str, Callable[[Rule], HttpResponse]] = {
-    "status": lambda rule: _plain_error(rule, 500),
-    "html": _html,
-    "meta_error": _meta_error,
-    "garbage": _garbage,
-    "redirect": _redirect,
-    "empty": _empty,
-}
-
-
-def _slow_response(response: HttpResponseBase, seconds: float) -> HttpResponseBase:
+def _slow_response(response: HttpResponseBase, rule: Rule) -> HttpResponseBase:
     """Return the same response, sent a few bytes at a time."""
     if not isinstance(response, HttpResponse) or not response.content:
         return response
     content = response.content
-    pieces = min(20, len(content))
-    size = -(-len(content) // pieces)
-    ended = store.faults.ended
+    size = -(-len(content) // 20)
+    starts = range(0, len(content), size)
 
     def chunks() -> Iterator[bytes]:
-        for start in range(0, len(content), size):
-            if not ended.is_set():
-                ended.wait(seconds / pieces)
+        for start in starts:
+            _wait(rule, (rule.seconds or 10.0) / len(starts))
             yield content[start : start + size]
 
     slow = StreamingHttpResponse(chunks(), status=response.status_code, headers=response.headers)
@@ -181,16 +143,23 @@ def _slow_response(response: HttpResponseBase, seconds: float) -> HttpResponseBa
     return slow
 
 
-def _last_of_its_connection(response: HttpResponse) -> HttpResponseBase:
-    """Return the same response without a length: the server adds ``Connection: close`` to those,
-    so that the client sends its next request over a new connection."""
-    return StreamingHttpResponse(
-        [response.content], status=response.status_code, headers=response.headers
-    )
-
-
-def _close_connection(request: HttpRequest) -> HttpResponse:
-    handler = request.META[HANDLER_KEY]
-    assert isinstance(handler, RequestHandler)  # noqa: S101  # nosec B101
-    handler.close_without_response()
+def _break_connection(request: HttpRequest) -> HttpResponse:
+    with contextlib.suppress(OSError):
+        request.META[CONNECTION_KEY].shutdown(socket.SHUT_RDWR)
     return HttpResponse()  # never sent
+
+
+# Django's handlers for what no view answered
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return json_response({"error": "The request could not be read"}, 400)
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return json_response({"error": f"Not found: {request.path}"}, 404)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    traceback.print_exc(file=sys.stderr)
+    return json_response({"error": "The sandbox has a bug; see its log."}, 500)

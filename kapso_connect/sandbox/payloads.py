@@ -13,17 +13,16 @@ DELETED_EVENT = "whatsapp.phone_number.deleted"
 OFFBOARDED_EVENT = "whatsapp.phone_number.offboarded"
 DISCONNECTED_EVENT = "whatsapp.phone_number.disconnected"
 RECONNECTED_EVENT = "whatsapp.phone_number.reconnected"
-ACCOUNT_EVENT_PREFIX = "whatsapp.account."
 
 EVENTS_SINCE_V2 = (OFFBOARDED_EVENT, DISCONNECTED_EVENT, RECONNECTED_EVENT)
 KNOWN_EVENTS = (
     CREATED_EVENT,
     DELETED_EVENT,
     *EVENTS_SINCE_V2,
-    *(
-        f"{ACCOUNT_EVENT_PREFIX}{what}"
-        for what in ("disabled", "restricted", "reinstated", "violation")
-    ),
+    "whatsapp.account.disabled",
+    "whatsapp.account.restricted",
+    "whatsapp.account.reinstated",
+    "whatsapp.account.violation",
     "whatsapp.config.created",
     "workflow.execution.handoff",
     "workflow.execution.failed",
@@ -32,14 +31,14 @@ KNOWN_EVENTS = (
 EVENT_FAMILIES = re.compile(r"(workflow\.execution|kapso_agent\.run)\.[a-z_]{1,50}")
 
 ACCOUNT_DETAILS: dict[str, dict[str, Any]] = {
-    "disabled": {"ban": {"state": "DISABLE", "date_label": None}},
-    "restricted": {
+    "whatsapp.account.disabled": {"ban": {"state": "DISABLE", "date_label": None}},
+    "whatsapp.account.restricted": {
         "restrictions": [
             {"type": "RESTRICTED_BIZ_INITIATED_MESSAGING", "expires_at": "2030-01-01T00:00:00Z"}
         ]
     },
-    "reinstated": {"ban": {"state": "REINSTATE", "date_label": None}},
-    "violation": {"violation": {"type": "SPAM", "remediation": None}},
+    "whatsapp.account.reinstated": {"ban": {"state": "REINSTATE", "date_label": None}},
+    "whatsapp.account.violation": {"violation": {"type": "SPAM", "remediation": None}},
 }
 META_EVENTS = {
     OFFBOARDED_EVENT: "PARTNER_REMOVED",
@@ -50,19 +49,6 @@ META_EVENTS = {
 
 def is_known(event: str) -> bool:
     return event in KNOWN_EVENTS or bool(EVENT_FAMILIES.fullmatch(event))
-
-
-def _parties(number: PhoneNumber, legacy: bool) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "phone_number_id": number.phone_number_id,
-        "project": {"id": store.project_id},
-    }
-    customer = store.customers.get(number.customer_id or "")
-    if customer:
-        values["customer"] = _customer(customer, legacy)
-        if legacy:
-            values["customer_id"] = customer.id
-    return values
 
 
 def _customer(customer: Customer, legacy: bool) -> dict[str, str]:
@@ -81,19 +67,24 @@ def build(
     initiated_by: str | None = None,
 ) -> dict[str, Any]:
     """Return the body of ``event`` for ``number``; ``legacy`` uses Kapso's older field names."""
-    parties = _parties(number, legacy)
+    project = {"id": store.project_id}
+    parties: dict[str, Any] = {"phone_number_id": number.phone_number_id, "project": project}
+    if customer := store.customers.get(number.customer_id or ""):
+        parties["customer"] = _customer(customer, legacy)
+        if legacy:
+            parties["customer_id"] = customer.id
     if event in (CREATED_EVENT, DELETED_EVENT):
         return parties
     head = {"id": new_id(), "event": event, "occurred_at": timestamp(now())}
     waba = number.business_account_id
-    if event.startswith(ACCOUNT_EVENT_PREFIX):
+    if event.startswith("whatsapp.account."):
         phone = {"id": number.phone_number_id, "display_phone_number": number.display_phone_number}
         return {
             **head,
             "business_account_id": waba,
-            "project": parties["project"],
+            "project": project,
             "phone_numbers": [phone],
-            **ACCOUNT_DETAILS.get(event.removeprefix(ACCOUNT_EVENT_PREFIX), {}),
+            **ACCOUNT_DETAILS.get(event, {}),
             "source": {"provider": "meta", "event": "account_update"},
         }
     values = {

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import secrets
 import threading
+from argparse import Namespace
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 from uuid import uuid4
 
 import phonenumbers
 
 from .faults import Faults
+from .fields import ApiError
 
 LINK_DAYS = 30
 ALL_CONNECTION_TYPES = ("coexistence", "dedicated")
 # With 555-01xx they give numbers that are reserved for fiction.
-AREA_CODES = (
-    *(201, 202, 203, 205, 206, 207, 208, 209, 210, 212, 213, 214, 215, 216, 217, 218, 219, 301),
-    *(302, 303, 304, 305, 307, 308, 309, 310, 312, 313, 314, 315, 316, 317, 318, 401, 402, 404),
-    *(405, 406, 407, 408, 410, 412, 413, 414, 415, 417, 419, 501, 502, 503, 504, 505, 507, 508),
-)
+AREA_CODES = (201, 202, 203, 205, 206, 207, 208, 209, 210, 212, 213, 214, 215, 216, 217, 218, 219)
+Found = TypeVar("Found")
 
 
 def now() -> datetime:
@@ -38,37 +37,43 @@ def new_meta_id() -> str:
     return str(10**14 + secrets.randbelow(9 * 10**14))
 
 
+@dataclass(kw_only=True)
+class Record:
+    """An object of the API. ``hidden`` names the fields that Kapso does not show."""
+
+    hidden: ClassVar[tuple[str, ...]] = ()
+
+    created_at: datetime = field(default_factory=now)
+    updated_at: datetime = field(default_factory=now)
+
+    def change(self, values: Mapping[str, Any]) -> None:
+        self.updated_at = now()
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in self.hidden}
+
+
 @dataclass
-class Options:
-    """How the process was started."""
+class Customer(Record):
+    hidden = ("business_account_id",)
 
-    base_url: str = ""
-    api_key: str = ""
-    webhook_url: str = ""
-    webhook_secret: str = ""
-    retry_scale: float = 1.0
-    teardown_seconds: float = 0.2
-    verbose: bool = False
-
-
-@dataclass
-class Customer:
     name: str
     external_customer_id: str | None = None
     id: str = field(default_factory=new_id)
     business_account_id: str = field(default_factory=new_meta_id)
-    created_at: datetime = field(default_factory=now)
-    updated_at: datetime = field(default_factory=now)
 
 
 @dataclass
-class SetupLink:
+class SetupLink(Record):
+    hidden = ("customer_id", "token", "updated_at")
+
     customer_id: str
     token: str
     url: str
     id: str = field(default_factory=new_id)
     status: str = "active"  # as stored; see `current_status`
-    created_at: datetime = field(default_factory=now)
     expires_at: datetime | None = field(default_factory=lambda: now() + timedelta(days=LINK_DAYS))
     success_redirect_url: str | None = None
     failure_redirect_url: str | None = None
@@ -90,9 +95,17 @@ class SetupLink:
         expired = self.expires_at is not None and self.expires_at <= now()
         return "expired" if self.status == "active" and expired else self.status
 
+    def as_json(self) -> dict[str, Any]:
+        values = {**super().as_json(), "status": self.current_status}
+        if self.provisioned_phone_number is None:
+            del values["provisioned_phone_number"]
+        return values
+
 
 @dataclass
-class PhoneNumber:
+class PhoneNumber(Record):
+    hidden = ("health",)
+
     phone_number_id: str
     display_phone_number: str
     customer_id: str | None = None
@@ -105,16 +118,32 @@ class PhoneNumber:
     name_status: str | None = "APPROVED"
     code_verification_status: str | None = "VERIFIED"
     internal_id: str = field(default_factory=new_id)
-    created_at: datetime = field(default_factory=now)
-    updated_at: datetime = field(default_factory=now)
+    health: dict[str, Any] | None = None  # the answer to the last health check
 
     @property
     def normalized(self) -> str:
         return "".join(c for c in self.display_phone_number if c.isdigit())
 
+    def as_json(self) -> dict[str, Any]:
+        return {
+            **super().as_json(),
+            "id": self.phone_number_id,
+            "display_name": self.verified_name,
+            "display_phone_number_normalized": self.normalized,
+            "inbound_processing_enabled": True,
+            "calls_enabled": False,
+            "webhook_verified_at": self.created_at,
+            "throughput_tier": "STANDARD",
+            "whatsapp_business_manager_messaging_limit": "TIER_250",
+            "is_official_business_account": False,
+            "is_pin_enabled": not self.is_coexistence,
+        }
+
 
 @dataclass
-class Webhook:
+class Webhook(Record):
+    hidden = ("outcomes",)
+
     url: str
     project_id: str
     id: str = field(default_factory=new_id)
@@ -130,18 +159,8 @@ class Webhook:
     max_buffer_size: int | None = None
     buffer_events: list[str] = field(default_factory=list)
     inactivity_minutes: int | None = None
-    created_at: datetime = field(default_factory=now)
-    updated_at: datetime = field(default_factory=now)
     # (time, whether it was answered 200) of the attempts that decide about a pause.
     outcomes: deque[tuple[datetime, bool]] = field(default_factory=deque)
-
-
-@dataclass
-class Attempt:
-    at: datetime
-    seconds: float
-    status: int | None
-    error: str | None
 
 
 @dataclass
@@ -153,40 +172,32 @@ class Delivery:
     batch_size: int = 0
     id: str = field(default_factory=new_id)
     state: str = "pending"  # pending, held, delivered, failed, dropped
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[dict[str, Any]] = field(default_factory=list)  # at, seconds, status, error
     created_at: datetime = field(default_factory=now)
     next_attempt_at: datetime | None = None
     forced: bool = False  # sent even to a paused webhook
 
-
-@dataclass
-class LoggedRequest:
-    method: str
-    path: str
-    query: str
-    body: Any
-    has_key: bool
-    at: datetime = field(default_factory=now)
-    status: int | None = None  # None: no response was sent, or not yet
-    fault: str | None = None
+    def as_json(self) -> dict[str, Any]:
+        webhook = store.webhooks.get(self.webhook_id)
+        url = webhook.url if webhook else None
+        return {**asdict(self), "body": self.body.decode(), "url": url}
 
 
 class Store:
-    """Everything that the sandbox holds. Acquire ``lock`` before using it."""
+    """Everything that the sandbox holds. Acquire ``lock`` before using it.
+
+    ``lock`` is notified when deliveries and faults change: see ``wait_for``.
+    """
 
     def __init__(self) -> None:
-        self.options = Options()
-        self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)
+        self.options = Namespace()  # how the process was started: see __main__
+        self.lock = threading.Condition()
         self.project_id = new_id()
         self.reset()
 
     def reset(self) -> None:
         self.customers: dict[str, Customer] = {}
-        self.customer_by_external_id: dict[str, Customer] = {}
         self.links: dict[str, SetupLink] = {}
-        self.links_of: dict[str, list[SetupLink]] = {}
-        self.link_by_token: dict[str, SetupLink] = {}
         self._numbers: dict[str, PhoneNumber] = {}
         self._gone_at: dict[str, datetime] = {}
         # Meta keeps the id of a phone number that is removed and added again.
@@ -196,48 +207,47 @@ class Store:
         self.default_webhook_id = ""
         self.deliveries: dict[str, Delivery] = {}
         self.deliveries_done = 0  # delivered, failed or dropped
-        self.requests: deque[LoggedRequest] = deque(maxlen=20_000)
-        self.health: dict[str, tuple[datetime, dict[str, Any]]] = {}
-        self.health_calls: deque[datetime] = deque()
+        self.requests: deque[dict[str, Any]] = deque(maxlen=20_000)
+        self.health_calls: deque[datetime] = deque(maxlen=60)
         self.faults = Faults()
 
+    def wait_for(self, ready: Callable[[], bool], timeout: float | None) -> None:
+        """Wait until ``ready``, or for ``timeout`` seconds. Others get the lock in the meantime."""
+        with self.lock:
+            self.lock.wait_for(ready, timeout)
+
     # Customers
+
+    def customer_by_external_id(self, external_customer_id: str) -> Customer | None:
+        rows = self.customers.values()
+        return next((c for c in rows if c.external_customer_id == external_customer_id), None)
 
     def add_customer(self, name: str, external_customer_id: str | None = None) -> Customer:
         customer = Customer(name, external_customer_id)
         self.customers[customer.id] = customer
-        if external_customer_id is not None:
-            self.customer_by_external_id[external_customer_id] = customer
         return customer
 
-    def change_customer(self, customer: Customer, changes: Mapping[str, Any]) -> None:
-        if customer.external_customer_id is not None:
-            del self.customer_by_external_id[customer.external_customer_id]
-        apply(customer, changes)
-        if customer.external_customer_id is not None:
-            self.customer_by_external_id[customer.external_customer_id] = customer
-
     def remove_customer(self, customer: Customer) -> None:
-        self.change_customer(customer, {"external_customer_id": None})
-        for link in self.links_of.pop(customer.id, []):
+        for link in self.links_of(customer.id):
             del self.links[link.id]
-            del self.link_by_token[link.token]
         del self.customers[customer.id]
 
     # Setup links
+
+    def links_of(self, customer_id: str) -> list[SetupLink]:
+        return [link for link in self.links.values() if link.customer_id == customer_id]
 
     def add_link(self, customer: Customer, values: Mapping[str, Any]) -> SetupLink:
         token = secrets.token_urlsafe(32)
         url = f"{self.options.base_url}/setup/{token}"
         link = SetupLink(customer.id, token, url, **values)
-        self.links[link.id] = self.link_by_token[token] = link
-        self.links_of.setdefault(customer.id, []).append(link)
+        self.links[link.id] = link
         self.revoke_others(link)
         return link
 
     def revoke_others(self, link: SetupLink) -> None:
         """Revoke the customer's other active links, as Kapso does."""
-        for other in self.links_of[link.customer_id]:
+        for other in self.links_of(link.customer_id):
             if other is not link and other.current_status == "active":
                 other.status = "revoked"
 
@@ -257,7 +267,7 @@ class Store:
         self, *, phone_number: str | None = None, phone_number_id: str | None = None, **values: Any
     ) -> PhoneNumber:
         """Add a number, or replace it. ``phone_number`` is in E.164; None generates one."""
-        display = self.generate_number() if phone_number is None else display_form(phone_number)
+        display = self._generate_number() if phone_number is None else display_form(phone_number)
         number = PhoneNumber("", display, **values)
         known = self._id_of_digits.get(number.normalized)
         number.phone_number_id = phone_number_id or known or new_meta_id()
@@ -267,7 +277,7 @@ class Store:
         self._numbers[number.phone_number_id] = number
         return number
 
-    def generate_number(self) -> str:
+    def _generate_number(self) -> str:
         line, area = divmod(self._generated, len(AREA_CODES))
         self._generated += 1
         return f"+1 {AREA_CODES[area]}-555-{100 + line % 9900:04d}"
@@ -283,22 +293,13 @@ class Store:
     def forget_number(self, phone_number_id: str) -> None:
         self._numbers.pop(phone_number_id, None)
         self._gone_at.pop(phone_number_id, None)
-        self.health.pop(phone_number_id, None)
-
-    def numbers_of(self, customer: Customer) -> list[PhoneNumber]:
-        return [n for n in self.numbers().values() if n.customer_id == customer.id]
-
-    def log_delivery(self, delivery: Delivery) -> None:
-        self.deliveries[delivery.id] = delivery
-        if len(self.deliveries) > 20_000:
-            del self.deliveries[next(iter(self.deliveries))]
 
 
-def apply(target: Customer | SetupLink | PhoneNumber | Webhook, changes: Mapping[str, Any]) -> None:
-    for name, value in changes.items():
-        setattr(target, name, value)
-    if not isinstance(target, SetupLink):
-        target.updated_at = now()
+def find(rows: Mapping[str, Found], key: str, what: str) -> Found:
+    """Return the object with that id, or refuse with 404; ``what`` names it to the client."""
+    if key not in rows:
+        raise ApiError(404, f"{what} not found")
+    return rows[key]
 
 
 def display_form(phone_number: str) -> str:
@@ -308,10 +309,6 @@ def display_form(phone_number: str) -> str:
     except phonenumbers.NumberParseException:
         return phone_number
     return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.INTERNATIONAL)
-
-
-def newest_first(values: Iterable[Any]) -> list[Any]:
-    return sorted(values, key=lambda value: value.created_at, reverse=True)
 
 
 store = Store()

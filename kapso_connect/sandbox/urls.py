@@ -1,64 +1,48 @@
 from __future__ import annotations
 
 from django.urls import include, path
+from django.views.static import serve
 
-from . import api, control, hosted, pages
-from .web import methods
+from . import api, control, hosted, middleware, pages
+from .server import HERE
 
 platform = [
-    path("customers", methods(GET=api.list_customers, POST=api.create_customer)),
-    path(
-        "customers/<str:customer_id>",
-        methods(GET=api.get_customer, PATCH=api.update_customer, DELETE=api.delete_customer),
-    ),
-    path(
-        "customers/<str:customer_id>/setup_links",
-        methods(GET=api.list_links, POST=api.create_link),
-    ),
-    path(
-        "customers/<str:customer_id>/setup_links/<str:setup_link_id>",
-        methods(PATCH=api.update_link),
-    ),
-    path("whatsapp/phone_numbers", methods(GET=api.list_numbers)),
-    path(
-        "whatsapp/phone_numbers/<str:phone_number_id>",
-        methods(GET=api.get_number, DELETE=api.delete_number),
-    ),
-    path("whatsapp/phone_numbers/<str:phone_number_id>/health", methods(GET=api.number_health)),
-    path("whatsapp/webhooks", methods(GET=api.list_webhooks, POST=api.create_webhook)),
-    path(
-        "whatsapp/webhooks/<str:webhook_id>",
-        methods(GET=api.get_webhook, PATCH=api.update_webhook, DELETE=api.delete_webhook),
-    ),
-    path("whatsapp/webhooks/<str:webhook_id>/test", methods(POST=api.test_webhook)),
+    path("customers", api.CustomersView.as_view()),
+    path("customers/<customer_id>", api.CustomerView.as_view()),
+    path("customers/<customer_id>/setup_links", api.SetupLinksView.as_view()),
+    path("customers/<customer_id>/setup_links/<setup_link_id>", api.SetupLinkView.as_view()),
+    path("whatsapp/phone_numbers", api.PhoneNumbersView.as_view()),
+    path("whatsapp/phone_numbers/<phone_number_id>", api.PhoneNumberView.as_view()),
+    path("whatsapp/phone_numbers/<phone_number_id>/health", api.HealthView.as_view()),
+    path("whatsapp/webhooks", api.WebhooksView.as_view()),
+    path("whatsapp/webhooks/<webhook_id>", api.WebhookView.as_view()),
+    path("whatsapp/webhooks/<webhook_id>/test", api.WebhookTestView.as_view()),
 ]
 controls = [
-    path("ready", methods(GET=control.ready)),
-    path("reset", methods(POST=control.reset)),
-    path(
-        "faults",
-        methods(GET=control.get_faults, POST=control.set_faults, DELETE=control.clear_faults),
-    ),
-    path("webhook", methods(POST=control.set_webhook)),
-    path("seed", methods(POST=control.seed)),
-    path("numbers", methods(POST=control.add_number)),
-    path("numbers/<str:phone_number_id>", methods(PATCH=control.patch_number)),
-    path("setup_links/<str:setup_link_id>", methods(PATCH=control.patch_link)),
-    path("events", methods(POST=control.send_event)),
-    path("state", methods(GET=control.state)),
-    path("requests", methods(GET=control.requests)),
+    path("ready", control.ReadyView.as_view()),
+    path("reset", control.ResetView.as_view()),
+    path("faults", control.FaultsView.as_view()),
+    path("webhook", control.DefaultWebhookView.as_view()),
+    path("seed", control.SeedView.as_view()),
+    path("numbers", control.NumbersView.as_view()),
+    path("numbers/<phone_number_id>", control.NumberView.as_view()),
+    path("setup_links/<setup_link_id>", control.SetupLinkView.as_view()),
+    path("events", control.EventsView.as_view()),
+    path("deliveries/<delivery_id>/resend", control.ResendView.as_view()),
+    path("state", control.StateView.as_view()),
+    path("requests", control.RequestsView.as_view()),
 ]
 urlpatterns = [
-    path("", methods(GET=pages.index)),
-    path("sandbox.css", methods(GET=pages.stylesheet)),
-    path("deliveries", methods(GET=pages.deliveries)),
-    path("deliveries.json", methods(GET=control.deliveries)),
-    path("deliveries/<str:delivery_id>/resend", methods(POST=pages.resend)),
-    path("setup/<str:token>", methods(GET=hosted.show, POST=hosted.submit)),
-    path(
-        "elsewhere", methods(**dict.fromkeys(("GET", "POST", "PATCH", "DELETE"), pages.elsewhere))
-    ),
+    path("", pages.IndexView.as_view()),
+    path("sandbox.css", serve, {"path": "sandbox.css", "document_root": HERE / "static"}),
+    path("deliveries", pages.DeliveriesView.as_view()),
+    path("deliveries.json", control.DeliveriesView.as_view()),
+    path("deliveries/<delivery_id>/resend", pages.ResendView.as_view()),
+    path("setup/<token>", hosted.SetupPageView.as_view()),
+    path("elsewhere", pages.elsewhere),
     path("sandbox/", include(controls)),
     path("platform/v1/", include(platform)),
 ]
-handler404 = pages.not_found
+handler400 = middleware.bad_request
+handler404 = middleware.not_found
+handler500 = middleware.server_error

@@ -4,63 +4,67 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
+from django.views import View
 
 from . import fields
-from .fields import ApiError, Invalid
-from .state import store
+from .fields import ApiError
+from .state import Record, store
 
 MAX_PER_PAGE = 100
+positive = fields.pattern(r"[1-9][0-9]{0,8}", "a whole number above 0")
 
-# A handler returns a value for JSON (status 200), a (status, value) pair, or a response.
-Handler = Callable[..., Any]
+
+class SandboxView(View):
+    """A view whose methods may return a value for JSON, or a status and a value.
+
+    They hold the store's lock, so that requests are executed one after the other.
+    """
+
+    http_method_names = ["get", "head", "post", "patch", "delete"]
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        with store.lock:
+            result: Any = super().dispatch(request, *args, **kwargs)
+            if isinstance(result, HttpResponseBase):
+                return result
+            status, value = result if isinstance(result, tuple) else (200, result)
+            return json_response(value, status)
+
+    def http_method_not_allowed(
+        self, request: HttpRequest, *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        names = ("get", "post", "patch", "delete")
+        allow = ", ".join(name.upper() for name in names if hasattr(self, name))
+        text = f"Method {request.method} not allowed; use {allow}"
+        raise ApiError(405, text, {"Allow": allow})
+
+
+class _Encoder(json.JSONEncoder):
+    def default(self, o: Any) -> Any:
+        return timestamp(o) if isinstance(o, datetime) else super().default(o)
 
 
 def timestamp(moment: datetime) -> str:
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _encode(value: object) -> str:
-    if isinstance(value, datetime):
-        return timestamp(value)
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
-
-
 def json_response(value: object, status: int = 200) -> HttpResponse:
-    body = b"" if status == 204 else json.dumps(value, default=_encode).encode()
-    return HttpResponse(body, status=status, content_type="application/json")
+    if status == 204:
+        return HttpResponse(status=status)
+    return JsonResponse(value, encoder=_Encoder, safe=False, status=status)
 
 
 def error_response(error: ApiError) -> HttpResponse:
     response = json_response({"error": error.text}, error.status)
-    for name, value in error.headers.items():
+    for name, value in (error.headers or {}).items():
         response[name] = value
     return response
-
-
-def methods(**handlers: Handler) -> Callable[..., HttpResponse]:
-    """Return a view with one handler per HTTP method; each runs with the store's lock held."""
-
-    def view(request: HttpRequest, **kwargs: str) -> HttpResponse:
-        method = "GET" if request.method == "HEAD" else str(request.method)
-        try:
-            if method not in handlers:
-                allow = ", ".join(handlers)
-                raise ApiError(405, f"Method {method} not allowed; use {allow}", {"Allow": allow})
-            with store.lock:
-                result = handlers[method](request, **kwargs)
-                if isinstance(result, HttpResponse):
-                    return result
-                status, value = result if isinstance(result, tuple) else (200, result)
-                return json_response(value, status)
-        except ApiError as error:
-            return error_response(error)
-
-    return view
 
 
 def read_json(request: HttpRequest) -> Any:
@@ -84,47 +88,32 @@ def read_object(request: HttpRequest) -> dict[str, Any]:
 
 def read_wrapped(request: HttpRequest, name: str) -> dict[str, Any]:
     """Return the object under ``name``, or refuse with Kapso's error text."""
-    is_json = request.content_type == "application/json"
-    value = read_json(request) if is_json else {}
+    value = read_json(request) if request.content_type == "application/json" else {}
     inner = value.get(name) if isinstance(value, dict) else None
     if not isinstance(inner, dict) or not inner:
-        text = f"param is missing or the value is empty or invalid: {name}"
-        raise ApiError(400, text)
+        raise ApiError(400, f"param is missing or the value is empty or invalid: {name}")
     return inner
 
 
-def query(request: HttpRequest, name: str, check: fields.Check) -> Any:
+def query(request: HttpRequest, name: str, check: fields.Check = fields.text) -> Any:
     """Return a checked query parameter; None when it is missing or empty."""
     value = request.GET.get(name)
     return check(name, value) if value else None
 
 
-def positive_integer(name: str, value: object) -> int:
-    text = fields.text(name, value)
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
-        raise Invalid(f"{name} must be a whole number above 0")
-    return int(text)
-
-
-def true_or_false(name: str, value: object) -> bool:
-    return bool(fields.choice("true", "false")(name, value) == "true")
-
-
-def page_of(request: HttpRequest, rows: Sequence[Any], shape: Callable[[Any], Any]) -> object:
+def page_of(request: HttpRequest, rows: Sequence[Record]) -> dict[str, Any]:
     """Return one page of ``rows`` and its meta, filtered by created_after and created_before."""
-    after = query(request, "created_after", fields.date_time)
-    before = query(request, "created_before", fields.date_time)
-    if after:
+    if after := query(request, "created_after", fields.date_time):
         rows = [row for row in rows if row.created_at >= after]
-    if before:
+    if before := query(request, "created_before", fields.date_time):
         rows = [row for row in rows if row.created_at <= before]
-    page = query(request, "page", positive_integer) or 1
-    per_page = min(query(request, "per_page", positive_integer) or 20, MAX_PER_PAGE)
-    start = (page - 1) * per_page
+    page = int(query(request, "page", positive) or 1)
+    per_page = min(int(query(request, "per_page", positive) or 20), MAX_PER_PAGE)
     meta = {
         "page": page,
         "per_page": per_page,
         "total_pages": math.ceil(len(rows) / per_page),
         "total_count": len(rows),
     }
-    return {"data": [shape(row) for row in rows[start : start + per_page]], "meta": meta}
+    shown = rows[(page - 1) * per_page : page * per_page]
+    return {"data": [row.as_json() for row in shown], "meta": meta}

@@ -21,8 +21,9 @@ from .. import onboarding
 from ..kapso.client import KapsoClient
 from ..kapso.types import ConnectionType, KapsoCustomer, KapsoSetupLink
 from ..models import Connection, Customer, SetupLink, Source, TimelineEvent
-from ..onboarding import accounts, numbers, setup_links
-from .utils import random_meta_id, run_on_commit_callbacks
+from ..onboarding import accounts, setup_links
+from ..onboarding.numbers import Number
+from .webhooks import random_meta_id, run_on_commit_callbacks
 
 
 class _FakeClient:
@@ -101,14 +102,15 @@ def connect_customer(
     if whose.kapso_id is None:
         whose.kapso_id = str(uuid.uuid4())
         whose.save(update_fields=["kapso_id", "updated_at"])
-    number = numbers.Number(
+    number = Number(
         phone_number_id=phone_number_id or random_meta_id(),
         display_phone_number=phone_number or f"+1 415-555-{get_random_string(4, '0123456789')}",
         verified_name=verified_name or whose.name,
         connection_type=connection_type,
         business_account_id=business_account_id or random_meta_id(),
     )
-    return _connect(whose, number, source, TimelineEvent.Kind.CONNECTED, setup_link)
+    kind = TimelineEvent.Kind.CONNECTED
+    return _connect(whose, number, source=source, kind=kind, setup_link=setup_link)
 
 
 def disconnect_customer(
@@ -116,21 +118,17 @@ def disconnect_customer(
 ) -> Connection:
     """Disconnect a number; ``whatsapp_disconnected`` is sent, with ``reason`` in ``event.data``."""
     with run_on_commit_callbacks():
-        onboarding.disconnect(
-            connection.phone_number_id,
-            source=source,
-            asked_at=_later(),
-            data={"reason": reason},
-        )
+        number, data = connection.phone_number_id, {"reason": reason}
+        onboarding.disconnect(number, source=source, asked_at=_later(), data=data)
     connection.refresh_from_db()
     return connection
 
 
 def reconnect_customer(connection: Connection, *, source: str = Source.WEBHOOK) -> Connection:
     """Reconnect a disconnected number; ``whatsapp_reconnected`` is sent."""
-    number = numbers.Number(connection.phone_number_id)
+    number = Number(connection.phone_number_id)
     kind = TimelineEvent.Kind.RECONNECTED
-    _connect(connection.customer, number, source, kind, None)
+    _connect(connection.customer, number, source=source, kind=kind, setup_link=None)
     connection.refresh_from_db()
     return connection
 
@@ -176,25 +174,16 @@ def update_account(
     return connection
 
 
-# Helpers
-
-
 def _customer(customer: Customer | None, owner: Model | None, name: str) -> Customer:
     if customer is not None and owner is not None:
         raise ValueError("Give a customer or an owner, not both.")
-    if customer is not None:
-        return customer
     if owner is not None:
         return Customer.objects.for_owner(owner)
-    return Customer.objects.create(name=name)
+    return customer or Customer.objects.create(name=name)
 
 
 def _connect(
-    customer: Customer,
-    number: numbers.Number,
-    source: str,
-    kind: str,
-    setup_link: SetupLink | None,
+    customer: Customer, number: Number, *, source: str, kind: str, setup_link: SetupLink | None
 ) -> Connection:
     with run_on_commit_callbacks():
         connection = onboarding.connect(

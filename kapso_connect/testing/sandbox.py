@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from requests import Response, Session
@@ -81,12 +80,7 @@ class Sandbox:
     def __enter__(self) -> Sandbox:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def stop(self) -> None:
@@ -119,13 +113,22 @@ class Sandbox:
         """Return what the process has printed so far."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
-    def _call(self, method: str, path: str, body: object = None) -> Any:
+    def _call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         response = self._http.request(
             method, self.url + path, json=body, timeout=REQUEST_TIMEOUT, allow_redirects=False
         )
         if not response.ok:
             raise SandboxError(f"{method} {path}: {response.status_code} {response.text}")
-        return response.json()
+        result: dict[str, Any] = response.json()
+        return result
+
+    def _object(self, method: str, path: str, body: object) -> dict[str, Any]:
+        result: dict[str, Any] = self._call(method, path, body)["data"]
+        return result
+
+    def _list(self, path: str) -> list[dict[str, Any]]:
+        result: list[dict[str, Any]] = self._call("GET", path)["data"]
+        return result
 
     # Faults
 
@@ -134,8 +137,7 @@ class Sandbox:
 
         Names and values are in ``kapso_connect.sandbox.faults``. Raise SandboxError for others.
         """
-        result: dict[str, Any] = self._call("POST", "/sandbox/faults", rules)
-        return result
+        return self._call("POST", "/sandbox/faults", rules)
 
     def clear_faults(self) -> None:
         """Turn all faults off; send the deliveries that were held for a batch or another order."""
@@ -156,17 +158,13 @@ class Sandbox:
         webhooks: bool = False,
     ) -> dict[str, int]:
         """Create customers (external ids ``<prefix>-1`` …), each with numbers. Return counts."""
-        result: dict[str, int] = self._call(
-            "POST",
-            "/sandbox/seed",
-            {
-                "customers": customers,
-                "numbers_per_customer": numbers_per_customer,
-                "prefix": prefix,
-                "webhooks": webhooks,
-            },
-        )
-        return result
+        body = {
+            "customers": customers,
+            "numbers_per_customer": numbers_per_customer,
+            "prefix": prefix,
+            "webhooks": webhooks,
+        }
+        return self._call("POST", "/sandbox/seed", body)
 
     def add_number(
         self,
@@ -178,40 +176,28 @@ class Sandbox:
     ) -> dict[str, Any]:
         """Create a number of a customer, or of the project itself when no customer is given.
 
-        A customer with that ``external_customer_id`` is created when there is none.
-
-        ``webhook`` sends the event for it; ``fields`` are ``phone_number`` (E.164) and fields of
-        Kapso's API.
+        A customer with that ``external_customer_id`` is created when there is none. ``webhook``
+        sends the event for it; ``fields`` are ``phone_number`` (E.164) and fields of Kapso's API.
         """
         owner = {"customer_id": customer_id, "external_customer_id": external_customer_id}
-        body = {**owner, "webhook": webhook, **fields}
-        return self._data("POST", "/sandbox/numbers", body)
+        return self._object("POST", "/sandbox/numbers", {**owner, "webhook": webhook, **fields})
 
     def patch_number(self, phone_number_id: str, **fields: Any) -> dict[str, Any]:
         """Change any field of a number, also those that Kapso's API cannot change; no webhook is
         sent. ``customer_id`` moves the number to another customer."""
-        return self._data("PATCH", f"/sandbox/numbers/{phone_number_id}", fields)
+        return self._object("PATCH", f"/sandbox/numbers/{phone_number_id}", fields)
 
     def patch_setup_link(self, setup_link_id: str, **fields: Any) -> dict[str, Any]:
         """Change any field of a setup link, such as ``expires_at="2020-01-01T00:00:00Z"``."""
-        return self._data("PATCH", f"/sandbox/setup_links/{setup_link_id}", fields)
+        return self._object("PATCH", f"/sandbox/setup_links/{setup_link_id}", fields)
 
     def state(self) -> dict[str, Any]:
         """Return counts and all objects."""
-        result: dict[str, Any] = self._call("GET", "/sandbox/state")
-        return result
+        return self._call("GET", "/sandbox/state")
 
     def requests(self) -> list[dict[str, Any]]:
         """Return the API requests received: method, path, query, body, has_key, status, fault."""
-        return self._rows("/sandbox/requests")
-
-    def _data(self, method: str, path: str, body: object) -> dict[str, Any]:
-        result: dict[str, Any] = self._call(method, path, body)["data"]
-        return result
-
-    def _rows(self, path: str) -> list[dict[str, Any]]:
-        result: list[dict[str, Any]] = self._call("GET", path)["data"]
-        return result
+        return self._list("/sandbox/requests")
 
     # Webhooks
 
@@ -241,19 +227,18 @@ class Sandbox:
             body["phone_number_id"] = phone_number_id
         if payload is not None:
             body["payload"] = payload
-        result: dict[str, Any] = self._call("POST", "/sandbox/events", body)
-        return result
+        return self._call("POST", "/sandbox/events", body)
 
     def deliveries(self) -> list[dict[str, Any]]:
         """Return the deliveries, oldest first, with their attempts."""
-        return self._rows("/deliveries.json")
+        return self._list("/deliveries.json")
 
     def wait_for_deliveries(self, n: int, timeout: float = 10.0) -> list[dict[str, Any]]:
         """Wait until ``n`` deliveries are done (answered 200, failed or dropped); return all.
 
         Raise SandboxError after ``timeout`` seconds (60 at most).
         """
-        rows = self._rows(f"/deliveries.json?settled={n}&timeout={max(1, round(timeout))}")
+        rows = self._list(f"/deliveries.json?settled={n}&timeout={max(1, round(timeout))}")
         done = sum(row["state"] in ("delivered", "failed", "dropped") for row in rows)
         if done < n:
             states = [(row["event"], row["state"], row["attempts"]) for row in rows]
@@ -272,34 +257,24 @@ class Sandbox:
         """
         from .webhooks import post_webhook
 
-        responses = []
-        for row in self.deliveries():
-            if row["id"] not in self._posted:
-                self._posted.add(row["id"])
-                responses.append(
-                    post_webhook(
-                        client,
-                        row["event"],
-                        row["body"].encode(),
-                        idempotency_key=row["idempotency_key"],
-                        secret=self.webhook_secret,
-                        batch_size=row["batch_size"],
-                    )
-                )
-        return responses
+        new = [row for row in self.deliveries() if row["id"] not in self._posted]
+        self._posted.update(row["id"] for row in new)
+        return [
+            post_webhook(
+                client,
+                row["event"],
+                row["body"].encode(),
+                idempotency_key=row["idempotency_key"],
+                secret=self.webhook_secret,
+                batch_size=row["batch_size"],
+            )
+            for row in new
+        ]
 
     def resend(self, delivery_id: str, *, new_key: bool = False) -> dict[str, Any]:
         """Send a delivery again, with its own idempotency key or with a new one. Return it."""
-        response = self._http.post(
-            f"{self.url}/deliveries/{delivery_id}/resend",
-            data={"new_key": "1" if new_key else ""},
-            headers={"Accept": "application/json"},
-            timeout=REQUEST_TIMEOUT,
-        )
-        if not response.ok:
-            raise SandboxError(f"resend: {response.status_code} {response.text}")
-        result: dict[str, Any] = response.json()["data"]
-        return result
+        path = f"/sandbox/deliveries/{delivery_id}/resend"
+        return self._object("POST", path, {"new_key": new_key})
 
     # The hosted page
 
@@ -323,9 +298,9 @@ class Sandbox:
         """
         form = {
             "outcome": outcome,
-            "connection_type": connection_type or "",
-            "phone_number": phone_number or "",
-            "display_name": display_name or "",
+            "connection_type": connection_type,
+            "phone_number": phone_number,
+            "display_name": display_name,
         }
         response = self._http.post(
             link_url, data=form, timeout=REQUEST_TIMEOUT, allow_redirects=False

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 from django.core.exceptions import ImproperlyConfigured
-from django.test import Client
+from django.test import Client, TestCase
 from django.urls import reverse
+from django.utils.crypto import get_random_string
 
 from ..conf import get_conf
+from ..db import alias
 from ..models import Customer
 from ..sandbox.signing import webhook_headers
-from .utils import random_meta_id, run_on_commit_callbacks
 
 LIVE_SERVER_TIMEOUT = 30.0
+
+
+@contextmanager
+def run_on_commit_callbacks() -> Iterator[None]:
+    """Run the block's ``on_commit`` callbacks at its end, also in a test that never commits."""
+    with TestCase.captureOnCommitCallbacks(using=alias(), execute=True):
+        yield
+
+
+def random_meta_id() -> str:
+    """Return an id as Meta gives them: 15 digits."""
+    return "1" + get_random_string(14, "0123456789")
 
 
 def webhook_payload(
@@ -31,22 +45,19 @@ def webhook_payload(
     ``phone_number_id`` is random where it is not given.
     """
     number = phone_number_id or random_meta_id()
-    common = {
-        "id": str(uuid.uuid4()),
-        "event": event,
-        "occurred_at": datetime.now().astimezone().isoformat(),
-        "project": {"id": str(uuid.uuid4())},
-    }
+    payload: dict[str, Any] = {"project": {"id": str(uuid.uuid4())}}
+    if event not in {"whatsapp.phone_number.created", "whatsapp.phone_number.deleted"}:
+        payload["id"] = str(uuid.uuid4())
+        payload["event"] = event
+        payload["occurred_at"] = datetime.now().astimezone().isoformat()
     if event.startswith("whatsapp.account."):
-        account = {"business_account_id": random_meta_id(), "phone_numbers": [{"id": number}]}
-        return {**common, **account, **more}
-    number_fields: dict[str, Any] = {
-        "phone_number_id": number,
-        "customer": {"id": customer.kapso_id, "external_id": customer.external_customer_id},
-    }
-    if event in {"whatsapp.phone_number.created", "whatsapp.phone_number.deleted"}:
-        return {**number_fields, "project": common["project"], **more}
-    return {**common, **number_fields, **more}
+        payload["business_account_id"] = random_meta_id()
+        payload["phone_numbers"] = [{"id": number}]
+    else:
+        external_id = customer.external_customer_id
+        payload["phone_number_id"] = number
+        payload["customer"] = {"id": customer.kapso_id, "external_id": external_id}
+    return {**payload, **more}
 
 
 def post_webhook(

@@ -55,35 +55,36 @@ def receive(message: Message) -> WebhookEvent | None:
     error. Raise a database error, or AlreadyStored, if the event could not be stored: Kapso then
     has to send it again.
     """
-    if _is_duplicate(message):
-        return None
     try:
-        try:
-            return retry_on_conflict(partial(_store, message))
-        except AlreadyStored:
-            raise
-        except Exception as raised:
-            error = raised
-        # Outside the except block: what is logged from here on must not be logged as part of
-        # ``error``.
-        webhook_event = retry_on_conflict(partial(_store, message, error=error))
-        _log_error(webhook_event, error)
-        return webhook_event
+        webhook_event = None if _is_stored(message) else _store(message)
     except AlreadyStored:
-        if _is_duplicate(message):
-            return None
-        raise
-
-
-def _is_duplicate(message: Message) -> bool:
-    is_stored = WebhookEvent.objects.filter(idempotency_key=message.key).exists()
-    if is_stored:
+        if not _is_stored(message):
+            raise
+        webhook_event = None
+    if webhook_event is None:
         log_event("webhook.duplicate", event_name=message.name, idempotency_key=message.key)
-    return is_stored
+    return webhook_event
 
 
-def _store(message: Message, *, error: Exception | None = None) -> WebhookEvent:
-    """Store an event and process it; with ``error``, which processing it raised before, only store
+def _is_stored(message: Message) -> bool:
+    return WebhookEvent.objects.filter(idempotency_key=message.key).exists()
+
+
+def _store(message: Message) -> WebhookEvent:
+    try:
+        return retry_on_conflict(partial(_insert, message))
+    except AlreadyStored:
+        raise
+    except Exception as raised:
+        error = raised
+    # Outside the except block: what is logged from here on must not be logged as part of ``error``.
+    webhook_event = retry_on_conflict(partial(_insert, message, error=error))
+    _log_error(webhook_event, error)
+    return webhook_event
+
+
+def _insert(message: Message, *, error: Exception | None = None) -> WebhookEvent:
+    """Insert an event and apply it; with ``error``, which applying it raised before, only insert
     it. Raise AlreadyStored, and whatever its handler raises. Call it in a transaction."""
     webhook_event = WebhookEvent(
         idempotency_key=message.key, event=message.name, payload=message.payload

@@ -8,14 +8,11 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
-from django.utils.dateparse import parse_datetime
-
 from ..exceptions import MalformedBody, MalformedPayload
-from ..kapso.types import ConnectionType
-from ..utils import as_stored
+from ..kapso.types import ConnectionType, parse_moment
 
 MAX_BATCH_SIZE = 1000
 MAX_PAYLOAD_DEPTH = 24
@@ -222,7 +219,7 @@ def parse_account_event(payload: Mapping[str, Any]) -> AccountEvent:
         _required(number, "id", _digits, "a string of digits")
         for number in _objects(payload, "phone_numbers")
     ]
-    details = {name: dict(_object(payload, name)) for name in ("violation", "ban", "source")}
+    details = {name: _object(payload, name) for name in ("violation", "ban", "source")}
     return AccountEvent(
         event_id=_text(payload, "id"),
         business_account_id=_required(payload, "business_account_id", _id, "an id"),
@@ -236,16 +233,8 @@ def parse_account_event(payload: Mapping[str, Any]) -> AccountEvent:
 def occurred_at(payload: Mapping[str, Any]) -> datetime | None:
     """Return when the event happened, or None if the payload does not say."""
     text = _text(payload, "occurred_at")
-    if not text:
-        return None
     try:
-        moment = parse_datetime(text)
-    except ValueError:
-        moment = None
-    if moment is None:
-        raise MalformedPayload("occurred_at is not a date and time.")
-    try:
-        return as_stored(moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc))
+        return parse_moment(text) if text else None
     except (ValueError, OverflowError):
         raise MalformedPayload("occurred_at is not a date and time.") from None
 
@@ -255,13 +244,19 @@ def _connection_type(payload: Mapping[str, Any]) -> str:
     return connection_type if connection_type in ConnectionType.values else ""
 
 
-def _object(payload: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _get(payload: Mapping[str, Any], name: str, kind: type[Any], expected: str) -> Any:
+    """Return a member of ``payload``, or None if it has none. Raise MalformedPayload if the member
+    is not a ``kind``, which ``expected`` describes."""
     value = payload.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise MalformedPayload(f"{name} must be an object, not {_json_type(value)}.")
+    if value is not None and not isinstance(value, kind):
+        names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
+        found = names.get(type(value), "a number")
+        raise MalformedPayload(f"{name} must be {expected}, not {found}.")
     return value
+
+
+def _object(payload: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return _get(payload, name, dict, "an object") or {}
 
 
 def _objects(payload: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
@@ -274,11 +269,7 @@ def _objects(payload: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def _text(payload: Mapping[str, Any], name: str) -> str:
-    value = payload.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise MalformedPayload(f"{name} must be a string, not {_json_type(value)}.")
+    value: str = _get(payload, name, str, "a string") or ""
     if len(value) > 255:
         raise MalformedPayload(f"{name} is {len(value)} characters long; at most 255 are allowed.")
     return value
@@ -287,11 +278,9 @@ def _text(payload: Mapping[str, Any], name: str) -> str:
 def _required(
     payload: Mapping[str, Any], name: str, pattern: re.Pattern[str], expected: str
 ) -> str:
-    value = payload.get(name)
-    if value is None or value == "":
+    value: str = _get(payload, name, str, expected) or ""
+    if not value:
         raise MalformedPayload(f"{name} is missing.")
-    if not isinstance(value, str):
-        raise MalformedPayload(f"{name} must be {expected}, not {_json_type(value)}.")
     if not pattern.fullmatch(value):
         raise MalformedPayload(f"{name} must be {expected}, at most 64 characters long.")
     return value
@@ -301,11 +290,6 @@ def _optional_id(payload: Mapping[str, Any], name: str) -> str:
     if payload.get(name) in (None, ""):
         return ""
     return _required(payload, name, _id, "an id (letters, digits, - and _)")
-
-
-def _json_type(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
-    return names.get(type(value), "a number")
 
 
 PARSERS: dict[str, Callable[[Mapping[str, Any]], PhoneNumberEvent | AccountEvent]] = {

@@ -5,13 +5,11 @@ Nothing here prints, and no message contains a secret.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -26,22 +24,13 @@ from ..kapso.client import KapsoClient
 from ..kapso.http import Response, Unreachable, fetch
 from ..kapso.types import KapsoWebhook
 from ..models import WebhookEvent
-from .payloads import NOT_AN_OBJECT, SIGNATURE_CHECK_BODY
+from ..utils import host_of, is_private
+from .payloads import NOT_AN_OBJECT, PARSERS, SIGNATURE_CHECK_BODY
 from .signature import sign
 from .views import WRONG_SIGNATURE
 
-SUBSCRIBED_EVENTS = (
-    "whatsapp.account.disabled",
-    "whatsapp.account.reinstated",
-    "whatsapp.account.restricted",
-    "whatsapp.account.violation",
-    "whatsapp.phone_number.created",
-    "whatsapp.phone_number.deleted",
-    "whatsapp.phone_number.disconnected",
-    "whatsapp.phone_number.offboarded",
-    "whatsapp.phone_number.reconnected",
-)
-"""The events that Kapso's webhook is subscribed to; each is known to ``payloads.PARSERS``."""
+SUBSCRIBED_EVENTS = tuple(sorted(PARSERS))
+"""The events that Kapso's webhook is subscribed to: all that this app handles."""
 
 ESSENTIAL_EVENTS = ("whatsapp.phone_number.created", "whatsapp.phone_number.deleted")
 """Without these, nothing works. What the others report, ``kapso_sync`` finds later."""
@@ -70,21 +59,13 @@ class RegistrationError(Exception):
 # Inspecting
 
 
-class SecretState(Enum):
+class SecretState(models.TextChoices):
     """How the secret that Kapso signs with compares with this site's WEBHOOK_SECRET."""
 
-    CURRENT = "current"
-    OLDER = "older"
-    FOREIGN = "foreign"
-    HIDDEN = "hidden"
-
-
-SECRET_DESCRIPTIONS = {
-    SecretState.CURRENT: "the newest secret in this site's settings",
-    SecretState.OLDER: "an older secret in this site's settings",
-    SecretState.FOREIGN: "a secret that is not in this site's settings",
-    SecretState.HIDDEN: "a secret that Kapso does not show",
-}
+    CURRENT = "current", "the newest secret in this site's settings"
+    OLDER = "older", "an older secret in this site's settings"
+    FOREIGN = "foreign", "a secret that is not in this site's settings"
+    HIDDEN = "hidden", "a secret that Kapso does not show"
 
 
 @dataclass(frozen=True)
@@ -96,6 +77,11 @@ class WebhookInspection:
     mine: KapsoWebhook | None
     extra: tuple[KapsoWebhook, ...]
     others: tuple[KapsoWebhook, ...]
+
+    @property
+    def duplicates(self) -> tuple[KapsoWebhook, ...]:
+        """The ``extra`` webhooks that are active: with them, everything is delivered again."""
+        return tuple(webhook for webhook in self.extra if webhook.active)
 
 
 def webhook_url() -> str:
@@ -109,12 +95,9 @@ def webhook_url() -> str:
             "KAPSO_CONNECT['PUBLIC_URL'] is not set. Set it to the origin of this site, such as "
             "https://crm.example.com."
         )
-    try:
-        # A user name, a password and a query would be shown wherever the URL is.
-        is_url = bool(urlsplit(origin).hostname) and not set("@?#") & set(origin)
-    except ValueError:
-        is_url = False
-    if not is_url or not origin.startswith(("http://", "https://")):
+    # A user name, a password and a query would be shown wherever the URL is.
+    secret_parts = set("@?#") & set(origin)
+    if not origin.startswith(("http://", "https://")) or not host_of(origin) or secret_parts:
         raise ImproperlyConfigured(
             "KAPSO_CONNECT['PUBLIC_URL'] is not a URL. Set it to the origin of this site, such as "
             "https://crm.example.com."
@@ -132,18 +115,12 @@ def undeliverable_reason(url: str) -> str:
     """Return why Kapso can certainly not deliver to ``url``, or "". The sandbox always can."""
     if not get_conf().api_base_url.startswith("https://"):
         return ""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    try:
-        is_private = not ipaddress.ip_address(host).is_global
-    except ValueError:
-        is_private = host == "localhost" or host.endswith((".localhost", ".local", ".internal"))
-    if is_private:
+    if is_private(url):
         return (
-            f"{host} is on a private network: Kapso cannot reach it. Set "
+            f"{host_of(url)} is on a private network: Kapso cannot reach it. Set "
             "KAPSO_CONNECT['PUBLIC_URL'] to the URL of this site on the Internet."
         )
-    if parts.scheme != "https":
+    if not url.startswith("https://"):
         return (
             "KAPSO_CONNECT['PUBLIC_URL'] starts with http://, and Kapso delivers only to https "
             "URLs. Serve this site over https and change PUBLIC_URL."
@@ -196,18 +173,23 @@ def _host_and_path(url: SplitResult) -> tuple[str, int | None, str]:
 def _preference(webhook: KapsoWebhook, url: str) -> tuple[Any, ...]:
     """Return a sort key: of several webhooks the one with the largest is kept."""
     has_our_secret = secret_state(webhook) in {SecretState.CURRENT, SecretState.OLDER}
-    subscribed = len(set(SUBSCRIBED_EVENTS) & set(webhook.events))
+    subscribed = count_subscribed_events(webhook)
     return webhook.active, has_our_secret, webhook.url == url, subscribed, webhook.id
+
+
+def count_subscribed_events(webhook: KapsoWebhook) -> int:
+    """Return how many of SUBSCRIBED_EVENTS the webhook delivers."""
+    return len(set(SUBSCRIBED_EVENTS) & set(webhook.events))
 
 
 def secret_state(webhook: KapsoWebhook) -> SecretState:
     """Return how the webhook's secret compares with this site's, as far as Kapso shows it."""
-    if webhook.secret is None:
+    if webhook.secret_key is None:
         return SecretState.HIDDEN
     for index, secret in enumerate(get_conf().webhook_secret):
-        if webhook.secret.is_same(secret):
+        if webhook.secret_key.is_same(secret):
             return SecretState.OLDER if index else SecretState.CURRENT
-    return SecretState.HIDDEN if webhook.secret.is_masked else SecretState.FOREIGN
+    return SecretState.HIDDEN if webhook.secret_key.is_masked else SecretState.FOREIGN
 
 
 # Planning and applying changes
@@ -234,52 +216,52 @@ def plan(found: WebhookInspection, *, set_secret: bool = False) -> list[Step]:
     older one of this site's, which it still accepts, is only replaced with ``set_secret``.
     Raise ImproperlyConfigured if this site has no secret, or Kapso cannot deliver to its URL.
     """
-    secrets = get_conf().webhook_secret
     if reason := undeliverable_reason(found.url):
         raise ImproperlyConfigured(reason)
-    if not secrets:
+    if not get_conf().webhook_secret:
         raise ImproperlyConfigured(
             "KAPSO_CONNECT['WEBHOOK_SECRET'] is not set. "
             "manage.py kapso_webhook --new-secret prints a new one."
         )
     if found.mine is None:
-        descriptions = (
-            f"url: {found.url}",
+        return [_creation(found.url)]
+    repair = _repair(found, found.mine, set_secret)
+    return [
+        *([repair] if repair.changes else []),
+        *(
+            Step(
+                webhook,
+                ("active: yes -> no, because it delivers everything a second time",),
+                {"active": False},
+                is_mine=False,
+            )
+            for webhook in found.duplicates
+        ),
+    ]
+
+
+def _creation(url: str) -> Step:
+    return Step(
+        None,
+        (
+            f"url: {url}",
             f"events: {', '.join(SUBSCRIBED_EVENTS)}",
             "active: yes",
             f"payload_version: {PAYLOAD_VERSION}",
-            f"secret: {SECRET_DESCRIPTIONS[SecretState.CURRENT]}",
-        )
-        changes = {"url": found.url, "events": SUBSCRIBED_EVENTS, "secret_key": secrets[0]}
-        return [Step(None, descriptions, changes)]
-    duplicates = [webhook for webhook in found.extra if webhook.active]
-    steps = [_repair(found.mine, found.url, duplicates, secrets[0], set_secret)]
-    steps += [
-        Step(
-            webhook,
-            ("active: yes -> no, because it delivers everything a second time",),
-            {"active": False},
-            is_mine=False,
-        )
-        for webhook in duplicates
-    ]
-    return [step for step in steps if step.changes]
+            f"secret: {SecretState.CURRENT.label}",
+        ),
+        {"url": url, "events": SUBSCRIBED_EVENTS, "secret_key": get_conf().webhook_secret[0]},
+    )
 
 
-@sensitive_variables("secret", "changes")
-def _repair(
-    mine: KapsoWebhook,
-    url: str,
-    duplicates: Sequence[KapsoWebhook],
-    secret: str,
-    set_secret: bool,
-) -> Step:
+@sensitive_variables("changes")
+def _repair(found: WebhookInspection, mine: KapsoWebhook, set_secret: bool) -> Step:
     descriptions: list[str] = []
     changes: dict[str, Any] = {}
-    if mine.url != url:
-        descriptions.append(f"url: {redact_url(mine.url)} -> {url}")
-        changes["url"] = url
-    wanted = {*SUBSCRIBED_EVENTS, *(event for webhook in duplicates for event in webhook.events)}
+    if mine.url != found.url:
+        descriptions.append(f"url: {redact_url(mine.url)} -> {found.url}")
+        changes["url"] = found.url
+    wanted = {*SUBSCRIBED_EVENTS, *(event for one in found.duplicates for event in one.events)}
     if missing := sorted(wanted - set(mine.events)):
         descriptions.append(f"events: add {', '.join(missing)}")
         changes["events"] = [*mine.events, *missing]
@@ -289,16 +271,13 @@ def _repair(
         )
         changes["active"] = True
     if mine.payload_version != PAYLOAD_VERSION:
-        descriptions.append(
-            f"payload_version: {mine.payload_version or 'none'} -> {PAYLOAD_VERSION}"
-        )
+        was = mine.payload_version or "none"
+        descriptions.append(f"payload_version: {was} -> {PAYLOAD_VERSION}")
         changes["payload_version"] = PAYLOAD_VERSION
     state = secret_state(mine)
     if state is SecretState.FOREIGN or (set_secret and state is not SecretState.CURRENT):
-        descriptions.append(
-            f"secret: {SECRET_DESCRIPTIONS[state]} -> {SECRET_DESCRIPTIONS[SecretState.CURRENT]}"
-        )
-        changes["secret_key"] = secret
+        descriptions.append(f"secret: {state.label} -> {SecretState.CURRENT.label}")
+        changes["secret_key"] = get_conf().webhook_secret[0]
     return Step(mine, tuple(descriptions), changes)
 
 
@@ -323,20 +302,12 @@ def apply_step(client: KapsoClient, step: Step) -> KapsoWebhook:
 # Does the running site accept a signature?
 
 
-class SignatureStatus(Enum):
-    """Whether the site at the webhook's URL accepts a signature, or why that is not known."""
-
-    ACCEPTED = "accepted"
-    REFUSED = "refused"
-    OTHER_SITE = "other_site"
-    UNREACHABLE = "unreachable"
-
-
 @dataclass(frozen=True)
 class SignatureCheck:
-    """Whether the site at the webhook's URL accepts a signature; ``message`` says why not."""
+    """Whether the site at the webhook's URL accepts a signature: True, False, or None if this app's
+    webhook did not answer. ``message`` says why not."""
 
-    status: SignatureStatus
+    accepted: bool | None
     message: str = ""
 
 
@@ -346,20 +317,20 @@ def check_signature(url: str, secret: str) -> SignatureCheck:
     try:
         answer = _post(url, SIGNATURE_CHECK_BODY, secret)
     except Unreachable as error:
-        return SignatureCheck(SignatureStatus.UNREACHABLE, f"No answer from {url}: {error}.")
-    error_text = _error_of(answer)
+        return SignatureCheck(None, f"No answer from {url}: {error}.")
+    try:
+        error_text = json.loads(answer.body)["error"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        error_text = None
     if (answer.status, error_text) == (400, NOT_AN_OBJECT):
-        return SignatureCheck(SignatureStatus.ACCEPTED)
+        return SignatureCheck(True)
     if (answer.status, error_text) == (401, WRONG_SIGNATURE):
         return SignatureCheck(
-            SignatureStatus.REFUSED,
+            False,
             f"The site at {url} rejects signatures made with the secret in these settings: it is "
             "running with a different WEBHOOK_SECRET. Set the same one there, and restart it.",
         )
-    return SignatureCheck(
-        SignatureStatus.OTHER_SITE,
-        f"{url} is not this app's webhook: {_describe_other_site(answer)}",
-    )
+    return SignatureCheck(None, f"{url} is not this app's webhook: {_describe_other_site(answer)}")
 
 
 def verify_secrets(url: str, secrets: Sequence[str]) -> None:
@@ -370,7 +341,7 @@ def verify_secrets(url: str, secrets: Sequence[str]) -> None:
     for index, secret in enumerate(secrets, start=1):
         for _ in range(VERIFICATIONS):
             check = check_signature(url, secret)
-            if check.status is not SignatureStatus.ACCEPTED:
+            if not check.accepted:
                 raise RegistrationError(f"Secret {index} of WEBHOOK_SECRET: {check.message}")
 
 
@@ -382,14 +353,6 @@ def _post(url: str, body: bytes, secret: str, *, key: str = "") -> Response:
         "X-Webhook-Signature": sign(body, secret),
     }
     return fetch("POST", url, server="the site", body=body, headers=headers, timeout=SITE_TIMEOUT)
-
-
-def _error_of(answer: Response) -> str:
-    try:
-        error = json.loads(answer.body)["error"]
-    except (ValueError, RecursionError, LookupError, TypeError):
-        return ""
-    return error if isinstance(error, str) else ""
 
 
 def _describe_other_site(answer: Response) -> str:
@@ -448,7 +411,7 @@ def explain_missing_delivery(webhook: KapsoWebhook, url: str) -> str:
         return reason
     secret = get_conf().webhook_secret[0]
     check = check_signature(url, secret)
-    if check.status is not SignatureStatus.ACCEPTED:
+    if not check.accepted:
         return check.message
     key = f"probe-{uuid.uuid4()}"
     body = json.dumps({"event": "kapso_connect.probe", "test": True}).encode()

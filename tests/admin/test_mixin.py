@@ -85,7 +85,7 @@ CASES: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None]] = [
     ("Invited the link has expired", [], {"status": "expired"}),
     ("Opened", [], {"opened_at": timezone.now()}),
     ("Opened the link has expired", [], {"opened_at": timezone.now(), **OVER}),
-    ("Waiting", [], {"unconfirmed_since": timezone.now()}),
+    ("Being confirmed", [], {"unconfirmed_since": timezone.now()}),
     (
         f"Failed {SETUP_ERRORS['waba_limit_reached'].title}",
         [],
@@ -210,7 +210,7 @@ def test_the_sites_own_columns_filters_actions_and_scripts_stay(admin_client: Cl
     assert changelist.list_display == ["action_checkbox", "title", "opened", "whatsapp_status"]
     page = response.content.decode()
     assert "?opened__exact=1" in page
-    assert "?whatsapp_status=waiting" in page
+    assert "?whatsapp_status=confirming" in page
     for name in ("host_site/own.js", "kapso_connect/admin.js", "kapso_connect/admin.css"):
         assert page.count(name) == 1
 
@@ -242,7 +242,7 @@ NEXT: list[tuple[str, str, dict[str, Any]]] = [
     ("invited", "invite", {"link": OVER}),
     ("opened", "email", {"link": {"opened_at": timezone.now()}}),
     ("failed", "email", {"link": {"setup_status": "failed", "last_error_code": "x"}}),
-    ("waiting", "", {"link": {"unconfirmed_since": timezone.now()}}),
+    ("confirming", "", {"link": {"unconfirmed_since": timezone.now()}}),
     ("connected", "health", {"numbers": [NUMBER], "link": {}}),
     ("disconnected", "reconnect", {"numbers": [{**NUMBER, **DISCONNECTED}]}),
     ("disconnected", "invite", {"numbers": [DISCONNECTED]}),

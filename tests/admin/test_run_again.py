@@ -154,15 +154,14 @@ def test_row_leased_by_another_process_is_skipped(
 
     receivers(receiver)
     lease = timezone.now() + timedelta(seconds=200)
-    inbox = failed_delivery(
-        status=Status.PENDING, next_attempt_at=lease, leased_at=timezone.now(), attempts=1
-    )
-    event = failed_signal(next_attempt_at=lease, leased_at=timezone.now(), attempts=1)
+    leased = {"leased_at": timezone.now(), "leased_until": lease, "attempts": 1}
+    inbox = failed_delivery(status=Status.PENDING, next_attempt_at=timezone.now(), **leased)
+    event = failed_signal(next_attempt_at=timezone.now(), **leased)
     assert run(admin_client, INBOX, inbox)[0].startswith("1 was skipped")
     assert run(admin_client, TIMELINE, event)[0].startswith("1 was skipped")
     inbox.refresh_from_db()
     event.refresh_from_db()
-    assert inbox.next_attempt_at == event.next_attempt_at == lease
+    assert inbox.leased_until == event.leased_until == lease
     assert inbox.attempts == event.attempts == 1
     assert not calls
 

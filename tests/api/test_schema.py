@@ -127,7 +127,7 @@ def test_choices_are_named_components(document: Any) -> None:
     assert inline == []
     known = document["components"]["schemas"]
     assert known["KapsoCustomer"]["properties"]["status"]["$ref"].endswith("/KapsoOnboardingStatus")
-    assert "waiting" in known["KapsoOnboardingStatus"]["enum"]
+    assert "confirming" in known["KapsoOnboardingStatus"]["enum"]
     assert all(name.startswith(("Kapso", "PatchedKapso")) for name in known)
 
 

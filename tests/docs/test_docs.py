@@ -29,7 +29,7 @@ from django.utils.module_loading import import_string
 from mkdocs.__main__ import cli as mkdocs
 from packaging.requirements import Requirement
 
-from kapso_connect import conf, dispatch, log, signals
+from kapso_connect import conf, dispatch, signals
 from kapso_connect.kapso.setup_link_options import SetupLinkOptions
 from kapso_connect.monitoring import metrics
 from kapso_connect.sandbox import faults
@@ -37,6 +37,7 @@ from kapso_connect.sandbox.__main__ import parser as sandbox_parser
 from kapso_connect.sync import Report
 
 from ..benchmarks.__main__ import parser as benchmarks_parser
+from ..log_events import DOCUMENTED
 from .support import DOCS, ROOT, Block, blocks, blocks_of, pages, write
 
 EXECUTED = {
@@ -271,7 +272,7 @@ def test_log_records_have_the_fields_of_their_event(block: Block) -> None:
     record = json.loads(block.text)
     usual = {"asctime", "levelname", "name", "message", "kapso_event"}
     assert usual < set(record)
-    assert set(log.EVENTS[record["kapso_event"]].fields) == set(record) - usual
+    assert DOCUMENTED[record["kapso_event"]] == set(record) - usual
 
 
 @each(VARIABLES)
@@ -434,11 +435,12 @@ def test_every_command_is_described_with_its_options(reference: ModuleType) -> N
 
 def test_every_check_is_described(reference: ModuleType) -> None:
     text = reference.checks()
-    existing = {identity for identity, _texts in reference.messages()}
-    assert "kapso_connect.E001" in existing
-    assert sorted(re.findall(r"^### (\S+)$", text, re.MULTILINE)) == sorted(existing)
-    assert "is not set: setup links cannot be created.*" in text
-    assert "What to do: Give a path, such as /welcome/." in text
+    described = re.findall(r"^### kapso_connect\.(\S+)$", text, re.MULTILINE)
+    source = (ROOT / "kapso_connect" / "checks.py").read_text()
+    assert sorted(described) == sorted(re.findall(r'id="kapso_connect\.(\w+)"', source))
+    assert "E001" in described
+    assert "is not set: setup links cannot be created.\n" in text
+    assert "*What to do:* Give a path, such as /welcome/." in text
     deployment = text.partition("## Warnings of ``manage.py check --deploy``\n")[2]
     assert "### kapso_connect.W005\n" in deployment
 

@@ -350,7 +350,8 @@ def test_answers_become_typed_values(server: FaultyServer, client: KapsoClient) 
     webhook = client.update_webhook(WEBHOOK, {})
     assert isinstance(webhook, KapsoWebhook)
     assert webhook.events == ("text",)
-    assert not hasattr(webhook, "secret_key")
+    assert webhook.secret_key is not None
+    assert webhook.secret_key.is_same("text")
 
 
 def test_null_and_absence_are_the_same_and_the_unknown_is_ignored(

@@ -259,7 +259,7 @@ def press_ctrl_c() -> None:
 
 
 def test_interrupted_command_says_how_to_resume(sandbox: Sandbox) -> None:
-    count = invitations.MAX_CONCURRENT_REQUESTS + 4
+    count = 2 * invitations.MAX_CONCURRENT_REQUESTS + 4  # two waves are in progress at a time
     customers(count)
     with interrupted_by_saving(SetupLink, press_ctrl_c):
         assert "kapso_invite --resume" in fails("--all-missing", status=130)
@@ -340,7 +340,7 @@ def test_ctrl_c_loses_nothing_and_creates_nothing_twice(sandbox: Sandbox, tmp_pa
 
     setup = (
         "from kapso_connect.models import Customer\n"
-        "Customer.objects.bulk_create(Customer(name=str(n)) for n in range(30))"
+        "Customer.objects.bulk_create(Customer(name=str(n)) for n in range(60))"
     )
     for arguments in (("migrate", "-v0"), ("shell", "-v0", "-c", setup)):
         process = manage(*arguments)
@@ -356,11 +356,11 @@ def test_ctrl_c_loses_nothing_and_creates_nothing_twice(sandbox: Sandbox, tmp_pa
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130, out
     assert "kapso_invite --resume" in out
-    assert 0 < len(sandbox.state()["setup_links"]) < 30
+    assert 0 < len(sandbox.state()["setup_links"]) < 60
 
     sandbox.clear_faults()
     process = manage("kapso_invite", "--resume", "--all-missing")
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0, out
-    assert "30 of 30 customers invited" in out
-    assert len(sandbox.state()["setup_links"]) == 30
+    assert "60 of 60 customers invited" in out
+    assert len(sandbox.state()["setup_links"]) == 60

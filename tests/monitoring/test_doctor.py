@@ -28,6 +28,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from kapso_connect import outbox
 from kapso_connect.models import (
+    Customer,
     Invitation,
     InvitationBatch,
     SetupLink,
@@ -132,7 +133,15 @@ def test_working_installation_has_no_problems(here: str, sandbox: Sandbox) -> No
     assert set(found) == {
         *("versions", "settings", "urls", "cache", "database", "migrations", "tasks"),
         *("webhooks.waiting", "signals.waiting", "invitations.waiting", "redirects.waiting"),
-        *("sync", "site.url", "site.reachable", "site.secret", "kapso.reachable", "clock"),
+        *(
+            "statuses",
+            "sync",
+            "site.url",
+            "site.reachable",
+            "site.secret",
+            "kapso.reachable",
+            "clock",
+        ),
         *("kapso.key", "webhook.registered", "webhook.secret", "delivery"),
     }
     assert found["database"]["data"]["vendor"]
@@ -487,6 +496,16 @@ def test_whether_kapso_sync_is_run(fields: dict[str, Any], level: str, words: st
     assert words in found["message"]
 
 
+@pytest.mark.django_db
+def test_wrong_status_of_a_customer_is_reported() -> None:
+    customer = make_customer()
+    assert offline()["statuses"]["level"] == "ok"
+    Customer.objects.filter(pk=customer.pk).update(status="connected")
+    found = offline()["statuses"]
+    assert (found["level"], found["data"]) == ("warning", {"count": 1})
+    assert "kapso_sync" in found["hint"]
+
+
 # This site, from outside
 
 ACCEPTED = answer(400, {"error": NOT_AN_OBJECT})
@@ -755,7 +774,7 @@ def test_empty_database(tmp_path: Path) -> None:
     assert status == 1
     assert "kapso_connect.0001_initial" in found["migrations"]["message"]
     assert found["migrations"]["hint"] == "Run: manage.py migrate"
-    for name in ("queues", "sync"):
+    for name in ("queues", "statuses", "sync"):
         assert found[name]["level"] == "skipped"
 
 

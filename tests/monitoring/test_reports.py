@@ -10,11 +10,18 @@ from django.db import connection as database
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from kapso_connect.models import AccountStatus, Connection, Health, SetupLink, TimelineEvent
+from kapso_connect.models import (
+    DISCONNECTED_BY_STAFF,
+    AccountStatus,
+    Attention,
+    Connection,
+    Health,
+    SetupLink,
+    TimelineEvent,
+)
 from kapso_connect.monitoring import reports
-from kapso_connect.monitoring.reports import Attention, Period, Step
+from kapso_connect.monitoring.reports import Period, Step
 from kapso_connect.onboarding import setup_links
-from kapso_connect.onboarding.numbers import DISCONNECTED_BY_STAFF
 
 from ..factories import make_connection, make_customer, make_link
 

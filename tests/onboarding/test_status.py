@@ -153,6 +153,24 @@ def test_status_includes_the_rows_it_follows_from() -> None:
     assert (status.connection, status.more_connections) == (customer.connections.get(**REOPENED), 1)
 
 
+def test_saving_a_customer_that_was_read_before_keeps_what_has_changed_since() -> None:
+    customer = make_customer()
+    stale, partly = Customer.objects.get(), Customer.objects.only("name").get()
+    link = make_link(customer)
+    connect_key = "the new key"
+    Customer.objects.update(connect_key=connect_key)
+    for name, read in {"Renamed": stale, "Again": partly}.items():
+        read.name = name
+        read.save()
+        customer = Customer.objects.get()
+        assert (customer.name, customer.connect_key) == (name, connect_key)
+        assert (customer.status, customer.latest_setup_link) == ("invited", link)
+        assert customer.status_changed_at == link.customer.status_changed_at
+    stale.connect_key = None
+    stale.save(update_fields=["connect_key"])
+    assert Customer.objects.get().connect_key is None
+
+
 @pytest.mark.parametrize("count", [1, 30])
 def test_statuses_of_many_customers_take_three_queries(count: int) -> None:
     customers = make_cases(*[("lost", "active", 0.5, "revoked")] * count)

@@ -354,9 +354,10 @@ def fuzz(requests: int, seed: int) -> None:
     handler = WSGIHandler()
     fuzzer = Fuzzer(seed)
     customer = Customer.objects.create(name="x", kapso_id=CUSTOMERS[0])
-    SetupLink.objects.create(
+    customer.latest_setup_link = SetupLink.objects.create(
         customer=customer, kapso_id=LINK, url="https://x.example", created_at=timezone.now()
     )
+    customer.save()
     statuses: Counter[tuple[str, int]] = Counter()
     received = signed = 0
     before, started = 0.0, time.monotonic()

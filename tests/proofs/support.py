@@ -242,7 +242,10 @@ class Site:
         assert self.send(Request("POST", "/proof/reset/")).status == 200
 
     def rows(self) -> Rows:
-        return Rows(**self.send(Request("GET", "/proof/rows/")).json)
+        rows = Rows(**self.send(Request("GET", "/proof/rows/")).json)
+        # At any moment: a status is committed together with what it follows from.
+        assert rows.wrong_statuses == []
+        return rows
 
     def sync(self) -> dict[str, Any]:
         report: dict[str, Any] = self.send(Request("POST", "/proof/sync/")).json
@@ -278,6 +281,7 @@ class Rows:
     timeline: list[tuple[int, str, str, str | None]]
     undelivered: list[tuple[str, str]]
     received: list[tuple[str, int, str]]
+    wrong_statuses: list[int]
     keys: int = 0
 
     def kinds(self) -> Counter[str]:

@@ -63,7 +63,7 @@ def test_a_reset_clears_them_too(box: Sandbox) -> None:
         ({"api": [{"match": "x"}]}, "api[0]: kind is missing"),
         ({"api": [{"kind": "explode"}]}, "api[0]: kind is not included in the list"),
         ({"api": [{"kind": "close", "match": "("}]}, "match is not a regular expression"),
-        ({"api": [{"kind": "status", "status": 99}]}, "status must be an HTTP status"),
+        ({"api": [{"kind": "status", "status": 99}]}, "status must be between 200 and 599"),
         ({"api": [{"kind": "close", "when": 1}]}, "api[0]: unknown: when"),
         ({"api": [{"kind": "status", "retry_after": "a\nb"}]}, "retry_after must be printable"),
     ],

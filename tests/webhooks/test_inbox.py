@@ -20,7 +20,7 @@ from kapso_connect import onboarding
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
 from kapso_connect.onboarding import numbers
 from kapso_connect.testing import Sandbox, webhook_headers
-from kapso_connect.webhooks import inbox, payloads, registration
+from kapso_connect.webhooks import inbox
 from kapso_connect.webhooks.views import webhook
 
 from ..factories import (
@@ -43,10 +43,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def stored() -> WebhookEvent:
     return WebhookEvent.objects.get()
-
-
-def test_subscribed_events_are_exactly_those_with_a_handler() -> None:
-    assert set(registration.SUBSCRIBED_EVENTS) == set(payloads.PARSERS)
 
 
 # Authentication

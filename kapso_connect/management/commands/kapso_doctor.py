@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
-from kapso_connect.management.arguments import seconds
+from kapso_connect.management.arguments import whole_number
 from kapso_connect.management.plain import format_count, plain
 from kapso_connect.monitoring.doctor import Diagnosis, Finding, Level
 
@@ -50,8 +50,8 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--time-limit",
-            type=seconds(3600),
-            default=90.0,
+            type=whole_number("seconds", 3600),
+            default=90,
             metavar="SECONDS",
             help="Stop after this long, show the findings so far, and end with status 1 "
             "(default: 90).",

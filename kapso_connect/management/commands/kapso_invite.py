@@ -6,8 +6,9 @@ import sys
 import threading
 import time
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, cast
 
 from django.apps import apps
@@ -21,7 +22,7 @@ from kapso_connect.exceptions import InvalidOptions
 from kapso_connect.kapso.languages import Language
 from kapso_connect.management.plain import format_count
 from kapso_connect.management.progress import Progress
-from kapso_connect.models import Customer, Invitation, InvitationBatch, OnboardingStatus, SetupLink
+from kapso_connect.models import Customer, Invitation, InvitationBatch, OnboardingStatus
 from kapso_connect.onboarding import invitations, setup_links
 from kapso_connect.onboarding.messages import staff_message
 from kapso_connect.utils import validate_same_site_url
@@ -98,47 +99,42 @@ class Command(BaseCommand):
         )
 
     def handle(
-        self,
-        *args: Any,
-        ids: Sequence[str],
-        all_missing: bool,
-        model: str | None,
-        resume: bool,
-        dry_run: bool,
-        **choices: Any,
+        self, *args: Any, ids: Sequence[str], all_missing: bool, resume: bool, **options: Any
     ) -> None:
         if ids and all_missing:
             raise CommandError("Give ids or --all-missing, not both.")
         if not (ids or all_missing or resume):
             raise CommandError("Say whom to invite: give ids or --all-missing, or --resume.")
-        self.verbosity = choices["verbosity"]
-        options = dict(choices["option"])
-        if choices["language"]:
-            options["language"] = choices["language"]
+        self.verbosity = options["verbosity"]
+        link_options = dict(options["option"])
+        if options["language"]:
+            link_options["language"] = options["language"]
         try:
-            next_url = validate_same_site_url(choices["next_url"])
-            setup_links.build_options(Customer(), options)
+            next_url = validate_same_site_url(options["next_url"])
+            setup_links.build_options(Customer(), link_options)
         except (ImproperlyConfigured, InvalidOptions, NoReverseMatch) as error:
             raise CommandError(staff_message(error)) from None
         problems: list[str] = []
         try:
             if resume:
-                problems += self.resume(dry_run)
+                problems += self.resume(dry_run=options["dry_run"])
             if ids or all_missing:
-                selection = Selection(model, ids)
-                if dry_run:
-                    self.say(f"would invite {format_count(selection.count(), 'customer')}")
+                model_admin = find_model_admin(options["model"]) if options["model"] else None
+                objs = find_objects(model_admin, ids)
+                if options["dry_run"]:
+                    count = count_customers(model_admin, objs, only_missing=all_missing)
+                    self.say(f"would invite {format_count(count, 'customer')}")
                 else:
-                    pks, customer_problems = selection.get_or_create_customers()
-                    problems += customer_problems
-                    if pks:
-                        batch = invitations.make_batch(pks)
-                        invitations.start(
-                            batch, options=options, next_url=next_url, send_email=choices["email"]
-                        )
-                        problems += self.work(batch)
-                    else:
-                        self.say("no customers to invite")
+                    customers, failures = make_customers(
+                        model_admin, objs, only_missing=all_missing
+                    )
+                    problems += failures
+                    problems += self.invite(
+                        customers,
+                        options=link_options,
+                        next_url=next_url,
+                        send_email=options["email"],
+                    )
         except KeyboardInterrupt:
             hint = HOW_TO_RESUME if unfinished().exists() else "Nothing was left unfinished."
             raise CommandError(f"Interrupted. {hint}", returncode=130) from None
@@ -149,8 +145,15 @@ class Command(BaseCommand):
         if self.verbosity > 0:
             self.stdout.write(f"kapso_invite: {text}")
 
-    def resume(self, dry_run: bool) -> list[str]:
-        problems: list[str] = []
+    def invite(self, customers: Sequence[int], **choices: Any) -> list[str]:
+        if not customers:
+            self.say("no customers to invite")
+            return []
+        batch = invitations.make_batch(customers)
+        invitations.start(batch, **choices)
+        return self.work(batch)
+
+    def resume(self, *, dry_run: bool) -> list[str]:
         batches = list(unfinished())
         if dry_run:
             left = sum(invitations.progress(batch).left for batch in batches)
@@ -159,6 +162,7 @@ class Command(BaseCommand):
                 f"{format_count(len(batches), 'batch', 'batches')}"
             )
             return []
+        problems: list[str] = []
         for batch in batches:
             invitations.resume(batch)
             problems += self.work(batch)
@@ -181,10 +185,8 @@ class Command(BaseCommand):
 
 def unfinished() -> models.QuerySet[InvitationBatch]:
     """Return the batches that were started and not finished, whether they stopped or not."""
-    left = Invitation.objects.filter(batch=models.OuterRef("pk"), status=Invitation.Status.PENDING)
-    return InvitationBatch.objects.filter(models.Exists(left), started_at__isnull=False).order_by(
-        "pk"
-    )
+    left = Invitation.objects.pending().values("batch")
+    return InvitationBatch.objects.filter(pk__in=left, started_at__isnull=False).order_by("pk")
 
 
 @contextmanager
@@ -211,28 +213,27 @@ def interruption() -> Iterator[threading.Event]:
 
 def work_on_batch(batch: InvitationBatch, progress: Progress, interrupted: threading.Event) -> None:
     """Work on ``batch`` until it is finished, ``interrupted``, or idle for too long."""
-    step = f"batch {batch.pk}"
-    shown_at = 0.0
+    step, counts = f"batch {batch.pk}", invitations.progress(batch)
+    shown = counts.done + counts.failed
 
-    def show_progress() -> None:
-        nonlocal shown_at
-        if time.monotonic() - shown_at > 0.5:
-            counts = invitations.progress(batch)
-            progress(step, counts.done + counts.failed, counts.total)
-            shown_at = time.monotonic()
+    def show_one_more() -> None:
+        nonlocal shown
+        shown += 1
+        progress(step, shown, counts.total)
 
-    finished, finished_at = -1, time.monotonic()
+    ended, ended_at = -1, time.monotonic()
     while True:
-        invitations.work(batch.pk, on_progress=show_progress, should_stop=interrupted.is_set)
+        invitations.work(batch.pk, on_progress=show_one_more, should_stop=interrupted.is_set)
         batch.refresh_from_db()
         counts = invitations.progress(batch)
-        progress(step, counts.done + counts.failed, counts.total)
+        shown = counts.done + counts.failed
+        progress(step, shown, counts.total)
         if batch.stopped or interrupted.is_set() or not counts.left:
             return
-        if counts.done + counts.failed > finished:
-            finished, finished_at = counts.done + counts.failed, time.monotonic()
+        if shown > ended:
+            ended, ended_at = shown, time.monotonic()
         wait = (counts.due_at - timezone.now()).total_seconds() if counts.due_at else 1.0
-        if time.monotonic() - finished_at + wait > MAX_IDLE_SECONDS:
+        if time.monotonic() - ended_at + wait > MAX_IDLE_SECONDS:
             return
         interrupted.wait(min(max(wait, 0.1), 5.0))
 
@@ -246,55 +247,44 @@ def list_problems(batch: InvitationBatch, counts: invitations.Progress) -> Itera
     unsent = batch.invitations.filter(email_status=Invitation.Email.FAILED)
     for row in unsent.select_related("customer")[:MAX_LISTED_PROBLEMS]:
         yield f"{row.customer} ({row.customer_id}): the link was not sent: {row.email_error}"
-    more = max(counts.failed - MAX_LISTED_PROBLEMS, 0) + max(
-        counts.emails_failed - MAX_LISTED_PROBLEMS, 0
-    )
+    more = sum(max(n - MAX_LISTED_PROBLEMS, 0) for n in (counts.failed, counts.emails_failed))
     if more:
         yield f"… and {more} more: see the admin."
     if counts.left:
         yield f"{format_count(counts.left, 'customer')} left. {HOW_TO_RESUME}"
 
 
-class Selection:
-    """The customers, or the objects of a site's own model, to invite."""
-
-    def __init__(self, label: str | None, ids: Sequence[str]) -> None:
-        self.admin = find_model_admin(label) if label else None
-        self.only_missing = not ids
-        manager: Any = self.admin.model._default_manager if self.admin else Customer.objects
-        if ids:
-            self.objs = manager.filter(pk__in=check_ids(manager, ids))
-        else:
-            self.objs = manager.all() if self.admin else never_invited()
-
-    def get_or_create_customers(self) -> tuple[list[int], list[str]]:
-        """Return the customers' primary keys, and why customers could not be created."""
-        if self.admin is None:
-            return list(self.objs.values_list("pk", flat=True)), []
-        customers, problems = self.admin.make_customers(self.objs)
-        if not self.only_missing:
-            return list(customers), problems
-        uninvited: list[int] = []
-        for pks in in_groups(customers):
-            uninvited += never_invited().filter(pk__in=pks).values_list("pk", flat=True)
-        return uninvited, problems
-
-    def count(self) -> int:
-        """Return how many customers would be invited, without creating any."""
-        if self.admin is None or not self.only_missing:
-            return int(self.objs.count())
-        count = 0
-        for pks in in_groups(self.objs.values_list("pk", flat=True)):
-            objs = list(self.objs.filter(pk__in=pks))
-            known = [customer.pk for customer in self.admin.find_customers(objs).values()]
-            count += len(objs) - len(known) + never_invited().filter(pk__in=known).count()
-        return count
+def find_objects(model_admin: Any, ids: Sequence[str]) -> models.QuerySet[Any]:
+    """Return the customers to invite, or with ``model_admin``, the objects of its model."""
+    manager: Any = model_admin.model._default_manager if model_admin else Customer.objects
+    if ids:
+        return cast("models.QuerySet[Any]", manager.filter(pk__in=check_ids(manager, ids)))
+    return cast("models.QuerySet[Any]", manager.all()) if model_admin else never_invited()
 
 
-def in_groups(pks: Iterable[Any]) -> Iterator[list[Any]]:
-    keys = list(pks)
-    for start in range(0, len(keys), OBJECTS_PER_QUERY):
-        yield keys[start : start + OBJECTS_PER_QUERY]
+def make_customers(
+    model_admin: Any, objs: models.QuerySet[Any], *, only_missing: bool
+) -> tuple[list[int], list[str]]:
+    """Return the primary keys of the customers, and why customers could not be created."""
+    if model_admin is None:
+        return list(objs.values_list("pk", flat=True)), []
+    customers, problems = model_admin.make_customers(objs)
+    if only_missing:
+        uninvited = set(never_invited().values_list("pk", flat=True))
+        customers = [pk for pk in customers if pk in uninvited]
+    return list(customers), problems
+
+
+def count_customers(model_admin: Any, objs: models.QuerySet[Any], *, only_missing: bool) -> int:
+    """Return how many customers would be invited, without creating any."""
+    count = objs.count()
+    if model_admin is not None and only_missing:
+        uninvited = set(never_invited().values_list("pk", flat=True))
+        rows = objs.iterator(chunk_size=OBJECTS_PER_QUERY)
+        while group := list(islice(rows, OBJECTS_PER_QUERY)):
+            known = model_admin.find_customers(group).values()
+            count -= sum(customer.pk not in uninvited for customer in known)
+    return count
 
 
 def check_ids(manager: Any, ids: Sequence[str]) -> list[Any]:
@@ -314,12 +304,9 @@ def check_ids(manager: Any, ids: Sequence[str]) -> list[Any]:
 def never_invited() -> models.QuerySet[Customer]:
     """Return the customers who have no setup link, not even a revoked one, no number, and no
     invitation in a started batch."""
-    pending = Invitation.objects.pending().filter(
-        customer=models.OuterRef("pk"), batch__started_at__isnull=False
-    )
-    links = SetupLink.objects.filter(customer=models.OuterRef("pk"))
-    return Customer.objects.filter(
-        ~models.Exists(links), ~models.Exists(pending), status=OnboardingStatus.NOT_INVITED
+    invited = Invitation.objects.pending().filter(batch__started_at__isnull=False)
+    return Customer.objects.filter(status=OnboardingStatus.NOT_INVITED, setup_links=None).exclude(
+        pk__in=invited.values("customer")
     )
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import time
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +11,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from kapso_connect.log import log_event
+from kapso_connect.management.arguments import whole_number
 from kapso_connect.management.plain import format_count
 from kapso_connect.models import (
     Connection,
@@ -24,11 +25,8 @@ from kapso_connect.models import (
 ROWS_PER_DELETE = 1000
 
 
-def days(text: str) -> int:
-    # At least one day: duplicates, which Kapso may send for minutes, are recognised by the inbox.
-    if not text.isdecimal() or not 1 <= int(text) <= 36500:
-        raise ArgumentTypeError("must be a whole number of days, 1 or more")
-    return int(text)
+# At least one: duplicates, which Kapso may send for minutes, are recognised by the inbox.
+days = whole_number("days", 36500)
 
 
 class Command(BaseCommand):
@@ -40,28 +38,17 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "--inbox-days", type=days, default=90, help="Days to keep webhooks (default: 90)."
-        )
-        parser.add_argument(
-            "--timeline-days",
-            type=days,
-            default=730,
-            help="Days to keep timeline events (default: 730).",
-        )
-        parser.add_argument(
-            "--batch-days",
-            type=days,
-            default=90,
-            help="Days to keep finished batches of invitations (default: 90). Their setup links "
-            "are not deleted.",
-        )
-        parser.add_argument(
-            "--key-days",
-            type=days,
-            default=7,
-            help="Days to keep idempotency keys of the REST API (default: 7).",
-        )
+        for name, default, kept in (
+            ("--inbox-days", 90, "webhooks (default: 90)."),
+            ("--timeline-days", 730, "timeline events (default: 730)."),
+            (
+                "--batch-days",
+                90,
+                "finished batches of invitations (default: 90). Their setup links are not deleted.",
+            ),
+            ("--key-days", 7, "idempotency keys of the REST API (default: 7)."),
+        ):
+            parser.add_argument(name, type=days, default=default, help=f"Days to keep {kept}")
         parser.add_argument(
             "--dry-run", action="store_true", help="Only count what would be deleted."
         )
@@ -77,26 +64,29 @@ class Command(BaseCommand):
         **options: Any,
     ) -> None:
         now, started = timezone.now(), time.monotonic()
-        inbox = old_webhooks(now - timedelta(days=inbox_days))
-        timeline = old_events(now - timedelta(days=timeline_days))
-        count = models.QuerySet.count if dry_run else delete
         batches = old_batches(now - timedelta(days=batch_days), now - timedelta(days=1))
-        if not dry_run:
+        old: dict[str, models.QuerySet[Any]] = {
+            "webhooks": old_webhooks(now - timedelta(days=inbox_days)),
+            "events": old_events(now - timedelta(days=timeline_days)),
+            "batches": batches,
+            "keys": old_keys(now - timedelta(days=key_days), now),
+        }
+        if dry_run:
+            counts: dict[str, Any] = {name: rows.count() for name, rows in old.items()}
+        else:
             # Invitations first, some at a time: deleting a batch deletes all that it has at once.
             delete(Invitation.objects.filter(batch__in=batches))
-        keys = old_keys(now - timedelta(days=key_days), now)
-        counts = count(inbox), count(timeline), count(batches), count(keys)
-        if not dry_run:
-            names = ("webhooks", "events", "batches", "keys")
-            deleted: dict[str, Any] = dict(zip(names, counts, strict=True))
-            log_event("prune.finished", seconds=time.monotonic() - started, **deleted)
+            counts = {name: delete(rows) for name, rows in old.items()}
+            log_event("prune.finished", seconds=time.monotonic() - started, **counts)
         if options["verbosity"] > 0:
             verb = "would delete" if dry_run else "deleted"
+            batches_text = format_count(
+                counts["batches"], "batch of invitations", "batches of invitations"
+            )
             self.stdout.write(
-                f"kapso_prune: {verb} {format_count(counts[0], 'webhook')}, "
-                f"{format_count(counts[1], 'timeline event')}, "
-                f"{format_count(counts[2], 'batch of invitations', 'batches of invitations')}, "
-                f"{format_count(counts[3], 'idempotency key')}"
+                f"kapso_prune: {verb} {format_count(counts['webhooks'], 'webhook')}, "
+                f"{format_count(counts['events'], 'timeline event')}, {batches_text}, "
+                f"{format_count(counts['keys'], 'idempotency key')}"
             )
 
 
@@ -113,20 +103,16 @@ def old_webhooks(before: Any) -> models.QuerySet[WebhookEvent]:
 
 
 def old_events(before: Any) -> models.QuerySet[TimelineEvent]:
-    connected_a_number = Q(
+    return TimelineEvent.objects.filter(occurred_at__lt=before, delivered_at__isnull=False).exclude(
         kind__in=[TimelineEvent.Kind.CONNECTED, TimelineEvent.Kind.RECONNECTED],
         connection__status=Connection.Status.CONNECTED,
-    )
-    return TimelineEvent.objects.filter(occurred_at__lt=before, delivered_at__isnull=False).exclude(
-        connected_a_number
     )
 
 
 def old_batches(before: Any, drafted_before: Any) -> models.QuerySet[InvitationBatch]:
-    left = Invitation.objects.filter(batch=models.OuterRef("pk"), status=Invitation.Status.PENDING)
+    unfinished = Q(pk__in=Invitation.objects.pending().values("batch"))
     return InvitationBatch.objects.filter(
-        Q(started_at=None, created_at__lt=drafted_before)
-        | Q(~models.Exists(left), started_at__lt=before)
+        Q(started_at=None, created_at__lt=drafted_before) | Q(~unfinished, started_at__lt=before)
     )
 
 

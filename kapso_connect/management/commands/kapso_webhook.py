@@ -5,7 +5,6 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
@@ -15,13 +14,13 @@ from kapso_connect.conf import get_conf
 from kapso_connect.exceptions import KapsoError
 from kapso_connect.kapso.client import KapsoClient
 from kapso_connect.kapso.types import KapsoWebhook
-from kapso_connect.management.arguments import seconds
+from kapso_connect.management.arguments import whole_number
 from kapso_connect.management.plain import plain
+from kapso_connect.utils import host_of
 from kapso_connect.webhooks import registration
 from kapso_connect.webhooks.registration import (
     RegistrationError,
     SecretState,
-    SignatureStatus,
     Step,
     WebhookInspection,
 )
@@ -29,7 +28,18 @@ from kapso_connect.webhooks.registration import (
 EXIT_WOULD_CHANGE = 3
 MAX_LISTED = 10
 
+# How far the command got, for whoever reads that it failed or was interrupted.
 NOTHING_CHANGED = "Nothing was changed."
+CHANGING = "The changes may have been made in part. Run the command again."
+CHANGED = "All changes were made."
+ROTATING = (
+    "Kapso may sign with the new secret or with the old one; this site accepts both, so nothing is "
+    "lost. Run the command again."
+)
+ROTATED = (
+    "Kapso signs with the new secret; this site accepts both, so nothing is lost. Keep both, and "
+    "run the command again to test it."
+)
 
 
 class Command(BaseCommand):
@@ -62,8 +72,8 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--timeout",
-            type=seconds(600),
-            default=30.0,
+            type=whole_number("seconds", 600),
+            default=30,
             metavar="SECONDS",
             help="How long to wait for the test delivery (default 30).",
         )
@@ -101,7 +111,7 @@ class Command(BaseCommand):
         try:
             self.register(**options)
         except (ImproperlyConfigured, KapsoError, RegistrationError) as error:
-            raise CommandError(f"{self.plain(str(error))}\n{self.state}") from None
+            raise CommandError(f"{plain(str(error), self.stdout)}\n{self.state}") from None
         except Error as error:
             raise CommandError(
                 f"The database of these settings cannot be read ({type(error).__name__}), so it "
@@ -136,29 +146,41 @@ class Command(BaseCommand):
             return
         if steps:
             self.check_site(url, steps)
-            self.confirm(yes)
+            if not yes:
+                self.confirm()
+        webhook = found.mine
         # A new client, since answering may have taken longer than the budget of the first.
         with KapsoClient.from_settings() as client:
-            webhook = self.apply_step(client, steps, rotate) if steps else None
-            webhook = webhook or found.mine
+            for step in steps:
+                self.state = ROTATING if rotate else CHANGING
+                changed = registration.apply_step(client, step)
+                self.say(f"Done: {'changed' if step.webhook else 'created'} {changed.id}")
+                if step.is_mine:
+                    webhook = changed
+            if steps:
+                self.state = ROTATED if rotate else CHANGED
             if webhook is not None and (test or rotate):
                 self.test(client, webhook, url, timeout)
-        if rotate:
-            self.say_when_rotated()
-
-    # The plan
+        if rotate and len(get_conf().webhook_secret) > 1:
+            end = datetime.now(timezone.utc) + timedelta(seconds=registration.REDELIVERY_SECONDS)
+            self.say(
+                "Kapso signs with the new secret. Deliveries that it repeats may be signed with "
+                f"the old one until {end:%H:%M} UTC: remove the old one from WEBHOOK_SECRET after "
+                "that."
+            )
 
     def show(self, found: WebhookInspection, steps: Sequence[Step]) -> None:
         self.say(f"This site's webhook: {found.url}")
         if found.mine is None:
             self.say("Kapso has no webhook with this URL.")
-        for webhook in filter(None, (found.mine, *found.extra)):
-            self.say(f"Kapso has {describe(webhook)}")
-        if len(found.extra) > sum(not webhook.active for webhook in found.extra):
+        else:
+            for webhook in (found.mine, *found.extra):
+                self.say(f"Kapso has {describe(webhook)}")
+        if found.duplicates:
             self.say("There are several, so everything is delivered more than once.")
         for webhook in found.others[:MAX_LISTED]:
             # Only the host: the rest of the URL may be secret.
-            self.say(f"Not changed: {webhook.id} to {host_of(webhook.url)}")
+            self.say(f"Not changed: {webhook.id} to {host_of(webhook.url) or 'an invalid URL'}")
         if len(found.others) > MAX_LISTED:
             self.say(f"Not changed: {len(found.others) - MAX_LISTED} more")
         for step in steps:
@@ -167,62 +189,13 @@ class Command(BaseCommand):
         if not steps:
             self.say("Nothing to change.")
 
-    def check_site(self, url: str, steps: Sequence[Step]) -> None:
-        """Raise RegistrationError if the running site refuses the secret that Kapso would be given;
-        warn if deliveries would not reach it."""
-        check = registration.check_signature(url, get_conf().webhook_secret[0])
-        sets_secret = any("secret_key" in step.changes for step in steps)
-        if sets_secret and check.status is SignatureStatus.REFUSED:
-            raise RegistrationError(check.message)
-        if check.status is not SignatureStatus.ACCEPTED:
-            self.say(f"Warning: {check.message}")
-
-    def confirm(self, yes: bool) -> None:
-        if yes:
-            return
-        try:
-            answer = input("Make these changes at Kapso? [y/N] ")
-        except EOFError:
-            raise CommandError(
-                f"There is no terminal to ask for confirmation: use --yes. {NOTHING_CHANGED}"
-            ) from None
-        if answer.strip().lower() not in {"y", "yes"}:
-            raise CommandError(NOTHING_CHANGED)
-
-    def apply_step(
-        self, client: KapsoClient, steps: Sequence[Step], rotate: bool
-    ) -> KapsoWebhook | None:
-        """Apply ``steps``; return this site's webhook if it was created or changed."""
-        mine = None
-        for step in steps:
-            self.state = (
-                "Kapso may sign with the new secret or with the old one; this site accepts both, "
-                "so nothing is lost. Run the command again."
-                if rotate
-                else "The changes may have been made in part. Run the command again."
-            )
-            changed = registration.apply_step(client, step)
-            if step.is_mine:
-                mine = changed
-            self.say(f"Done: {'changed' if step.webhook else 'created'} {changed.id}")
-        self.state = (
-            "Kapso signs with the new secret; this site accepts both, so nothing is lost. Keep "
-            "both, and run the command again to test it."
-            if rotate
-            else "All changes were made."
-        )
-        return mine
-
-    # Rotation and test
-
     def check_rotation(self, found: WebhookInspection) -> None:
+        """Raise RegistrationError if the secret cannot be replaced without losing deliveries."""
         secrets_of_site = get_conf().webhook_secret
         if found.mine is None:
             raise RegistrationError("There is no webhook yet: run without --rotate first.")
-        if (
-            len(secrets_of_site) < 2
-            and registration.secret_state(found.mine) is not SecretState.CURRENT
-        ):
+        is_current = registration.secret_state(found.mine) is SecretState.CURRENT
+        if len(secrets_of_site) < 2 and not is_current:
             raise RegistrationError(
                 "KAPSO_CONNECT['WEBHOOK_SECRET'] has one secret. Make it a list of the new one and "
                 "the old one, in this order, restart the site, and run this command again. "
@@ -231,6 +204,25 @@ class Command(BaseCommand):
         registration.verify_secrets(found.url, secrets_of_site)
         accepted = "both secrets" if len(secrets_of_site) > 1 else "the secret"
         self.say(f"The running site accepts {accepted}.")
+
+    def check_site(self, url: str, steps: Sequence[Step]) -> None:
+        """Raise RegistrationError if the running site refuses the secret that Kapso would be given;
+        warn if deliveries would not reach it."""
+        check = registration.check_signature(url, get_conf().webhook_secret[0])
+        if check.accepted is False and any("secret_key" in step.changes for step in steps):
+            raise RegistrationError(check.message)
+        if not check.accepted:
+            self.say(f"Warning: {check.message}")
+
+    def confirm(self) -> None:
+        try:
+            answer = input("Make these changes at Kapso? [y/N] ")
+        except EOFError:
+            raise CommandError(
+                f"There is no terminal to ask for confirmation: use --yes. {NOTHING_CHANGED}"
+            ) from None
+        if answer.strip().lower() not in {"y", "yes"}:
+            raise CommandError(NOTHING_CHANGED)
 
     def test(self, client: KapsoClient, webhook: KapsoWebhook, url: str, timeout: float) -> None:
         self.say("Waiting for a test delivery from Kapso ...")
@@ -242,36 +234,17 @@ class Command(BaseCommand):
             )
         self.say(f"It arrived after {seconds_taken:.1f} seconds.")
 
-    def say_when_rotated(self) -> None:
-        if len(get_conf().webhook_secret) < 2:
-            return
-        end = datetime.now(timezone.utc) + timedelta(seconds=registration.REDELIVERY_SECONDS)
-        self.say(
-            "Kapso signs with the new secret. Deliveries that it repeats may be signed with the "
-            f"old one until {end:%H:%M} UTC: remove the old one from WEBHOOK_SECRET after that."
-        )
-
     def say(self, text: str) -> None:
         if self.verbosity > 0:
-            self.stdout.write(self.plain(text))
-
-    def plain(self, text: str) -> str:
-        return plain(text, self.stdout)
-
-
-def host_of(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or "an invalid URL"
-    except ValueError:
-        return "an invalid URL"
+            self.stdout.write(plain(text, self.stdout))
 
 
 def describe(webhook: KapsoWebhook) -> str:
-    subscribed = len(set(registration.SUBSCRIBED_EVENTS) & set(webhook.events))
     properties = (
         "active" if webhook.active else "NOT active",
         f"payload {webhook.payload_version or 'version not shown'}",
-        f"{subscribed} of the {len(registration.SUBSCRIBED_EVENTS)} events",
-        f"signed with {registration.SECRET_DESCRIPTIONS[registration.secret_state(webhook)]}",
+        f"{registration.count_subscribed_events(webhook)} of the "
+        f"{len(registration.SUBSCRIBED_EVENTS)} events",
+        f"signed with {registration.secret_state(webhook).label}",
     )
     return f"{webhook.id} to {registration.redact_url(webhook.url)}: {', '.join(properties)}"

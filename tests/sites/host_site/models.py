@@ -6,6 +6,8 @@ import uuid
 
 from django.db import models
 
+from kapso_connect.models import WhatsAppRelation
+
 
 class Bakery(models.Model):
     title = models.TextField()
@@ -13,6 +15,7 @@ class Bakery(models.Model):
     reference = models.CharField(max_length=50, blank=True)
     locale = models.CharField(max_length=10, blank=True)
     opened = models.BooleanField(default=True)
+    whatsapp = WhatsAppRelation(related_query_name="bakery")
 
     class Meta:
         verbose_name_plural = "bakeries"
@@ -27,6 +30,7 @@ class Shop(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     name = models.CharField(max_length=200)
+    whatsapp = WhatsAppRelation(related_query_name="shop")
 
     def __str__(self) -> str:
         return self.name
@@ -36,6 +40,7 @@ class Branch(models.Model):
     """Has a text for its key, with characters that the admin quotes in addresses."""
 
     code = models.CharField(max_length=255, primary_key=True)
+    whatsapp = WhatsAppRelation(related_query_name="branch")
 
     def __str__(self) -> str:
         return self.code

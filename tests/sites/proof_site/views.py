@@ -22,6 +22,7 @@ from kapso_connect.models import (
     WebhookEvent,
 )
 from kapso_connect.onboarding.connect_urls import connect_path
+from kapso_connect.onboarding.status import find_wrong_statuses
 
 from .models import ReceivedSignal
 
@@ -32,6 +33,7 @@ def all_rows() -> dict[str, Any]:
         "customers": list(Customer.objects.values_list("kapso_id", flat=True)),
         "connections": dict(Connection.objects.values_list("phone_number_id", "status")),
         "links": list(SetupLink.objects.order_by("pk").values("kapso_id", "status", "url")),
+        "wrong_statuses": list(find_wrong_statuses()),
         "inbox": dict(Counter(WebhookEvent.objects.values_list("status", flat=True))),
         "inbox_errors": list(
             WebhookEvent.objects.exclude(last_error="").values_list("last_error", flat=True)
@@ -46,6 +48,7 @@ def all_rows() -> dict[str, Any]:
 
 
 def delete_all() -> None:
+    Customer.objects.update(latest_setup_link=None)
     dependent = (ReceivedSignal, IdempotentRequest, TimelineEvent, WebhookEvent, Connection)
     for model in (*dependent, SetupLink, Customer):
         model._base_manager.all()._raw_delete(using="default")  # without collecting related rows

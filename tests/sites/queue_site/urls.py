@@ -37,7 +37,9 @@ def rows(request: HttpRequest, number: str) -> JsonResponse:
                     "attempts": event.attempts,
                     "last_error": event.last_error,
                     "due_in": event.next_attempt_at
-                    and (event.next_attempt_at - now).total_seconds(),
+                    and (
+                        max(event.next_attempt_at, event.leased_until or now) - now
+                    ).total_seconds(),
                 }
                 for event in TimelineEvent.objects.filter(
                     connection__phone_number_id=number
