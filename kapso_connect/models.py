@@ -24,7 +24,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .kapso.languages import Language
 from .kapso.types import ConnectionType
-from .phone_numbers import TEST_NUMBER
+from .phone_numbers import TEST_NUMBER_DIGITS, only_digits, searched_digits
 from .retries import Leased, LeasedQuerySet, Retryable, RetryableQuerySet, not_leased
 from .utils import MAX_URL_LENGTH
 
@@ -112,6 +112,31 @@ class CustomerQuerySet(models.QuerySet["Customer"]):
             owner_id__in=[str(key) for key in owners.values_list("pk", flat=True)],
         )
 
+    def search(self, text: str) -> CustomerQuerySet:
+        """Return the customers with ``text`` in their name, external id, e-mail address or Kapso
+        id, or that ``with_number_or_reference`` returns."""
+        return self.filter(
+            Q(name__icontains=text)
+            | Q(external_customer_id__icontains=text)
+            | Q(email__icontains=text)
+            | Q(kapso_id__icontains=text)
+        ) | self.with_number_or_reference(text)
+
+    def with_number_or_reference(self, text: str) -> CustomerQuerySet:
+        """Return the customers with a phone number that has ``text`` in it, as people write it, or
+        with a setup link whose reference it is."""
+        found = Q(pk__in=[])
+        if digits := searched_digits(text):
+            numbers = Connection.objects.filter(phone_digits__contains=digits)
+            found |= Q(pk__in=numbers.values("customer"))
+        reference = text.strip()
+        if len(reference) >= REFERENCE_LENGTH:
+            links = SetupLink.objects.filter(
+                Q(kapso_id__startswith=reference) | Q(kapso_id__startswith=reference.lower())
+            )
+            found |= Q(pk__in=links.values("customer"))
+        return self.filter(found)
+
     def locked(self) -> CustomerQuerySet:
         """Return the customers with their rows locked until the transaction ends, in the order of
         their keys, and with their latest setup links.
@@ -158,6 +183,7 @@ class Customer(models.Model):
         null=True,
         blank=True,
         related_name="+",
+        db_index=False,  # other indexes begin with it
         verbose_name=_("owner type"),
     )
     owner_id = models.CharField(_("owner id"), max_length=255, null=True, blank=True)
@@ -220,6 +246,10 @@ class Customer(models.Model):
         indexes = [
             # For lists filtered by status, the newest customer first.
             models.Index(fields=["status", "id"], name="kapso_connect_customer_status"),
+            # For lists of a site's own objects, filtered by their customers' status.
+            models.Index(
+                fields=["owner_type", "status", "owner_id"], name="kapso_connect_owner_status"
+            ),
         ]
         permissions = [("create_setup_link", _("Can create WhatsApp setup links"))]
 
@@ -307,6 +337,9 @@ class WhatsAppRelation(GenericRelation):
 
     def bulk_related_objects(self, objs: Any, using: str = DEFAULT_DB_ALIAS) -> Any:
         return Customer.objects.none()  # nothing is deleted with the owner
+
+
+REFERENCE_LENGTH = 8
 
 
 class SetupLinkQuerySet(LeasedQuerySet["SetupLink"]):
@@ -423,7 +456,13 @@ class SetupLink(Leased):
             models.Index(fields=["customer", "status"], name="kapso_connect_link_status"),
             # For the overview's links that expire soon, and to mark links as expired.
             models.Index(fields=["status", "expires_at"], name="kapso_connect_link_expires"),
-            models.Index(fields=["created_at"], name="kapso_connect_link_created"),
+            # The overview counts the customers of links created in a period.
+            models.Index(
+                fields=["created_at", "customer", "opened_at", "setup_status"],
+                name="kapso_connect_link_created",
+            ),
+            # The overview compares when customers connected with when their links were created.
+            models.Index(fields=["id", "created_at"], name="kapso_connect_link_age"),
             # Sync checks the active links, starting with the one checked longest ago.
             models.Index(fields=["status", "checked_at"], name="kapso_connect_link_checked"),
             # Sync confirms the redirects that the API could not confirm.
@@ -456,8 +495,9 @@ class SetupLink(Leased):
 
     @property
     def reference(self) -> str:
-        """A short code that customers give to staff. The admin's search finds the link by it."""
-        return self.kapso_id[:8]
+        """A short code that customers give to staff. The admin's search finds the link, and its
+        customer, by it."""
+        return self.kapso_id[:REFERENCE_LENGTH]
 
 
 APPROVED_NAMES = ["", "NONE", "APPROVED", "AVAILABLE_WITHOUT_REVIEW"]
@@ -466,6 +506,15 @@ PENDING_REVIEW."""
 
 DISCONNECTED_BY_STAFF = "staff"
 """The reason of a disconnection that a member of staff asked for."""
+
+
+CONNECTED_NEEDING_ATTENTION = {
+    Attention.TEST_NUMBER: Q(phone_digits__startswith=TEST_NUMBER_DIGITS),
+    Attention.RESTRICTED: ~Q(account_status=AccountStatus.ACTIVE),
+    Attention.NAME: ~Q(name_status__in=APPROVED_NAMES),
+    Attention.HEALTH: ~Q(health_status__in=["", Health.HEALTHY]),
+}
+"""Which of the numbers that are connected need attention, by the reason."""
 
 
 class ConnectionQuerySet(models.QuerySet["Connection"]):
@@ -484,15 +533,8 @@ class ConnectionQuerySet(models.QuerySet["Connection"]):
 
     def needing_attention(self, why: str) -> ConnectionQuerySet:
         """Return the numbers that need attention because of ``why``, a value of ``Attention``."""
-        why = Attention(why)
-        if why == Attention.TEST_NUMBER:
-            return self.connected().filter(display_phone_number__regex=TEST_NUMBER)
-        if why == Attention.RESTRICTED:
-            return self.connected().exclude(account_status=AccountStatus.ACTIVE)
-        if why == Attention.NAME:
-            return self.connected().exclude(name_status__in=APPROVED_NAMES)
-        if why == Attention.HEALTH:
-            return self.connected().exclude(health_status__in=["", Health.HEALTHY])
+        if condition := CONNECTED_NEEDING_ATTENTION.get(Attention(why)):
+            return self.connected().filter(condition)
         # The customer is connected, but with a number that it had before it lost this one.
         lost_one_of_several = Q(customer__status=OnboardingStatus.CONNECTED) & ~Exists(
             Connection.objects.connected().filter(
@@ -542,6 +584,12 @@ class Connection(models.Model):
         _("provisioned phone number id"), max_length=64, blank=True
     )
     display_phone_number = models.CharField(_("phone number"), max_length=64, blank=True)
+    phone_digits = models.CharField(
+        max_length=64,
+        blank=True,
+        editable=False,
+        help_text="The digits of the phone number, for searches.",
+    )
     verified_name = models.CharField(_("verified name"), max_length=255, blank=True)
     connection_type = models.CharField(
         _("connection type"), max_length=16, choices=ConnectionType.choices, blank=True
@@ -607,6 +655,13 @@ class Connection(models.Model):
 
     def __str__(self) -> str:
         return self.display_phone_number or self.phone_number_id
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.phone_digits = only_digits(self.display_phone_number)
+        fields = kwargs.get("update_fields")
+        if fields is not None and "display_phone_number" in fields:
+            kwargs["update_fields"] = {*fields, "phone_digits"}
+        super().save(*args, **kwargs)
 
     @property
     def is_connected(self) -> bool:

@@ -4,9 +4,27 @@ from __future__ import annotations
 
 import re
 
-TEST_NUMBER = r"^[^0-9]*1[^0-9]*5[^0-9]*5[^0-9]*5"
-"""A regular expression for Meta's display-name-only test numbers, "+1 555-…" in any notation; as
-databases and Python understand it."""
+TEST_NUMBER_DIGITS = "1555"
+"""How Meta's display-name-only test numbers begin, "+1 555-…"."""
+
+MIN_SEARCHED_DIGITS = 5
+
+
+def only_digits(number: str) -> str:
+    """Return the digits of ``number``, with its country code but without "+"."""
+    return re.sub(r"[^0-9]", "", number)
+
+
+def searched_digits(text: str) -> str:
+    """Return the digits that a number must have in it to be found by ``text``; "" if ``text`` is
+    not a phone number: it has letters, or fewer than ``MIN_SEARCHED_DIGITS`` digits.
+
+    Without the zeros at its beginning, a national number is the end of the international one.
+    """
+    if any(map(str.isalpha, text)):
+        return ""
+    digits = only_digits(text.replace("(0)", "")).lstrip("0")
+    return digits if len(digits) >= MIN_SEARCHED_DIGITS else ""
 
 
 def format_phone_number(number: str) -> str:
@@ -25,4 +43,4 @@ def format_phone_number(number: str) -> str:
 
 def is_test_number(number: str) -> bool:
     """True for Meta's display-name-only test numbers, which are no customer's real ones."""
-    return re.match(TEST_NUMBER, number) is not None
+    return only_digits(number).startswith(TEST_NUMBER_DIGITS)

@@ -26,6 +26,7 @@ class Company(models.Model):
     class Meta:
         verbose_name_plural = "companies"
         ordering = ["name"]
+        indexes = [models.Index(fields=["name"], name="crm_company_name")]
 
     def __str__(self) -> str:
         return self.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -12,7 +13,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from ..models import AccountStatus, Attention, Connection
-from ..phone_numbers import is_test_number
+from ..phone_numbers import is_test_number, searched_digits
 from .base import ReadOnlyAdmin
 from .display import EMPTY, badge, connection_badge, health_badge, json_block, phone_number_html
 from .status import disconnect_reason
@@ -78,6 +79,14 @@ class ConnectionAdmin(ReadOnlyAdmin):
         "created_at",
         "updated_at",
     ]
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Connection], search_term: str
+    ) -> tuple[QuerySet[Connection], bool]:
+        found, may_have_duplicates = super().get_search_results(request, queryset, search_term)
+        if digits := searched_digits(search_term):
+            found |= queryset.filter(phone_digits__contains=digits)
+        return found, may_have_duplicates
 
     change_form_template = "admin/kapso_connect/connection/change_form.html"
 

@@ -38,7 +38,9 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
     ]
     list_filter = [StatusFilter, "language", "created_at"]
     search_fields = ["name", "external_customer_id", "email", "kapso_id"]
-    search_help_text = gettext_lazy("Name, external id, e-mail, or Kapso's id.")
+    search_help_text = gettext_lazy(
+        "Name, external id, e-mail, phone number, Kapso's id, or a link's reference."
+    )
     change_list_template = "admin/kapso_connect/customer/change_list.html"
     change_form_template = "admin/kapso_connect/customer/change_form.html"
 
@@ -56,6 +58,10 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
     def find_objects(self, request: HttpRequest, customers: Iterable[Customer]) -> dict[int, Any]:
         objs = self.get_queryset(request).filter(pk__in=[customer.pk for customer in customers])
         return {obj.pk: obj for obj in objs if self.has_view_or_change_permission(request, obj)}
+
+    def search_customers(self, queryset: QuerySet[Any], text: str) -> QuerySet[Customer]:
+        # ``search_fields`` find the rest.
+        return queryset & Customer.objects.with_number_or_reference(text)
 
     def make_customer(self, obj: Customer) -> Customer:
         return obj

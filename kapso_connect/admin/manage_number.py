@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +14,7 @@ from django.utils.translation import gettext as _
 from .. import onboarding
 from ..exceptions import KapsoNotFound
 from ..models import Connection, Health, Source
-from ..phone_numbers import format_phone_number, is_test_number
+from ..phone_numbers import format_phone_number, is_test_number, only_digits
 from .customer_actions import DOUBLE_CLICK, ConfirmView, CustomerActionView
 from .history import log_change
 
@@ -39,7 +38,7 @@ class ReconnectView(NumberActionView, ConfirmView):
 
     @property
     def digits(self) -> str:
-        return re.sub(r"[^0-9]", "", self.connection.display_phone_number)
+        return only_digits(self.connection.display_phone_number)
 
     def find_obstacle(self) -> str:
         if self.digits:

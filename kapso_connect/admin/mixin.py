@@ -8,13 +8,15 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.admin.options import IS_POPUP_VAR
 from django.contrib.admin.views.main import ChangeList
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy
 
+from ..models import Customer
 from ..onboarding.status import NOT_INVITED, CustomerStatus, get_statuses
 from .panel import StatusPanel
-from .status import StatusFilter, status_summary
+from .status import StatusFilter, owners_of, status_summary
 
 STATUS_COLUMN = "whatsapp_status"
 CREATE_LINKS_ACTION = "create_setup_links"
@@ -22,7 +24,8 @@ CREATE_LINKS_ACTION = "create_setup_links"
 
 class SetupLinkAdminMixin(StatusPanel):
     """Adds to a ModelAdmin whose objects are customers of the site: a column, a filter, an action,
-    and a panel on the change page.
+    and a panel on the change page. If it has ``search_fields``, the search also finds objects by
+    their customers' phone numbers and the references of their setup links.
 
         @admin.register(Company)
         class CompanyAdmin(SetupLinkAdminMixin, admin.ModelAdmin): ...
@@ -37,6 +40,18 @@ class SetupLinkAdminMixin(StatusPanel):
     def get_list_filter(self, request: HttpRequest) -> Any:
         filters = super().get_list_filter(request)
         return filters if StatusFilter in filters else [*filters, StatusFilter]
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        found, may_have_duplicates = super().get_search_results(request, queryset, search_term)
+        if search_term and self.get_search_fields(request):
+            found |= self.search_customers(queryset, search_term)
+        return found, may_have_duplicates
+
+    def search_customers(self, queryset: QuerySet[Any], text: str) -> QuerySet[Any]:
+        """Return the objects in ``queryset`` whose customers a search for ``text`` finds."""
+        return owners_of(Customer.objects.search(text), queryset)
 
     def get_actions(self, request: HttpRequest, action_location: Any = None) -> dict[str, Any]:
         # Since 6.1 Django calls this for the change page, too.

@@ -113,6 +113,13 @@ def with_status(queryset: QuerySet[Any], status: OnboardingStatus) -> QuerySet[A
     return queryset.filter(Exists(owned.filter(status=status)))
 
 
+def owners_of(customers: QuerySet[Customer], queryset: QuerySet[Any]) -> QuerySet[Any]:
+    """Return the objects in ``queryset`` that own one of the ``customers``."""
+    owner_type = ContentType.objects.get_for_model(queryset.model)
+    keyed: QuerySet[Any] = queryset.alias(_owner_key=OwnerKey("pk"))
+    return keyed.filter(_owner_key__in=customers.filter(owner_type=owner_type).values("owner_id"))
+
+
 def customers_of_owners(queryset: QuerySet[Any]) -> QuerySet[Customer]:
     """Return the customers that a row of ``queryset`` owns, for use as a subquery of it."""
     return Customer.objects.filter(

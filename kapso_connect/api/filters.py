@@ -11,7 +11,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.settings import api_settings
 
-from ..models import Connection, SetupLink, TimelineEvent
+from ..models import Connection, Customer, SetupLink, TimelineEvent
 from ..onboarding.status import OnboardingStatus
 from .errors import ApiError, FieldErrors
 from .fields import ChoiceField, IntegerParameter, StrictCharField, UtcDateTimeField
@@ -65,7 +65,10 @@ class CustomerFilters(PagedFilters):
         required=False,
         allow_blank=True,
         max_length=200,
-        help_text="A part of the name, the external id, the e-mail address or Kapso's id.",
+        help_text=(
+            "A part of the name, the external id, the e-mail address, Kapso's id or a phone number "
+            "(at least five digits, in any notation), or the reference of a setup link."
+        ),
     )
 
     def apply(self, rows: QuerySet[Any], values: Mapping[str, Any]) -> QuerySet[Any]:
@@ -76,12 +79,7 @@ class CustomerFilters(PagedFilters):
         if "status" in values:
             rows = rows.filter(status=values["status"])
         if text := values.get("search"):
-            rows = rows.filter(
-                Q(name__icontains=text)
-                | Q(external_customer_id__icontains=text)
-                | Q(email__icontains=text)
-                | Q(kapso_id__icontains=text)
-            )
+            rows &= Customer.objects.search(text)
         return rows
 
 

@@ -14,7 +14,13 @@ from django.db.models import Count, DurationField, ExpressionWrapper, F, Q
 from django.db.models.fields.json import KT
 
 from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, SetupError
-from ..models import Attention, Connection, SetupLink, TimelineEvent
+from ..models import (
+    CONNECTED_NEEDING_ATTENTION,
+    Attention,
+    Connection,
+    SetupLink,
+    TimelineEvent,
+)
 
 RowT = TypeVar("RowT", bound=models.Model)
 
@@ -108,20 +114,13 @@ def percentage(part: int, whole: int) -> float | None:
 
 
 def funnel(period: Period) -> Funnel:
-    customers = (
-        SetupLink.objects.filter(**period.lookups("created_at"))
-        .order_by()
-        .values("customer")
-        .annotate(
-            opened_links=Count("opened_at"),
-            completed_links=Count("pk", filter=Q(setup_status=SetupLink.SetupStatus.COMPLETED)),
-        )
-    )
+    links = SetupLink.objects.filter(**period.lookups("created_at"))
+    is_completed = Q(setup_status=SetupLink.SetupStatus.COMPLETED)
     return Funnel(
-        **customers.aggregate(
-            invited=Count("customer"),
-            opened=Count("customer", filter=Q(opened_links__gt=0)),
-            connected=Count("customer", filter=Q(completed_links__gt=0)),
+        **links.aggregate(
+            invited=Count("customer", distinct=True),
+            opened=Count("customer", distinct=True, filter=Q(opened_at__isnull=False)),
+            connected=Count("customer", distinct=True, filter=is_completed),
         )
     )
 
@@ -182,11 +181,14 @@ def links_expiring_soon() -> Rows[SetupLink]:
 
 
 def numbers_needing_attention() -> dict[Attention, Rows[Connection]]:
-    found = {why: Connection.objects.needing_attention(why) for why in Attention}
-    return {
-        why: Rows(
-            numbers.count(),
-            list(numbers.select_related("customer").order_by("-pk")[:MAX_LISTED_ROWS]),
-        )
-        for why, numbers in found.items()
-    }
+    conditions = CONNECTED_NEEDING_ATTENTION.items()
+    counts = Connection.objects.connected().aggregate(
+        **{why: Count("pk", filter=condition) for why, condition in conditions}
+    )
+    found: dict[Attention, Rows[Connection]] = {}
+    for why in Attention:
+        numbers = Connection.objects.needing_attention(why)
+        count = counts[why] if why in counts else numbers.count()
+        listed = numbers.select_related("customer").order_by("-pk")[:MAX_LISTED_ROWS]
+        found[why] = Rows(count, list(listed) if count else [])
+    return found

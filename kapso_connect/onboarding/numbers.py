@@ -23,6 +23,7 @@ from ..models import (
     TimelineEvent,
     WebhookEvent,
 )
+from ..phone_numbers import only_digits
 from .setup_links import complete, find_open_link
 from .status import update_status
 
@@ -169,6 +170,7 @@ def connect_new(
                 customer=customers[customer.pk],
                 status=Connection.Status.CONNECTED,
                 connected_at=now,
+                phone_digits=only_digits(number.display_phone_number),
                 **asdict(number),
             )
             for customer, number in numbers

@@ -17,6 +17,7 @@ from example_project.crm.models import Company
 from kapso_connect.kapso.error_codes import SETUP_ERRORS
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
 from kapso_connect.onboarding.status import OnboardingStatus, find_wrong_statuses
+from kapso_connect.phone_numbers import only_digits
 
 from .routing import Router
 
@@ -176,13 +177,15 @@ class Population:
     def connection(self, pk: int, number: int, fate: str) -> Connection:
         connected_at = self.invited(number) + timedelta(minutes=self.random.randrange(3, 9000))
         lot = self.random.randrange(1000)
+        number_shown = f"+1 {555 if lot < 10 else 415}-{pk % 1000:03}-{pk % 10000:04}"
         return Connection(
             pk=pk,
             phone_number_id=str(10**14 + pk),
             customer_id=number,
             setup_link_id=2 * number + 1,
             business_account_id=str(2 * 10**14 + number),
-            display_phone_number=f"+1 {555 if lot < 10 else 415}-{pk % 1000:03}-{pk % 10000:04}",
+            display_phone_number=number_shown,
+            phone_digits=only_digits(number_shown),
             verified_name=f"Company {number:06}",
             connection_type="coexistence" if number % 2 else "dedicated",
             status="disconnected" if fate == "lost" else "connected",

@@ -34,6 +34,7 @@ PAGES = {
     "admin: customers": f"{APP}/customer/",
     **{f"admin: customers, {one}": f"{APP}/customer/?whatsapp_status={one}" for one in STATUSES},
     "admin: customers, searched": f"{APP}/customer/?q=company+0000",
+    "admin: customers, searched by number": f"{APP}/customer/?q=0415+00",
     "admin: companies": "/admin/crm/company/",
     "admin: companies, connected": "/admin/crm/company/?whatsapp_status=connected",
     "admin: companies, not invited": "/admin/crm/company/?whatsapp_status=not_invited",

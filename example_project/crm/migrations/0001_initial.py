@@ -40,6 +40,7 @@ class Migration(migrations.Migration):
             options={
                 "verbose_name_plural": "companies",
                 "ordering": ["name"],
+                "indexes": [models.Index(fields=["name"], name="crm_company_name")],
             },
         ),
         migrations.CreateModel(
