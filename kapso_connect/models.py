@@ -320,7 +320,18 @@ class WhatsAppRelation(GenericRelation):
     def get_path_info(self, filtered_relation: Any = None) -> Any:
         # An owner has at most one customer, so that a join repeats no rows.
         paths = super().get_path_info(filtered_relation)
-        return [PathInfo(**{**path._asdict(), "m2m": False}) for path in paths]
+        return [
+            PathInfo(
+                path.from_opts,
+                path.to_opts,
+                path.target_fields,
+                path.join_field,
+                False,
+                path.direct,
+                path.filtered_relation,
+            )
+            for path in paths
+        ]
 
     def get_joining_fields(self, reverse_join: bool = False) -> Any:
         return ()  # the keys are compared by the restriction below
