@@ -25,7 +25,7 @@ CREATE_LINKS_ACTION = "create_setup_links"
 class SetupLinkAdminMixin(StatusPanel):
     """Adds to a ModelAdmin whose objects are customers of the site: a column, a filter, an action,
     and a panel on the change page. If it has ``search_fields``, the search also finds objects by
-    their customers' phone numbers and the references of their setup links.
+    their customers: see ``CustomerQuerySet.search``.
 
         @admin.register(Company)
         class CompanyAdmin(SetupLinkAdminMixin, admin.ModelAdmin): ...

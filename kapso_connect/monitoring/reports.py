@@ -190,5 +190,5 @@ def numbers_needing_attention() -> dict[Attention, Rows[Connection]]:
         numbers = Connection.objects.needing_attention(why)
         count = counts[why] if why in counts else numbers.count()
         listed = numbers.select_related("customer").order_by("-pk")[:MAX_LISTED_ROWS]
-        found[why] = Rows(count, list(listed) if count else [])
+        found[why] = Rows(count, list(listed))
     return found

@@ -209,6 +209,14 @@ def test_search(caller: Caller) -> None:
     assert len(names(caller, "search=")) == 2
 
 
+def test_search_finds_phone_numbers_and_references(caller: Caller) -> None:
+    make_connection(make_customer(name="In Berlin"), display_phone_number="+49 30 5432134")
+    link = make_link(make_customer(name="Invited"))
+    for text in ("%2B49305432134", "030 5432134", "%2B49 30 5432134"):
+        assert names(caller, f"search={text}") == ["In Berlin"], text
+    assert names(caller, f"search={link.reference}") == ["Invited"]
+
+
 def test_filter_by_status(caller: Caller) -> None:
     make_customer(name="not_invited")
     make_link(make_customer(name="invited"))

@@ -20,6 +20,7 @@ class BakeryAdmin(SetupLinkAdminMixin, admin.ModelAdmin):
     list_editable = ["opened"]
     list_filter = ["opened"]
     list_per_page = 50
+    search_fields = ["title"]
     actions = ["close"]
     change_form_template = "host_site/change_form.html"
 
@@ -41,9 +42,14 @@ class BakeryAdmin(SetupLinkAdminMixin, admin.ModelAdmin):
         queryset.update(opened=False)
 
 
-@admin.register(Shop, Franchise)
+@admin.register(Franchise)
 class PlainAdmin(SetupLinkAdminMixin, admin.ModelAdmin):
     pass
+
+
+@admin.register(Shop)
+class ShopAdmin(PlainAdmin):
+    search_fields = ["name"]
 
 
 @admin.register(Branch)
