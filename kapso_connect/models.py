@@ -17,6 +17,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, models
 from django.db.models import Exists, F, OuterRef, Q, Value
 from django.db.models.functions import Concat, Substr
 from django.db.models.lookups import Exact
+from django.db.models.query_utils import PathInfo
 from django.utils import timezone
 from django.utils.crypto import get_random_string
 from django.utils.translation import gettext_lazy as _
@@ -288,8 +289,18 @@ class WhatsAppRelation(GenericRelation):
 
     def get_path_info(self, filtered_relation: Any = None) -> Any:
         # An owner has at most one customer, so that a join repeats no rows.
-        paths = super().get_path_info(filtered_relation)
-        return [path._replace(m2m=False) for path in paths]
+        return [
+            PathInfo(
+                from_opts=path.from_opts,
+                to_opts=path.to_opts,
+                target_fields=path.target_fields,
+                join_field=path.join_field,
+                m2m=False,
+                direct=path.direct,
+                filtered_relation=filtered_relation,
+            )
+            for path in super().get_path_info(filtered_relation)
+        ]
 
     def get_joining_fields(self, reverse_join: bool = False) -> Any:
         return ()  # the keys are compared by the restriction below
