@@ -329,18 +329,17 @@ class WhatsAppRelation(GenericRelation):
 
     def get_path_info(self, filtered_relation: Any = None) -> Any:
         # An owner has at most one customer, so that a join repeats no rows.
-        paths = super().get_path_info(filtered_relation)
         return [
             PathInfo(
-                path.from_opts,
-                path.to_opts,
-                path.target_fields,
-                path.join_field,
-                False,
-                path.direct,
-                path.filtered_relation,
+                from_opts=path.from_opts,
+                to_opts=path.to_opts,
+                target_fields=path.target_fields,
+                join_field=path.join_field,
+                m2m=False,
+                direct=path.direct,
+                filtered_relation=filtered_relation,
             )
-            for path in paths
+            for path in super().get_path_info(filtered_relation)
         ]
 
     def get_joining_fields(self, reverse_join: bool = False) -> Any:
