@@ -98,12 +98,7 @@ class Report:
 
     def summary(self) -> str:
         """Return the counts in one line, without the errors."""
-        counts = [
-            f"{item.name} {getattr(self, item.name)}"
-            for item in fields(self)
-            if item.name != "errors"
-        ]
-        return ", ".join(counts)
+        return ", ".join(f"{name} {n}" for name, n in vars(self).items() if name != "errors")
 
 
 class MassLoss(Exception):
@@ -134,7 +129,6 @@ def run(
         report.webhooks = _process_rows(pending, inbox.process, "webhooks", progress)
         # Before the API is asked, so that an unavailable API does not delay signals …
         report.signals = _process_rows(_due_signals(), outbox.deliver, "signals", progress)
-    own_client = client is None
     client = client or KapsoClient.from_settings(budget=SYNC_BUDGET)
     try:
         _sync_numbers(report, client, dry_run, accept_mass_loss, progress)
@@ -144,14 +138,13 @@ def run(
     except (KapsoError, MassLoss) as error:
         report.errors.append(str(error))
         log_event("sync.stopped", error=str(error))
-    finally:
-        if own_client:
-            client.close()
     if not dry_run:
         # … and afterwards, to send the signals of what was found.
         report.signals += _process_rows(_due_signals(), outbox.deliver, "signals", progress)
     _repair_statuses(report, dry_run, progress)
-    report.waiting, report.failed = _count_remaining()
+    webhooks, signals = WebhookEvent.objects, TimelineEvent.objects
+    report.waiting = webhooks.waiting().count() + signals.waiting().count()
+    report.failed = webhooks.failed().count() + signals.failed().count()
     if not dry_run:
         counts = {**vars(report), "errors": len(report.errors)}
         log_event("sync.finished", seconds=time.monotonic() - started, **counts)
@@ -193,14 +186,6 @@ def _iterate_keys(rows: models.QuerySet[ModelT]) -> Iterator[int]:
     ):
         yield from keys
         last = keys[-1]
-
-
-def _count_remaining() -> tuple[int, int]:
-    """Return how many webhooks and signals are waiting, and how many have failed permanently."""
-    webhooks, signals = WebhookEvent.objects, TimelineEvent.objects
-    waiting = webhooks.waiting().count() + signals.waiting().count()
-    failed = webhooks.failed().count() + signals.failed().count()
-    return waiting, failed
 
 
 # Redirects
@@ -352,13 +337,9 @@ def _disconnect_missing(
     accept_mass_loss: bool,
 ) -> None:
     """Disconnect numbers that Kapso did not list, if it confirms each of them to be gone."""
-    connected_before = Connection.objects.connected().filter(connected_at__lt=started)
-    total = 0
-    missing: list[int] = []
-    for pk in _iterate_keys(connected_before):
-        total += 1
-        if pk not in seen:
-            missing.append(pk)
+    before = list(_iterate_keys(Connection.objects.connected().filter(connected_at__lt=started)))
+    missing = [pk for pk in before if pk not in seen]
+    total = len(before)
     is_mass_loss = len(missing) > MASS_LOSS_THRESHOLD and len(missing) * 2 > total
     is_total_loss = len(missing) == total > 1
     if (is_mass_loss or is_total_loss) and not accept_mass_loss:
@@ -367,12 +348,12 @@ def _disconnect_missing(
             "was disconnected. Check that API_KEY is not the key of another project. If the "
             "numbers really are gone, run: manage.py kapso_sync --accept-mass-loss"
         )
+    if dry_run:
+        report.disconnected += len(missing)
+        return
     for number in Connection.objects.filter(pk__in=missing).values_list(
         "phone_number_id", flat=True
     ):
-        if dry_run:
-            report.disconnected += 1
-            continue
         try:
             closed = remote_numbers.refresh_number(number, source=Source.SYNC, client=client)
         except exceptions.TryLater:
@@ -458,8 +439,7 @@ def _sync_link(link: SetupLink, client: KapsoClient) -> bool:
     # Before Kapso is asked, so that a link whose request fails is not the first again next time.
     SetupLink.objects.filter(pk=link.pk).update(checked_at=timezone.now())
     try:
-        remotes = client.list_setup_links(link.customer.kapso_id or "")
-        remote = next((remote for remote in remotes if remote.id == link.kapso_id), None)
+        remote = setup_links.find_remote_link(link, client)
     except KapsoNotFound:
         remote = None
     return setup_links.apply_remote_link(link, remote)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -83,8 +83,7 @@ def create_setup_link(
     and it is safe to call again. Do not call it inside a transaction: it waits for Kapso.
     """
     request = prepare(customer, options=options, next_url=next_url, created_by=created_by)
-    with _client_or_own(client) as api:
-        return create(request, api)
+    return create(request, client or KapsoClient.from_settings())
 
 
 def extend_setup_link(
@@ -107,8 +106,9 @@ def extend_setup_link(
         return False
     # Naive if USE_TZ is off: astimezone() takes it as local time, which it is.
     changes = {"expires_at": expires_at.astimezone().isoformat()}
+    client = client or KapsoClient.from_settings()
     try:
-        remote = _update_remote(link, changes, client)
+        remote = client.update_setup_link(link.customer.kapso_id or "", link.kapso_id, changes)
     except KapsoNotFound:
         remote = None
     if remote is None or remote.status != SetupLink.Status.ACTIVE:
@@ -148,13 +148,14 @@ def revoke_setup_link(
     if not link.is_revocable:
         return False
     if link.status == SetupLink.Status.ACTIVE:
+        client = client or KapsoClient.from_settings()
         try:
-            _update_remote(link, {"status": "revoked"}, client)
+            client.revoke_setup_link(link.customer.kapso_id or "", link.kapso_id)
         except KapsoNotFound:
             pass  # It no longer exists, which is what was wanted.
         except KapsoValidationError:
             # Kapso does not revoke a link that was used.
-            remote = _find_remote(link, client)
+            remote = find_remote_link(link, client)
             if remote is None or not apply_remote_link(link, remote):
                 raise
             return False
@@ -280,7 +281,9 @@ def record(answers: Sequence[tuple[LinkRequest, KapsoSetupLink]]) -> list[SetupL
         update_status(*customers.values())
         for (request, remote), link in zip(answers, links, strict=True):
             if link is not None:
-                _copy_changes(customers[link.customer_id], request.customer)
+                # The caller's object is brought up to date.
+                for field in Customer.WRITTEN_BY_ONBOARDING:
+                    setattr(request.customer, field, getattr(link.customer, field))
                 link.customer = request.customer
                 link.token = remote.token
                 if request.on_recorded is not None:
@@ -288,14 +291,6 @@ def record(answers: Sequence[tuple[LinkRequest, KapsoSetupLink]]) -> list[SetupL
         return links
 
     return retry_on_conflict(change)
-
-
-def _copy_changes(locked: Customer, customer: Customer) -> None:
-    """Bring the caller's ``customer`` up to date."""
-    customer.connect_key = locked.connect_key
-    customer.latest_setup_link = locked.latest_setup_link
-    customer.status = locked.status
-    customer.status_changed_at = locked.status_changed_at
 
 
 def _new_link(
@@ -566,19 +561,7 @@ def complete(link: SetupLink) -> None:
     link.save(update_fields=["opened_at", *COMPLETED_FIELDS])
 
 
-def _update_remote(
-    link: SetupLink, changes: Mapping[str, Any], client: KapsoClient | None
-) -> KapsoSetupLink:
-    with _client_or_own(client) as api:
-        return api.update_setup_link(link.customer.kapso_id or "", link.kapso_id, changes)
-
-
-def _find_remote(link: SetupLink, client: KapsoClient | None) -> KapsoSetupLink | None:
-    with _client_or_own(client) as api:
-        remotes = api.list_setup_links(link.customer.kapso_id or "")
-        return next((remote for remote in remotes if remote.id == link.kapso_id), None)
-
-
-def _client_or_own(client: KapsoClient | None) -> AbstractContextManager[KapsoClient]:
-    """Return ``client``, which stays open afterwards, or a new client, which is closed."""
-    return nullcontext(client) if client is not None else KapsoClient.from_settings()
+def find_remote_link(link: SetupLink, client: KapsoClient) -> KapsoSetupLink | None:
+    """Return what the API says about ``link``; None if Kapso does not have it any more."""
+    remotes = client.list_setup_links(link.customer.kapso_id or "")
+    return next((remote for remote in remotes if remote.id == link.kapso_id), None)
