@@ -18,10 +18,10 @@ from typing import TypeVar
 from django.db import models
 from django.utils import timezone
 
-from . import exceptions, outbox
+from . import outbox
 from .conf import SYNC_BUDGET, SYNC_INVITATIONS_BUDGET
 from .db import retry_on_conflict
-from .exceptions import KapsoError, KapsoNotFound
+from .exceptions import KapsoError, KapsoNotFound, TryLater
 from .kapso.client import KapsoClient
 from .kapso.types import KapsoCustomer, KapsoPhoneNumber
 from .log import log_event
@@ -295,17 +295,12 @@ def _sync_number(
         customer = customers.get(remote.customer_id)
         if remote.customer_id and customer is None:
             return  # deleted from Kapso since the page was read
-        if (
-            known is not None
-            and is_open
-            and was_open
-            and not _needs_update(known, customer, remote)
-        ):
+        if is_open and was_open and not _needs_update(known, customer, remote):
             return
         now = remote_numbers.apply_remote_number(
             customer, remote, asked_at=started, source=Source.SYNC
         )
-    except exceptions.TryLater:
+    except TryLater:
         return
     except Exception as error:
         _log_error("numbers", remote.phone_number_id, error)
@@ -318,9 +313,11 @@ def _sync_number(
     report.updated += is_connected and was_open and not moved
 
 
-def _needs_update(known: Connection, customer: Customer | None, remote: KapsoPhoneNumber) -> bool:
+def _needs_update(
+    known: Connection | None, customer: Customer | None, remote: KapsoPhoneNumber
+) -> bool:
     """Return whether ``apply_remote_number`` would change anything; usually it would not."""
-    if customer is None or known.customer_id != customer.pk:
+    if known is None or customer is None or known.customer_id != customer.pk:
         return True
     number = numbers.Number.from_api(remote)
     return any(
@@ -356,7 +353,7 @@ def _disconnect_missing(
     ):
         try:
             closed = remote_numbers.refresh_number(number, source=Source.SYNC, client=client)
-        except exceptions.TryLater:
+        except TryLater:
             continue
         report.disconnected += closed is not None and not closed.is_connected
 

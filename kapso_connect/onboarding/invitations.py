@@ -326,14 +326,12 @@ def _created_since(batch: InvitationBatch, customers: Collection[int]) -> dict[i
     be used or was used. Another member of staff may have created it, or a process that died before
     it could record it in the batch.
     """
-    events = TimelineEvent.objects.filter(
-        kind=TimelineEvent.Kind.SETUP_LINK_CREATED,
+    links = SetupLink.objects.filter(
+        pk=F("customer__latest_setup_link"),
         customer__in=customers,
-        occurred_at__gte=batch.started_at,
-        setup_link=F("customer__latest_setup_link"),
-        setup_link__status__in=[SetupLink.Status.ACTIVE, SetupLink.Status.USED],
-    ).select_related("setup_link__customer")
-    links = [event.setup_link for event in events if event.setup_link is not None]
+        events__kind=TimelineEvent.Kind.SETUP_LINK_CREATED,
+        events__occurred_at__gte=batch.started_at,
+    ).select_related("customer")
     return {
         link.customer_id: link
         for link in links

@@ -120,6 +120,7 @@ def extend_setup_link(
     def change() -> bool:
         if not SetupLink.objects.active().filter(pk=link.pk).update(expires_at=until):
             return False
+        link.expires_at = until
         outbox.record(
             Kind.SETUP_LINK_EXTENDED,
             source=Source.MANUAL,
@@ -130,10 +131,7 @@ def extend_setup_link(
         )
         return True
 
-    extended = retry_on_conflict(change)
-    if extended:
-        link.expires_at = until
-    return extended
+    return retry_on_conflict(change)
 
 
 def revoke_setup_link(
@@ -440,26 +438,22 @@ def apply_remote_link(link: SetupLink, remote: KapsoSetupLink | None) -> bool:
 
     ``remote`` is None for a link that Kapso no longer has. Return whether the link has ended.
     """
-    if remote is not None and remote.whatsapp_setup_status not in {
-        None,
-        SetupLink.SetupStatus.PENDING,
-    }:
+    if remote is None:
+        return retry_on_conflict(partial(_end_link, link, SetupLink.Status.REVOKED, Source.SYNC))
+    setup_status = remote.whatsapp_setup_status
+    if setup_status not in {None, SetupLink.SetupStatus.PENDING}:
         # The hosted page was used, whether or not a browser came back from it.
         record_opened(link, source=Source.SYNC)
-    if (
-        remote is not None
-        and remote.whatsapp_setup_status == SetupLink.SetupStatus.FAILED
-        and link.setup_status != SetupLink.SetupStatus.FAILED
-    ):
+    failed = SetupLink.SetupStatus.FAILED
+    if setup_status == failed and link.setup_status != failed:
         # No redirect reported the failure.
         record_failure(link, _error_code(remote.whatsapp_setup_error), source=Source.SYNC)
-    status = SetupLink.Status.REVOKED if remote is None else remote.status
-    if remote is not None and status == SetupLink.Status.ACTIVE:
-        if remote.expires_at != link.expires_at:
-            SetupLink.objects.filter(pk=link.pk).update(expires_at=remote.expires_at)
-            link.expires_at = remote.expires_at
-        return False
-    return retry_on_conflict(partial(_end_link, link, status, Source.SYNC))
+    if remote.status != SetupLink.Status.ACTIVE:
+        return retry_on_conflict(partial(_end_link, link, remote.status, Source.SYNC))
+    if remote.expires_at != link.expires_at:
+        SetupLink.objects.filter(pk=link.pk).update(expires_at=remote.expires_at)
+        link.expires_at = remote.expires_at
+    return False
 
 
 def _error_code(error: str | None) -> str:
