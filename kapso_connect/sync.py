@@ -261,11 +261,8 @@ def _connect_new_numbers(
         if (customer := customers.local.get(remote.customer_id or ""))
     ]
     with_open_link = set(
-        SetupLink.objects.filter(
-            customer__in=[customer for customer, _ in pairs],
-            status__in=setup_links.OPEN_STATUSES,
-        )
-        .exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
+        SetupLink.objects.open()
+        .filter(customer__in=[customer for customer, _ in pairs])
         .values_list("customer_id", flat=True)
     )
     simple = [pair for pair in pairs if pair[0].pk not in with_open_link]

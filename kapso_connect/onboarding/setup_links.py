@@ -27,7 +27,7 @@ from ..kapso.types import KapsoSetupLink
 from ..models import Customer, SetupLink, Source, TimelineEvent, new_connect_key
 from ..utils import validate_same_site_url
 from .customers import register
-from .status import OnboardingStatus, update_status
+from .status import update_status
 
 Kind = TimelineEvent.Kind
 
@@ -47,11 +47,6 @@ EVENT_KINDS_BY_STATUS = {
 """The event that the timeline gets when a link's status becomes this one."""
 
 COMPLETED = SetupLink.SetupStatus.COMPLETED
-
-INVITED_STATUSES = {OnboardingStatus.INVITED, OnboardingStatus.OPENED, OnboardingStatus.FAILED}
-
-OPEN_STATUSES = [SetupLink.Status.ACTIVE, SetupLink.Status.USED]
-"""A link with one of these may have led to a number, if it is not completed."""
 
 COMPLETED_FIELDS: dict[str, Any] = {
     "status": SetupLink.Status.USED,
@@ -515,33 +510,23 @@ def _mark_ended(
 def find_open_link(
     customer: Customer, phone_number_id: str, since: datetime | None = None
 ) -> SetupLink | None:
-    """Return the link that may have led ``customer``, whose row is locked, to a number that was
-    reported without a link.
+    """Return the link that may have led ``customer`` to a number that was reported without a link.
 
     That is the link for which a browser reported this number, or else the newest one that is not
     completed, not reported for another number, and not created after ``since``, when the number
     was added to Kapso.
     """
-    latest = customer.latest_setup_link
-    if latest is None:
+    if customer.latest_setup_link_id is None:
         return None
-    is_open = latest.status in OPEN_STATUSES and latest.setup_status != COMPLETED
-    # With one of these statuses, no link waits for the confirmation of any number.
-    is_newest = customer.status in INVITED_STATUSES and (
-        since is None or latest.created_at <= since
-    )
-    if is_open and (is_newest or latest.unconfirmed_phone_number_id == phone_number_id):
-        return latest
     for_no_number = Q(unconfirmed_phone_number_id="")
     if since is not None:
         for_no_number &= Q(created_at__lte=since)
     return (
-        SetupLink.objects.filter(
+        SetupLink.objects.open()
+        .filter(
             Q(unconfirmed_phone_number_id=phone_number_id) | for_no_number,
             customer=customer,
-            status__in=OPEN_STATUSES,
         )
-        .exclude(setup_status=COMPLETED)
         .order_by("-unconfirmed_phone_number_id", "-created_at", "-pk")
         .first()
     )
