@@ -379,6 +379,13 @@ class SetupLinkQuerySet(LeasedQuerySet["SetupLink"]):
             | Q(status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now())
         )
 
+    def open(self) -> SetupLinkQuerySet:
+        """Return the links that may have led to a number, but are not completed."""
+        statuses = [SetupLink.Status.ACTIVE, SetupLink.Status.USED]
+        return self.filter(status__in=statuses).exclude(
+            setup_status=SetupLink.SetupStatus.COMPLETED
+        )
+
     def unconfirmed(self) -> SetupLinkQuerySet:
         """Return the links whose redirect reported a number that the API has not confirmed."""
         return self.filter(unconfirmed_since__isnull=False)

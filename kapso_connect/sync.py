@@ -18,10 +18,10 @@ from typing import TypeVar
 from django.db import models
 from django.utils import timezone
 
-from . import exceptions, outbox
+from . import outbox
 from .conf import SYNC_BUDGET, SYNC_INVITATIONS_BUDGET
 from .db import retry_on_conflict
-from .exceptions import KapsoError, KapsoNotFound
+from .exceptions import KapsoError, KapsoNotFound, TryLater
 from .kapso.client import KapsoClient
 from .kapso.types import KapsoCustomer, KapsoPhoneNumber
 from .log import log_event
@@ -98,12 +98,7 @@ class Report:
 
     def summary(self) -> str:
         """Return the counts in one line, without the errors."""
-        counts = [
-            f"{item.name} {getattr(self, item.name)}"
-            for item in fields(self)
-            if item.name != "errors"
-        ]
-        return ", ".join(counts)
+        return ", ".join(f"{name} {n}" for name, n in vars(self).items() if name != "errors")
 
 
 class MassLoss(Exception):
@@ -134,7 +129,6 @@ def run(
         report.webhooks = _process_rows(pending, inbox.process, "webhooks", progress)
         # Before the API is asked, so that an unavailable API does not delay signals …
         report.signals = _process_rows(_due_signals(), outbox.deliver, "signals", progress)
-    own_client = client is None
     client = client or KapsoClient.from_settings(budget=SYNC_BUDGET)
     try:
         _sync_numbers(report, client, dry_run, accept_mass_loss, progress)
@@ -144,14 +138,13 @@ def run(
     except (KapsoError, MassLoss) as error:
         report.errors.append(str(error))
         log_event("sync.stopped", error=str(error))
-    finally:
-        if own_client:
-            client.close()
     if not dry_run:
         # … and afterwards, to send the signals of what was found.
         report.signals += _process_rows(_due_signals(), outbox.deliver, "signals", progress)
     _repair_statuses(report, dry_run, progress)
-    report.waiting, report.failed = _count_remaining()
+    webhooks, signals = WebhookEvent.objects, TimelineEvent.objects
+    report.waiting = webhooks.waiting().count() + signals.waiting().count()
+    report.failed = webhooks.failed().count() + signals.failed().count()
     if not dry_run:
         counts = {**vars(report), "errors": len(report.errors)}
         log_event("sync.finished", seconds=time.monotonic() - started, **counts)
@@ -193,14 +186,6 @@ def _iterate_keys(rows: models.QuerySet[ModelT]) -> Iterator[int]:
     ):
         yield from keys
         last = keys[-1]
-
-
-def _count_remaining() -> tuple[int, int]:
-    """Return how many webhooks and signals are waiting, and how many have failed permanently."""
-    webhooks, signals = WebhookEvent.objects, TimelineEvent.objects
-    waiting = webhooks.waiting().count() + signals.waiting().count()
-    failed = webhooks.failed().count() + signals.failed().count()
-    return waiting, failed
 
 
 # Redirects
@@ -276,11 +261,8 @@ def _connect_new_numbers(
         if (customer := customers.local.get(remote.customer_id or ""))
     ]
     with_open_link = set(
-        SetupLink.objects.filter(
-            customer__in=[customer for customer, _ in pairs],
-            status__in=setup_links.OPEN_STATUSES,
-        )
-        .exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
+        SetupLink.objects.open()
+        .filter(customer__in=[customer for customer, _ in pairs])
         .values_list("customer_id", flat=True)
     )
     simple = [pair for pair in pairs if pair[0].pk not in with_open_link]
@@ -310,17 +292,12 @@ def _sync_number(
         customer = customers.get(remote.customer_id)
         if remote.customer_id and customer is None:
             return  # deleted from Kapso since the page was read
-        if (
-            known is not None
-            and is_open
-            and was_open
-            and not _needs_update(known, customer, remote)
-        ):
+        if is_open and was_open and not _needs_update(known, customer, remote):
             return
         now = remote_numbers.apply_remote_number(
             customer, remote, asked_at=started, source=Source.SYNC
         )
-    except exceptions.TryLater:
+    except TryLater:
         return
     except Exception as error:
         _log_error("numbers", remote.phone_number_id, error)
@@ -333,9 +310,11 @@ def _sync_number(
     report.updated += is_connected and was_open and not moved
 
 
-def _needs_update(known: Connection, customer: Customer | None, remote: KapsoPhoneNumber) -> bool:
+def _needs_update(
+    known: Connection | None, customer: Customer | None, remote: KapsoPhoneNumber
+) -> bool:
     """Return whether ``apply_remote_number`` would change anything; usually it would not."""
-    if customer is None or known.customer_id != customer.pk:
+    if known is None or customer is None or known.customer_id != customer.pk:
         return True
     number = numbers.Number.from_api(remote)
     return any(
@@ -352,13 +331,9 @@ def _disconnect_missing(
     accept_mass_loss: bool,
 ) -> None:
     """Disconnect numbers that Kapso did not list, if it confirms each of them to be gone."""
-    connected_before = Connection.objects.connected().filter(connected_at__lt=started)
-    total = 0
-    missing: list[int] = []
-    for pk in _iterate_keys(connected_before):
-        total += 1
-        if pk not in seen:
-            missing.append(pk)
+    before = list(_iterate_keys(Connection.objects.connected().filter(connected_at__lt=started)))
+    missing = [pk for pk in before if pk not in seen]
+    total = len(before)
     is_mass_loss = len(missing) > MASS_LOSS_THRESHOLD and len(missing) * 2 > total
     is_total_loss = len(missing) == total > 1
     if (is_mass_loss or is_total_loss) and not accept_mass_loss:
@@ -367,15 +342,15 @@ def _disconnect_missing(
             "was disconnected. Check that API_KEY is not the key of another project. If the "
             "numbers really are gone, run: manage.py kapso_sync --accept-mass-loss"
         )
+    if dry_run:
+        report.disconnected += len(missing)
+        return
     for number in Connection.objects.filter(pk__in=missing).values_list(
         "phone_number_id", flat=True
     ):
-        if dry_run:
-            report.disconnected += 1
-            continue
         try:
             closed = remote_numbers.refresh_number(number, source=Source.SYNC, client=client)
-        except exceptions.TryLater:
+        except TryLater:
             continue
         report.disconnected += closed is not None and not closed.is_connected
 
@@ -458,8 +433,7 @@ def _sync_link(link: SetupLink, client: KapsoClient) -> bool:
     # Before Kapso is asked, so that a link whose request fails is not the first again next time.
     SetupLink.objects.filter(pk=link.pk).update(checked_at=timezone.now())
     try:
-        remotes = client.list_setup_links(link.customer.kapso_id or "")
-        remote = next((remote for remote in remotes if remote.id == link.kapso_id), None)
+        remote = setup_links.find_remote_link(link, client)
     except KapsoNotFound:
         remote = None
     return setup_links.apply_remote_link(link, remote)

@@ -445,8 +445,8 @@ def _check_kapso(run: Diagnosis) -> Iterator[Finding]:
     run.require("kapso.reachable")
     url = run.webhook_url()
     try:
-        with KapsoClient.from_settings(budget=DOCTOR_BUDGET) as client:
-            found = registration.inspect_webhooks(client, url)
+        client = KapsoClient.from_settings(budget=DOCTOR_BUDGET)
+        found = registration.inspect_webhooks(client, url)
     except KapsoCredentialsError as error:
         hint = "Check the key in Kapso under Project settings, API keys."
         yield _problem("kapso.key", str(error), hint)
@@ -494,8 +494,8 @@ def _check_delivery(run: Diagnosis) -> Iterator[Finding]:
         raise Skipped("Not checked: WEBHOOK_SECRET is not set.")
     timeout = TEST_DELIVERY_TIMEOUT
     try:
-        with KapsoClient.from_settings(budget=DOCTOR_BUDGET) as client:
-            seconds = registration.send_test_delivery(client, webhook, timeout=timeout)
+        client = KapsoClient.from_settings(budget=DOCTOR_BUDGET)
+        seconds = registration.send_test_delivery(client, webhook, timeout=timeout)
     except KapsoError as error:
         hint = "Send one from Kapso's dashboard, and look for it in the admin."
         yield _problem("delivery", str(error), hint)

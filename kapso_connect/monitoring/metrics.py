@@ -38,8 +38,6 @@ API_SECONDS = Histogram(
     ["operation", "outcome", "status"],
 )
 
-WEBHOOK_OUTCOMES = {"webhook.duplicate": "duplicate", "webhook.refused": "refused"}
-
 
 def observe(name: str, fields: Mapping[str, Any]) -> None:
     """Count and time one log event. Name this function in ``OBSERVERS``."""
@@ -50,8 +48,8 @@ def observe(name: str, fields: Mapping[str, Any]) -> None:
         name == "webhook.retried" and fields["outcome"] != "pending"
     ):
         WEBHOOKS.labels(fields["outcome"]).inc()
-    elif name in WEBHOOK_OUTCOMES:
-        WEBHOOKS.labels(WEBHOOK_OUTCOMES[name]).inc()
+    elif name in {"webhook.duplicate", "webhook.refused"}:
+        WEBHOOKS.labels(name.partition(".")[2]).inc()
     elif name.startswith("timeline."):
         CHANGES.labels(name, fields["source"]).inc()
     elif name in {"signal.sent", "signal.retry_scheduled", "signal.failed"}:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
 from django.db import models
-from django.db.models import Count, DurationField, ExpressionWrapper, F, Q
+from django.db.models import Count, F, Q
 from django.db.models.fields.json import KT
 
 from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, SetupError
@@ -161,11 +161,7 @@ def time_to_connect(period: Period) -> Durations:
     )
     count = durations.count()
     middle = (
-        durations.annotate(
-            took=ExpressionWrapper(
-                F("occurred_at") - F("setup_link__created_at"), output_field=DurationField()
-            )
-        )
+        durations.annotate(took=F("occurred_at") - F("setup_link__created_at"))
         .order_by("took")
         .values_list("took", flat=True)[max(count - 1, 0) // 2 : count // 2 + 1]
     )

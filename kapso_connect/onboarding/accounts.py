@@ -57,14 +57,7 @@ def update_account(
                 connection.account_status = ACCOUNT_STATUSES[name]
                 connection.restrictions = list(restrictions)
                 connection.account_updated_at = now
-                connection.save(
-                    update_fields=[
-                        "account_status",
-                        "restrictions",
-                        "account_updated_at",
-                        "updated_at",
-                    ]
-                )
+                connection.save()
             outbox.record(
                 Kind.ACCOUNT_UPDATED,
                 source=source,

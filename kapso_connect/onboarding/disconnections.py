@@ -92,9 +92,7 @@ def disconnect_number(
     """
     if not connection.is_connected:
         return connection
-    if client is None:
-        with KapsoClient.from_settings() as own:
-            return disconnect_number(connection, actor=actor, client=own)
+    client = client or KapsoClient.from_settings()
     active = SetupLink.objects.active().filter(customer=connection.customer_id)
     for link in active.select_related("customer"):
         revoke_setup_link(link, actor=actor, client=client)

@@ -8,9 +8,10 @@ created for it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -87,24 +88,15 @@ def make_batch(
 ) -> InvitationBatch:
     """Create a draft for ``customers``, a queryset or primary keys; make no request to Kapso."""
     if isinstance(customers, models.QuerySet):
-        pks = customers.order_by().values_list("pk", flat=True)
-        customers = pks.iterator(chunk_size=INSERT_BATCH_SIZE)
+        customers = customers.order_by().values_list("pk", flat=True)
     with atomic():
         batch = InvitationBatch.objects.create(
             created_by_id=created_by.pk if created_by is not None else None
         )
-        rows = (Invitation(batch=batch, customer_id=pk) for pk in _without_duplicates(customers))
+        rows = (Invitation(batch=batch, customer_id=pk) for pk in dict.fromkeys(customers))
         while chunk := list(islice(rows, INSERT_BATCH_SIZE)):
             Invitation.objects.bulk_create(chunk)
     return batch
-
-
-def _without_duplicates(pks: Iterable[int]) -> Iterator[int]:
-    found: set[int] = set()
-    for pk in pks:
-        if pk not in found:
-            found.add(pk)
-            yield pk
 
 
 def start(
@@ -189,14 +181,6 @@ def progress(batch: InvitationBatch) -> Progress:
     return Progress(**counts)
 
 
-def due_at(batch_id: int) -> datetime | None:
-    """Return when the next invitation of a batch can be tried; None for a batch that stopped, and
-    if none is left."""
-    left = Invitation.objects.waiting().filter(batch=batch_id, batch__stopped="")
-    moment: datetime | None = left.aggregate(Min("next_attempt_at"))["next_attempt_at__min"]
-    return moment
-
-
 def batches_with_due_invitations() -> models.QuerySet[InvitationBatch]:
     """Return the batches that were started, did not stop, and have an invitation that is due."""
     left = Invitation.objects.pending().due().filter(batch=models.OuterRef("pk"))
@@ -238,13 +222,16 @@ def work(
     batch = InvitationBatch.objects.select_related("created_by").filter(pk=batch_id).first()
     if batch is None or batch.started_at is None:
         return False
-    deadline = None if seconds is None else time.monotonic() + seconds
+    deadline = time.monotonic() + (math.inf if seconds is None else seconds)
 
     def lease_wave() -> list[Invitation]:
+        """Return the invitations of the next wave, each leased to this process."""
         # Another process may have met an error that stops the batch.
         batch.refresh_from_db(fields=["stopped"])
-        is_over = batch.stopped or should_stop() or is_past(deadline)
-        return [] if is_over else _lease_due(batch)
+        if batch.stopped or should_stop() or time.monotonic() >= deadline:
+            return []
+        rows = Invitation.objects.pending().filter(batch=batch).prefetch_related("customer")
+        return retry_on_conflict(lambda: rows.order_by("pk").lease_due(MAX_CONCURRENT_REQUESTS))
 
     with ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS, thread_name_prefix="kapso-invite") as pool:
         asked = _ask(batch, lease_wave(), pool)
@@ -255,16 +242,6 @@ def work(
                 on_progress()
             asked = following
     return not batch.stopped and batches_with_due_invitations().filter(pk=batch.pk).exists()
-
-
-def is_past(deadline: float | None) -> bool:
-    return deadline is not None and time.monotonic() >= deadline
-
-
-def _lease_due(batch: InvitationBatch) -> list[Invitation]:
-    """Return the invitations of the next wave, each leased to this process."""
-    rows = Invitation.objects.pending().filter(batch=batch).prefetch_related("customer")
-    return retry_on_conflict(lambda: rows.order_by("pk").lease_due(MAX_CONCURRENT_REQUESTS))
 
 
 @dataclass(frozen=True)
@@ -349,14 +326,12 @@ def _created_since(batch: InvitationBatch, customers: Collection[int]) -> dict[i
     be used or was used. Another member of staff may have created it, or a process that died before
     it could record it in the batch.
     """
-    events = TimelineEvent.objects.filter(
-        kind=TimelineEvent.Kind.SETUP_LINK_CREATED,
+    links = SetupLink.objects.filter(
+        pk=F("customer__latest_setup_link"),
         customer__in=customers,
-        occurred_at__gte=batch.started_at,
-        setup_link=F("customer__latest_setup_link"),
-        setup_link__status__in=[SetupLink.Status.ACTIVE, SetupLink.Status.USED],
-    ).select_related("setup_link__customer")
-    links = [event.setup_link for event in events if event.setup_link is not None]
+        events__kind=TimelineEvent.Kind.SETUP_LINK_CREATED,
+        events__occurred_at__gte=batch.started_at,
+    ).select_related("customer")
     return {
         link.customer_id: link
         for link in links
@@ -388,8 +363,7 @@ def _register(
 
 
 def _with_client(ask: Callable[[ItemT, KapsoClient], ResultT], item: ItemT) -> ResultT:
-    with KapsoClient.from_settings() as client:
-        return ask(item, client)
+    return ask(item, KapsoClient.from_settings())
 
 
 def _record(batch: InvitationBatch, wave: Wave, pool: ThreadPoolExecutor) -> int:
@@ -557,5 +531,8 @@ def work_invitations(batch_id: int) -> None:
         return
     if work(batch_id, seconds=TASK_SECONDS):
         work_invitations.enqueue(batch_id)
-    elif (later := due_at(batch_id)) and work_invitations.get_backend().supports_defer:
+        return
+    batch = InvitationBatch.objects.filter(pk=batch_id, stopped="").first()
+    later = batch and progress(batch).due_at
+    if later and work_invitations.get_backend().supports_defer:
         work_invitations.using(run_after=later).enqueue(batch_id)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from ..conf import get_conf
@@ -67,8 +69,10 @@ def confirm_redirect(
     if known is None and link.setup_status == SetupLink.SetupStatus.COMPLETED:
         return Rejected("This setup link has already connected a number.")
     outcome = _ask(link, number, source)
+    row = SetupLink.objects.filter(pk=link.pk)
     if isinstance(outcome, Rejected):
-        _clear_unconfirmed_number(link, number)
+        reported = row.filter(unconfirmed_phone_number_id=number.phone_number_id)
+        _update(reported, link, unconfirmed_phone_number_id="", unconfirmed_since=None)
         log_event(
             "redirect.rejected",
             setup_link_id=link.pk,
@@ -79,15 +83,25 @@ def confirm_redirect(
         if known is not None:
             with suppress(NeedsConfirmation):
                 return Connected(connect(customer, number, source=source, setup_link=link))
-        _store_unconfirmed_number(link, number)
+        # Reloading the page keeps the time.
+        unreported = row.exclude(setup_status=SetupLink.SetupStatus.COMPLETED).exclude(
+            unconfirmed_phone_number_id=number.phone_number_id
+        )
+        if _update(
+            unreported,
+            link,
+            unconfirmed_phone_number_id=number.phone_number_id,
+            unconfirmed_since=timezone.now(),
+        ):
+            log_event("redirect.unconfirmed", setup_link_id=link.pk, customer_id=link.customer_id)
     return outcome
 
 
 def _ask(link: SetupLink, number: Number, source: str) -> Connected | Pending | Rejected:
     asked_at = timezone.now()
     try:
-        with KapsoClient.from_settings(budget=get_conf().request_budget) as client:
-            remote = client.get_phone_number(number.phone_number_id)
+        client = KapsoClient.from_settings(budget=get_conf().request_budget)
+        remote = client.get_phone_number(number.phone_number_id)
         if remote.customer_id is None or remote.customer_id != link.customer.kapso_id:
             return Rejected("This number does not belong to the customer of this link.")
         connection = apply_remote_number(
@@ -107,33 +121,14 @@ def _ask(link: SetupLink, number: Number, source: str) -> Connected | Pending | 
     return Connected(connection)
 
 
-def _store_unconfirmed_number(link: SetupLink, number: Number) -> None:
-    """Store that the API could not confirm the number yet; reloading the page keeps the time."""
+def _update(rows: QuerySet[SetupLink], link: SetupLink, **changes: Any) -> bool:
+    """Change ``rows``, which are ``link`` or nothing, and the status of its customer. Return
+    whether there was a row."""
 
     def change() -> bool:
         customers = list(Customer.objects.locked().filter(pk=link.customer_id))
-        rows = SetupLink.objects.filter(pk=link.pk)
-        stored = (
-            rows.exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
-            .exclude(unconfirmed_phone_number_id=number.phone_number_id)
-            .update(
-                unconfirmed_phone_number_id=number.phone_number_id,
-                unconfirmed_since=timezone.now(),
-            )
-        )
+        updated = rows.update(**changes)
         update_status(*customers)
-        return bool(stored)
+        return bool(updated)
 
-    if retry_on_conflict(change):
-        log_event("redirect.unconfirmed", setup_link_id=link.pk, customer_id=link.customer_id)
-
-
-def _clear_unconfirmed_number(link: SetupLink, number: Number) -> None:
-    def change() -> None:
-        customers = list(Customer.objects.locked().filter(pk=link.customer_id))
-        SetupLink.objects.filter(
-            pk=link.pk, unconfirmed_phone_number_id=number.phone_number_id
-        ).update(unconfirmed_phone_number_id="", unconfirmed_since=None)
-        update_status(*customers)
-
-    retry_on_conflict(change)
+    return retry_on_conflict(change)

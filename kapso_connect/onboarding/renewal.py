@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
@@ -50,20 +48,20 @@ def usable_setup_link(customer: Customer) -> SetupLink:
         raise AlreadyConnected
     if latest is None:
         raise InvitationWithdrawn
-    with KapsoClient.from_settings(budget=get_conf().request_budget) as client:
-        try:
-            is_usable = _check_link(latest, client)
-        except KapsoError as error:
-            if not _is_usable(latest):
-                raise
-            log_event(
-                "setup_link.unchecked",
-                setup_link_id=latest.pk,
-                customer_id=customer.pk,
-                error=str(error),
-            )
-            is_usable = True
-        return latest if is_usable else _renew(latest, client)
+    client = KapsoClient.from_settings(budget=get_conf().request_budget)
+    try:
+        is_usable = _check_link(latest, client)
+    except KapsoError as error:
+        if not _is_usable(latest):
+            raise
+        log_event(
+            "setup_link.unchecked",
+            setup_link_id=latest.pk,
+            customer_id=customer.pk,
+            error=str(error),
+        )
+        return latest
+    return latest if is_usable else _renew(latest, client)
 
 
 def _read_latest_link(customer: Customer) -> SetupLink | None:
@@ -131,12 +129,11 @@ def _renew(link: SetupLink, client: KapsoClient) -> SetupLink:
     # Longer than the API requests can take: it runs out only if its process was killed.
     if not rows.filter(is_latest).acquire_lease(get_conf().request_budget + 10):
         return _wait_for_other_request(link)
-    request = prepare(
-        customer,
-        options=_without_redirect_urls(link.options),
-        next_url=link.next_url,
-        since=since,
-    )
+    # This site's own URLs may have changed since.
+    options = {
+        name: value for name, value in link.options.items() if not name.endswith("_redirect_url")
+    }
+    request = prepare(customer, options=options, next_url=link.next_url, since=since)
     try:
         new_link = create(request, client)
     except Exception as error:
@@ -147,11 +144,6 @@ def _renew(link: SetupLink, client: KapsoClient) -> SetupLink:
         revoke_setup_link(new_link, client=client)
         raise InvitationWithdrawn
     return new_link
-
-
-def _without_redirect_urls(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``options`` without this site's own URLs, which may have changed since."""
-    return {name: value for name, value in options.items() if not name.endswith("_redirect_url")}
 
 
 def _wait_for_other_request(link: SetupLink) -> SetupLink:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -27,7 +27,7 @@ from ..kapso.types import KapsoSetupLink
 from ..models import Customer, SetupLink, Source, TimelineEvent, new_connect_key
 from ..utils import validate_same_site_url
 from .customers import register
-from .status import OnboardingStatus, update_status
+from .status import update_status
 
 Kind = TimelineEvent.Kind
 
@@ -47,11 +47,6 @@ EVENT_KINDS_BY_STATUS = {
 """The event that the timeline gets when a link's status becomes this one."""
 
 COMPLETED = SetupLink.SetupStatus.COMPLETED
-
-INVITED_STATUSES = {OnboardingStatus.INVITED, OnboardingStatus.OPENED, OnboardingStatus.FAILED}
-
-OPEN_STATUSES = [SetupLink.Status.ACTIVE, SetupLink.Status.USED]
-"""A link with one of these may have led to a number, if it is not completed."""
 
 COMPLETED_FIELDS: dict[str, Any] = {
     "status": SetupLink.Status.USED,
@@ -83,8 +78,7 @@ def create_setup_link(
     and it is safe to call again. Do not call it inside a transaction: it waits for Kapso.
     """
     request = prepare(customer, options=options, next_url=next_url, created_by=created_by)
-    with _client_or_own(client) as api:
-        return create(request, api)
+    return create(request, client or KapsoClient.from_settings())
 
 
 def extend_setup_link(
@@ -107,8 +101,9 @@ def extend_setup_link(
         return False
     # Naive if USE_TZ is off: astimezone() takes it as local time, which it is.
     changes = {"expires_at": expires_at.astimezone().isoformat()}
+    client = client or KapsoClient.from_settings()
     try:
-        remote = _update_remote(link, changes, client)
+        remote = client.update_setup_link(link.customer.kapso_id or "", link.kapso_id, changes)
     except KapsoNotFound:
         remote = None
     if remote is None or remote.status != SetupLink.Status.ACTIVE:
@@ -120,6 +115,7 @@ def extend_setup_link(
     def change() -> bool:
         if not SetupLink.objects.active().filter(pk=link.pk).update(expires_at=until):
             return False
+        link.expires_at = until
         outbox.record(
             Kind.SETUP_LINK_EXTENDED,
             source=Source.MANUAL,
@@ -130,10 +126,7 @@ def extend_setup_link(
         )
         return True
 
-    extended = retry_on_conflict(change)
-    if extended:
-        link.expires_at = until
-    return extended
+    return retry_on_conflict(change)
 
 
 def revoke_setup_link(
@@ -148,13 +141,14 @@ def revoke_setup_link(
     if not link.is_revocable:
         return False
     if link.status == SetupLink.Status.ACTIVE:
+        client = client or KapsoClient.from_settings()
         try:
-            _update_remote(link, {"status": "revoked"}, client)
+            client.revoke_setup_link(link.customer.kapso_id or "", link.kapso_id)
         except KapsoNotFound:
             pass  # It no longer exists, which is what was wanted.
         except KapsoValidationError:
             # Kapso does not revoke a link that was used.
-            remote = _find_remote(link, client)
+            remote = find_remote_link(link, client)
             if remote is None or not apply_remote_link(link, remote):
                 raise
             return False
@@ -280,7 +274,9 @@ def record(answers: Sequence[tuple[LinkRequest, KapsoSetupLink]]) -> list[SetupL
         update_status(*customers.values())
         for (request, remote), link in zip(answers, links, strict=True):
             if link is not None:
-                _copy_changes(customers[link.customer_id], request.customer)
+                # The caller's object is brought up to date.
+                for field in Customer.WRITTEN_BY_ONBOARDING:
+                    setattr(request.customer, field, getattr(link.customer, field))
                 link.customer = request.customer
                 link.token = remote.token
                 if request.on_recorded is not None:
@@ -288,14 +284,6 @@ def record(answers: Sequence[tuple[LinkRequest, KapsoSetupLink]]) -> list[SetupL
         return links
 
     return retry_on_conflict(change)
-
-
-def _copy_changes(locked: Customer, customer: Customer) -> None:
-    """Bring the caller's ``customer`` up to date."""
-    customer.connect_key = locked.connect_key
-    customer.latest_setup_link = locked.latest_setup_link
-    customer.status = locked.status
-    customer.status_changed_at = locked.status_changed_at
 
 
 def _new_link(
@@ -445,26 +433,22 @@ def apply_remote_link(link: SetupLink, remote: KapsoSetupLink | None) -> bool:
 
     ``remote`` is None for a link that Kapso no longer has. Return whether the link has ended.
     """
-    if remote is not None and remote.whatsapp_setup_status not in {
-        None,
-        SetupLink.SetupStatus.PENDING,
-    }:
+    if remote is None:
+        return retry_on_conflict(partial(_end_link, link, SetupLink.Status.REVOKED, Source.SYNC))
+    setup_status = remote.whatsapp_setup_status
+    if setup_status not in {None, SetupLink.SetupStatus.PENDING}:
         # The hosted page was used, whether or not a browser came back from it.
         record_opened(link, source=Source.SYNC)
-    if (
-        remote is not None
-        and remote.whatsapp_setup_status == SetupLink.SetupStatus.FAILED
-        and link.setup_status != SetupLink.SetupStatus.FAILED
-    ):
+    failed = SetupLink.SetupStatus.FAILED
+    if setup_status == failed and link.setup_status != failed:
         # No redirect reported the failure.
         record_failure(link, _error_code(remote.whatsapp_setup_error), source=Source.SYNC)
-    status = SetupLink.Status.REVOKED if remote is None else remote.status
-    if remote is not None and status == SetupLink.Status.ACTIVE:
-        if remote.expires_at != link.expires_at:
-            SetupLink.objects.filter(pk=link.pk).update(expires_at=remote.expires_at)
-            link.expires_at = remote.expires_at
-        return False
-    return retry_on_conflict(partial(_end_link, link, status, Source.SYNC))
+    if remote.status != SetupLink.Status.ACTIVE:
+        return retry_on_conflict(partial(_end_link, link, remote.status, Source.SYNC))
+    if remote.expires_at != link.expires_at:
+        SetupLink.objects.filter(pk=link.pk).update(expires_at=remote.expires_at)
+        link.expires_at = remote.expires_at
+    return False
 
 
 def _error_code(error: str | None) -> str:
@@ -526,33 +510,23 @@ def _mark_ended(
 def find_open_link(
     customer: Customer, phone_number_id: str, since: datetime | None = None
 ) -> SetupLink | None:
-    """Return the link that may have led ``customer``, whose row is locked, to a number that was
-    reported without a link.
+    """Return the link that may have led ``customer`` to a number that was reported without a link.
 
     That is the link for which a browser reported this number, or else the newest one that is not
     completed, not reported for another number, and not created after ``since``, when the number
     was added to Kapso.
     """
-    latest = customer.latest_setup_link
-    if latest is None:
+    if customer.latest_setup_link_id is None:
         return None
-    is_open = latest.status in OPEN_STATUSES and latest.setup_status != COMPLETED
-    # With one of these statuses, no link waits for the confirmation of any number.
-    is_newest = customer.status in INVITED_STATUSES and (
-        since is None or latest.created_at <= since
-    )
-    if is_open and (is_newest or latest.unconfirmed_phone_number_id == phone_number_id):
-        return latest
     for_no_number = Q(unconfirmed_phone_number_id="")
     if since is not None:
         for_no_number &= Q(created_at__lte=since)
     return (
-        SetupLink.objects.filter(
+        SetupLink.objects.open()
+        .filter(
             Q(unconfirmed_phone_number_id=phone_number_id) | for_no_number,
             customer=customer,
-            status__in=OPEN_STATUSES,
         )
-        .exclude(setup_status=COMPLETED)
         .order_by("-unconfirmed_phone_number_id", "-created_at", "-pk")
         .first()
     )
@@ -566,19 +540,7 @@ def complete(link: SetupLink) -> None:
     link.save(update_fields=["opened_at", *COMPLETED_FIELDS])
 
 
-def _update_remote(
-    link: SetupLink, changes: Mapping[str, Any], client: KapsoClient | None
-) -> KapsoSetupLink:
-    with _client_or_own(client) as api:
-        return api.update_setup_link(link.customer.kapso_id or "", link.kapso_id, changes)
-
-
-def _find_remote(link: SetupLink, client: KapsoClient | None) -> KapsoSetupLink | None:
-    with _client_or_own(client) as api:
-        remotes = api.list_setup_links(link.customer.kapso_id or "")
-        return next((remote for remote in remotes if remote.id == link.kapso_id), None)
-
-
-def _client_or_own(client: KapsoClient | None) -> AbstractContextManager[KapsoClient]:
-    """Return ``client``, which stays open afterwards, or a new client, which is closed."""
-    return nullcontext(client) if client is not None else KapsoClient.from_settings()
+def find_remote_link(link: SetupLink, client: KapsoClient) -> KapsoSetupLink | None:
+    """Return what the API says about ``link``; None if Kapso does not have it any more."""
+    remotes = client.list_setup_links(link.customer.kapso_id or "")
+    return next((remote for remote in remotes if remote.id == link.kapso_id), None)

@@ -9,7 +9,7 @@ locked. ``kapso_sync`` compares all stored statuses with the rule.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,50 +43,38 @@ def can_still_connect(status: str | None, setup_status: str | None) -> bool:
     )
 
 
-def _status_of(facts: Any) -> OnboardingStatus:
+def _status_of(facts: Mapping[str, Any]) -> OnboardingStatus:
     """Return the status that follows from ``facts``, a row of ``_facts``."""
-    if facts.is_connected:
+    if facts["is_connected"]:
         return OnboardingStatus.CONNECTED
-    if facts.is_unconfirmed:
+    if facts["is_unconfirmed"]:
         return OnboardingStatus.CONFIRMING
-    can_connect = can_still_connect(facts.link_status, facts.setup_status)
-    if facts.ended_at is not None and not (can_connect and facts.invited_at > facts.ended_at):
+    can_connect = can_still_connect(facts["link_status"], facts["setup_status"])
+    ended_at = facts["ended_at"]
+    if ended_at is not None and not (can_connect and facts["invited_at"] > ended_at):
         return OnboardingStatus.DISCONNECTED
     if not can_connect:
         return OnboardingStatus.NOT_INVITED
-    if facts.setup_status == SetupLink.SetupStatus.FAILED:
+    if facts["setup_status"] == SetupLink.SetupStatus.FAILED:
         return OnboardingStatus.FAILED
-    return OnboardingStatus.OPENED if facts.opened_at else OnboardingStatus.INVITED
+    return OnboardingStatus.OPENED if facts["opened_at"] else OnboardingStatus.INVITED
 
 
 def _facts(customers: QuerySet[Customer]) -> Any:
-    """Return named tuples: each customer, its stored status, and what its status follows from."""
+    """Return dicts: each customer, its stored status, and what its status follows from."""
     connections = Connection.objects.filter(customer=OuterRef("pk"))
     links = SetupLink.objects.filter(customer=OuterRef("pk"))
     ended = connections.ended().order_by().values("customer").annotate(at=Max("disconnected_at"))
-    return (
-        customers.using(alias())
-        .annotate(
-            is_connected=Exists(connections.connected()),
-            is_unconfirmed=Exists(links.unconfirmed()),
-            ended_at=Subquery(ended.values("at")),
-            link_status=F("latest_setup_link__status"),
-            setup_status=F("latest_setup_link__setup_status"),
-            opened_at=F("latest_setup_link__opened_at"),
-            invited_at=F("latest_setup_link__created_at"),
-        )
-        .values_list(
-            "pk",
-            "status",
-            "is_connected",
-            "is_unconfirmed",
-            "ended_at",
-            "link_status",
-            "setup_status",
-            "opened_at",
-            "invited_at",
-            named=True,
-        )
+    return customers.using(alias()).values(
+        "pk",
+        "status",
+        is_connected=Exists(connections.connected()),
+        is_unconfirmed=Exists(links.unconfirmed()),
+        ended_at=Subquery(ended.values("at")),
+        link_status=F("latest_setup_link__status"),
+        setup_status=F("latest_setup_link__setup_status"),
+        opened_at=F("latest_setup_link__opened_at"),
+        invited_at=F("latest_setup_link__created_at"),
     )
 
 
@@ -101,7 +89,8 @@ def update_status(*customers: Customer, is_connected: bool = False) -> None:
     if is_connected:
         statuses = dict.fromkeys(pks, OnboardingStatus.CONNECTED)
     else:
-        statuses = {row.pk: _status_of(row) for row in _facts(Customer.objects.filter(pk__in=pks))}
+        rows = _facts(Customer.objects.filter(pk__in=pks))
+        statuses = {row["pk"]: _status_of(row) for row in rows}
     changed: dict[OnboardingStatus, list[int]] = defaultdict(list)
     now = timezone.now()
     for customer in customers:
@@ -119,8 +108,8 @@ def find_wrong_statuses() -> Iterator[int]:
     last = 0
     customers = _facts(Customer.objects.all()).order_by("pk")
     while page := list(customers.filter(pk__gt=last)[:PAGE_SIZE]):
-        yield from (row.pk for row in page if row.status != _status_of(row))
-        last = page[-1].pk
+        yield from (row["pk"] for row in page if row["status"] != _status_of(row))
+        last = page[-1]["pk"]
 
 
 def repair_status(customer_id: int) -> tuple[str, str] | None:

@@ -63,14 +63,9 @@ SLOW_REFRESH_AFTER = timedelta(minutes=1)
 SLOW_REFRESH_SECONDS = 30
 STOP_REFRESH_AFTER = timedelta(minutes=30)
 
-_id = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_id = _code = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _digits = re.compile(r"[0-9]{1,64}")
-_code = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _phone = re.compile(r"[+ ]?[0-9 ()./-]{1,40}")
-
-
-class BadParameters(Exception):
-    """The parameters are not in the format that Kapso sends."""
 
 
 IS_PAGE = "kapso_connect.is_page"
@@ -103,7 +98,7 @@ class PageView(View):
         with translation.override(_browser_language(request) or translation.get_language()):
             try:
                 response = super().dispatch(request, *args, **kwargs)
-            except (BadParameters, SuspiciousOperation):
+            except SuspiciousOperation:
                 response = self.page("invalid", status=400)
             except (BadSignature, Customer.DoesNotExist, SetupLink.DoesNotExist):
                 response = self.page("invalid", status=404)
@@ -140,11 +135,12 @@ class PageView(View):
         }
 
     def parameter(self, name: str, pattern: re.Pattern[str], *, required: bool = True) -> str:
-        """Return a query parameter; raise BadParameters if it is repeated, malformed or missing."""
+        """Return a query parameter; raise SuspiciousOperation if it is repeated, malformed or
+        missing."""
         values = self.request.GET.getlist(name) or [""]
         value = values[0]
         if len(values) > 1 or ((value or required) and not pattern.fullmatch(value)):
-            raise BadParameters
+            raise SuspiciousOperation
         return value
 
     def setup_link(self) -> SetupLink:
@@ -253,7 +249,7 @@ class ConnectView(PageView):
         except (exceptions.InvitationWithdrawn, Customer.DoesNotExist):
             return self.page("withdrawn", status=410)
         except exceptions.AlreadyConnected:
-            return _see_other(connect_path(customer))
+            return HttpResponseRedirect(connect_path(customer), status=303)
         except (exceptions.RenewalInProgress, KapsoUnavailable, KapsoRateLimited) as error:
             log_event(
                 "page.try_again_later", customer_id=customer.pk, error=str(error) or repr(error)
@@ -271,7 +267,7 @@ class ConnectView(PageView):
             )
             return self.page("unavailable", status=503, is_refused=True, **context)
         setup_links.record_opened(link, source=Source.REDIRECT)
-        response = _see_other(link.url)
+        response = HttpResponseRedirect(link.url, status=303)
         set_visit_cookie(request, response, customer)
         return response
 
@@ -281,7 +277,7 @@ class SuccessView(PageView):
 
     def get(self, request: HttpRequest) -> HttpResponse:
         if self.parameter("status", _code, required=False) not in {"", "completed"}:
-            raise BadParameters
+            raise SuspiciousOperation
         # Only the format is validated; their values come from the API.
         self.parameter("display_phone_number", _phone, required=False)
         self.parameter("business_account_id", _id, required=False)
@@ -377,9 +373,3 @@ def _logo_url(logo: str) -> str:
     if not logo or logo.startswith("/") or (public_url and logo.startswith(f"{public_url}/")):
         return logo
     return static(logo)
-
-
-def _see_other(url: str) -> HttpResponse:
-    response = HttpResponseRedirect(url)
-    response.status_code = 303
-    return response

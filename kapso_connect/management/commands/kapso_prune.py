@@ -21,6 +21,7 @@ from kapso_connect.models import (
     TimelineEvent,
     WebhookEvent,
 )
+from kapso_connect.retries import not_leased
 
 ROWS_PER_DELETE = 1000
 
@@ -69,7 +70,7 @@ class Command(BaseCommand):
             "webhooks": old_webhooks(now - timedelta(days=inbox_days)),
             "events": old_events(now - timedelta(days=timeline_days)),
             "batches": batches,
-            "keys": old_keys(now - timedelta(days=key_days), now),
+            "keys": old_keys(now - timedelta(days=key_days)),
         }
         if dry_run:
             counts: dict[str, Any] = {name: rows.count() for name, rows in old.items()}
@@ -92,9 +93,7 @@ class Command(BaseCommand):
 
 def old_webhooks(before: Any) -> models.QuerySet[WebhookEvent]:
     # A signal that has not been sent yet may include its webhook's payload.
-    undelivered = TimelineEvent.objects.filter(
-        webhook_event=models.OuterRef("pk"), delivered_at=None
-    )
+    undelivered = TimelineEvent.objects.undelivered().filter(webhook_event=models.OuterRef("pk"))
     return WebhookEvent.objects.filter(
         ~models.Exists(undelivered),
         received_at__lt=before,
@@ -116,9 +115,9 @@ def old_batches(before: Any, drafted_before: Any) -> models.QuerySet[InvitationB
     )
 
 
-def old_keys(before: Any, now: Any) -> models.QuerySet[IdempotentRequest]:
-    in_progress = Q(response__isnull=True, leased_until__gt=now)
-    return IdempotentRequest.objects.filter(~in_progress, created_at__lt=before)
+def old_keys(before: Any) -> models.QuerySet[IdempotentRequest]:
+    is_over = Q(response__isnull=False) | not_leased()
+    return IdempotentRequest.objects.filter(is_over, created_at__lt=before)
 
 
 def delete(rows: models.QuerySet[Any]) -> int:

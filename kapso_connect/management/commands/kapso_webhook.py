@@ -134,8 +134,8 @@ class Command(BaseCommand):
         **options: Any,
     ) -> None:
         url = registration.webhook_url()
-        with KapsoClient.from_settings() as client:
-            found = registration.inspect_webhooks(client, url, adopt=adopt)
+        client = KapsoClient.from_settings()
+        found = registration.inspect_webhooks(client, url, adopt=adopt)
         steps = registration.plan(found, set_secret=set_secret or rotate)
         self.show(found, steps)
         if rotate:
@@ -150,17 +150,17 @@ class Command(BaseCommand):
                 self.confirm()
         webhook = found.mine
         # A new client, since answering may have taken longer than the budget of the first.
-        with KapsoClient.from_settings() as client:
-            for step in steps:
-                self.state = ROTATING if rotate else CHANGING
-                changed = registration.apply_step(client, step)
-                self.say(f"Done: {'changed' if step.webhook else 'created'} {changed.id}")
-                if step.is_mine:
-                    webhook = changed
-            if steps:
-                self.state = ROTATED if rotate else CHANGED
-            if webhook is not None and (test or rotate):
-                self.test(client, webhook, url, timeout)
+        client = KapsoClient.from_settings()
+        for step in steps:
+            self.state = ROTATING if rotate else CHANGING
+            changed = registration.apply_step(client, step)
+            self.say(f"Done: {'changed' if step.webhook else 'created'} {changed.id}")
+            if step.is_mine:
+                webhook = changed
+        if steps:
+            self.state = ROTATED if rotate else CHANGED
+        if webhook is not None and (test or rotate):
+            self.test(client, webhook, url, timeout)
         if rotate and len(get_conf().webhook_secret) > 1:
             end = datetime.now(timezone.utc) + timedelta(seconds=registration.REDELIVERY_SECONDS)
             self.say(
