@@ -266,10 +266,13 @@ class Customer(models.Model):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save the customer. An existing row keeps the fields ``WRITTEN_BY_ONBOARDING``, which may
-        have changed since this object was read, unless ``update_fields`` names them."""
+        have changed since this object was read, unless ``update_fields`` names them; and its
+        ``kapso_id``, if this object has none."""
         is_new = self._state.adding or kwargs.get("force_insert")
         if not is_new and kwargs.get("update_fields") is None:
             left_out = self.WRITTEN_BY_ONBOARDING | self.get_deferred_fields()
+            if "kapso_id" not in left_out and not self.kapso_id:
+                left_out |= {"kapso_id"}
             kwargs["update_fields"] = [
                 field.name
                 for field in self._meta.concrete_fields
