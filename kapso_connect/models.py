@@ -149,20 +149,18 @@ class CustomerQuerySet(models.QuerySet["Customer"]):
 
     def locked(self) -> CustomerQuerySet:
         """Return the customers with their rows locked until the transaction ends, in the order of
-        their keys, and with their latest setup links.
+        their keys.
 
         Whoever changes a customer's links or numbers locks the customer first, so that its changes
         happen one after the other. Rows that refer to the customer can be written meanwhile.
+        Read links and numbers afterwards, not in the same statement: PostgreSQL returns joined rows
+        as they were before it waited for the lock.
         """
         features = connections[self.db].features
-        return (
-            self.select_for_update(
-                no_key=features.has_select_for_no_key_update,
-                of=("self",) if features.has_select_for_update_of else (),
-            )
-            .select_related("latest_setup_link")
-            .order_by("pk")
-        )
+        return self.select_for_update(
+            no_key=features.has_select_for_no_key_update,
+            of=("self",) if features.has_select_for_update_of else (),
+        ).order_by("pk")
 
 
 class Customer(models.Model):
@@ -268,10 +266,13 @@ class Customer(models.Model):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save the customer. An existing row keeps the fields ``WRITTEN_BY_ONBOARDING``, which may
-        have changed since this object was read, unless ``update_fields`` names them."""
+        have changed since this object was read, unless ``update_fields`` names them; and its
+        ``kapso_id``, if this object has none."""
         is_new = self._state.adding or kwargs.get("force_insert")
         if not is_new and kwargs.get("update_fields") is None:
             left_out = self.WRITTEN_BY_ONBOARDING | self.get_deferred_fields()
+            if "kapso_id" not in left_out and not self.kapso_id:
+                left_out |= {"kapso_id"}
             kwargs["update_fields"] = [
                 field.name
                 for field in self._meta.concrete_fields

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from django.db import IntegrityError
+from django.db import DatabaseError, IntegrityError
 from django.utils import timezone
 
 from ..db import atomic, retry_on_conflict
@@ -59,17 +59,16 @@ def ask_for_registration(customer: Customer, client: KapsoClient) -> KapsoCustom
         return found
 
 
-def record_registrations(
-    registered: Mapping[Customer, KapsoCustomer],
-) -> dict[Customer, KapsoConflict]:
+def record_registrations(registered: Mapping[Customer, KapsoCustomer]) -> dict[Customer, Exception]:
     """Store Kapso's ids of customers in one transaction. Return an error for each customer whose id
-    is that of another customer here."""
+    could not be stored: a KapsoConflict if it is that of another customer here."""
+    for customer, remote in registered.items():
+        customer.kapso_id = remote.id
     try:
         with atomic():
-            for customer, remote in registered.items():
-                customer.kapso_id = remote.id
             Customer.objects.bulk_update(registered, ["kapso_id"])
-    except IntegrityError:
+    except DatabaseError:
+        # One that cannot be stored must not stop the others.
         return {
             customer: error
             for customer, remote in registered.items()
@@ -78,7 +77,7 @@ def record_registrations(
     return {}
 
 
-def _record_registration(customer: Customer, remote: KapsoCustomer) -> KapsoConflict | None:
+def _record_registration(customer: Customer, remote: KapsoCustomer) -> Exception | None:
     try:
         with atomic():
             Customer.objects.filter(pk=customer.pk).update(kapso_id=remote.id)
@@ -89,6 +88,9 @@ def _record_registration(customer: Customer, remote: KapsoCustomer) -> KapsoConf
             f"{Customer.objects.get(kapso_id=remote.id)}. Use that one.",
             operation="find customer",
         )
+    except DatabaseError as error:
+        customer.kapso_id = None
+        return error
     return None
 
 

@@ -244,6 +244,8 @@ def record(answers: Sequence[tuple[LinkRequest, KapsoSetupLink]]) -> list[SetupL
         known = {link.kapso_id: link for link in SetupLink.objects.filter(customer__in=customers)}
         for recorded in known.values():
             recorded.customer = customers[recorded.customer_id]
+            if recorded.pk == recorded.customer.latest_setup_link_id:
+                recorded.customer.latest_setup_link = recorded
         links: list[SetupLink | None] = []
         new: list[SetupLink] = []
         for request, remote in answers:

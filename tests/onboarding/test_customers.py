@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
+from django.db import OperationalError
 
 from kapso_connect import onboarding
 from kapso_connect.exceptions import KapsoConflict
@@ -12,7 +13,7 @@ from kapso_connect.models import Customer
 from kapso_connect.onboarding import customers
 from kapso_connect.testing import Sandbox
 
-from ..factories import make_customer, remote_customer
+from ..factories import failing_queries, make_customer, remote_customer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -59,6 +60,29 @@ def test_customer_deleted_at_kapso_is_registered_again(sandbox: Sandbox) -> None
     assert link.is_usable
     customer.refresh_from_db()
     assert customer.kapso_id == sandbox.state()["customers"][0]["id"]
+
+
+def test_customer_that_could_not_be_stored_as_registered_is_registered_next_time(
+    sandbox: Sandbox,
+) -> None:
+    customer = unregistered()
+    with (
+        failing_queries(OperationalError, "UPDATE", Customer, "kapso_id"),
+        pytest.raises(OperationalError),
+    ):
+        onboarding.create_setup_link(customer)
+    onboarding.create_setup_link(customer)
+    assert Customer.objects.get().kapso_id == sandbox.state()["customers"][0]["id"]
+
+
+def test_customer_read_before_it_was_registered_stays_registered(sandbox: Sandbox) -> None:
+    customer = unregistered()
+    onboarding.create_setup_link(Customer.objects.get())
+    customer.name = "New name"
+    customer.save()
+    stored = Customer.objects.get()
+    assert stored.name == "New name"
+    assert stored.kapso_id == sandbox.state()["customers"][0]["id"]
 
 
 def test_of_two_that_read_the_same_row_one_may_continue() -> None:

@@ -12,7 +12,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.core import mail as outbox
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import OperationalError, connections
 from django.utils import timezone
 
 from kapso_connect import db, onboarding, sync
@@ -23,7 +23,7 @@ from kapso_connect.onboarding import invitations, numbers, setup_links
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.testing import Sandbox
 
-from ..factories import after_first_query
+from ..factories import after_first_query, failing_queries
 from .support import check_no_transaction_during, links_at_kapso
 
 pytestmark = pytest.mark.django_db
@@ -453,3 +453,18 @@ def test_immediate_task_backend_does_not_work_on_the_batch(sandbox: Sandbox) -> 
     batch = started(2)
     invitations.work_invitations.enqueue(batch.pk)
     assert invitations.progress(batch).left == 2
+
+
+def test_registration_that_cannot_be_stored_is_retried_and_stops_no_other(sandbox: Sandbox) -> None:
+    registered = Customer.objects.create(name="Registered")
+    onboarding.create_setup_link(registered)
+    batch = started(2)
+    batch.invitations.create(customer=registered)
+    with failing_queries(OperationalError, "UPDATE", Customer, "kapso_id"):
+        assert not invitations.work(batch.pk)
+    reached = invitations.progress(batch)
+    assert (reached.done, reached.failed, reached.left) == (1, 0, 2)
+    make_due(batch)
+    assert not invitations.work(batch.pk)
+    assert invitations.progress(batch).done == 3
+    assert len(links_at_kapso(sandbox)) == 4
