@@ -134,7 +134,6 @@ def run(
         report.webhooks = _process_rows(pending, inbox.process, "webhooks", progress)
         # Before the API is asked, so that an unavailable API does not delay signals …
         report.signals = _process_rows(_due_signals(), outbox.deliver, "signals", progress)
-    own_client = client is None
     client = client or KapsoClient.from_settings(budget=SYNC_BUDGET)
     try:
         _sync_numbers(report, client, dry_run, accept_mass_loss, progress)
@@ -144,9 +143,6 @@ def run(
     except (KapsoError, MassLoss) as error:
         report.errors.append(str(error))
         log_event("sync.stopped", error=str(error))
-    finally:
-        if own_client:
-            client.close()
     if not dry_run:
         # … and afterwards, to send the signals of what was found.
         report.signals += _process_rows(_due_signals(), outbox.deliver, "signals", progress)
@@ -287,7 +283,7 @@ def _connect_new_numbers(
     try:
         return numbers.connect_new(simple, source=Source.SYNC) if simple else {}
     except Exception:
-        return {}  # which number it is, and why, shows when they are synchronised one by one
+        return {}  # which number caused it, and why, is reported when each is synchronised alone
 
 
 def _sync_number(
@@ -412,7 +408,7 @@ class _CustomerCache:
         """Add the customers among ``kapso_ids`` that only Kapso knows, several at a time."""
         unknown = sorted({*kapso_ids} & self.remote.keys() - self.local.keys())
         for group in _in_batches(iter(unknown), NEW_CUSTOMERS_PER_TRANSACTION):
-            # Which customer cannot be added, and why, shows when they are added one by one.
+            # Which customer caused an error, and why, is reported when each is added alone.
             with suppress(Exception):
                 self.local |= retry_on_conflict(partial(self._add, group))
 

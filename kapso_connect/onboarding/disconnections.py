@@ -85,16 +85,14 @@ def disconnect_number(
 ) -> Connection:
     """Remove a number from Kapso and record that it is disconnected, on behalf of ``actor``.
 
-    The customer's links are revoked first, and the connect URL afterwards: whoever has them must
+    The customer's links are revoked before, and the connect URL afterwards: whoever has them must
     not connect the number again. A number that is disconnected already stays as it is.
     Raise a KapsoError if Kapso refuses or is unavailable, and TryLater if the number was connected
     again in the meantime; it is then unchanged.
     """
     if not connection.is_connected:
         return connection
-    if client is None:
-        with KapsoClient.from_settings() as own:
-            return disconnect_number(connection, actor=actor, client=own)
+    client = client or KapsoClient.from_settings()
     active = SetupLink.objects.active().filter(customer=connection.customer_id)
     for link in active.select_related("customer"):
         revoke_setup_link(link, actor=actor, client=client)

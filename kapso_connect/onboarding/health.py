@@ -26,11 +26,8 @@ def check_health(
     minute for a whole project. Raise a KapsoError if it refuses (KapsoRateLimited) or is
     unavailable; nothing is recorded then.
     """
-    if client is not None:
-        health = client.get_phone_number_health(connection.phone_number_id)
-    else:
-        with KapsoClient.from_settings() as own_client:
-            health = own_client.get_phone_number_health(connection.phone_number_id)
+    client = client or KapsoClient.from_settings()
+    health = client.get_phone_number_health(connection.phone_number_id)
     status = health.status if health.status in Health.values else Health.ERROR.value
     error = health.error or "; ".join(_failed_checks(health))
 

@@ -56,8 +56,15 @@ batch waits as long as it says."""
 INSERT_BATCH_SIZE = 1000
 
 SAVED_FIELDS = [
-    *("setup_link", "status", "email_status", "email_error"),
-    *("attempts", "last_error", "next_attempt_at", "leased_at", "leased_until"),
+    "setup_link",
+    "status",
+    "email_status",
+    "email_error",
+    "attempts",
+    "last_error",
+    "next_attempt_at",
+    "leased_at",
+    "leased_until",
 ]
 """What changes of an invitation while it is worked on."""
 

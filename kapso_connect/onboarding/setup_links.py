@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -83,8 +83,7 @@ def create_setup_link(
     and it is safe to call again. Do not call it inside a transaction: it waits for Kapso.
     """
     request = prepare(customer, options=options, next_url=next_url, created_by=created_by)
-    with _client_or_own(client) as api:
-        return create(request, api)
+    return create(request, client or KapsoClient.from_settings())
 
 
 def extend_setup_link(
@@ -415,7 +414,7 @@ def record_failure(link: SetupLink, error_code: str, *, source: str = Source.RED
     def change() -> bool:
         customers = list(Customer.objects.locked().filter(pk=link.customer_id))
         locked = SetupLink.objects.get(pk=link.pk)
-        if locked.setup_status == SetupLink.SetupStatus.COMPLETED or (
+        if locked.setup_status == COMPLETED or (
             locked.setup_status == SetupLink.SetupStatus.FAILED
             and locked.last_error_code == error_code
         ):
@@ -537,7 +536,7 @@ def find_open_link(
     if latest is None:
         return None
     is_open = latest.status in OPEN_STATUSES and latest.setup_status != COMPLETED
-    # With one of these statuses, no link waits for the confirmation of any number.
+    # With one of these statuses, the customer has no link with an unconfirmed number.
     is_newest = customer.status in INVITED_STATUSES and (
         since is None or latest.created_at <= since
     )
@@ -569,16 +568,11 @@ def complete(link: SetupLink) -> None:
 def _update_remote(
     link: SetupLink, changes: Mapping[str, Any], client: KapsoClient | None
 ) -> KapsoSetupLink:
-    with _client_or_own(client) as api:
-        return api.update_setup_link(link.customer.kapso_id or "", link.kapso_id, changes)
+    client = client or KapsoClient.from_settings()
+    return client.update_setup_link(link.customer.kapso_id or "", link.kapso_id, changes)
 
 
 def _find_remote(link: SetupLink, client: KapsoClient | None) -> KapsoSetupLink | None:
-    with _client_or_own(client) as api:
-        remotes = api.list_setup_links(link.customer.kapso_id or "")
-        return next((remote for remote in remotes if remote.id == link.kapso_id), None)
-
-
-def _client_or_own(client: KapsoClient | None) -> AbstractContextManager[KapsoClient]:
-    """Return ``client``, which stays open afterwards, or a new client, which is closed."""
-    return nullcontext(client) if client is not None else KapsoClient.from_settings()
+    client = client or KapsoClient.from_settings()
+    remotes = client.list_setup_links(link.customer.kapso_id or "")
+    return next((remote for remote in remotes if remote.id == link.kapso_id), None)
