@@ -379,6 +379,12 @@ class SetupLinkQuerySet(LeasedQuerySet["SetupLink"]):
             | Q(status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now())
         )
 
+    def open(self) -> SetupLinkQuerySet:
+        """Return the links that may have led to a number that is not recorded yet."""
+        return self.filter(status__in=SetupLink.OPEN_STATUSES).exclude(
+            setup_status=SetupLink.SetupStatus.COMPLETED
+        )
+
     def unconfirmed(self) -> SetupLinkQuerySet:
         """Return the links whose redirect reported a number that the API has not confirmed."""
         return self.filter(unconfirmed_since__isnull=False)
@@ -402,6 +408,8 @@ class SetupLink(Leased):
         PROCESSING = "processing", _("Processing")
         COMPLETED = "completed", _("Completed")
         FAILED = "failed", _("Failed")
+
+    OPEN_STATUSES = (Status.ACTIVE, Status.USED)
 
     customer = models.ForeignKey(
         Customer, on_delete=models.CASCADE, related_name="setup_links", verbose_name=_("customer")
@@ -497,6 +505,12 @@ class SetupLink(Leased):
         return self.status == self.Status.ACTIVE and (
             self.expires_at is None or self.expires_at > timezone.now()
         )
+
+    @property
+    def is_open(self) -> bool:
+        """True if the link may have led to a number that is not recorded yet."""
+        is_completed = self.setup_status == self.SetupStatus.COMPLETED
+        return self.status in self.OPEN_STATUSES and not is_completed
 
     @property
     def is_latest(self) -> bool:

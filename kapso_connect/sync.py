@@ -1,4 +1,4 @@
-"""Finish work that was interrupted, and bring this site in line with Kapso's API.
+"""Finish work that was interrupted, bring this site in line with Kapso's API, and verify statuses.
 
 It is safe to run this at any time and on several machines at once: work is protected by leases, and
 every change goes through ``onboarding``, which notices what another process has changed meanwhile.
@@ -117,7 +117,8 @@ def run(
     progress: ProgressCallback = lambda step, done: None,
     client: KapsoClient | None = None,
 ) -> Report:
-    """Do everything that is due, compare with Kapso's API, and return what was done.
+    """Do everything that is due, compare with Kapso's API, repair statuses, and return what was
+    done.
 
     ``dry_run`` only counts what would be done. ``accept_mass_loss`` disconnects numbers even if
     most of them are gone from Kapso. ``progress`` is called with the name of a step and a count.
@@ -272,11 +273,8 @@ def _connect_new_numbers(
         if (customer := customers.local.get(remote.customer_id or ""))
     ]
     with_open_link = set(
-        SetupLink.objects.filter(
-            customer__in=[customer for customer, _ in pairs],
-            status__in=setup_links.OPEN_STATUSES,
-        )
-        .exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
+        SetupLink.objects.open()
+        .filter(customer__in=[customer for customer, _ in pairs])
         .values_list("customer_id", flat=True)
     )
     simple = [pair for pair in pairs if pair[0].pk not in with_open_link]

@@ -140,7 +140,7 @@ class EventFilters(Filters):
 def validate_filters(
     filters_class: type[Filters], request: Request
 ) -> tuple[Filters, dict[str, Any]]:
-    """Return the filters and their validated values. Raises ApiError ``invalid_filter``."""
+    """Return the filters and their validated values. Raise ApiError ``invalid_filter``."""
     filters = filters_class(data=request.query_params.dict())
     errors: FieldErrors = {}
     known = {*filters.fields, api_settings.URL_FORMAT_OVERRIDE}

@@ -50,9 +50,6 @@ COMPLETED = SetupLink.SetupStatus.COMPLETED
 
 INVITED_STATUSES = {OnboardingStatus.INVITED, OnboardingStatus.OPENED, OnboardingStatus.FAILED}
 
-OPEN_STATUSES = [SetupLink.Status.ACTIVE, SetupLink.Status.USED]
-"""A link with one of these may have led to a number, if it is not completed."""
-
 COMPLETED_FIELDS: dict[str, Any] = {
     "status": SetupLink.Status.USED,
     "setup_status": COMPLETED,
@@ -535,23 +532,21 @@ def find_open_link(
     latest = customer.latest_setup_link
     if latest is None:
         return None
-    is_open = latest.status in OPEN_STATUSES and latest.setup_status != COMPLETED
     # With one of these statuses, the customer has no link with an unconfirmed number.
     is_newest = customer.status in INVITED_STATUSES and (
         since is None or latest.created_at <= since
     )
-    if is_open and (is_newest or latest.unconfirmed_phone_number_id == phone_number_id):
+    if latest.is_open and (is_newest or latest.unconfirmed_phone_number_id == phone_number_id):
         return latest
     for_no_number = Q(unconfirmed_phone_number_id="")
     if since is not None:
         for_no_number &= Q(created_at__lte=since)
     return (
-        SetupLink.objects.filter(
+        SetupLink.objects.open()
+        .filter(
             Q(unconfirmed_phone_number_id=phone_number_id) | for_no_number,
             customer=customer,
-            status__in=OPEN_STATUSES,
         )
-        .exclude(setup_status=COMPLETED)
         .order_by("-unconfirmed_phone_number_id", "-created_at", "-pk")
         .first()
     )
