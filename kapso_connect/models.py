@@ -899,6 +899,10 @@ class InvitationQuerySet(RetryableQuerySet["Invitation"]):
         """Return the pending invitations that no process is working on."""
         return self.pending().filter(not_leased())
 
+    def failed(self) -> InvitationQuerySet:
+        """Return the invitations that failed and will not be retried automatically."""
+        return self.filter(status=Invitation.Status.FAILED)
+
 
 class Invitation(Retryable):
     """The invitation of one customer of a batch, and its outcome."""

@@ -156,7 +156,7 @@ def resume(batch: InvitationBatch) -> None:
         InvitationBatch.objects.filter(pk=batch.pk).update(stopped="")
         # Not the first attempt: a link that an earlier one may have created at Kapso is looked for.
         invitations = Invitation.objects.filter(batch=batch)
-        invitations.filter(status=Invitation.Status.FAILED).update(
+        invitations.failed().update(
             status=Invitation.Status.PENDING, attempts=1, next_attempt_at=timezone.now()
         )
         invitations.waiting().update(next_attempt_at=timezone.now())

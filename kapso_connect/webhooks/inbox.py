@@ -149,9 +149,7 @@ def process(webhook_event_id: int) -> bool:
     once: one of them processes the event. While the API is unavailable the event stays pending and
     is retried, up to ``RETRY_LIMIT`` times.
     """
-    webhook_event = WebhookEvent.objects.filter(
-        pk=webhook_event_id, status=WebhookEvent.Status.PENDING
-    ).first()
+    webhook_event = WebhookEvent.objects.waiting().filter(pk=webhook_event_id).first()
     if webhook_event is None or not webhook_event.acquire_lease():
         return False
     started = time.monotonic()

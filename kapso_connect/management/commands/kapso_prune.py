@@ -92,9 +92,7 @@ class Command(BaseCommand):
 
 def old_webhooks(before: Any) -> models.QuerySet[WebhookEvent]:
     # A signal that has not been sent yet may include its webhook's payload.
-    undelivered = TimelineEvent.objects.filter(
-        webhook_event=models.OuterRef("pk"), delivered_at=None
-    )
+    undelivered = TimelineEvent.objects.undelivered().filter(webhook_event=models.OuterRef("pk"))
     return WebhookEvent.objects.filter(
         ~models.Exists(undelivered),
         received_at__lt=before,
