@@ -83,12 +83,13 @@ class Conf:
     ``MAX_WEBHOOK_BYTES``
         Maximum size of a webhook's body in bytes. A larger one is answered with status 413.
     ``RETRY_LIMIT``
-        How many times a stored webhook or a signal is tried before it counts as failed. The delays
-        between attempts double, from 15 seconds up to an hour. Failed ones can be run again in the
-        admin.
+        How many times a stored webhook, a signal or an invitation is tried before it counts as
+        failed. The delays between attempts double, from 15 seconds up to an hour. Failed ones can
+        be run again in the admin.
     ``LEASE_SECONDS``
-        Seconds that one process may work on a stored webhook or a signal before another process
-        takes over. Must be longer than your slowest signal receiver needs.
+        Seconds that one process may work on a stored webhook, a signal, an invitation or a request
+        with an ``Idempotency-Key`` before another process takes over. Must be longer than your
+        slowest signal receiver needs.
     ``OBSERVERS``
         Dotted paths of callables that are called with each log event, as ``(name, fields)``; for
         example ``kapso_connect.monitoring.metrics.observe``.

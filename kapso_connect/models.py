@@ -90,7 +90,7 @@ REFERENCE_LENGTH = 8
 """Characters of a setup link's reference."""
 
 MAX_FOUND = 1000
-"""Numbers that a search for a phone number finds, the newest first."""
+"""The most phone numbers, and the most references, that a search finds, the newest first."""
 
 
 class CustomerQuerySet(models.QuerySet["Customer"]):
@@ -130,8 +130,8 @@ class CustomerQuerySet(models.QuerySet["Customer"]):
         ) | self.with_number_or_reference(text)
 
     def with_number_or_reference(self, text: str) -> CustomerQuerySet:
-        """Return the customers with a phone number that has ``text`` in it, as people write it, or
-        with a setup link whose reference it is. More than ``MAX_FOUND`` of them are not looked for.
+        """Return the customers with a phone number that contains ``text``, as people write it, or
+        with a setup link whose reference it is: at most ``MAX_FOUND`` of each.
 
         Their keys are read at once: an ``OR`` with a subquery misleads PostgreSQL's planner.
         """
@@ -395,7 +395,8 @@ class SetupLinkQuerySet(LeasedQuerySet["SetupLink"]):
 class SetupLink(Leased):
     """An invitation: the URL of Kapso's hosted page, where a customer connects a number.
 
-    Its lease is that of the request that renews it: see ``onboarding.renewal``.
+    Its lease is held by the request that renews it (``onboarding.renewal``). ``leased_at`` stays
+    set while it is not known whether that request created a link.
     """
 
     class Status(models.TextChoices):
@@ -705,7 +706,7 @@ class WebhookEventQuerySet(RetryableQuerySet["WebhookEvent"]):
 
 
 class WebhookEvent(Retryable):
-    """The inbox: every signed delivery of Kapso's, stored as it arrived, before it is processed."""
+    """The inbox: every signed delivery from Kapso, stored as it arrived, before it is processed."""
 
     class Status(models.TextChoices):
         PENDING = "pending", _("Pending")
@@ -891,6 +892,10 @@ class InvitationQuerySet(RetryableQuerySet["Invitation"]):
     def waiting(self) -> InvitationQuerySet:
         """Return the pending invitations that no process is working on."""
         return self.pending().filter(not_leased())
+
+    def failed(self) -> InvitationQuerySet:
+        """Return the invitations that failed and will not be retried automatically."""
+        return self.filter(status=Invitation.Status.FAILED)
 
 
 class Invitation(Retryable):

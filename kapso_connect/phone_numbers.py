@@ -16,8 +16,8 @@ def only_digits(number: str) -> str:
 
 
 def searched_digits(text: str) -> str:
-    """Return the digits that a number must have in it to be found by ``text``; "" if ``text`` is
-    not a phone number: it has letters, or fewer than ``MIN_SEARCHED_DIGITS`` digits.
+    """Return the digits that a number must contain to be found by ``text``; "" if ``text`` is no
+    phone number: it has letters, or fewer than ``MIN_SEARCHED_DIGITS`` digits.
 
     Without the zeros at its beginning, a national number is the end of the international one.
     """
@@ -28,7 +28,8 @@ def searched_digits(text: str) -> str:
 
 
 def format_phone_number(number: str) -> str:
-    """Return ``number`` in international form, "+1 555-123-4567"; as it is where it is none."""
+    """Return ``number`` in international form, "+1 555-123-4567", or unchanged if it is
+    not a phone number."""
     import phonenumbers  # its metadata takes long to load
 
     digits = number.strip()
@@ -42,5 +43,5 @@ def format_phone_number(number: str) -> str:
 
 
 def is_test_number(number: str) -> bool:
-    """True for Meta's display-name-only test numbers, which are no customer's real ones."""
+    """Return whether it is one of Meta's display-name-only test numbers, not a customer's own."""
     return only_digits(number).startswith(TEST_NUMBER_DIGITS)

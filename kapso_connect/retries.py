@@ -99,10 +99,10 @@ class RetryableQuerySet(LeasedQuerySet[RetryableT]):
         )
         return leased
 
-    def retry_now(self, attempts: int = 0) -> int:
-        """Make the rows that no process is working on due now, with the number of ``attempts`` set
-        anew. Return how many there are."""
-        return self.not_leased().update(next_attempt_at=timezone.now(), attempts=attempts)
+    def retry_now(self, **changes: Any) -> int:
+        """Make the rows that no process is working on due now, with the full number of attempts
+        again, and make ``changes`` with it. Return the number of rows."""
+        return self.not_leased().update(next_attempt_at=timezone.now(), attempts=0, **changes)
 
 
 class Retryable(Leased):

@@ -1,4 +1,4 @@
-"""Finish work that was interrupted, and bring this site in line with Kapso's API.
+"""Finish work that was interrupted, bring this site in line with Kapso's API, and verify statuses.
 
 It is safe to run this at any time and on several machines at once: work is protected by leases, and
 every change goes through ``onboarding``, which notices what another process has changed meanwhile.
@@ -112,7 +112,8 @@ def run(
     progress: ProgressCallback = lambda step, done: None,
     client: KapsoClient | None = None,
 ) -> Report:
-    """Do everything that is due, compare with Kapso's API, and return what was done.
+    """Do everything that is due, compare with Kapso's API, repair statuses, and return what was
+    done.
 
     ``dry_run`` only counts what would be done. ``accept_mass_loss`` disconnects numbers even if
     most of them are gone from Kapso. ``progress`` is called with the name of a step and a count.
@@ -269,7 +270,7 @@ def _connect_new_numbers(
     try:
         return numbers.connect_new(simple, source=Source.SYNC) if simple else {}
     except Exception:
-        return {}  # which number it is, and why, shows when they are synchronised one by one
+        return {}  # which number caused it, and why, is reported when each is synchronised alone
 
 
 def _sync_number(
@@ -387,7 +388,7 @@ class _CustomerCache:
         """Add the customers among ``kapso_ids`` that only Kapso knows, several at a time."""
         unknown = sorted({*kapso_ids} & self.remote.keys() - self.local.keys())
         for group in _in_batches(iter(unknown), NEW_CUSTOMERS_PER_TRANSACTION):
-            # Which customer cannot be added, and why, shows when they are added one by one.
+            # Which customer caused an error, and why, is reported when each is added alone.
             with suppress(Exception):
                 self.local |= retry_on_conflict(partial(self._add, group))
 

@@ -51,7 +51,7 @@ def as_stored(moment: datetime) -> datetime:
 def validate_same_site_url(url: str) -> str:
     """Return ``url`` without surrounding whitespace. It may be empty.
 
-    Raises InvalidOptions if it is not a URL of this site: a path, or below ``PUBLIC_URL``.
+    Raise InvalidOptions if it is not a URL of this site: a path, or below ``PUBLIC_URL``.
     """
     url = url.strip()
     site = get_conf().public_url

@@ -273,10 +273,10 @@ def work_now(batch: InvitationBatch) -> None:
 def batch_customers(batch: InvitationBatch) -> QuerySet[Customer]:
     """Return the customers of a batch; ``is_connected`` and ``is_invited`` tell whether one has a
     connected number and a usable link."""
-    own = Connection.objects.filter(customer=OuterRef("pk"), status=Connection.Status.CONNECTED)
+    numbers = Connection.objects.connected().filter(customer=OuterRef("pk"))
     links = SetupLink.objects.usable().filter(customer=OuterRef("pk"))
     return Customer.objects.filter(invitations__batch=batch).annotate(
-        is_connected=Exists(own), is_invited=Exists(links)
+        is_connected=Exists(numbers), is_invited=Exists(links)
     )
 
 

@@ -30,13 +30,12 @@ class UsableFilter(admin.SimpleListFilter):
         ]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        usable = SetupLink.objects.usable()
         if self.value() == "yes":
             return queryset.usable()
         if self.value() == "soon":
             return queryset.expiring_within(reports.EXPIRES_SOON)
         if self.value() == "no":
-            return queryset.exclude(pk__in=usable)
+            return queryset.exclude(pk__in=SetupLink.objects.usable())
         return queryset
 
 

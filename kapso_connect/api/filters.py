@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from django.db.models import Q, QuerySet
-from django.utils import timezone
+from django.db.models import QuerySet
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.settings import api_settings
@@ -92,20 +91,18 @@ class SetupLinkFilters(PagedFilters):
         help_text=SETUP_LINK_STATUS_HELP,
     )
 
-    def apply(self, rows: QuerySet[Any], values: Mapping[str, Any]) -> QuerySet[Any]:
+    def apply(self, rows: Any, values: Mapping[str, Any]) -> Any:
         if "customer" in values:
             rows = rows.filter(customer=values["customer"])
-        if "status" in values:
-            rows = rows.filter(_has_link_status(values["status"]))
-        return rows
-
-
-def _has_link_status(status: str) -> Q:
-    """Return the condition for links whose ``serializers.link_status`` is ``status``."""
-    is_past_end = Q(status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now())
-    if status == SetupLink.Status.EXPIRED:
-        return Q(status=status) | is_past_end
-    return Q(status=status) & ~is_past_end
+        match values.get("status"):
+            case None:
+                return rows
+            case SetupLink.Status.ACTIVE:
+                return rows.usable()
+            case SetupLink.Status.EXPIRED:
+                return rows.expired()
+            case status:
+                return rows.filter(status=status)
 
 
 class ConnectionFilters(PagedFilters):
@@ -140,7 +137,7 @@ class EventFilters(Filters):
 def validate_filters(
     filters_class: type[Filters], request: Request
 ) -> tuple[Filters, dict[str, Any]]:
-    """Return the filters and their validated values. Raises ApiError ``invalid_filter``."""
+    """Return the filters and their validated values. Raise ApiError ``invalid_filter``."""
     filters = filters_class(data=request.query_params.dict())
     errors: FieldErrors = {}
     known = {*filters.fields, api_settings.URL_FORMAT_OVERRIDE}

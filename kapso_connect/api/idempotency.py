@@ -84,7 +84,7 @@ def attempt(request: Request, owner: Callable[[Request], str]) -> Iterator[Attem
 
     ``owner`` returns whose key it is. An error without effect frees the key. After an error with an
     unknown outcome, or once the lease of a process that died has ended, the next request continues.
-    Raises ApiError: ``invalid_idempotency_key`` (400), ``idempotency_key_in_use`` (409),
+    Raise ApiError: ``invalid_idempotency_key`` (400), ``idempotency_key_in_use`` (409),
     ``idempotency_key_reused`` (422).
     """
     key = request.headers.get(IDEMPOTENCY_KEY_HEADER)

@@ -169,7 +169,7 @@ class Api(GenericViewSet[Any]):
         return customer
 
     def get_permitted(self, rows: QuerySet[Any]) -> Any:
-        """Return the only one of ``rows``. Raises Http404 if there is none, and checks the object
+        """Return the only one of ``rows``. Raise Http404 if there is none, and check the object
         permissions."""
         row = get_object_or_404(rows)
         self.check_object_permissions(self.request, row)
@@ -177,7 +177,7 @@ class Api(GenericViewSet[Any]):
 
     @property
     def pk(self) -> int:
-        """The primary key in the URL. Raises Http404 if it cannot be one."""
+        """The primary key in the URL. Raise Http404 if it cannot be one."""
         text: str = self.kwargs["pk"]
         if not is_primary_key(text):
             raise Http404

@@ -60,9 +60,20 @@ BLOCKING_CHECKS = {
 customer from connecting, or the site from hearing of it: here they are problems."""
 
 PACKAGES = (
-    *("django-kapso-connect", "Django", "djangorestframework", "requests", "urllib3"),
-    *("django-tasks", "phonenumbers", "psycopg", "mysqlclient"),
-    *("django-health-check", "drf-spectacular", "prometheus-client", "segno", "tqdm"),
+    "django-kapso-connect",
+    "Django",
+    "djangorestframework",
+    "requests",
+    "urllib3",
+    "django-tasks",
+    "phonenumbers",
+    "psycopg",
+    "mysqlclient",
+    "django-health-check",
+    "drf-spectacular",
+    "prometheus-client",
+    "segno",
+    "tqdm",
 )
 """This package and those that it uses, the optional ones included."""
 

@@ -39,11 +39,10 @@ def read_all_queues() -> list[Queue]:
     """Return also the queues of bulk invitations and of redirects to confirm: eight queries."""
     started = Invitation.objects.filter(batch__started_at__isnull=False)
     pending = started.pending().filter(batch__stopped="")
-    failed = started.filter(status=Invitation.Status.FAILED)
     redirects = SetupLink.objects.unconfirmed()
     return [
         *read_queues(),
-        _read_queue("invitations", pending, failed),
+        _read_queue("invitations", pending, started.failed()),
         _read_queue("redirects", redirects, SetupLink.objects.none(), "unconfirmed_since"),
     ]
 

@@ -85,7 +85,7 @@ def disconnect_number(
 ) -> Connection:
     """Remove a number from Kapso and record that it is disconnected, on behalf of ``actor``.
 
-    The customer's links are revoked first, and the connect URL afterwards: whoever has them must
+    The customer's links are revoked before, and the connect URL afterwards: whoever has them must
     not connect the number again. A number that is disconnected already stays as it is.
     Raise a KapsoError if Kapso refuses or is unavailable, and TryLater if the number was connected
     again in the meantime; it is then unchanged.

@@ -57,8 +57,15 @@ batch waits as long as it says."""
 INSERT_BATCH_SIZE = 1000
 
 SAVED_FIELDS = [
-    *("setup_link", "status", "email_status", "email_error"),
-    *("attempts", "last_error", "next_attempt_at", "leased_at", "leased_until"),
+    "setup_link",
+    "status",
+    "email_status",
+    "email_error",
+    "attempts",
+    "last_error",
+    "next_attempt_at",
+    "leased_at",
+    "leased_until",
 ]
 """What changes of an invitation while it is worked on."""
 
@@ -141,7 +148,7 @@ def resume(batch: InvitationBatch) -> None:
         InvitationBatch.objects.filter(pk=batch.pk).update(stopped="")
         # Not the first attempt: a link that an earlier one may have created at Kapso is looked for.
         invitations = Invitation.objects.filter(batch=batch)
-        invitations.filter(status=Invitation.Status.FAILED).update(
+        invitations.failed().update(
             status=Invitation.Status.PENDING, attempts=1, next_attempt_at=timezone.now()
         )
         invitations.waiting().update(next_attempt_at=timezone.now())

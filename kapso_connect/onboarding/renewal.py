@@ -123,10 +123,10 @@ def _renew(link: SetupLink, client: KapsoClient) -> SetupLink:
     customer = link.customer
     key = customer.connect_key
     rows = SetupLink.objects.filter(pk=link.pk)
-    # An earlier attempt may have created a link at Kapso: that one is used then.
+    # Set if the outcome of an earlier attempt is not known. A link that it created is used then.
     since = rows.values_list("leased_at", flat=True).first()
     is_latest = Exists(Customer.objects.filter(latest_setup_link=OuterRef("pk")))
-    # Longer than the API requests can take: it runs out only if its process was killed.
+    # Longer than the API requests can take: the lease expires only if its process was killed.
     if not rows.filter(is_latest).acquire_lease(get_conf().request_budget + 10):
         return _wait_for_other_request(link)
     # This site's own URLs may have changed since.

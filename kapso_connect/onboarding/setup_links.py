@@ -405,7 +405,7 @@ def record_failure(link: SetupLink, error_code: str, *, source: str = Source.RED
     def change() -> bool:
         customers = list(Customer.objects.locked().filter(pk=link.customer_id))
         locked = SetupLink.objects.get(pk=link.pk)
-        if locked.setup_status == SetupLink.SetupStatus.COMPLETED or (
+        if locked.setup_status == COMPLETED or (
             locked.setup_status == SetupLink.SetupStatus.FAILED
             and locked.last_error_code == error_code
         ):

@@ -72,14 +72,14 @@ IS_PAGE = "kapso_connect.is_page"
 """The key in ``request.META`` of requests for the customers' pages."""
 
 
-def _is_no_refusal_of_a_page(record: logging.LogRecord) -> bool:
-    """Return False for the line in which Django logs the URL, which may be secret, of a page that
-    is answered with an error. Exceptions are logged."""
+def _may_be_logged(record: logging.LogRecord) -> bool:
+    """Return False for the line that Django logs when a page is answered with an error: it has the
+    page's URL, which may be secret. Exceptions are logged."""
     request = getattr(record, "request", None)
     return bool(record.exc_info) or IS_PAGE not in getattr(request, "META", {})
 
 
-logging.getLogger("django.request").addFilter(_is_no_refusal_of_a_page)
+logging.getLogger("django.request").addFilter(_may_be_logged)
 
 
 @method_decorator([non_atomic, login_not_required, never_cache], name="dispatch")

@@ -37,8 +37,14 @@ EXPECTED_ERRORS = (Ignored, UnprocessableEvent, MalformedPayload, NeedsConfirmat
 and is logged."""
 
 OUTCOME_FIELDS = [
-    *("status", "last_error", "processed_at", "next_attempt_at", "leased_at", "leased_until"),
+    "status",
+    "last_error",
+    "processed_at",
+    "next_attempt_at",
+    "leased_at",
+    "leased_until",
 ]
+"""What processing an event changes of its row."""
 
 
 class AlreadyStored(Exception):
@@ -84,8 +90,8 @@ def _store(message: Message) -> WebhookEvent:
 
 
 def _insert(message: Message, *, error: Exception | None = None) -> WebhookEvent:
-    """Insert an event and apply it; with ``error``, which applying it raised before, only insert
-    it. Raise AlreadyStored, and whatever its handler raises. Call it in a transaction."""
+    """Insert an event and apply it. With ``error``, which an earlier attempt to apply it raised,
+    only insert it. Raise AlreadyStored, and what the handler raises. Call it in a transaction."""
     webhook_event = WebhookEvent(
         idempotency_key=message.key, event=message.name, payload=message.payload
     )
@@ -114,8 +120,8 @@ def _insert(message: Message, *, error: Exception | None = None) -> WebhookEvent
 
 
 def _set_expected_outcome(webhook_event: WebhookEvent, message: Message) -> None:
-    """Set the outcome unless the handler raises: the row is not visible before the commit, so this
-    saves a second statement."""
+    """Set the outcome that the event has if its handler raises nothing, so that the row is written
+    only once. Does not save."""
     status = WebhookEvent.Status
     if message.error:
         finish(webhook_event, status.FAILED, message.error)
@@ -143,9 +149,7 @@ def process(webhook_event_id: int) -> bool:
     once: one of them processes the event. While the API is unavailable the event stays pending and
     is retried, up to ``RETRY_LIMIT`` times.
     """
-    webhook_event = WebhookEvent.objects.filter(
-        pk=webhook_event_id, status=WebhookEvent.Status.PENDING
-    ).first()
+    webhook_event = WebhookEvent.objects.waiting().filter(pk=webhook_event_id).first()
     if webhook_event is None or not webhook_event.acquire_lease():
         return False
     started = time.monotonic()
@@ -173,9 +177,7 @@ def process_again(webhook_event: WebhookEvent) -> bool | None:
     rows = WebhookEvent.objects.filter(
         pk=webhook_event.pk, status__in=[status.FAILED, status.PENDING], event__in=PARSERS
     )
-    if not rows.not_leased().update(
-        status=status.PENDING, next_attempt_at=timezone.now(), attempts=0
-    ):
+    if not rows.retry_now(status=status.PENDING):
         return None
     process(webhook_event.pk)
     webhook_event.refresh_from_db()

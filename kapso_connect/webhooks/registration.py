@@ -393,7 +393,7 @@ def send_test_delivery(
 
 
 def explain_missing_delivery(webhook: KapsoWebhook, url: str) -> str:
-    """Return why a test delivery of Kapso's is not in the inbox, and what to do about it.
+    """Return why a test delivery from Kapso is not in the inbox, and what to do about it.
 
     Posts a delivery of its own if the site accepts signatures.
     """

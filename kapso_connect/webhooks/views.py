@@ -26,7 +26,7 @@ WRONG_SIGNATURE = "The signature is missing or wrong."
 @login_not_required
 @csrf_exempt
 def webhook(request: HttpRequest) -> JsonResponse:
-    """Verify, store and process one delivery of Kapso's.
+    """Verify, store and process one delivery from Kapso.
 
     Answers 200 once it is stored (also for a duplicate, an unknown event, and an event that cannot
     be processed, which the admin shows with the reason); 401 without a valid signature; 400 for a

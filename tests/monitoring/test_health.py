@@ -104,5 +104,5 @@ def test_unavailable_database_is_unhealthy(client: Client) -> None:
 
 
 def test_number_of_queries(django_assert_max_num_queries: Any) -> None:
-    with django_assert_max_num_queries(6):
+    with django_assert_max_num_queries(4):
         assert KapsoConnect().problems() == []

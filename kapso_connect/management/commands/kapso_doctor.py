@@ -19,10 +19,10 @@ LABELS = {Level.OK: "ok", Level.SKIPPED: "-", Level.WARNING: "WARNING", Level.PR
 class Command(BaseCommand):
     help = (
         "Checks this installation and says what to do about each problem: settings, database, "
-        "waiting and failed work, whether kapso_sync is run, this site's public URL, the API key, "
-        "the webhook, and whether a test delivery from Kapso arrives. Changes nothing except for "
-        "that delivery, and shows no secrets. Exit status: 0 no problems, 1 problems, 2 only "
-        "warnings (with --fail-level warning), 130 interrupted."
+        "waiting and failed work, the statuses of customers, whether kapso_sync is run, this "
+        "site's public URL, the API key, the webhook, and whether a test delivery from Kapso "
+        "arrives. Changes nothing except for that delivery, and shows no secrets. Exit status: 0 "
+        "no problems, 1 problems, 2 only warnings (with --fail-level warning), 130 interrupted."
     )
     # The system checks are part of the findings, and must not stop the other checks.
     requires_system_checks = []

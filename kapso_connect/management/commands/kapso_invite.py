@@ -237,7 +237,7 @@ def work_on_batch(batch: InvitationBatch, progress: Progress, interrupted: threa
 def list_problems(batch: InvitationBatch, counts: invitations.Progress) -> Iterator[str]:
     if batch.stopped:
         yield batch.stopped
-    failed = batch.invitations.filter(status=Invitation.Status.FAILED).select_related("customer")
+    failed = batch.invitations.failed().select_related("customer")
     for row in failed[:MAX_LISTED_PROBLEMS]:
         yield f"{row.customer} ({row.customer_id}): {row.last_error}"
     unsent = batch.invitations.filter(email_status=Invitation.Email.FAILED)

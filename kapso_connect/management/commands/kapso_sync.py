@@ -14,10 +14,10 @@ from kapso_connect.management.progress import Progress
 class Command(BaseCommand):
     help = (
         "Finishes interrupted work (stored webhooks, undelivered signals, unconfirmed redirects, "
-        "invitations) and compares numbers and links with Kapso's API. Run it from cron, as often "
-        "as every minute, on any number of machines. Exit status: 0 success, 1 something could "
-        "not be done and will be tried again, 2 something has failed permanently and needs "
-        "attention in the admin."
+        "invitations), compares numbers and links with Kapso's API, and verifies the stored "
+        "statuses of customers. Run it from cron, as often as every minute, on any number of "
+        "machines. Exit status: 0 success, 1 something could not be done and will be tried again, "
+        "2 something has failed permanently and needs attention in the admin."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
