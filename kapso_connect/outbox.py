@@ -92,7 +92,8 @@ def deliver(event_id: int) -> bool:
     is stored on the event, and only the receivers that raised are called again.
     """
     event = _with_related().filter(pk=event_id).first()
-    if event is None or not retry_on_conflict(event.acquire_lease):
+    # Not in a transaction: the object would have the lease even if it could not be committed.
+    if event is None or not retry_on_conflict(event.acquire_lease, in_transaction=False):
         return event is not None and event.delivered_at is not None
     return _send(event)
 

@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import OperationalError, transaction
 from django.db import connection as database
-from django.db import transaction
 from django.dispatch import Signal
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -19,7 +19,14 @@ from kapso_connect import onboarding, outbox, signals
 from kapso_connect.models import Connection, TimelineEvent
 from kapso_connect.onboarding import numbers
 
-from .factories import broken_queue, listening, make_customer, make_link, new_number_id
+from .factories import (
+    broken_queue,
+    listening,
+    make_customer,
+    make_link,
+    new_number_id,
+    queue_without_worker,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -166,6 +173,23 @@ def test_only_one_process_acquires_the_lease(receiver: Receiver) -> None:
     assert mine.acquire_lease()
     assert not theirs.acquire_lease()
     assert not TimelineEvent.objects.get(pk=event.pk).acquire_lease()
+
+
+def test_a_lease_that_could_not_be_committed_is_acquired_again(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with queue_without_worker():
+        event = connect()
+    commit, errors = database.commit, [OperationalError("database is locked")]
+
+    def fail_once() -> None:
+        if errors:
+            raise errors.pop()
+        commit()
+
+    monkeypatch.setattr(database, "commit", fail_once)
+    assert outbox.deliver(event.pk)
+    assert receiver.calls == [event.pk]
 
 
 def test_the_lease_of_a_process_that_died_expires(receiver: Receiver, configure: Any) -> None:

@@ -375,7 +375,7 @@ def _with_client(ask: Callable[[ItemT, KapsoClient], ResultT], item: ItemT) -> R
 
 def _record(batch: InvitationBatch, wave: Wave, pool: ThreadPoolExecutor) -> int:
     """Record the links of a wave, send them, and record what became of each invitation. Return how
-    many are done."""
+    many ended."""
     answers: dict[Invitation, KapsoSetupLink] = {}
     for invitation, future in wave.answers.items():
         try:
@@ -393,7 +393,7 @@ def _record(batch: InvitationBatch, wave: Wave, pool: ThreadPoolExecutor) -> int
     retry_on_conflict(partial(Invitation.objects.bulk_update, wave.invitations, SAVED_FIELDS))
     for invitation, link in wave.links.items():
         log_event("invitation.done", setup_link_id=link.pk, **_log_fields(invitation))
-    return len(wave.links)
+    return sum(row.status != Invitation.Status.PENDING for row in wave.invitations)
 
 
 def _record_links(

@@ -191,7 +191,9 @@ def test_failed_requests_are_retried(sandbox: Sandbox) -> None:
 def test_permanent_failure_is_retried_only_on_request(sandbox: Sandbox) -> None:
     sandbox.faults(api=[{"match": CREATE_LINK, "kind": "status", "status": 422, "times": 1}])
     batch = started(3)
-    invitations.work(batch.pk)
+    calls: list[None] = []
+    invitations.work(batch.pk, on_progress=lambda: calls.append(None))
+    assert len(calls) == 3
     make_due(batch)
     invitations.work(batch.pk)
     reached = invitations.progress(batch)

@@ -28,7 +28,9 @@ pytestmark = [
 ]
 
 
-def while_locked(customer: Customer, change: Callable[[], object], action: Callable[[], object]):
+def while_locked(
+    customer: Customer, change: Callable[[], object], action: Callable[[], object]
+) -> None:
     """Run ``action`` while another process has locked ``customer``, and has not yet committed
     ``change``."""
     is_locked = threading.Event()
