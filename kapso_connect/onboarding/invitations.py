@@ -59,8 +59,6 @@ INSERT_BATCH_SIZE = 1000
 SAVED_FIELDS = [
     "setup_link",
     "status",
-    "email_status",
-    "email_error",
     "attempts",
     "last_error",
     "next_attempt_at",
@@ -68,6 +66,9 @@ SAVED_FIELDS = [
     "leased_until",
 ]
 """What changes of an invitation while it is worked on."""
+
+EMAIL_FIELDS = ["email_status", "email_error"]
+"""What changes besides of an invitation that is e-mailed."""
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -390,10 +391,17 @@ def _record(batch: InvitationBatch, wave: Wave, pool: ThreadPoolExecutor) -> int
         invitation.status = Invitation.Status.DONE
         invitation.last_error = ""
         invitation.finish()
-    retry_on_conflict(partial(Invitation.objects.bulk_update, wave.invitations, SAVED_FIELDS))
+    retry_on_conflict(partial(_save, wave))
     for invitation, link in wave.links.items():
         log_event("invitation.done", setup_link_id=link.pk, **_log_fields(invitation))
     return sum(row.status != Invitation.Status.PENDING for row in wave.invitations)
+
+
+def _save(wave: Wave) -> None:
+    others = [invitation for invitation in wave.invitations if invitation not in wave.links]
+    Invitation.objects.bulk_update(wave.links, [*SAVED_FIELDS, *EMAIL_FIELDS])
+    # Another process may be e-mailing those of these whose lease has ended.
+    Invitation.objects.bulk_update(others, SAVED_FIELDS)
 
 
 def _record_links(
@@ -474,8 +482,12 @@ def _send_emails(
     and not to a customer who has used it. Does not save the invitations."""
     email = Invitation.Email
     sent = _sent_since(batch, links.values())
+    # Read anew: another process may have worked on those whose lease has ended.
+    rows = Invitation.objects.filter(pk__in=[invitation.pk for invitation in links])
+    stored = dict(rows.values_list("pk", "email_status"))
     messages: dict[Invitation, EmailMultiAlternatives] = {}
     for invitation, link in links.items():
+        invitation.email_status = stored.get(invitation.pk, email.NOT_SENT)
         if invitation.email_status in {email.SENT, email.FAILED}:
             continue
         if (link.pk, invitation.customer.email) in sent:
