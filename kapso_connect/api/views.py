@@ -34,6 +34,7 @@ from ..models import Connection, Customer, SetupLink, Source, TimelineEvent
 from ..onboarding import remote_numbers, setup_links
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.status import get_statuses
+from ..phone_numbers import only_digits
 from . import examples, idempotency, permissions, serializers
 from .browsable_api import BrowsableFilters, raw_data_form
 from .errors import ApiError, exception_handler, invalid_value
@@ -496,9 +497,7 @@ class SetupLinks(Api):
             return
         if not self.is_permitted("reconnect"):
             raise PermissionDenied
-        digits = digits_of(reconnect)
-        numbers = customer.connections.values_list("display_phone_number", flat=True)
-        if not any(digits == digits_of(number) for number in numbers):
+        if not customer.connections.filter(phone_digits=only_digits(reconnect)).exists():
             raise invalid_value(
                 "options.reconnect_phone_number", "Must be one of this customer's numbers."
             )
@@ -547,10 +546,6 @@ class SetupLinks(Api):
             if link.status != SetupLink.Status.REVOKED:
                 raise ApiError("setup_link_used")
         return Response(self.represent([self.get_object()])[0])
-
-
-def digits_of(number: str) -> str:
-    return "".join(char for char in number if char in "0123456789")
 
 
 CONNECTION_ACTION_RESPONSES = responses(
