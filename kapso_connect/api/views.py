@@ -165,7 +165,7 @@ class Api(GenericViewSet[Any]):
     def get_object(self) -> Any:
         return self.get_permitted(self.get_queryset().filter(pk=self.pk))
 
-    def get_customer(self, pk: int) -> Customer:
+    def get_customer(self, pk: Any) -> Customer:
         customer: Customer = self.get_permitted(self.limit(Customer.objects.filter(pk=pk), "pk"))
         return customer
 
@@ -331,10 +331,10 @@ class Customers(Api):
         a second one."""
         values = self.validated_body()
         with idempotency.attempt(request, self.get_idempotency_owner) as attempt:
-            if attempt.response is not None:
-                customer = self.get_customer(attempt.customer_id)
+            if attempt.row.response is not None:
+                customer = self.get_customer(attempt.row.customer_id)
                 return self.created_response(
-                    "customer", customer.pk, attempt.response, replayed=True
+                    "customer", customer.pk, attempt.row.response, replayed=True
                 )
             pk, body = retry_on_conflict(lambda: self._create(values, attempt))
             return self.created_response("customer", pk, body)
@@ -478,13 +478,13 @@ class SetupLinks(Api):
         options = values.get("options", {})
         self._check_permitted(customer, options, with_token=values["include_token"])
         with idempotency.attempt(request, self.get_idempotency_owner) as attempt:
-            link = attempt.setup_link or self._create(customer, options, values, attempt)
-            body = dict(attempt.response or self.represent([link])[0])
+            link = attempt.row.setup_link or self._create(customer, options, values, attempt)
+            body = dict(attempt.row.response or self.represent([link])[0])
         # These are not stored with the key.
         body |= {"url": link.url, "connect_url": connect_url(link.customer) or None, "token": None}
         if values["include_token"]:
             body["token"] = link.token
-        is_replay = attempt.response is not None
+        is_replay = attempt.row.response is not None
         return self.created_response("setup-link", link.pk, body, replayed=is_replay)
 
     def _check_permitted(
