@@ -21,7 +21,7 @@ from ..models import Attention, Connection, Customer, Health, SetupLink, Timelin
 from ..monitoring import reports
 from ..monitoring.reports import Period
 from ..utils import from_local_time, today
-from .base import AdminUrls, AdminView
+from .base import AdminView, list_url
 from .display import badge, format_datetime, phone_number_html, shorten
 from .forms import DayField
 from .permissions import can_view
@@ -117,7 +117,9 @@ class OverviewView(AdminView, TemplateView):
             time_to_connect=time_to_connect,
             median=duration(median) if median is not None else "",
             failures=reports.failures(period),
-            failures_url=AdminUrls(self.model_admin.admin_site, self.request).list_url(
+            failures_url=list_url(
+                self.model_admin.admin_site,
+                self.request,
                 TimelineEvent,
                 kind__exact=TimelineEvent.Kind.SETUP_FAILED,
                 **{name: str(moment) for name, moment in period.lookups("occurred_at").items()},

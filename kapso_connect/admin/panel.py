@@ -24,7 +24,7 @@ from ..onboarding.status import (
     can_still_connect,
     get_statuses,
 )
-from .base import AdminUrls
+from .base import list_url
 from .display import (
     HIDDEN_URL,
     connection_badge,
@@ -148,9 +148,9 @@ class StatusPanel(InviteMixin):
 
     def _lists(self, request: HttpRequest, customer: Customer) -> Iterator[tuple[str, Any]]:
         """Yield URL and title of the lists of the customer's rows that the user may view."""
-        urls = AdminUrls(self.admin_site, request)
         for model in (Connection, SetupLink, TimelineEvent):
-            if url := urls.list_url(model, customer__id__exact=str(customer.pk)):
+            query = {"customer__id__exact": str(customer.pk)}
+            if url := list_url(self.admin_site, request, model, **query):
                 yield url, model._meta.verbose_name_plural
 
 

@@ -17,6 +17,7 @@ from django.shortcuts import get_object_or_404
 from django.urls import URLPattern
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
+from django.utils.functional import cached_property
 from django.utils.http import parse_etags
 from rest_framework.permissions import BasePermission
 from rest_framework.renderers import BaseRenderer
@@ -235,13 +236,9 @@ class Api(GenericViewSet[Any]):
 
     def represent(self, rows: Sequence[Any]) -> Sequence[Any]:
         """Return ``rows`` serialized, with a fixed number of queries."""
-        context = {**self.get_serializer_context(), **self.list_context(rows)}
+        context = self.get_serializer_context()
         serializer_class: Any = self.serializer_class
         return [serializer_class(row, context=context).data for row in rows]
-
-    def list_context(self, rows: Sequence[Any]) -> Mapping[str, Any]:
-        """Return context for the serializer that is loaded for all ``rows`` at once."""
-        return {}
 
     def url_of(self, name: str, *args: Any) -> str:
         """Return the absolute URL of a view of this mount of the API."""
@@ -347,28 +344,25 @@ class Customers(Api):
         return customer.pk, body
 
     @extend_schema(summary="Change a customer", responses=CHANGE_RESPONSES)
-    def update(self, request: Request, pk: str) -> Response:
+    def update(self, request: Request, pk: str, **options: Any) -> Response:
         """Change a customer. Optional fields that are left out stay as they are."""
-        return self._change()
-
-    @extend_schema(summary="Change some fields of a customer", responses=CHANGE_RESPONSES)
-    def partial_update(self, request: Request, pk: str) -> Response:
-        """Change the given fields of a customer."""
-        return self._change(partial=True)
-
-    def _change(self, **options: Any) -> Response:
-        pk = self.get_object().pk
+        customer_pk = self.get_object().pk
         values = self.validated_body(**options)
 
         def change() -> Customer:
-            customer = Customer.objects.select_for_update().get(pk=pk)
-            self._check_external_id(values, customer_pk=pk)
+            customer = Customer.objects.select_for_update().get(pk=customer_pk)
+            self._check_external_id(values, customer_pk=customer_pk)
             for name, value in values.items():
                 setattr(customer, name, value)
             customer.save(update_fields=[*values, "updated_at"])
             return customer
 
         return Response(self.represent([retry_on_conflict(change)])[0])
+
+    @extend_schema(summary="Change some fields of a customer", responses=CHANGE_RESPONSES)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """Change the given fields of a customer."""
+        return self.update(request, pk, partial=True)
 
     def _check_external_id(self, values: Mapping[str, Any], customer_pk: int = 0) -> None:
         external_id = values.get("external_customer_id")
@@ -447,8 +441,10 @@ class SetupLinks(Api):
     }
     throttle_kinds = {"create": "kapso", "revoke": "kapso"}
 
-    def list_context(self, rows: Sequence[Any]) -> Mapping[str, Any]:
-        return {"shows_urls": self.is_permitted("create")}
+    @cached_property
+    def shows_urls(self) -> bool:
+        """Whether the user may have the links' URLs."""
+        return self.is_permitted("create")
 
     def may_receive_token(self, request: Request) -> bool:
         """Return whether the user may receive Kapso's token for a browser SDK."""
