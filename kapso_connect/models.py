@@ -24,7 +24,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .kapso.languages import Language
 from .kapso.types import ConnectionType
-from .phone_numbers import TEST_NUMBER_DIGITS, only_digits, searched_digits
+from .phone_numbers import TEST_NUMBER_DIGITS, is_test_number, only_digits, searched_digits
 from .retries import Leased, LeasedQuerySet, Retryable, RetryableQuerySet, not_leased
 from .utils import MAX_URL_LENGTH
 
@@ -507,6 +507,13 @@ class SetupLink(Leased):
         )
 
     @property
+    def current_status(self) -> SetupLink.Status:
+        """The status, which is expired from ``expires_at`` on, marked as such or not yet."""
+        if self.status == self.Status.ACTIVE and not self.is_usable:
+            return self.Status.EXPIRED
+        return self.Status(self.status)
+
+    @property
     def is_latest(self) -> bool:
         """True for the link on which the customer's status depends."""
         return self.pk is not None and self.customer.latest_setup_link_id == self.pk
@@ -693,6 +700,11 @@ class Connection(models.Model):
     def is_connected(self) -> bool:
         """True if the number is connected now; False if it once was."""
         return self.status == self.Status.CONNECTED
+
+    @property
+    def is_test_number(self) -> bool:
+        """True for one of Meta's display-name-only test numbers."""
+        return is_test_number(self.display_phone_number)
 
 
 class WebhookEventQuerySet(RetryableQuerySet["WebhookEvent"]):

@@ -10,7 +10,7 @@ from django.contrib import admin, messages
 from django.contrib.admin import AdminSite
 from django.contrib.admin.exceptions import NotRegistered
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.contrib.admin.utils import quote, unquote
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db import models
@@ -156,27 +156,13 @@ class ReadOnlyAdmin(PackageAdmin):
         return False
 
 
-class AdminUrls:
-    """URLs of pages in one admin site; "" for pages the user may not view, and models not there."""
-
-    def __init__(self, site: AdminSite, request: HttpRequest) -> None:
-        self._site = site
-        self._request = request
-
-    def list_url(self, model: type[models.Model], **query: str) -> str:
-        url = self._url(model, "changelist")
-        return f"{url}?{urlencode(query)}" if url else ""
-
-    def row_url(self, row: models.Model) -> str:
-        return self._url(type(row), "change", quote(row.pk))
-
-    def _url(self, model: type[models.Model], page: str, *args: object) -> str:
-        try:
-            model_admin = self._site.get_model_admin(model)
-        except NotRegistered:
-            return ""
-        if not model_admin.has_view_permission(self._request):
-            return ""
-        opts = model._meta
-        name = f"admin:{opts.app_label}_{opts.model_name}_{page}"
-        return reverse(name, args=args, current_app=self._site.name)
+def list_url(site: AdminSite, request: HttpRequest, model: type[models.Model], **query: str) -> str:
+    """Return the URL of a model's list in ``site``; "" if it is not there, or not for this user."""
+    try:
+        model_admin = site.get_model_admin(model)
+    except NotRegistered:
+        return ""
+    if not model_admin.has_view_permission(request):
+        return ""
+    name = f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist"
+    return f"{reverse(name, current_app=site.name)}?{urlencode(query)}"

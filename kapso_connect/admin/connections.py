@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from ..models import AccountStatus, Attention, Connection
-from ..phone_numbers import is_test_number, searched_digits
+from ..phone_numbers import searched_digits
 from .base import ReadOnlyAdmin
 from .display import EMPTY, badge, connection_badge, health_badge, json_block, phone_number_html
 from .status import disconnect_reason
@@ -92,7 +92,7 @@ class ConnectionAdmin(ReadOnlyAdmin):
 
     def get_fields(self, request: HttpRequest, obj: Connection | None = None) -> list[Any]:
         fields = list(super().get_fields(request, obj))
-        if obj is None or not is_test_number(obj.display_phone_number):
+        if obj is None or not obj.is_test_number:
             fields.remove("test_number")
         if obj is None or not obj.restrictions:
             fields.remove("account_restrictions")

@@ -7,9 +7,10 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.exceptions import NotRegistered
+from django.contrib.admin.utils import quote
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.urls import URLPattern
+from django.urls import URLPattern, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
@@ -18,7 +19,7 @@ from django.utils.translation import gettext_lazy
 
 from ..models import Connection, Customer, SetupLink, TimelineEvent
 from . import overview
-from .base import AdminUrls, PackageAdmin
+from .base import PackageAdmin
 from .display import CONFIRMATION_ROWS
 from .mixin import SetupLinkAdminMixin
 from .status import StatusFilter
@@ -106,9 +107,10 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
         owner = model_admin.get_object(request, customer.owner_id)
         if owner is None or not model_admin.has_view_or_change_permission(request, owner):
             return None
-        url = AdminUrls(self.admin_site, request).row_url(owner)
-        name = capfirst(model_admin.opts.verbose_name)
-        return format_html('{}: <a href="{}">{}</a>', name, url, owner) if url else None
+        opts = model_admin.opts
+        page = f"admin:{opts.app_label}_{opts.model_name}_change"
+        url = reverse(page, args=[quote(owner.pk)], current_app=self.admin_site.name)
+        return format_html('{}: <a href="{}">{}</a>', capfirst(opts.verbose_name), url, owner)
 
     # Deleting
 

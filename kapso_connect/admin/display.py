@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from ..models import Connection, Health
-from ..phone_numbers import format_phone_number, is_test_number
+from ..phone_numbers import format_phone_number
 from ..utils import to_local_time
 
 EMPTY = "-"
@@ -63,7 +63,7 @@ def phone_number_html(connection: Connection) -> SafeString:
     shown = format_html(
         "<bdi>{}</bdi>", format_phone_number(number) if number else connection.phone_number_id
     )
-    if not number or not is_test_number(number):
+    if not connection.is_test_number:
         return shown
     return format_html("{} {}", shown, badge("busy", _("test number")))
 

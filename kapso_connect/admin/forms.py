@@ -299,15 +299,19 @@ MAX_EXTENSION_DAYS = 365
 """Kapso has no limit, but a link that works for years may be found by a stranger."""
 
 
+class DayField(forms.DateField):
+    """A day as ``<input type="date">`` sends it, in every language."""
+
+    widget = forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"})
+    input_formats = ["%Y-%m-%d"]
+
+
 class ExtendForm(forms.Form):
     """The new last day of a link that ends at ``expires_at``: later than now, and within
     ``MAX_EXTENSION_DAYS``."""
 
-    until = forms.DateField(
+    until = DayField(
         label=gettext_lazy("Last day"),
-        widget=forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"}),
-        # The format of <input type="date">, in every language.
-        input_formats=["%Y-%m-%d"],
         error_messages={"invalid": gettext_lazy("Enter a date, such as 2031-12-24.")},
     )
 

@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 from .. import onboarding
 from ..exceptions import KapsoNotFound
 from ..models import Connection, Health, Source
-from ..phone_numbers import format_phone_number, is_test_number, only_digits
+from ..phone_numbers import format_phone_number, only_digits
 from .customer_actions import DOUBLE_CLICK, ConfirmView, CustomerActionView
 from .history import log_change
 
@@ -51,7 +51,6 @@ class ReconnectView(NumberActionView, ConfirmView):
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         return super().get_context_data(
             title=_("Reconnect %(number)s") % {"number": self.number},
-            is_test_number=is_test_number(self.digits),
             **kwargs,
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
@@ -22,8 +21,9 @@ from ..models import Attention, Connection, Customer, Health, SetupLink, Timelin
 from ..monitoring import reports
 from ..monitoring.reports import Period
 from ..utils import from_local_time, today
-from .base import AdminUrls, AdminView
+from .base import AdminView, list_url
 from .display import badge, format_datetime, phone_number_html, shorten
+from .forms import DayField
 from .permissions import can_view
 from .status import disconnect_reason
 
@@ -45,15 +45,6 @@ def start_of_day(day: date) -> datetime:
     return from_local_time(datetime.combine(day, time.min))
 
 
-class DayField(forms.DateField):
-    """A day as ``<input type="date">`` sends it, in every language."""
-
-    widget = forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"})
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(required=False, input_formats=["%Y-%m-%d"], localize=False, **options)
-
-
 class PeriodForm(forms.Form):
     """The days that the overview covers: the last ``days``, or those from ``start`` to ``end``."""
 
@@ -63,8 +54,8 @@ class PeriodForm(forms.Form):
         coerce=int,
         required=False,
     )
-    start = DayField(label=gettext_lazy("From"))
-    end = DayField(label=gettext_lazy("To"))
+    start = DayField(label=gettext_lazy("From"), required=False)
+    end = DayField(label=gettext_lazy("To"), required=False)
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
@@ -91,27 +82,6 @@ class PeriodForm(forms.Form):
         return today() - timedelta(days=days - 1), today(), days
 
 
-@dataclass(frozen=True)
-class Item:
-    """One row of a list: a link or number, its customer, and a detail."""
-
-    name: object
-    url: str
-    customer: Customer
-    customer_url: str
-    detail: object
-
-
-@dataclass(frozen=True)
-class Listing:
-    """A count, the newest of the rows counted, and the URL of the list of all."""
-
-    title: object
-    count: int
-    items: list[Item]
-    all_url: str
-
-
 class OverviewView(AdminView, TemplateView):
     template_name = "admin/kapso_connect/customer/overview.html"
     title = gettext_lazy("WhatsApp overview")
@@ -126,7 +96,6 @@ class OverviewView(AdminView, TemplateView):
         period = Period(start_of_day(first), start_of_day(last + timedelta(days=1)))
         time_to_connect = reports.time_to_connect(period)
         median = time_to_connect.median
-        urls = AdminUrls(self.model_admin.admin_site, self.request)
         return super().get_context_data(
             form=form,
             first=first,
@@ -148,60 +117,31 @@ class OverviewView(AdminView, TemplateView):
             time_to_connect=time_to_connect,
             median=duration(median) if median is not None else "",
             failures=reports.failures(period),
-            failures_url=urls.list_url(
+            failures_url=list_url(
+                self.model_admin.admin_site,
+                self.request,
                 TimelineEvent,
                 kind__exact=TimelineEvent.Kind.SETUP_FAILED,
                 **{name: str(moment) for name, moment in period.lookups("occurred_at").items()},
             ),
-            expiring=expiring(urls),
-            attention=attention(urls),
+            expiring=reports.links_expiring_soon(),
+            attention=[
+                (
+                    reason,
+                    numbers.count,
+                    [
+                        (number, phone_number_html(number), ATTENTION_DETAILS[reason](number))
+                        for number in numbers.listed
+                    ],
+                )
+                for reason, numbers in reports.numbers_needing_attention().items()
+            ],
             **kwargs,
         )
 
 
 def can_view_overview(request: HttpRequest) -> bool:
     return all(can_view(request, model._meta) for model in OVERVIEW_MODELS)
-
-
-def expiring(urls: AdminUrls) -> Listing:
-    links = reports.links_expiring_soon()
-    return Listing(
-        title=_("Links that end within 3 days"),
-        count=links.count,
-        items=[
-            Item(
-                name=_("until %(when)s") % {"when": format_datetime(link.expires_at)},
-                url=urls.row_url(link),
-                customer=link.customer,
-                customer_url=urls.row_url(link.customer),
-                detail=badge("busy", _("Opened")) if link.opened_at else "",
-            )
-            for link in links.listed
-            if link.expires_at
-        ],
-        all_url=urls.list_url(SetupLink, usable="soon"),
-    )
-
-
-def attention(urls: AdminUrls) -> list[Listing]:
-    return [
-        Listing(
-            title=reason.label,
-            count=numbers.count,
-            items=[
-                Item(
-                    name=phone_number_html(number),
-                    url=urls.row_url(number),
-                    customer=number.customer,
-                    customer_url=urls.row_url(number.customer),
-                    detail=ATTENTION_DETAILS[reason](number),
-                )
-                for number in numbers.listed
-            ],
-            all_url=urls.list_url(Connection, attention=reason),
-        )
-        for reason, numbers in reports.numbers_needing_attention().items()
-    ]
 
 
 def _disconnected_detail(number: Connection) -> str:

@@ -24,8 +24,7 @@ from ..onboarding.status import (
     can_still_connect,
     get_statuses,
 )
-from ..phone_numbers import is_test_number
-from .base import AdminUrls
+from .base import list_url
 from .display import (
     HIDDEN_URL,
     connection_badge,
@@ -39,7 +38,7 @@ from .manage_number import DisconnectView, HealthView, ReconnectView
 from .permissions import can_create_setup_links
 from .qr import qr_code, qr_label
 from .send_link import CopiedView, EmailView, QRCodeView, ShareView
-from .status import DISCONNECT_REASONS, disconnect_reason, failure_reason, has_expired, status_badge
+from .status import DISCONNECT_REASONS, disconnect_reason, failure_reason, status_badge
 from .timeline_events import signal_badge
 
 PANEL_ROWS = 20
@@ -127,8 +126,6 @@ class StatusPanel(InviteMixin):
             "link": link,
             "can_still_connect": link is not None
             and can_still_connect(link.status, link.setup_status),
-            "has_expired": link is not None and has_expired(link),
-            "can_revoke": link is not None and link.is_revocable,
             "can_create": self.has_create_setup_link_permission(request),
             "has_url": has_url,
             "customer_url": self._customer_url(request, url),
@@ -151,9 +148,9 @@ class StatusPanel(InviteMixin):
 
     def _lists(self, request: HttpRequest, customer: Customer) -> Iterator[tuple[str, Any]]:
         """Yield URL and title of the lists of the customer's rows that the user may view."""
-        urls = AdminUrls(self.admin_site, request)
         for model in (Connection, SetupLink, TimelineEvent):
-            if url := urls.list_url(model, customer__id__exact=str(customer.pk)):
+            query = {"customer__id__exact": str(customer.pk)}
+            if url := list_url(self.admin_site, request, model, **query):
                 yield url, model._meta.verbose_name_plural
 
 
@@ -186,7 +183,6 @@ def panel_numbers(customer: Customer) -> Iterator[dict[str, Any]]:
             "number": phone_number_html(connection),
             "state": connection_badge(connection),
             "reason": disconnect_reason(connection),
-            "is_test": is_test_number(connection.display_phone_number),
             "name_status": NAME_STATUSES.get(name, name),
             "quality": QUALITY_RATINGS.get(quality, quality),
             "health": health_badge(connection),

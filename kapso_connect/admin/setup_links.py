@@ -93,11 +93,7 @@ class SetupLinkAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("status"), ordering="status")
     def state(self, link: SetupLink) -> SafeString:
-        if link.is_usable:
-            return badge("good", link.get_status_display())
-        if link.status == SetupLink.Status.ACTIVE:
-            return badge("neutral", SetupLink.Status.EXPIRED.label)
-        return badge("neutral", link.get_status_display())
+        return badge("good" if link.is_usable else "neutral", link.current_status.label)
 
     @admin.display(description=gettext_lazy("latest"), boolean=True)
     def latest(self, link: SetupLink) -> bool:

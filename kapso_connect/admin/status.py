@@ -53,12 +53,6 @@ def status_badge(status: CustomerStatus) -> SafeString:
     return badge(STATUS_BADGES[status.status], status.status.label)
 
 
-def has_expired(link: SetupLink) -> bool:
-    """True if ``link`` is past its end and was neither used nor revoked."""
-    open_statuses = {SetupLink.Status.ACTIVE, SetupLink.Status.EXPIRED}
-    return link.status in open_statuses and not link.is_usable
-
-
 def status_summary(status: CustomerStatus) -> SafeString:
     """Return the status and what it is about, for a cell of the list."""
     connection, link = status.connection, status.link
@@ -66,7 +60,7 @@ def status_summary(status: CustomerStatus) -> SafeString:
     if (
         status.status in {OnboardingStatus.INVITED, OnboardingStatus.OPENED}
         and link
-        and has_expired(link)
+        and link.current_status == SetupLink.Status.EXPIRED
     ):
         details.append(_("the link has expired"))
     elif status.status == OnboardingStatus.FAILED and link:

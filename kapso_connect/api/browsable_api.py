@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,27 +16,19 @@ from rest_framework.request import Request
 from .fields import is_primary_key
 
 
-class RawDataForm:
-    """The content of a page's form, with the attributes that BrowsableAPIRenderer reads of a
-    serializer."""
-
-    def __init__(self, data: Mapping[str, Any]) -> None:
-        self.data = dict(data)
-        self.fields: dict[str, Any] = {}
-
-
-def raw_data_form(view: Any, instance: Any) -> RawDataForm:
-    """Return the rejected body, or else the values of ``instance``, or else an example."""
+def raw_data_form(view: Any, instance: Any) -> SimpleNamespace:
+    """Return the rejected body, or else the values of ``instance``, or else an example, with the
+    attributes that BrowsableAPIRenderer reads of a serializer."""
     if view.response.status_code >= 400 and view.body and isinstance(view.body, dict):
-        return RawDataForm(view.body)
+        return SimpleNamespace(data=view.body, fields={})
     values = view.example if instance is None else view.represent([instance])[0]
     fields = view.get_serializer_class()(context=view.get_serializer_context()).fields
-    form = RawDataForm({n: values[n] for n in fields if n in values and not fields[n].read_only})
-    if instance is None and "customer" in form.data:
+    data = {n: values[n] for n in fields if n in values and not fields[n].read_only}
+    if instance is None and "customer" in data:
         # An example id could belong to a real customer, who would be invited by accident.
         customer = view.request.query_params.get("customer", "")
-        form.data["customer"] = int(customer) if is_primary_key(customer) else None
-    return form
+        data["customer"] = int(customer) if is_primary_key(customer) else None
+    return SimpleNamespace(data=data, fields={})
 
 
 class BrowsableFilters(BaseFilterBackend):

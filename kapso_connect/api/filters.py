@@ -92,6 +92,7 @@ class SetupLinkFilters(PagedFilters):
     )
 
     def apply(self, rows: Any, values: Mapping[str, Any]) -> Any:
+        # As ``SetupLink.current_status`` says it of one link.
         if "customer" in values:
             rows = rows.filter(customer=values["customer"])
         match values.get("status"):

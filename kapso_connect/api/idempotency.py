@@ -40,29 +40,15 @@ ERRORS_WITHOUT_EFFECT = (
 
 @dataclass(frozen=True)
 class Attempt:
-    """A request to create an object. ``row`` is None if the request has no key.
+    """A request to create an object. ``row`` has what an earlier successful attempt created, and
+    the body of its response; it is not stored if the request has no key.
 
-    ``since`` is when an earlier attempt with an unknown outcome began; ``response`` is the body of
-    the response to an earlier successful attempt.
+    ``since`` is when an earlier attempt with an unknown outcome began.
     """
 
-    row: IdempotentRequest | None = None
+    row: IdempotentRequest
     since: datetime | None = None
     leased_until: datetime | None = None
-
-    @property
-    def response(self) -> Mapping[str, Any] | None:
-        return self.row.response if self.row is not None else None
-
-    @property
-    def customer_id(self) -> int:
-        """The primary key of the customer that an earlier attempt created, or 0."""
-        return (self.row.customer_id if self.row is not None else None) or 0
-
-    @property
-    def setup_link(self) -> SetupLink | None:
-        """The setup link that an earlier attempt created."""
-        return self.row.setup_link if self.row is not None else None
 
     def finish(
         self,
@@ -72,10 +58,9 @@ class Attempt:
         setup_link: SetupLink | None = None,
     ) -> None:
         """Store ``response``. Call it in the transaction that stores the new object."""
-        if self.row is not None:
-            IdempotentRequest.objects.filter(pk=self.row.pk).update(
-                response=response, customer=customer, setup_link=setup_link
-            )
+        IdempotentRequest.objects.filter(pk=self.row.pk).update(
+            response=response, customer=customer, setup_link=setup_link
+        )
 
 
 @contextmanager
@@ -89,7 +74,7 @@ def attempt(request: Request, owner: Callable[[Request], str]) -> Iterator[Attem
     """
     key = request.headers.get(IDEMPOTENCY_KEY_HEADER)
     if key is None:
-        yield Attempt()
+        yield Attempt(IdempotentRequest())
         return
     if not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY_LENGTH or not (key.isascii() and key.isprintable()):
         raise invalid_value(
@@ -99,7 +84,7 @@ def attempt(request: Request, owner: Callable[[Request], str]) -> Iterator[Attem
         )
     digest = _hash([owner(request), request.path, key])
     current = _acquire(digest, _hash(request.data))
-    if current.response is not None:
+    if current.row.response is not None:
         yield current
         return
     # Empty if another process has taken over because this one was slow.

@@ -26,7 +26,6 @@ if TYPE_CHECKING or is_drf_spectacular_installed():
         OpenApiExample,
         OpenApiParameter,
         OpenApiResponse,
-        extend_schema_field,
         extend_schema_serializer,
         extend_schema_view,
     )
@@ -62,8 +61,7 @@ else:
             return decorated
 
     OpenApiExample = OpenApiParameter = OpenApiResponse = _Nothing
-    extend_schema = extend_schema_view = _Nothing
-    extend_schema_field = extend_schema_serializer = _Nothing
+    extend_schema = extend_schema_serializer = extend_schema_view = _Nothing
 
 __all__ = [
     "OpenApiExample",
@@ -71,7 +69,6 @@ __all__ = [
     "OpenApiResponse",
     "default_schema",
     "extend_schema",
-    "extend_schema_field",
     "extend_schema_serializer",
     "extend_schema_view",
     "is_drf_spectacular_installed",

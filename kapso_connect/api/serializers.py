@@ -21,7 +21,6 @@ from ..kapso.types import ConnectionType
 from ..models import AccountStatus, Connection, Customer, Health, SetupLink, Source, TimelineEvent
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.status import CustomerStatus, OnboardingStatus
-from ..phone_numbers import is_test_number
 from ..utils import MAX_URL_LENGTH
 from . import examples
 from .fields import (
@@ -32,7 +31,7 @@ from .fields import (
     StrictEmailField,
     UtcDateTimeField,
 )
-from .schema import OpenApiExample, extend_schema_field, extend_schema_serializer
+from .schema import OpenApiExample, extend_schema_serializer
 
 ID_HELP = "The id of this object."
 CUSTOMER_HELP = "The id of a customer."
@@ -173,7 +172,12 @@ class StatusLinkSerializer(serializers.Serializer[SetupLink]):
     """A summary of a setup link."""
 
     id = IdField(help_text=ID_HELP)
-    status = serializers.SerializerMethodField(help_text=SETUP_LINK_STATUS_HELP)
+    status = ChoiceField(
+        "SetupLinkStatus",
+        SetupLink.Status.choices,
+        source="current_status",
+        help_text=SETUP_LINK_STATUS_HELP,
+    )
     setup_status = ChoiceField(
         "SetupStatus",
         SetupLink.SetupStatus.choices,
@@ -183,10 +187,6 @@ class StatusLinkSerializer(serializers.Serializer[SetupLink]):
         allow_null=True, help_text="When the customer first opened the link."
     )
     expires_at = UtcDateTimeField(allow_null=True, help_text="When the link expires.")
-
-    @extend_schema_field(ChoiceField("SetupLinkStatus", SetupLink.Status.choices))
-    def get_status(self, link: SetupLink) -> str:
-        return link_status(link)
 
 
 class FailureSerializer(serializers.Serializer[Any]):
@@ -383,12 +383,12 @@ class SetupLinkSerializer(StatusLinkSerializer):
     created_by = serializers.SerializerMethodField(help_text=USER_HELP)
 
     def get_connect_url(self, link: SetupLink) -> str | None:
-        if not self.context["shows_urls"] or not link.is_latest:
+        if not self.context["view"].shows_urls or not link.is_latest:
             return None
         return connect_url(link.customer) or None
 
     def get_url(self, link: SetupLink) -> str | None:
-        return link.url if self.context["shows_urls"] else None
+        return link.url if self.context["view"].shows_urls else None
 
     def get_created_by(self, link: SetupLink) -> str | None:
         return visible_user(link.created_by_id, self.context)
@@ -407,13 +407,6 @@ class NewSetupLinkSerializer(SetupLinkSerializer):
 SECRET_FIELDS = ("connect_url", "url", "token")
 """Whoever has one of these can connect a number for the customer. They are stored only in the
 link's own row, and ``token`` not at all."""
-
-
-def link_status(link: SetupLink) -> str:
-    """Return the current status of ``link``: expired from ``expires_at`` on, stored or not."""
-    if link.status == SetupLink.Status.ACTIVE and not link.is_usable:
-        return SetupLink.Status.EXPIRED.value
-    return str(link.status)
 
 
 def visible_user(key: Any, context: Mapping[str, Any]) -> str | None:
@@ -437,7 +430,7 @@ class ConnectionSerializer(StatusConnectionSerializer):
         allow_null=True,
         help_text="The id of the setup link that it was connected with.",
     )
-    is_test_number = serializers.SerializerMethodField(
+    is_test_number = serializers.BooleanField(
         help_text="Whether it is one of Meta's test numbers, which have only a display name."
     )
     business_account_id = serializers.CharField(
@@ -472,9 +465,6 @@ class ConnectionSerializer(StatusConnectionSerializer):
     )
     created_at = UtcDateTimeField(help_text=CREATED_AT_HELP)
     updated_at = UtcDateTimeField(help_text=UPDATED_AT_HELP)
-
-    def get_is_test_number(self, connection: Connection) -> bool:
-        return is_test_number(connection.display_phone_number)
 
 
 # The timeline

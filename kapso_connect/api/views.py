@@ -17,6 +17,7 @@ from django.shortcuts import get_object_or_404
 from django.urls import URLPattern
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
+from django.utils.functional import cached_property
 from django.utils.http import parse_etags
 from rest_framework.permissions import BasePermission
 from rest_framework.renderers import BaseRenderer
@@ -34,6 +35,7 @@ from ..models import Connection, Customer, SetupLink, Source, TimelineEvent
 from ..onboarding import remote_numbers, setup_links
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.status import get_statuses
+from ..phone_numbers import only_digits
 from . import examples, idempotency, permissions, serializers
 from .browsable_api import BrowsableFilters, raw_data_form
 from .errors import ApiError, exception_handler, invalid_value
@@ -164,7 +166,7 @@ class Api(GenericViewSet[Any]):
     def get_object(self) -> Any:
         return self.get_permitted(self.get_queryset().filter(pk=self.pk))
 
-    def get_customer(self, pk: int) -> Customer:
+    def get_customer(self, pk: Any) -> Customer:
         customer: Customer = self.get_permitted(self.limit(Customer.objects.filter(pk=pk), "pk"))
         return customer
 
@@ -234,13 +236,9 @@ class Api(GenericViewSet[Any]):
 
     def represent(self, rows: Sequence[Any]) -> Sequence[Any]:
         """Return ``rows`` serialized, with a fixed number of queries."""
-        context = {**self.get_serializer_context(), **self.list_context(rows)}
+        context = self.get_serializer_context()
         serializer_class: Any = self.serializer_class
         return [serializer_class(row, context=context).data for row in rows]
-
-    def list_context(self, rows: Sequence[Any]) -> Mapping[str, Any]:
-        """Return context for the serializer that is loaded for all ``rows`` at once."""
-        return {}
 
     def url_of(self, name: str, *args: Any) -> str:
         """Return the absolute URL of a view of this mount of the API."""
@@ -330,10 +328,10 @@ class Customers(Api):
         a second one."""
         values = self.validated_body()
         with idempotency.attempt(request, self.get_idempotency_owner) as attempt:
-            if attempt.response is not None:
-                customer = self.get_customer(attempt.customer_id)
+            if attempt.row.response is not None:
+                customer = self.get_customer(attempt.row.customer_id)
                 return self.created_response(
-                    "customer", customer.pk, attempt.response, replayed=True
+                    "customer", customer.pk, attempt.row.response, replayed=True
                 )
             pk, body = retry_on_conflict(lambda: self._create(values, attempt))
             return self.created_response("customer", pk, body)
@@ -346,28 +344,25 @@ class Customers(Api):
         return customer.pk, body
 
     @extend_schema(summary="Change a customer", responses=CHANGE_RESPONSES)
-    def update(self, request: Request, pk: str) -> Response:
+    def update(self, request: Request, pk: str, **options: Any) -> Response:
         """Change a customer. Optional fields that are left out stay as they are."""
-        return self._change()
-
-    @extend_schema(summary="Change some fields of a customer", responses=CHANGE_RESPONSES)
-    def partial_update(self, request: Request, pk: str) -> Response:
-        """Change the given fields of a customer."""
-        return self._change(partial=True)
-
-    def _change(self, **options: Any) -> Response:
-        pk = self.get_object().pk
+        customer_pk = self.get_object().pk
         values = self.validated_body(**options)
 
         def change() -> Customer:
-            customer = Customer.objects.select_for_update().get(pk=pk)
-            self._check_external_id(values, customer_pk=pk)
+            customer = Customer.objects.select_for_update().get(pk=customer_pk)
+            self._check_external_id(values, customer_pk=customer_pk)
             for name, value in values.items():
                 setattr(customer, name, value)
             customer.save(update_fields=[*values, "updated_at"])
             return customer
 
         return Response(self.represent([retry_on_conflict(change)])[0])
+
+    @extend_schema(summary="Change some fields of a customer", responses=CHANGE_RESPONSES)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """Change the given fields of a customer."""
+        return self.update(request, pk, partial=True)
 
     def _check_external_id(self, values: Mapping[str, Any], customer_pk: int = 0) -> None:
         external_id = values.get("external_customer_id")
@@ -446,8 +441,10 @@ class SetupLinks(Api):
     }
     throttle_kinds = {"create": "kapso", "revoke": "kapso"}
 
-    def list_context(self, rows: Sequence[Any]) -> Mapping[str, Any]:
-        return {"shows_urls": self.is_permitted("create")}
+    @cached_property
+    def shows_urls(self) -> bool:
+        """Whether the user may have the links' URLs."""
+        return self.is_permitted("create")
 
     def may_receive_token(self, request: Request) -> bool:
         """Return whether the user may receive Kapso's token for a browser SDK."""
@@ -477,13 +474,13 @@ class SetupLinks(Api):
         options = values.get("options", {})
         self._check_permitted(customer, options, with_token=values["include_token"])
         with idempotency.attempt(request, self.get_idempotency_owner) as attempt:
-            link = attempt.setup_link or self._create(customer, options, values, attempt)
-            body = dict(attempt.response or self.represent([link])[0])
+            link = attempt.row.setup_link or self._create(customer, options, values, attempt)
+            body = dict(attempt.row.response or self.represent([link])[0])
         # These are not stored with the key.
         body |= {"url": link.url, "connect_url": connect_url(link.customer) or None, "token": None}
         if values["include_token"]:
             body["token"] = link.token
-        is_replay = attempt.response is not None
+        is_replay = attempt.row.response is not None
         return self.created_response("setup-link", link.pk, body, replayed=is_replay)
 
     def _check_permitted(
@@ -496,9 +493,7 @@ class SetupLinks(Api):
             return
         if not self.is_permitted("reconnect"):
             raise PermissionDenied
-        digits = digits_of(reconnect)
-        numbers = customer.connections.values_list("display_phone_number", flat=True)
-        if not any(digits == digits_of(number) for number in numbers):
+        if not customer.connections.filter(phone_digits=only_digits(reconnect)).exists():
             raise invalid_value(
                 "options.reconnect_phone_number", "Must be one of this customer's numbers."
             )
@@ -547,10 +542,6 @@ class SetupLinks(Api):
             if link.status != SetupLink.Status.REVOKED:
                 raise ApiError("setup_link_used")
         return Response(self.represent([self.get_object()])[0])
-
-
-def digits_of(number: str) -> str:
-    return "".join(char for char in number if char in "0123456789")
 
 
 CONNECTION_ACTION_RESPONSES = responses(
