@@ -51,9 +51,12 @@ def bakeries() -> list[Bakery]:
     day = timedelta(days=1)
     now = timezone.now()
     for bakery in made[1:]:
-        customer = Customer.objects.for_owner(bakery, name=bakery.title[:255], email=bakery.contact)
-        customer.connect_key = f"key-{bakery.pk}"
-        customer.save()
+        customer = Customer.objects.for_owner(
+            bakery,
+            name=bakery.title[:255],
+            email=bakery.contact,
+            connect_key=f"key-{bakery.pk}",
+        )
         link = make_link(customer, is_latest=True, expires_at=now + 20 * day)
         setup_links.record_opened(link, source="redirect")
     setup_links.record_failure(link, "waba_limit_reached")
