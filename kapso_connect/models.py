@@ -382,8 +382,7 @@ class SetupLinkQuerySet(LeasedQuerySet["SetupLink"]):
 
     def open(self) -> SetupLinkQuerySet:
         """Return the links that may have led to a number, but are not completed."""
-        statuses = [SetupLink.Status.ACTIVE, SetupLink.Status.USED]
-        return self.filter(status__in=statuses).exclude(
+        return self.filter(status__in=SetupLink.OPEN_STATUSES).exclude(
             setup_status=SetupLink.SetupStatus.COMPLETED
         )
 
@@ -405,6 +404,8 @@ class SetupLink(Leased):
         EXPIRED = "expired", _("Expired")
         REVOKED = "revoked", _("Revoked")
 
+    OPEN_STATUSES = (Status.ACTIVE, Status.USED)
+
     class SetupStatus(models.TextChoices):
         PENDING = "pending", _("Pending")
         PROCESSING = "processing", _("Processing")
@@ -412,7 +413,11 @@ class SetupLink(Leased):
         FAILED = "failed", _("Failed")
 
     customer = models.ForeignKey(
-        Customer, on_delete=models.CASCADE, related_name="setup_links", verbose_name=_("customer")
+        Customer,
+        on_delete=models.CASCADE,
+        db_index=False,  # another index begins with it
+        related_name="setup_links",
+        verbose_name=_("customer"),
     )
     kapso_id = models.CharField(_("Kapso id"), max_length=64, unique=True)
     url = models.URLField(
@@ -512,6 +517,12 @@ class SetupLink(Leased):
         if self.status == self.Status.ACTIVE and not self.is_usable:
             return self.Status.EXPIRED
         return self.Status(self.status)
+
+    @property
+    def is_open(self) -> bool:
+        """True if the link may have led to a number, but is not completed."""
+        is_completed = self.setup_status == self.SetupStatus.COMPLETED
+        return self.status in self.OPEN_STATUSES and not is_completed
 
     @property
     def is_latest(self) -> bool:
@@ -796,6 +807,7 @@ class TimelineEvent(Retryable):
         on_delete=models.CASCADE,
         null=True,
         blank=True,
+        db_index=False,  # another index begins with it
         related_name="events",
         verbose_name=_("customer"),
     )

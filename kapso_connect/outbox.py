@@ -49,8 +49,9 @@ def has_receivers(kind: str) -> bool:
 def record(kind: str, *, source: str, **fields: Any) -> TimelineEvent:
     """Add an event to the timeline, and send its signal once the transaction commits.
 
-    ``fields`` are fields of TimelineEvent. Without receivers the event counts as delivered: a
-    receiver that is added later does not get signals of the past.
+    ``fields`` are fields of TimelineEvent. Receivers may get the very objects among them, so read
+    those in this transaction, or give their keys. Without receivers the event counts as delivered:
+    a receiver that is added later does not get signals of the past.
     """
     event = TimelineEvent(kind=kind, source=source, **fields)
     record_all([event])
@@ -160,9 +161,7 @@ def _log_recorded(event: TimelineEvent) -> None:
 def _deliver_leased(event: TimelineEvent) -> None:
     """Send the signal of an event that this process wrote and leased, after the commit."""
     if event.is_leased:
-        # Read anew: the caller's objects may be stale.
-        if (stored := _with_related().filter(pk=event.pk).first()) is not None:
-            _send(stored)
+        _send(event)
     else:
         # The transaction took longer than the lease: another process may be sending.
         deliver(event.pk)

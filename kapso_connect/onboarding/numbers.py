@@ -24,7 +24,7 @@ from ..models import (
     WebhookEvent,
 )
 from ..phone_numbers import only_digits
-from .setup_links import complete, find_open_link
+from .setup_links import COMPLETED_FIELDS, complete, find_open_link
 from .status import update_status
 
 Kind = TimelineEvent.Kind
@@ -125,6 +125,9 @@ def connect(
         connection.status = Connection.Status.CONNECTED
         connection.connected_at = now
         _copy_details(connection, number, overwrite=True)
+        if setup_link is not None:
+            # It was read before the API was asked.
+            setup_link.refresh_from_db(fields=["opened_at", "expires_at", *COMPLETED_FIELDS])
         link = setup_link or find_open_link(owner, number.phone_number_id, since)
         if link is not None:
             connection.setup_link = link

@@ -27,7 +27,7 @@ from ..kapso.types import KapsoSetupLink
 from ..models import Customer, SetupLink, Source, TimelineEvent, new_connect_key
 from ..utils import validate_same_site_url
 from .customers import register
-from .status import update_status
+from .status import OnboardingStatus, update_status
 
 Kind = TimelineEvent.Kind
 
@@ -47,6 +47,8 @@ EVENT_KINDS_BY_STATUS = {
 """The event that the timeline gets when a link's status becomes this one."""
 
 COMPLETED = SetupLink.SetupStatus.COMPLETED
+
+INVITED_STATUSES = {OnboardingStatus.INVITED, OnboardingStatus.OPENED, OnboardingStatus.FAILED}
 
 COMPLETED_FIELDS: dict[str, Any] = {
     "status": SetupLink.Status.USED,
@@ -279,7 +281,6 @@ def record(answers: Sequence[tuple[LinkRequest, KapsoSetupLink]]) -> list[SetupL
                 # The caller's object is brought up to date.
                 for field in Customer.WRITTEN_BY_ONBOARDING:
                     setattr(request.customer, field, getattr(link.customer, field))
-                link.customer = request.customer
                 link.token = remote.token
                 if request.on_recorded is not None:
                     request.on_recorded(link)
@@ -518,8 +519,15 @@ def find_open_link(
     completed, not reported for another number, and not created after ``since``, when the number
     was added to Kapso.
     """
-    if customer.latest_setup_link_id is None:
+    latest = customer.latest_setup_link
+    if latest is None:
         return None
+    # With one of these statuses, the customer has no link with an unconfirmed number.
+    is_newest = customer.status in INVITED_STATUSES and (
+        since is None or latest.created_at <= since
+    )
+    if latest.is_open and (is_newest or latest.unconfirmed_phone_number_id == phone_number_id):
+        return latest
     for_no_number = Q(unconfirmed_phone_number_id="")
     if since is not None:
         for_no_number &= Q(created_at__lte=since)
