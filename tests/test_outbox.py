@@ -352,12 +352,12 @@ def test_every_kind_of_event_but_some_has_a_public_signal() -> None:
     assert {id(signal) for signal in public} == sent
 
 
-def test_a_signal_that_is_sent_immediately_costs_two_further_queries(receiver: Receiver) -> None:
+def test_a_signal_that_is_sent_immediately_costs_one_further_query(receiver: Receiver) -> None:
     customer = make_customer()
     with CaptureQueriesContext(database) as captured:
         onboarding.connect(customer, numbers.Number("1"), source="webhook")
     assert receiver.calls
-    assert len([q for q in captured if "connect_timelineevent" in q["sql"]]) <= 3
+    assert len([q for q in captured if "connect_timelineevent" in q["sql"]]) <= 2
 
 
 class Killed(BaseException):
