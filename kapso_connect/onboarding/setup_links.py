@@ -270,7 +270,7 @@ def record(answers: Sequence[tuple[LinkRequest, KapsoSetupLink]]) -> list[SetupL
                 kind=Kind.SETUP_LINK_CREATED,
                 source=Source.MANUAL,
                 customer=link.customer,
-                setup_link=link,
+                setup_link_id=link.pk,  # not the object, which gets the token
                 actor_id=link.created_by_id,
             )
             for link in new
