@@ -24,7 +24,7 @@ from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.testing import Sandbox
 
 from ..factories import after_first_query, failing_queries
-from .support import check_no_transaction_during, links_at_kapso
+from .support import check_no_transaction_during, during_request, links_at_kapso
 
 pytestmark = pytest.mark.django_db
 
@@ -401,6 +401,22 @@ def test_each_customer_is_sent_the_link_once(sandbox: Sandbox) -> None:
     sent = TimelineEvent.objects.filter(kind="setup_link_sent")
     assert sorted(event.data["to"] for event in sent) == [f"c{n}@example.com" for n in range(3)]
     assert {event.data["channel"] for event in sent} == {"email"}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_email_that_another_process_began_to_send_is_not_sent_again(sandbox: Sandbox) -> None:
+    batch = started(1, send_email=True)
+    during_request(
+        sandbox,
+        "^POST .*/setup_links$",
+        # The lease has ended meanwhile, and another process works on the invitation.
+        lambda: batch.invitations.update(email_status="sending"),
+        lambda: invitations.work(batch.pk),
+    )
+    invitation = batch.invitations.get()
+    assert not outbox.outbox
+    assert (invitation.status, invitation.email_status) == ("done", "failed")
+    assert "not known" in invitation.email_error
 
 
 def test_customer_without_an_email_address_still_gets_a_link(sandbox: Sandbox) -> None:
