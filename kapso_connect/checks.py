@@ -21,7 +21,16 @@ from django.db import connections
 from django.http.request import validate_host
 from django.template import TemplateDoesNotExist, TemplateSyntaxError
 from django.template.loader import get_template
-from django.urls import NoReverseMatch, get_script_prefix, resolve, reverse
+from django.templatetags.static import static
+from django.urls import (
+    LocalePrefixPattern,
+    NoReverseMatch,
+    URLResolver,
+    get_resolver,
+    get_script_prefix,
+    resolve,
+)
+from django.utils import translation
 from django.utils.module_loading import import_string
 
 from . import db, outbox, utils
@@ -31,6 +40,10 @@ from .kapso.setup_link_options import SetupLinkOptions
 from .pages import theme, views
 
 MIN_WEBHOOK_SECRET_LENGTH = 16
+"""A shorter one is reported before a site is deployed."""
+
+SHORTEST_WEBHOOK_SECRET = 8
+"""A shorter one is always an error: it is a mistake, or it can be guessed."""
 
 MIN_SQLITE_TIMEOUT = 20
 """Seconds that a request waits for others to finish writing to SQLite. Python's default is 5."""
@@ -48,6 +61,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         return [Error(str(error), id="kapso_connect.E001")]
     return [
         *_missing_settings(conf),
+        *_mistyped_secrets(conf),
         *_public_url(conf),
         *_link_defaults(conf),
         *_page_settings(conf),
@@ -61,34 +75,105 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.urls)
 def check_urls(**kwargs: Any) -> list[CheckMessage]:
-    """Check this package's URLs, and what its pages need."""
+    """Check this package's URLs, and what its pages and its REST API need."""
     if not getattr(settings, "ROOT_URLCONF", None):
         return []  # a process without URLs; Django's own URL checks do the same
+    rest = _rest_requirements()
     try:
-        reverse("kapso_connect:webhook")
+        utils.reverse_path("kapso_connect:webhook")
     except NoReverseMatch:
+        if namespaces := _namespaces_of("kapso_connect", get_resolver()):
+            return [_inside_a_namespace(namespaces), *rest]
         return [
+            *rest,
             Warning(
                 "kapso_connect.urls is not in the URLconf, so neither Kapso's webhooks nor "
                 "returning customers can reach this site.",
                 hint='Add path("whatsapp/", include("kapso_connect.urls")) to urlpatterns.',
                 id="kapso_connect.W004",
-            )
+            ),
         ]
-    return [*_shadowed_urls(), *_page_requirements()]
+    return [*_shadowed_urls(), *_language_prefix(), *_page_requirements(), *rest]
+
+
+def _namespaces_of(app_name: str, resolver: URLResolver) -> list[str]:
+    """Return the namespaces, from the outside to the inside, under which an app's URLs are; none if
+    they are not in the URLconf."""
+    for pattern in resolver.url_patterns:
+        if not isinstance(pattern, URLResolver):
+            continue
+        own = [pattern.namespace] if pattern.namespace else []
+        if pattern.app_name == app_name:
+            return own
+        if inner := _namespaces_of(app_name, pattern):
+            return [*own, *inner]
+    return []
+
+
+def _inside_a_namespace(namespaces: list[str]) -> CheckMessage:
+    outer = ":".join(namespaces[:-1])
+    return Error(
+        f"kapso_connect.urls is mounted inside the namespace {outer!r}, so its URLs are called "
+        f'"{":".join(namespaces)}:webhook" and not "kapso_connect:webhook": no setup link can be '
+        "created, and the customers' pages fail.",
+        hint='Put path("whatsapp/", include("kapso_connect.urls")) into the urlpatterns of the '
+        f"ROOT_URLCONF, outside of the include() with the namespace {outer!r}.",
+        id="kapso_connect.E013",
+    )
+
+
+def _language_prefix() -> Iterator[CheckMessage]:
+    """Check that the site answers URLs with its own language, if URLs begin with a language."""
+    if not any(_is_language_prefix(one) for one in get_resolver().url_patterns):
+        return
+    try:
+        translation.get_supported_language_variant(settings.LANGUAGE_CODE)
+    except LookupError:
+        yield Warning(
+            f"LANGUAGE_CODE is {settings.LANGUAGE_CODE!r}, which is not in LANGUAGES, and "
+            "kapso_connect.urls is inside i18n_patterns(): the site does not answer URLs that "
+            "begin with its own language.",
+            hint="Add it to LANGUAGES, or include kapso_connect.urls outside of i18n_patterns(): "
+            "its pages choose the customer's language themselves.",
+            id="kapso_connect.W028",
+        )
+
+
+def _is_language_prefix(pattern: object) -> bool:
+    return (
+        isinstance(pattern, URLResolver)
+        and isinstance(pattern.pattern, LocalePrefixPattern)
+        and bool(_namespaces_of("kapso_connect", pattern))
+    )
+
+
+def _rest_requirements() -> list[CheckMessage]:
+    is_mounted = bool(_namespaces_of("kapso_connect_api", get_resolver()))
+    if not is_mounted or apps.is_installed("rest_framework"):
+        return []
+    return [
+        Error(
+            "kapso_connect.api.urls is in the URLconf, but Django REST framework is not in "
+            "INSTALLED_APPS, so its pages for browsers have no templates: they are answered with "
+            "JSON.",
+            hint='Add "rest_framework" to INSTALLED_APPS.',
+            id="kapso_connect.E011",
+        )
+    ]
 
 
 def _shadowed_urls() -> Iterator[CheckMessage]:
     for name in ("webhook", "success", "failed"):
         try:
-            path = reverse(f"kapso_connect:{name}")
+            path = utils.reverse_path(f"kapso_connect:{name}")
         except NoReverseMatch:
             continue  # the site leaves this page out
         found = resolve("/" + path.removeprefix(get_script_prefix()))
         # A site may use a subclass of one of our views.
         page = getattr(found.func, "view_class", None)
         is_page = isinstance(page, type) and issubclass(page, views.PageView)
-        if found.view_name != f"kapso_connect:{name}" and not is_page:
+        is_ours = found.app_names == ["kapso_connect"] and found.url_name == name
+        if not is_ours and not is_page:
             yield Warning(
                 f"{path} is answered by {found.view_name}, not by kapso_connect's own view.",
                 hint='Put include("kapso_connect.urls") above the pattern that matches its URL.',
@@ -129,6 +214,27 @@ def _missing_settings(conf: Conf) -> Iterator[CheckMessage]:
             hint="Set it to what manage.py kapso_webhook --new-secret prints.",
             id="kapso_connect.W002",
         )
+
+
+def _mistyped_secrets(conf: Conf) -> Iterator[CheckMessage]:
+    """Check for what is a secret only by mistake: Kapso signs with another one."""
+    for setting, secrets in (("API_KEY", (conf.api_key,)), ("WEBHOOK_SECRET", conf.webhook_secret)):
+        for secret in filter(None, secrets):
+            is_short = setting == "WEBHOOK_SECRET" and len(secret) < SHORTEST_WEBHOOK_SECRET
+            if not secret.isprintable():
+                problem = "contains characters that cannot be seen"
+            elif len(secret) > 1 and secret[0] == secret[-1] and secret[0] in "'\"`":
+                problem = "begins and ends with a quotation mark"
+            elif is_short and secret not in SANDBOX_SECRETS:
+                problem = f"has fewer than {SHORTEST_WEBHOOK_SECRET} characters"
+            else:
+                continue
+            yield Error(
+                f"KAPSO_CONNECT[{setting!r}] {problem}.",
+                hint="Copy it again from Kapso, and check the file that sets the environment "
+                "variable. manage.py kapso_webhook --new-secret prints a new webhook secret.",
+                id="kapso_connect.E010",
+            )
 
 
 def _public_url(conf: Conf) -> Iterator[CheckMessage]:
@@ -210,6 +316,24 @@ def _page_settings(conf: Conf) -> Iterator[CheckMessage]:
             "other sites.",
             hint="Give the path of a static file, such as crm/logo.svg, or /media/logo.png.",
             id="kapso_connect.E005",
+        )
+
+    elif logo and not logo.startswith("/") and "://" not in logo:
+        yield from _static_logo(logo)
+
+
+def _static_logo(logo: str) -> Iterator[CheckMessage]:
+    if not apps.is_installed("django.contrib.staticfiles"):
+        return
+    from django.contrib.staticfiles import finders
+
+    if finders.find(logo) is None:
+        yield Warning(
+            f"KAPSO_CONNECT['LOGO_URL'] is {logo!r}, and there is no such static file: the "
+            "customers' pages have no logo.",
+            hint="Give the path below a static folder, such as crm/logo.svg for "
+            "crm/static/crm/logo.svg; or silence this warning if another server has the file.",
+            id="kapso_connect.W029",
         )
 
 
@@ -297,7 +421,29 @@ def check_deployment(**kwargs: Any) -> list[CheckMessage]:
         conf = get_conf()
     except ImproperlyConfigured:
         return []  # E001 reports it
-    return [*_url_settings(conf), *_secrets(conf), *_environment(conf), *_mail()]
+    return [
+        *_url_settings(conf),
+        *_secrets(conf),
+        *_environment(conf),
+        *_static_files(conf),
+        *_mail(),
+    ]
+
+
+def _static_files(conf: Conf) -> Iterator[CheckMessage]:
+    """Check that the storage has what the pages need: collectstatic has run."""
+    logo = conf.logo_url
+    is_static = logo and not logo.startswith("/") and "://" not in logo
+    for path in ["kapso_connect/pages.css", *([logo] if is_static else [])]:
+        try:
+            static(path)
+        except Exception as error:
+            yield Warning(
+                f"The static file {path} has no URL ({type(error).__name__}): the customers' pages "
+                "do without it.",
+                hint="Run manage.py collectstatic.",
+                id="kapso_connect.W030",
+            )
 
 
 def _url_settings(conf: Conf) -> Iterator[CheckMessage]:
@@ -330,7 +476,7 @@ def _url_settings(conf: Conf) -> Iterator[CheckMessage]:
 
 
 def _secrets(conf: Conf) -> Iterator[CheckMessage]:
-    other_secrets = {settings.SECRET_KEY, conf.api_key} - {""}
+    other_secrets = {*_secret_keys(), conf.api_key} - {""}
     for secret in conf.webhook_secret:
         if secret in SANDBOX_SECRETS:
             problem = "is well known"
@@ -352,6 +498,13 @@ def _secrets(conf: Conf) -> Iterator[CheckMessage]:
             hint="Create an API key in Kapso's project settings.",
             id="kapso_connect.W018",
         )
+
+
+def _secret_keys() -> list[str | bytes]:
+    try:
+        return [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
+    except ImproperlyConfigured:
+        return []  # while an image is built, for example; Django's own check reports it
 
 
 def _environment(conf: Conf) -> Iterator[CheckMessage]:

@@ -6,6 +6,7 @@ repeats included. Both are in seconds.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,9 @@ TEST_DELIVERY_TIMEOUT = 20.0
 class Conf:
     """The settings in ``KAPSO_CONNECT``, with their defaults.
 
+    The value None is the same as leaving the setting out. Blanks and line breaks around texts are
+    ignored, also around each entry of a list.
+
     ``API_KEY``
         The API key of your Kapso project (in Kapso: Project settings, API keys). Without it, no
         setup link can be created and nothing can be confirmed with Kapso.
@@ -56,7 +60,8 @@ class Conf:
     ``WEBHOOK_SECRET``
         The secret that Kapso signs its webhooks with: a string, or a list of strings while you
         rotate it. Webhooks signed with any of them are accepted; ``kapso_webhook`` gives Kapso the
-        first. Without a secret, every webhook is refused.
+        first. Without a secret, every webhook is refused. One with fewer than 8 characters is an
+        error of ``manage.py check``.
     ``PUBLIC_URL``
         The origin of this site as customers' browsers see it, with https:
         ``https://crm.example.com``.
@@ -145,15 +150,21 @@ def _contact(value: object) -> str:
 
 
 def _texts(value: object, wanted: str) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+    """Return the texts of a list without the empty ones."""
+    if not isinstance(value, (list, tuple)):
         raise ValueError(f"must be {wanted}, not {type(value).__name__}.")
-    return tuple(value)
+    for entry in value:
+        if entry is None:
+            raise ValueError("has None in its list: is an environment variable not set?")
+        if not isinstance(entry, str):
+            raise ValueError(f"must be {wanted}, but has {type(entry).__name__} in its list.")
+    return tuple(text for text in map(str.strip, value) if text)
 
 
 def _secrets(value: object) -> tuple[str, ...]:
-    secrets = (value,) if isinstance(value, str) else _texts(value, "a string or a list of strings")
-    # Anybody could sign with an empty secret.
-    return tuple(secret for secret in secrets if secret)
+    # An empty one is left out: anybody could sign with it.
+    secrets = (value,) if isinstance(value, str) else value
+    return _texts(secrets, "a string or a list of strings")
 
 
 def _paths(value: object) -> tuple[str, ...]:
@@ -178,7 +189,9 @@ def _rates(value: object) -> Mapping[str, str | None]:
 
 
 def _positive(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"must be a number, not {type(value).__name__}.")
+    if not value > 0 or not math.isfinite(value):
         raise ValueError("must be a number greater than 0.")
     return value
 
@@ -228,6 +241,8 @@ def get_conf() -> Conf:
         )
     values = {}
     for key, value in given.items():
+        if value is None:
+            continue
         try:
             values[key.lower()] = READERS[key](value)
         except ValueError as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from django.db import IntegrityError, OperationalError, connections, models, router, transaction
 from django.db.models.signals import post_save, pre_save
 
+from .exceptions import CalledInTransaction
 from .log import log_event
 from .models import Connection
 
@@ -30,6 +31,7 @@ __all__ = [
     "enqueue_on_commit",
     "non_atomic",
     "on_commit",
+    "refuse_in_transaction",
     "retry_on_conflict",
     "runs_immediately",
     "task",
@@ -66,6 +68,29 @@ def non_atomic(view: ViewT) -> ViewT:
     for database in connections:
         view = transaction.non_atomic_requests(using=database)(view)
     return view
+
+
+def refuse_in_transaction() -> None:
+    """Raise CalledInTransaction if the caller has a transaction open. For functions that ask Kapso.
+
+    The transactions in which Django's TestCase runs a test do not count.
+    """
+    database = connections[alias()]
+    try:
+        if database.in_atomic_block:
+            # Makes no statement; raises unless the transaction is that of a TestCase.
+            with transaction.atomic(using=alias(), savepoint=False, durable=True):
+                return
+        elif database.get_autocommit():
+            return
+    except RuntimeError:
+        pass
+    raise CalledInTransaction(
+        "This function asks Kapso, and was called inside a transaction. It was refused before "
+        "anything was asked: a rollback here would take nothing back at Kapso. Call it before or "
+        "after the transaction (django.db.transaction.on_commit). In a view with ATOMIC_REQUESTS, "
+        "use the decorator django.db.transaction.non_atomic_requests."
+    )
 
 
 def retry_on_conflict(operation: Callable[[], ResultT], *, in_transaction: bool = True) -> ResultT:

@@ -95,7 +95,19 @@ class InvalidOptions(ValueError):
 
     def __init__(self, errors: Mapping[str, str]) -> None:
         self.errors: dict[str, str] = dict(errors)
-        super().__init__(" ".join(f"{name}: {problem}" for name, problem in self.errors.items()))
+        super().__init__(self.errors)
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}: {problem}" for name, problem in self.errors.items())
+
+
+class CalledInTransaction(RuntimeError):
+    """A function that asks Kapso was called inside a transaction, whose rollback would lose what
+    Kapso has done. Call it outside: see the message."""
+
+
+class ExternalIdTaken(ValueError):
+    """Another owner's customer has this ``external_customer_id``. The message says whose."""
 
 
 class CannotInvite(Exception):

@@ -94,6 +94,11 @@ EVENTS = {
         "get_whatsapp_next_url must return a URL of this site (customer %(customer_id)s)",
     ),
     "page.next_url_error": (ERROR, "get_whatsapp_next_url of %(owner)s failed: %(error)s"),
+    "page.static_file_missing": (ERROR, "The static file %(path)s cannot be used: %(error)s"),
+    "owner.unavailable": (
+        WARNING,
+        "The owner of customer %(customer_id)s cannot be looked up: %(error)s",
+    ),
     "page.rate_limit_failed": (ERROR, "The rate limit could not be checked: %(error)s"),
     # Invitations
     "batch.started": (INFO, "Batch %(batch_id)s of invitations was started"),
@@ -106,6 +111,7 @@ EVENTS = {
     ),
     "email.failed": (WARNING, "No e-mail for customer %(customer_id)s: %(error)s"),
     # The REST API
+    "rest.rate_limit_failed": (ERROR, "The rate limit could not be checked: %(error)s"),
     "rest.failed": (ERROR, "The REST API answered %(status)s %(code)s: %(error)s"),
     # API calls, tasks and commands
     "api.called": (

@@ -10,20 +10,28 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from django.conf import settings
-from django.contrib.contenttypes.fields import GenericForeignKey, GenericRelation
+from django.contrib.contenttypes.fields import (
+    GenericForeignKey,
+    GenericRelation,
+    ReverseGenericManyToOneDescriptor,
+)
 from django.contrib.contenttypes.models import ContentType
+from django.core import checks
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import DEFAULT_DB_ALIAS, connections, models
-from django.db.models import Exists, F, OuterRef, Q, Value
-from django.db.models.functions import Concat, Substr
+from django.db import DEFAULT_DB_ALIAS, IntegrityError, connections, models
+from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.lookups import Exact
 from django.db.models.query_utils import PathInfo
 from django.utils import timezone
 from django.utils.crypto import get_random_string
+from django.utils.functional import cached_property
 from django.utils.translation import gettext_lazy as _
 
-from .kapso.languages import Language
+from .exceptions import ExternalIdTaken
+from .kapso.languages import Language, find_language
 from .kapso.types import ConnectionType
+from .log import log_event
+from .owners import OwnerKey, owner_key, owner_type
 from .phone_numbers import TEST_NUMBER_DIGITS, is_test_number, only_digits, searched_digits
 from .retries import Leased, LeasedQuerySet, Retryable, RetryableQuerySet, not_leased
 from .utils import MAX_URL_LENGTH
@@ -86,6 +94,8 @@ class Attention(models.TextChoices):
     HEALTH = "health", _("Not healthy")
 
 
+MAX_NAME_LENGTH = 255
+
 REFERENCE_LENGTH = 8
 """Characters of a setup link's reference."""
 
@@ -97,26 +107,55 @@ class CustomerQuerySet(models.QuerySet["Customer"]):
     def for_owner(self, owner: models.Model, **defaults: Any) -> Customer:
         """Return the customer linked to ``owner``, a saved object of any of the site's models.
 
-        If there is none, it is created with ``defaults`` (``name`` defaults to ``str(owner)``).
-        Raise ValueError for an object that is not saved.
+        If there is none, it is created with ``defaults``: ``name`` (by default ``str(owner)``),
+        ``email``, ``language`` and ``external_customer_id``. None is the same as leaving one out. A
+        customer without an owner that has this ``external_customer_id`` becomes the owner's.
+
+        With multi-table inheritance the owner is the row of the topmost parent, whose children have
+        the same customer. Raise ValueError for an object that is not saved or has a composite
+        primary key, for a language that Kapso does not have and for a value that is too long
+        (except a name, which is cut); and ExternalIdTaken for the id of another owner's customer.
         """
         if owner.pk is None:
             raise ValueError("Save the owner before you request its customer.")
-        customer, _created = self.get_or_create(
-            owner_type=ContentType.objects.get_for_model(owner),
-            owner_id=str(owner.pk),
-            defaults={"name": str(owner)[:255], **defaults},
-        )
+        ownership = {"owner_type": owner_type(owner), "owner_id": owner_key(type(owner), owner.pk)}
+        given = {name: value for name, value in defaults.items() if value is not None}
+        values = _validated({"name": str(owner), **given})
+        try:
+            customer, _created = self.get_or_create(**ownership, defaults=values)
+        except IntegrityError:
+            external_id = str(values.get("external_customer_id") or "")
+            taken = self.filter(external_customer_id=external_id).first()
+            if taken is None:
+                raise
+            return self._adopt(taken, external_id, ownership)
         return customer
+
+    def _adopt(self, customer: Customer, external_id: str, ownership: dict[str, Any]) -> Customer:
+        """Give ``customer``, which was found by ``external_id``, an owner if it has none."""
+        # MySQL and MariaDB take "Ab3" for "aB3".
+        if customer.external_customer_id == external_id:
+            unowned = self.filter(Q(owner_type=None) | Q(owner_id=None), pk=customer.pk)
+            if unowned.update(**ownership) or self.filter(pk=customer.pk, **ownership).exists():
+                customer.refresh_from_db()
+                return customer
+            customer.refresh_from_db()
+        kind = customer.owner_type.name if customer.owner_type else ""
+        whose = f"{kind} {customer.owner_id}" if kind else "no object"
+        raise ExternalIdTaken(
+            f"The external_customer_id {external_id!r} is that of customer {customer.pk} "
+            f"({customer.external_customer_id!r}), which belongs to {whose}."
+        )
 
     def for_owners(self, owners: models.QuerySet[Any]) -> CustomerQuerySet:
         """Return the customers linked to ``owners``, a queryset of one of the site's models.
 
         Owners without a customer are left out.
         """
+        keys = owners.values_list("pk", flat=True)
         return self.filter(
-            owner_type=ContentType.objects.get_for_model(owners.model),
-            owner_id__in=[str(key) for key in owners.values_list("pk", flat=True)],
+            owner_type=owner_type(owners.model),
+            owner_id__in=[owner_key(owners.model, key) for key in keys],
         )
 
     def search(self, text: str) -> CustomerQuerySet:
@@ -163,10 +202,27 @@ class CustomerQuerySet(models.QuerySet["Customer"]):
         ).order_by("pk")
 
 
+def _validated(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the ``values`` of a customer's fields as every database can store them.
+
+    A name that is too long is cut. Raise ValueError for another one, and for a language that Kapso
+    does not have.
+    """
+    values = {**values, "name": str(values["name"])[:MAX_NAME_LENGTH]}
+    if "language" in values:
+        values["language"] = find_language(values["language"])
+    for name in ("email", "external_customer_id"):
+        field: Any = Customer._meta.get_field(name)
+        limit = field.max_length
+        if len(str(values.get(name, ""))) > limit:
+            raise ValueError(f"The {name} is longer than {limit} characters.")
+    return values
+
+
 class Customer(models.Model):
     """A business that may connect WhatsApp numbers; a customer in Kapso's terms."""
 
-    name = models.CharField(_("name"), max_length=255)
+    name = models.CharField(_("name"), max_length=MAX_NAME_LENGTH)
     external_customer_id = models.CharField(
         _("external customer id"),
         max_length=255,
@@ -267,7 +323,8 @@ class Customer(models.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save the customer. An existing row keeps the fields ``WRITTEN_BY_ONBOARDING``, which may
         have changed since this object was read, unless ``update_fields`` names them; and its
-        ``kapso_id``, if this object has none."""
+        ``kapso_id``, if this object has none. Raise ValueError for a language that Kapso does not
+        have."""
         is_new = self._state.adding or kwargs.get("force_insert")
         if not is_new and kwargs.get("update_fields") is None:
             left_out = self.WRITTEN_BY_ONBOARDING | self.get_deferred_fields()
@@ -278,33 +335,39 @@ class Customer(models.Model):
                 for field in self._meta.concrete_fields
                 if not field.primary_key and left_out.isdisjoint({field.name, field.attname})
             ]
+        written = kwargs.get("update_fields")
+        if written is None or "language" in written:
+            self.language = find_language(self.language)
         super().save(*args, **kwargs)
 
+    def get_owner(self) -> models.Model | None:
+        """Return the owner, or None if there is none, or none any more.
 
-class OwnerKey(models.Func):
-    """The primary key of an object of the site's, as ``Customer.owner_id`` has it: as a text."""
-
-    arity = 1
-
-    def __init__(self, key: Any) -> None:
-        super().__init__(key, output_field=models.CharField())
-
-    def as_sql(self, compiler: Any, connection: Any, *args: Any, **context: Any) -> Any:
-        (key,) = self.get_source_expressions()
-        field: Any = key.target
-        while field.remote_field:
-            field = field.target_field
-        parts: list[Any] = [key, Value("")]
-        if isinstance(field, models.UUIDField) and not connection.features.has_native_uuid_field:
-            # This database stores the 32 digits without the hyphens.
-            groups = [Substr(key, *group) for group in UUID_GROUPS]
-            parts = [groups[0], *(part for group in groups[1:] for part in (Value("-"), group))]
-        # Not Cast: in MariaDB the result could have another collation than the column.
-        return compiler.compile(Concat(*parts, output_field=models.CharField()))
+        Unlike ``owner``, it raises nothing if the owner cannot be looked up: when its model was
+        removed, for example, or has another kind of key now. That is logged.
+        """
+        try:
+            owner: models.Model | None = self.owner
+        except Exception as error:
+            log_event("owner.unavailable", customer_id=self.pk, error=type(error).__name__)
+            return None
+        return owner
 
 
-UUID_GROUPS = [(1, 8), (9, 4), (13, 4), (17, 4), (21, 12)]
-"""Position and length of the groups of digits between a UUID's hyphens."""
+class OwnedCustomers(ReverseGenericManyToOneDescriptor):
+    """The attribute of an owner that has its customer."""
+
+    @cached_property
+    def related_manager_cls(self) -> Any:
+        class OwnedCustomerManager(super().related_manager_cls):  # type: ignore[misc]
+            def __init__(self, instance: Any = None) -> None:
+                super().__init__(instance)
+                self.get_content_type = owner_type
+                self.content_type = owner_type(instance)
+                self.pk_val = owner_key(type(instance), instance.pk)
+                self.core_filters = {"owner_type": self.content_type, "owner_id": self.pk_val}
+
+        return OwnedCustomerManager
 
 
 class WhatsAppRelation(GenericRelation):
@@ -313,6 +376,9 @@ class WhatsAppRelation(GenericRelation):
     Add ``whatsapp = WhatsAppRelation()`` to a model whose objects own customers. It has no column
     and needs no migration. With ``related_query_name="merchant"``, customers can be filtered by
     their merchants.
+
+    A child of the model (multi-table inheritance) has the same customers as its parent. A model
+    with a composite primary key is refused by a system check.
 
     A plain GenericRelation compares the two keys as they are stored, which PostgreSQL refuses for
     integers and UUIDs and SQLite cannot do for UUIDs; and it deletes the customers with their
@@ -327,6 +393,30 @@ class WhatsAppRelation(GenericRelation):
             content_type_field="owner_type",
             **kwargs,
         )
+
+    def contribute_to_class(
+        self, cls: type[models.Model], name: str, private_only: bool = False, **kwargs: Any
+    ) -> None:
+        super().contribute_to_class(cls, name, private_only=private_only, **kwargs)
+        relation: Any = self.remote_field
+        setattr(cls, self.name, OwnedCustomers(relation))
+
+    def check(self, **kwargs: Any) -> list[Any]:
+        try:
+            owner_type(self.model)
+        except ValueError as error:
+            return [
+                checks.Error(
+                    str(error),
+                    hint="Remove its WhatsAppRelation.",
+                    obj=self.model,
+                    id="kapso_connect.E012",
+                )
+            ]
+        return super().check(**kwargs)
+
+    def get_content_type(self) -> ContentType:
+        return owner_type(self.model)
 
     def get_path_info(self, filtered_relation: Any = None) -> Any:
         # An owner has at most one customer, so that a join repeats no rows.

@@ -18,7 +18,7 @@ from typing import TypeVar
 from django.db import models
 from django.utils import timezone
 
-from . import outbox
+from . import db, outbox
 from .conf import SYNC_BUDGET, SYNC_INVITATIONS_BUDGET
 from .db import retry_on_conflict
 from .exceptions import KapsoError, KapsoNotFound, TryLater
@@ -120,8 +120,9 @@ def run(
     Without a ``client``, one is made from the settings, with ``conf.SYNC_BUDGET``.
 
     An unavailable API raises nothing: it is reported in ``errors``, and everything that does not
-    need the API is done.
+    need the API is done. Raise CalledInTransaction inside a transaction.
     """
+    db.refuse_in_transaction()
     report, started = Report(), time.monotonic()
     pending = WebhookEvent.objects.waiting().due()
     if dry_run:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from datetime import date, datetime
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.utils import timezone
+from django.templatetags.static import static
+from django.urls import reverse
+from django.utils import timezone, translation
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext as _
 
 from .conf import get_conf
 from .exceptions import InvalidOptions
+from .log import log_event
 
 MAX_URL_LENGTH = 2000
 MAX_ERROR_LENGTH = 10_000
@@ -46,6 +50,43 @@ def as_stored(moment: datetime) -> datetime:
     if settings.USE_TZ:
         return moment
     return timezone.make_naive(moment, timezone.get_default_timezone())
+
+
+def reverse_path(name: str, args: Sequence[object] = ()) -> str:
+    """Return the path of a URL of this package, as ``reverse`` does.
+
+    With ``i18n_patterns`` it begins with the active language, or else the site's, if ``LANGUAGES``
+    has it: the site answers no other.
+    """
+    with translation.override(_language_of_site()):
+        return reverse(name, args=args)
+
+
+def _language_of_site() -> str:
+    for code in (translation.get_language(), settings.LANGUAGE_CODE):
+        try:
+            return translation.get_supported_language_variant(code or "")
+        except LookupError:
+            continue
+    return next((code for code, _name in settings.LANGUAGES), settings.LANGUAGE_CODE)
+
+
+def static_url(path: str) -> str:
+    """Return the URL of a static file, or "" if the site's storage has none for it.
+
+    Without collectstatic, for example, a manifest does not have the file. A page does without it.
+    """
+    try:
+        return static(path)
+    except Exception as error:  # a storage of the site's may raise anything
+        if path not in _missing_files:
+            _missing_files.add(path)
+            log_event("page.static_file_missing", path=path, error=describe(error))
+        return ""
+
+
+_missing_files: set[str] = set()
+"""The static files whose absence this process has logged."""
 
 
 def validate_same_site_url(url: str) -> str:

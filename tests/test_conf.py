@@ -4,7 +4,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
-from kapso_connect.conf import get_conf
+from kapso_connect.conf import READERS, get_conf
 
 
 def test_defaults() -> None:
@@ -28,11 +28,49 @@ def test_override_settings_takes_effect_and_ends() -> None:
 
 @pytest.mark.parametrize(
     ("given", "secrets"),
-    [("a", ("a",)), (["a", "b"], ("a", "b")), (("a", ""), ("a",)), ("", ()), ([""], ())],
+    [
+        ("a", ("a",)),
+        (["a", "b"], ("a", "b")),
+        (("a", ""), ("a",)),
+        ("", ()),
+        ([""], ()),
+        (" a\r\n", ("a",)),
+        (["a\n", " \t", "\u00a0b"], ("a", "b")),
+        (" \n", ()),
+    ],
 )
 def test_webhook_secret_is_one_or_several_and_never_empty(given, secrets) -> None:
     with override_settings(KAPSO_CONNECT={"WEBHOOK_SECRET": given}):
         assert get_conf().webhook_secret == secrets
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_none_is_the_same_as_left_out(name: str) -> None:
+    """The environment variable that a setting is read from may be missing."""
+    with override_settings(KAPSO_CONNECT={}):
+        default = get_conf()
+    with override_settings(KAPSO_CONNECT={name: None}):
+        assert get_conf() == default
+
+
+@pytest.mark.parametrize("name", ["WEBHOOK_SECRET", "OBSERVERS", "API_PERMISSIONS"])
+def test_none_in_a_list_is_named(name: str) -> None:
+    with (
+        override_settings(KAPSO_CONNECT={name: ["the-secret", None]}),
+        pytest.raises(ImproperlyConfigured, match="has None in its list: is an envir") as caught,
+    ):
+        get_conf()
+    assert name in str(caught.value)
+    assert "the-secret" not in str(caught.value)
+
+
+def test_blanks_around_texts_are_ignored() -> None:
+    texts = ["API_KEY", "SITE_NAME", "LOGO_URL", "NEXT_URL", "CONTACT_URL", "API_BASE_URL"]
+    given = {name: f" /{name}\n" for name in texts}
+    with override_settings(KAPSO_CONNECT={**given, "OBSERVERS": [" a.b\n", ""]}):
+        conf = get_conf()
+    assert [getattr(conf, name.lower()) for name in texts] == [f"/{name}" for name in texts]
+    assert conf.observers == ("a.b",)
 
 
 def test_urls_lose_their_trailing_slash() -> None:
@@ -43,7 +81,6 @@ def test_urls_lose_their_trailing_slash() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("API_KEY", None),
         ("API_KEY", 7),
         ("API_BASE_URL", b"https://x"),
         ("WEBHOOK_SECRET", 7),
@@ -53,6 +90,7 @@ def test_urls_lose_their_trailing_slash() -> None:
         ("REQUEST_BUDGET", "5"),
         ("REQUEST_BUDGET", True),
         ("REQUEST_BUDGET", float("nan")),
+        ("API_BUDGET", float("inf")),
         ("MAX_WEBHOOK_BYTES", 1.5),
         ("RETRY_LIMIT", -1),
         ("API_PERMISSIONS", "one.path"),

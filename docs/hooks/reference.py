@@ -248,7 +248,13 @@ WRONG_SETTING = (
 def checks() -> str:
     source = (ROOT / "kapso_connect" / "checks.py").read_text(encoding="utf-8")
     always, deployment = source.split('@register("kapso_connect", deploy=True)')
-    found = sorted(messages(always))
+    # Those of a model and of a ModelAdmin are beside them.
+    others = [ROOT / "kapso_connect" / name for name in ("models.py", "admin/mixin.py")]
+    found = sorted(
+        found
+        for source in [always, *(path.read_text(encoding="utf-8") for path in others)]
+        for found in messages(source)
+    )
     return "\n".join(
         [
             *checks_part("Errors", [one for one in found if ".E" in one[0]]),

@@ -22,6 +22,7 @@ from django.utils.translation import gettext as _
 from django.views.generic.base import ContextMixin, TemplateResponseMixin, View
 
 from ..db import non_atomic
+from ..utils import static_url
 
 MAX_SELECTED = 100
 """Rows that an action may pass to a page, in the query string."""
@@ -39,7 +40,11 @@ class AdminPages(admin.ModelAdmin):  # type: ignore[type-arg]
     @property
     def media(self) -> Media:
         # Not a class Media, since the Media of the site's ModelAdmin would replace it.
-        own = Media(css={"all": ["kapso_connect/admin.css"]}, js=["kapso_connect/admin.js"])
+        styles, scripts = ["kapso_connect/admin.css"], ["kapso_connect/admin.js"]
+        own = Media(
+            css={"all": [path for path in styles if static_url(path)]},
+            js=[path for path in scripts if static_url(path)],
+        )
         return super().media + own
 
     def view_path(self, route: str, view: type[AdminView], name: str) -> URLPattern:

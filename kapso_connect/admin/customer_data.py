@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from django.contrib.contenttypes.models import ContentType
-from django.core.exceptions import ValidationError
+from django.core.exceptions import ImproperlyConfigured
 from django.db import IntegrityError
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -15,8 +14,10 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from ..db import atomic
-from ..kapso.languages import Language
+from ..exceptions import ExternalIdTaken
+from ..kapso.languages import find_language
 from ..models import Customer
+from ..owners import owner_key, owner_type
 from .base import AdminPages
 
 CUSTOMERS_PER_QUERY = 500
@@ -44,8 +45,8 @@ class CustomerDataMixin(AdminPages):
     def find_customers(self, objs: Iterable[Any]) -> dict[Any, Customer]:
         """Return the customers that ``objs`` own, by the primary key of the owner, in one query.
         Objects that own none are left out."""
-        owners = {str(obj.pk): obj.pk for obj in objs}
-        kind = ContentType.objects.get_for_model(self.model)
+        owners = {owner_key(self.model, obj.pk): obj.pk for obj in objs}
+        kind = owner_type(self.model)
         customers = Customer.objects.filter(owner_type=kind, owner_id__in=owners)
         # MySQL and MariaDB ignore case: "Ab3" also finds "aB3".
         return {owners[c.owner_id]: c for c in customers if c.owner_id in owners}
@@ -53,15 +54,17 @@ class CustomerDataMixin(AdminPages):
     def find_objects(self, request: HttpRequest, customers: Iterable[Customer]) -> dict[int, Any]:
         """Return the objects that own ``customers``, by the customer's primary key, in one query.
         Objects that the user may not view are left out."""
-        kind = ContentType.objects.get_for_model(self.model)
+        kind = owner_type(self.model)
         owned = {}
         for customer in customers:
+            if customer.owner_type_id != kind.pk:
+                continue
             # ``owner_id`` may not be a valid primary key.
-            with suppress(ValidationError):
+            with suppress(ValueError):
                 key = self.opts.pk.to_python(customer.owner_id)
                 if isinstance(key, int) and key.bit_length() > 63:
                     continue  # databases cannot compare with it
-                if customer.owner_type_id == kind.pk and str(key) == customer.owner_id:
+                if owner_key(self.model, key) == customer.owner_id:
                     owned[key] = customer.pk
         objs = self.get_queryset(request).filter(pk__in=owned)
         return {
@@ -76,7 +79,8 @@ class CustomerDataMixin(AdminPages):
 
     def make_customer(self, obj: Any) -> Customer:
         """Return the customer that ``obj`` owns, created if there is none, updated from
-        ``get_customer_data``. Raise IntegrityError if another customer has its external id."""
+        ``get_customer_data``. Raise IntegrityError or ExternalIdTaken if another customer has its
+        external id."""
         data = clean_customer_data(self.get_customer_data(obj))
         customer = Customer.objects.for_owner(obj, **data)
         if changed := _update_customer(customer, data):
@@ -104,7 +108,7 @@ class CustomerDataMixin(AdminPages):
                 try:
                     with atomic():
                         pks.append(self.make_customer(obj).pk)
-                except IntegrityError:
+                except (IntegrityError, ExternalIdTaken):
                     problems.append(
                         _("%(object)s: its external id is that of another customer.")
                         % {"object": obj}
@@ -114,14 +118,14 @@ class CustomerDataMixin(AdminPages):
     def _make_in_bulk(self, objs: Sequence[Any]) -> dict[Any, Customer]:
         """Create and update the customers of ``objs``. Return those that are up to date, by the
         primary key of the owner."""
-        kind = ContentType.objects.get_for_model(self.model)
+        kind = owner_type(self.model)
         known = self.find_customers(objs)
         data = {obj.pk: clean_customer_data(self.get_customer_data(obj)) for obj in objs}
         Customer.objects.bulk_create(
             [
                 Customer(
                     owner_type=kind,
-                    owner_id=str(obj.pk),
+                    owner_id=owner_key(self.model, obj.pk),
                     **{"name": str(obj)[:255], **data[obj.pk]},
                 )
                 for obj in objs
@@ -157,13 +161,24 @@ def _update_customer(customer: Customer, data: Mapping[str, Any]) -> list[str]:
 
 def clean_customer_data(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the non-empty fields of ``data``, cut to a Customer's lengths; ``language`` is ""
-    unless Kapso has it."""
+    unless Kapso has it. Raise ImproperlyConfigured for a field that a site cannot set."""
+    known = ", ".join(MAX_LENGTHS)
+    if not isinstance(data, Mapping):
+        raise ImproperlyConfigured(
+            f"get_customer_data must return a dict with some of these keys: {known}."
+        )
+    if unknown := ", ".join(repr(name) for name in data if name not in MAX_LENGTHS):
+        raise ImproperlyConfigured(
+            f"get_customer_data returned unknown keys: {unknown}. Known keys: {known}."
+        )
     clean: dict[str, Any] = {}
     for name in MAX_LENGTHS:
         value = data.get(name)
         if value not in (None, ""):
             clean[name] = str(value).replace("\0", "")[: MAX_LENGTHS[name]]
     if "language" in clean:
-        language = str(data["language"]).lower().replace("_", "-").partition("-")[0]
-        clean["language"] = language if language in Language.values else ""
+        try:
+            clean["language"] = find_language(clean["language"])
+        except ValueError:
+            clean["language"] = ""
     return clean

@@ -8,7 +8,7 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.admin.exceptions import NotRegistered
 from django.contrib.admin.utils import quote
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, reverse
 from django.utils.html import format_html
@@ -18,6 +18,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from ..models import Connection, Customer, SetupLink, TimelineEvent
+from ..owners import models_of_owner
 from . import overview
 from .base import PackageAdmin
 from .display import CONFIRMATION_ROWS
@@ -96,21 +97,20 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
 
     def owner_link(self, request: HttpRequest, customer: Customer) -> SafeString | None:
         """Return a link to the site's own object, if it exists and the user may view it."""
-        kind = customer.owner_type
-        model: type[Model] | None = kind.model_class() if kind else None
-        if model is None or not customer.owner_id:
-            return None
-        try:
-            model_admin = self.admin_site.get_model_admin(model)
-        except NotRegistered:
-            return None
-        owner = model_admin.get_object(request, customer.owner_id)
-        if owner is None or not model_admin.has_view_or_change_permission(request, owner):
-            return None
-        opts = model_admin.opts
-        page = f"admin:{opts.app_label}_{opts.model_name}_change"
-        url = reverse(page, args=[quote(owner.pk)], current_app=self.admin_site.name)
-        return format_html('{}: <a href="{}">{}</a>', capfirst(opts.verbose_name), url, owner)
+        key = customer.owner_id or ""
+        for model in models_of_owner(customer.owner_type):
+            try:
+                model_admin = self.admin_site.get_model_admin(model)
+            except NotRegistered:
+                continue
+            owner = model_admin.get_object(request, key)
+            if owner is None or not model_admin.has_view_or_change_permission(request, owner):
+                continue
+            opts = model_admin.opts
+            page = f"admin:{opts.app_label}_{opts.model_name}_change"
+            url = reverse(page, args=[quote(owner.pk)], current_app=self.admin_site.name)
+            return format_html('{}: <a href="{}">{}</a>', capfirst(opts.verbose_name), url, owner)
+        return None
 
     # Deleting
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from django.contrib.admin.models import CHANGE, LogEntry
-from django.core.exceptions import ValidationError
 from django.http import HttpRequest
 
 from ..models import Customer
@@ -15,11 +13,8 @@ from ..models import Customer
 
 def log_change(request: HttpRequest, customer: Customer, message: object) -> None:
     """Add ``message`` to the history of ``customer`` and of the object that owns it, if any."""
-    objects: list[Any] = [customer]
-    # The owner's model may no longer exist, and its id may not be a valid one.
-    with suppress(AttributeError, ValueError, ValidationError):
-        objects += [customer.owner] if customer.owner else []
-    log_changes(request, objects, message)
+    owner = customer.get_owner()
+    log_changes(request, [customer, owner] if owner else [customer], message)
 
 
 def log_changes(request: HttpRequest, objects: Sequence[Any], message: object) -> None:

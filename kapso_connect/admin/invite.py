@@ -59,7 +59,11 @@ class InviteMixin(CustomerDataMixin):
         self, request: HttpRequest, queryset: QuerySet[Any]
     ) -> HttpResponseRedirect | None:
         """Redirect to a new batch for ``queryset``; return None, with a message, if it is empty."""
-        pks, problems = self.make_customers(queryset)
+        try:
+            pks, problems = self.make_customers(queryset)
+        except ImproperlyConfigured as error:  # get_customer_data returned something else
+            self.message_user(request, str(error), messages.ERROR)
+            return None
         for problem in problems[:CONFIRMATION_ROWS]:
             self.message_user(request, problem, messages.WARNING)
         batch = invitations.make_batch(pks, created_by=request.user)

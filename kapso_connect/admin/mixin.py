@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.options import IS_POPUP_VAR
 from django.contrib.admin.views.main import ChangeList
+from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import URLPattern
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy
 
@@ -20,6 +22,19 @@ from .status import StatusFilter, owners_of, status_summary
 
 STATUS_COLUMN = "whatsapp_status"
 CREATE_LINKS_ACTION = "create_setup_links"
+
+HOOKS = frozenset(
+    {
+        "get_actions",
+        "get_changelist_instance",
+        "get_list_display",
+        "get_list_filter",
+        "get_search_results",
+        "get_urls",
+        "render_change_form",
+    }
+)
+"""What the mixin extends of a ModelAdmin."""
 
 
 class SetupLinkAdminMixin(StatusPanel):
@@ -32,6 +47,32 @@ class SetupLinkAdminMixin(StatusPanel):
 
     Override ``get_customer_data`` if the model's fields have other names.
     """
+
+    def check(self, **kwargs: Any) -> list[CheckMessage]:
+        return [*super().check(**kwargs), *self._check_bases()]
+
+    def _check_bases(self) -> Iterator[CheckMessage]:
+        """Check that no other base replaces what the mixin adds."""
+        bases = type(self).__mro__
+        for base in bases[: bases.index(SetupLinkAdminMixin)]:
+            replaced = HOOKS.intersection(vars(base))
+            if replaced and not issubclass(base, SetupLinkAdminMixin):
+                yield Warning(
+                    f"{base.__name__} comes before SetupLinkAdminMixin in the bases of "
+                    f"{type(self).__name__}, and replaces its {', '.join(sorted(replaced))}.",
+                    hint="Put SetupLinkAdminMixin first.",
+                    obj=type(self),
+                    id="kapso_connect.W031",
+                )
+        names = {pattern.name for pattern in self.get_urls() if isinstance(pattern, URLPattern)}
+        if self.view_name("whatsapp_batch") not in names:
+            yield Error(
+                f"The URLs of {type(self).__name__} do not have the pages of SetupLinkAdminMixin.",
+                hint="Put SetupLinkAdminMixin first among the bases, and return "
+                "[*own_urls, *super().get_urls()] in get_urls.",
+                obj=type(self),
+                id="kapso_connect.E014",
+            )
 
     def get_list_display(self, request: HttpRequest) -> Any:
         columns = super().get_list_display(request)

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from django import forms
 from django.contrib import messages
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, IntegrityError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
@@ -36,7 +37,7 @@ class EmailView(ConfirmView):
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         # The e-mail address may have changed in the site's own object. If another customer has
         # its external id, a new invitation says so.
-        with suppress(IntegrityError), atomic():
+        with suppress(IntegrityError, ImproperlyConfigured), atomic():
             self.customer = self.model_admin.make_customer(self.obj)
         context = super().get_context_data(**kwargs)
         if not self.is_sendable:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.contenttypes.models import ContentType
 from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
@@ -14,8 +13,9 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from ..kapso.error_codes import SETUP_ERRORS
-from ..models import Connection, Customer, OnboardingStatus, OwnerKey, SetupLink
+from ..models import Connection, Customer, OnboardingStatus, SetupLink
 from ..onboarding.status import CustomerStatus
+from ..owners import OwnerKey, owner_type
 from .display import badge, phone_number_html
 
 STATUS_BADGES = {
@@ -109,14 +109,14 @@ def with_status(queryset: QuerySet[Any], status: OnboardingStatus) -> QuerySet[A
 
 def owners_of(customers: QuerySet[Customer], queryset: QuerySet[Any]) -> QuerySet[Any]:
     """Return the objects in ``queryset`` that own one of the ``customers``."""
-    owner_type = ContentType.objects.get_for_model(queryset.model)
+    owned = customers.filter(owner_type=owner_type(queryset.model))
     keyed: QuerySet[Any] = queryset.alias(_owner_key=OwnerKey("pk"))
-    return keyed.filter(_owner_key__in=customers.filter(owner_type=owner_type).values("owner_id"))
+    return keyed.filter(_owner_key__in=owned.values("owner_id"))
 
 
 def customers_of_owners(queryset: QuerySet[Any]) -> QuerySet[Customer]:
     """Return the customers that a row of ``queryset`` owns, for use as a subquery of it."""
     return Customer.objects.filter(
-        owner_type=ContentType.objects.get_for_model(queryset.model),
+        owner_type=owner_type(queryset.model),
         owner_id=OwnerKey(OuterRef("pk")),
     )

@@ -21,6 +21,7 @@ from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
 from ..exceptions import (
+    CalledInTransaction,
     InvalidOptions,
     KapsoConflict,
     KapsoCredentialsError,
@@ -92,7 +93,7 @@ DJANGO_ERROR_CODES: dict[tuple[type[Exception], ...], str] = {
     (RequestDataTooBig,): "too_large",
     (SuspiciousOperation,): "bad_request",
     (UnreadablePostError,): "parse_error",
-    (ImproperlyConfigured, NoReverseMatch): "not_configured",
+    (ImproperlyConfigured, NoReverseMatch, CalledInTransaction): "not_configured",
     (OperationalError, InterfaceError): "unavailable",
     (TryLater,): "changed_meanwhile",
 }

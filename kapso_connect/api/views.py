@@ -9,6 +9,7 @@ from copy import copy
 from datetime import timedelta
 from typing import Any, ClassVar
 
+from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
@@ -20,7 +21,7 @@ from django.utils.cache import patch_vary_headers
 from django.utils.functional import cached_property
 from django.utils.http import parse_etags
 from rest_framework.permissions import BasePermission
-from rest_framework.renderers import BaseRenderer
+from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer, JSONRenderer
 from rest_framework.request import Request, clone_request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
@@ -132,6 +133,15 @@ class Api(GenericViewSet[Any]):
         view.action = action
         view.request = clone_request(self.request, "POST")
         return all(one.has_permission(view.request, view) for one in view.get_permissions())
+
+    def get_renderers(self) -> list[BaseRenderer]:
+        renderers = super().get_renderers()
+        if apps.is_installed("rest_framework"):
+            return renderers
+        # There are no templates for browsable pages; a system check says so.
+        return [one for one in renderers if not isinstance(one, BrowsableAPIRenderer)] or [
+            JSONRenderer()
+        ]
 
     def get_throttles(self) -> list[BaseThrottle]:
         return [ApiThrottle(self.throttle_kinds.get(self.action, "read"))]

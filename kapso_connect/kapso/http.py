@@ -10,6 +10,7 @@ import os
 import re
 import ssl
 import time
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +58,9 @@ HEADERS = {
     "Accept-Encoding": "identity",
     "User-Agent": f"django-kapso-connect/{__version__}",
 }
+
+COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate"})
+"""Values of ``Content-Encoding`` that are decoded."""
 
 REFUSALS: dict[int, tuple[type[KapsoError], str, str]] = {
     400: (KapsoValidationError, "Kapso rejected the values", "Correct the values that it names."),
@@ -206,6 +210,7 @@ def _send(
         options: Any = session.merge_environment_settings(request.url, {}, True, None, None)
         with session.send(prepared, timeout=limits, allow_redirects=False, **options) as response:
             body = _read_body(response.raw, deadline)
+            body = _decompress(body, response.headers.get("Content-Encoding", ""))
             return Response(response.status_code, response.headers, body)
     except (requests.RequestException, HTTPError, OSError) as error:
         return _describe_failure(error, server)
@@ -228,6 +233,24 @@ def _read_body(raw: Any, deadline: float) -> bytes:
             break
         body += piece
     return bytes(body)
+
+
+def _decompress(body: bytes, encoding: str) -> bytes:
+    """Return what a proxy has compressed although it was not asked to, or the beginning of it if it
+    is larger than MAX_RESPONSE_BYTES. A body that cannot be decompressed is returned unchanged."""
+    names = [name.strip().lower() for name in encoding.split(",")]
+    for name in reversed(names):  # the last one was applied last
+        if name not in COMPRESSIONS:
+            continue
+        # Both formats with a header, and deflate without one, as some servers send it.
+        for window_bits in (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS):
+            try:
+                stream = zlib.decompressobj(window_bits)
+                body = stream.decompress(body, MAX_RESPONSE_BYTES + 1)
+                break
+            except zlib.error:
+                continue
+    return body
 
 
 def _describe_failure(error: Exception, server: str) -> _Failure:
@@ -397,7 +420,10 @@ class Transport:
             except (ValueError, RecursionError):
                 # Its text is not quoted: it may contain the URL of a setup link.
                 is_html = "html" in answer.headers.get("Content-Type", "")
+                encoding = answer.headers.get("Content-Encoding", "identity")
                 reason = "it is HTML, not JSON" if is_html else "it is not JSON"
+                if encoding.lower() not in {"identity", *COMPRESSIONS}:
+                    reason = "it is encoded in a way that was not asked for"
         raise self.unexpected_response(operation, method, reason, answer.status)
 
     @staticmethod

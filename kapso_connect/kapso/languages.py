@@ -18,3 +18,15 @@ class Language(models.TextChoices):
     HINDI = "hi", _("Hindi")
     INDONESIAN = "id", _("Indonesian")
     ARABIC = "ar", _("Arabic")
+
+
+def find_language(code: str) -> str:
+    """Return the code of Kapso's language for ``code``, such as "es" for "es-MX"; "" for "".
+
+    Raise ValueError for a language that Kapso does not have.
+    """
+    language = str(code).strip().lower().replace("_", "-").partition("-")[0]
+    if language and language not in Language.values:
+        known = ", ".join(Language.values)
+        raise ValueError(f"Kapso does not have the language {code!r}. Its languages: {known}.")
+    return language

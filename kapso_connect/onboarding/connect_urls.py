@@ -10,10 +10,10 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from django.core.signing import BadSignature, Signer, TimestampSigner
 from django.http import HttpRequest, HttpResponseBase
-from django.urls import reverse
 
 from ..conf import get_conf
 from ..models import Customer
+from ..utils import reverse_path
 
 VISIT_COOKIE = "kapso_connect"
 """The cookie of a browser in which a customer's connect URL was opened."""
@@ -27,10 +27,21 @@ CUSTOMER_PARAMETER = "kapso_connect"
 RETURN_SECONDS = 60 * 60
 """How long that parameter is valid."""
 
-# The separator occurs in no key or signature, and programs that find URLs in a text keep it.
-_signer = Signer(salt="kapso_connect.connect", sep=".")
-_visits = TimestampSigner(salt="kapso_connect.visit", sep=".")
-_returns = TimestampSigner(salt="kapso_connect.return", sep=".")
+SEPARATOR = "."
+"""It occurs in no key or signature, and programs that find URLs in a text keep it."""
+
+
+# Made when they are used: SECRET_KEY may be missing while an image is built, and may be rotated.
+def _url_signer() -> Signer:
+    return Signer(salt="kapso_connect.connect", sep=SEPARATOR)
+
+
+def _visit_signer() -> TimestampSigner:
+    return TimestampSigner(salt="kapso_connect.visit", sep=SEPARATOR)
+
+
+def _return_signer() -> TimestampSigner:
+    return TimestampSigner(salt="kapso_connect.return", sep=SEPARATOR)
 
 
 def connect_url(customer: Customer) -> str:
@@ -47,7 +58,7 @@ def connect_path(customer: Customer) -> str:
     """Return the path of ``connect_url``, without this site's origin."""
     if not customer.connect_key:
         return ""
-    return reverse("kapso_connect:connect", args=[_signer.sign(customer.connect_key)])
+    return reverse_path("kapso_connect:connect", args=[_url_signer().sign(customer.connect_key)])
 
 
 def customer_from_token(token: str) -> Customer | None:
@@ -55,7 +66,7 @@ def customer_from_token(token: str) -> Customer | None:
 
     Raise BadSignature for a token that this site never issued.
     """
-    return _customer_by_key(_signer.unsign(token))
+    return _customer_by_key(_url_signer().unsign(token))
 
 
 def set_visit_cookie(request: HttpRequest, response: HttpResponseBase, customer: Customer) -> None:
@@ -63,7 +74,7 @@ def set_visit_cookie(request: HttpRequest, response: HttpResponseBase, customer:
     if customer.connect_key:
         response.set_cookie(
             VISIT_COOKIE,
-            _visits.sign(customer.connect_key),
+            _visit_signer().sign(customer.connect_key),
             max_age=VISIT_SECONDS,
             secure=request.is_secure(),
             httponly=True,
@@ -76,7 +87,7 @@ def has_visit_cookie(request: HttpRequest, customer: Customer) -> bool:
     """Return whether the connect URL of ``customer`` was opened in this browser within
     ``VISIT_SECONDS``."""
     try:
-        key = _visits.unsign(request.COOKIES.get(VISIT_COOKIE, ""), max_age=VISIT_SECONDS)
+        key = _visit_signer().unsign(request.COOKIES.get(VISIT_COOKIE, ""), max_age=VISIT_SECONDS)
     except BadSignature:
         return False
     return key == customer.connect_key
@@ -87,7 +98,7 @@ def with_customer_token(url: str, customer: Customer) -> str:
     if not customer.connect_key:
         return url
     parts = urlsplit(url)
-    added = urlencode({CUSTOMER_PARAMETER: _returns.sign(customer.connect_key)})
+    added = urlencode({CUSTOMER_PARAMETER: _return_signer().sign(customer.connect_key)})
     query = f"{parts.query}&{added}" if parts.query else added
     return urlunsplit((parts.scheme, parts.netloc, parts.path, query, parts.fragment))
 
@@ -100,7 +111,8 @@ def returning_customer(request: HttpRequest) -> Customer | None:
     session, and redirect to the URL without the parameter.
     """
     try:
-        key = _returns.unsign(request.GET.get(CUSTOMER_PARAMETER, ""), max_age=RETURN_SECONDS)
+        token = request.GET.get(CUSTOMER_PARAMETER, "")
+        key = _return_signer().unsign(token, max_age=RETURN_SECONDS)
     except BadSignature:
         return None
     return _customer_by_key(key)

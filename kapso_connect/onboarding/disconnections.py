@@ -10,7 +10,7 @@ from typing import Any
 from django.contrib.auth.models import AbstractBaseUser
 from django.utils import timezone
 
-from ..db import retry_on_conflict
+from ..db import refuse_in_transaction, retry_on_conflict
 from ..exceptions import KapsoNotFound, NeedsConfirmation, TryLater
 from ..kapso.client import KapsoClient
 from ..models import (
@@ -87,9 +87,10 @@ def disconnect_number(
 
     The customer's links are revoked before, and the connect URL afterwards: whoever has them must
     not connect the number again. A number that is disconnected already stays as it is.
-    Raise a KapsoError if Kapso refuses or is unavailable, and TryLater if the number was connected
-    again in the meantime; it is then unchanged.
+    Raise a KapsoError if Kapso refuses or is unavailable, TryLater if the number was connected
+    again in the meantime, and CalledInTransaction inside a transaction; it is then unchanged.
     """
+    refuse_in_transaction()
     if not connection.is_connected:
         return connection
     client = client or KapsoClient.from_settings()

@@ -8,7 +8,7 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.utils import timezone
 
 from .. import outbox
-from ..db import retry_on_conflict
+from ..db import refuse_in_transaction, retry_on_conflict
 from ..kapso.client import KapsoClient
 from ..kapso.types import KapsoHealth
 from ..models import Connection, Health, Source, TimelineEvent
@@ -24,8 +24,9 @@ def check_health(
 
     Kapso checks a number at most every 3 minutes, and accepts 5 such requests a second and 60 a
     minute for a whole project. Raise a KapsoError if it refuses (KapsoRateLimited) or is
-    unavailable; nothing is recorded then.
+    unavailable, and CalledInTransaction inside a transaction; nothing is recorded then.
     """
+    refuse_in_transaction()
     client = client or KapsoClient.from_settings()
     health = client.get_phone_number_health(connection.phone_number_id)
     status = health.status if health.status in Health.values else Health.ERROR.value

@@ -225,8 +225,10 @@ def work(
     Return whether something is left that could be done now. Any number of processes may work at the
     same time. Only this thread touches rows; other threads wait for Kapso and the mail server.
     ``on_progress`` is called for each invitation that ended. Once ``should_stop`` returns True,
-    invitations in progress are finished and no others are begun.
+    invitations in progress are finished and no others are begun. Raise CalledInTransaction inside a
+    transaction.
     """
+    db.refuse_in_transaction()
     batch = InvitationBatch.objects.select_related("created_by").filter(pk=batch_id).first()
     if batch is None or batch.started_at is None:
         return False

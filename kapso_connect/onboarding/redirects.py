@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from ..conf import get_conf
-from ..db import retry_on_conflict
+from ..db import refuse_in_transaction, retry_on_conflict
 from ..exceptions import (
     KapsoError,
     KapsoNotFound,
@@ -53,8 +53,10 @@ def confirm_redirect(
     """Confirm with the API what a returning browser reports: that ``link`` led to ``number``.
 
     A redirect is unsigned, so the API decides, within ``REQUEST_BUDGET``; only a number of this
-    customer that is connected already, with its details, needs no request.
+    customer that is connected already, with its details, needs no request. Raise
+    CalledInTransaction inside a transaction.
     """
+    refuse_in_transaction()
     customer = link.customer
     known = (
         Connection.objects.connected()

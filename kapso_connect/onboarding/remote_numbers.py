@@ -8,6 +8,7 @@ from typing import Any
 
 from django.utils import timezone
 
+from ..db import refuse_in_transaction
 from ..exceptions import KapsoNotFound, TryLater
 from ..kapso.client import KapsoClient
 from ..kapso.types import KapsoPhoneNumber
@@ -39,8 +40,10 @@ def refresh_number(
     ``data`` goes to the timeline if the number turns out to be gone.
 
     Return the connection, or None for a number that is not, and never was, a customer's of this
-    site. Raise TryLater if the API cannot tell yet, and a KapsoError if it is unavailable.
+    site. Raise TryLater if the API cannot tell yet, a KapsoError if it is unavailable, and
+    CalledInTransaction inside a transaction.
     """
+    refuse_in_transaction()
     asked_at = timezone.now()
     try:
         remote = client.get_phone_number(phone_number_id)

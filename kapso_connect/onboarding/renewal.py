@@ -9,6 +9,7 @@ from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from ..conf import get_conf
+from ..db import refuse_in_transaction
 from ..exceptions import (
     AlreadyConnected,
     InvitationWithdrawn,
@@ -40,9 +41,10 @@ def usable_setup_link(customer: Customer) -> SetupLink:
     unavailable, a link that is usable as far as this site knows is returned unchecked.
 
     Raise InvitationWithdrawn, AlreadyConnected or RenewalInProgress; a KapsoError if Kapso refuses
-    or is unavailable; InvalidOptions and ImproperlyConfigured as ``create_setup_link`` does. Do not
-    call it inside a transaction.
+    or is unavailable; InvalidOptions, ImproperlyConfigured and CalledInTransaction as
+    ``create_setup_link`` does.
     """
+    refuse_in_transaction()
     latest = _read_latest_link(customer)
     if is_onboarded(customer, latest):
         raise AlreadyConnected

@@ -13,19 +13,18 @@ from typing import Any
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Q
-from django.urls import reverse
 from django.utils import timezone
 
 from .. import outbox
 from ..conf import get_conf
-from ..db import bulk_insert, retry_on_conflict
+from ..db import bulk_insert, refuse_in_transaction, retry_on_conflict
 from ..exceptions import KapsoError, KapsoNotFound, KapsoValidationError
 from ..kapso.client import KapsoClient
 from ..kapso.languages import Language
 from ..kapso.setup_link_options import SetupLinkOptions
 from ..kapso.types import KapsoSetupLink
 from ..models import Customer, SetupLink, Source, TimelineEvent, new_connect_key
-from ..utils import validate_same_site_url
+from ..utils import reverse_path, validate_same_site_url
 from .customers import register
 from .status import OnboardingStatus, update_status
 
@@ -77,8 +76,10 @@ def create_setup_link(
 
     Raise InvalidOptions before any request is made, a KapsoError if Kapso refuses or is
     unavailable, and ImproperlyConfigured without ``PUBLIC_URL``. In each case nothing is recorded,
-    and it is safe to call again. Do not call it inside a transaction: it waits for Kapso.
+    and it is safe to call again. Raise CalledInTransaction, before anything else, inside a
+    transaction: a rollback would lose a link that exists at Kapso.
     """
+    refuse_in_transaction()
     request = prepare(customer, options=options, next_url=next_url, created_by=created_by)
     return create(request, client or KapsoClient.from_settings())
 
@@ -94,9 +95,10 @@ def extend_setup_link(
 
     ``expires_at`` is an aware datetime if USE_TZ is on. A link that has ended, here or at Kapso,
     cannot be extended.
-    Raise ValueError for a time in the past, and a KapsoError if Kapso refuses or is unavailable;
-    the link is then unchanged.
+    Raise ValueError for a time in the past, CalledInTransaction inside a transaction, and a
+    KapsoError if Kapso refuses or is unavailable; the link is then unchanged.
     """
+    refuse_in_transaction()
     if expires_at <= timezone.now():
         raise ValueError("A setup link can only be extended into the future.")
     if link.status != SetupLink.Status.ACTIVE:
@@ -138,8 +140,10 @@ def revoke_setup_link(
 
     A link that expired or failed can be revoked, too: its customer's URL would lead to a new one.
     Return whether it ended now; one that was revoked or completed before, here or at Kapso, stays
-    as it is. Raise a KapsoError if Kapso is unavailable; the link is then unchanged.
+    as it is. Raise a KapsoError if Kapso is unavailable, and CalledInTransaction inside a
+    transaction; the link is then unchanged.
     """
+    refuse_in_transaction()
     if not link.is_revocable:
         return False
     if link.status == SetupLink.Status.ACTIVE:
@@ -332,8 +336,8 @@ def build_options(customer: Customer, options: Mapping[str, Any] | None) -> Setu
             "back to. Set it to the https origin of this site, such as https://crm.example.com."
         )
     urls = {
-        "success_redirect_url": origin + reverse("kapso_connect:success"),
-        "failure_redirect_url": origin + reverse("kapso_connect:failed"),
+        "success_redirect_url": origin + reverse_path("kapso_connect:success"),
+        "failure_redirect_url": origin + reverse_path("kapso_connect:failed"),
     }
     language = {"language": customer.language} if customer.language in Language.values else {}
     return SetupLinkOptions.build(urls, get_conf().setup_link_defaults, language, options)
@@ -341,6 +345,7 @@ def build_options(customer: Customer, options: Mapping[str, Any] | None) -> Setu
 
 def create(request: LinkRequest, client: KapsoClient) -> SetupLink:
     """Create the link at Kapso and record it; register the customer first if needed."""
+    refuse_in_transaction()
     customer = request.customer
     register(customer, client)
     try:

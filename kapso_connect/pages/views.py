@@ -24,8 +24,7 @@ from django.http import (
     HttpResponseRedirect,
 )
 from django.shortcuts import render
-from django.templatetags.static import static
-from django.urls import reverse
+from django.urls import NoReverseMatch
 from django.utils import timezone, translation
 from django.utils.cache import patch_vary_headers
 from django.utils.decorators import method_decorator
@@ -52,7 +51,7 @@ from ..onboarding.connect_urls import (
     with_customer_token,
 )
 from ..phone_numbers import format_phone_number
-from ..utils import validate_same_site_url
+from ..utils import reverse_path, static_url, validate_same_site_url
 from . import theme
 from .rate_limit import seconds_until_allowed
 
@@ -129,8 +128,10 @@ class PageView(View):
         return {
             "site_name": conf.display_name,
             "logo_url": _logo_url(conf.logo_url),
+            "styles_url": static_url("kapso_connect/pages.css"),
+            "script_url": static_url("kapso_connect/pages.js"),
             "contact_url": conf.contact_url,
-            "theme_url": reverse("kapso_connect:theme", args=[colors]) if colors.strip("-") else "",
+            "theme_url": _theme_url(colors) if colors.strip("-") else "",
             **context,
         }
 
@@ -174,7 +175,7 @@ class PageView(View):
         It is the ``next_url`` of the link, or else the result of the owner's
         ``get_whatsapp_next_url(connection)``, or else ``NEXT_URL``.
         """
-        owner: Any = connection.customer.owner
+        owner: Any = connection.customer.get_owner()
         url = link.next_url if link else ""
         try:
             if not url and hasattr(owner, "get_whatsapp_next_url"):
@@ -368,8 +369,17 @@ def _activate_language(customer: Customer, link: SetupLink | None) -> None:
         translation.activate(chosen)
 
 
+def _theme_url(colors: str) -> str:
+    """Return the URL of the stylesheet, or "" if the site leaves its pattern out."""
+    try:
+        return reverse_path("kapso_connect:theme", args=[colors])
+    except NoReverseMatch:
+        return ""
+
+
 def _logo_url(logo: str) -> str:
+    """Return the URL of the logo, or "" if it is a static file that this site does not have."""
     public_url = get_conf().public_url
     if not logo or logo.startswith("/") or (public_url and logo.startswith(f"{public_url}/")):
         return logo
-    return static(logo)
+    return static_url(logo)

@@ -27,7 +27,7 @@ def kapso_sandbox(kapso_sandbox_process: Sandbox, settings: Any) -> Sandbox:
 
     ``PUBLIC_URL`` is the test client's. Webhooks wait until ``deliver_to(client)`` posts them.
     """
-    from django.urls import reverse
+    from ..utils import reverse_path
 
     sandbox = kapso_sandbox_process
     sandbox.reset()
@@ -39,7 +39,7 @@ def kapso_sandbox(kapso_sandbox_process: Sandbox, settings: Any) -> Sandbox:
         "WEBHOOK_SECRET": sandbox.webhook_secret,
         "PUBLIC_URL": public_url,
     }
-    sandbox.hold_webhooks(public_url + reverse("kapso_connect:webhook"))
+    sandbox.hold_webhooks(public_url + reverse_path("kapso_connect:webhook"))
     return sandbox
 
 
@@ -47,10 +47,10 @@ def kapso_sandbox(kapso_sandbox_process: Sandbox, settings: Any) -> Sandbox:
 def kapso_live_sandbox(kapso_sandbox: Sandbox, live_server: Any, settings: Any) -> Sandbox:
     """``kapso_sandbox`` and pytest-django's ``live_server``, each with the other's URL: webhooks
     arrive without ``deliver_to``, and before the browser is redirected back."""
-    from django.urls import reverse
+    from ..utils import reverse_path
 
     settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "PUBLIC_URL": live_server.url}
-    kapso_sandbox.set_webhook(live_server.url + reverse("kapso_connect:webhook"))
+    kapso_sandbox.set_webhook(live_server.url + reverse_path("kapso_connect:webhook"))
     # A test database in memory has one connection, for one request at a time.
     kapso_sandbox.faults(drop=False, webhook_first=True)
     return kapso_sandbox

@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 import requests
 from django.core.exceptions import ImproperlyConfigured
 from django.test import Client, TestCase
-from django.urls import reverse
 
 from ..conf import get_conf
 from ..db import alias
 from ..models import Customer
 from ..sandbox.signing import webhook_headers
 from ..sandbox.state import new_meta_id
+from ..utils import reverse_path
 
 LIVE_SERVER_TIMEOUT = 30.0
 
@@ -79,7 +79,7 @@ def post_webhook(
     headers = webhook_headers(
         body, secret, event=event, idempotency_key=idempotency_key, batch_size=batch_size
     )
-    path = reverse("kapso_connect:webhook")
+    path = reverse_path("kapso_connect:webhook")
     if isinstance(to, str):
         url = to if urlsplit(to).path.strip("/") else to.rstrip("/") + path
         return requests.post(url, data=body, headers=headers, timeout=LIVE_SERVER_TIMEOUT)

@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
-from django.urls import NoReverseMatch, reverse
+from django.urls import NoReverseMatch
 from django.views.decorators.debug import sensitive_variables
 
 from ..conf import KAPSO_WEBHOOK_TIMEOUT, get_conf
@@ -24,7 +24,7 @@ from ..kapso.client import KapsoClient
 from ..kapso.http import Response, Unreachable, fetch
 from ..kapso.types import KapsoWebhook
 from ..models import WebhookEvent
-from ..utils import host_of, is_private
+from ..utils import host_of, is_private, reverse_path
 from .payloads import NOT_AN_OBJECT, PARSERS, SIGNATURE_CHECK_BODY
 from .signature import sign
 from .views import WRONG_SIGNATURE
@@ -100,7 +100,7 @@ def webhook_url() -> str:
             "https://crm.example.com."
         )
     try:
-        return origin + reverse("kapso_connect:webhook")
+        return origin + reverse_path("kapso_connect:webhook")
     except NoReverseMatch:
         raise ImproperlyConfigured(
             "kapso_connect.urls is not in the URLconf. Add "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import email.utils
+import gzip
+import json
 import logging
 import os
 import shutil
@@ -13,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -303,6 +306,56 @@ def test_an_endless_answer_is_refused(
     with pytest.raises(KapsoUnexpectedResponse) as caught:
         post(client)
     assert caught.value.outcome_unknown
+
+
+def deflate(content: bytes) -> bytes:
+    """Compress without the header that the standard asks for, as some servers do."""
+    stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return stream.compress(content) + stream.flush()
+
+
+COMPRESS = [("gzip", gzip.compress), ("GZIP", gzip.compress), ("x-gzip", gzip.compress)]
+COMPRESS += [("deflate", zlib.compress), ("deflate", deflate)]
+
+
+@pytest.mark.parametrize(("encoding", "compress"), COMPRESS)
+def test_a_compressed_answer_is_read_although_none_was_asked_for(
+    server: FaultyServer, client: KapsoClient, encoding: str, compress: Callable[[bytes], bytes]
+) -> None:
+    """As proxies send them whatever they are asked for."""
+    body = json.dumps({"data": {**CUSTOMER, "name": "Bäckerei"}}).encode()
+    server.will(answer(200, compress(body), {"Content-Encoding": encoding}))
+    assert client.get_customer("1").name == "Bäckerei"
+    assert server.requests[0].headers["accept-encoding"] == "identity"
+    error = compress(json.dumps({"error": "the name is taken"}).encode())
+    server.will(answer(422, error, {"Content-Encoding": encoding}))
+    with pytest.raises(KapsoError, match="the name is taken"):
+        post(client)
+
+
+def test_a_compressed_answer_that_is_too_large_is_refused(
+    server: FaultyServer, client: KapsoClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "MAX_RESPONSE_BYTES", 50_000)
+    server.will(answer(200, gzip.compress(b" " * 5_000_000), {"Content-Encoding": "gzip"}))
+    with pytest.raises(KapsoUnexpectedResponse, match="larger than"):
+        get(client)
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "problem"),
+    [
+        (gzip.compress(b'{"data": {}}')[:12], "gzip", "it is not JSON"),
+        (b"nonsense", "gzip", "it is not JSON"),
+        (b"nonsense", "br", "encoded in a way that was not asked for"),
+    ],
+)
+def test_an_answer_that_cannot_be_decoded_says_so(
+    server: FaultyServer, client: KapsoClient, body: bytes, encoding: str, problem: str
+) -> None:
+    server.will(answer(200, body, {"Content-Encoding": encoding}))
+    with pytest.raises(KapsoUnexpectedResponse, match=problem):
+        get(client)
 
 
 # Connections

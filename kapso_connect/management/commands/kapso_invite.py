@@ -141,7 +141,10 @@ class Command(BaseCommand):
             count = count_customers(model_admin, objs, only_missing=not ids)
             self.say(f"would invite {format_count(count, 'customer')}")
             return []
-        customers, problems = make_customers(model_admin, objs, only_missing=not ids)
+        try:
+            customers, problems = make_customers(model_admin, objs, only_missing=not ids)
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error)) from None
         if not customers:
             self.say("no customers to invite")
             return problems
