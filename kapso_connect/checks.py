@@ -37,6 +37,8 @@ from . import db, outbox, utils
 from .conf import KAPSO_WEBHOOK_TIMEOUT, Conf, get_conf
 from .exceptions import InvalidOptions
 from .kapso.setup_link_options import SetupLinkOptions
+from .models import WhatsAppRelation
+from .owners import owner_model
 from .pages import theme, views
 
 MIN_WEBHOOK_SECRET_LENGTH = 16
@@ -68,6 +70,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         *_observers(conf),
         *_api_permissions(conf),
         *_time_limits(conf),
+        *_owners(),
         *_task_backend(),
         *_sqlite(),
     ]
@@ -168,7 +171,11 @@ def _shadowed_urls() -> Iterator[CheckMessage]:
             path = utils.reverse_path(f"kapso_connect:{name}")
         except NoReverseMatch:
             continue  # the site leaves this page out
-        found = resolve("/" + path.removeprefix(get_script_prefix()))
+        below_prefix = "/" + path.removeprefix(get_script_prefix())
+        # As in a request, whose path names the language.
+        language = translation.get_language_from_path(below_prefix) or settings.LANGUAGE_CODE
+        with translation.override(language):
+            found = resolve(below_prefix)
         # A site may use a subclass of one of our views.
         page = getattr(found.func, "view_class", None)
         is_page = isinstance(page, type) and issubclass(page, views.PageView)
@@ -382,6 +389,20 @@ def _time_limits(conf: Conf) -> Iterator[CheckMessage]:
             hint="Leave time for your signal receivers. The default is 5 seconds.",
             id="kapso_connect.W012",
         )
+
+
+def _owners() -> Iterator[CheckMessage]:
+    for model in apps.get_models():
+        if any(isinstance(field, WhatsAppRelation) for field in model._meta.private_fields):
+            try:
+                owner_model(model)
+            except ValueError as error:
+                yield Error(
+                    str(error),
+                    hint="Remove its WhatsAppRelation.",
+                    obj=model,
+                    id="kapso_connect.E012",
+                )
 
 
 def _task_backend() -> Iterator[CheckMessage]:

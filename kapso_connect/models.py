@@ -16,7 +16,6 @@ from django.contrib.contenttypes.fields import (
     ReverseGenericManyToOneDescriptor,
 )
 from django.contrib.contenttypes.models import ContentType
-from django.core import checks
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import DEFAULT_DB_ALIAS, IntegrityError, connections, models
 from django.db.models import Exists, F, OuterRef, Q
@@ -400,20 +399,6 @@ class WhatsAppRelation(GenericRelation):
         super().contribute_to_class(cls, name, private_only=private_only, **kwargs)
         relation: Any = self.remote_field
         setattr(cls, self.name, OwnedCustomers(relation))
-
-    def check(self, **kwargs: Any) -> list[Any]:
-        try:
-            owner_type(self.model)
-        except ValueError as error:
-            return [
-                checks.Error(
-                    str(error),
-                    hint="Remove its WhatsAppRelation.",
-                    obj=self.model,
-                    id="kapso_connect.E012",
-                )
-            ]
-        return super().check(**kwargs)
 
     def get_content_type(self) -> ContentType:
         return owner_type(self.model)

@@ -13,12 +13,14 @@ from typing import Any
 
 import django
 import pytest
+from django.conf.urls.i18n import i18n_patterns
 from django.core.checks import run_checks
 from django.db import connections
 from django.db.backends.sqlite3.base import DatabaseWrapper
 from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 from django.urls import include, path, re_path, set_script_prefix
+from django.utils import translation
 
 from kapso_connect import checks
 from kapso_connect.pages.views import SuccessView
@@ -32,6 +34,7 @@ GOOD = {
     "WEBHOOK_SECRET": "Vx3nL2mG9qTz7RpY",
     "PUBLIC_URL": "https://site.example",
 }
+MANIFEST = "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
 
 
@@ -76,7 +79,17 @@ SANDBOX = {"API_BASE_URL": "http://127.0.0.1:8900"}
         ({"OBSERVERS": "one.path"}, {"E001"}),
         ({"OBSERVERS": [1]}, {"E001"}),
         ({"API_KEY": ""}, {"W001"}),
+        ({"API_KEY": None}, {"W001"}),
         ({"WEBHOOK_SECRET": [""]}, {"W002"}),
+        ({"WEBHOOK_SECRET": None}, {"W002"}),
+        ({"WEBHOOK_SECRET": [" \n"]}, {"W002"}),
+        ({"WEBHOOK_SECRET": [None]}, {"E001"}),
+        ({"WEBHOOK_SECRET": f"{GOOD['WEBHOOK_SECRET']}\r\n"}, set()),
+        ({"WEBHOOK_SECRET": [GOOD["WEBHOOK_SECRET"], f'"{GOOD["WEBHOOK_SECRET"]}"']}, {"E010"}),
+        ({"WEBHOOK_SECRET": f"\ufeff{GOOD['WEBHOOK_SECRET']}"}, {"E010"}),
+        ({"WEBHOOK_SECRET": f"{GOOD['WEBHOOK_SECRET']}\u200b"}, {"E010"}),
+        ({"API_KEY": "'quoted'"}, {"E010"}),
+        ({"API_KEY": "broken\nkey"}, {"E010"}),
         ({"PUBLIC_URL": ""}, {"W003"}),
         ({"PUBLIC_URL": "site.example"}, {"E002"}),
         ({"PUBLIC_URL": "https://"}, {"E002"}),
@@ -97,6 +110,8 @@ SANDBOX = {"API_BASE_URL": "http://127.0.0.1:8900"}
         ({"NEXT_URL": "//elsewhere.example/"}, {"E004"}),
         ({"LOGO_URL": "https://elsewhere.example/logo.png"}, {"E005"}),
         ({"LOGO_URL": "//elsewhere.example/logo.png"}, {"E005"}),
+        ({"LOGO_URL": "crm/no-such-logo.svg"}, {"W029"}),
+        ({"LOGO_URL": "kapso_connect/pages.css"}, set()),
         (themed(text_color="#999999"), {"W007"}),
         (themed(primary_color="#888888", primary_foreground_color="#ffffff"), {"W007"}),
         (themed(primary_color="#888888"), set()),
@@ -155,7 +170,7 @@ def test_settings_that_are_not_a_dict_are_reported(settings: Any, given: object)
         ({"WEBHOOK_SECRET": "sandbox"}, {"W017"}),
         ({"WEBHOOK_SECRET": "sandbox-webhook-secret"}, {"W017"}),
         ({"WEBHOOK_SECRET": "x" * 15}, {"W017"}),
-        ({"WEBHOOK_SECRET": [GOOD["WEBHOOK_SECRET"], "short"]}, {"W017"}),
+        ({"WEBHOOK_SECRET": [GOOD["WEBHOOK_SECRET"], "quite-short"]}, {"W017"}),
         ({"WEBHOOK_SECRET": "the key of this site"}, {"W017"}),
         ({"WEBHOOK_SECRET": "k" * 40, "API_KEY": "k" * 40}, {"W017"}),
         ({"API_KEY": "sandbox"}, {"W018"}),
@@ -171,6 +186,27 @@ def test_settings_unfit_for_deployment_are_reported(
     assert ids(deploy=True) == expected
 
 
+@pytest.mark.parametrize("secret", ["x", "short", "7 chars", ["good-enough-for-this", "short"]])
+def test_webhook_secret_that_anybody_could_guess_is_an_error(configure: Any, secret: Any) -> None:
+    configure(WEBHOOK_SECRET=secret)
+    assert ids() == {"E010"}
+    (message,) = [m for m in run_checks() if m.id == "kapso_connect.E010"]
+    assert message.is_serious()
+    assert "has fewer than 8 characters" in message.msg
+
+
+def test_old_secret_keys_are_no_webhook_secrets(settings: Any, configure: Any) -> None:
+    settings.SECRET_KEY_FALLBACKS = ["the former key of this site"]
+    configure(WEBHOOK_SECRET="the former key of this site")
+    assert ids(deploy=True) == {"W017"}
+
+
+def test_without_a_secret_key_the_checks_run(settings: Any) -> None:
+    """As while an image is built. Django's own check reports it."""
+    settings.SECRET_KEY = ""
+    assert checks.check_deployment() == []
+
+
 def test_messages_show_no_secret(configure: Any) -> None:
     configure(
         API_KEY="sandbox",
@@ -178,7 +214,7 @@ def test_messages_show_no_secret(configure: Any) -> None:
         PUBLIC_URL="https://ada:s3cret@site.example",
     )
     messages = [m for m in run_checks(include_deployment_checks=True) if "kapso" in (m.id or "")]
-    assert len(messages) == 3
+    assert len(messages) == 4
     assert "s3cret" not in repr(messages)
 
 
@@ -248,6 +284,73 @@ def test_site_under_a_script_name_has_no_messages() -> None:
 @override_settings(ROOT_URLCONF="tests.sites.bare_urls")
 def test_missing_urls_are_reported() -> None:
     assert [m.id for m in checks.check_urls()] == ["kapso_connect.W004"]
+
+
+class InsideANamespace:
+    urlpatterns = [
+        path(
+            "crm/",
+            include(([path("whatsapp/", include("kapso_connect.urls"))], "crm"), namespace="acme"),
+        )
+    ]
+
+
+class UnderAnotherName:
+    urlpatterns = [
+        path("whatsapp/", include(("kapso_connect.urls", "kapso_connect"), namespace="x"))
+    ]
+
+
+@override_settings(ROOT_URLCONF=InsideANamespace)
+def test_urls_inside_another_namespace_are_reported() -> None:
+    (message,) = checks.check_urls()
+    assert message.id == "kapso_connect.E013"
+    assert "inside the namespace 'acme'" in message.msg
+    assert '"acme:kapso_connect:webhook"' in message.msg
+    assert "outside of the include() with the namespace 'acme'" in str(message.hint)
+
+
+@override_settings(ROOT_URLCONF=UnderAnotherName)
+def test_urls_may_have_an_instance_namespace_of_their_own() -> None:
+    assert checks.check_urls() == []
+
+
+class Prefixed:
+    urlpatterns = i18n_patterns(path("whatsapp/", include("kapso_connect.urls")))
+
+
+@pytest.mark.parametrize(
+    ("urlconf", "language", "expected"),
+    [
+        (Prefixed, "fr", ["kapso_connect.W028"]),
+        (Prefixed, "en-us", []),
+        (Prefixed, "de", []),
+        ("tests.urls", "fr", []),
+    ],
+)
+def test_language_code_that_urls_cannot_begin_with_is_reported(
+    settings: Any, urlconf: Any, language: str, expected: list[str]
+) -> None:
+    settings.ROOT_URLCONF, settings.LANGUAGE_CODE = urlconf, language
+    settings.LANGUAGES = [("en", "English"), ("de", "German")]
+    with translation.override(language):  # as in a process in which nothing activates another
+        assert [m.id for m in checks.check_urls()] == expected
+
+
+def test_rest_api_without_its_app_is_reported(settings: Any) -> None:
+    settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "rest_framework"]
+    assert [m.id for m in checks.check_urls()] == ["kapso_connect.E011"]
+    settings.ROOT_URLCONF = Subclassed
+    assert checks.check_urls() == []
+
+
+def test_static_files_without_a_url_are_reported(settings: Any, configure: Any) -> None:
+    settings.STORAGES = {**settings.STORAGES, "staticfiles": {"BACKEND": MANIFEST}}
+    configure(LOGO_URL="kapso_connect/pages.js")
+    messages = checks.check_deployment()
+    assert [m.id for m in messages] == ["kapso_connect.W030"] * 2
+    assert "kapso_connect/pages.css" in messages[0].msg
+    assert "kapso_connect/pages.js" in messages[1].msg
 
 
 def test_missing_templates_are_reported(settings: Any) -> None:

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 from django.db import IntegrityError, OperationalError, connection, transaction
+from django.test import TestCase
 
 from kapso_connect import db
-from kapso_connect.db import retry_on_conflict
+from kapso_connect.db import refuse_in_transaction, retry_on_conflict
+from kapso_connect.exceptions import CalledInTransaction
 from kapso_connect.models import Customer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -54,6 +56,46 @@ def test_nothing_is_repeated_inside_a_transaction_of_the_caller() -> None:
     with pytest.raises(OperationalError), transaction.atomic():
         retry_on_conflict(operation)
     assert operation.runs == 1
+
+
+def test_a_transaction_of_the_caller_is_refused() -> None:
+    refuse_in_transaction()
+    for context in (transaction.atomic(), transaction.atomic(durable=True)):
+        with context, pytest.raises(CalledInTransaction, match="non_atomic_requests"):
+            refuse_in_transaction()
+    with transaction.atomic(), transaction.atomic(), pytest.raises(CalledInTransaction):
+        refuse_in_transaction()
+    refuse_in_transaction()
+
+
+def test_after_the_commit_there_is_no_transaction() -> None:
+    outcomes: list[str] = []
+
+    def after_commit() -> None:
+        refuse_in_transaction()
+        outcomes.append("allowed")
+
+    with transaction.atomic():
+        transaction.on_commit(after_commit)
+    assert outcomes == ["allowed"]
+
+
+def test_without_autocommit_everything_is_a_transaction() -> None:
+    transaction.set_autocommit(False)
+    try:
+        with pytest.raises(CalledInTransaction):
+            refuse_in_transaction()
+    finally:
+        transaction.rollback()
+        transaction.set_autocommit(True)
+
+
+class TransactionOfATestCase(TestCase):
+    def test_it_does_not_count_and_costs_no_statement(self) -> None:
+        with self.assertNumQueries(0):
+            refuse_in_transaction()
+        with transaction.atomic(), pytest.raises(CalledInTransaction):
+            refuse_in_transaction()
 
 
 def test_two_threads_that_insert_the_same_row_both_succeed() -> None:

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import uuid
+from decimal import Decimal
+from typing import Any
+
 import pytest
 from django.contrib.auth.models import User
 from django.contrib.contenttypes.models import ContentType
+from django.core import checks
+from django.db import models
 
-from kapso_connect.models import Customer, TimelineEvent
+from kapso_connect.exceptions import ExternalIdTaken
+from kapso_connect.models import Customer, TimelineEvent, WhatsAppRelation
 
 from .factories import make_connection, make_customer, make_link
-from .sites.host_site.models import Branch
+from .sites.host_site.models import (
+    Bakery,
+    Branch,
+    Corner,
+    Desk,
+    Franchise,
+    Kiosk,
+    Ledger,
+    Seat,
+    Shop,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -30,6 +47,150 @@ def test_primary_key_of_an_owner_may_be_a_long_text() -> None:
     customer.full_clean(exclude=["name"])
     assert Customer.objects.for_owner(owner) == customer
     assert customer.owner == owner
+
+
+KEY = uuid.UUID("4f3c0000-0000-4000-8000-00000000000a")
+
+
+@pytest.mark.parametrize(
+    ("model", "spellings"),
+    [
+        (Shop, [KEY, str(KEY), str(KEY).upper(), KEY.hex, f"{{{KEY}}}"]),
+        (Desk, [KEY, str(KEY), str(KEY).upper(), KEY.hex]),
+        (Corner, [KEY, str(KEY).upper()]),
+        (Bakery, [5, "5", "05", " 5", Decimal("5"), 5.0]),
+        (Ledger, [Decimal("5"), Decimal("5.00"), "5", "5.0", 5]),
+    ],
+)
+def test_a_key_in_another_spelling_is_the_same_owner(model: Any, spellings: list[Any]) -> None:
+    if model is Desk:
+        Shop.objects.create(pk=KEY)
+    model.objects.create(pk=spellings[0])
+    read = model.objects.get()
+    customer = Customer.objects.for_owner(read)
+    for spelling in spellings:
+        assert Customer.objects.for_owner(model(pk=spelling)) == customer, spelling
+        assert model(pk=spelling).whatsapp.get() == customer
+    assert Customer.objects.get().get_owner() == read
+    assert list(Customer.objects.for_owners(model.objects.all())) == [customer]
+    assert list(model.objects.filter(whatsapp__status="not_invited")) == [read]
+    (prefetched,) = model.objects.prefetch_related("whatsapp")
+    assert list(prefetched.whatsapp.all()) == [customer]
+
+
+@pytest.mark.parametrize("first", [Bakery, Franchise, Kiosk])
+def test_a_row_of_several_tables_has_one_customer(first: Any) -> None:
+    kiosk = Kiosk.objects.create(title="Ada's")
+    rows = {model: model.objects.get(pk=kiosk.pk) for model in (Bakery, Franchise, Kiosk)}
+    customer = Customer.objects.for_owner(rows[first])
+    make_connection(customer)
+    for model, row in rows.items():
+        assert Customer.objects.for_owner(row) == customer
+        assert row.whatsapp.get() == customer
+        assert list(model.objects.filter(whatsapp__status="connected")) == [row]
+        assert list(Customer.objects.for_owners(model.objects.all())) == [customer]
+        (prefetched,) = model.objects.prefetch_related("whatsapp")
+        assert list(prefetched.whatsapp.all()) == [customer]
+    assert customer.get_owner() == rows[Bakery]
+    assert list(Customer.objects.filter(bakery__title="Ada's")) == [customer]
+
+
+def test_key_of_several_columns_is_refused_at_once() -> None:
+    seat = Seat.objects.create(row=1, number=2)
+    for call in (Customer.objects.for_owner, lambda _: Customer.objects.for_owners(Seat.objects)):
+        with pytest.raises(ValueError, match=r"host_site\.Seat has a composite primary key"):
+            call(seat)
+    assert not Customer.objects.exists()
+
+
+def test_key_of_several_columns_is_found_by_a_check() -> None:
+    class Place(models.Model):
+        pk = models.CompositePrimaryKey("row", "number")
+        row = models.IntegerField()
+        number = models.IntegerField()
+        whatsapp = WhatsAppRelation()
+
+        class Meta:
+            app_label = "host_site"
+
+        def __str__(self) -> str:
+            return ""
+
+    try:
+        (error,) = (m for m in checks.run_checks() if m.id == "kapso_connect.E012")
+        assert "host_site.Place has a composite primary key" in error.msg
+    finally:
+        Place._meta.apps.all_models["host_site"].pop("place")
+        Place._meta.apps.clear_cache()
+
+
+@pytest.mark.parametrize("language", ["es", "es-MX", "es_mx", "ES", " es-419 "])
+def test_language_is_that_of_kapso(language: str) -> None:
+    owner = Branch.objects.create(code="a")
+    assert Customer.objects.for_owner(owner, language=language).language == "es"
+    customer = Customer.objects.create(name="Ada", language=language)
+    assert Customer.objects.get(pk=customer.pk).language == "es"
+
+
+@pytest.mark.parametrize("language", ["de", "xx-YY", "x" * 300])
+def test_language_that_kapso_does_not_have_is_an_error(language: str) -> None:
+    owner = Branch.objects.create(code="a")
+    with pytest.raises(ValueError, match="Its languages: en, es"):
+        Customer.objects.for_owner(owner, language=language)
+    with pytest.raises(ValueError, match="Its languages: en, es"):
+        Customer.objects.create(name="Ada", language=language)
+    assert not Customer.objects.exists()
+
+
+def test_customer_without_an_owner_is_found_by_its_external_id() -> None:
+    known = make_customer(external_customer_id="crm-7", name="From Kapso")
+    owner = Branch.objects.create(code="a")
+    customer = Customer.objects.for_owner(owner, external_customer_id="crm-7", email="a@b.example")
+    assert customer == known
+    assert (customer.name, customer.get_owner()) == ("From Kapso", owner)
+    assert Customer.objects.for_owner(owner) == known
+
+
+def test_external_id_of_another_owner_is_an_error_that_says_whose() -> None:
+    other = Customer.objects.for_owner(
+        Branch.objects.create(code="b"), external_customer_id="crm-7"
+    )
+    owner = Branch.objects.create(code="a")
+    with pytest.raises(
+        ExternalIdTaken, match=rf"'crm-7' is that of customer {other.pk} .*branch b"
+    ):
+        Customer.objects.for_owner(owner, external_customer_id="crm-7")
+    assert Customer.objects.get() == other
+
+
+def test_values_that_no_column_can_hold() -> None:
+    owner = Branch.objects.create(code="a")
+    for name, value in {"email": "a" * 255, "external_customer_id": "a" * 256}.items():
+        with pytest.raises(ValueError, match=f"The {name} is longer than"):
+            Customer.objects.for_owner(owner, **{name: value})
+    with pytest.raises(ValueError, match="is longer than 255"):
+        Customer.objects.for_owner(Branch(code="a" * 256))
+    with pytest.raises(ValueError, match="'abc' cannot be a primary key"):
+        Customer.objects.for_owner(Bakery(pk="abc"))
+    customer = Customer.objects.for_owner(owner, name="ä" * 300, email=None, language=None)
+    assert (customer.name, customer.email, customer.language) == ("ä" * 255, "", "")
+
+
+def test_owner_that_cannot_be_looked_up_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    bakeries = ContentType.objects.get_for_model(Bakery)
+    removed = ContentType.objects.create(app_label="removed", model="thing")
+    customers = [
+        make_customer(owner_type=removed, owner_id="1"),
+        make_customer(owner_type=bakeries, owner_id="abc"),
+        make_customer(owner_type=ContentType.objects.get_for_model(Shop), owner_id="7"),
+        make_customer(owner_type=ContentType.objects.get_for_model(Seat), owner_id="(1, 2)"),
+        make_customer(owner_type=bakeries, owner_id="404"),
+        make_customer(owner_type=bakeries, owner_id=None),
+        make_customer(),
+    ]
+    assert [Customer.objects.get(pk=one.pk).get_owner() for one in customers] == [None] * 7
+    logged = [record.customer_id for record in caplog.records]
+    assert logged == [customer.pk for customer in customers[:4]], "the others have none"
 
 
 def test_for_owners_finds_their_customers_and_creates_none() -> None:

@@ -1,4 +1,4 @@
-"""Which modules a process loads when it starts."""
+"""How a process starts: which modules it loads, without SECRET_KEY, and on Windows."""
 
 from __future__ import annotations
 
@@ -57,3 +57,114 @@ def test_unused_modules_are_not_loaded(code: str, unused: list[str]) -> None:
     modules = loaded_modules(code)
     assert "kapso_connect.admin.customers" in modules
     assert modules.intersection(unused) == set()
+
+
+SITE = """
+from tests.settings import *
+import tempfile
+SECRET_KEY = ""
+STATIC_ROOT = tempfile.mkdtemp()
+STORAGES = {"staticfiles": {
+    "BACKEND": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"}}
+import django
+from django.conf import settings
+settings.configure(**{k: v for k, v in globals().items() if k.isupper()})
+django.setup()
+from django.core.management import call_command
+"""
+
+
+def run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KAPSO_TEST_DATABASE_URL": "sqlite://:memory:"},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_an_image_is_built_without_a_secret_key() -> None:
+    output = run(
+        SITE
+        + """
+from django.urls import get_resolver
+get_resolver()._populate()
+call_command("collectstatic", interactive=False)
+call_command("makemigrations", "kapso_connect", "--check", "--dry-run")
+call_command("check")
+"""
+    )
+    assert "static files copied" in output
+    assert "No changes detected" in output
+
+
+NOT_ON_WINDOWS = {
+    "os": ["fork", "forkpty", "register_at_fork", "getuid", "geteuid", "getpgid", "killpg"]
+    + ["getloadavg", "sched_getaffinity", "setsid", "uname", "mkfifo", "chown", "pread", "sysconf"],
+    "signal": ["SIGALRM", "SIGHUP", "SIGQUIT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGCHLD"]
+    + ["alarm", "setitimer", "getitimer", "pthread_kill", "pthread_sigmask", "sigwait", "pause"],
+    "socket": ["AF_UNIX", "SO_REUSEPORT", "socketpair_"],
+    "time": ["tzset", "clock_gettime", "pthread_getcpuclockid"],
+    "select": ["poll", "epoll"],
+    "threading": [],
+}
+MODULES_NOT_ON_WINDOWS = ["fcntl", "grp", "pwd", "pty", "resource", "syslog", "termios", "tty"]
+
+WINDOWS = f"""
+import importlib, multiprocessing, pkgutil, sys
+import asyncio, subprocess, socketserver, selectors, concurrent.futures, tempfile, getpass
+# What is not ours may rely on this platform.
+import django, requests, rest_framework, prometheus_client, drf_spectacular, environ, segno, tqdm
+import health_check, phonenumbers, django.core.management, django.utils.autoreload
+import django.core.files.locks, django.core.servers.basehttp, django.test
+from tests import settings as given
+from django.conf import settings
+settings.configure(**{{k: getattr(given, k) for k in dir(given) if k.isupper()}})
+for module, names in {NOT_ON_WINDOWS!r}.items():
+    for name in names:
+        if hasattr(sys.modules.get(module) or importlib.import_module(module), name):
+            delattr(sys.modules[module], name)
+for name in {MODULES_NOT_ON_WINDOWS!r}:
+    sys.modules[name] = None
+import kapso_connect
+django.setup()
+names = [m.name for m in pkgutil.walk_packages(kapso_connect.__path__, "kapso_connect.")]
+assert len(names) > 100, names
+for name in names:
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+"""
+
+
+def test_every_module_can_be_imported_on_windows() -> None:
+    """In an interpreter without what Python does not have there."""
+    run(WINDOWS)
+
+
+def test_command_with_a_time_limit_runs_on_windows() -> None:
+    run(
+        WINDOWS
+        + """
+from kapso_connect.kapso.client import KapsoClient
+from django.core.management import load_command_class
+for name in ("kapso_sync", "kapso_webhook", "kapso_doctor", "kapso_prune", "kapso_invite"):
+    load_command_class("kapso_connect", name).create_parser("manage.py", name)
+from django.core.management import call_command
+call_command("migrate", verbosity=0)
+call_command("kapso_prune")
+call_command("kapso_invite", "--resume")
+import contextlib
+with contextlib.suppress(SystemExit):
+    call_command("kapso_doctor")
+from kapso_connect.exceptions import KapsoUnavailable
+try:
+    KapsoClient("key", base_url="http://127.0.0.1:9", budget=1).get_customer("1")
+except KapsoUnavailable:
+    print("unavailable")
+"""
+    )

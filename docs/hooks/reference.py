@@ -239,22 +239,20 @@ def command_part(name: str, parser: argparse.ArgumentParser, usual: set[str]) ->
 # Checks
 
 
-WRONG_SETTING = (
-    "`KAPSO_CONNECT` is not a dict, has an unknown key, or a value of the wrong type. The message "
-    "says which."
-)
+EXCEPTIONS = {
+    "E001": "`KAPSO_CONNECT` is not a dict, has an unknown key, or a value of the wrong type. The "
+    "message says which.",
+    "E012": "… has a composite primary key, and cannot own customers: the key of an owner has one "
+    "column. Let an object with such a key own the customer instead.",
+}
 
 
 def checks() -> str:
     source = (ROOT / "kapso_connect" / "checks.py").read_text(encoding="utf-8")
     always, deployment = source.split('@register("kapso_connect", deploy=True)')
-    # Those of a model and of a ModelAdmin are beside them.
-    others = [ROOT / "kapso_connect" / name for name in ("models.py", "admin/mixin.py")]
-    found = sorted(
-        found
-        for source in [always, *(path.read_text(encoding="utf-8") for path in others)]
-        for found in messages(source)
-    )
+    # Those of a ModelAdmin are methods of it.
+    mixin = (ROOT / "kapso_connect" / "admin" / "mixin.py").read_text(encoding="utf-8")
+    found = sorted([*messages(always), *messages(mixin)])
     return "\n".join(
         [
             *checks_part("Errors", [one for one in found if ".E" in one[0]]),
@@ -267,8 +265,8 @@ def checks() -> str:
 def checks_part(title: str, found: Iterable[tuple[str, str, str]]) -> list[str]:
     lines = [f"## {title}", ""]
     for identity, message, hint in found:
-        # The message of E001 is that of an exception.
-        text = message if message != "…" else WRONG_SETTING
+        # Some messages are those of exceptions.
+        text = message if message != "…" else EXCEPTIONS[identity.partition(".")[2]]
         lines += [f"### {identity}", "", text, ""]
         lines += [f"*What to do:* {hint}", ""] if hint else []
     return lines

@@ -113,7 +113,7 @@ class StatusPanel(InviteMixin):
         link, connection = status.link, status.connection
         url = connect_url(customer) if customer else ""
         has_url = bool(customer and customer.connect_key and link and link.is_usable)
-        has_email = bool(self.get_customer_data(obj).get("email"))
+        has_email = bool(self.read_customer_data(obj).get("email"))
         next_action = find_next_action(status, has_url, has_email)
         error = SETUP_ERRORS.get(link.last_error_code) if link else None
         return {

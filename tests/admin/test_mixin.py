@@ -8,8 +8,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib import admin
 from django.contrib.admin.utils import quote
 from django.contrib.auth.models import User
+from django.core.checks import run_checks
 from django.db import connection as database
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -17,13 +19,15 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import escape, strip_tags
 
+from kapso_connect.admin import SetupLinkAdminMixin
 from kapso_connect.kapso.error_codes import SETUP_ERRORS
 from kapso_connect.models import Customer
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.onboarding.status import OnboardingStatus
 
 from ..factories import make_connection, make_link
-from ..sites.host_site.models import Bakery, Branch, Shop
+from ..sites.host_site.admin import ShopAdmin
+from ..sites.host_site.models import Bakery, Branch, Franchise, Shop
 
 pytestmark = pytest.mark.django_db
 
@@ -433,6 +437,114 @@ def test_a_longer_history_costs_no_more_queries(admin_client: Client) -> None:
     few = queries(admin_client, change_url(bakery))
     add(29)
     assert queries(admin_client, change_url(bakery)) == few
+
+
+def test_parent_and_child_show_the_same_customer(admin_client: Client) -> None:
+    franchise = Franchise.objects.create(title="Ada's")
+    bakery = Bakery.objects.get(pk=franchise.pk)
+    for obj in (franchise, bakery):
+        response = admin_client.post(url(type(obj), "whatsapp_invite"), {"ids": obj.pk})
+        assert response.status_code == 302
+    customer = Customer.objects.get()
+    create_rows(customer, [NUMBER], {})
+    for obj in (franchise, bakery):
+        assert cells(admin_client, url(type(obj))) == [f"Connected {FORMATTED}"]
+        assert FORMATTED in read(admin_client, change_url(obj))
+        assert cells(admin_client, url(type(obj)) + "?whatsapp_status=connected") != []
+        assert cells(admin_client, url(type(obj)) + "?whatsapp_status=invited") == []
+    assert change_url(bakery) in read(admin_client, change_url(customer))
+
+
+def test_customer_of_a_child_links_to_it_if_the_parent_has_no_admin(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer = Customer.objects.for_owner(franchise := Franchise.objects.create(title="Ada's"))
+    monkeypatch.delitem(admin.site._registry, Bakery)
+    assert change_url(franchise) in read(admin_client, change_url(customer))
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ({"name": "Ada", "e_mail": "ada@example.com"}, "unknown keys: &#x27;e_mail&#x27;."),
+        ({"phone": "1", "id": 7}, "unknown keys: &#x27;phone&#x27;, &#x27;id&#x27;."),
+        (None, "must return a dict"),
+        ("Ada", "must return a dict"),
+    ],
+)
+def test_customer_data_that_is_wrong_is_named(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch, data: Any, problem: str
+) -> None:
+    monkeypatch.setattr(ShopAdmin, "get_customer_data", lambda self, obj: data)
+    shop = Shop.objects.create(name="Shop")
+    for action in (
+        lambda: admin_client.post(url(Shop, "whatsapp_invite"), {"ids": shop.pk}, follow=True),
+        lambda: admin_client.post(
+            url(Shop), {"action": ACTION, "_selected_action": shop.pk}, follow=True
+        ),
+    ):
+        response = action()
+        assert response.status_code == 200
+        assert problem in response.content.decode()
+        assert "name, external_customer_id, email, language" in response.content.decode()
+    assert not Customer.objects.exists()
+    Customer.objects.for_owner(shop)
+    for view in ("change", "whatsapp_email"):
+        assert admin_client.get(url(Shop, view, quote(shop.pk)), follow=True).status_code == 200
+
+
+class OwnUrls(admin.ModelAdmin):
+    def get_urls(self) -> list[Any]:
+        return admin.ModelAdmin.get_urls(self)
+
+
+class MixinBehind(OwnUrls, SetupLinkAdminMixin):
+    pass
+
+
+class WithoutSuper(SetupLinkAdminMixin, admin.ModelAdmin):
+    def get_urls(self) -> list[Any]:
+        return admin.ModelAdmin.get_urls(self)
+
+
+class Harmless(admin.ModelAdmin):
+    list_per_page = 7
+
+
+class MixinBehindHarmless(Harmless, SetupLinkAdminMixin):
+    pass
+
+
+class MixinInFront(SetupLinkAdminMixin, OwnUrls):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("model_admin", "expected"),
+    [
+        (MixinBehind, ["kapso_connect.W031", "kapso_connect.E014"]),
+        (WithoutSuper, ["kapso_connect.E014"]),
+        (MixinBehindHarmless, []),
+        (MixinInFront, []),
+    ],
+)
+def test_mixin_that_another_base_replaces_is_reported(
+    monkeypatch: pytest.MonkeyPatch, model_admin: Any, expected: list[str]
+) -> None:
+    monkeypatch.setitem(admin.site._registry, Shop, model_admin(Shop, admin.site))
+    found = [m for m in run_checks() if m.id in {"kapso_connect.W031", "kapso_connect.E014"}]
+    assert [m.id for m in found] == expected
+    for message in found:
+        assert "Put SetupLinkAdminMixin first" in str(message.hint)
+    if "kapso_connect.W031" in expected:
+        assert (
+            "OwnUrls comes before SetupLinkAdminMixin in the bases of MixinBehind" in found[0].msg
+        )
+
+
+def test_mixin_behind_modeladmin_itself_is_refused_by_python() -> None:
+    with pytest.raises(TypeError, match="bases ModelAdmin, SetupLinkAdminMixin"):
+        type("Behind", (admin.ModelAdmin, SetupLinkAdminMixin), {})
 
 
 def test_no_action_if_the_site_has_none(admin_client: Client) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.core.cache.backends.dummy import DummyCache
 from django.db import connection as database
 from django.test import override_settings
 from django.urls import resolve
@@ -48,3 +49,31 @@ def test_login_required_middleware_does_not_apply() -> None:
 def test_without_translations() -> None:
     customer = make_customer()
     assert staff().get(f"customers/{customer.pk}/status/").status_code == 200
+
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+@pytest.mark.django_db
+def test_browsers_get_json_if_the_pages_have_no_templates(settings: Any) -> None:
+    caller = staff()
+    page = caller.get("customers/", headers={"Accept": BROWSER})
+    assert page["Content-Type"].startswith("text/html")
+    settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "rest_framework"]
+    for path in ("", "customers/", "nothing/"):
+        answer = caller.get(path, headers={"Accept": BROWSER})
+        assert answer.status_code in {200, 404}
+        assert path == "nothing/" or answer["Content-Type"] == "application/json"
+
+
+class BrokenCache(DummyCache):
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        raise ConnectionError("the cache is away")
+
+
+@pytest.mark.django_db
+def test_broken_cache_costs_no_request(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caller = staff()
+    settings.CACHES = {"default": {"BACKEND": f"{__name__}.BrokenCache"}}
+    assert caller.get("customers/").status_code == 200
+    assert "rest.rate_limit_failed" in [record.kapso_event for record in caplog.records]

@@ -436,7 +436,8 @@ def test_every_command_is_described_with_its_options(reference: ModuleType) -> N
 def test_every_check_is_described(reference: ModuleType) -> None:
     text = reference.checks()
     described = re.findall(r"^### kapso_connect\.(\S+)$", text, re.MULTILINE)
-    source = (ROOT / "kapso_connect" / "checks.py").read_text()
+    files = (ROOT / "kapso_connect" / name for name in ("checks.py", "admin/mixin.py"))
+    source = "".join(path.read_text() for path in files)
     assert sorted(described) == sorted(re.findall(r'id="kapso_connect\.(\w+)"', source))
     assert "E001" in described
     assert "is not set: setup links cannot be created.\n" in text

@@ -349,6 +349,7 @@ def test_a_compressed_answer_that_is_too_large_is_refused(
         (b"nonsense", "gzip", "it is not JSON"),
         (b"nonsense", "br", "encoded in a way that was not asked for"),
     ],
+    ids=["cut off", "not compressed", "unknown"],
 )
 def test_an_answer_that_cannot_be_decoded_says_so(
     server: FaultyServer, client: KapsoClient, body: bytes, encoding: str, problem: str

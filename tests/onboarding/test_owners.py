@@ -11,6 +11,7 @@ from django.db.migrations.state import ModelState
 from django.test.utils import CaptureQueriesContext
 
 from kapso_connect.models import Customer
+from kapso_connect.owners import owner_type
 
 from ..factories import make_connection, make_customer, make_link
 from ..sites.host_site.models import Bakery, Branch, Franchise, Shop
@@ -39,7 +40,7 @@ def owners(request: pytest.FixtureRequest) -> list[Any]:
     for other in (ContentType.objects.get_for_model(ContentType), None):
         for owner in owners:
             make_connection(make_customer(owner_type=other, owner_id=str(owner.pk)))
-    for kind in ContentType.objects.get_for_models(*KEYS).values():
+    for kind in {owner_type(model) for model in KEYS}:
         make_connection(make_customer(owner_type=kind, owner_id="deleted"))
         make_connection(make_customer(owner_type=kind, owner_id=None))
     return owners

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection as database
+from django.db import transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from kapso_connect import onboarding
+from kapso_connect import onboarding, sync
 from kapso_connect.exceptions import (
+    CalledInTransaction,
     InvalidOptions,
     KapsoCredentialsError,
     KapsoError,
@@ -23,8 +26,9 @@ from kapso_connect.exceptions import (
 )
 from kapso_connect.kapso.client import KapsoClient
 from kapso_connect.models import Customer, SetupLink, TimelineEvent
-from kapso_connect.onboarding import redirects, setup_links
+from kapso_connect.onboarding import invitations, redirects, renewal, setup_links
 from kapso_connect.onboarding.numbers import Number
+from kapso_connect.onboarding.remote_numbers import refresh_number
 from kapso_connect.testing import Sandbox
 
 from ..factories import listening, make_customer, make_link, remote_customer
@@ -188,6 +192,39 @@ def test_no_request_is_made_inside_a_transaction(
     onboarding.revoke_setup_link(onboarding.create_setup_link(customer))
     assert len(requests_in_transaction) >= 5
     assert not any(requests_in_transaction)
+
+
+def test_whatever_asks_kapso_is_refused_inside_a_transaction(sandbox: Sandbox) -> None:
+    customer = unregistered()
+    link = onboarding.create_setup_link(customer)
+    remote = sandbox.add_number(customer_id=customer.kapso_id)
+    number = Number(remote["phone_number_id"])
+    connection = onboarding.connect(customer, number, source="webhook")
+    asked, client = len(sandbox.requests()), KapsoClient.from_settings()
+    batch = invitations.make_batch([customer.pk])
+    invitations.start(batch)
+    calls: list[Callable[[], object]] = [
+        lambda: onboarding.create_setup_link(customer),
+        lambda: onboarding.create_setup_link(customer, client=client),
+        lambda: onboarding.create_setup_link(customer, options={"nonsense": 1}),
+        lambda: onboarding.extend_setup_link(link, timezone.now() + LATER),
+        lambda: onboarding.revoke_setup_link(link),
+        lambda: onboarding.disconnect_number(connection),
+        lambda: onboarding.check_health(connection),
+        lambda: renewal.usable_setup_link(customer),
+        lambda: redirects.confirm_redirect(link, number),
+        lambda: refresh_number(number.phone_number_id, source="sync", client=client),
+        lambda: invitations.work(batch.pk),
+        sync.run,
+    ]
+    for call in calls:
+        with (
+            pytest.raises(CalledInTransaction, match="non_atomic_requests"),
+            transaction.atomic(),
+        ):
+            call()
+    assert len(sandbox.requests()) == asked
+    assert list(SetupLink.objects.all()) == [link]
 
 
 def test_after_an_unknown_outcome_the_link_is_looked_for(sandbox: Sandbox) -> None:

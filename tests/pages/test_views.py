@@ -9,6 +9,7 @@ from unittest import mock
 from urllib.parse import urlencode
 
 import pytest
+from django.contrib.contenttypes.models import ContentType
 from django.db import connection as database
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
@@ -298,6 +299,51 @@ def test_failure_of_an_unknown_link(client: Client) -> None:
 
 
 # Both
+
+
+MANIFEST = "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"
+
+
+def test_static_files_without_a_url_cost_no_page(
+    client: Client, settings: Any, configure: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after an upgrade without collectstatic."""
+    settings.STORAGES = {**settings.STORAGES, "staticfiles": {"BACKEND": MANIFEST}}
+    logo = f"crm/{uuid.uuid4()}.svg"
+    configure(LOGO_URL=logo)
+    link = make_link()
+    link.options = {"theme_config": {"primary_color": "#004488"}}
+    link.save()
+    for _again in range(2):
+        page = client.get(failed(link, "already_used"))
+        assert page.status_code == 200
+        assert "<img" not in text(page)
+        assert "/whatsapp/theme/" in text(page), "the theme is no static file"
+    logged = [r.path for r in caplog.records if r.kapso_event == "page.static_file_missing"]
+    assert logged.count(logo) == 1
+
+
+def test_logo_that_a_storage_has_is_shown(client: Client, configure: Any) -> None:
+    configure(LOGO_URL="crm/logo.svg")
+    page = client.get(failed(make_link(), "already_used"))
+    assert '<img src="/static/crm/logo.svg" alt="">' in text(page)
+
+
+@pytest.mark.parametrize("owner_id", ["abc", "9" * 200, "", "1"])
+@pytest.mark.parametrize("model", ["bakery", "shop", "seat", "removed"])
+def test_owner_that_cannot_be_looked_up_costs_no_page(
+    claimable, client: Client, model: str, owner_id: str
+) -> None:
+    link, number = claimable
+    kind, _ = ContentType.objects.get_or_create(app_label="host_site", model=model)
+    Customer.objects.filter(pk=link.customer_id).update(owner_type=kind, owner_id=owner_id)
+    with listening() as heard:
+        assert client.get(success(link, number)).status_code == 200
+    assert len(heard) == 1
+    Customer.objects.filter(pk=link.customer_id).update(connect_key="key")
+    url = connect_path(Customer.objects.get(pk=link.customer_id))
+    assert client.get(url).status_code == 200
+    assert client.get(failed(link, "already_used")).status_code == 200
 
 
 @pytest.mark.parametrize("url", [SUCCESS, FAILED])

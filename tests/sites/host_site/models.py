@@ -48,3 +48,45 @@ class Branch(models.Model):
 
 class Franchise(Bakery):
     """Has the key of its parent."""
+
+
+class Kiosk(Franchise):
+    """Has the key of its parent's parent."""
+
+
+class Corner(Shop):
+    """Is another view of the same rows."""
+
+    class Meta:
+        proxy = True
+
+
+class Ledger(models.Model):
+    """Has a decimal number for its key."""
+
+    number = models.DecimalField(max_digits=8, decimal_places=2, primary_key=True)
+    whatsapp = WhatsAppRelation()
+
+    def __str__(self) -> str:
+        return str(self.number)
+
+
+class Desk(models.Model):
+    """Has the key of a shop, without being one."""
+
+    shop = models.OneToOneField(Shop, on_delete=models.CASCADE, primary_key=True)
+    whatsapp = WhatsAppRelation()
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+
+class Seat(models.Model):
+    """Has a key of two columns."""
+
+    pk = models.CompositePrimaryKey("row", "number")
+    row = models.IntegerField()
+    number = models.IntegerField()
+
+    def __str__(self) -> str:
+        return f"{self.row}-{self.number}"
