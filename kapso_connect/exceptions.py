@@ -107,7 +107,8 @@ class CalledInTransaction(RuntimeError):
 
 
 class ExternalIdTaken(ValueError):
-    """Another owner's customer has this ``external_customer_id``. The message says whose."""
+    """Another owner's customer has this ``external_customer_id`` (or ``kapso_id``). The message
+    says whose."""
 
 
 class CannotInvite(Exception):

@@ -108,7 +108,8 @@ class CustomerQuerySet(models.QuerySet["Customer"]):
 
         If there is none, it is created with ``defaults``: ``name`` (by default ``str(owner)``),
         ``email``, ``language`` and ``external_customer_id``. None is the same as leaving one out. A
-        customer without an owner that has this ``external_customer_id`` becomes the owner's.
+        customer without an owner that has this ``external_customer_id`` (or ``kapso_id``) becomes
+        the owner's.
 
         With multi-table inheritance the owner is the row of the topmost parent, whose children have
         the same customer. Raise ValueError for an object that is not saved or has a composite
@@ -123,27 +124,30 @@ class CustomerQuerySet(models.QuerySet["Customer"]):
         try:
             customer, _created = self.get_or_create(**ownership, defaults=values)
         except IntegrityError:
-            external_id = str(values.get("external_customer_id") or "")
-            taken = self.filter(external_customer_id=external_id).first()
-            if taken is None:
-                raise
-            return self._adopt(taken, external_id, ownership)
+            for field in ("external_customer_id", "kapso_id"):
+                taken = self.filter(**{field: values[field]}).first() if values.get(field) else None
+                if taken is not None:
+                    return self._adopt(taken, field, values[field], ownership)
+            raise
         return customer
 
-    def _adopt(self, customer: Customer, external_id: str, ownership: dict[str, Any]) -> Customer:
-        """Give ``customer``, which was found by ``external_id``, an owner if it has none."""
+    def _adopt(
+        self, customer: Customer, field: str, value: str, ownership: dict[str, Any]
+    ) -> Customer:
+        """Give ``customer``, which was found by the ``value`` of a ``field``, its owner if it has
+        none."""
         # MySQL and MariaDB take "Ab3" for "aB3".
-        if customer.external_customer_id == external_id:
+        if getattr(customer, field) == value:
             unowned = self.filter(Q(owner_type=None) | Q(owner_id=None), pk=customer.pk)
             if unowned.update(**ownership) or self.filter(pk=customer.pk, **ownership).exists():
                 customer.refresh_from_db()
                 return customer
             customer.refresh_from_db()
         kind = customer.owner_type.name if customer.owner_type else ""
-        whose = f"{kind} {customer.owner_id}" if kind else "no object"
+        whose = f"belongs to {kind} {customer.owner_id}" if kind else "has no owner"
         raise ExternalIdTaken(
-            f"The external_customer_id {external_id!r} is that of customer {customer.pk} "
-            f"({customer.external_customer_id!r}), which belongs to {whose}."
+            f"The {field} {value!r} is that of customer {customer.pk} "
+            f"({getattr(customer, field)!r}), which {whose}."
         )
 
     def for_owners(self, owners: models.QuerySet[Any]) -> CustomerQuerySet:

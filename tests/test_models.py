@@ -149,6 +149,9 @@ def test_customer_without_an_owner_is_found_by_its_external_id() -> None:
     assert customer == known
     assert (customer.name, customer.get_owner()) == ("From Kapso", owner)
     assert Customer.objects.for_owner(owner) == known
+    other = Branch.objects.create(code="b")
+    from_kapso = make_customer(kapso_id="k-7")
+    assert Customer.objects.for_owner(other, kapso_id="k-7") == from_kapso
 
 
 def test_external_id_of_another_owner_is_an_error_that_says_whose() -> None:

@@ -42,7 +42,7 @@ def update_company(customer: Customer, event: TimelineEvent, **kwargs: object) -
 
     It reads the current state, so the order of the signals does not matter.
     """
-    company = customer.owner
+    company = customer.get_owner()
     if not isinstance(company, Company):
         return
     logger.info("%s: company=%s event=%s", event.kind, company, event.pk)
@@ -63,7 +63,7 @@ def update_company(customer: Customer, event: TimelineEvent, **kwargs: object) -
 @receiver(whatsapp_connected)
 def send_welcome(customer: Customer, event: TimelineEvent, **kwargs: object) -> None:
     """Send a welcome e-mail. If that fails, the event is not recorded, and it is tried again."""
-    company = customer.owner
+    company = customer.get_owner()
     if not isinstance(company, Company):
         return
     with once(event, "send_welcome") as first:
@@ -81,7 +81,7 @@ def record_problem(
     customer: Customer, error_code: str, event: TimelineEvent, **kwargs: object
 ) -> None:
     """Show staff which company is stuck, and why."""
-    company = customer.owner
+    company = customer.get_owner()
     if not isinstance(company, Company):
         return
     logger.info("setup_failed: company=%s code=%s event=%s", company, error_code, event.pk)

@@ -542,6 +542,18 @@ def test_mixin_that_another_base_replaces_is_reported(
         )
 
 
+@pytest.mark.parametrize("model", [Bakery, Customer])
+def test_pages_that_ask_kapso_are_exempt_from_atomic_requests(model: Any) -> None:
+    pages = [
+        pattern
+        for pattern in admin.site.get_model_admin(model).get_urls()
+        if "whatsapp" in (pattern.name or "")
+    ]
+    assert len(pages) >= 11
+    for page in pages:
+        assert page.callback._non_atomic_requests == {"default"}, page.name
+
+
 def test_mixin_behind_modeladmin_itself_is_refused_by_python() -> None:
     with pytest.raises(TypeError, match="bases ModelAdmin, SetupLinkAdminMixin"):
         type("Behind", (admin.ModelAdmin, SetupLinkAdminMixin), {})
