@@ -69,11 +69,12 @@ class CustomerDataMixin(AdminPages):
                 continue
             # ``owner_id`` may not be a valid primary key.
             with suppress(ValueError):
+                if owner_key(self.model, customer.owner_id) != customer.owner_id:
+                    continue
                 key = self.opts.pk.to_python(customer.owner_id)
                 if isinstance(key, int) and key.bit_length() > 63:
                     continue  # databases cannot compare with it
-                if owner_key(self.model, key) == customer.owner_id:
-                    owned[key] = customer.pk
+                owned[key] = customer.pk
         objs = self.get_queryset(request).filter(pk__in=owned)
         return {
             owned[obj.pk]: obj

@@ -836,7 +836,8 @@ class TestInASitesOwnAdmin:
         if exists:
             draft(admin_client, bakeries, HOST_LIST)
         Bakery.objects.filter(pk=bakeries[1].pk).update(reference="taken")
-        make_customer(external_customer_id="taken")
+        branch = Branch.objects.create(code="a")
+        Customer.objects.for_owner(branch, external_customer_id="taken")
         response = act(admin_client, bakeries, HOST_LIST)
         assert "external id is that of another customer" in warnings(response)[0]
         assert InvitationBatch.objects.order_by("pk").last().invitations.count() == 2

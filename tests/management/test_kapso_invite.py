@@ -158,7 +158,8 @@ def test_objects_are_selected_by_their_primary_keys(sandbox: Sandbox) -> None:
 
 
 def test_invalid_object_does_not_stop_the_others(sandbox: Sandbox) -> None:
-    make_customer(external_customer_id="taken", kapso_id=None)
+    branch = Branch.objects.create(code="a")
+    Customer.objects.for_owner(branch, external_customer_id="taken")
     for reference in ("taken", "free"):
         Bakery.objects.create(title=reference, reference=reference)
     message = fails("--all-missing", "--model", "host_site.Bakery")
