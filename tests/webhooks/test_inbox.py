@@ -23,6 +23,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from kapso_connect import onboarding
+from kapso_connect.kapso.types import EARLIEST, LATEST
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
 from kapso_connect.onboarding import numbers
 from kapso_connect.testing import Sandbox, webhook_headers
@@ -475,6 +476,30 @@ def test_number_of_statements(first: bool, django_assert_max_num_queries: Any) -
         post(payload, key="k")
     with django_assert_max_num_queries(9 if first else 1):
         post(payload, key="k")
+
+
+# Times
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Los_Angeles"])
+def test_pages_show_the_times_at_both_ends(settings: Any, admin_client: Client, zone: str) -> None:
+    settings.TIME_ZONE = zone
+    connected = make_connection(connected_at=EARLIEST)
+    link = make_link(connected.customer, expires_at=LATEST)
+    payload = payload_for(connected.customer, connected.phone_number_id)
+    event = "whatsapp.phone_number.disconnected"
+    for time in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00", EARLIEST.isoformat()):
+        assert post({**payload, "event": event, "occurred_at": time}).status_code == 200
+    failed = WebhookEvent.objects.filter(status="failed")
+    assert ["occurred_at" in row.last_error for row in failed] == [True, True]
+    deleted_at = (EARLIEST + timedelta(seconds=1)).isoformat()
+    post({**payload, "event": event, "occurred_at": deleted_at})
+    assert not Connection.objects.get().is_connected
+    for row in (connected, link, connected.customer, *WebhookEvent.objects.all()):
+        kind = row._meta.model_name
+        for page in (f"{row.pk}/change/", ""):
+            url = f"/admin/kapso_connect/{kind}/{page}"
+            assert admin_client.get(url).status_code == 200
 
 
 # The sample of the documentation
