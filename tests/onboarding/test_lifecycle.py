@@ -202,6 +202,24 @@ def test_deletion_is_announced_once_the_api_confirms_it(
     assert not reload(connection).is_connected
 
 
+def test_number_that_the_api_does_not_show_yet_is_not_disconnected(sandbox: Sandbox) -> None:
+    # A captured ``created`` is sent again as ``deleted``, before the API shows the new number.
+    customer = remote_customer(sandbox)
+    (number,) = sandbox.state()["phone_numbers"]
+    captured = payload_for(customer, number["phone_number_id"])
+    sandbox.faults(api=[{"match": "phone_numbers/", "kind": "status", "status": 404, "times": 1}])
+    with listening() as heard:
+        post(captured, event=CREATED)
+        post(captured, event=DELETED)
+        assert last_delivery().status == "pending"
+        run_due()
+        assert heard.names() == ["whatsapp_connected"]
+        Connection.objects.update(connected_at=timezone.now() - timedelta(minutes=1))
+        sandbox.faults(api=[{"match": "phone_numbers/", "kind": "status", "status": 404}])
+        run_due()
+    assert heard.names() == ["whatsapp_connected", "whatsapp_disconnected"]
+
+
 def test_while_the_api_is_away_a_deletion_waits(connection: Connection, sandbox: Sandbox) -> None:
     sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 401}])
     with listening() as heard:

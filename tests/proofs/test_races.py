@@ -144,8 +144,8 @@ def test_created_and_deleted_at_once(site: Site) -> None:
     assert list(rows.connections.values()) == ["disconnected"]
     kinds = rows.kinds()
     assert kinds in ({}, rows_of(connected=1, disconnected=1))
+    # A deletion waits while the API may not show the new number yet; ``kapso_sync`` does not.
     assert "failed" not in rows.inbox
-    assert "pending" not in rows.inbox
     rows.assert_each_signal_received_once()
 
 

@@ -615,7 +615,7 @@ def test_known_events_are_announced_by_webhook_received_too() -> None:
 
 
 def test_deleted_disconnects_and_sends_the_signal(sandbox: Sandbox) -> None:
-    connected = make_connection()
+    connected = make_connection(connected_at=timezone.now() - timedelta(hours=1))
     with listening() as heard:
         post(payload_for(connected.customer, connected.phone_number_id), event=DELETED)
     connected.refresh_from_db()
@@ -628,14 +628,14 @@ def test_deleted_disconnects_and_sends_the_signal(sandbox: Sandbox) -> None:
 
 
 def test_deleted_without_its_customer_still_disconnects_what_is_known(sandbox: Sandbox) -> None:
-    connected = make_connection()
+    connected = make_connection(connected_at=timezone.now() - timedelta(hours=1))
     post({"phone_number_id": connected.phone_number_id}, event=DELETED)
     connected.refresh_from_db()
     assert not connected.is_connected
 
 
 def test_deleted_twice_sends_one_signal(sandbox: Sandbox) -> None:
-    connected = make_connection()
+    connected = make_connection(connected_at=timezone.now() - timedelta(hours=1))
     with listening() as heard:
         for _ in range(2):
             post(payload_for(connected.customer, connected.phone_number_id), event=DELETED)
