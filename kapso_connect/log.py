@@ -39,7 +39,7 @@ EVENTS = {
     ),
     "webhook.duplicate": (
         INFO,
-        "Webhook event %(idempotency_key)s (%(event_name)r) is a duplicate",
+        "%(count)s webhook events are duplicates, the first: %(idempotency_key)s (%(event_name)r)",
     ),
     "webhook.retried": (
         INFO,

@@ -721,6 +721,12 @@ class Connection(models.Model):
         _("status"), max_length=16, choices=Status.choices, default=Status.DISCONNECTED
     )
     connected_at = models.DateTimeField(_("connected"), null=True, blank=True)
+    reported_connected_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="The latest time at which a signed webhook says that the number was connected.",
+    )
     disconnected_at = models.DateTimeField(
         _("last disconnected"),
         null=True,
@@ -816,7 +822,26 @@ class WebhookEvent(Retryable):
         IGNORED = "ignored", _("Ignored")
         FAILED = "failed", _("Failed")
 
-    idempotency_key = models.CharField(_("idempotency key"), max_length=100, unique=True)
+    idempotency_key = models.CharField(_("idempotency key"), max_length=100, db_index=True)
+    delivery_digest = models.CharField(
+        max_length=64,
+        unique=True,
+        null=True,
+        editable=False,
+        help_text="Digest of what makes it the same delivery; see webhooks.payloads.Message.",
+    )
+    body_digest = models.CharField(
+        max_length=64,
+        blank=True,
+        db_index=True,
+        editable=False,
+        help_text="SHA-256 of the signed body, of which it is all or one event of a batch.",
+    )
+    is_name_signed = models.BooleanField(
+        default=False,
+        editable=False,
+        help_text="True if the event's name is in the signed body, not only in a header.",
+    )
     event = models.CharField(_("event"), max_length=100)
     payload = models.JSONField(_("payload"), encoder=DjangoJSONEncoder)
     status = models.CharField(

@@ -148,6 +148,7 @@ def test_a_duplicate() -> None:
     assert only("webhook.duplicate") == {
         "event_name": "workflow.execution.failed",
         "idempotency_key": "twice",
+        "count": 1,
     }
 
 

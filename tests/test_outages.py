@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
+from django.utils import timezone
 
 from kapso_connect import onboarding
 from kapso_connect.exceptions import KapsoError
@@ -124,8 +125,12 @@ def test_sync(outage: Any, sandbox: Sandbox) -> None:
     known = onboarding.connect(make_customer(), Number(new_number_id()), source="webhook")
     WebhookEvent.objects.create(
         idempotency_key="stored",
-        event="whatsapp.phone_number.deleted",
-        payload={"phone_number_id": known.phone_number_id},
+        event="whatsapp.phone_number.disconnected",
+        is_name_signed=True,
+        payload={
+            "phone_number_id": known.phone_number_id,
+            "occurred_at": timezone.now().isoformat(),
+        },
     )
     outage.start()
     with listening() as heard, within_budget(), pytest.raises(CommandError) as caught:

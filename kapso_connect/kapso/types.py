@@ -181,17 +181,34 @@ def _flag(value: object) -> bool:
     return value
 
 
+EARLIEST = datetime(1970, 1, 1, tzinfo=timezone.utc)
+LATEST = datetime(9998, 12, 31, tzinfo=timezone.utc)
+"""No time is stored that is not between these: in another time zone it could have no year."""
+
+
 def parse_moment(value: object) -> datetime:
     """Return the time in an ISO 8601 text, in UTC unless it says otherwise, as this site stores it.
 
-    Raise ValueError or OverflowError.
+    Raise ValueError for anything else, and for a time that is not between EARLIEST and LATEST.
     """
+    moment = _aware_moment(value)
+    if not EARLIEST <= moment <= LATEST:
+        raise ValueError
+    return as_stored(moment.astimezone(timezone.utc))
+
+
+def _nearest_moment(value: object) -> datetime:
+    """Return what ``parse_moment`` does, but EARLIEST or LATEST for a time beyond them: a link that
+    expires in the year 9999 is a link that does not expire."""
+    moment = min(max(_aware_moment(value), EARLIEST), LATEST)
+    return as_stored(moment.astimezone(timezone.utc))
+
+
+def _aware_moment(value: object) -> datetime:
     moment = parse_datetime(_text(value))
     if moment is None:
         raise ValueError
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return as_stored(moment.astimezone(timezone.utc))
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def _texts(value: object) -> tuple[str, ...]:
@@ -211,8 +228,8 @@ _READERS: dict[object, Callable[[Any], Any]] = {
     str | None: _text,
     bool: _flag,
     bool | None: _flag,
-    datetime: parse_moment,
-    datetime | None: parse_moment,
+    datetime: _nearest_moment,
+    datetime | None: _nearest_moment,
     tuple[str, ...]: _texts,
     Mapping[str, Any]: _mapping,
     SecretFingerprint | None: lambda value: SecretFingerprint(_text(value)),

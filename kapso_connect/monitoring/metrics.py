@@ -49,7 +49,7 @@ def observe(name: str, fields: Mapping[str, Any]) -> None:
     ):
         WEBHOOKS.labels(fields["outcome"]).inc()
     elif name in {"webhook.duplicate", "webhook.refused"}:
-        WEBHOOKS.labels(name.partition(".")[2]).inc()
+        WEBHOOKS.labels(name.partition(".")[2]).inc(fields.get("count", 1))
     elif name.startswith("timeline."):
         CHANGES.labels(name, fields["source"]).inc()
     elif name in {"signal.sent", "signal.retry_scheduled", "signal.failed"}:

@@ -40,7 +40,8 @@ def update_account(
 
     It affects the connected numbers that are listed or belong to the account. Return how many there
     are, and for how many this was new. A repeated ``event_id`` changes nothing, and neither does a
-    decision (other than a violation) that is older than the last one recorded.
+    decision that is older than the number's connection, or (other than a violation) than the last
+    one recorded.
     """
 
     def change() -> tuple[int, int]:
@@ -80,6 +81,8 @@ def update_account(
 
 
 def _is_new(connection: Connection, name: str, event_id: str, occurred_at: datetime) -> bool:
+    if connection.connected_at is not None and occurred_at < connection.connected_at:
+        return False
     recorded = connection.events.filter(kind=Kind.ACCOUNT_UPDATED)
     if event_id and recorded.filter(data__id=event_id).exists():
         return False

@@ -43,15 +43,16 @@ def disconnect(
     """Record that a number is no longer connected, once.
 
     ``customer`` is whose number it was, if known. ``asked_at`` is when the API was asked and
-    confirmed it; None for what is not confirmed. ``data``, such as ``reason``, goes to the
-    timeline.
+    confirmed it; None for what is not confirmed. ``occurred_at`` is when it happened, if the
+    signed body of ``webhook_event`` says so. ``data``, such as ``reason``, goes to the timeline.
 
     A number that is not known here, because its ``created`` event is late, is recorded as
     disconnected for ``customer`` without an event: then the API is asked before the late event
     connects anything. Return the connection, or None if there is none.
 
     Raise NeedsConfirmation without ``asked_at`` if this may be about an earlier connection of
-    the number, and TryLater with it if the number was connected after ``asked_at``.
+    the number, or is what a webhook without a signed time says, which anyone who has seen one can
+    send again; and TryLater with it if the number was connected after ``asked_at``.
     """
 
     def change() -> Connection | None:
@@ -65,7 +66,9 @@ def disconnect(
             )
         if not connection.is_connected:
             return connection
-        if asked_at is None and _needs_confirmation(connection, customer, occurred_at):
+        if asked_at is None and _needs_confirmation(
+            connection, customer, occurred_at, is_webhook=webhook_event is not None
+        ):
             raise NeedsConfirmation
         if asked_at is not None and changed_since(connection, asked_at):
             raise TryLater(CHANGED_MEANWHILE)
@@ -123,12 +126,17 @@ def disconnect_number(
 
 
 def _needs_confirmation(
-    connection: Connection, customer: Customer | None, occurred_at: datetime | None
+    connection: Connection,
+    customer: Customer | None,
+    occurred_at: datetime | None,
+    *,
+    is_webhook: bool,
 ) -> bool:
     """Return whether a report that a number was disconnected may be about an earlier connection."""
     if customer is not None and connection.customer_id != customer.pk:
         return True  # The number has moved; the report is about its time with the other customer.
     if occurred_at is None:
         # Without a time, the report may be about an earlier disconnection.
-        return connection.disconnected_at is not None
-    return connection.connected_at is not None and occurred_at <= connection.connected_at
+        return is_webhook or connection.disconnected_at is not None
+    connected_times = connection.connected_at, connection.reported_connected_at
+    return any(moment is not None and occurred_at <= moment for moment in connected_times)

@@ -23,6 +23,9 @@ STALE_READ_WINDOW = timedelta(minutes=2)
 """How long after a disconnection the API may still show the number as it was before: Kapso sends
 ``whatsapp.phone_number.deleted`` when its teardown starts."""
 
+NOT_SHOWN_YET_WINDOW = timedelta(seconds=30)
+"""How long after ``whatsapp.phone_number.created`` the API may not show the number yet."""
+
 CLOSED_STATUSES = {"DISCONNECTED", "DELETED", "MIGRATED"}
 """Values of the API's ``status`` (Meta's words) of a number that no longer works here."""
 
@@ -48,6 +51,11 @@ def refresh_number(
     try:
         remote = client.get_phone_number(phone_number_id)
     except KapsoNotFound:
+        new = Connection.objects.connected().filter(
+            phone_number_id=phone_number_id, connected_at__gt=asked_at - NOT_SHOWN_YET_WINDOW
+        )
+        if webhook_event is not None and new.exists():
+            raise TryLater("The number was just connected: the API may not show it yet.") from None
         return disconnect(
             phone_number_id,
             source=source,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from django.db.models import Q
+
 from ..exceptions import Ignored, NeedsConfirmation, UnprocessableEvent
-from ..models import Connection, Source, WebhookEvent
+from ..models import Connection, Customer, Source, WebhookEvent
 from ..onboarding import accounts, customers, disconnections, numbers
-from .payloads import AccountEvent, PhoneNumberEvent
+from .payloads import SAMPLE_NUMBER, AccountEvent, PhoneNumberEvent
 
 NUMBER_CREATED = "whatsapp.phone_number.created"
 NUMBER_RECONNECTED = "whatsapp.phone_number.reconnected"
@@ -13,6 +15,7 @@ NUMBER_RECONNECTED = "whatsapp.phone_number.reconnected"
 CONNECTING_EVENTS = {NUMBER_CREATED, NUMBER_RECONNECTED}
 """After these events a number is connected; after the other events of a number it is not."""
 
+TEST_DELIVERY = "A test delivery; it changes nothing."
 OWN_NUMBER = "The number belongs to the Kapso project itself, not to a customer."
 
 
@@ -23,12 +26,26 @@ def apply(event: PhoneNumberEvent | AccountEvent, webhook_event: WebhookEvent) -
     """
     if isinstance(event, AccountEvent):
         handle_account_updated(event, webhook_event)
-    elif webhook_event.event == NUMBER_CREATED:
+        return
+    if event.phone_number_id == SAMPLE_NUMBER and not is_sample_known(event):
+        raise Ignored(TEST_DELIVERY)
+    if webhook_event.event == NUMBER_CREATED:
         handle_created(event, webhook_event)
     elif webhook_event.event == NUMBER_RECONNECTED:
-        handle_reconnected(event)
+        handle_reconnected(event, webhook_event)
     else:
         handle_disconnected(event, webhook_event)
+
+
+def is_sample_known(event: PhoneNumberEvent) -> bool:
+    """Return whether an event about Kapso's sample number is about a customer of this site: a
+    developer has put a real customer into the documentation's sample."""
+    if not event.customer_id:
+        return Connection.objects.filter(phone_number_id=event.phone_number_id).exists()
+    is_theirs = Q(kapso_id=event.customer_id)
+    if event.external_customer_id:
+        is_theirs |= Q(external_customer_id=event.external_customer_id)
+    return Customer.objects.filter(is_theirs).exists()
 
 
 def handle_created(event: PhoneNumberEvent, webhook_event: WebhookEvent) -> None:
@@ -56,7 +73,8 @@ def handle_disconnected(event: PhoneNumberEvent, webhook_event: WebhookEvent) ->
     """Disconnect the number.
 
     Raise Ignored for an unknown number of the Kapso project itself, and NeedsConfirmation if the
-    event may be about an earlier connection of the number.
+    event may be about an earlier connection of the number, or may be another event: ``created`` and
+    ``deleted`` have the same body, and their name is in a header, which is not signed.
     """
     customer = None
     if event.customer_id:
@@ -66,7 +84,7 @@ def handle_disconnected(event: PhoneNumberEvent, webhook_event: WebhookEvent) ->
         customer=customer,
         source=Source.WEBHOOK,
         webhook_event=webhook_event,
-        occurred_at=event.occurred_at,
+        occurred_at=event.occurred_at if webhook_event.is_name_signed else None,
         data=disconnection_data(webhook_event.event, event),
     )
     if connection is None:
@@ -84,26 +102,39 @@ def disconnection_data(event_name: str, event: PhoneNumberEvent) -> dict[str, st
     return {name: value for name, value in data.items() if value}
 
 
-def handle_reconnected(event: PhoneNumberEvent) -> None:
-    """Change nothing for a number that is connected here.
+def handle_reconnected(event: PhoneNumberEvent, webhook_event: WebhookEvent) -> None:
+    """For a number that is connected here, record only when it was reported as connected: what is
+    reported later, but happened before, must not close it.
 
     Raise NeedsConfirmation for any other, and Ignored for a number of the Kapso project itself.
     """
     if not event.customer_id:
         raise Ignored(OWN_NUMBER)
-    connection = Connection.objects.filter(phone_number_id=event.phone_number_id).first()
+    connection = numbers.lock_number(event.phone_number_id)
     if connection is None or not connection.is_connected:
         raise NeedsConfirmation
+    known, reported = connection.reported_connected_at, event.occurred_at
+    if webhook_event.is_name_signed and reported and (known is None or known < reported):
+        connection.reported_connected_at = reported
+        connection.save(update_fields=["reported_connected_at", "updated_at"])
 
 
 def handle_account_updated(event: AccountEvent, webhook_event: WebhookEvent) -> None:
     """Record Meta's decision about an account.
 
-    Raise UnprocessableEvent if no connected number belongs to the account, and Ignored if this or a
-    newer decision is already recorded. It never raises NeedsConfirmation.
+    Raise UnprocessableEvent if no connected number belongs to the account, or if only a header says
+    which decision it is, which is not signed; and Ignored if this or a newer decision is already
+    recorded, or the decision is older than the connection. It never raises NeedsConfirmation: the
+    API says nothing about decisions.
     """
+    decision = webhook_event.event.rpartition(".")[2]
+    if not webhook_event.is_name_signed and not is_borne_out(decision, event):
+        raise UnprocessableEvent(
+            f"The signed body does not say that the account was {decision}; only a header does, "
+            "which is not signed."
+        )
     affected, changed = accounts.update_account(
-        webhook_event.event.rpartition(".")[2],
+        decision,
         business_account_id=event.business_account_id,
         phone_number_ids=event.phone_number_ids,
         source=Source.WEBHOOK,
@@ -113,9 +144,27 @@ def handle_account_updated(event: AccountEvent, webhook_event: WebhookEvent) -> 
         data=event.details,
         webhook_event=webhook_event,
     )
+    if not affected and SAMPLE_NUMBER in event.phone_number_ids:
+        raise Ignored(TEST_DELIVERY)
     if not affected:
         raise UnprocessableEvent(
             f"No connected number here belongs to the account {event.business_account_id}."
         )
     if not changed:
-        raise Ignored("Out of date: this or a newer change of the account is already recorded.")
+        raise Ignored(
+            "Out of date: this or a newer change of the account is already recorded, or the number "
+            "was connected since."
+        )
+
+
+def is_borne_out(decision: str, event: AccountEvent) -> bool:
+    """Return whether the contents of ``event`` say that the account was ``decision``."""
+    source = event.details.get("source", {}).get("event")
+    state = event.details.get("ban", {}).get("state")
+    borne_out = {
+        "restricted": bool(event.restrictions) or source == "ACCOUNT_RESTRICTION",
+        "violation": "violation" in event.details or source == "ACCOUNT_VIOLATION",
+        "disabled": state == "DISABLE",
+        "reinstated": state == "REINSTATE",
+    }
+    return bool(borne_out[decision])

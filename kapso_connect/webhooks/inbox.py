@@ -7,6 +7,10 @@ From the top: ``receive`` is called by the webhook's view, ``process`` by a task
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Any, cast
 
@@ -26,11 +30,11 @@ from ..exceptions import (
 )
 from ..kapso.client import KapsoClient
 from ..log import log_event
-from ..models import Source, TimelineEvent, WebhookEvent
+from ..models import Source, TimelineEvent, WebhookEvent, WebhookEventQuerySet
 from ..onboarding.remote_numbers import STALE_READ_WINDOW, refresh_number
 from ..utils import describe
-from .handlers import CONNECTING_EVENTS, apply, disconnection_data
-from .payloads import PARSERS, Message, PhoneNumberEvent, is_test, read
+from .handlers import CONNECTING_EVENTS, TEST_DELIVERY, apply, disconnection_data
+from .payloads import PARSERS, Event, Message, PhoneNumberEvent, is_test, read
 
 EXPECTED_ERRORS = (Ignored, UnprocessableEvent, MalformedPayload, NeedsConfirmation)
 """A handler raises these to decide what becomes of an event; any other error is a bug or an outage
@@ -46,34 +50,138 @@ OUTCOME_FIELDS = [
 ]
 """What processing an event changes of its row."""
 
+MAX_REPEATS = 10
+"""How often the same body is stored in ``REPEAT_PERIOD``, for each name that this app handles."""
+
+MAX_TEST_REPEATS = 100
+"""The same for test deliveries: what Kapso sends as a test may always be the same."""
+
+REPEAT_PERIOD = timedelta(hours=24)
+
+MAX_SHARED_WAIT = STALE_READ_WINDOW / 2
+"""How long an event may have waited for the API if one with the same body is to share its answer.
+The API may show the number as it was before for the rest of STALE_READ_WINDOW."""
+
 
 class AlreadyStored(Exception):
     """Another process stored the same delivery first."""
 
 
+class RepeatedTooOften(Exception):
+    """The same body was stored MAX_REPEATS times, under other idempotency keys."""
+
+
 # Receiving
 
 
-def receive(message: Message) -> WebhookEvent | None:
-    """Store one event and process it, in one transaction. Return None for a duplicate.
+@dataclass(frozen=True)
+class Received:
+    """How many events of a delivery were stored, and how many were duplicates."""
+
+    stored: int
+    duplicates: int
+
+
+def receive(messages: Sequence[Message]) -> Received:
+    """Store the events of one delivery and process each, in one transaction each.
 
     If processing fails, everything it changed is rolled back, and the event is stored with the
-    error. Raise a database error, or AlreadyStored, if the event could not be stored: Kapso then
-    has to send it again.
+    error. What the API has to confirm is confirmed at once if tasks run in this process; all of
+    that together takes ``REQUEST_BUDGET`` seconds at most.
+    Raise a database error, or AlreadyStored, if an event could not be stored: Kapso then has to
+    send it again. Raise RepeatedTooOften for a body that was sent again and again.
     """
+    new = _without_duplicates(messages) if messages else []
+    stored = [event for message in new if (event := _store_once(message)) is not None]
+    duplicates = len(messages) - len(stored)
+    if duplicates:
+        first = messages[0]
+        log_event(
+            "webhook.duplicate",
+            event_name=first.name,
+            idempotency_key=first.key,
+            count=duplicates,
+        )
+    doubtful = [event for event in stored if _awaits_confirmation(event)]
+    if doubtful and db.runs_immediately(process_webhook_event):
+        on_commit(partial(_confirm_now, doubtful))
+    return Received(len(stored), duplicates)
+
+
+def _without_duplicates(messages: Sequence[Message]) -> list[Message]:
+    """Return those of the ``messages``, which have one body, that are not stored yet.
+
+    Raise RepeatedTooOften if there are any, and this body was stored MAX_REPEATS times.
+    """
+    now = timezone.now()
+    digests, recent = set(), Counter[str]()
+    shares_answer = False
+    # Not as objects: of a batch there may be thousands.
+    for digest, name, status, received_at, leased_until in (
+        _rows()
+        .filter(body_digest=messages[0].body_digest)
+        .values_list("delivery_digest", "event", "status", "received_at", "leased_until")
+    ):
+        digests.add(digest)
+        age = now - received_at
+        if age < REPEAT_PERIOD:
+            recent[_handled_name(name)] += 1
+        if (name, status) == (messages[0].name, WebhookEvent.Status.PENDING):
+            # Whoever acquires its lease from now on asks the API after this delivery has arrived.
+            is_leased = leased_until is not None and leased_until > now
+            shares_answer |= age < MAX_SHARED_WAIT and not is_leased
+    new = [message for message in messages if message.digest not in digests]
+    if len(messages) == 1 and shares_answer:
+        return []
+    allowed = Counter[str]()
+    for message in messages:
+        repeats = MAX_TEST_REPEATS if is_test(message.payload) else MAX_REPEATS
+        allowed[_handled_name(message.name)] += repeats
+    if any(recent[name] >= allowed[name] for name in {_handled_name(m.name) for m in new}):
+        raise RepeatedTooOften
+    return new
+
+
+def _rows() -> WebhookEventQuerySet:
+    """Return the inbox as it is in the database that is written, not in a replica."""
+    return WebhookEvent.objects.using(db.alias())
+
+
+def _handled_name(name: str) -> str:
+    """Return ``name``, or "" for a name that this app does not handle: what is not signed could
+    have any number of them."""
+    return name if name in PARSERS else ""
+
+
+def _store_once(message: Message) -> WebhookEvent | None:
     try:
-        webhook_event = None if _is_stored(message) else _store(message)
+        return _store(message)
     except AlreadyStored:
-        if not _is_stored(message):
-            raise
-        webhook_event = None
-    if webhook_event is None:
-        log_event("webhook.duplicate", event_name=message.name, idempotency_key=message.key)
-    return webhook_event
+        if _rows().filter(delivery_digest=message.digest).exists():
+            return None
+        raise
 
 
-def _is_stored(message: Message) -> bool:
-    return WebhookEvent.objects.filter(idempotency_key=message.key).exists()
+def _awaits_confirmation(webhook_event: WebhookEvent) -> bool:
+    due = webhook_event.next_attempt_at
+    is_pending = webhook_event.status == WebhookEvent.Status.PENDING
+    return is_pending and due is not None and due <= timezone.now()
+
+
+def _confirm_now(webhook_events: Sequence[WebhookEvent]) -> None:
+    """Ask the API about events that wait for it, with one budget for all. Those that are left when
+    it is used up stay due."""
+    budget = get_conf().request_budget
+    deadline = time.monotonic() + budget
+    with KapsoClient.from_settings(budget=budget) as client:
+        for webhook_event in webhook_events:
+            if time.monotonic() >= deadline:
+                return
+            try:
+                process(webhook_event.pk, client=client)
+            except Exception as error:
+                # It is stored, so that the delivery has succeeded.
+                _log_error(webhook_event, error)
 
 
 def _store(message: Message) -> WebhookEvent:
@@ -93,12 +201,17 @@ def _insert(message: Message, *, error: Exception | None = None) -> WebhookEvent
     """Insert an event and apply it. With ``error``, which an earlier attempt to apply it raised,
     only insert it. Raise AlreadyStored, and what the handler raises. Call it in a transaction."""
     webhook_event = WebhookEvent(
-        idempotency_key=message.key, event=message.name, payload=message.payload
+        idempotency_key=message.key,
+        event=message.name,
+        payload=message.payload,
+        delivery_digest=message.digest,
+        body_digest=message.body_digest,
+        is_name_signed=message.is_name_signed,
     )
     if error:
         classify_error(webhook_event, error)
     else:
-        _set_expected_outcome(webhook_event, message)
+        _set_expected_outcome(webhook_event, message.event, message.error)
     try:
         webhook_event.save(force_insert=True)
     except IntegrityError as conflict:
@@ -114,20 +227,20 @@ def _insert(message: Message, *, error: Exception | None = None) -> WebhookEvent
         )
     if message.event is not None and error is None:
         apply(message.event, webhook_event)
-    elif isinstance(error, NeedsConfirmation):
+    elif isinstance(error, NeedsConfirmation) and not db.runs_immediately(process_webhook_event):
         db.enqueue_on_commit(process_webhook_event, webhook_event.pk)
     return webhook_event
 
 
-def _set_expected_outcome(webhook_event: WebhookEvent, message: Message) -> None:
+def _set_expected_outcome(webhook_event: WebhookEvent, event: Event | None, error: str) -> None:
     """Set the outcome that the event has if its handler raises nothing, so that the row is written
     only once. Does not save."""
     status = WebhookEvent.Status
-    if message.error:
-        finish(webhook_event, status.FAILED, message.error)
-    elif is_test(message.payload):
-        finish(webhook_event, status.IGNORED, "A test delivery; it changes nothing.")
-    elif message.event is None:
+    if error:
+        finish(webhook_event, status.FAILED, error)
+    elif is_test(webhook_event.payload):
+        finish(webhook_event, status.IGNORED, TEST_DELIVERY)
+    elif event is None:
         finish(webhook_event, status.IGNORED, "This app does not handle this event.")
     else:
         finish(webhook_event, status.PROCESSED)
@@ -142,19 +255,19 @@ def process_webhook_event(webhook_event_id: int) -> None:
     process(webhook_event_id)
 
 
-def process(webhook_event_id: int) -> bool:
+def process(webhook_event_id: int, *, client: KapsoClient | None = None) -> bool:
     """Process a stored event that is due. Return True if it is finished.
 
     Asks Kapso's API where the event alone decides nothing. Safe to call from several processes at
     once: one of them processes the event. While the API is unavailable the event stays pending and
-    is retried, up to ``RETRY_LIMIT`` times.
+    is retried, up to ``RETRY_LIMIT`` times. Without a ``client``, it has ``REQUEST_BUDGET``.
     """
-    webhook_event = WebhookEvent.objects.waiting().filter(pk=webhook_event_id).first()
+    webhook_event = _rows().waiting().filter(pk=webhook_event_id).first()
     if webhook_event is None or not webhook_event.acquire_lease():
         return False
     started = time.monotonic()
     try:
-        _handle_or_confirm(webhook_event)
+        _handle_or_confirm(webhook_event, client)
     except Exception as error:
         _log_error(webhook_event, error)
         schedule_retry(webhook_event, describe(error))
@@ -184,13 +297,13 @@ def process_again(webhook_event: WebhookEvent) -> bool | None:
     return webhook_event.status in {status.PROCESSED, status.IGNORED}
 
 
-def _handle_or_confirm(webhook_event: WebhookEvent) -> None:
-    message = read(webhook_event.idempotency_key, webhook_event.event, webhook_event.payload)
+def _handle_or_confirm(webhook_event: WebhookEvent, client: KapsoClient | None) -> None:
+    event, error_text = read(webhook_event.event, webhook_event.payload)
     try:
-        retry_on_conflict(partial(_apply, message, webhook_event))
+        retry_on_conflict(partial(_apply, event, error_text, webhook_event))
     except NeedsConfirmation:
         # Handlers of account events never raise it.
-        confirm(cast(PhoneNumberEvent, message.event), webhook_event)
+        confirm(cast(PhoneNumberEvent, event), webhook_event, client)
     except (IntegrityError, OperationalError):
         raise
     except Exception as error:
@@ -199,31 +312,33 @@ def _handle_or_confirm(webhook_event: WebhookEvent) -> None:
         webhook_event.save(update_fields=OUTCOME_FIELDS)
 
 
-def _apply(message: Message, webhook_event: WebhookEvent) -> None:
-    _set_expected_outcome(webhook_event, message)
+def _apply(event: Event | None, error: str, webhook_event: WebhookEvent) -> None:
+    _set_expected_outcome(webhook_event, event, error)
     webhook_event.save(update_fields=OUTCOME_FIELDS)
-    if message.event is not None:
-        apply(message.event, webhook_event)
+    if event is not None:
+        apply(event, webhook_event)
 
 
-def confirm(event: PhoneNumberEvent, webhook_event: WebhookEvent) -> None:
+def confirm(
+    event: PhoneNumberEvent, webhook_event: WebhookEvent, client: KapsoClient | None = None
+) -> None:
     """Apply what Kapso's API says about the number of an event that cannot be trusted alone."""
     connects = webhook_event.event in CONNECTING_EVENTS
     try:
-        with KapsoClient.from_settings(budget=get_conf().request_budget) as client:
-            connection = refresh_number(
-                event.phone_number_id,
-                source=Source.WEBHOOK,
-                client=client,
-                webhook_event=webhook_event,
-                data=None if connects else disconnection_data(webhook_event.event, event),
-            )
+        connection = refresh_number(
+            event.phone_number_id,
+            source=Source.WEBHOOK,
+            client=client or KapsoClient.from_settings(budget=get_conf().request_budget),
+            webhook_event=webhook_event,
+            data=None if connects else disconnection_data(webhook_event.event, event),
+        )
     except (KapsoError, TryLater) as error:
         schedule_retry(webhook_event, str(error))
         return
     is_connected = connection is not None and connection.is_connected
-    is_fresh = timezone.now() - webhook_event.received_at < STALE_READ_WINDOW
-    if is_connected and not connects and event.occurred_at is None and is_fresh:
+    happened_at = event.occurred_at or webhook_event.received_at
+    is_fresh = timezone.now() - happened_at < STALE_READ_WINDOW
+    if is_connected and not connects and is_fresh:
         schedule_retry(webhook_event, "Kapso's API still shows the number as connected.")
         return
     if is_connected == connects:

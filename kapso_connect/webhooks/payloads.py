@@ -9,7 +9,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
+
+from django.utils import timezone
 
 from ..exceptions import MalformedBody, MalformedPayload
 from ..kapso.types import ConnectionType, parse_moment
@@ -27,10 +29,20 @@ SIGNATURE_CHECK_BODY = b'["kapso_connect"]'
 its signature is valid, the answer is a 400 that says so, and nothing is stored."""
 
 SAMPLE_NUMBER = "123456789012345"
-"""The ``phone_number_id`` in Kapso's samples and test deliveries. No customer has this number."""
+"""The ``phone_number_id`` in Kapso's samples and test deliveries. For a customer who is not known
+here, it is a test delivery; for one who is, a developer is trying out the documentation."""
 
-# Values under these names are credentials, wherever they are in a payload.
-SECRET_NAMES = {"token", "access_token", "api_key", "secret", "secret_key", "password"}
+REDACTED = "***"
+
+_separators = re.compile("[^a-z0-9]")
+# A value under one of these names is secret, whatever the name's case and separators are.
+_secret_name = re.compile(
+    "secret|password|passwd|passphrase|credential|authorization|^pin$"
+    "|(token|apikey|privatekey|accesskey|cookie|(setup|setuplink|connect|onboarding)url)$"
+)
+_setup_link_fields = {"whatsapp_setup_status", "success_redirect_url", "failure_redirect_url"}
+# Kapso's hosted page, at its newer and its older address.
+_hosted_page = re.compile(r"https?://(setup\.[^/\s]+/s/|[^/\s]+/whatsapp/setup/)[^\s\"'<>]+")
 
 _safe_key = re.compile(r"[0-9a-z][0-9a-z._-]{0,79}")
 _digits = re.compile(r"[0-9]{1,64}")
@@ -61,24 +73,35 @@ class AccountEvent:
     event_id: str
     business_account_id: str
     phone_number_ids: tuple[str, ...]
-    occurred_at: datetime | None
+    occurred_at: datetime
     restrictions: list[dict[str, Any]]
     details: dict[str, Any]
+
+
+Event: TypeAlias = PhoneNumberEvent | AccountEvent
 
 
 @dataclass(frozen=True)
 class Message:
     """One event of a delivery, as the inbox stores it.
 
+    ``is_name_signed`` is True if the name is in the signed body, False if only in a header.
     ``event`` is its content as typed values; None for a name that this app does not handle, a test
     delivery, and a malformed payload. ``error`` says why the payload cannot be used.
+
+    ``body_digest`` is that of the whole signed body. Two messages with the same ``digest`` are the
+    same delivery: the same body, name and idempotency key. A body that says itself which event it
+    is (by an id or a time) is the same delivery under any key, since keys are not signed.
     """
 
     key: str
     name: str
     payload: dict[str, Any]
-    event: PhoneNumberEvent | AccountEvent | None = None
+    event: Event | None = None
     error: str = ""
+    is_name_signed: bool = False
+    body_digest: str = ""
+    digest: str = ""
 
 
 def parse(body: bytes, headers: Mapping[str, str]) -> list[Message]:
@@ -95,43 +118,96 @@ def parse(body: bytes, headers: Mapping[str, str]) -> list[Message]:
     if not isinstance(parsed, dict):
         raise MalformedBody(NOT_AN_OBJECT)
     header_name = headers.get("X-Webhook-Event", "")
-    key = _idempotency_key(headers.get("X-Idempotency-Key", ""), header_name, body)
+    delivery = _Delivery(headers.get("X-Idempotency-Key", ""), header_name, body)
     data = parsed.get("data")
     if isinstance(data, list) and (
         parsed.get("batch") is True or headers.get("X-Webhook-Batch", "").lower() == "true"
     ):
-        name = _name_in_body(parsed) or header_name
         if len(data) > MAX_BATCH_SIZE:
             problem = f"A batch of {len(data)} events; at most {MAX_BATCH_SIZE} are allowed."
-            return [Message(key, _clip(name), {"batch_size": len(data)}, error=problem)]
-        return [_message(f"{key}:{index}", name, item) for index, item in enumerate(data)]
-    return [_message(key, header_name, parsed)]
+            return [delivery.message({"batch_size": len(data)}, _name_in_body(parsed), problem)]
+        return [delivery.item(item, parsed, index) for index, item in enumerate(data)]
+    return [delivery.item(parsed)]
 
 
-def _message(key: str, name: str, item: object) -> Message:
-    if isinstance(item, dict):
-        name_in_body = _name_in_body(item)
-        is_envelope = name_in_body and isinstance(item.get("data"), dict)
-        payload, error = item["data"] if is_envelope else item, ""
-    else:
-        name_in_body, payload, error = "", {"item": item}, "An event must be an object."
-    try:
-        payload = storable(payload)
-    except RecursionError:
-        payload, error = {}, f"The payload is nested deeper than {MAX_PAYLOAD_DEPTH} levels."
-    return read(key, _clip(name_in_body or name), payload, error)
+class _Delivery:
+    """What all events of a request have in common."""
 
+    def __init__(self, given_key: str, header_name: str, body: bytes) -> None:
+        self.given_key = given_key
+        self.key = _idempotency_key(given_key, header_name, body)
+        self.header_name = header_name
+        self.body_digest = hashlib.sha256(body).hexdigest()
 
-def read(key: str, name: str, payload: dict[str, Any], error: str = "") -> Message:
-    """Return the event called ``name``, with its ``payload`` as typed values."""
-    event = None
-    parser = PARSERS.get(name)
-    if parser is not None and not error and not is_test(payload):
+    def item(
+        self, item: object, batch: Mapping[str, Any] | None = None, index: int | None = None
+    ) -> Message:
+        """Return one event: all of the body, or what a ``batch`` has at ``index``."""
+        around = [batch] if batch else []  # the objects that the payload is in
+        name = _name_in_body(batch) if batch else ""
+        payload, error = item, ""
+        if isinstance(item, dict):
+            if (own_name := _name_in_body(item)) and isinstance(item.get("data"), dict):
+                around.append(item)
+                payload = item["data"]
+            name = own_name or name
+        if not isinstance(payload, dict):
+            payload, error = {"item": payload}, "An event must be an object."
+        elif any(part.get("test") is True for part in around):
+            payload = {**payload, "test": True}
+        has_identity = not is_test(payload) and any(map(_has_identity, [*around, payload]))
         try:
-            event = parser(payload)
-        except MalformedPayload as malformed:
-            error = str(malformed)
-    return Message(key, name, payload, event, error)
+            payload = storable(payload)
+        except RecursionError:
+            payload, error = {}, f"The payload is nested deeper than {MAX_PAYLOAD_DEPTH} levels."
+        return self.message(payload, name, error, index=index, has_identity=has_identity)
+
+    def message(
+        self,
+        payload: dict[str, Any],
+        name_in_body: str,
+        error: str,
+        *,
+        index: int | None = None,
+        has_identity: bool = False,
+    ) -> Message:
+        name = _clip(name_in_body or self.header_name)
+        key = "" if has_identity else self.given_key
+        same = json.dumps([self.body_digest, index, name, key])
+        event, error = read(name, payload, error)
+        return Message(
+            key=self.key if index is None else f"{self.key}:{index}",
+            name=name,
+            payload=payload,
+            event=event,
+            error=error,
+            is_name_signed=bool(name_in_body),
+            body_digest=self.body_digest,
+            digest=hashlib.sha256(same.encode()).hexdigest(),
+        )
+
+
+def read(name: str, payload: dict[str, Any], error: str = "") -> tuple[Event | None, str]:
+    """Return the ``payload`` of the event called ``name`` as typed values, or None, and the error
+    that it has."""
+    parser = PARSERS.get(name)
+    if parser is None or error or is_test(payload):
+        return None, error
+    try:
+        return parser(payload), ""
+    except MalformedPayload as malformed:
+        return None, str(malformed)
+
+
+def _has_identity(payload: Mapping[str, Any]) -> bool:
+    """Return True if the same payload can only be the same event: it has a time, an id of its own
+    (not that of a number), or a message that has one."""
+    message = payload.get("message")
+    ids = [payload.get("occurred_at"), payload.get("created_at")]
+    ids.append(message.get("id") if isinstance(message, dict) else None)
+    if payload.get("id") != payload.get("phone_number_id"):
+        ids.append(payload.get("id"))
+    return any(isinstance(value, (str, int)) and bool(value) for value in ids)
 
 
 def _name_in_body(item: Mapping[str, Any]) -> str:
@@ -158,31 +234,59 @@ def _idempotency_key(given: str, name: str, body: bytes) -> str:
 
 
 def is_test(payload: Mapping[str, Any]) -> bool:
-    """Return True for a delivery that was only sent to see whether it arrives."""
-    return payload.get("test") is True or payload.get("phone_number_id") == SAMPLE_NUMBER
+    """Return True for a delivery that was only sent to see whether it arrives. ``handlers`` knows
+    others: those about ``SAMPLE_NUMBER``."""
+    return payload.get("test") is True
 
 
-def storable(value: Any, depth: int = 0) -> Any:
-    """Return ``value`` so that every database can store it as JSON, and without credentials.
+def storable(value: Any, depth: int = 0, name: str = "") -> Any:
+    """Return ``value`` so that every database can store it as JSON, and without credentials and the
+    URLs of setup links. ``name`` is that of the member of an object whose value it is.
 
     Raise RecursionError if it is nested deeper than MAX_PAYLOAD_DEPTH.
     """
     if depth > MAX_PAYLOAD_DEPTH:
         raise RecursionError
     if isinstance(value, str):
-        return _unstorable.sub("\ufffd", value)
+        return _hosted_page.sub(REDACTED, _unstorable.sub("\ufffd", value))
     if isinstance(value, dict):
+        secret_names = _secret_names(value, name)
         return {
-            storable(name): "***" if name.lower() in SECRET_NAMES else storable(item, depth + 1)
-            for name, item in value.items()
+            storable(key): REDACTED if key in secret_names else storable(item, depth + 1, key)
+            for key, item in value.items()
         }
     if isinstance(value, list):
-        return [storable(item, depth + 1) for item in value]
+        return [storable(item, depth + 1, name) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, int) and abs(value) >= 2**63:
         return str(value)
     return value
+
+
+def _secret_names(values: Mapping[str, Any], name: str) -> set[str]:
+    """Return the names of the members that are secret, of an object that is called ``name``."""
+    secret = {key for key, value in values.items() if _is_secret(key, value)}
+    if "setuplink" in _plain(name) or not _setup_link_fields.isdisjoint(values):
+        secret |= {"url"} & values.keys()
+    # {"name": "Authorization", "value": …}, as headers are often written
+    label = values.get("name") or values.get("key")
+    if isinstance(label, str) and _is_secret(label, values.get("value")):
+        secret.add("value")
+    return secret
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    if value is None or isinstance(value, bool):
+        return False  # "has_password": true
+    plain = _plain(name)
+    if plain.endswith("tokens"):
+        return not isinstance(value, (int, float))  # not the number of tokens that a model used
+    return bool(_secret_name.search(plain))
+
+
+def _plain(name: str) -> str:
+    return _separators.sub("", name.lower())
 
 
 def parse_phone_number_event(payload: Mapping[str, Any]) -> PhoneNumberEvent:
@@ -212,8 +316,8 @@ def parse_phone_number_event(payload: Mapping[str, Any]) -> PhoneNumberEvent:
 def parse_account_event(payload: Mapping[str, Any]) -> AccountEvent:
     """Return the payload of ``whatsapp.account.*`` as typed values.
 
-    Raise MalformedPayload, with a message for staff, if the id of the account is missing or a part
-    is not in Kapso's format.
+    Raise MalformedPayload, with a message for staff, if the id of the account or the time is
+    missing, or a part is not in Kapso's format.
     """
     numbers = [
         _required(number, "id", _digits, "a string of digits")
@@ -224,19 +328,29 @@ def parse_account_event(payload: Mapping[str, Any]) -> AccountEvent:
         event_id=_text(payload, "id"),
         business_account_id=_required(payload, "business_account_id", _id, "an id"),
         phone_number_ids=tuple(numbers),
-        occurred_at=occurred_at(payload),
+        occurred_at=_required_moment(payload),
         restrictions=_objects(payload, "restrictions"),
         details={name: value for name, value in details.items() if value},
     )
 
 
 def occurred_at(payload: Mapping[str, Any]) -> datetime | None:
-    """Return when the event happened, or None if the payload does not say."""
+    """Return when the event happened, or None if the payload does not say. It is never later than
+    now: what is said to happen in the future would outdate everything until then."""
     text = _text(payload, "occurred_at")
     try:
-        return parse_moment(text) if text else None
-    except (ValueError, OverflowError):
-        raise MalformedPayload("occurred_at is not a date and time.") from None
+        return min(parse_moment(text), timezone.now()) if text else None
+    except ValueError:
+        raise MalformedPayload(
+            "occurred_at is not a date and time, or beyond what can be stored."
+        ) from None
+
+
+def _required_moment(payload: Mapping[str, Any]) -> datetime:
+    moment = occurred_at(payload)
+    if moment is None:
+        raise MalformedPayload("occurred_at is missing.")
+    return moment
 
 
 def _connection_type(payload: Mapping[str, Any]) -> str:
@@ -292,7 +406,7 @@ def _optional_id(payload: Mapping[str, Any], name: str) -> str:
     return _required(payload, name, _id, "an id (letters, digits, - and _)")
 
 
-PARSERS: dict[str, Callable[[Mapping[str, Any]], PhoneNumberEvent | AccountEvent]] = {
+PARSERS: dict[str, Callable[[Mapping[str, Any]], Event]] = {
     "whatsapp.phone_number.created": parse_phone_number_event,
     "whatsapp.phone_number.reconnected": parse_phone_number_event,
     "whatsapp.phone_number.deleted": parse_phone_number_event,

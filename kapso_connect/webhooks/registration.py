@@ -179,6 +179,7 @@ def count_subscribed_events(webhook: KapsoWebhook) -> int:
     return len(set(SUBSCRIBED_EVENTS) & set(webhook.events))
 
 
+@sensitive_variables()
 def secret_state(webhook: KapsoWebhook) -> SecretState:
     """Return how the webhook's secret compares with this site's, as far as Kapso shows it."""
     if webhook.secret_key is None:
@@ -230,6 +231,7 @@ def plan(found: WebhookInspection, *, set_secret: bool = False) -> list[Step]:
     return [step for step in steps if step.changes]
 
 
+@sensitive_variables()
 def _creation(url: str) -> Step:
     return Step(
         None,
@@ -244,7 +246,7 @@ def _creation(url: str) -> Step:
     )
 
 
-@sensitive_variables("changes")
+@sensitive_variables()
 def _repair(found: WebhookInspection, mine: KapsoWebhook, set_secret: bool) -> Step:
     descriptions: list[str] = []
     changes: dict[str, Any] = {}
@@ -271,6 +273,7 @@ def _repair(found: WebhookInspection, mine: KapsoWebhook, set_secret: bool) -> S
     return Step(mine, tuple(descriptions), changes)
 
 
+@sensitive_variables()
 def apply_step(client: KapsoClient, step: Step) -> KapsoWebhook:
     """Make one change at Kapso and return the webhook. Raise KapsoError.
 
@@ -301,7 +304,7 @@ class SignatureCheck:
     message: str = ""
 
 
-@sensitive_variables("secret")
+@sensitive_variables()
 def check_signature(url: str, secret: str) -> SignatureCheck:
     """Post to ``url`` a body signed with ``secret`` that is not a delivery: nothing is stored."""
     try:
@@ -323,6 +326,7 @@ def check_signature(url: str, secret: str) -> SignatureCheck:
     return SignatureCheck(None, f"{url} is not this app's webhook: {_describe_other_site(answer)}")
 
 
+@sensitive_variables()
 def verify_secrets(url: str, secrets: Sequence[str]) -> None:
     """Check that the running site accepts each of ``secrets``, VERIFICATIONS times in a row.
 
@@ -335,7 +339,7 @@ def verify_secrets(url: str, secrets: Sequence[str]) -> None:
                 raise RegistrationError(f"Secret {index} of WEBHOOK_SECRET: {check.message}")
 
 
-@sensitive_variables("secret")
+@sensitive_variables()
 def _post(url: str, body: bytes, secret: str, *, key: str = "") -> Response:
     headers = {
         "Content-Type": "application/json",
@@ -392,6 +396,7 @@ def send_test_delivery(
     return time.monotonic() - started
 
 
+@sensitive_variables()
 def explain_missing_delivery(webhook: KapsoWebhook, url: str) -> str:
     """Return why a test delivery from Kapso is not in the inbox, and what to do about it.
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import time
 
 from django.contrib.auth.decorators import login_not_required
+from django.core.exceptions import RequestDataTooBig
 from django.db import Error
-from django.http import HttpRequest, JsonResponse
+from django.http import HttpRequest, JsonResponse, RawPostDataException
 from django.views.decorators.csrf import csrf_exempt
 
 from ..conf import get_conf
 from ..db import non_atomic
 from ..exceptions import MalformedBody
 from ..log import log_event
-from .inbox import AlreadyStored, receive
+from .inbox import AlreadyStored, RepeatedTooOften, receive
 from .payloads import SIGNATURE_CHECK_BODY, parse
 from .signature import is_valid
 
 WRONG_SIGNATURE = "The signature is missing or wrong."
+REPEATED_TOO_OFTEN = "The same body was delivered too often in 24 hours."
+REPEAT_DELAY = 3600
+"""Seconds after which such a body may be sent again."""
 
 
 # The signature replaces the CSRF token and the login. ATOMIC_REQUESTS would commit after the answer
@@ -30,8 +34,10 @@ def webhook(request: HttpRequest) -> JsonResponse:
 
     Answers 200 once it is stored (also for a duplicate, an unknown event, and an event that cannot
     be processed, which the admin shows with the reason); 401 without a valid signature; 400 for a
-    signed body that is not a JSON object; 405 for methods other than POST; 413 for a body that is
-    too large; 503 if the database is unavailable, so that Kapso sends it again.
+    signed body that is not a JSON object; 405 for methods other than POST; 411 for a body without a
+    length, where the web server cannot read one; 413 for a body that is too large; 429 for one that
+    was sent again and again under other idempotency keys; 503 if the database is unavailable, so
+    that Kapso sends it again.
     """
     started = time.monotonic()
     response = _respond(request)
@@ -44,17 +50,10 @@ def _respond(request: HttpRequest) -> JsonResponse:
     if request.method != "POST":
         return _refusal(405, "Only POST is allowed here.", Allow="POST")
     conf = get_conf()
-    too_large = f"The body is larger than {conf.max_webhook_bytes} bytes."
-    # The header is checked first, so that a body that is declared too large is never read. One
-    # without a length (chunked) is read up to the limit under ASGI; WSGI gives Django none of it.
-    if _content_length(request) > conf.max_webhook_bytes:
-        return _refusal(413, too_large)
     try:
-        body = request.read(conf.max_webhook_bytes + 1)
-    except OSError:
-        return _refusal(400, "The body could not be read.")
-    if len(body) > conf.max_webhook_bytes:
-        return _refusal(413, too_large)
+        body = _read_body(request, conf.max_webhook_bytes)
+    except Unreadable as error:
+        return _refusal(error.status, str(error))
     if not conf.webhook_secret:
         log_event("webhook.no_secret")
     if not is_valid(body, request.headers.get("X-Webhook-Signature", ""), conf.webhook_secret):
@@ -66,21 +65,70 @@ def _respond(request: HttpRequest) -> JsonResponse:
             return _error(400, str(error))
         return _refusal(400, str(error))
     try:
-        stored = [receive(message) for message in messages]
+        received = receive(messages)
+    except RepeatedTooOften:
+        return _refusal(429, REPEATED_TOO_OFTEN, **{"Retry-After": str(REPEAT_DELAY)})
     except (Error, AlreadyStored) as error:
         log_event("webhook.not_stored", error=type(error).__name__, exc_info=True)
         return _error(
             503, "The delivery could not be stored. Send it again.", **{"Retry-After": "10"}
         )
-    duplicates = stored.count(None)
-    return JsonResponse({"received": len(stored) - duplicates, "duplicates": duplicates})
+    return JsonResponse({"received": received.stored, "duplicates": received.duplicates})
 
 
-def _content_length(request: HttpRequest) -> int:
+class Unreadable(Exception):
+    """The body cannot be read. Answer ``status``, with the message."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def _read_body(request: HttpRequest, limit: int) -> bytes:
+    """Return the body. Raise Unreadable, also for one that is longer than ``limit`` bytes."""
+    too_large = Unreadable(413, f"The body is larger than {limit} bytes.")
+    length = _content_length(request)
+    if length is not None and length > limit:
+        raise too_large  # without reading any of it
     try:
-        return int(request.META.get("CONTENT_LENGTH") or 0)
-    except ValueError:
-        return 0
+        # Middleware may have read ``request.body`` before, or may want to afterwards.
+        body = _read_without_length(request, limit + 1) if length is None else request.body
+    except RequestDataTooBig:
+        raise Unreadable(
+            413,
+            "The body is larger than this site's DATA_UPLOAD_MAX_MEMORY_SIZE. Make that as large "
+            "as KAPSO_CONNECT['MAX_WEBHOOK_BYTES'].",
+        ) from None
+    except (OSError, RawPostDataException):
+        raise Unreadable(400, "The body could not be read.") from None
+    if len(body) > limit:
+        raise too_large
+    return body
+
+
+def _read_without_length(request: HttpRequest, size: int) -> bytes:
+    """Return at most ``size`` bytes of a body whose length is not declared ("chunked")."""
+    stream = request.META.get("wsgi.input")
+    if stream is None:  # ASGI
+        return request.read(size)
+    if not request.META.get("wsgi.input_terminated"):
+        # Reading on after the end of the body would wait for ever.
+        if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
+            raise Unreadable(411, "This web server cannot read a body without Content-Length.")
+        return b""
+    # Django gives its views nothing of it.
+    body = bytearray()
+    while piece := stream.read(size - len(body)):
+        body += piece
+    return bytes(body)
+
+
+def _content_length(request: HttpRequest) -> int | None:
+    """Return the declared length of the body, or None."""
+    try:
+        return int(request.META["CONTENT_LENGTH"])
+    except (KeyError, ValueError):
+        return None
 
 
 def _refusal(status: int, reason: str, **headers: str) -> JsonResponse:

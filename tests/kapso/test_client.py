@@ -403,12 +403,26 @@ BAD_ANSWERS = [
     pytest.param(
         answer(200, changed("Customer", created_at="2026-13-01T00:00:00Z")), "'created_at'", id="13"
     ),
-    pytest.param(
-        answer(200, changed("Customer", created_at="0001-01-01T00:00:00+10:00")),
-        "'created_at'",
-        id="before-time",
-    ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("time", "year"),
+    [
+        ("0001-01-01T00:00:00+14:00", 1970),
+        ("0001-01-01T00:00:00Z", 1970),
+        ("9999-12-31T23:59:59-14:00", 9998),
+        ("9999-12-31", 9998),
+    ],
+)
+def test_times_that_no_time_zone_can_show_are_moved_to_where_they_can(
+    server: FaultyServer, client: KapsoClient, time: str, year: int
+) -> None:
+    server.will(answer(200, changed("Customer", created_at=time)))
+    moment = client.create_customer(name="Ada").created_at
+    assert moment.year == year
+    for hours in (-23, 23):
+        assert moment.astimezone(timezone(timedelta(hours=hours)))
 
 
 @pytest.mark.parametrize(("reply", "named"), BAD_ANSWERS)

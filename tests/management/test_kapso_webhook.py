@@ -22,7 +22,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from kapso_connect.kapso.client import KapsoClient
 from kapso_connect.models import Connection, Customer, WebhookEvent
-from kapso_connect.testing import Sandbox
+from kapso_connect.testing import Sandbox, webhook_payload
 from kapso_connect.webhooks import registration
 from kapso_connect.webhooks.payloads import NOT_AN_OBJECT, SAMPLE_NUMBER
 from kapso_connect.webhooks.views import WRONG_SIGNATURE
@@ -398,12 +398,14 @@ def test_a_test_delivery_arrives_and_connects_nothing(here: str, sandbox: Sandbo
 def test_samples_of_kapso_are_stored_and_change_nothing(event: str) -> None:
     customer = Customer(kapso_id="c-1", external_customer_id="acme")
     with listening() as heard:
-        assert post(payload_for(customer, SAMPLE_NUMBER), event=event).status_code == 200
+        sample = webhook_payload(event, customer, SAMPLE_NUMBER)
+        assert post(sample, event=event).status_code == 200
         assert post(payload_for(customer, "1", test=True), event=event).status_code == 200
     assert heard == []
     assert not Customer.objects.exists()
     assert not Connection.objects.exists()
-    assert [row.status for row in WebhookEvent.objects.all()] == ["ignored", "ignored"]
+    reasons = {(row.status, row.last_error) for row in WebhookEvent.objects.all()}
+    assert reasons == {("ignored", "A test delivery; it changes nothing.")}
 
 
 @pytest.mark.django_db

@@ -142,6 +142,7 @@ def test_replayed_decision_is_announced_once(connection: Connection, name: str) 
     payload = account(name, connection)
     assert len(decide(payload)) == 1
     assert decide(payload) == []
+    assert decide({**payload, "project": {}}) == []  # the same event in another body
     assert last_delivery().status == "ignored"
 
 
@@ -156,3 +157,70 @@ def test_decision_about_an_unknown_account_fails_and_can_be_processed_again(
     with listening() as heard:
         assert inbox.process_again(last_delivery())
     assert heard.names() == ["whatsapp_account_updated"]
+
+
+@pytest.mark.parametrize("name", ["disabled", "restricted", "reinstated", "violation"])
+def test_decision_from_before_the_number_was_connected_does_not_concern_it(
+    connection: Connection, name: str
+) -> None:
+    assert connection.connected_at is not None
+    before = connection.connected_at - timedelta(seconds=1)
+    assert decide(account(name, connection, at=before)) == []
+    assert reload(connection).account_status == "active"
+    assert last_delivery().status == "ignored"
+    assert "Out of date" in last_delivery().last_error
+
+
+def test_decision_from_the_future_happened_now(connection: Connection) -> None:
+    decide(account("disabled", connection, at=timezone.now() + timedelta(days=400)))
+    updated_at = reload(connection).account_updated_at
+    assert updated_at is not None
+    assert updated_at <= timezone.now()
+    decide(account("reinstated", connection))
+    assert reload(connection).account_status == "active"
+
+
+def test_decision_without_a_time_fails(connection: Connection) -> None:
+    payload = account("disabled", connection)
+    del payload["occurred_at"]
+    assert decide(payload) == []
+    assert (last_delivery().status, reload(connection).account_status) == ("failed", "active")
+    assert "occurred_at is missing" in last_delivery().last_error
+
+
+PROOFS = [
+    ("restricted", {"restrictions": [{"type": "X"}]}),
+    ("restricted", {"source": {"event": "ACCOUNT_RESTRICTION"}}),
+    ("violation", {"violation": {"type": "SPAM"}}),
+    ("violation", {"source": {"event": "ACCOUNT_VIOLATION"}}),
+    ("disabled", {"ban": {"state": "DISABLE"}, "source": {"event": "DISABLED_UPDATE"}}),
+    ("reinstated", {"ban": {"state": "REINSTATE"}, "source": {"event": "DISABLED_UPDATE"}}),
+]
+
+
+@pytest.mark.parametrize(("proven", "contents"), PROOFS)
+@pytest.mark.parametrize("name", ["disabled", "restricted", "reinstated", "violation"])
+def test_decision_that_only_a_header_names_counts_if_the_body_bears_it_out(
+    connection: Connection, name: str, proven: str, contents: dict[str, Any]
+) -> None:
+    payload = account(name, connection, **contents)
+    del payload["event"]
+    with listening() as heard:
+        post(payload, event=f"whatsapp.account.{name}")
+    if name == proven:
+        assert heard.names() == ["whatsapp_account_updated"]
+        assert last_delivery().status == "processed"
+    else:
+        assert heard == []
+        assert last_delivery().status == "failed"
+        assert "not signed" in last_delivery().last_error
+
+
+def test_decision_named_in_a_signed_envelope_can_be_processed_again(connection: Connection) -> None:
+    payload = account("disabled", connection, business_account_id="nobody", phone_numbers=[])
+    name = payload.pop("event")
+    post({"event": name, "data": payload}, event=name)
+    assert "nobody" in last_delivery().last_error
+    Connection.objects.update(business_account_id="nobody")
+    assert inbox.process_again(last_delivery())
+    assert reload(connection).account_status == "disabled"

@@ -26,6 +26,7 @@ from ..factories import (
     post,
     remote_customer,
 )
+from ..faulty_server import FaultyServer, hung
 from .support import last_delivery, reload
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -149,6 +150,146 @@ def test_deletion_of_a_reconnected_number_waits_for_the_teardown(
     assert last_delivery().status == "processed"
 
 
+@pytest.mark.parametrize("event", [DELETED, DISCONNECTED, OFFBOARDED])
+@pytest.mark.parametrize("earlier", [None, timedelta(days=2)])
+def test_captured_creation_sent_again_under_another_name_closes_nothing(
+    connection: Connection, sandbox: Sandbox, event: str, earlier: timedelta | None
+) -> None:
+    if earlier:
+        connection.disconnected_at = timezone.now() - earlier
+        connection.save()
+    captured = payload_for(connection.customer, connection.phone_number_id)
+    with listening() as heard:
+        post(captured, event=event)
+        WebhookEvent.objects.update(received_at=timezone.now() - timedelta(minutes=5))
+        run_due()
+    assert heard == []
+    assert reload(connection).is_connected
+    assert last_delivery().status == "ignored"
+
+
+def test_closing_name_that_is_not_signed_closes_nothing_whatever_the_time(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    long_ago = timezone.now() - timedelta(minutes=30)
+    payload = payload_for(connection.customer, connection.phone_number_id)
+    with listening() as heard:
+        post({**payload, "occurred_at": long_ago.isoformat()}, event=OFFBOARDED)
+    assert heard == []
+    assert reload(connection).is_connected
+    assert last_delivery().status == "ignored"
+
+
+def test_name_and_time_in_a_signed_envelope_are_believed(connection: Connection) -> None:
+    payload = payload_for(
+        connection.customer, connection.phone_number_id, occurred_at=timezone.now().isoformat()
+    )
+    with listening() as heard:
+        post({"event": OFFBOARDED, "data": payload}, event="unsigned.name")
+    assert heard.names() == ["whatsapp_disconnected"]
+
+
+def test_deletion_is_announced_once_the_api_confirms_it(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    sandbox.send_event(DELETED, phone_number_id=connection.phone_number_id)
+    wait_until_deleted(sandbox, connection)
+    with listening() as heard:
+        for _ in range(2):
+            deliver(DELETED, connection)
+    assert heard.names() == ["whatsapp_disconnected"]
+    assert heard[0][1]["event"].data["reason"] == "deleted"
+    assert not reload(connection).is_connected
+
+
+def test_number_that_the_api_does_not_show_yet_is_not_disconnected(sandbox: Sandbox) -> None:
+    # A captured ``created`` is sent again as ``deleted``, before the API shows the new number.
+    customer = remote_customer(sandbox)
+    (number,) = sandbox.state()["phone_numbers"]
+    captured = payload_for(customer, number["phone_number_id"])
+    sandbox.faults(api=[{"match": "phone_numbers/", "kind": "status", "status": 404, "times": 1}])
+    with listening() as heard:
+        post(captured, event=CREATED)
+        post(captured, event=DELETED)
+        assert last_delivery().status == "pending"
+        run_due()
+        assert heard.names() == ["whatsapp_connected"]
+        Connection.objects.update(connected_at=timezone.now() - timedelta(minutes=1))
+        sandbox.faults(api=[{"match": "phone_numbers/", "kind": "status", "status": 404}])
+        run_due()
+    assert heard.names() == ["whatsapp_connected", "whatsapp_disconnected"]
+
+
+def test_while_the_api_is_away_a_deletion_waits(connection: Connection, sandbox: Sandbox) -> None:
+    sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 401}])
+    with listening() as heard:
+        assert post(payload_for(connection.customer, connection.phone_number_id), event=DELETED)
+        assert heard == []
+        assert last_delivery().status == "pending"
+        sandbox.clear_faults()
+        sandbox.send_event(DELETED, phone_number_id=connection.phone_number_id)
+        wait_until_deleted(sandbox, connection)
+        run_due()
+    assert heard.names() == ["whatsapp_disconnected"]
+
+
+@pytest.mark.parametrize("minutes", [1, 30])
+def test_offboarding_that_arrives_after_its_reconnection_closes_nothing(
+    connection: Connection, sandbox: Sandbox, minutes: int
+) -> None:
+    reconnected = timezone.now() - timedelta(minutes=minutes)
+    with listening() as heard:
+        for _ in range(2):
+            deliver(RECONNECTED, connection, at=reconnected)
+        deliver(OFFBOARDED, connection, at=reconnected - timedelta(seconds=30))
+        run_due()
+    assert heard == []
+    assert reload(connection).is_connected
+    assert last_delivery().status == ("ignored" if minutes == 30 else "pending")
+
+
+def test_disconnection_after_a_reconnection_is_believed(connection: Connection) -> None:
+    reconnected = timezone.now() - timedelta(minutes=5)
+    with listening() as heard:
+        deliver(RECONNECTED, connection, at=reconnected)
+        deliver(RECONNECTED, connection, at=reconnected - timedelta(minutes=5))  # an earlier one
+        assert reload(connection).reported_connected_at == reconnected
+        deliver(OFFBOARDED, connection, at=reconnected + timedelta(minutes=1))
+    assert heard.names() == ["whatsapp_disconnected"]
+
+
+def test_disconnection_from_the_future_happened_now(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    deliver(DISCONNECTED, connection, at=timezone.now() + timedelta(days=400))
+    closed_at = reload(connection).disconnected_at
+    assert closed_at is not None
+    assert closed_at <= timezone.now()
+    with listening() as heard:
+        Connection.objects.update(disconnected_at=closed_at - timedelta(minutes=3))
+        deliver(RECONNECTED, connection, at=timezone.now())
+    assert heard.names() == ["whatsapp_reconnected"]
+
+
+# One budget
+
+
+def test_all_doubtful_events_of_a_batch_share_one_budget(configure: Any) -> None:
+    connections = [make_connection() for _ in range(4)]
+    payloads = [payload_for(row.customer, row.phone_number_id) for row in connections]
+    batch = {"type": DELETED, "batch": True, "data": payloads}
+    with FaultyServer() as api:
+        api.will(hung())
+        configure(API_BASE_URL=api.url, REQUEST_BUDGET=0.3)
+        started = time.monotonic()
+        assert post(batch).json() == {"received": 4, "duplicates": 0}
+        assert time.monotonic() - started < 1
+    tried, *rest = WebhookEvent.objects.order_by("pk")
+    assert (tried.status, tried.attempts) == ("pending", 1)
+    assert {(row.status, row.attempts) for row in rest} == {("pending", 0)}
+    assert WebhookEvent.objects.due().count() == 3
+
+
 def wait_until_deleted(sandbox: Sandbox, connection: Connection) -> None:
     for _ in range(200):
         time.sleep(0.02)
@@ -235,7 +376,7 @@ def test_replayed_creation_does_not_reconnect(
 def test_creation_replayed_during_the_teardown_waits_and_is_then_ignored(
     connection: Connection, sandbox: Sandbox
 ) -> None:
-    deliver(DELETED, connection)
+    deliver(DISCONNECTED, connection, at=timezone.now())
     with listening() as heard:
         post(payload_for(connection.customer, connection.phone_number_id))  # the API still shows it
         assert last_delivery().status == "pending"
@@ -249,7 +390,7 @@ def test_creation_replayed_during_the_teardown_waits_and_is_then_ignored(
 def test_number_connected_again_after_its_deletion_is_announced_at_once(
     connection: Connection, sandbox: Sandbox
 ) -> None:
-    deliver(DELETED, connection)
+    deliver(DISCONNECTED, connection, at=timezone.now())
     sandbox.patch_number(
         connection.phone_number_id, created_at=(timezone.now() + timedelta(seconds=1)).isoformat()
     )

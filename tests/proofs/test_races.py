@@ -70,9 +70,11 @@ def test_the_same_delivery_50_times(site: Site) -> None:
 
 def test_the_same_event_under_50_keys(site: Site) -> None:
     body = payload(str(uuid.uuid4()), new_number_id())
-    assert_all_ok(site.send_at_once([delivery(body, event=CREATED) for _ in range(SIMULTANEOUS)]))
+    answers = site.send_at_once([delivery(body, event=CREATED) for _ in range(SIMULTANEOUS)])
+    taken = [answer for answer in answers if answer.status != 429]  # the same body, too often
+    assert_all_ok(taken)
     rows = site.rows()
-    assert rows.inbox == {"processed": SIMULTANEOUS}
+    assert rows.inbox == {"processed": len(taken)}
     assert len(rows.connections) == len(rows.customers) == 1
     assert rows.signals() == {"whatsapp_connected": 1}
     rows.assert_each_signal_received_once()
@@ -135,14 +137,15 @@ def test_created_and_deleted_at_once(site: Site) -> None:
     # Kapso no longer has the number: whatever comes last, it ends disconnected.
     body = payload(str(uuid.uuid4()), new_number_id())
     requests = [delivery(body, event=event) for event in (CREATED, DELETED) * (SIMULTANEOUS // 2)]
-    assert_all_ok(site.send_at_once(requests))
+    answers = site.send_at_once(requests)
+    assert_all_ok([answer for answer in answers if answer.status != 429])
     site.sync()
     rows = site.rows()
     assert list(rows.connections.values()) == ["disconnected"]
     kinds = rows.kinds()
     assert kinds in ({}, rows_of(connected=1, disconnected=1))
+    # A deletion waits while the API may not show the new number yet; ``kapso_sync`` does not.
     assert "failed" not in rows.inbox
-    assert "pending" not in rows.inbox
     rows.assert_each_signal_received_once()
 
 
@@ -158,7 +161,7 @@ def test_an_account_is_restricted_while_its_numbers_are_connected(site: Site) ->
                 "id": "one-and-the-same",
                 "event": RESTRICTED,
                 "business_account_id": "waba",
-                "occurred_at": "2026-03-01T12:00:00Z",
+                "occurred_at": "2999-01-01T00:00:00Z",  # which is taken for now
                 "phone_numbers": named,
                 "restrictions": [{"type": "RESTRICTED_BIZ_INITIATED_MESSAGING"}],
             },

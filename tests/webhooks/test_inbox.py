@@ -1,22 +1,29 @@
 from __future__ import annotations
 
+import io
 import json
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from http.client import HTTPConnection
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from django.db import DataError, IntegrityError, OperationalError, connection, transaction
 from django.db.models import Model
 from django.db.models.signals import post_save
+from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client, RequestFactory
+from django.utils import timezone
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from kapso_connect import onboarding
+from kapso_connect.kapso.types import EARLIEST, LATEST
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
 from kapso_connect.onboarding import numbers
 from kapso_connect.testing import Sandbox, webhook_headers
@@ -118,20 +125,78 @@ def test_body_declared_too_large_is_not_read(configure: Any) -> None:
     assert read == []
 
 
-def test_body_without_a_length_is_read_up_to_the_limit(configure: Any) -> None:
+def post_chunked(body: bytes, *, is_terminated: bool, **headers: str) -> HttpResponse:
+    """Deliver ``body`` as a web server hands on a body whose length was not declared."""
+    given = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()}
+    return Client().generic(
+        "POST",
+        WEBHOOK,
+        CONTENT_LENGTH="",
+        HTTP_TRANSFER_ENCODING="chunked",
+        **given,
+        **{"wsgi.input": io.BytesIO(body), "wsgi.input_terminated": is_terminated},
+    )
+
+
+def test_chunked_body_is_read(configure: Any) -> None:
+    body = json.dumps(payload_for(make_customer(), new_number_id())).encode()
+    signed = webhook_headers(body, SECRET, event=CREATED)
+    configure(MAX_WEBHOOK_BYTES=len(body))
+    assert post_chunked(body, is_terminated=True, **signed).status_code == 200
+    assert Connection.objects.get().is_connected
+
+
+def test_chunked_body_is_read_up_to_the_limit(configure: Any) -> None:
     configure(MAX_WEBHOOK_BYTES=100)
-    request = RequestFactory().post(WEBHOOK, b"x", content_type="application/json")
-    request.META["CONTENT_LENGTH"] = "junk"
-    asked = []
-
-    class Endless:
-        def read(self, size: int) -> bytes:
-            asked.append(size)
-            return b"x" * size
-
-    request._stream = Endless()
+    body = io.BytesIO(b"x" * 1000)
+    request = RequestFactory().post(WEBHOOK)
+    request.META.update({"CONTENT_LENGTH": "", "wsgi.input_terminated": True, "wsgi.input": body})
     assert webhook(request).status_code == 413
-    assert asked == [101]
+    assert body.tell() == 101
+
+
+def test_chunked_body_that_the_server_cannot_read_is_a_411(live_server: Any, caplog: Any) -> None:
+    # Django's development server hands on the raw connection, and no end of the body.
+    site = HTTPConnection(urlsplit(live_server.url).netloc, timeout=10)
+    body = b"{}"
+    headers = webhook_headers(body, SECRET, event=CREATED)
+    site.request("POST", WEBHOOK, iter([body]), headers, encode_chunked=True)
+    response = site.getresponse()
+    assert response.status == 411
+    assert "Content-Length" in json.loads(response.read())["error"]
+    site.close()
+    assert "refused with 411" in caplog.text
+    assert not WebhookEvent.objects.exists()
+
+
+def test_middleware_may_read_the_body_after_the_view(settings: Any) -> None:
+    settings.MIDDLEWARE = [f"{__name__}.reading_middleware", *settings.MIDDLEWARE]
+    for body, status in ((b"{}", 200), (b"[]", 400)):
+        response = post(body)
+        assert response.status_code == status
+        assert response["X-Body"] == body.decode()
+
+
+def reading_middleware(get_response: Any) -> Any:
+    def middleware(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        response["X-Body"] = request.body.decode()
+        return response
+
+    return middleware
+
+
+def test_body_that_a_middleware_consumed_is_a_400() -> None:
+    request = RequestFactory().post(WEBHOOK, b"{}", content_type="application/json")
+    request.read()
+    assert webhook(request).status_code == 400
+
+
+def test_body_beyond_djangos_own_limit_is_a_413_that_names_it(settings: Any) -> None:
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 10
+    response = post({"much": "longer"})
+    assert response.status_code == 413
+    assert "DATA_UPLOAD_MAX_MEMORY_SIZE" in response.json()["error"]
 
 
 def test_body_of_the_maximum_size_is_accepted(configure: Any) -> None:
@@ -140,15 +205,17 @@ def test_body_of_the_maximum_size_is_accepted(configure: Any) -> None:
     assert post(body).status_code == 200
 
 
-def test_interrupted_request_is_a_400() -> None:
-    request = RequestFactory().post(WEBHOOK, b"x", content_type="application/json")
-
+@pytest.mark.parametrize("length", ["5", ""])
+def test_interrupted_request_is_a_400(length: str) -> None:
     class Broken:
         def read(self, size: int) -> bytes:
             raise OSError
 
-    request._stream = Broken()
-    assert webhook(request).status_code == 400
+        readline = read
+
+    environ = {"wsgi.input": Broken(), "wsgi.input_terminated": True}
+    response = Client().generic("POST", WEBHOOK, CONTENT_LENGTH=length, **environ)
+    assert response.status_code == 400
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"no json", b"\xff\xfe", b"7"])
@@ -270,6 +337,213 @@ def test_the_same_event_under_another_key_is_announced_once() -> None:
     assert TimelineEvent.objects.count() == 1
 
 
+# What is the same delivery
+
+
+@pytest.mark.parametrize(
+    ("body", "event"),
+    [
+        ({"any": "thing"}, CREATED),
+        (None, "whatsapp.phone_number.reconnected"),
+        (None, "whatsapp.phone_number.Created"),
+        (None, "whatsapp.phone_number.cr\u00e9ated"),
+        (None, "made.up"),
+        ({"phone_number_id": "1"}, "made.up"),
+    ],
+)
+def test_another_delivery_under_the_same_key_keeps_none_from_being_acted_on(
+    body: Any, event: str
+) -> None:
+    payload = payload_for(make_customer(), new_number_id())
+    # A header is not signed; as bytes it may be in any encoding.
+    post(body or payload, event=event, key="k-1")
+    with listening() as heard:
+        assert post(payload, key="k-1").json() == {"received": 1, "duplicates": 0}
+        assert post(payload, key="k-1").json() == {"received": 0, "duplicates": 1}
+    assert heard.names() == ["whatsapp_connected"]
+
+
+def test_batch_sent_as_one_event_keeps_none_of_its_events_from_being_acted_on() -> None:
+    customer = make_customer()
+    batch = {"data": [payload_for(customer, new_number_id()) for _ in range(2)]}
+    assert post(batch, key="k").json() == {"received": 1, "duplicates": 0}
+    assert post(batch, key="k:0").json() == {"received": 1, "duplicates": 0}
+    answer = post(batch, key="k", **{"X-Webhook-Batch": "true"})
+    assert answer.json() == {"received": 2, "duplicates": 0}
+    assert customer.connections.count() == 2
+
+
+def test_stored_deliveries_are_found_by_their_key() -> None:
+    post({}, key="k-1")
+    assert WebhookEvent.objects.get(idempotency_key="k-1")
+
+
+# Repeats
+
+
+@pytest.mark.parametrize("event", ["whatsapp.phone_number.offboarded", "made.up"])
+def test_signed_event_is_a_duplicate_under_any_key(event: str) -> None:
+    payload = payload_for(make_customer(), "1", id="evt_1", event=event)
+    with listening("webhook_received") as heard:
+        answers = [post(payload, event=event).json() for _ in range(3)]
+    assert [answer["duplicates"] for answer in answers] == [0, 1, 1]
+    assert heard.names() == ["webhook_received"]
+    stored()
+
+
+def test_body_without_an_id_of_its_own_is_stored_a_limited_number_of_times(caplog: Any) -> None:
+    payload = payload_for(make_customer(), new_number_id())
+    with listening("webhook_received") as heard:
+        statuses = [post(payload).status_code for _ in range(12)]
+        assert statuses == [200] * 10 + [429] * 2
+        assert len(heard) == WebhookEvent.objects.count() == 10
+        # Another name is another event: the number may have been deleted meanwhile.
+        assert post(payload, event="whatsapp.phone_number.reconnected").status_code == 200
+    assert "refused with 429" in caplog.text
+    response = post(payload)
+    assert int(response["Retry-After"]) > 0
+    WebhookEvent.objects.update(received_at=timezone.now() - timedelta(hours=25))
+    assert post(payload).status_code == 200
+
+
+def test_made_up_names_are_limited_together() -> None:
+    statuses = [post({"a": 1}, event=f"made.up{number}").status_code for number in range(12)]
+    assert statuses == [200] * 10 + [429] * 2
+
+
+def test_duplicate_is_no_repeat_that_is_refused() -> None:
+    keys = [f"k-{number}" for number in range(10)]
+    for key in keys:
+        post({"a": 1}, key=key)
+    assert post({"a": 1}, key=keys[0]).json() == {"received": 0, "duplicates": 1}
+    assert post({"a": 1}).status_code == 429
+
+
+def test_captured_batch_under_fresh_keys_costs_one_query(
+    django_assert_num_queries: Any,
+) -> None:
+    events = [{"message": {"id": f"wamid.{number}"}} for number in range(200)]
+    batch = {"type": "whatsapp.message.received", "batch": True, "data": events}
+    assert post(batch).json() == {"received": 200, "duplicates": 0}
+    with listening("webhook_received") as heard, django_assert_num_queries(1):
+        assert post(batch).json() == {"received": 0, "duplicates": 200}
+    assert heard == []
+
+
+def test_batch_without_ids_is_limited_as_a_whole() -> None:
+    batch = {"type": "made.up", "batch": True, "data": [{"a": 1}, {"a": 2}]}
+    assert [post(batch).status_code for _ in range(11)] == [200] * 10 + [429]
+    assert WebhookEvent.objects.count() == 20
+
+
+def test_rest_of_a_batch_that_was_stored_in_part_is_stored(monkeypatch: Any) -> None:
+    monkeypatch.setattr("kapso_connect.db.CONFLICT_RETRY_SECONDS", 0.05)
+    events = [{"message": {"id": f"wamid.{number}"}} for number in range(3)]
+    batch = {"type": "whatsapp.message.received", "batch": True, "data": events}
+    broken = failing_statements(OperationalError("gone"), INSERT_WEBHOOK_EVENT)
+
+    def break_after_the_first(**kwargs: Any) -> None:
+        broken.__enter__()
+
+    post_save.connect(break_after_the_first, sender=WebhookEvent)
+    try:
+        assert post(batch, key="k").status_code == 503
+    finally:
+        post_save.disconnect(break_after_the_first, sender=WebhookEvent)
+        broken.__exit__(None, None, None)
+    assert post(batch, key="k").json() == {"received": 2, "duplicates": 1}
+
+
+def test_event_shares_the_answer_that_an_equal_one_waits_for(sandbox: Sandbox) -> None:
+    connected = make_connection()
+    payload = payload_for(connected.customer, connected.phone_number_id)
+    sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 401}])
+    assert post(payload, event=DELETED).json() == {"received": 1, "duplicates": 0}
+    assert post(payload, event=DELETED).json() == {"received": 0, "duplicates": 1}
+    # Not one that is asking at this moment: its answer may be older than the second event.
+    rows = WebhookEvent.objects.all()
+    rows.update(leased_until=timezone.now() + timedelta(minutes=1))
+    assert post(payload, event=DELETED).json() == {"received": 1, "duplicates": 0}
+    # And not one that has waited so long that the API's answer to it may come too early.
+    rows.update(leased_until=None, received_at=timezone.now() - timedelta(seconds=70))
+    assert post(payload, event=DELETED).json() == {"received": 1, "duplicates": 0}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_number_of_statements(first: bool, django_assert_max_num_queries: Any) -> None:
+    payload = payload_for(make_customer(), new_number_id())
+    if not first:
+        post(payload, key="k")
+    with django_assert_max_num_queries(9 if first else 1):
+        post(payload, key="k")
+
+
+# Times
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Los_Angeles"])
+def test_pages_show_the_times_at_both_ends(settings: Any, admin_client: Client, zone: str) -> None:
+    settings.TIME_ZONE = zone
+    connected = make_connection(connected_at=EARLIEST)
+    link = make_link(connected.customer, expires_at=LATEST)
+    payload = payload_for(connected.customer, connected.phone_number_id)
+    event = "whatsapp.phone_number.disconnected"
+    for time in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00", EARLIEST.isoformat()):
+        assert post({**payload, "event": event, "occurred_at": time}).status_code == 200
+    failed = WebhookEvent.objects.filter(status="failed")
+    assert ["occurred_at" in row.last_error for row in failed] == [True, True]
+    deleted_at = (EARLIEST + timedelta(seconds=1)).isoformat()
+    post({**payload, "event": event, "occurred_at": deleted_at})
+    assert not Connection.objects.get().is_connected
+    for row in (connected, link, connected.customer, *WebhookEvent.objects.all()):
+        kind = row._meta.model_name
+        for page in (f"{row.pk}/change/", ""):
+            url = f"/admin/kapso_connect/{kind}/{page}"
+            assert admin_client.get(url).status_code == 200
+
+
+# The sample of the documentation
+
+
+SAMPLE = {
+    "phone_number_id": "123456789012345",
+    "project": {"id": "990e8400-e29b-41d4-a716-446655440004"},
+}
+
+
+def test_sample_of_the_documentation_connects_a_known_customer() -> None:
+    by_kapso, by_us = make_customer(), make_customer(kapso_id=None)
+    with listening() as heard:
+        post({**SAMPLE, "customer": {"id": by_kapso.kapso_id}})
+    assert heard.names() == ["whatsapp_connected"]
+    assert stored().status == "processed"
+    assert Connection.objects.get().customer == by_kapso
+    Connection.objects.all().delete()
+    post({**SAMPLE, "customer": {"id": "new", "external_id": by_us.external_customer_id}})
+    assert Connection.objects.get().customer == by_us
+
+
+@pytest.mark.parametrize("customer", [{"id": "880e8400-e29b-41d4-a716-446655440003"}, None])
+@pytest.mark.parametrize("event", [CREATED, DELETED, "whatsapp.phone_number.reconnected"])
+def test_sample_of_the_documentation_is_a_test_for_an_unknown_customer(
+    customer: Any, event: str
+) -> None:
+    with listening() as heard:
+        post({**SAMPLE, "customer": customer}, event=event)
+    assert heard == []
+    assert (stored().status, stored().last_error[:15]) == ("ignored", "A test delivery")
+    assert not Customer.objects.exists()
+
+
+def test_test_delivery_may_be_repeated() -> None:
+    body = {"event": "whatsapp.phone_number.reconnected", "test": True, "data": {"id": "evt"}}
+    for _ in range(12):
+        assert post(body).json() == {"received": 1, "duplicates": 0}
+
+
+# Customers
+
+
 def test_unknown_customer_of_kapso_becomes_a_customer() -> None:
     post({"phone_number_id": "1", "customer": {"id": "k-9", "external_id": "crm-9"}})
     customer = Customer.objects.get()
@@ -340,8 +614,8 @@ def test_known_events_are_announced_by_webhook_received_too() -> None:
     assert sorted(heard.names()) == ["webhook_received", "whatsapp_connected"]
 
 
-def test_deleted_disconnects_and_sends_the_signal() -> None:
-    connected = make_connection()
+def test_deleted_disconnects_and_sends_the_signal(sandbox: Sandbox) -> None:
+    connected = make_connection(connected_at=timezone.now() - timedelta(hours=1))
     with listening() as heard:
         post(payload_for(connected.customer, connected.phone_number_id), event=DELETED)
     connected.refresh_from_db()
@@ -353,15 +627,15 @@ def test_deleted_disconnects_and_sends_the_signal() -> None:
     assert sent["event"].data["reason"] == "deleted"
 
 
-def test_deleted_without_its_customer_still_disconnects_what_is_known() -> None:
-    connected = make_connection()
+def test_deleted_without_its_customer_still_disconnects_what_is_known(sandbox: Sandbox) -> None:
+    connected = make_connection(connected_at=timezone.now() - timedelta(hours=1))
     post({"phone_number_id": connected.phone_number_id}, event=DELETED)
     connected.refresh_from_db()
     assert not connected.is_connected
 
 
-def test_deleted_twice_sends_one_signal() -> None:
-    connected = make_connection()
+def test_deleted_twice_sends_one_signal(sandbox: Sandbox) -> None:
+    connected = make_connection(connected_at=timezone.now() - timedelta(hours=1))
     with listening() as heard:
         for _ in range(2):
             post(payload_for(connected.customer, connected.phone_number_id), event=DELETED)

@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 
 import pytest
 from django.http.request import HttpHeaders
+from django.utils import timezone as django_timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from kapso_connect.webhooks.payloads import (
 )
 
 NAME = "whatsapp.phone_number.created"
+NOW = "2026-01-02T03:04:05Z"
 NAMES = ["phone_number_id", "customer", "occurred_at", "source", "disconnection", "phone_numbers"]
 NUMBER = {"phone_number_id": "123456789012345", "customer": {"id": "c-1"}}
 
@@ -119,6 +121,149 @@ def test_without_a_key_the_body_is_the_key() -> None:
 def test_credentials_are_not_kept() -> None:
     (message,) = read({"token": "t", "a": [{"Secret_Key": "s"}], "phone_number_id": "1"})
     assert message.payload == {"token": "***", "a": [{"Secret_Key": "***"}], "phone_number_id": "1"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("apiKey", "X-API-Key", "client_secret", "clientSecret", "app secret", "secrets"),
+        *("refresh_token", "pageAccessToken", "verify-token", "access_tokens", "TOKEN"),
+        *("Authorization", "proxy-authorization", "dbPassword", "password_hash", "passwd"),
+        *("privateKey", "credentials", "Set-Cookie", "pin", "setup_link_url", "setupUrl"),
+    ],
+)
+def test_credentials_are_hidden_under_any_spelling(name: str) -> None:
+    inner = {"deep": [[{name: "s3cret"}], {name: ["s3cret"]}, {name: {"value": "s3cret"}}]}
+    for body in (inner, {"event": NAME, "data": inner}, {"batch": True, "data": [inner, inner]}):
+        for message in read(body):
+            assert "s3cret" not in json.dumps(message.payload)
+
+
+def test_credentials_in_lists_of_headers_are_hidden() -> None:
+    given = [{"name": "Authorization", "value": "Bearer s"}, {"key": "x-api-key", "value": "s"}]
+    (message,) = read({"headers": given, "rows": [{"name": "Ada", "value": "7"}]})
+    assert [row["value"] for row in message.payload["headers"]] == ["***", "***"]
+    assert message.payload["rows"] == [{"name": "Ada", "value": "7"}]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"setup_link": {"id": "l", "url": "https://any.example/s/tok"}},
+        {"setupLinks": [{"id": "l", "url": "https://any.example/s/tok"}]},
+        {"id": "l", "whatsapp_setup_status": "pending", "url": "https://any.example/s/tok"},
+        {"text": "Open https://setup.kapso.ai/s/tok."},
+        {"page": "https://app.kapso.ai/whatsapp/setup/tok"},
+    ],
+)
+def test_urls_of_setup_links_are_hidden(payload: dict[str, object]) -> None:
+    (message,) = read(payload)
+    assert "tok" not in json.dumps(message.payload)
+
+
+def test_what_receivers_need_is_kept() -> None:
+    payload = {
+        "phone_number_id": "1",
+        "checks": {"token_validity": {"passed": True}},
+        "has_password": True,
+        "token": None,
+        "usage": {"input_tokens": 5, "total_tokens": 7.5},
+        "shipping": "paid",
+        "media": {"url": "https://cdn.example/a.jpg"},
+        "idempotency_key": "k",
+        "success_url": "https://site.example/welcome/",
+    }
+    (message,) = read(payload)
+    assert message.payload == payload
+
+
+def test_a_time_in_the_future_is_now() -> None:
+    event = parse_phone_number_event({"phone_number_id": "1", "occurred_at": "2031-01-01"})
+    assert event.occurred_at is not None
+    assert event.occurred_at <= django_timezone.now()
+
+
+def test_a_time_without_a_zone_is_in_utc() -> None:
+    event = parse_phone_number_event({"phone_number_id": "1", "occurred_at": "2026-01-02T03:04:05"})
+    assert event.occurred_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("body", "is_signed"),
+    [
+        (NUMBER, False),
+        ({**NUMBER, "event": NAME}, True),
+        ({"type": NAME, "data": NUMBER}, True),
+        ({"type": NAME, "batch": True, "data": [NUMBER]}, True),
+        ({"batch": True, "data": [NUMBER]}, False),
+        ({"batch": True, "data": [{**NUMBER, "event": NAME}]}, True),
+        ({"type": "image", **NUMBER}, False),
+    ],
+)
+def test_a_name_counts_as_signed_if_it_is_in_the_body(body, is_signed: bool) -> None:
+    (message,) = read(body, x_webhook_event=NAME)
+    assert (message.name, message.is_name_signed) == (NAME, is_signed)
+
+
+def digests(body: object, key: str = "k", name: str = NAME, **more: str) -> list[str]:
+    found = read(body, x_idempotency_key=key, x_webhook_event=name, **more)
+    return [message.digest for message in found]
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [
+        {"id": "evt_1"},
+        {"occurred_at": NOW},
+        {"created_at": NOW},
+        {"message": {"id": "wamid.1"}},
+    ],
+)
+def test_a_body_that_says_which_event_it_is_is_the_same_under_any_key(identity) -> None:
+    for body in ({**NUMBER, **identity}, {"event": NAME, "data": {**NUMBER, **identity}}):
+        assert digests(body, "k-1") == digests(body, "k-2")
+        assert digests(body) != digests({**body, "other": 1})
+    batch = {"batch": True, "data": [{**NUMBER, **identity}] * 2}
+    assert digests(batch, "k-1") == digests(batch, "k-2")
+    assert len(set(digests(batch))) == 2
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"id": NUMBER["phone_number_id"]}, {"occurred_at": NOW, "test": True}]
+)
+def test_other_bodies_are_the_same_delivery_under_the_same_key_and_name_only(more) -> None:
+    body = {**NUMBER, **more}
+    assert digests(body) == digests(body)
+    assert digests(body, "k-1") != digests(body, "k-2")
+    assert digests(body, name=NAME) != digests(body, name="whatsapp.phone_number.deleted")
+    assert digests(body) != digests({**body, "project": {"id": "p"}})
+
+
+def test_no_key_makes_another_delivery_look_stored() -> None:
+    body = json.dumps(NUMBER).encode()
+    derived = parse(body, headers(x_idempotency_key="", x_webhook_event=NAME))[0].key
+    batch = {"data": [NUMBER]}
+    found = [
+        *digests(NUMBER, ""),
+        *digests(NUMBER, derived),
+        *digests(batch, "k", x_webhook_batch="true"),
+        *digests(batch, "k"),
+        *digests(batch, "k:0"),
+        *digests(NUMBER, "K"),
+        *digests(NUMBER, "k"),
+    ]
+    assert len(set(found)) == len(found)
+
+
+def test_a_mark_beside_the_data_makes_it_a_test() -> None:
+    for body in (
+        {"event": NAME, "test": True, "data": NUMBER},
+        {"type": NAME, "batch": True, "test": True, "data": [NUMBER]},
+        {"event": NAME, "data": {**NUMBER, "test": True}},
+    ):
+        (message,) = read(body)
+        assert message.payload == {**NUMBER, "test": True}
+        assert message.event is None
 
 
 def test_what_a_database_cannot_hold_is_replaced() -> None:
@@ -235,6 +380,10 @@ def test_fields_of_a_disconnection() -> None:
         ({"phone_number_id": "1", "occurred_at": "yesterday"}, "occurred_at"),
         ({"phone_number_id": "1", "occurred_at": "2026-13-01T00:00:00Z"}, "occurred_at"),
         ({"phone_number_id": "1", "occurred_at": 5}, "occurred_at"),
+        ({"phone_number_id": "1", "occurred_at": "0001-01-01T00:00:00+14:00"}, "occurred_at"),
+        ({"phone_number_id": "1", "occurred_at": "0001-01-01T00:00:00Z"}, "occurred_at"),
+        ({"phone_number_id": "1", "occurred_at": "9999-12-31T23:59:59Z"}, "occurred_at"),
+        ({"phone_number_id": "1", "occurred_at": "9999-12-31T23:59:59-14:00"}, "occurred_at"),
         ({"phone_number_id": "1", "source": 5}, "source"),
     ],
 )
@@ -250,7 +399,8 @@ def test_wrong_payloads_say_what_is_wrong(payload: dict[str, object], word: str)
         ({"business_account_id": "1", "phone_numbers": {}}, "phone_numbers"),
         ({"business_account_id": "1", "phone_numbers": ["1"]}, "phone_numbers"),
         ({"business_account_id": "1", "phone_numbers": [{"id": 1}]}, "id must be"),
-        ({"business_account_id": "1", "restrictions": "all"}, "restrictions"),
+        ({"business_account_id": "1"}, "occurred_at is missing"),
+        ({"business_account_id": "1", "occurred_at": NOW, "restrictions": "all"}, "restrictions"),
         ({"business_account_id": "1", "violation": "spam"}, "violation"),
     ],
 )

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
-import pytest
+import sys
+from typing import Any
 
+import pytest
+from django.views.debug import ExceptionReporter
+
+from kapso_connect.webhooks import registration
 from kapso_connect.webhooks.signature import is_valid, sign
 
 BODY = b'{"phone_number_id": "1"}'
@@ -35,3 +40,29 @@ def test_anything_else_is_refused(signature: str) -> None:
 
 def test_without_secrets_nothing_is_valid() -> None:
     assert not is_valid(BODY, sign(BODY, ""), [])
+
+
+def test_secret_that_is_not_utf8_in_the_environment_is_its_bytes() -> None:
+    secret = b"caf\xe9".decode("utf-8", "surrogateescape")  # as os.environ decodes it
+    assert is_valid(BODY, sign(BODY, secret), [secret])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda secret: sign("not bytes", secret),
+        lambda secret: is_valid("not bytes", "0" * 64, [secret]),
+        lambda secret: registration._post(None, "not bytes", secret),
+        lambda secret: registration.verify_secrets(b"not a text", [secret]),
+    ],
+)
+def test_error_reports_do_not_show_the_secret(call: Any) -> None:
+    secret = "s3cr3t-of-the-webhook"
+    try:
+        call(secret)
+    except Exception:
+        reporter = ExceptionReporter(None, *sys.exc_info())
+    # The frame of this test has the secret, too.
+    frames = [f for f in reporter.get_traceback_frames() if f["filename"] != __file__]
+    assert frames
+    assert secret not in repr([frame["vars"] for frame in frames])

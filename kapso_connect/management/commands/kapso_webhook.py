@@ -9,6 +9,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error
+from django.views.decorators.debug import sensitive_variables
 
 from kapso_connect.conf import get_conf
 from kapso_connect.exceptions import KapsoError
@@ -189,6 +190,7 @@ class Command(BaseCommand):
         if not steps:
             self.say("Nothing to change.")
 
+    @sensitive_variables()
     def check_rotation(self, found: WebhookInspection) -> None:
         """Raise RegistrationError if the secret cannot be replaced without losing deliveries."""
         secrets_of_site = get_conf().webhook_secret
