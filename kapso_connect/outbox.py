@@ -160,30 +160,73 @@ def _log_recorded(event: TimelineEvent) -> None:
 
 def _deliver_leased(event: TimelineEvent) -> None:
     """Send the signal of an event that this process wrote and leased, after the commit."""
-    if event.is_leased:
+    # The signals of one transaction are sent one after the other: those before it may have taken
+    # long, and so may the transaction.
+    if _renew_lease(event):
         _send(event)
-    else:
-        # The transaction took longer than the lease: another process may be sending.
-        deliver(event.pk)
 
 
-def _send(event: TimelineEvent) -> bool:
+def _renew_lease(event: TimelineEvent) -> bool:
+    """Renew the lease, and note which receivers have returned."""
+    renew = partial(event.renew_lease, receivers=event.receivers)
+    return retry_on_conflict(renew, in_transaction=False)
+
+
+def _send(event: TimelineEvent, *, needs_receiver: bool = True) -> bool:
+    """Call the receivers that have not had the signal yet. Return True if none of them raised.
+
+    What is no Exception (a cancelled request, SystemExit) ends the attempt: it is raised again once
+    the outcome is recorded.
+    """
     signal, sender = SIGNALS[event.kind]
     started = time.monotonic()
-    outcomes = signal.send_to_remaining(sender, event.receivers, **signal_arguments(event))
-    raised = {
-        dispatch.receiver_name(receiver): error for receiver, error in outcomes if error is not None
+    arguments = signal_arguments(event)
+    receivers = {
+        name: receiver
+        for name, receiver in signal.named_receivers(sender).items()
+        if name not in event.receivers
     }
-    errors = [f"{name}: {describe(error)}" for name, error in raised.items()]
-    event.receivers = sorted({*event.receivers, *dispatch.successful_receivers(outcomes)})
+    errors: dict[str, BaseException] = {}
+    interruption: BaseException | None = None
+    for position, (name, receiver) in enumerate(receivers.items()):
+        if position and not _renew_lease(event):
+            return False  # another process calls the remaining ones
+        try:
+            receiver(signal=signal, sender=sender, **arguments)
+        except BaseException as error:
+            log_event(
+                "signal.receiver_raised",
+                receiver=name,
+                error=type(error).__name__,
+                exc_info=error,
+            )
+            errors[name] = error
+            if not isinstance(error, Exception):
+                interruption = error
+                break
+        else:
+            event.receivers.append(name)
+    try:
+        _record_outcome(event, errors, time.monotonic() - started)
+    finally:
+        if interruption is not None:
+            raise interruption
+    return not errors
+
+
+def _record_outcome(
+    event: TimelineEvent, errors: dict[str, BaseException], seconds: float
+) -> None:
+    # If another process has taken over because this one was slow, its outcome counts.
     if errors:
-        event.schedule_retry("\n".join(errors)[:MAX_ERROR_LENGTH])
+        outcome = event.lease_held().undelivered()
+        texts = [f"{name}: {describe(error)}" for name, error in errors.items()]
+        event.schedule_retry("\n".join(texts)[:MAX_ERROR_LENGTH])
     else:
+        outcome = TimelineEvent.objects.undelivered().filter(pk=event.pk)
         event.delivered_at = timezone.now()
         event.last_error = ""
         event.finish()
-    # Another process may have taken over because this one was slow: its outcome counts.
-    outcome = TimelineEvent.objects.undelivered().filter(pk=event.pk)
     # A signal whose outcome is not recorded would be sent again.
     retry_on_conflict(
         partial(
@@ -201,12 +244,11 @@ def _send(event: TimelineEvent) -> bool:
         "event_id": event.pk,
         "kind": event.kind,
         "attempts": event.attempts,
-        "seconds": time.monotonic() - started,
+        "seconds": seconds,
     }
     if not errors:
         log_event("signal.sent", **fields)
     elif event.next_attempt_at is not None:
-        log_event("signal.retry_scheduled", receivers=sorted(raised), **fields)
+        log_event("signal.retry_scheduled", receivers=sorted(errors), **fields)
     else:
-        log_event("signal.failed", receivers=sorted(raised), **fields)
-    return not errors
+        log_event("signal.failed", receivers=sorted(errors), **fields)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from datetime import date, datetime
+import time
+from datetime import date, datetime, timedelta
+from datetime import timezone as zones
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -17,6 +19,27 @@ from .exceptions import InvalidOptions
 MAX_URL_LENGTH = 2000
 MAX_ERROR_LENGTH = 10_000
 """Characters of an error's text that are stored."""
+
+
+def utc_now() -> datetime:
+    """Return the current time as an aware datetime in UTC, whether USE_TZ is on or off."""
+    return datetime.fromtimestamp(time.time(), zones.utc)
+
+
+def time_since(moment: datetime) -> timedelta:
+    """Return how much time has passed since ``moment``, negative if it is in the future.
+
+    With USE_TZ off, ``moment`` is a local time of TIME_ZONE. If clocks were put back so that it
+    happened twice, the later of the two counts, if that has passed.
+    """
+    now = utc_now()
+    if timezone.is_aware(moment):
+        return now - moment
+    zone = timezone.get_default_timezone()
+    first, second = (
+        moment.replace(tzinfo=zone, fold=fold).astimezone(zones.utc) for fold in (0, 1)
+    )
+    return now - (second if second <= now else first)
 
 
 def to_local_time(moment: datetime) -> datetime:
@@ -86,7 +109,7 @@ def is_private(url: str) -> bool:
         return bool(host) and ("." not in host or host.endswith(private))
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """Return the type and the text of ``error``, in a form that every database can store."""
     try:
         text = f"{type(error).__name__}: {error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from typing import Any
 
 from django.contrib import admin, messages
@@ -15,6 +16,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from django.views.generic import TemplateView
 
+from ..utils import to_local_time
 from .base import MAX_SELECTED, PRIMARY_KEY, AdminView, ReadOnlyAdmin
 from .display import CONFIRMATION_ROWS, shorten, text_block
 from .permissions import has_model_permission
@@ -70,6 +72,10 @@ class RunAgainAdmin(ReadOnlyAdmin):
     @admin.display(description=gettext_lazy("error"))
     def problem(self, row: Any) -> str:
         return shorten(row.last_error)
+
+    @admin.display(description=gettext_lazy("next attempt"), ordering="next_attempt_at")
+    def next_attempt(self, row: Any) -> datetime | None:
+        return to_local_time(row.next_attempt_at) if row.next_attempt_at else None
 
     @admin.display(description=gettext_lazy("error"))
     def full_error(self, row: Any) -> SafeString | str:

@@ -37,6 +37,7 @@ from ..kapso.types import KapsoWebhook
 from ..models import Invitation, InvitationBatch, SetupLink
 from ..onboarding import invitations
 from ..onboarding.status import find_wrong_statuses
+from ..utils import time_since
 from ..webhooks import inbox, registration
 from ..webhooks.registration import SecretState, WebhookInspection
 from .queues import count_and_age, read_all_queues
@@ -374,7 +375,7 @@ def _check_sync(run: Diagnosis) -> Iterator[Finding]:
 
 
 def _age(moment: datetime | None) -> timedelta:
-    return clock.now() - moment if moment else timedelta()
+    return time_since(moment) if moment else timedelta()
 
 
 def _format(length: timedelta) -> str:

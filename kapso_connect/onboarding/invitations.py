@@ -44,7 +44,7 @@ from ..kapso.types import KapsoCustomer, KapsoSetupLink
 from ..log import log_event
 from ..models import Customer, Invitation, InvitationBatch, SetupLink, TimelineEvent
 from ..retries import not_leased
-from ..utils import validate_same_site_url
+from ..utils import utc_now, validate_same_site_url
 from . import emails, setup_links
 from .customers import ask_for_registration, prepare_registration, record_registrations
 from .messages import staff_message
@@ -150,9 +150,9 @@ def resume(batch: InvitationBatch) -> None:
         # Not the first attempt: a link that an earlier one may have created at Kapso is looked for.
         invitations = Invitation.objects.filter(batch=batch)
         invitations.failed().update(
-            status=Invitation.Status.PENDING, attempts=1, next_attempt_at=timezone.now()
+            status=Invitation.Status.PENDING, attempts=1, next_attempt_at=utc_now()
         )
-        invitations.waiting().update(next_attempt_at=timezone.now())
+        invitations.waiting().update(next_attempt_at=utc_now())
         if is_background():
             db.enqueue_on_commit(work_invitations, batch.pk)
 
@@ -323,7 +323,7 @@ def _in_progress_elsewhere(invitations: Collection[Invitation]) -> set[int]:
     """Return the customers whom another batch is inviting at this moment."""
     others = Invitation.objects.pending().filter(
         customer__in=[invitation.customer_id for invitation in invitations],
-        leased_until__gt=timezone.now(),
+        leased_until__gt=utc_now(),
     )
     others = others.exclude(pk__in=[invitation.pk for invitation in invitations])
     return set(others.values_list("customer_id", flat=True))
@@ -445,7 +445,7 @@ def _handle_error(
         invitation.last_error = staff_message(error)
         _release(invitation, pause)
         waiting = Invitation.objects.waiting().filter(batch=batch)
-        waiting.due().update(next_attempt_at=timezone.now() + pause)
+        waiting.due().update(next_attempt_at=utc_now() + pause)
     elif isinstance(error, PERMANENT_ERRORS):
         log_event("invitation.failed", error=str(error), **_log_fields(invitation))
         invitation.status = Invitation.Status.FAILED
@@ -472,7 +472,7 @@ def _release(invitation: Invitation, pause: timedelta = timedelta()) -> None:
     Does not save it."""
     invitation.attempts = max(invitation.attempts - 1, 0)
     invitation.finish()
-    invitation.next_attempt_at = timezone.now() + pause
+    invitation.next_attempt_at = utc_now() + pause
 
 
 def _send_emails(

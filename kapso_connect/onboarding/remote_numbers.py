@@ -12,6 +12,7 @@ from ..exceptions import KapsoNotFound, TryLater
 from ..kapso.client import KapsoClient
 from ..kapso.types import KapsoPhoneNumber
 from ..models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
+from ..utils import time_since
 from .customers import customer_from_api
 from .disconnections import disconnect
 from .numbers import Number, connect
@@ -93,7 +94,7 @@ def apply_remote_number(
             # The same record that was disconnected: it stays readable for a moment.
             if status not in {"", "CONNECTED"}:
                 return known
-            if timezone.now() - disconnected_at < STALE_READ_WINDOW:
+            if time_since(disconnected_at) < STALE_READ_WINDOW:
                 raise TryLater("Kapso still shows the number as it was before it was disconnected.")
             if known.connected_at is not None:
                 kind = Kind.RECONNECTED

@@ -28,7 +28,7 @@ from ..kapso.client import KapsoClient
 from ..log import log_event
 from ..models import Source, TimelineEvent, WebhookEvent
 from ..onboarding.remote_numbers import STALE_READ_WINDOW, refresh_number
-from ..utils import describe
+from ..utils import describe, time_since, utc_now
 from .handlers import CONNECTING_EVENTS, apply, disconnection_data
 from .payloads import PARSERS, Message, PhoneNumberEvent, is_test, read
 
@@ -222,7 +222,7 @@ def confirm(event: PhoneNumberEvent, webhook_event: WebhookEvent) -> None:
         schedule_retry(webhook_event, str(error))
         return
     is_connected = connection is not None and connection.is_connected
-    is_fresh = timezone.now() - webhook_event.received_at < STALE_READ_WINDOW
+    is_fresh = time_since(webhook_event.received_at) < STALE_READ_WINDOW
     if is_connected and not connects and event.occurred_at is None and is_fresh:
         schedule_retry(webhook_event, "Kapso's API still shows the number as connected.")
         return
@@ -244,7 +244,7 @@ def classify_error(webhook_event: WebhookEvent, error: Exception) -> None:
     status = WebhookEvent.Status
     if isinstance(error, NeedsConfirmation):
         webhook_event.status = status.PENDING
-        webhook_event.next_attempt_at = timezone.now()
+        webhook_event.next_attempt_at = utc_now()
         webhook_event.last_error = "Waiting for the API to confirm it."
     elif isinstance(error, Ignored):
         finish(webhook_event, status.IGNORED, str(error))
