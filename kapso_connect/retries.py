@@ -102,6 +102,13 @@ class RetryableQuerySet(LeasedQuerySet[RetryableT]):
         )
         return leased
 
+    def renew_leases(self, leased_at: datetime) -> set[int]:
+        """Hold for ``LEASE_SECONDS`` from now those of these rows whose leases began at
+        ``leased_at``. Return their keys; other processes have taken over the remaining ones."""
+        held = self.filter(leased_at=leased_at)
+        held.update(leased_until=_new_lease()["leased_until"])
+        return set(held.values_list("pk", flat=True))
+
     def retry_now(self, **changes: Any) -> int:
         """Make the rows that no process is working on due now, with the full number of attempts
         again, and make ``changes`` with it. Return the number of rows."""
@@ -138,9 +145,7 @@ class Retryable(Leased):
         processes died ``RETRY_LIMIT`` times without recording a result fails permanently instead.
         """
         # The first attempt is always due: another machine's clock may be ahead of ours.
-        if self.next_attempt_at is None or (
-            self.attempts and self.next_attempt_at > utc_now()
-        ):
+        if self.next_attempt_at is None or (self.attempts and self.next_attempt_at > utc_now()):
             return False
         if self.is_leased or self.abandon_if_exhausted():
             return False

@@ -116,6 +116,8 @@ def _insert(message: Message, *, error: Exception | None = None) -> WebhookEvent
         apply(message.event, webhook_event)
     elif isinstance(error, NeedsConfirmation):
         db.enqueue_on_commit(process_webhook_event, webhook_event.pk)
+    else:
+        _enqueue_next_attempt(webhook_event)
     return webhook_event
 
 
@@ -155,9 +157,11 @@ def process(webhook_event_id: int) -> bool:
     started = time.monotonic()
     try:
         _handle_or_confirm(webhook_event)
-    except Exception as error:
+    except BaseException as error:
         _log_error(webhook_event, error)
         schedule_retry(webhook_event, describe(error))
+        if not isinstance(error, Exception):  # a timeout of a green thread, SystemExit
+            raise
     log_event(
         "webhook.retried",
         attempts=webhook_event.attempts,
@@ -273,6 +277,13 @@ def schedule_retry(webhook_event: WebhookEvent, error: str) -> None:
     if webhook_event.next_attempt_at is None:
         finish(webhook_event, WebhookEvent.Status.FAILED, error)
     webhook_event.save(update_fields=OUTCOME_FIELDS)
+    _enqueue_next_attempt(webhook_event)
+
+
+def _enqueue_next_attempt(webhook_event: WebhookEvent) -> None:
+    db.enqueue_later_on_commit(
+        process_webhook_event, webhook_event.pk, webhook_event.next_attempt_at
+    )
 
 
 def _log_fields(webhook_event: WebhookEvent) -> dict[str, Any]:
@@ -284,7 +295,7 @@ def _log_fields(webhook_event: WebhookEvent) -> dict[str, Any]:
     }
 
 
-def _log_error(webhook_event: WebhookEvent, error: Exception) -> None:
+def _log_error(webhook_event: WebhookEvent, error: BaseException) -> None:
     if not isinstance(error, EXPECTED_ERRORS):
         log_event(
             "webhook.error",
