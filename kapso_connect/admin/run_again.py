@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
 from typing import Any
 
 from django.contrib import admin, messages
@@ -11,6 +10,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern
+from django.utils.formats import localize
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
@@ -18,7 +18,7 @@ from django.views.generic import TemplateView
 
 from ..utils import to_local_time
 from .base import MAX_SELECTED, PRIMARY_KEY, AdminView, ReadOnlyAdmin
-from .display import CONFIRMATION_ROWS, shorten, text_block
+from .display import CONFIRMATION_ROWS, EMPTY, shorten, text_block
 from .permissions import has_model_permission
 
 RUN_AGAIN_BUDGET = 15
@@ -74,8 +74,9 @@ class RunAgainAdmin(ReadOnlyAdmin):
         return shorten(row.last_error)
 
     @admin.display(description=gettext_lazy("next attempt"), ordering="next_attempt_at")
-    def next_attempt(self, row: Any) -> datetime | None:
-        return to_local_time(row.next_attempt_at) if row.next_attempt_at else None
+    def next_attempt(self, row: Any) -> str:
+        due_at = row.next_attempt_at
+        return str(localize(to_local_time(due_at))) if due_at else EMPTY
 
     @admin.display(description=gettext_lazy("error"))
     def full_error(self, row: Any) -> SafeString | str:
