@@ -26,20 +26,24 @@ def utc_now() -> datetime:
     return datetime.fromtimestamp(time.time(), zones.utc)
 
 
-def time_since(moment: datetime) -> timedelta:
-    """Return how much time has passed since ``moment``, negative if it is in the future.
+def as_instant(moment: datetime) -> datetime:
+    """Return a ``moment`` as this site stores it as an aware datetime in UTC, to be compared.
 
     With USE_TZ off, ``moment`` is a local time of TIME_ZONE. If clocks were put back so that it
-    happened twice, the later of the two counts, if that has passed.
+    happened twice, it is taken as the later of the two, if that has passed.
     """
-    now = utc_now()
     if timezone.is_aware(moment):
-        return now - moment
+        return moment.astimezone(zones.utc)
     zone = timezone.get_default_timezone()
     first, second = (
         moment.replace(tzinfo=zone, fold=fold).astimezone(zones.utc) for fold in (0, 1)
     )
-    return now - (second if second <= now else first)
+    return second if second <= utc_now() else first
+
+
+def time_since(moment: datetime) -> timedelta:
+    """Return how much time has passed since ``moment``, which is as for ``as_instant``."""
+    return utc_now() - as_instant(moment)
 
 
 def to_local_time(moment: datetime) -> datetime:

@@ -22,6 +22,7 @@ from ..models import (
     TimelineEvent,
     WebhookEvent,
 )
+from ..utils import as_instant
 from .numbers import CHANGED_MEANWHILE, changed_since, lock_number, mark_disconnected
 from .setup_links import revoke_setup_link
 from .status import update_status
@@ -130,4 +131,5 @@ def _needs_confirmation(
     if occurred_at is None:
         # Without a time, the report may be about an earlier disconnection.
         return connection.disconnected_at is not None
-    return connection.connected_at is not None and occurred_at <= connection.connected_at
+    connected_at = connection.connected_at
+    return connected_at is not None and as_instant(occurred_at) <= as_instant(connected_at)

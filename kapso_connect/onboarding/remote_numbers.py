@@ -12,7 +12,7 @@ from ..exceptions import KapsoNotFound, TryLater
 from ..kapso.client import KapsoClient
 from ..kapso.types import KapsoPhoneNumber
 from ..models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
-from ..utils import time_since
+from ..utils import as_instant, time_since
 from .customers import customer_from_api
 from .disconnections import disconnect
 from .numbers import Number, connect
@@ -90,7 +90,9 @@ def apply_remote_number(
     kind = Kind.CONNECTED
     if known is not None and not known.is_connected and known.customer_id == customer.pk:
         disconnected_at = known.disconnected_at
-        if disconnected_at is not None and remote.created_at <= disconnected_at:
+        if disconnected_at is not None and as_instant(remote.created_at) <= as_instant(
+            disconnected_at
+        ):
             # The same record that was disconnected: it stays readable for a moment.
             if status not in {"", "CONNECTED"}:
                 return known
