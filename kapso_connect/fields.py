@@ -8,7 +8,6 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils.dateparse import parse_datetime
-from django.utils.translation import gettext_lazy as _
 
 from .utils import as_aware
 
@@ -23,7 +22,7 @@ class InstantField(models.Field):  # type: ignore[type-arg]
     datetime that is assigned or compared with it is taken as local time, in TIME_ZONE.
     """
 
-    description = _("Date (with time)")
+    description = "Date and time in UTC"
 
     def get_internal_type(self) -> str:
         return "BigIntegerField"
