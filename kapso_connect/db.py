@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
+from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import IntegrityError, OperationalError, connections, models, router, transaction
@@ -15,6 +17,7 @@ from django.db.models.signals import post_save, pre_save
 from .exceptions import CalledInTransaction
 from .log import log_event
 from .models import Connection
+from .utils import as_stored
 
 if TYPE_CHECKING:
     from django_tasks import task
@@ -28,6 +31,7 @@ __all__ = [
     "alias",
     "atomic",
     "bulk_insert",
+    "enqueue_later_on_commit",
     "enqueue_on_commit",
     "non_atomic",
     "on_commit",
@@ -43,6 +47,10 @@ ViewT = TypeVar("ViewT", bound=Callable[..., Any])
 
 CONFLICT_RETRY_SECONDS = 4.0
 """Seconds after which a conflict is not retried any more. Kapso waits 10 for the response."""
+
+
+DEFER_MARGIN = timedelta(seconds=1)
+"""How long after a row is due its task runs: the worker's clock may be behind."""
 
 
 def alias() -> str:
@@ -160,18 +168,32 @@ def enqueue_on_commit(
     enqueuing. A failure of the queue is logged, never raised: the row stays due, and
     ``kapso_sync`` works on it.
     """
+    _on_commit(run_immediately or partial(task.enqueue, row_id), task, row_id)
+
+
+def enqueue_later_on_commit(task: Any, row_id: int, due_at: datetime | None) -> None:
+    """Enqueue ``task`` for a row once the row is committed, to be run when the row is due.
+
+    Do nothing without ``due_at``, or if the site's TASKS backend cannot defer tasks:
+    ``kapso_sync`` works on the row then, as after a failure of the queue.
+    """
 
     def enqueue() -> None:
+        if due_at is not None and task.get_backend().supports_defer:
+            task.using(run_after=as_stored(due_at + DEFER_MARGIN)).enqueue(row_id)
+
+    _on_commit(enqueue, task, row_id)
+
+
+def _on_commit(enqueue: Callable[[], object], task: Any, row_id: int) -> None:
+    def callback() -> None:
         try:
-            if run_immediately is not None:
-                run_immediately()
-            else:
-                task.enqueue(row_id)
+            enqueue()
         except Exception as error:
             name = type(error).__name__
             log_event("task.not_enqueued", task=task.name, row_id=row_id, error=name, exc_info=True)
 
-    on_commit(enqueue)
+    on_commit(callback)
 
 
 def runs_immediately(task: Any) -> bool:

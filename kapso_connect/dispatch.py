@@ -1,70 +1,71 @@
-"""A Django signal that can be sent to some of its receivers."""
+"""A Django signal whose receivers have names, so that it can be sent to some of them."""
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections import Counter
-from collections.abc import Callable, Collection
+import weakref
+from collections.abc import Callable
 from typing import Any
 
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, iscoroutinefunction
 from django.dispatch import Signal
-
-from .log import log_event
 
 
 class ConnectSignal(Signal):
-    """A Signal with a docstring of its own, which can be sent to some of its receivers."""
+    """A Signal with a docstring of its own, whose receivers can be called by their names."""
 
     def __init__(self, doc: str) -> None:
         super().__init__()
         self.__doc__ = inspect.cleandoc(doc)
 
-    def send_to_remaining(
-        self, sender: Any, done: Collection[str], **arguments: Any
-    ) -> list[tuple[Callable[..., Any], Exception | None]]:
-        """Call the receivers whose names (``receiver_name``) are not in ``done``, as
-        ``send_robust`` does. Return each with the error that it raised, or None."""
-        # Django has no public way to call some of the receivers; the tests check this on each
-        # supported version.
-        synchronous, asynchronous = self._live_receivers(sender)
-        callables = [
-            *((receiver, receiver) for receiver in synchronous),
-            *((receiver, async_to_sync(receiver)) for receiver in asynchronous),
-        ]
-        outcomes: list[tuple[Callable[..., Any], Exception | None]] = []
-        for receiver, call in callables:
-            name = receiver_name(receiver)
-            if name in done:
+    def named_receivers(self, sender: Any) -> dict[str, Callable[..., Any]]:
+        """Return the receivers that are called for ``sender``, asynchronous ones last, by names
+        that are the same in every process.
+
+        The name is the ``dispatch_uid``, if that is a string, or ``receiver_name``. Where several
+        receivers share a name, the second in the order of their connection gets "#2" after it, and
+        so on. Asynchronous receivers are returned as functions that can be called without a loop.
+        """
+        found: dict[str, Callable[..., Any]] = {}
+        # Django has no public way to call some of the receivers, or to read a dispatch_uid; the
+        # tests check the form of these entries on each supported version.
+        for (uid, sender_id), reference, *_ in list(self.receivers):
+            if sender_id not in {id(None), id(sender)}:
                 continue
-            try:
-                call(signal=self, sender=sender, **arguments)
-            except Exception as error:
-                log_event(
-                    "signal.receiver_raised",
-                    receiver=name,
-                    error=type(error).__name__,
-                    exc_info=error,
-                )
-                outcomes.append((receiver, error))
-            else:
-                outcomes.append((receiver, None))
-        return outcomes
+            is_weak = isinstance(reference, weakref.ReferenceType)
+            receiver = reference() if is_weak else reference
+            if receiver is None:
+                continue  # it was deleted
+            name = shared = uid if isinstance(uid, str) else receiver_name(receiver)
+            number = 1
+            while name in found:
+                number += 1
+                name = f"{shared}#{number}"
+            found[name] = receiver
+        asynchronous = {
+            name: async_to_sync(receiver)
+            for name, receiver in found.items()
+            if iscoroutinefunction(receiver)
+        }
+        return {
+            **{name: found[name] for name in found if name not in asynchronous},
+            **asynchronous,
+        }
 
 
 def receiver_name(receiver: Callable[..., Any]) -> str:
-    """Return the name that identifies a receiver in every process."""
-    owner = receiver if hasattr(receiver, "__qualname__") else type(receiver)
-    return f"{owner.__module__}.{owner.__qualname__}"
+    """Return the name of a receiver that was connected without a ``dispatch_uid``.
 
-
-def successful_receivers(
-    outcomes: list[tuple[Callable[..., Any], Exception | None]],
-) -> set[str]:
-    """Return the names of the receivers that did not raise.
-
-    If several share a name (two lambdas of a module), all of them must have returned.
+    That is its module and its qualified name; for a method the class of the object that it is
+    called on, and the method's name; for a ``functools.partial`` the name of its function; for any
+    other object the name of its type.
     """
-    called = Counter(receiver_name(receiver) for receiver, _ in outcomes)
-    returned = Counter(receiver_name(receiver) for receiver, error in outcomes if error is None)
-    return {name for name, count in called.items() if returned[name] == count}
+    if isinstance(receiver, functools.partial):
+        return receiver_name(receiver.func)
+    if inspect.ismethod(receiver):
+        instance = receiver.__self__
+        owner = instance if inspect.isclass(instance) else type(instance)
+        return f"{owner.__module__}.{owner.__qualname__}.{receiver.__name__}"
+    named = receiver if hasattr(receiver, "__qualname__") else type(receiver)
+    return f"{named.__module__}.{named.__qualname__}"

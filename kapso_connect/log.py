@@ -63,11 +63,15 @@ EVENTS = {
     "signal.sent": (INFO, "The signal of event %(event_id)s (%(kind)s) was sent"),
     "signal.retry_scheduled": (
         WARNING,
-        "The signal of event %(event_id)s (%(kind)s) will be sent again: %(receivers)s raised",
+        "The signal of event %(event_id)s (%(kind)s) will be sent again; raised: %(receivers)s",
     ),
     "signal.failed": (
         ERROR,
-        "The signal of event %(event_id)s (%(kind)s) will not be sent again: %(receivers)s raised",
+        "The signal of event %(event_id)s (%(kind)s) will not be sent again; raised: %(receivers)s",
+    ),
+    "signal.unheard": (
+        WARNING,
+        "No receiver in this process hears of event %(event_id)s (%(kind)s)",
     ),
     "signal.receiver_raised": (ERROR, "Receiver %(receiver)s raised %(error)s"),
     # Setup links and customers' pages

@@ -40,6 +40,13 @@ LOG_FIELDS: dict[str, tuple[str, str]] = {
 """The field that is logged besides the ids, by kind of event, and its key in ``data``."""
 
 
+NO_RECEIVER = (
+    "No receiver to call is connected in this process. Connect receivers in AppConfig.ready(), so "
+    "that kapso_sync and task workers have them, too."
+)
+"""The error of an event that was recorded where there was a receiver, and sent where is none."""
+
+
 def has_receivers(kind: str) -> bool:
     """Return True if a receiver is connected to the signal of this kind of event."""
     signal, sender = SIGNALS.get(kind, (None, None))
@@ -64,7 +71,7 @@ def record_all(events: Iterable[TimelineEvent]) -> None:
     immediately = db.runs_immediately(deliver_event)
     for event in events:
         if not has_receivers(event.kind):
-            event.next_attempt_at = None
+            event.finish()
             event.delivered_at = timezone.now()
         elif immediately:
             event.set_lease()
@@ -72,6 +79,8 @@ def record_all(events: Iterable[TimelineEvent]) -> None:
     for event in events:
         if event.kind != Kind.WEBHOOK_RECEIVED:  # the inbox logs these
             on_commit(partial(_log_recorded, event))
+        if event.kind == Kind.CONNECTED and event.delivered_at is not None:
+            on_commit(partial(_log_unheard, event))
         if event.delivered_at is None:
             db.enqueue_on_commit(
                 deliver_event,
@@ -86,17 +95,19 @@ def deliver_event(event_id: int) -> None:
     deliver(event_id)
 
 
-def deliver(event_id: int) -> bool:
+def deliver(event_id: int, *, needs_receiver: bool = True) -> bool:
     """Send the signal of the event ``event_id``. Return True if it is delivered to all receivers.
 
     Safe to call from several processes at once: one of them sends. If a receiver raises, the error
-    is stored on the event, and only the receivers that raised are called again.
+    is stored on the event, and only the receivers that raised are called again. The same happens if
+    this process has no receiver to call, since there was one where the event was recorded; without
+    ``needs_receiver`` the event counts as delivered then.
     """
     event = _with_related().filter(pk=event_id).first()
     # Not in a transaction: the object would have the lease even if it could not be committed.
     if event is None or not retry_on_conflict(event.acquire_lease, in_transaction=False):
         return event is not None and event.delivered_at is not None
-    return _send(event)
+    return _send(event, needs_receiver=needs_receiver)
 
 
 def _with_related() -> models.QuerySet[TimelineEvent]:
@@ -112,7 +123,8 @@ def resend(event: TimelineEvent) -> bool | None:
     nothing to send, or another worker may be sending it.
     """
     events = TimelineEvent.objects.undelivered().filter(pk=event.pk, kind__in=SIGNALS)
-    return deliver(event.pk) if events.retry_now() else None
+    # If its receiver has been removed from the site, the event is done.
+    return deliver(event.pk, needs_receiver=False) if events.retry_now() else None
 
 
 def signal_arguments(event: TimelineEvent) -> dict[str, Any]:
@@ -158,32 +170,84 @@ def _log_recorded(event: TimelineEvent) -> None:
     )
 
 
+def _log_unheard(event: TimelineEvent) -> None:
+    log_event("signal.unheard", event_id=event.pk, kind=event.kind)
+
+
 def _deliver_leased(event: TimelineEvent) -> None:
     """Send the signal of an event that this process wrote and leased, after the commit."""
-    if event.is_leased:
+    # The signals of one transaction are sent one after the other: those before it may have taken
+    # long, and so may the transaction.
+    if _renew_lease(event):
         _send(event)
-    else:
-        # The transaction took longer than the lease: another process may be sending.
-        deliver(event.pk)
 
 
-def _send(event: TimelineEvent) -> bool:
+def _renew_lease(event: TimelineEvent) -> bool:
+    """Renew the lease, and note which receivers have returned."""
+    renew = partial(event.renew_lease, receivers=event.receivers)
+    return retry_on_conflict(renew, in_transaction=False)
+
+
+def _send(event: TimelineEvent, *, needs_receiver: bool = True) -> bool:
+    """Call the receivers that have not had the signal yet. Return True if it is delivered.
+
+    What is no Exception (a cancelled request, SystemExit) ends the attempt: it is raised again once
+    the outcome is recorded.
+    """
     signal, sender = SIGNALS[event.kind]
     started = time.monotonic()
-    outcomes = signal.send_to_remaining(sender, event.receivers, **signal_arguments(event))
-    raised = {
-        dispatch.receiver_name(receiver): error for receiver, error in outcomes if error is not None
+    arguments = signal_arguments(event)
+    receivers = {
+        name: receiver
+        for name, receiver in signal.named_receivers(sender).items()
+        if name not in event.receivers
     }
-    errors = [f"{name}: {describe(error)}" for name, error in raised.items()]
-    event.receivers = sorted({*event.receivers, *dispatch.successful_receivers(outcomes)})
+    errors: dict[str, str] = {}
+    interruption: BaseException | None = None
+    error_text = ""
+    if not receivers:
+        _log_unheard(event)
+        error_text = NO_RECEIVER if needs_receiver else ""
+    for position, (name, receiver) in enumerate(receivers.items()):
+        if position and not _renew_lease(event):
+            return False  # another process calls the remaining ones
+        try:
+            receiver(signal=signal, sender=sender, **arguments)
+        except BaseException as error:
+            log_event(
+                "signal.receiver_raised",
+                receiver=name,
+                error=type(error).__name__,
+                exc_info=error,
+            )
+            errors[name] = describe(error)
+            if not isinstance(error, Exception):
+                interruption = error
+                break
+        else:
+            event.receivers.append(name)
     if errors:
-        event.schedule_retry("\n".join(errors)[:MAX_ERROR_LENGTH])
+        error_text = "\n".join(f"{name}: {error}" for name, error in errors.items())
+    try:
+        _record_outcome(event, error_text, sorted(errors), time.monotonic() - started)
+    finally:
+        if interruption is not None:
+            raise interruption
+    return not error_text
+
+
+def _record_outcome(
+    event: TimelineEvent, error_text: str, raised: list[str], seconds: float
+) -> None:
+    # If another process has taken over because this one was slow, its outcome counts.
+    if error_text:
+        outcome = event.lease_held().undelivered()
+        event.schedule_retry(error_text[:MAX_ERROR_LENGTH])
     else:
+        outcome = TimelineEvent.objects.undelivered().filter(pk=event.pk)
         event.delivered_at = timezone.now()
         event.last_error = ""
         event.finish()
-    # Another process may have taken over because this one was slow: its outcome counts.
-    outcome = TimelineEvent.objects.undelivered().filter(pk=event.pk)
     # A signal whose outcome is not recorded would be sent again.
     retry_on_conflict(
         partial(
@@ -197,16 +261,16 @@ def _send(event: TimelineEvent) -> bool:
         ),
         in_transaction=False,
     )
+    db.enqueue_later_on_commit(deliver_event, event.pk, event.next_attempt_at)
     fields: dict[str, Any] = {
         "event_id": event.pk,
         "kind": event.kind,
         "attempts": event.attempts,
-        "seconds": time.monotonic() - started,
+        "seconds": seconds,
     }
-    if not errors:
+    if not error_text:
         log_event("signal.sent", **fields)
     elif event.next_attempt_at is not None:
-        log_event("signal.retry_scheduled", receivers=sorted(raised), **fields)
+        log_event("signal.retry_scheduled", receivers=raised, **fields)
     else:
-        log_event("signal.failed", receivers=sorted(raised), **fields)
-    return not errors
+        log_event("signal.failed", receivers=raised, **fields)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, TypeVar
 
 from django.db import connections, models
 from django.db.models import F, Q
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from .conf import get_conf
+from .fields import InstantField
 from .log import log_event
+from .utils import utc_now
 
 FIRST_RETRY_DELAY = 15
 """Seconds to wait after the first failed attempt. The wait doubles with every further one."""
@@ -25,7 +27,7 @@ RetryableT = TypeVar("RetryableT", bound="Retryable")
 
 def not_leased() -> Q:
     """Return the condition for rows that no process is working on."""
-    return Q(leased_until=None) | Q(leased_until__lte=timezone.now())
+    return Q(leased_until=None) | Q(leased_until__lte=utc_now())
 
 
 class LeasedQuerySet(models.QuerySet[LeasedT]):
@@ -40,7 +42,7 @@ class LeasedQuerySet(models.QuerySet[LeasedT]):
         One conditional UPDATE decides, on every database; no lock is held afterwards. If the
         process dies, the rows are free again once the lease has ended.
         """
-        now = timezone.now()
+        now = utc_now()
         end = now + timedelta(seconds=seconds)
         acquired = self.not_leased().update(leased_at=now, leased_until=end, **changes)
         return end if acquired else None
@@ -53,14 +55,14 @@ class LeasedQuerySet(models.QuerySet[LeasedT]):
 class Leased(models.Model):
     """A row that one process at a time works on."""
 
-    leased_at = models.DateTimeField(
+    leased_at = InstantField(
         _("in progress since"),
         null=True,
         blank=True,
         editable=False,
         help_text=_("When a process started to work on it. Empty while none does."),
     )
-    leased_until = models.DateTimeField(
+    leased_until = InstantField(
         _("in progress until"),
         null=True,
         blank=True,
@@ -74,14 +76,14 @@ class Leased(models.Model):
     @property
     def is_leased(self) -> bool:
         """True while a process works on it."""
-        return self.leased_until is not None and self.leased_until > timezone.now()
+        return self.leased_until is not None and self.leased_until > utc_now()
 
 
 class RetryableQuerySet(LeasedQuerySet[RetryableT]):
     def due(self) -> RetryableQuerySet[RetryableT]:
         """Return the rows that a process can work on now: their time has come, and no other process
         is at it."""
-        return self.filter(not_leased(), next_attempt_at__lte=timezone.now())
+        return self.filter(not_leased(), next_attempt_at__lte=utc_now())
 
     def lease_due(self, count: int) -> list[RetryableT]:
         """Acquire the leases of up to ``count`` rows that are due, and return those rows.
@@ -92,17 +94,25 @@ class RetryableQuerySet(LeasedQuerySet[RetryableT]):
         skip_locked = connections[self.db].features.has_select_for_update_skip_locked
         found = list(self.due().select_for_update(skip_locked=skip_locked)[:count])
         leased = [row for row in found if not row.abandon_if_exhausted()]
+        lease = _new_lease()
         for row in leased:
-            row.set_lease()
+            row.set_lease(lease)
         self.model._default_manager.filter(pk__in=[row.pk for row in leased]).update(
-            leased_at=timezone.now(), leased_until=_end_of_lease(), attempts=F("attempts") + 1
+            **lease, attempts=F("attempts") + 1
         )
         return leased
+
+    def renew_leases(self, leased_at: datetime) -> set[int]:
+        """Hold for ``LEASE_SECONDS`` from now those of these rows whose leases began at
+        ``leased_at``. Return their keys; other processes have taken over the remaining ones."""
+        held = self.filter(leased_at=leased_at)
+        held.update(leased_until=_new_lease()["leased_until"])
+        return set(held.values_list("pk", flat=True))
 
     def retry_now(self, **changes: Any) -> int:
         """Make the rows that no process is working on due now, with the full number of attempts
         again, and make ``changes`` with it. Return the number of rows."""
-        return self.not_leased().update(next_attempt_at=timezone.now(), attempts=0, **changes)
+        return self.not_leased().update(next_attempt_at=utc_now(), attempts=0, **changes)
 
 
 class Retryable(Leased):
@@ -114,8 +124,8 @@ class Retryable(Leased):
 
     attempts = models.PositiveSmallIntegerField(_("attempts"), default=0)
     last_error = models.TextField(_("last error"), blank=True)
-    next_attempt_at = models.DateTimeField(
-        _("next attempt"), null=True, blank=True, default=timezone.now
+    next_attempt_at = InstantField(
+        _("next attempt"), null=True, blank=True, default=utc_now, editable=False
     )
 
     PERMANENTLY_FAILED: ClassVar[dict[str, Any]] = {
@@ -135,24 +145,39 @@ class Retryable(Leased):
         processes died ``RETRY_LIMIT`` times without recording a result fails permanently instead.
         """
         # The first attempt is always due: another machine's clock may be ahead of ours.
-        if self.next_attempt_at is None or (
-            self.attempts and self.next_attempt_at > timezone.now()
-        ):
+        if self.next_attempt_at is None or (self.attempts and self.next_attempt_at > utc_now()):
             return False
         if self.is_leased or self.abandon_if_exhausted():
             return False
-        acquired = self._unchanged().acquire_lease(
-            get_conf().lease_seconds, attempts=F("attempts") + 1
-        )
-        if acquired:
-            self.set_lease()
-        return bool(acquired)
+        lease, free = _new_lease(), self._unchanged().not_leased()
+        if not free.update(**lease, attempts=F("attempts") + 1):
+            return False
+        self.set_lease(lease)
+        return True
 
-    def set_lease(self) -> None:
-        """Set the lease of a row that this process is about to write, or has just acquired. Does
-        not save."""
-        self.leased_at = timezone.now()
-        self.leased_until = _end_of_lease()
+    def lease_held(self) -> Any:
+        """Return this row, if no other process has taken its lease over."""
+        return type(self)._default_manager.filter(
+            pk=self.pk, leased_at=self.leased_at, attempts=self.attempts
+        )
+
+    def renew_lease(self, **changes: Any) -> bool:
+        """Hold the lease for ``LEASE_SECONDS`` from now, and make ``changes`` with it.
+
+        Return False if another process has taken it over: the work is that one's then. Call it
+        before each part of the work that may take long.
+        """
+        end = _new_lease()["leased_until"]
+        if not self.lease_held().update(leased_until=end, **changes):
+            return False
+        self.leased_until = end
+        return True
+
+    def set_lease(self, lease: Mapping[str, datetime] | None = None) -> None:
+        """Set the lease of a row that this process is about to write, or the ``lease`` that it has
+        just acquired. Does not save."""
+        for name, moment in (lease or _new_lease()).items():
+            setattr(self, name, moment)
         self.attempts += 1
 
     def abandon_if_exhausted(self) -> bool:
@@ -187,12 +212,14 @@ class Retryable(Leased):
             self.next_attempt_at = None
         else:
             delay = min(FIRST_RETRY_DELAY * 2 ** max(self.attempts - 1, 0), MAX_RETRY_DELAY)
-            self.next_attempt_at = timezone.now() + timedelta(seconds=delay)
+            self.next_attempt_at = utc_now() + timedelta(seconds=delay)
 
     def finish(self) -> None:
         """Record that no further attempt is needed. Does not save."""
         self.next_attempt_at = self.leased_at = self.leased_until = None
 
 
-def _end_of_lease() -> datetime:
-    return timezone.now() + timedelta(seconds=get_conf().lease_seconds)
+def _new_lease() -> dict[str, datetime]:
+    """Return the fields of a lease of ``LEASE_SECONDS`` that begins now."""
+    now = utc_now()
+    return {"leased_at": now, "leased_until": now + timedelta(seconds=get_conf().lease_seconds)}

@@ -5,10 +5,12 @@ timeline (``event``, a TimelineEvent). Every signal carries ``event`` and ``sour
 "redirect", "sync" or "manual").
 
 ``event.pk`` is the receiver's idempotency key. Each receiver gets a signal once. It gets it again
-only if it raised, or if the process died after calling it and before that was recorded.
+only if it raised, if it took longer than ``LEASE_SECONDS``, or if the process died after calling it
+and before that was recorded.
 
 A receiver that raises never affects the answer to Kapso: the error is logged and stored on the
-event, and ``kapso_sync`` calls that receiver again. Such a call may come late, so check
+event, and that receiver is called again, by ``kapso_sync`` or by a task queue that can defer tasks.
+Such a call may come late, so check
 ``connection.status`` where it matters. It is the status that was just committed or, in a retry or
 in a task queue's worker, the one in the database right before the signal is sent.
 """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
+from datetime import timezone as zones
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -21,6 +23,31 @@ from .log import log_event
 MAX_URL_LENGTH = 2000
 MAX_ERROR_LENGTH = 10_000
 """Characters of an error's text that are stored."""
+
+
+def utc_now() -> datetime:
+    """Return the current time as an aware datetime in UTC, whether USE_TZ is on or off."""
+    return datetime.fromtimestamp(time.time(), zones.utc)
+
+
+def as_instant(moment: datetime) -> datetime:
+    """Return a ``moment`` as this site stores it as an aware datetime in UTC, to be compared.
+
+    With USE_TZ off, ``moment`` is a local time of TIME_ZONE. If clocks were put back so that it
+    happened twice, it is taken as the later of the two, if that has passed.
+    """
+    if timezone.is_aware(moment):
+        return moment.astimezone(zones.utc)
+    zone = timezone.get_default_timezone()
+    first, second = (
+        moment.replace(tzinfo=zone, fold=fold).astimezone(zones.utc) for fold in (0, 1)
+    )
+    return second if second <= utc_now() else first
+
+
+def time_since(moment: datetime) -> timedelta:
+    """Return how much time has passed since ``moment``, which is as for ``as_instant``."""
+    return utc_now() - as_instant(moment)
 
 
 def to_local_time(moment: datetime) -> datetime:
@@ -127,7 +154,7 @@ def is_private(url: str) -> bool:
         return bool(host) and ("." not in host or host.endswith(private))
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """Return the type and the text of ``error``, in a form that every database can store."""
     try:
         text = f"{type(error).__name__}: {error}"

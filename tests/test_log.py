@@ -588,7 +588,12 @@ def test_an_observer_that_raises_breaks_nothing(configure: Any, settings: Any, c
     configure(OBSERVERS=[path, *settings.KAPSO_CONNECT["OBSERVERS"]])
     assert post(payload_for(make_customer(), new_number_id())).status_code == 200
     assert Connection.objects.get().is_connected
-    assert names() == ["webhook.stored", "timeline.connected", "webhook.answered"]
+    assert names() == [
+        "webhook.stored",
+        "timeline.connected",
+        "signal.unheard",
+        "webhook.answered",
+    ]
     records = [r for r in caplog.records if vars(r).get("kapso_event") == "observer.failed"]
     assert [(r.observer, r.during, r.error) for r in records] == [
         (path, name, "ZeroDivisionError") for name in names()

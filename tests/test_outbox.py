@@ -1,30 +1,45 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import inspect
+import json
 import logging
 import pydoc
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import OperationalError, transaction
+from asgiref.sync import async_to_sync
+from django.core.asgi import get_asgi_application
+from django.db import OperationalError, connections, transaction
 from django.db import connection as database
 from django.dispatch import Signal
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from kapso_connect import onboarding, outbox, signals
-from kapso_connect.models import Connection, TimelineEvent
+from kapso_connect import onboarding, outbox, signals, sync
+from kapso_connect.models import Connection, TimelineEvent, WebhookEvent
 from kapso_connect.onboarding import numbers
+from kapso_connect.testing import Sandbox, webhook_headers
+from kapso_connect.utils import time_since
 
+from .clock import FakeClock
 from .factories import (
+    CREATED,
+    SECRET,
+    WEBHOOK,
     broken_queue,
     listening,
     make_customer,
     make_link,
     new_number_id,
+    payload_for,
+    post,
     queue_without_worker,
 )
 
@@ -283,24 +298,280 @@ def test_without_a_queue_the_event_stays_due(receiver: Receiver, caplog) -> None
     assert receiver.calls == [event.pk]
 
 
-def test_of_two_receivers_with_one_name_both_must_return() -> None:
-    def make(broken: bool) -> Any:
+def test_of_two_receivers_with_one_name_only_the_one_that_raised_is_called_again() -> None:
+    calls: list[str] = []
+
+    def make(name: str) -> Any:
         def receiver(**kwargs: Any) -> None:
-            if broken:
+            calls.append(name)
+            if name == "bad":
                 raise RuntimeError
 
         return receiver
 
-    good, bad = make(False), make(True)
-    for receiver in (good, bad):
+    good, bad = make("good"), make("bad")
+    for receiver in (bad, good):
         signals.whatsapp_connected.connect(receiver)
     try:
         event = connect()
+        make_due(event)
+        assert not outbox.deliver(event.pk)
     finally:
         for receiver in (good, bad):
             signals.whatsapp_connected.disconnect(receiver)
-    assert event.receivers == []
+    assert calls == ["bad", "good", "bad"]
+    assert [name.rpartition(".")[2] for name in event.receivers] == ["receiver#2"]
+
+
+def concurrent_sync(sandbox: Sandbox) -> None:
+    """Run kapso_sync in another thread, with a database connection of its own."""
+
+    def run() -> None:
+        try:
+            sync.run()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(run).result()
+
+
+def test_signals_of_one_transaction_are_sent_once_however_long_the_receivers_take(
+    configure: Any, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(LEASE_SECONDS=3)
+    clock = FakeClock(monkeypatch)
+    calls: list[int] = []
+    customers = [make_customer(kapso_id=None) for _ in range(6)]
+
+    def slow(event: TimelineEvent, **kwargs: Any) -> None:
+        calls.append(event.pk)
+        if threading.current_thread() is threading.main_thread():
+            clock.advance(1.25)
+            concurrent_sync(sandbox)
+
+    signals.whatsapp_connected.connect(slow)
+    try:
+        with transaction.atomic():
+            for customer in customers:
+                onboarding.connect(customer, numbers.Number(new_number_id()), source="webhook")
+    finally:
+        signals.whatsapp_connected.disconnect(slow)
+    events = TimelineEvent.objects.filter(kind="connected")
+    assert sorted(calls) == sorted(events.values_list("pk", flat=True))
+    assert not events.undelivered()
+
+
+def test_several_slow_receivers_of_one_event_are_called_once_each(
+    configure: Any, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(LEASE_SECONDS=3)
+    clock = FakeClock(monkeypatch)
+    calls: list[int] = []
+
+    def make(number: int) -> Any:
+        def slow(event: TimelineEvent, **kwargs: Any) -> None:
+            calls.append(number)
+            if threading.current_thread() is threading.main_thread():
+                clock.advance(1.25)
+                concurrent_sync(sandbox)
+
+        return slow
+
+    receivers = [make(number) for number in range(4)]
+    for receiver in receivers:
+        signals.whatsapp_connected.connect(receiver)
+    try:
+        connect()
+    finally:
+        for receiver in receivers:
+            signals.whatsapp_connected.disconnect(receiver)
+    assert calls == [0, 1, 2, 3]
+
+
+def test_a_receiver_that_returned_is_noted_before_the_next_one_is_called(
+    receiver: Receiver,
+) -> None:
+    """If the process dies in the second receiver, the first one is not called again."""
+    noted = []
+
+    def look(event: TimelineEvent, **kwargs: Any) -> None:
+        noted.append(TimelineEvent.objects.get(pk=event.pk).receivers)
+
+    signals.whatsapp_connected.connect(look)
+    try:
+        connect()
+    finally:
+        signals.whatsapp_connected.disconnect(look)
+    assert noted == [["tests.test_outbox.Receiver"]]
+
+
+def test_signal_that_another_process_has_taken_over_is_not_sent(receiver: Receiver) -> None:
+    with transaction.atomic():
+        event = connect()
+        other = {"attempts": 2, "leased_at": timezone.now() + timedelta(minutes=5)}
+        TimelineEvent.objects.filter(pk=event.pk).update(**other)
+    assert receiver.calls == []
+
+
+class GreenThreadTimeout(BaseException):
+    """As the timeouts of green-thread libraries are: no Exception."""
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, SystemExit, GreenThreadTimeout, asyncio.CancelledError]
+)
+def test_receiver_that_ends_in_no_exception_is_called_again_and_those_that_returned_are_not(
+    receiver: Receiver, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupted(**kwargs: Any) -> None:
+        raise error
+
+    later = OtherReceiver()
+    signals.whatsapp_connected.connect(interrupted)
+    signals.whatsapp_connected.connect(later)
+    customer = make_customer()
+    try:
+        with pytest.raises(error):
+            post(payload_for(customer, new_number_id()))
+        assert WebhookEvent.objects.get().status == "processed"
+        event = TimelineEvent.objects.get()
+        assert (len(receiver.calls), len(later.calls)) == (1, 0)
+        assert (event.delivered_at, event.leased_until, event.attempts) == (None, None, 1)
+        assert event.next_attempt_at is not None
+        assert error.__name__ in event.last_error
+        assert f"raised {error.__name__}" in caplog.text
+        make_due(event)
+        with pytest.raises(error):
+            outbox.deliver(event.pk)
+    finally:
+        signals.whatsapp_connected.disconnect(interrupted)
+    make_due(event)
+    assert outbox.deliver(event.pk)
+    signals.whatsapp_connected.disconnect(later)
+    assert (len(receiver.calls), len(later.calls)) == (1, 1)
+
+
+def test_client_that_hangs_up_under_asgi_while_an_async_receiver_runs(receiver: Receiver) -> None:
+    calls: list[str] = []
+    customer = make_customer()
+    body = json.dumps(payload_for(customer, new_number_id())).encode()
+    headers = webhook_headers(body, SECRET, event=CREATED)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": WEBHOOK,
+        "query_string": b"",
+        "headers": [
+            (b"host", b"site.example"),
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            *((name.lower().encode(), value.encode()) for name, value in headers.items()),
+        ],
+    }
+
+    async def request() -> None:
+        begun = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        async def waiting(**kwargs: Any) -> None:
+            calls.append("begins")
+            loop.call_soon_threadsafe(begun.set)
+            await asyncio.sleep(20)
+            calls.append("ends")
+
+        signals.whatsapp_connected.connect(waiting)
+        try:
+            messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+            async def receive() -> dict[str, Any]:
+                if messages:
+                    return messages.pop()
+                await begun.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(message: Any) -> None:
+                raise AssertionError(message)
+
+            with contextlib.suppress(asyncio.CancelledError):
+                await get_asgi_application()(scope, receive, send)
+        finally:
+            signals.whatsapp_connected.disconnect(waiting)
+
+    async_to_sync(request)()
+    assert calls == ["begins"]
+    assert WebhookEvent.objects.get().status == "processed"
+    event = TimelineEvent.objects.get()
+    assert len(receiver.calls) == 1
+    assert (event.delivered_at, event.leased_until) == (None, None)
+    assert "CancelledError" in event.last_error
+    assert event.receivers == ["tests.test_outbox.Receiver"]
+
+
+def test_number_that_no_receiver_hears_of_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    connect()
+    unheard = [row for row in caplog.records if row.kapso_event == "signal.unheard"]
+    assert [row.levelname for row in unheard] == ["WARNING"]
+
+
+def test_process_without_receivers_leaves_the_signal_to_one_that_has_them(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    with queue_without_worker():
+        event = connect()
+    signals.whatsapp_connected.disconnect(receiver)
+    assert not outbox.deliver(event.pk)
+    event.refresh_from_db()
     assert event.delivered_at is None
+    assert event.next_attempt_at is not None
+    assert "AppConfig.ready()" in event.last_error
+    assert "signal.unheard" in [row.kapso_event for row in caplog.records]
+
+    signals.whatsapp_connected.connect(receiver)
+    make_due(event)
+    assert outbox.deliver(event.pk)
+    assert receiver.calls == [event.pk]
+
+
+def test_event_whose_receiver_was_removed_is_done_when_staff_send_it_again(
+    receiver: Receiver,
+) -> None:
+    receiver.broken = True
+    event = connect()
+    signals.whatsapp_connected.disconnect(receiver)
+    assert outbox.resend(event)
+    event.refresh_from_db()
+    assert event.delivered_at is not None
+
+
+@pytest.mark.parametrize("use_tz", [True, False])
+def test_queue_that_can_defer_calls_the_receiver_again(
+    receiver: Receiver, settings: Any, use_tz: bool
+) -> None:
+    settings.USE_TZ = use_tz
+    receiver.broken = True
+    with queue_without_worker():
+        event = connect()
+        queue = outbox.deliver_event.get_backend()
+        (first,) = queue.results
+        first.task.call(*first.args)
+        event.refresh_from_db()
+        assert event.next_attempt_at is not None
+        _, second = queue.results
+        wait = time_since(event.next_attempt_at) - time_since(second.task.run_after)
+        assert timedelta(seconds=0.9) < wait <= timedelta(seconds=1)
+        assert timezone.is_aware(second.task.run_after) == use_tz
+
+        receiver.broken = False
+        second.task.call(*second.args)  # too early, as by a clock that is ahead
+        assert len(receiver.calls) == 1
+        make_due(event)
+        second.task.call(*second.args)
+        second.task.call(*second.args)
+        assert len(receiver.calls) == 2
+        assert len(queue.results) == 2
+    event.refresh_from_db()
+    assert event.delivered_at is not None
 
 
 def test_async_receivers_are_called_once_too() -> None:
@@ -352,12 +623,12 @@ def test_every_kind_of_event_but_some_has_a_public_signal() -> None:
     assert {id(signal) for signal in public} == sent
 
 
-def test_a_signal_that_is_sent_immediately_costs_one_further_query(receiver: Receiver) -> None:
+def test_a_signal_that_is_sent_immediately_costs_two_further_queries(receiver: Receiver) -> None:
     customer = make_customer()
     with CaptureQueriesContext(database) as captured:
         onboarding.connect(customer, numbers.Number("1"), source="webhook")
     assert receiver.calls
-    assert len([q for q in captured if "connect_timelineevent" in q["sql"]]) <= 2
+    assert len([q for q in captured if "connect_timelineevent" in q["sql"]]) <= 3
 
 
 class Killed(BaseException):
@@ -393,7 +664,7 @@ def test_a_transaction_longer_than_the_lease_sends_the_signal_once(
         connect()
         time.sleep(0.02)
     assert len(receiver.calls) == 1
-    assert TimelineEvent.objects.get().attempts == 2
+    assert TimelineEvent.objects.get().attempts == 1
 
 
 def test_receivers_get_the_rows_of_the_database(receiver: Receiver) -> None:

@@ -166,6 +166,7 @@ def kind_of(field: Any) -> str:
     kinds = {
         "CharField": f"text, up to {field.max_length}",
         "DateTimeField": "date and time",
+        "InstantField": "date and time",
         "EmailField": "e-mail address",
         "JSONField": "JSON",
         "PositiveSmallIntegerField": "whole number",

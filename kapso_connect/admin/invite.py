@@ -14,7 +14,6 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from django.urls import NoReverseMatch, URLPattern
-from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.generic import FormView, TemplateView
@@ -25,6 +24,7 @@ from ..models import Connection, Customer, Invitation, InvitationBatch, SetupLin
 from ..onboarding import invitations, setup_links
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.messages import staff_message
+from ..utils import time_since, to_local_time, utc_now
 from . import forms
 from .base import MAX_SELECTED, AdminView
 from .customer_data import CUSTOMERS_PER_QUERY, CustomerDataMixin
@@ -220,9 +220,10 @@ class ProgressView(InvitePermissionView, TemplateView):
         progress = invitations.progress(batch)
         is_running = bool(progress.left and not batch.stopped)
         works_here = is_running and not invitations.is_background()
-        due_at = max(progress.due_at or batch.started_at, batch.started_at)
-        wait = (due_at - timezone.now()).total_seconds()
-        has_worker = batch.invitations.filter(leased_until__gt=timezone.now()).exists()
+        # How long until the next is due; negative since then, or since the batch was started.
+        overdue = min(time_since(progress.due_at or batch.started_at), time_since(batch.started_at))
+        wait = -overdue.total_seconds()
+        has_worker = batch.invitations.filter(leased_until__gt=utc_now()).exists()
         rows = batch.invitations.select_related("customer", "setup_link").defer(
             "setup_link__url", "setup_link__options"
         )
@@ -234,6 +235,7 @@ class ProgressView(InvitePermissionView, TemplateView):
             **super().get_context_data(**kwargs),
             "batch": batch,
             "progress": progress,
+            "due_at": to_local_time(progress.due_at) if progress.due_at else None,
             "finished": progress.done + progress.failed,
             "is_running": is_running,
             "works_here": works_here,

@@ -10,13 +10,15 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern
+from django.utils.formats import localize
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from django.views.generic import TemplateView
 
+from ..utils import to_local_time
 from .base import MAX_SELECTED, PRIMARY_KEY, AdminView, ReadOnlyAdmin
-from .display import CONFIRMATION_ROWS, shorten, text_block
+from .display import CONFIRMATION_ROWS, EMPTY, shorten, text_block
 from .permissions import has_model_permission
 
 RUN_AGAIN_BUDGET = 15
@@ -70,6 +72,11 @@ class RunAgainAdmin(ReadOnlyAdmin):
     @admin.display(description=gettext_lazy("error"))
     def problem(self, row: Any) -> str:
         return shorten(row.last_error)
+
+    @admin.display(description=gettext_lazy("next attempt"), ordering="next_attempt_at")
+    def next_attempt(self, row: Any) -> str:
+        due_at = row.next_attempt_at
+        return str(localize(to_local_time(due_at))) if due_at else EMPTY
 
     @admin.display(description=gettext_lazy("error"))
     def full_error(self, row: Any) -> SafeString | str:

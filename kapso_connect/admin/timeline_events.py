@@ -83,7 +83,7 @@ class TimelineEventAdmin(RunAgainAdmin):
         signal_badge,
         "delivered_at",
         "attempts",
-        "next_attempt_at",
+        "next_attempt",
         "full_error",
         "receivers_done",
     ]

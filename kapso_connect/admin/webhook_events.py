@@ -23,7 +23,7 @@ WEBHOOK_EVENT_BADGES = {
 
 @admin.register(WebhookEvent)
 class WebhookEventAdmin(RunAgainAdmin):
-    list_display = ["event", "state", "problem", "received_at", "attempts", "next_attempt_at"]
+    list_display = ["event", "state", "problem", "received_at", "attempts", "next_attempt"]
     list_filter = ["status", "received_at"]
     search_fields = ["=idempotency_key", "^event"]
     search_help_text = gettext_lazy("Whole idempotency key, or the beginning of an event's name.")
@@ -32,7 +32,7 @@ class WebhookEventAdmin(RunAgainAdmin):
         "state",
         "full_error",
         "attempts",
-        "next_attempt_at",
+        "next_attempt",
         "received_at",
         "processed_at",
         "idempotency_key",

@@ -34,9 +34,10 @@ from ..exceptions import KapsoCredentialsError, KapsoError, KapsoNotFound
 from ..kapso.client import API_PATH, KapsoClient
 from ..kapso.http import Unreachable, fetch
 from ..kapso.types import KapsoWebhook
-from ..models import Invitation, InvitationBatch, SetupLink
+from ..models import Invitation, InvitationBatch, SetupLink, TimelineEvent
 from ..onboarding import invitations
 from ..onboarding.status import find_wrong_statuses
+from ..utils import time_since
 from ..webhooks import inbox, registration
 from ..webhooks.registration import SecretState, WebhookInspection
 from .queues import count_and_age, read_all_queues
@@ -48,6 +49,9 @@ OVERDUE_PROBLEM = timedelta(hours=1)
 SYNC_OVERDUE_WARNING = timedelta(hours=1)
 SYNC_OVERDUE_PROBLEM = timedelta(days=1)
 """The same for what only kapso_sync does, which some sites run rarely."""
+
+UNHEARD_PERIOD = timedelta(days=7)
+"""How far back numbers are counted whose connection no receiver heard of."""
 
 CLOCK_WARNING_SECONDS = 30.0
 CLOCK_PROBLEM_SECONDS = 300.0
@@ -306,7 +310,10 @@ def _check_tasks(run: Diagnosis) -> Iterator[Finding]:
 
     tasks = (outbox.deliver_event, inbox.process_webhook_event, invitations.work_invitations)
     ready = DBTaskResult.objects.ready().filter(task_path__in=[task.module_path for task in tasks])
-    count, overdue = count_and_age(ready, "enqueued_at")
+    # A deferred task is due later than it was enqueued.
+    deferred = models.When(run_after__lte=clock.now(), then=models.F("run_after"))
+    ready = ready.annotate(due_at=models.Case(deferred, default=models.F("enqueued_at")))
+    count, overdue = count_and_age(ready, "due_at")
     yield _waiting("tasks", count, overdue, "Keep a worker running: manage.py db_worker")
 
 
@@ -334,6 +341,43 @@ def _waiting(name: str, count: int, overdue: timedelta, hint: str) -> Finding:
     report = _problem if overdue > OVERDUE_PROBLEM else _warning
     message = f"Waiting {name}: {count}. The oldest has been due for {_format(overdue)}."
     return report(check, message, hint, **data)
+
+
+def _check_receivers(run: Diagnosis) -> Iterator[Finding]:
+    """Check whether the receivers of new connections are there in every process."""
+    run.require("migrations")
+    recent = TimelineEvent.objects.filter(
+        kind=TimelineEvent.Kind.CONNECTED, occurred_at__gte=clock.now() - UNHEARD_PERIOD
+    )
+    unheard = recent.filter(delivered_at__isnull=False, receivers=[]).count()
+    is_heard = recent.exclude(receivers=[]).exists()
+    has_receivers = outbox.has_receivers(TimelineEvent.Kind.CONNECTED)
+    hint = (
+        "Connect receivers in AppConfig.ready(), so that every process has them: kapso_sync and "
+        "task workers, too."
+    )
+    data = {"unheard": unheard, "has_receivers": has_receivers}
+    if is_heard and not has_receivers:
+        message = (
+            "The site has a receiver of whatsapp_connected, but this process, like kapso_sync, "
+            "has none."
+        )
+        yield _warning("receivers", message, hint, **data)
+    elif unheard and has_receivers:
+        message = (
+            f"Numbers connected in the last {UNHEARD_PERIOD.days} days that no receiver of "
+            f"whatsapp_connected heard of: {unheard}."
+        )
+        hint += " What was connected before a receiver was added is not sent to it later."
+        yield _warning("receivers", message, hint, **data)
+    elif has_receivers:
+        yield _ok("receivers", "Receivers of whatsapp_connected hear of new numbers.", **data)
+    else:
+        message = (
+            "No receiver of whatsapp_connected is connected. The admin and the REST API show new "
+            "numbers all the same; to act on them, connect one in AppConfig.ready()."
+        )
+        yield _ok("receivers", message, **data)
 
 
 def _check_statuses(run: Diagnosis) -> Iterator[Finding]:
@@ -374,7 +418,7 @@ def _check_sync(run: Diagnosis) -> Iterator[Finding]:
 
 
 def _age(moment: datetime | None) -> timedelta:
-    return clock.now() - moment if moment else timedelta()
+    return time_since(moment) if moment else timedelta()
 
 
 def _format(length: timedelta) -> str:
@@ -529,6 +573,7 @@ CHECKS: dict[str, Callable[[Diagnosis], Iterator[Finding]]] = {
     "migrations": _check_migrations,
     "tasks": _check_tasks,
     "queues": _check_queues,
+    "receivers": _check_receivers,
     "statuses": _check_statuses,
     "sync": _check_sync,
     "site": _check_site,

@@ -8,9 +8,9 @@ from typing import Any
 
 from django.db import models
 from django.db.models import Count, Min
-from django.utils import timezone
 
 from ..models import Invitation, SetupLink, TimelineEvent, WebhookEvent
+from ..utils import time_since
 
 
 @dataclass(frozen=True)
@@ -63,5 +63,5 @@ def count_and_age(rows: models.QuerySet[Any], field: str) -> tuple[int, timedelt
     The age is 0 if there are no rows, or if all moments are in the future.
     """
     found = rows.aggregate(count=Count("pk"), earliest=Min(field))
-    age = timezone.now() - found["earliest"] if found["earliest"] else timedelta()
+    age = time_since(found["earliest"]) if found["earliest"] else timedelta()
     return found["count"], max(age, timedelta())

@@ -12,6 +12,7 @@ from django.utils import timezone
 from .. import outbox
 from ..db import retry_on_conflict
 from ..models import AccountStatus, Connection, Customer, TimelineEvent, WebhookEvent
+from ..utils import as_instant
 
 Kind = TimelineEvent.Kind
 
@@ -88,4 +89,5 @@ def _is_new(connection: Connection, name: str, event_id: str, occurred_at: datet
         return False
     if name not in ACCOUNT_STATUSES:
         return True
-    return connection.account_updated_at is None or connection.account_updated_at < occurred_at
+    updated_at = connection.account_updated_at
+    return updated_at is None or as_instant(updated_at) < as_instant(occurred_at)

@@ -22,6 +22,7 @@ from ..models import (
     TimelineEvent,
     WebhookEvent,
 )
+from ..utils import as_instant
 from .numbers import CHANGED_MEANWHILE, changed_since, lock_number, mark_disconnected
 from .setup_links import revoke_setup_link
 from .status import update_status
@@ -139,4 +140,5 @@ def _needs_confirmation(
         # Without a time, the report may be about an earlier disconnection.
         return is_webhook or connection.disconnected_at is not None
     connected_times = connection.connected_at, connection.reported_connected_at
-    return any(moment is not None and occurred_at <= moment for moment in connected_times)
+    happened = as_instant(occurred_at)
+    return any(moment is not None and happened <= as_instant(moment) for moment in connected_times)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
@@ -44,7 +44,7 @@ from ..kapso.types import KapsoCustomer, KapsoSetupLink
 from ..log import log_event
 from ..models import Customer, Invitation, InvitationBatch, SetupLink, TimelineEvent
 from ..retries import not_leased
-from ..utils import validate_same_site_url
+from ..utils import utc_now, validate_same_site_url
 from . import emails, setup_links
 from .customers import ask_for_registration, prepare_registration, record_registrations
 from .messages import staff_message
@@ -150,9 +150,9 @@ def resume(batch: InvitationBatch) -> None:
         # Not the first attempt: a link that an earlier one may have created at Kapso is looked for.
         invitations = Invitation.objects.filter(batch=batch)
         invitations.failed().update(
-            status=Invitation.Status.PENDING, attempts=1, next_attempt_at=timezone.now()
+            status=Invitation.Status.PENDING, attempts=1, next_attempt_at=utc_now()
         )
-        invitations.waiting().update(next_attempt_at=timezone.now())
+        invitations.waiting().update(next_attempt_at=utc_now())
         if is_background():
             db.enqueue_on_commit(work_invitations, batch.pk)
 
@@ -257,9 +257,11 @@ def work(
 @dataclass(frozen=True)
 class Wave:
     """Invitations that are worked on together: those with a link, and those for whose link Kapso is
-    being asked. The remaining ones failed, or wait for another attempt."""
+    being asked. The remaining ones failed, or wait for another attempt. Their leases were acquired
+    together, at ``leased_at``."""
 
     invitations: list[Invitation]
+    leased_at: datetime
     links: dict[Invitation, SetupLink]
     requests: dict[Invitation, LinkRequest]
     answers: dict[Invitation, Future[KapsoSetupLink]]
@@ -272,13 +274,14 @@ def _ask(
     Return None if there are no invitations."""
     if not invitations:
         return None
+    leased_at = cast(datetime, invitations[0].leased_at)
     links, requests = _prepare(batch, invitations)
     _register(batch, requests, pool)
     answers = {
         invitation: pool.submit(_with_client, setup_links.ask, request)
         for invitation, request in requests.items()
     }
-    return Wave(invitations, links, requests, answers)
+    return Wave(invitations, leased_at, links, requests, answers)
 
 
 def _prepare(
@@ -325,7 +328,7 @@ def _in_progress_elsewhere(invitations: Collection[Invitation]) -> set[int]:
     """Return the customers whom another batch is inviting at this moment."""
     others = Invitation.objects.pending().filter(
         customer__in=[invitation.customer_id for invitation in invitations],
-        leased_until__gt=timezone.now(),
+        leased_until__gt=utc_now(),
     )
     others = others.exclude(pk__in=[invitation.pk for invitation in invitations])
     return set(others.values_list("customer_id", flat=True))
@@ -385,8 +388,9 @@ def _record(batch: InvitationBatch, wave: Wave, pool: ThreadPoolExecutor) -> int
             answers[invitation] = future.result()
         except Exception as error:
             _handle_error(batch, invitation, error, wave)
-    _record_links(batch, wave, answers)
+    _record_links(batch, wave, _keep_leased(wave, answers))
     if batch.send_email:
+        _keep_leased(wave, answers)
         _send_emails(batch, wave.links, pool)
     for invitation, link in wave.links.items():
         invitation.setup_link = link
@@ -397,6 +401,20 @@ def _record(batch: InvitationBatch, wave: Wave, pool: ThreadPoolExecutor) -> int
     for invitation, link in wave.links.items():
         log_event("invitation.done", setup_link_id=link.pk, **_log_fields(invitation))
     return sum(row.status != Invitation.Status.PENDING for row in wave.invitations)
+
+
+def _keep_leased(
+    wave: Wave, answers: Mapping[Invitation, KapsoSetupLink]
+) -> dict[Invitation, KapsoSetupLink]:
+    """Renew the leases of a wave, and leave out of it what other processes have taken over because
+    Kapso or the mail server was slow. Return the answers to the remaining invitations."""
+    rows = Invitation.objects.filter(pk__in=[invitation.pk for invitation in wave.invitations])
+    held = retry_on_conflict(partial(rows.renew_leases, wave.leased_at))
+    for invitation in list(wave.invitations):
+        if invitation.pk not in held:
+            wave.invitations.remove(invitation)
+            wave.links.pop(invitation, None)
+    return {invitation: link for invitation, link in answers.items() if invitation.pk in held}
 
 
 def _save(wave: Wave) -> None:
@@ -447,7 +465,7 @@ def _handle_error(
         invitation.last_error = staff_message(error)
         _release(invitation, pause)
         waiting = Invitation.objects.waiting().filter(batch=batch)
-        waiting.due().update(next_attempt_at=timezone.now() + pause)
+        waiting.due().update(next_attempt_at=utc_now() + pause)
     elif isinstance(error, PERMANENT_ERRORS):
         log_event("invitation.failed", error=str(error), **_log_fields(invitation))
         invitation.status = Invitation.Status.FAILED
@@ -474,7 +492,7 @@ def _release(invitation: Invitation, pause: timedelta = timedelta()) -> None:
     Does not save it."""
     invitation.attempts = max(invitation.attempts - 1, 0)
     invitation.finish()
-    invitation.next_attempt_at = timezone.now() + pause
+    invitation.next_attempt_at = utc_now() + pause
 
 
 def _send_emails(
@@ -551,9 +569,6 @@ def work_invitations(batch_id: int) -> None:
     if not is_background():
         return
     if work(batch_id, seconds=TASK_SECONDS):
-        work_invitations.enqueue(batch_id)
-        return
-    batch = InvitationBatch.objects.filter(pk=batch_id, stopped="").first()
-    later = batch and progress(batch).due_at
-    if later and work_invitations.get_backend().supports_defer:
-        work_invitations.using(run_after=later).enqueue(batch_id)
+        db.enqueue_on_commit(work_invitations, batch_id)
+    elif batch := InvitationBatch.objects.filter(pk=batch_id, stopped="").first():
+        db.enqueue_later_on_commit(work_invitations, batch_id, progress(batch).due_at)

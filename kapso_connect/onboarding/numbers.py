@@ -24,6 +24,7 @@ from ..models import (
     WebhookEvent,
 )
 from ..phone_numbers import only_digits
+from ..utils import as_instant
 from .setup_links import COMPLETED_FIELDS, complete, find_open_link
 from .status import update_status
 
@@ -244,7 +245,8 @@ def mark_disconnected(
 def changed_since(connection: Connection, asked_at: datetime) -> bool:
     """Return whether a connection was connected or disconnected at or after ``asked_at``."""
     times = connection.connected_at, connection.disconnected_at
-    return any(moment is not None and moment >= asked_at for moment in times)
+    since = as_instant(asked_at)
+    return any(moment is not None and as_instant(moment) >= since for moment in times)
 
 
 def _update_connected(

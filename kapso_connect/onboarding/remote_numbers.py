@@ -13,6 +13,7 @@ from ..exceptions import KapsoNotFound, TryLater
 from ..kapso.client import KapsoClient
 from ..kapso.types import KapsoPhoneNumber
 from ..models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
+from ..utils import as_instant, time_since
 from .customers import customer_from_api
 from .disconnections import disconnect
 from .numbers import Number, connect
@@ -100,11 +101,13 @@ def apply_remote_number(
     kind = Kind.CONNECTED
     if known is not None and not known.is_connected and known.customer_id == customer.pk:
         disconnected_at = known.disconnected_at
-        if disconnected_at is not None and remote.created_at <= disconnected_at:
+        if disconnected_at is not None and as_instant(remote.created_at) <= as_instant(
+            disconnected_at
+        ):
             # The same record that was disconnected: it stays readable for a moment.
             if status not in {"", "CONNECTED"}:
                 return known
-            if timezone.now() - disconnected_at < STALE_READ_WINDOW:
+            if time_since(disconnected_at) < STALE_READ_WINDOW:
                 raise TryLater("Kapso still shows the number as it was before it was disconnected.")
             if known.connected_at is not None:
                 kind = Kind.RECONNECTED

@@ -21,6 +21,7 @@ from ..exceptions import (
 from ..kapso.client import KapsoClient
 from ..log import log_event
 from ..models import Connection, Customer, SetupLink, Source
+from ..utils import as_stored
 from .remote_numbers import apply_remote_number
 from .setup_links import CLOCK_SKEW, apply_remote_link, create, prepare, revoke_setup_link
 
@@ -126,7 +127,8 @@ def _renew(link: SetupLink, client: KapsoClient) -> SetupLink:
     key = customer.connect_key
     rows = SetupLink.objects.filter(pk=link.pk)
     # Set if the outcome of an earlier attempt is not known. A link that it created is used then.
-    since = rows.values_list("leased_at", flat=True).first()
+    earlier = rows.values_list("leased_at", flat=True).first()
+    since = as_stored(earlier) if earlier else None
     is_latest = Exists(Customer.objects.filter(latest_setup_link=OuterRef("pk")))
     # Longer than the API requests can take: the lease expires only if its process was killed.
     if not rows.filter(is_latest).acquire_lease(get_conf().request_budget + 10):
@@ -140,7 +142,7 @@ def _renew(link: SetupLink, client: KapsoClient) -> SetupLink:
         new_link = create(request, client)
     except Exception as error:
         if not (isinstance(error, KapsoError) and error.outcome_unknown):
-            rows.update(leased_at=since, leased_until=None)
+            rows.update(leased_at=earlier, leased_until=None)
         raise
     if customer.connect_key != key:  # Staff withdrew the invitation in the meantime.
         revoke_setup_link(new_link, client=client)

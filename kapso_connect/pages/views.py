@@ -51,7 +51,7 @@ from ..onboarding.connect_urls import (
     with_customer_token,
 )
 from ..phone_numbers import format_phone_number
-from ..utils import reverse_path, static_url, validate_same_site_url
+from ..utils import reverse_path, static_url, time_since, validate_same_site_url
 from . import theme
 from .rate_limit import seconds_until_allowed
 
@@ -303,7 +303,7 @@ class SuccessView(PageView):
         """Return the page that reloads itself, less often after a minute, until the number is
         confirmed."""
         link.refresh_from_db(fields=["unconfirmed_since"])
-        waited = timezone.now() - (link.unconfirmed_since or timezone.now())
+        waited = time_since(link.unconfirmed_since or timezone.now())
         takes_long = waited >= SLOW_REFRESH_AFTER
         seconds = SLOW_REFRESH_SECONDS if takes_long else REFRESH_SECONDS
         response = self.page(

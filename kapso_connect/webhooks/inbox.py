@@ -32,7 +32,7 @@ from ..kapso.client import KapsoClient
 from ..log import log_event
 from ..models import Source, TimelineEvent, WebhookEvent, WebhookEventQuerySet
 from ..onboarding.remote_numbers import STALE_READ_WINDOW, refresh_number
-from ..utils import describe
+from ..utils import describe, time_since, utc_now
 from .handlers import CONNECTING_EVENTS, TEST_DELIVERY, apply, disconnection_data
 from .payloads import PARSERS, Event, Message, PhoneNumberEvent, is_test, read
 
@@ -113,7 +113,7 @@ def _without_duplicates(messages: Sequence[Message]) -> list[Message]:
 
     Raise RepeatedTooOften if there are any, and this body was stored MAX_REPEATS times.
     """
-    now = timezone.now()
+    now = utc_now()
     digests, recent = set(), Counter[str]()
     shares_answer = False
     # Not as objects: of a batch there may be thousands.
@@ -123,7 +123,7 @@ def _without_duplicates(messages: Sequence[Message]) -> list[Message]:
         .values_list("delivery_digest", "event", "status", "received_at", "leased_until")
     ):
         digests.add(digest)
-        age = now - received_at
+        age = time_since(received_at)
         if age < REPEAT_PERIOD:
             recent[_handled_name(name)] += 1
         if (name, status) == (messages[0].name, WebhookEvent.Status.PENDING):
@@ -165,7 +165,7 @@ def _store_once(message: Message) -> WebhookEvent | None:
 def _awaits_confirmation(webhook_event: WebhookEvent) -> bool:
     due = webhook_event.next_attempt_at
     is_pending = webhook_event.status == WebhookEvent.Status.PENDING
-    return is_pending and due is not None and due <= timezone.now()
+    return is_pending and due is not None and due <= utc_now()
 
 
 def _confirm_now(webhook_events: Sequence[WebhookEvent]) -> None:
@@ -229,6 +229,8 @@ def _insert(message: Message, *, error: Exception | None = None) -> WebhookEvent
         apply(message.event, webhook_event)
     elif isinstance(error, NeedsConfirmation) and not db.runs_immediately(process_webhook_event):
         db.enqueue_on_commit(process_webhook_event, webhook_event.pk)
+    else:
+        _enqueue_next_attempt(webhook_event)
     return webhook_event
 
 
@@ -268,9 +270,11 @@ def process(webhook_event_id: int, *, client: KapsoClient | None = None) -> bool
     started = time.monotonic()
     try:
         _handle_or_confirm(webhook_event, client)
-    except Exception as error:
+    except BaseException as error:
         _log_error(webhook_event, error)
         schedule_retry(webhook_event, describe(error))
+        if not isinstance(error, Exception):  # a timeout of a green thread, SystemExit
+            raise
     log_event(
         "webhook.retried",
         attempts=webhook_event.attempts,
@@ -336,8 +340,7 @@ def confirm(
         schedule_retry(webhook_event, str(error))
         return
     is_connected = connection is not None and connection.is_connected
-    happened_at = event.occurred_at or webhook_event.received_at
-    is_fresh = timezone.now() - happened_at < STALE_READ_WINDOW
+    is_fresh = time_since(event.occurred_at or webhook_event.received_at) < STALE_READ_WINDOW
     if is_connected and not connects and is_fresh:
         schedule_retry(webhook_event, "Kapso's API still shows the number as connected.")
         return
@@ -359,7 +362,7 @@ def classify_error(webhook_event: WebhookEvent, error: Exception) -> None:
     status = WebhookEvent.Status
     if isinstance(error, NeedsConfirmation):
         webhook_event.status = status.PENDING
-        webhook_event.next_attempt_at = timezone.now()
+        webhook_event.next_attempt_at = utc_now()
         webhook_event.last_error = "Waiting for the API to confirm it."
     elif isinstance(error, Ignored):
         finish(webhook_event, status.IGNORED, str(error))
@@ -388,6 +391,13 @@ def schedule_retry(webhook_event: WebhookEvent, error: str) -> None:
     if webhook_event.next_attempt_at is None:
         finish(webhook_event, WebhookEvent.Status.FAILED, error)
     webhook_event.save(update_fields=OUTCOME_FIELDS)
+    _enqueue_next_attempt(webhook_event)
+
+
+def _enqueue_next_attempt(webhook_event: WebhookEvent) -> None:
+    db.enqueue_later_on_commit(
+        process_webhook_event, webhook_event.pk, webhook_event.next_attempt_at
+    )
 
 
 def _log_fields(webhook_event: WebhookEvent) -> dict[str, Any]:
@@ -399,7 +409,7 @@ def _log_fields(webhook_event: WebhookEvent) -> dict[str, Any]:
     }
 
 
-def _log_error(webhook_event: WebhookEvent, error: Exception) -> None:
+def _log_error(webhook_event: WebhookEvent, error: BaseException) -> None:
     if not isinstance(error, EXPECTED_ERRORS):
         log_event(
             "webhook.error",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -126,6 +126,26 @@ def test_every_change_page_loads(
     row = ROWS[model].objects.first()
     assert admin_client.get(url(model, "change", row.pk)).status_code == 200
     assert admin_client.get(url(model, "history", row.pk)).status_code == 200
+
+
+@pytest.mark.parametrize("use_tz", [True, False])
+def test_next_attempt_is_shown_in_local_time(
+    admin_client: Client, settings: Any, use_tz: bool
+) -> None:
+    settings.USE_TZ = use_tz
+    settings.TIME_ZONE = "Asia/Kolkata"
+    moment = datetime.fromisoformat("2026-07-01T12:00:00+00:00")
+    inbox = WebhookEvent.objects.create(
+        idempotency_key="k", event="e", payload={}, next_attempt_at=moment
+    )
+    signal = TimelineEvent.objects.create(kind="connected", next_attempt_at=moment)
+    pages = [
+        url("webhookevent"),
+        url("webhookevent", "change", inbox.pk),
+        url("timelineevent", "change", signal.pk),
+    ]
+    for page in pages:
+        assert "July 1, 2026, 5:30 p.m." in admin_client.get(page).content.decode(), page
 
 
 def queries(client: Client, address: str) -> int:

@@ -43,7 +43,7 @@ from kapso_connect.webhooks import registration
 from kapso_connect.webhooks.payloads import NOT_AN_OBJECT
 from kapso_connect.webhooks.views import WRONG_SIGNATURE
 
-from ..factories import CREATED, DELETED, WEBHOOK, make_customer, make_link
+from ..factories import CREATED, DELETED, WEBHOOK, listening, make_customer, make_link
 from ..faulty_server import FaultyServer, answer, broken_off, hung
 from ..management.conftest import add_webhook
 from ..proofs.support import environment, new_database
@@ -134,6 +134,7 @@ def test_working_installation_has_no_problems(here: str, sandbox: Sandbox) -> No
         *("versions", "settings", "urls", "cache", "database", "migrations", "tasks"),
         *("webhooks.waiting", "signals.waiting", "invitations.waiting", "redirects.waiting"),
         *(
+            "receivers",
             "statuses",
             "sync",
             "site.url",
@@ -499,6 +500,48 @@ def test_whether_kapso_sync_is_run(fields: dict[str, Any], level: str, words: st
     assert words in found["message"]
 
 
+def make_connected(*receivers: str, days_ago: int = 0) -> None:
+    moment = clock.now() - timedelta(days=days_ago)
+    TimelineEvent.objects.create(
+        kind="connected",
+        occurred_at=moment,
+        delivered_at=moment,
+        next_attempt_at=None,
+        receivers=list(receivers),
+    )
+
+
+@pytest.mark.django_db
+def test_site_without_receivers_gets_a_friendly_note() -> None:
+    for _ in range(2):
+        found = offline()["receivers"]
+        assert found["level"] == "ok"
+        assert "AppConfig.ready()" in found["message"]
+        make_connected()
+
+
+@pytest.mark.django_db
+def test_receiver_that_is_missing_in_commands_is_reported() -> None:
+    make_connected("crm.receivers.welcome")
+    found = offline()["receivers"]
+    assert (found["level"], found["data"]) == ("warning", {"unheard": 0, "has_receivers": False})
+    assert "kapso_sync" in found["message"]
+    assert "AppConfig.ready()" in found["hint"]
+
+
+@pytest.mark.django_db
+def test_numbers_that_no_receiver_heard_of_are_reported() -> None:
+    make_connected(days_ago=8)
+    make_connected("crm.receivers.welcome")
+    with listening("whatsapp_connected"):
+        assert offline()["receivers"]["level"] == "ok"
+        make_connected()
+        make_connected(days_ago=6)
+        found = offline()["receivers"]
+    assert (found["level"], found["data"]) == ("warning", {"unheard": 2, "has_receivers": True})
+    assert "AppConfig.ready()" in found["hint"]
+
+
 @pytest.mark.django_db
 def test_wrong_status_of_a_customer_is_reported() -> None:
     customer = make_customer()
@@ -777,7 +820,7 @@ def test_empty_database(tmp_path: Path) -> None:
     assert status == 1
     assert "kapso_connect.0001_initial" in found["migrations"]["message"]
     assert found["migrations"]["hint"] == "Run: manage.py migrate"
-    for name in ("queues", "statuses", "sync"):
+    for name in ("queues", "receivers", "statuses", "sync"):
         assert found[name]["level"] == "skipped"
 
 

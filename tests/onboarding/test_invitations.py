@@ -21,9 +21,13 @@ from kapso_connect.kapso.client import KapsoClient
 from kapso_connect.models import Customer, InvitationBatch, SetupLink, TimelineEvent
 from kapso_connect.onboarding import invitations, numbers, setup_links
 from kapso_connect.onboarding.connect_urls import connect_url
+from kapso_connect.signals import setup_link_created
 from kapso_connect.testing import Sandbox
+from kapso_connect.utils import time_since
 
-from ..factories import after_first_query, failing_queries
+from ..clock import FakeClock
+from ..factories import after_first_query, failing_queries, queue_without_worker
+from ..faults import around_api_requests
 from .support import check_no_transaction_during, during_request, links_at_kapso
 
 pytestmark = pytest.mark.django_db
@@ -455,7 +459,77 @@ def test_email_that_may_have_been_sent_is_not_sent_again(sandbox: Sandbox) -> No
     assert invitation.email_error.startswith("It is not known")
 
 
+@pytest.mark.django_db(transaction=True)
+def test_leases_are_renewed_before_the_links_are_recorded_and_sent(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock(monkeypatch)
+    batch = started(1, send_email=True)
+    left: list[timedelta] = []
+
+    def look(**kwargs: Any) -> None:
+        left.append(batch.invitations.get().leased_until - clock.now)
+
+    setup_link_created.connect(look)
+    try:
+        with around_api_requests(CREATE_LINK, after=lambda: clock.advance(200)):
+            invitations.work(batch.pk)
+    finally:
+        setup_link_created.disconnect(look)
+    assert left == [timedelta(seconds=300)]
+    assert invitations.progress(batch).emails_sent == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_invitation_that_another_process_has_taken_over_is_left_to_it(sandbox: Sandbox) -> None:
+    batch = started(2, send_email=True)
+    taken = batch.invitations.order_by("pk")[0]
+    theirs = {"attempts": 2, "leased_at": timezone.now() + timedelta(minutes=6)}
+    during_request(
+        sandbox,
+        CREATE_LINK,
+        lambda: batch.invitations.filter(pk=taken.pk).update(**theirs),
+        lambda: invitations.work(batch.pk),
+    )
+    before = (taken.leased_until, taken.status, taken.email_status)
+    taken.refresh_from_db()
+    assert (taken.attempts, taken.status, taken.email_status) == (2, "pending", "")
+    assert before[0] is None
+    assert len(outbox.outbox) == 1
+    assert SetupLink.objects.count() == 1
+    # The other process finds the link that was created at Kapso.
+    make_due(batch)
+    invitations.work(batch.pk)
+    assert invitations.progress(batch).emails_sent == len(outbox.outbox) == 2
+    assert len(links_at_kapso(sandbox)) == 2
+
+
 # Where the work runs
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("use_tz", [True, False])
+def test_queue_that_can_defer_continues_after_a_rate_limit(
+    sandbox: Sandbox, settings: Any, use_tz: bool
+) -> None:
+    settings.USE_TZ = use_tz
+    sandbox.faults(api=[{"kind": "status", "status": 429, "retry_after": 3600}])
+    with queue_without_worker():
+        batch = started(3)
+        queue = invitations.work_invitations.get_backend()
+        (first,) = queue.results
+        first.task.call(*first.args)
+        _, second = queue.results
+        wait = -time_since(second.task.run_after)
+        assert timedelta(minutes=59) < wait <= timedelta(seconds=3601)
+        assert timezone.is_aware(second.task.run_after) == use_tz
+        sandbox.clear_faults()
+        make_due(batch)
+        for _ in range(2):
+            second.task.call(*second.args)
+        assert len(queue.results) == 2
+    assert invitations.progress(batch).done == 3
+    assert len(links_at_kapso(sandbox)) == 3
 
 
 def test_sync_continues_a_batch(sandbox: Sandbox) -> None:

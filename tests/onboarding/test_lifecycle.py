@@ -12,10 +12,15 @@ import pytest
 from django.http import HttpResponse
 from django.utils import timezone
 
+from kapso_connect.exceptions import TryLater
+from kapso_connect.kapso.types import KapsoPhoneNumber
 from kapso_connect.models import Connection, TimelineEvent, WebhookEvent
+from kapso_connect.onboarding import accounts
+from kapso_connect.onboarding.remote_numbers import apply_remote_number
 from kapso_connect.testing import Sandbox
 from kapso_connect.webhooks import inbox
 
+from ..clock import FakeClock, summer_time_changes
 from ..factories import (
     CREATED,
     DELETED,
@@ -89,6 +94,40 @@ def test_time_of_a_disconnection_on_a_site_without_time_zones(settings: Any) -> 
     deliver(DISCONNECTED, connection, at=datetime(2026, 1, 2, 5, tzinfo=dt_timezone.utc))
     assert last_delivery().status == "processed"
     assert reload(connection).disconnected_at == datetime(2026, 1, 2)
+
+
+@pytest.mark.parametrize("now", summer_time_changes())
+def test_order_of_events_while_clocks_are_changed_on_a_site_without_time_zones(
+    now: datetime, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.USE_TZ = False
+    settings.TIME_ZONE = "Europe/Berlin"
+    clock = FakeClock(monkeypatch, now)
+    connection = make_connection(connected_at=timezone.now())
+    number = connection.phone_number_id
+    clock.advance(60)
+    deliver(DISCONNECTED, connection, at=clock.now)
+    assert last_delivery().status == "processed"
+    assert not reload(connection).is_connected
+
+    clock.advance(60)
+    yesterday = timezone.now() - timedelta(days=1)
+    remote = KapsoPhoneNumber(
+        number, "internal", yesterday, yesterday, customer_id=connection.customer.kapso_id
+    )
+    with pytest.raises(TryLater, match="before it was disconnected"):
+        apply_remote_number(connection.customer, remote, asked_at=timezone.now(), source="sync")
+    clock.advance(90)
+    again = apply_remote_number(connection.customer, remote, asked_at=timezone.now(), source="sync")
+    assert again is not None
+    assert again.is_connected
+
+    for seconds, decision, status in [(0, "disabled", "disabled"), (60, "reinstated", "active")]:
+        clock.advance(seconds)
+        accounts.update_account(
+            decision, phone_number_ids=[number], business_account_id="1", source="webhook"
+        )
+        assert reload(connection).account_status == status
 
 
 def test_disconnection_whose_reason_is_null(connection: Connection) -> None:

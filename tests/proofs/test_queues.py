@@ -289,23 +289,29 @@ def test_the_worker_confirms_with_the_api(site: Site) -> None:
     assert len(asked) == 1
 
 
-def test_a_receiver_that_raises_is_called_again_by_kapso_sync_only(site: Site) -> None:
+def test_a_receiver_that_raises_is_called_again_by_kapso_sync_or_by_the_worker(site: Site) -> None:
     site.set_receiver_mode("raise")
-    added = site.new_number()
-    number = added["phone_number_id"]
-    assert site.deliver(added) < WEBHOOK_SECONDS
-    wait_until(lambda: site.announcement(number)["last_error"] != "", site)
-    event = site.announcement(number)
-    assert "RuntimeError: receiver is broken" in event["last_error"]
-    assert (event["delivered"], event["attempts"]) == (False, 1)
+    added = [site.new_number(), site.new_number()]
+    first, second = (number["phone_number_id"] for number in added)
+    for delivered, number in zip(added, (first, second), strict=True):
+        assert site.deliver(delivered) < WEBHOOK_SECONDS
+        wait_until(lambda number=number: site.announcement(number)["last_error"] != "", site)
+        event = site.announcement(number)
+        assert "RuntimeError: receiver is broken" in event["last_error"]
+        assert (event["delivered"], event["attempts"]) == (False, 1)
 
     site.set_receiver_mode("return")
-    site.make_due(number)
-    time.sleep(0.5)  # a queue that retries itself would have done so by now
-    assert site.done(number) == ["begins"]
+    site.make_due(first)
+    time.sleep(0.5)  # a queue that retries at once would have done so by now
+    assert site.done(first) == site.done(second) == ["begins"]
     assert "signals 1" in site.kapso_sync()
-    assert site.done(number) == ["begins", "begins", "ends"]
-    assert site.is_delivered(number)
+    assert site.done(first) == ["begins", "begins", "ends"]
+
+    # After a delay of 15 seconds the worker calls the other one; for the first, nothing is left.
+    wait_until(lambda: site.is_delivered(second), site)
+    assert site.done(second) == ["begins", "begins", "ends"]
+    assert site.done(first) == ["begins", "begins", "ends"]
+    assert "signals 0" in site.kapso_sync()
 
 
 def test_a_receiver_that_writes_to_the_same_rows_causes_no_deadlock(site: Site) -> None:

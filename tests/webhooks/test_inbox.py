@@ -42,8 +42,10 @@ from ..factories import (
     new_number_id,
     payload_for,
     post,
+    queue_without_worker,
     remote_customer,
 )
+from ..faults import ProcessKilled, around_api_requests, kill_process
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -744,6 +746,59 @@ def test_error_while_confirming_is_recorded_and_retried(sandbox: Sandbox) -> Non
         assert "value too long" in stored().last_error
         assert inbox.process_again(stored()) is False
     assert inbox.process_again(stored()) is True
+    assert Connection.objects.get().is_connected
+
+
+def test_queue_that_can_defer_makes_the_next_attempts(sandbox: Sandbox) -> None:
+    customer = remote_customer(sandbox)
+    [number] = [row["phone_number_id"] for row in sandbox.state()["phone_numbers"]]
+    make_connection(customer, phone_number_id=number, status="disconnected")
+    sandbox.faults(api=[{"kind": "status", "status": 503}])
+    with queue_without_worker():
+        assert post(payload_for(customer, number)).status_code == 200
+        queue = inbox.process_webhook_event.get_backend()
+        (first,) = queue.results
+        assert first.task.run_after is None
+        first.task.call(*first.args)
+        assert stored().status == "pending"
+        _, second = queue.results
+        wait = second.task.run_after - stored().next_attempt_at
+        assert wait == timedelta(seconds=1)
+        sandbox.clear_faults()
+        WebhookEvent.objects.update(next_attempt_at=stored().received_at)
+        for _ in range(2):
+            second.task.call(*second.args)
+        assert len(queue.results) == 2
+    assert (stored().status, stored().attempts) == ("processed", 2)
+    assert Connection.objects.get().is_connected
+
+
+def test_delivery_that_waits_after_conflicts_is_processed_by_a_queue_that_can_defer(
+    monkeypatch,
+) -> None:
+    monkeypatch.setattr("kapso_connect.db.CONFLICT_RETRY_SECONDS", 0.05)
+    with queue_without_worker():
+        with failing_statements(OperationalError("database is locked"), INSERT_CONNECTION):
+            assert post(payload_for(make_customer(), "1")).status_code == 200
+        (later,) = inbox.process_webhook_event.get_backend().results
+        assert later.task.run_after - stored().next_attempt_at == timedelta(seconds=1)
+        WebhookEvent.objects.update(next_attempt_at=stored().received_at)
+        later.task.call(*later.args)
+    assert Connection.objects.get().is_connected
+
+
+def test_processing_that_ends_in_no_exception_is_put_off(sandbox: Sandbox) -> None:
+    customer = remote_customer(sandbox)
+    [number] = [row["phone_number_id"] for row in sandbox.state()["phone_numbers"]]
+    make_connection(customer, phone_number_id=number, status="disconnected")
+    with queue_without_worker():
+        post(payload_for(customer, number))
+    with around_api_requests(before=kill_process), pytest.raises(ProcessKilled):
+        inbox.process(stored().pk)
+    assert (stored().status, stored().leased_until) == ("pending", None)
+    assert "ProcessKilled" in stored().last_error
+    WebhookEvent.objects.update(next_attempt_at=stored().received_at)
+    assert inbox.process(stored().pk)
     assert Connection.objects.get().is_connected
 
 

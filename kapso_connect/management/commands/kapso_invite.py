@@ -16,7 +16,6 @@ from django.core.exceptions import ImproperlyConfigured, ObjectDoesNotExist, Val
 from django.core.management.base import BaseCommand, CommandError
 from django.db import models
 from django.urls import NoReverseMatch, get_resolver
-from django.utils import timezone
 
 from kapso_connect.exceptions import InvalidOptions
 from kapso_connect.kapso.languages import Language
@@ -25,7 +24,7 @@ from kapso_connect.management.progress import Progress
 from kapso_connect.models import Customer, Invitation, InvitationBatch, OnboardingStatus
 from kapso_connect.onboarding import invitations, setup_links
 from kapso_connect.onboarding.messages import staff_message
-from kapso_connect.utils import validate_same_site_url
+from kapso_connect.utils import time_since, validate_same_site_url
 
 OBJECTS_PER_QUERY = 500
 MAX_LISTED_PROBLEMS = 20
@@ -231,7 +230,7 @@ def work_on_batch(batch: InvitationBatch, progress: Progress, interrupted: threa
             return
         if shown > ended:
             ended, ended_at = shown, time.monotonic()
-        wait = (counts.due_at - timezone.now()).total_seconds() if counts.due_at else 1.0
+        wait = -time_since(counts.due_at).total_seconds() if counts.due_at else 1.0
         if time.monotonic() - ended_at + wait > MAX_IDLE_SECONDS:
             return
         interrupted.wait(min(max(wait, 0.1), 5.0))
