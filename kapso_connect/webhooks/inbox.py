@@ -91,7 +91,15 @@ def receive(messages: Sequence[Message]) -> Received:
     Raise a database error, or AlreadyStored, if an event could not be stored: Kapso then has to
     send it again. Raise RepeatedTooOften for a body that was sent again and again.
     """
-    new = _without_duplicates(messages) if messages else []
+    again: list[WebhookEvent] = []
+    try:
+        new = _without_duplicates(messages) if messages else []
+    except RepeatedTooOften:
+        # It may be the first that is not a replay: what it says is looked up, without a row more.
+        repeated = _make_due_again(messages[0]) if len(messages) == 1 else None
+        if repeated is None:
+            raise
+        new, again = [], [repeated]
     stored = [event for message in new if (event := _store_once(message)) is not None]
     duplicates = len(messages) - len(stored)
     if duplicates:
@@ -102,7 +110,7 @@ def receive(messages: Sequence[Message]) -> Received:
             idempotency_key=first.key,
             count=duplicates,
         )
-    doubtful = [event for event in stored if _awaits_confirmation(event)]
+    doubtful = [event for event in [*stored, *again] if _awaits_confirmation(event)]
     if doubtful and db.runs_immediately(process_webhook_event):
         on_commit(partial(_confirm_now, doubtful))
     return Received(len(stored), duplicates)
@@ -140,6 +148,28 @@ def _without_duplicates(messages: Sequence[Message]) -> list[Message]:
     if any(recent[name] >= allowed[name] for name in {_handled_name(m.name) for m in new}):
         raise RepeatedTooOften
     return new
+
+
+def _make_due_again(message: Message) -> WebhookEvent | None:
+    """Return the latest event with the body and the name of ``message``, to be processed again, as
+    if it were this delivery; not sooner than MAX_SHARED_WAIT after the last time, however often it
+    is sent. None for an event that this app does not handle, and for one that is being processed.
+    """
+    rows = _rows().filter(body_digest=message.body_digest, event=message.name, event__in=PARSERS)
+    latest = rows.order_by("-pk").first()
+    if latest is None or message.event is None:
+        return None
+    pause = timedelta(0)
+    if latest.processed_at is not None:
+        pause = max(pause, MAX_SHARED_WAIT - time_since(latest.processed_at))
+    if not rows.filter(pk=latest.pk).retry_now(
+        status=WebhookEvent.Status.PENDING, processed_at=None, received_at=timezone.now()
+    ):
+        return None
+    if pause:
+        rows.filter(pk=latest.pk).update(next_attempt_at=utc_now() + pause)
+    latest.refresh_from_db()
+    return latest
 
 
 def _rows() -> WebhookEventQuerySet:

@@ -20,7 +20,7 @@ from .signature import is_valid
 
 WRONG_SIGNATURE = "The signature is missing or wrong."
 REPEATED_TOO_OFTEN = "The same body was delivered too often in 24 hours."
-REPEAT_DELAY = 3600
+REPEAT_DELAY = 60
 """Seconds after which such a body may be sent again."""
 
 

@@ -207,6 +207,25 @@ def test_captured_creation_sent_again_under_another_name_closes_nothing(
     assert last_delivery().status == "ignored"
 
 
+def test_deletion_is_acted_on_after_any_number_of_replays_under_its_name(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    captured = payload_for(connection.customer, connection.phone_number_id)
+    long_ago = timezone.now() - timedelta(minutes=30)
+    for _ in range(12):
+        assert post(captured, event=DELETED).status_code == 200
+        WebhookEvent.objects.update(received_at=long_ago)
+        run_due()
+        WebhookEvent.objects.update(processed_at=long_ago)
+    assert WebhookEvent.objects.count() == inbox.MAX_REPEATS
+    sandbox.send_event(DELETED, phone_number_id=connection.phone_number_id)
+    wait_until_deleted(sandbox, connection)
+    with listening() as heard:
+        assert post(captured, event=DELETED).status_code == 200
+    assert heard.names() == ["whatsapp_disconnected"]
+    assert WebhookEvent.objects.count() == inbox.MAX_REPEATS
+
+
 def test_closing_name_that_is_not_signed_closes_nothing_whatever_the_time(
     connection: Connection, sandbox: Sandbox
 ) -> None:
