@@ -105,6 +105,7 @@ EVENTS = {
         "No setup link for customer %(customer_id)s yet: %(error)s",
     ),
     "email.failed": (WARNING, "No e-mail for customer %(customer_id)s: %(error)s"),
+    "email.retry_scheduled": (WARNING, "No e-mail for customer %(customer_id)s yet: %(error)s"),
     # The REST API
     "rest.failed": (ERROR, "The REST API answered %(status)s %(code)s: %(error)s"),
     # API calls, tasks and commands

@@ -86,7 +86,7 @@ def batch(request: HttpRequest, pk: int) -> JsonResponse:
             "done": progress.done,
             "left": progress.left,
             "emails_sent": progress.emails_sent,
-            "emails_failed": progress.emails_failed,
+            "emails_unknown": progress.emails_unknown,
             "links": list(links),
         }
     )
