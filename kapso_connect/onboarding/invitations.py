@@ -516,6 +516,8 @@ def _send_emails(
                 _save_email(invitation, Email.UNKNOWN, emails.unknown_outcome_message())
             elif invitation.email_status not in UNSENT or link.status == SetupLink.Status.USED:
                 continue
+            elif mailer.outage and classify_error(mailer.outage) is SendFailure.PERMANENT:
+                _email_failed(invitation, mailer.outage)
             elif mailer.outage:
                 _put_off(invitation, mailer.outage)
             elif time.monotonic() >= deadline:

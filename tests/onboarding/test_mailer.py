@@ -168,6 +168,16 @@ def test_permanent_refusal_is_final_until_someone_tries_again(
     assert invitations.progress(batch).emails_failed == 0
 
 
+def test_mail_server_that_never_accepts_anything_ends_the_attempts(
+    sandbox: Sandbox, settings: Any
+) -> None:
+    with mail_server(settings, answer=lambda command, _to: "554 No service") as server:
+        batch = started(3, send_email=True)
+        assert work_until_done(batch) == 1
+    assert server.connections == 1
+    assert invitations.progress(batch).emails_failed == 3
+
+
 def test_temporary_refusals_become_final_after_the_last_attempt(
     sandbox: Sandbox, settings: Any, configure: Callable[..., None]
 ) -> None:
