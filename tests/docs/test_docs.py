@@ -200,7 +200,8 @@ def test_settings_are_accepted_by_the_package(block: Block) -> None:
     for app in known["INSTALLED_APPS"]:
         assert app == "crm" or importlib.util.find_spec(app), app
     for backend in known.get("TASKS", {}).values():
-        import_string(backend["BACKEND"])
+        if not backend["BACKEND"].startswith("crm."):  # test_queues runs that one
+            import_string(backend["BACKEND"])
 
 
 @each(of("html+django"))
