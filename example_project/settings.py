@@ -1,12 +1,13 @@
 """Settings of the example, read from the environment or from a file ``.env`` beside manage.py.
 
-The defaults are for development: DEBUG, SQLite, and the sandbox instead of Kapso.
+The defaults are for development on one machine: DEBUG, SQLite, and the sandbox instead of Kapso,
+with secrets that everyone knows. They end where a variable says that others can reach this site.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import django
 import environ
@@ -18,17 +19,48 @@ env = environ.Env()
 if (BASE_DIR / ".env").is_file():
     env.read_env(BASE_DIR / ".env")  # variables that are set already stay
 
+SANDBOX_SECRET = "sandbox"  # noqa: S105
+
+
+def is_this_machine(host):
+    return host.strip("[]") in ("localhost", "::1") or host.startswith("127.")
+
+
+def is_local_url(name):
+    return is_this_machine(urlsplit(env.str(name)).hostname or "")
+
+
+def find_sign_of_a_server():
+    """Return the name of a variable that says that this is no site of one developer's machine."""
+    if not all(map(is_this_machine, env.list("ALLOWED_HOSTS", default=[]))):
+        return "ALLOWED_HOSTS"
+    for name in ("KAPSO_PUBLIC_URL", "KAPSO_API_BASE_URL"):
+        if env.str(name, default="") and not is_local_url(name):
+            return name
+    if not env.str("KAPSO_API_BASE_URL", default=""):
+        # Without the sandbox's URL, a key or secret of one's own is one of Kapso's.
+        for name in ("KAPSO_API_KEY", "KAPSO_WEBHOOK_SECRET"):
+            if env.str(name, default="") not in ("", SANDBOX_SECRET):
+                return name
+    return "BEHIND_PROXY" if env.bool("BEHIND_PROXY", default=False) else ""
+
+
+SIGN_OF_A_SERVER = find_sign_of_a_server()
 SECRET_KEY = env.str("SECRET_KEY", default="")
-# A secret key means a server, on which DEBUG must be turned on explicitly.
-DEBUG = env.bool("DEBUG", default=not SECRET_KEY)
+# A secret key means a server, too, on which DEBUG must be turned on explicitly.
+DEBUG = env.bool("DEBUG", default=not (SECRET_KEY or SIGN_OF_A_SERVER))
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[])
 if not SECRET_KEY:
-    if not DEBUG:
+    if SIGN_OF_A_SERVER or not DEBUG:
+        reason = (
+            f"{SIGN_OF_A_SERVER} is set as for a server" if SIGN_OF_A_SERVER else "DEBUG is off"
+        )
         raise ImproperlyConfigured(
-            "SECRET_KEY is not set, and DEBUG is off. Set it to a long random string, such as "
+            f"SECRET_KEY is not set, and {reason}. Set SECRET_KEY to a long random string, such as "
             'what this prints: python -c "import secrets; print(secrets.token_urlsafe(50))"'
         )
     SECRET_KEY = "insecure-for-development-only"  # noqa: S105
+USES_SANDBOX = DEBUG and not SIGN_OF_A_SERVER
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -125,12 +157,17 @@ LOGGING = {
 
 # In development, the defaults are those of ``python -m kapso_connect.sandbox``.
 KAPSO_CONNECT = {
-    "API_KEY": env.str("KAPSO_API_KEY", default="sandbox" if DEBUG else ""),
+    "API_KEY": env.str("KAPSO_API_KEY", default=SANDBOX_SECRET if USES_SANDBOX else ""),
     "API_BASE_URL": env.str(
-        "KAPSO_API_BASE_URL", default="http://127.0.0.1:8900" if DEBUG else "https://api.kapso.ai"
+        "KAPSO_API_BASE_URL",
+        default="http://127.0.0.1:8900" if USES_SANDBOX else "https://api.kapso.ai",
     ),
-    "WEBHOOK_SECRET": env.str("KAPSO_WEBHOOK_SECRET", default="sandbox" if DEBUG else ""),
-    "PUBLIC_URL": env.str("KAPSO_PUBLIC_URL", default="http://127.0.0.1:8000" if DEBUG else ""),
+    "WEBHOOK_SECRET": env.str(
+        "KAPSO_WEBHOOK_SECRET", default=SANDBOX_SECRET if USES_SANDBOX else ""
+    ),
+    "PUBLIC_URL": env.str(
+        "KAPSO_PUBLIC_URL", default="http://127.0.0.1:8000" if USES_SANDBOX else ""
+    ),
 }
 
 if not DEBUG:

@@ -114,6 +114,7 @@ EVENTS = {
         "No setup link for customer %(customer_id)s yet: %(error)s",
     ),
     "email.failed": (WARNING, "No e-mail for customer %(customer_id)s: %(error)s"),
+    "email.retry_scheduled": (WARNING, "No e-mail for customer %(customer_id)s yet: %(error)s"),
     # The REST API
     "rest.rate_limit_failed": (ERROR, "The rate limit could not be checked: %(error)s"),
     "rest.failed": (ERROR, "The REST API answered %(status)s %(code)s: %(error)s"),

@@ -1025,6 +1025,10 @@ class InvitationQuerySet(RetryableQuerySet["Invitation"]):
         """Return the invitations that failed and will not be retried automatically."""
         return self.filter(status=Invitation.Status.FAILED)
 
+    def email_failed(self) -> InvitationQuerySet:
+        """Return the invitations whose link was created and could not be e-mailed."""
+        return self.filter(status=Invitation.Status.DONE, email_status=Invitation.Email.FAILED)
+
 
 class Invitation(Retryable):
     """The invitation of one customer of a batch, and its outcome."""
@@ -1038,7 +1042,9 @@ class Invitation(Retryable):
         NOT_SENT = "", _("Not sent")
         SENDING = "sending", _("Being sent")
         SENT = "sent", _("Sent")
+        WAITING = "waiting", _("To be sent later")
         FAILED = "failed", _("Failed")
+        UNKNOWN = "unknown", _("Possibly sent")
 
     batch = models.ForeignKey(
         InvitationBatch,

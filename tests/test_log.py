@@ -451,7 +451,8 @@ def test_a_batch_of_invitations(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatc
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise smtplib.SMTPRecipientsRefused({"ada@example.com": (550, b"no")})
 
-    monkeypatch.setattr("django.core.mail.message.EmailMessage.send", refuse)
+    backend = "django.core.mail.backends.locmem.EmailBackend"
+    monkeypatch.setattr(f"{backend}.send_messages", refuse)
     batch = start(send_email=True)
     invitations.work(batch.pk)
     link = SetupLink.objects.get()

@@ -45,6 +45,9 @@ IDLE_BATCH_SECONDS = 30
 
 Status = Invitation.Status
 
+UNSENT = "unsent"
+"""In the page's URL: show the invitations whose e-mail was not, or may not have been, sent."""
+
 
 class InviteMixin(CustomerDataMixin):
     """Adds the action that creates setup links, and its pages, to a ModelAdmin."""
@@ -223,12 +226,15 @@ class ProgressView(InvitePermissionView, TemplateView):
         # How long until the next is due; negative since then, or since the batch was started.
         overdue = min(time_since(progress.due_at or batch.started_at), time_since(batch.started_at))
         wait = -overdue.total_seconds()
+        unsent = progress.emails_failed + progress.emails_unknown + progress.emails_waiting
         has_worker = batch.invitations.filter(leased_until__gt=utc_now()).exists()
         rows = batch.invitations.select_related("customer", "setup_link").defer(
             "setup_link__url", "setup_link__options"
         )
         if show in Status.values:
             rows = rows.filter(status=show)
+        elif show == UNSENT:
+            rows = rows.exclude(email_error="")
         paginator = Paginator(rows.order_by("pk"), BATCH_ROWS_PER_PAGE)
         page = paginator.get_page(self.request.GET.get("page"))
         return {
@@ -245,11 +251,13 @@ class ProgressView(InvitePermissionView, TemplateView):
             ),
             "poll_ms": int(1000 * min(max(wait, 0.1), 10)) if works_here else 2000,
             "show": show,
+            "unsent": unsent,
             "filters": [
                 ("", _("All"), progress.total),
                 (Status.FAILED.value, Status.FAILED.label, progress.failed),
                 (Status.DONE.value, Status.DONE.label, progress.done),
                 (Status.PENDING.value, Status.PENDING.label, progress.left),
+                *([(UNSENT, _("Not e-mailed"), unsent)] if unsent else []),
             ],
             "page": page,
             "pages": paginator.get_elided_page_range(page.number, on_each_side=2, on_ends=1),

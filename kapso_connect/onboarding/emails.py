@@ -23,6 +23,7 @@ from ..models import Customer, SetupLink
 from ..utils import describe
 from . import setup_links
 from .connect_urls import connect_url
+from .mailer import SendFailure, classify_error
 
 
 def send_invitation(
@@ -93,7 +94,23 @@ def invitation_language(customer: Customer, link: SetupLink) -> str:
 
 
 def send_error_message(error: Exception) -> str:
-    """Return why an e-mail could not be sent, for a member of staff."""
+    """Return why an e-mail was not sent, or may not have been, for a member of staff."""
     if isinstance(error, CannotInvite):
         return str(error)
+    failure = classify_error(error)
+    if failure is SendFailure.TEMPORARY:
+        return send_later_message(error)
+    if failure is SendFailure.UNKNOWN:
+        return f"{unknown_outcome_message()} {describe(error)[:500]}"
     return _("The e-mail could not be sent: %(detail)s") % {"detail": describe(error)[:500]}
+
+
+def send_later_message(error: Exception) -> str:
+    """Return why an e-mail was not sent that may be sent later, for a member of staff."""
+    message = _("The mail server does not accept the e-mail yet. Try again later. %(detail)s")
+    return message % {"detail": describe(error)[:500]}
+
+
+def unknown_outcome_message() -> str:
+    """Return what to do about an e-mail that may have been sent, for a member of staff."""
+    return _("It is not known whether the e-mail was sent. Ask the customer, or send it again.")

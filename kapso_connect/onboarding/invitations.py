@@ -21,12 +21,10 @@ from typing import Any, TypeVar, cast
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
-from django.core.mail import EmailMultiAlternatives
 from django.db import models
 from django.db.models import Count, F, Min, Q
 from django.urls import NoReverseMatch
 from django.utils import timezone
-from django.utils.translation import gettext as _
 
 from .. import db
 from ..db import atomic, retry_on_conflict, task
@@ -47,6 +45,7 @@ from ..retries import not_leased
 from ..utils import utc_now, validate_same_site_url
 from . import emails, setup_links
 from .customers import ask_for_registration, prepare_registration, record_registrations
+from .mailer import Mailer, SendFailure, classify_error
 from .messages import staff_message
 from .setup_links import LinkRequest
 
@@ -55,6 +54,11 @@ MAX_CONCURRENT_REQUESTS = 16
 batch waits as long as it says."""
 
 INSERT_BATCH_SIZE = 1000
+
+Email = Invitation.Email
+
+UNSENT = (Email.NOT_SENT, Email.WAITING)
+"""E-mails that no process has begun to send, or that the mail server did not accept yet."""
 
 SAVED_FIELDS = [
     "setup_link",
@@ -66,9 +70,6 @@ SAVED_FIELDS = [
     "leased_until",
 ]
 """What changes of an invitation while it is worked on."""
-
-EMAIL_FIELDS = ["email_status", "email_error"]
-"""What changes besides of an invitation that is e-mailed."""
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -143,7 +144,10 @@ def start(
 
 
 def resume(batch: InvitationBatch) -> None:
-    """Continue a batch that stopped, and retry its failed invitations."""
+    """Continue a batch that stopped, and retry its failed invitations and e-mails.
+
+    An e-mail that may have been sent is not sent again.
+    """
 
     def change() -> None:
         InvitationBatch.objects.filter(pk=batch.pk).update(stopped="")
@@ -151,6 +155,13 @@ def resume(batch: InvitationBatch) -> None:
         invitations = Invitation.objects.filter(batch=batch)
         invitations.failed().update(
             status=Invitation.Status.PENDING, attempts=1, next_attempt_at=utc_now()
+        )
+        invitations.email_failed().update(
+            status=Invitation.Status.PENDING,
+            email_status=Email.NOT_SENT,
+            email_error="",
+            attempts=1,
+            next_attempt_at=utc_now(),
         )
         invitations.waiting().update(next_attempt_at=utc_now())
         if is_background():
@@ -162,8 +173,12 @@ def resume(batch: InvitationBatch) -> None:
 
 @dataclass(frozen=True)
 class Progress:
-    """How many invitations of a batch are done. ``due_at`` is when the next of those ``left`` can
-    be tried; None if all of them are in progress, or none is left."""
+    """How many invitations of a batch are done, which includes the e-mail if one is sent.
+
+    ``due_at`` is when the next of those ``left`` can be tried; None if all of them are in progress,
+    or none is left. Of ``emails_unknown`` it is not known whether they were sent;
+    ``emails_waiting`` are part of ``left``.
+    """
 
     total: int
     done: int
@@ -171,19 +186,23 @@ class Progress:
     left: int
     emails_sent: int
     emails_failed: int
+    emails_unknown: int
+    emails_waiting: int
     due_at: datetime | None
 
 
 def progress(batch: InvitationBatch) -> Progress:
     """Return the progress of ``batch``, in one query."""
-    status, email = Invitation.Status, Invitation.Email
+    status = Invitation.Status
     counts = batch.invitations.aggregate(
         total=Count("pk"),
         done=Count("pk", filter=Q(status=status.DONE)),
         failed=Count("pk", filter=Q(status=status.FAILED)),
         left=Count("pk", filter=Q(status=status.PENDING)),
-        emails_sent=Count("pk", filter=Q(email_status=email.SENT)),
-        emails_failed=Count("pk", filter=Q(email_status=email.FAILED)),
+        emails_sent=Count("pk", filter=Q(email_status=Email.SENT)),
+        emails_failed=Count("pk", filter=Q(email_status=Email.FAILED)),
+        emails_unknown=Count("pk", filter=Q(email_status=Email.UNKNOWN)),
+        emails_waiting=Count("pk", filter=Q(email_status=Email.WAITING)),
         due_at=Min("next_attempt_at", filter=Q(not_leased(), status=status.PENDING)),
     )
     return Progress(**counts)
@@ -223,7 +242,7 @@ def work(
     """Work on what is due of a started batch, for ``seconds`` or to the end.
 
     Return whether something is left that could be done now. Any number of processes may work at the
-    same time. Only this thread touches rows; other threads wait for Kapso and the mail server.
+    same time. Only this thread touches rows and sends e-mails; other threads wait for Kapso.
     ``on_progress`` is called for each invitation that ended. Once ``should_stop`` returns True,
     invitations in progress are finished and no others are begun. Raise CalledInTransaction inside a
     transaction.
@@ -240,7 +259,11 @@ def work(
         batch.refresh_from_db(fields=["stopped"])
         if batch.stopped or should_stop() or time.monotonic() >= deadline:
             return []
-        rows = Invitation.objects.pending().filter(batch=batch).prefetch_related("customer")
+        rows = (
+            Invitation.objects.pending()
+            .filter(batch=batch)
+            .prefetch_related("customer", "setup_link")
+        )
         return retry_on_conflict(lambda: rows.order_by("pk").lease_due(MAX_CONCURRENT_REQUESTS))
 
     with ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS, thread_name_prefix="kapso-invite") as pool:
@@ -248,7 +271,7 @@ def work(
         while asked is not None:
             # While this wave's links are recorded, Kapso is asked for those of the next one.
             following = _ask(batch, lease_wave(), pool)
-            for _done in range(_record(batch, asked, pool)):
+            for _done in range(_record(batch, asked, deadline)):
                 on_progress()
             asked = following
     return not batch.stopped and batches_with_due_invitations().filter(pk=batch.pk).exists()
@@ -304,6 +327,9 @@ def _prepare(
             # Two batches invite the same customer: the later one will find the link of the other,
             # and what that one sent.
             _release(invitation, timedelta(seconds=2))
+        elif invitation.setup_link:
+            # Its link was recorded by an earlier attempt, and only the e-mail is left.
+            links[invitation] = created.get(customer_id) or invitation.setup_link
         elif customer_id in created:
             links[invitation] = created[customer_id]
             # Its connect key may be newer than the customer that was read with the invitation.
@@ -379,9 +405,9 @@ def _with_client(ask: Callable[[ItemT, KapsoClient], ResultT], item: ItemT) -> R
     return ask(item, KapsoClient.from_settings())
 
 
-def _record(batch: InvitationBatch, wave: Wave, pool: ThreadPoolExecutor) -> int:
+def _record(batch: InvitationBatch, wave: Wave, deadline: float) -> int:
     """Record the links of a wave, send them, and record what became of each invitation. Return how
-    many ended."""
+    many ended. No e-mail is begun after ``deadline``."""
     answers: dict[Invitation, KapsoSetupLink] = {}
     for invitation, future in wave.answers.items():
         try:
@@ -389,17 +415,18 @@ def _record(batch: InvitationBatch, wave: Wave, pool: ThreadPoolExecutor) -> int
         except Exception as error:
             _handle_error(batch, invitation, error, wave)
     _record_links(batch, wave, _keep_leased(wave, answers))
-    if batch.send_email:
-        _keep_leased(wave, answers)
-        _send_emails(batch, wave.links, pool)
     for invitation, link in wave.links.items():
         invitation.setup_link = link
         invitation.status = Invitation.Status.DONE
         invitation.last_error = ""
         invitation.finish()
-    retry_on_conflict(partial(_save, wave))
+    if batch.send_email:
+        _keep_leased(wave, answers)
+        _send_emails(batch, wave.links, deadline)
+    retry_on_conflict(lambda: Invitation.objects.bulk_update(wave.invitations, SAVED_FIELDS))
     for invitation, link in wave.links.items():
-        log_event("invitation.done", setup_link_id=link.pk, **_log_fields(invitation))
+        if invitation.status == Invitation.Status.DONE:
+            log_event("invitation.done", setup_link_id=link.pk, **_log_fields(invitation))
     return sum(row.status != Invitation.Status.PENDING for row in wave.invitations)
 
 
@@ -415,13 +442,6 @@ def _keep_leased(
             wave.invitations.remove(invitation)
             wave.links.pop(invitation, None)
     return {invitation: link for invitation, link in answers.items() if invitation.pk in held}
-
-
-def _save(wave: Wave) -> None:
-    others = [invitation for invitation in wave.invitations if invitation not in wave.links]
-    Invitation.objects.bulk_update(wave.links, [*SAVED_FIELDS, *EMAIL_FIELDS])
-    # Another process may be e-mailing those of these whose lease has ended.
-    Invitation.objects.bulk_update(others, SAVED_FIELDS)
 
 
 def _record_links(
@@ -496,52 +516,98 @@ def _release(invitation: Invitation, pause: timedelta = timedelta()) -> None:
 
 
 def _send_emails(
-    batch: InvitationBatch, links: Mapping[Invitation, SetupLink], pool: ThreadPoolExecutor
+    batch: InvitationBatch, links: Mapping[Invitation, SetupLink], deadline: float
 ) -> None:
-    """Send each link once: not again if it was, or may have been, sent since the batch was started,
-    and not to a customer who has used it. Does not save the invitations."""
-    email = Invitation.Email
+    """Send each link once, one after the other over one connection: not again if it was, or may
+    have been, sent since the batch was started, and not to a customer who has used it.
+
+    Saves what became of each e-mail, and not the invitations. One whose e-mail has to be sent later
+    is pending again.
+    """
     sent = _sent_since(batch, links.values())
-    # Read anew: another process may have worked on those whose lease has ended.
-    rows = Invitation.objects.filter(pk__in=[invitation.pk for invitation in links])
-    stored = dict(rows.values_list("pk", "email_status"))
-    messages: dict[Invitation, EmailMultiAlternatives] = {}
-    for invitation, link in links.items():
-        invitation.email_status = stored.get(invitation.pk, email.NOT_SENT)
-        if invitation.email_status in {email.SENT, email.FAILED}:
-            continue
-        if (link.pk, invitation.customer.email) in sent:
-            invitation.email_status = email.SENT
-        elif invitation.email_status == email.SENDING:
-            invitation.email_status = email.FAILED
-            invitation.email_error = _(
-                "It is not known whether the e-mail was sent. Ask the customer, or send it again."
-            )
-        elif link.status != SetupLink.Status.USED:
-            try:
-                messages[invitation] = emails.invitation_message(invitation.customer, link)
-            except Exception as error:
-                _email_failed(invitation, error)
-    sending = Invitation.objects.filter(pk__in=[invitation.pk for invitation in messages])
-    retry_on_conflict(partial(sending.update, email_status=email.SENDING))
-    futures = {invitation: pool.submit(message.send) for invitation, message in messages.items()}
-    for invitation, future in futures.items():
-        try:
-            future.result()
-        except Exception as error:
-            _email_failed(invitation, error)
+    with Mailer() as mailer:
+        for invitation, link in links.items():
+            # Read anew: another process may have worked on those whose lease has ended.
+            stored = Invitation.objects.filter(pk=invitation.pk)
+            invitation.email_status = stored.values_list("email_status", flat=True).first() or ""
+            if invitation.email_status in UNSENT and (link.pk, invitation.customer.email) in sent:
+                _save_email(invitation, Email.SENT)
+            elif invitation.email_status == Email.SENDING:
+                _save_email(invitation, Email.UNKNOWN, emails.unknown_outcome_message())
+            elif invitation.email_status not in UNSENT or link.status == SetupLink.Status.USED:
+                continue
+            elif mailer.outage and classify_error(mailer.outage) is SendFailure.PERMANENT:
+                _email_failed(invitation, mailer.outage)
+            elif mailer.outage:
+                _put_off(invitation, mailer.outage)
+            elif time.monotonic() >= deadline:
+                invitation.status = Invitation.Status.PENDING
+                _release(invitation)
+            else:
+                _send_email(batch, invitation, link, mailer)
+
+
+def _send_email(
+    batch: InvitationBatch, invitation: Invitation, link: SetupLink, mailer: Mailer
+) -> None:
+    """Send one e-mail, unless another process has begun to."""
+    try:
+        message = emails.invitation_message(invitation.customer, link)
+    except Exception as error:
+        _email_failed(invitation, error)
+        return
+    unsent = Invitation.objects.filter(pk=invitation.pk, email_status__in=UNSENT)
+    if not retry_on_conflict(partial(unsent.update, email_status=Email.SENDING)):
+        return
+    invitation.email_status = Email.SENDING
+    try:
+        mailer.send(message)
+    except Exception as error:
+        if classify_error(error) is SendFailure.TEMPORARY:
+            _put_off(invitation, error)
         else:
-            to = invitation.customer.email
-            setup_links.record_sent(links[invitation], "email", actor=batch.created_by, to=to)
-            invitation.email_status = email.SENT
-            invitation.email_error = ""
+            _email_failed(invitation, error)
+        return
+
+    def change() -> None:
+        to = invitation.customer.email
+        setup_links.record_sent(link, "email", actor=batch.created_by, to=to)
+        _save_email(invitation, Email.SENT)
+
+    retry_on_conflict(change)
 
 
-def _email_failed(invitation: Invitation, error: Exception) -> None:
+def _put_off(invitation: Invitation, error: Exception) -> None:
+    """Have an e-mail that was not sent because of ``error`` sent later, up to ``RETRY_LIMIT``
+    attempts."""
+    invitation.schedule_retry("")
+    if invitation.next_attempt_at is None:
+        _email_failed(invitation, error, Email.FAILED)
+        return
+    invitation.status = Invitation.Status.PENDING
+    log_event(
+        "email.retry_scheduled", customer_id=invitation.customer_id, error=type(error).__name__
+    )
+    _save_email(invitation, Email.WAITING, emails.send_later_message(error))
+
+
+def _email_failed(invitation: Invitation, error: Exception, status: str = "") -> None:
     # The class alone: mail servers repeat the customer's e-mail address in their messages.
     log_event("email.failed", customer_id=invitation.customer_id, error=type(error).__name__)
-    invitation.email_status = Invitation.Email.FAILED
-    invitation.email_error = emails.send_error_message(error)
+    if not status:
+        is_unknown = classify_error(error) is SendFailure.UNKNOWN
+        status = Email.UNKNOWN if is_unknown else Email.FAILED
+    _save_email(invitation, status, emails.send_error_message(error))
+
+
+def _save_email(invitation: Invitation, status: str, error: str = "") -> None:
+    rows = Invitation.objects.filter(pk=invitation.pk)
+    if status != Email.SENT:
+        # Another process may have sent it meanwhile.
+        rows = rows.filter(email_status=invitation.email_status)
+    retry_on_conflict(partial(rows.update, email_status=status, email_error=error))
+    invitation.email_status = status
+    invitation.email_error = error
 
 
 def _sent_since(batch: InvitationBatch, links: Iterable[SetupLink]) -> set[tuple[int, str]]:

@@ -8,11 +8,14 @@ import secrets
 import signal
 import sys
 import threading
+from urllib.parse import urlsplit
 
 from .control import restart
 from .server import configure, listen
 from .state import store
 from .webhooks import sender
+
+LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,6 +27,14 @@ def parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=8900, help="0 picks a free one (default: %(default)s)")
     add("--public-url", default="", help="URL for browsers, if it differs")
+    add(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="a further host name that requests may be for, such as the name of a container; "
+        "localhost, 127.0.0.1, [::1], --host and that of --public-url are allowed; may be repeated",
+    )
     add("--api-key", default="", help="the only API key to accept (default: any)")
     add("--webhook-url", default="", help="where webhooks go, for example your site's")
     add("--webhook-secret", default="", help="what signs them (default: random, and printed)")
@@ -34,11 +45,21 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+def allowed_hosts(options: argparse.Namespace) -> list[str]:
+    """Return the host names that requests may be for.
+
+    Any other name belongs to a web page that has it resolved to this machine (DNS rebinding).
+    """
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    public_host = urlsplit(options.public_url).hostname or ""
+    return [*LOCAL_HOSTS, host, *filter(None, [public_host]), *options.allowed_host]
+
+
 def main(argv: list[str] | None = None) -> None:
     options = parser().parse_args(argv)
     if options.retry_scale < 0 or options.teardown_seconds < 0:
         parser().error("--retry-scale and --teardown-seconds must not be negative")
-    configure(verbose=options.verbose)
+    configure(verbose=options.verbose, allowed_hosts=allowed_hosts(options))
     try:
         server = listen(options.host, options.port)
     except (OSError, OverflowError) as error:

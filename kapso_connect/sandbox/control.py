@@ -11,6 +11,7 @@ from django.http import HttpRequest
 from . import api, fields, payloads
 from .faults import FAULTS_SPEC, Faults
 from .fields import ApiError, Invalid
+from .middleware import has_key
 from .state import Customer, Delivery, PhoneNumber, Webhook, find, store
 from .web import SandboxView, query, read_object
 from .webhooks import sender
@@ -124,7 +125,13 @@ class DefaultWebhookView(SandboxView):
         data = fields.read_strictly(DEFAULT_WEBHOOK_SPEC, read_object(request), required="url")
         set_default_webhook(data["url"], data.get("secret", store.options.webhook_secret))
         webhook = store.webhooks.get(store.default_webhook_id)
-        return {"webhook": webhook.as_json() if webhook else None}
+        return {"webhook": _webhook_json(request, webhook) if webhook else None}
+
+
+def _webhook_json(request: HttpRequest, webhook: Webhook) -> dict[str, Any]:
+    """Return a webhook; its secret only to those who have the API key, as Kapso's API does."""
+    shown = webhook.as_json()
+    return shown if has_key(request) else {**shown, "secret_key": None}
 
 
 class SeedView(SandboxView):
@@ -260,7 +267,7 @@ class StateView(SandboxView):
             "customers": [customer.as_json() for customer in store.customers.values()],
             "setup_links": [{**link.as_json(), "customer_id": link.customer_id} for link in links],
             "phone_numbers": [number.as_json() for number in numbers],
-            "webhooks": [webhook.as_json() for webhook in store.webhooks.values()],
+            "webhooks": [_webhook_json(request, w) for w in store.webhooks.values()],
             "faults": asdict(store.faults),
         }
 

@@ -9,7 +9,9 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
+from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
@@ -19,6 +21,7 @@ from .server import CONNECTION_KEY
 from .state import now, store
 from .web import error_response, json_response, read_json
 
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 MAX_REQUEST_BODY = 1024 * 1024
 API_PREFIX = "/platform/"
 ELSEWHERE_PATH = "/elsewhere"
@@ -33,6 +36,38 @@ FAULT_RESPONSES: dict[str, tuple[int, str, bytes]] = {
     "redirect": (302, "text/html", b""),
     "empty": (200, JSON, b""),
 }
+
+
+class SameSiteMiddleware:
+    """Refuses requests for another host, and changes that a page of another site asks for.
+
+    The developer's browser can reach the sandbox, and so can every web page that is open in it.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        host = request.get_host()  # raises DisallowedHost
+        if request.method in SAFE_METHODS or _is_same_site(request, host):
+            return self.get_response(request)
+        return error_response(ApiError(403, "Pages of other sites must not use the sandbox"))
+
+
+def _is_same_site(request: HttpRequest, host: str) -> bool:
+    """Return False if a browser says that the request comes from a page of another site. Programs
+    that are no browsers send neither header."""
+    own = {host, urlsplit(store.options.base_url).netloc}
+    origin = request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc not in own:
+        return False
+    return request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none")
+
+
+def has_key(request: HttpRequest) -> bool:
+    """Return whether the request has an API key that the sandbox accepts."""
+    key, expected = request.headers.get("X-API-Key", ""), store.options.api_key
+    return key == expected if expected else key != ""
 
 
 class SandboxMiddleware:
@@ -66,9 +101,7 @@ class SandboxMiddleware:
         return error_response(error) if isinstance(error, ApiError) else None
 
     def _answer(self, request: HttpRequest) -> HttpResponseBase:
-        key, expected = request.headers.get("X-API-Key", ""), store.options.api_key
-        valid = key == expected if expected else key != ""
-        if request.path.startswith(API_PREFIX) and not valid:
+        if request.path.startswith(API_PREFIX) and not has_key(request):
             return error_response(ApiError(401, "Unauthorized: invalid or missing API key"))
         return self.get_response(request)
 
@@ -154,6 +187,9 @@ def _break_connection(request: HttpRequest) -> HttpResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if isinstance(exception, DisallowedHost):
+        text = "The sandbox does not serve this host name. Start it with --allowed-host to allow it"
+        return json_response({"error": text}, 400)
     return json_response({"error": "The request could not be read"}, 400)
 
 

@@ -26,15 +26,18 @@ class Server(ThreadedWSGIServer):
     request_queue_size = 512  # so that a burst of connections is not refused
 
 
-def configure(*, verbose: bool) -> None:
+def configure(*, verbose: bool, allowed_hosts: list[str]) -> None:
     """Configure Django for this process; a site's settings are never read."""
     settings.configure(
         SECRET_KEY=secrets.token_hex(),
         DEBUG=False,
-        ALLOWED_HOSTS=["*"],
+        ALLOWED_HOSTS=allowed_hosts,
         ROOT_URLCONF="kapso_connect.sandbox.urls",
         MIDDLEWARE=[
+            "django.middleware.security.SecurityMiddleware",
+            "django.middleware.clickjacking.XFrameOptionsMiddleware",
             "django.middleware.common.CommonMiddleware",  # Content-Length, thus keep-alive
+            "kapso_connect.sandbox.middleware.SameSiteMiddleware",
             "kapso_connect.sandbox.middleware.SandboxMiddleware",
         ],
         TEMPLATES=[

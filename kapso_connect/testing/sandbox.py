@@ -115,7 +115,12 @@ class Sandbox:
 
     def _call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         response = self._http.request(
-            method, self.url + path, json=body, timeout=REQUEST_TIMEOUT, allow_redirects=False
+            method,
+            self.url + path,
+            json=body,
+            headers={"X-API-Key": self.api_key},
+            timeout=REQUEST_TIMEOUT,
+            allow_redirects=False,
         )
         if not response.ok:
             raise SandboxError(f"{method} {path}: {response.status_code} {response.text}")

@@ -22,7 +22,7 @@ from django.utils import timezone
 from kapso_connect import onboarding
 from kapso_connect.admin import invite
 from kapso_connect.kapso.setup_link_options import THEME_COLORS
-from kapso_connect.models import Customer, InvitationBatch, SetupLink
+from kapso_connect.models import Customer, Invitation, InvitationBatch, SetupLink
 from kapso_connect.onboarding import invitations
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.testing import Sandbox
@@ -30,6 +30,7 @@ from kapso_connect.testing import Sandbox
 from ..factories import make_connection, make_customer, make_link, queue_without_worker
 from ..onboarding.support import check_no_transaction_during
 from ..sites.host_site.models import Bakery, Branch, Franchise, Shop
+from ..smtp_server import SMTPServer, use_mail_server
 
 pytestmark = pytest.mark.django_db
 
@@ -391,6 +392,37 @@ def test_customers_with_a_link_or_a_connection_are_marked(admin_client: Client) 
 
 
 # E-mail
+
+
+def test_failed_emails_are_sent_again_from_the_page(admin_client: Client, sandbox: Sandbox) -> None:
+    address = draft(admin_client, customers(1, email="nobody"))
+    start(admin_client, address, send_email="on")
+    page = text(admin_client, address)
+    assert "Finished, but 1 customer was not, or may not have been, sent the link." in page
+    assert "has no valid e-mail address" in text(admin_client, f"{address}?show=unsent")
+    Customer.objects.update(email="c@example.com")
+    assert "Try the failed ones again" in page
+    admin_client.post(address, {"do": "resume"})
+    (message,) = outbox.outbox
+    assert message.to == ["c@example.com"]
+    assert "Finished: every customer has a link." in text(admin_client, address)
+
+
+def test_page_says_when_the_mail_server_is_tried_again(
+    admin_client: Client, sandbox: Sandbox, settings: Any
+) -> None:
+    with SMTPServer(answer=lambda command, _to: "450 Busy" * (command == "MAIL")) as server:
+        use_mail_server(settings, server)
+        address = draft(admin_client, customers(1, email="c@example.com"))
+        start(admin_client, address, send_email="on")
+        page = text(admin_client, address)
+        assert "The mail server does not accept all e-mails yet. Next attempt: " in page
+        assert "To be sent later" in page
+        server.answer = lambda command, recipient: ""
+        Invitation.objects.update(next_attempt_at=timezone.now())
+        admin_client.post(address, {"do": "work"})
+        assert "1 e-mailed" in text(admin_client, address)
+    assert server.recipients == ["c@example.com"]
 
 
 def test_the_links_are_emailed_if_chosen(admin_client: Client, sandbox: Sandbox) -> None:

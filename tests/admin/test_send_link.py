@@ -119,16 +119,24 @@ def test_the_email_page_offers_a_new_link_when_the_last_has_ended(world: World) 
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "explanation"),
     [
-        smtplib.SMTPRecipientsRefused({"ada@example.com": (550, b"No such user")}),
-        ConnectionRefusedError("nobody listens"),
-        RuntimeError("a backend's own"),
+        (
+            smtplib.SMTPRecipientsRefused({"ada@example.com": (550, b"No such user")}),
+            "The e-mail could not be sent",
+        ),
+        (
+            smtplib.SMTPRecipientsRefused({"ada@example.com": (450, b"Try later")}),
+            "Try again later",
+        ),
+        (ConnectionRefusedError("nobody listens"), "does not accept the e-mail yet"),
+        (TimeoutError("no answer"), "not known whether the e-mail was sent"),
+        (RuntimeError("a backend's own"), "The e-mail could not be sent"),
     ],
-    ids=["refused", "away", "other"],
+    ids=["refused", "later", "away", "unknown", "other"],
 )
 def test_email_that_cannot_be_sent_is_explained_and_not_recorded(
-    world: World, error: Exception, monkeypatch: pytest.MonkeyPatch
+    world: World, error: Exception, explanation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: Any) -> int:
         raise error
@@ -136,7 +144,7 @@ def test_email_that_cannot_be_sent_is_explained_and_not_recorded(
     monkeypatch.setattr(EmailBackend, "send_messages", refuse)
     response = world.post("email")
     assert response["Location"] == world.url("email")
-    assert "The e-mail could not be sent" in messages(response)
+    assert explanation in messages(response)
     assert kinds() == []
     monkeypatch.undo()
     assert "was e-mailed" in messages(world.post("email"))

@@ -141,7 +141,7 @@ check_untyped_defs = True
 exclude = manage
 [mypy-kapso_connect.*]
 follow_imports = silent
-[mypy-health_check.*]
+[mypy-health_check.*,celery.*]
 ignore_missing_imports = True
 [mypy.plugins.django-stubs]
 django_settings_module = mysite.settings
@@ -200,7 +200,8 @@ def test_settings_are_accepted_by_the_package(block: Block) -> None:
     for app in known["INSTALLED_APPS"]:
         assert app == "crm" or importlib.util.find_spec(app), app
     for backend in known.get("TASKS", {}).values():
-        import_string(backend["BACKEND"])
+        if not backend["BACKEND"].startswith("crm."):  # test_queues runs that one
+            import_string(backend["BACKEND"])
 
 
 @each(of("html+django"))
@@ -342,6 +343,7 @@ def check_requirements(words: list[str]) -> None:
 MODULES: dict[str, Callable[[list[str]], Any]] = {
     "django": lambda words: check_management_command(words[0], words[1:]),
     "kapso_connect.sandbox": sandbox_parser().parse_args,
+    "celery": lambda words: None,  # test_queues runs it
     "mkdocs": lambda words: mkdocs.commands[words[0]].make_context("mkdocs", words[1:]),
     "pip": check_requirements,
     "tests.benchmarks": benchmarks_parser().parse_args,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -23,6 +24,7 @@ ALL = [
     "DATABASE_URL",
     "EMAIL_URL",
     "KAPSO_API_BASE_URL",
+    "BEHIND_PROXY",
     "DJANGO_SETTINGS_MODULE",
 ]
 
@@ -58,6 +60,67 @@ def test_a_server_needs_a_secret_key() -> None:
     done = python("-c", "import example_project.settings", DEBUG="False")
     assert done.returncode != 0
     assert "SECRET_KEY is not set, and DEBUG is off." in done.stderr
+
+
+SIGNS_OF_A_SERVER = [
+    {"ALLOWED_HOSTS": "crm.example.com"},
+    {"ALLOWED_HOSTS": "localhost,*"},
+    {"KAPSO_PUBLIC_URL": "https://crm.example.com"},
+    {"KAPSO_PUBLIC_URL": "http://192.0.2.1:8000"},
+    {"KAPSO_API_BASE_URL": "https://api.kapso.ai"},
+    {"KAPSO_API_KEY": "a-key-of-kapsos"},
+    {"KAPSO_WEBHOOK_SECRET": "a secret of its own"},
+    {"BEHIND_PROXY": "on"},
+]
+
+LOAD_SETTINGS = """
+import json, os, runpy, sys
+
+for variables in json.loads(sys.argv[1]):
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        print(runpy.run_path("example_project/settings.py")["DEBUG"])
+    except Exception as error:
+        print(error)
+    os.environ.clear()
+    os.environ.update(before)
+"""
+
+
+def load_settings(*environments: dict[str, str]) -> list[str]:
+    """Return for each environment the value of DEBUG, or the error."""
+    done = python("-c", LOAD_SETTINGS, json.dumps(environments))
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_whatever_others_can_reach_needs_a_secret_key() -> None:
+    environments = [
+        {**sign, **debug} for sign in SIGNS_OF_A_SERVER for debug in ({}, {"DEBUG": "True"})
+    ]
+    for environment, error in zip(environments, load_settings(*environments), strict=True):
+        name = next(iter(environment))
+        assert error.startswith(f"SECRET_KEY is not set, and {name} is set as for a server. Set")
+
+
+def test_the_sandboxs_known_secrets_are_not_used_on_a_server_in_debug() -> None:
+    source = "from example_project.settings import *; print(DEBUG, list(KAPSO_CONNECT.values()))"
+    server = {"SECRET_KEY": "x" * 50, "DEBUG": "on", "KAPSO_PUBLIC_URL": "https://crm.example.com"}
+    expected = "True ['', 'https://api.kapso.ai', '', 'https://crm.example.com']"
+    assert python("-c", source, **server).stdout.strip() == expected
+
+
+def test_sandbox_of_the_own_machine_needs_no_secret_key() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    local = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    environments = (
+        {},
+        local,
+        {"KAPSO_API_KEY": "any", "KAPSO_API_BASE_URL": "http://localhost:8901"},
+        {"ALLOWED_HOSTS": "127.0.0.1,localhost,[::1]", "KAPSO_PUBLIC_URL": "http://[::1]:8000"},
+    )
+    assert load_settings(*environments) == ["True"] * len(environments)
 
 
 @pytest.mark.parametrize(

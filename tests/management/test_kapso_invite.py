@@ -27,6 +27,7 @@ from tests import ROOT
 
 from ..factories import make_connection, make_customer, make_link
 from ..sites.host_site.models import Bakery, Branch
+from ..smtp_server import SMTPServer, use_mail_server
 from .conftest import run_command
 
 pytestmark = pytest.mark.django_db
@@ -180,6 +181,36 @@ def test_failures_are_listed_and_change_the_exit_status(sandbox: Sandbox) -> Non
         assert f"{row.customer} ({row.customer_id}): The request was rejected" in message
     assert "18 of 20" not in message, "that is no error"
     assert "2 of 2 customers" in run("--all-missing"), "they have no link still"
+
+
+def test_failed_emails_are_sent_again_if_asked(sandbox: Sandbox) -> None:
+    (customer,) = customers(1)
+    Customer.objects.update(email="nobody")
+    fails(customer.pk, "--email")
+    Customer.objects.update(email="ada@example.com")
+    assert run("--resume") == ""
+    assert "would continue with 1 customer in 1 batch" in run("--retry-failed", "--dry-run")
+    assert "1 of 1 customer invited, 1 e-mailed" in run("--retry-failed")
+    (message,) = mail.outbox
+    assert message.to == ["ada@example.com"]
+    assert len(sandbox.state()["setup_links"]) == 1
+    assert run("--retry-failed") == ""
+
+
+def test_email_that_waits_is_listed_with_its_reason(
+    sandbox: Sandbox, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (customer,) = customers(1)
+    monkeypatch.setattr(kapso_invite, "MAX_IDLE_SECONDS", 0)
+    with SMTPServer(answer=lambda command, _to: "450 Busy" * (command == "MAIL")) as server:
+        use_mail_server(settings, server)
+        message = fails(customer.pk, "--email")
+        assert "the link was not sent: The mail server does not accept the e-mail yet." in message
+        assert "Busy" in message
+        assert "1 customer left. Nothing is lost." in message
+        server.answer = lambda command, recipient: ""
+        assert "1 e-mailed, 0 failed, 0 left" in run("--resume")
+    assert server.recipients == [customer.email]
 
 
 def test_unsent_email_is_a_failure(sandbox: Sandbox) -> None:

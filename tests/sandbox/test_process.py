@@ -77,7 +77,7 @@ def test_a_port_in_use_is_explained() -> None:
 
 def test_two_hundred_connections_at_once(box: Sandbox) -> None:
     host, port = box.url.removeprefix("http://").split(":")
-    request = b"GET /sandbox/ready HTTP/1.1\r\nHost: sandbox\r\n\r\n"
+    request = b"GET /sandbox/ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
     def ask(connection: socket.socket) -> bytes:
         connection.sendall(request)

@@ -74,6 +74,12 @@ class Command(BaseCommand):
             "--resume", action="store_true", help="Continue unfinished batches first."
         )
         parser.add_argument(
+            "--retry-failed",
+            action="store_true",
+            help="Try the failed links and e-mails of all batches again first. An e-mail that may "
+            "have been sent is not sent again.",
+        )
+        parser.add_argument(
             "--email", action="store_true", help="Send each customer their link by e-mail."
         )
         parser.add_argument(
@@ -98,12 +104,20 @@ class Command(BaseCommand):
         )
 
     def handle(
-        self, *args: Any, ids: Sequence[str], all_missing: bool, resume: bool, **options: Any
+        self,
+        *args: Any,
+        ids: Sequence[str],
+        all_missing: bool,
+        resume: bool,
+        retry_failed: bool,
+        **options: Any,
     ) -> None:
         if ids and all_missing:
             raise CommandError("Give ids or --all-missing, not both.")
-        if not (ids or all_missing or resume):
-            raise CommandError("Say whom to invite: give ids or --all-missing, or --resume.")
+        if not (ids or all_missing or resume or retry_failed):
+            raise CommandError(
+                "Say whom to invite: give ids or --all-missing, or --resume or --retry-failed."
+            )
         self.verbosity = options["verbosity"]
         link_options = dict(options["option"])
         if options["language"]:
@@ -116,11 +130,13 @@ class Command(BaseCommand):
         dry_run = options["dry_run"]
         choices = {"options": link_options, "next_url": next_url, "send_email": options["email"]}
         try:
-            problems = self.resume(dry_run) if resume else []
+            batches = find_batches(unfinished=resume, failed=retry_failed)
+            problems = self.resume(batches, dry_run) if resume or retry_failed else []
             if ids or all_missing:
                 problems += self.invite(ids, options["model"], choices, dry_run)
         except KeyboardInterrupt:
-            hint = HOW_TO_RESUME if unfinished().exists() else "Nothing was left unfinished."
+            is_left = find_batches(unfinished=True, failed=False)
+            hint = HOW_TO_RESUME if is_left else "Nothing was left unfinished."
             raise CommandError(f"Interrupted. {hint}", returncode=130) from None
         if problems:
             raise CommandError("\n".join(problems), returncode=1)
@@ -151,10 +167,10 @@ class Command(BaseCommand):
         invitations.start(batch, **choices)
         return problems + self.work(batch)
 
-    def resume(self, dry_run: bool) -> list[str]:
-        batches = list(unfinished())
+    def resume(self, batches: Sequence[InvitationBatch], dry_run: bool) -> list[str]:
         if dry_run:
-            left = sum(invitations.progress(batch).left for batch in batches)
+            counts = [invitations.progress(batch) for batch in batches]
+            left = sum(count.left + count.failed + count.emails_failed for count in counts)
             self.say(
                 f"would continue with {format_count(left, 'customer')} in "
                 f"{format_count(len(batches), 'batch', 'batches')}"
@@ -181,10 +197,16 @@ class Command(BaseCommand):
         return list(list_problems(batch, counts))
 
 
-def unfinished() -> models.QuerySet[InvitationBatch]:
-    """Return the batches that were started and not finished, whether they stopped or not."""
-    left = Invitation.objects.pending().values("batch")
-    return InvitationBatch.objects.filter(pk__in=left, started_at__isnull=False).order_by("pk")
+def find_batches(*, unfinished: bool, failed: bool) -> list[InvitationBatch]:
+    """Return the batches that were started and are ``unfinished``, whether they stopped or not, and
+    those with links or e-mails that ``failed``."""
+    rows = Invitation.objects.none()
+    if unfinished:
+        rows |= Invitation.objects.pending()
+    if failed:
+        rows |= Invitation.objects.failed() | Invitation.objects.email_failed()
+    batches = InvitationBatch.objects.filter(pk__in=rows.values("batch"), started_at__isnull=False)
+    return list(batches.order_by("pk"))
 
 
 @contextmanager
@@ -242,10 +264,11 @@ def list_problems(batch: InvitationBatch, counts: invitations.Progress) -> Itera
     failed = batch.invitations.failed().select_related("customer")
     for row in failed[:MAX_LISTED_PROBLEMS]:
         yield f"{row.customer} ({row.customer_id}): {row.last_error}"
-    unsent = batch.invitations.filter(email_status=Invitation.Email.FAILED)
-    for row in unsent.select_related("customer")[:MAX_LISTED_PROBLEMS]:
+    unsent = batch.invitations.exclude(email_error="").select_related("customer")
+    for row in unsent[:MAX_LISTED_PROBLEMS]:
         yield f"{row.customer} ({row.customer_id}): the link was not sent: {row.email_error}"
-    more = sum(max(n - MAX_LISTED_PROBLEMS, 0) for n in (counts.failed, counts.emails_failed))
+    emails = counts.emails_failed + counts.emails_unknown + counts.emails_waiting
+    more = sum(max(n - MAX_LISTED_PROBLEMS, 0) for n in (counts.failed, emails))
     if more:
         yield f"… and {more} more: see the admin."
     if counts.left:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from datetime import timedelta
 from io import StringIO
+from pathlib import Path
 
+from django.conf import settings
 from django.core.management import call_command
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import include, path
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
+from kapso_connect.db import task
 from kapso_connect.models import (
     Connection,
     Customer,
@@ -86,13 +90,25 @@ def batch(request: HttpRequest, pk: int) -> JsonResponse:
             "done": progress.done,
             "left": progress.left,
             "emails_sent": progress.emails_sent,
-            "emails_failed": progress.emails_failed,
+            "emails_unknown": progress.emails_unknown,
             "links": list(links),
         }
     )
 
 
+@task()
+def write_file() -> None:
+    Path(settings.FOLDER, "deferred").touch()
+
+
+def defer(request: HttpRequest, seconds: int) -> HttpResponse:
+    """Enqueue a task that is due in ``seconds``."""
+    write_file.using(run_after=timezone.now() + timedelta(seconds=seconds)).enqueue()
+    return HttpResponse()
+
+
 urlpatterns = [
+    path("defer/<int:seconds>/", defer),
     path("invite/<int:count>/", invite),
     path("batch/<int:pk>/", batch),
     path("whatsapp/", include("kapso_connect.urls")),
