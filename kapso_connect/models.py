@@ -25,6 +25,7 @@ from django.utils.translation import gettext_lazy as _
 from .kapso.languages import Language
 from .kapso.types import ConnectionType
 from .phone_numbers import TEST_NUMBER_DIGITS, is_test_number, only_digits, searched_digits
+from .querysets import PrimaryQuerySet
 from .retries import Leased, LeasedQuerySet, Retryable, RetryableQuerySet, not_leased
 from .utils import MAX_URL_LENGTH
 
@@ -93,7 +94,7 @@ MAX_FOUND = 1000
 """The most phone numbers, and the most references, that a search finds, the newest first."""
 
 
-class CustomerQuerySet(models.QuerySet["Customer"]):
+class CustomerQuerySet(PrimaryQuerySet["Customer"]):
     def for_owner(self, owner: models.Model, **defaults: Any) -> Customer:
         """Return the customer linked to ``owner``, a saved object of any of the site's models.
 
@@ -243,6 +244,7 @@ class Customer(models.Model):
     objects = CustomerQuerySet.as_manager()
 
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("customer")
         verbose_name_plural = _("customers")
         ordering = ["-pk"]
@@ -474,6 +476,7 @@ class SetupLink(Leased):
     never in the database."""
 
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("setup link")
         verbose_name_plural = _("setup links")
         ordering = ["-pk"]
@@ -561,7 +564,7 @@ CONNECTED_NEEDING_ATTENTION = {
 """Which of the numbers that are connected need attention, by the reason."""
 
 
-class ConnectionQuerySet(models.QuerySet["Connection"]):
+class ConnectionQuerySet(PrimaryQuerySet["Connection"]):
     def connected(self) -> ConnectionQuerySet:
         """Return the numbers that are connected now."""
         return self.filter(status=Connection.Status.CONNECTED)
@@ -685,6 +688,7 @@ class Connection(models.Model):
     objects = ConnectionQuerySet.as_manager()
 
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("connection")
         verbose_name_plural = _("connections")
         ordering = ["-pk"]
@@ -754,6 +758,7 @@ class WebhookEvent(Retryable):
     objects = WebhookEventQuerySet.as_manager()
 
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("webhook event")
         verbose_name_plural = _("webhook events")
         ordering = ["-pk"]
@@ -853,6 +858,7 @@ class TimelineEvent(Retryable):
     objects = TimelineEventQuerySet.as_manager()
 
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("timeline event")
         verbose_name_plural = _("timeline events")
         ordering = ["-pk"]
@@ -867,6 +873,10 @@ class TimelineEvent(Retryable):
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()}: {self.connection or self.customer or ''}"
+
+
+class InvitationBatchQuerySet(PrimaryQuerySet["InvitationBatch"]):
+    pass
 
 
 class InvitationBatch(models.Model):
@@ -898,7 +908,10 @@ class InvitationBatch(models.Model):
         help_text=_("The error that would affect all other customers, too. Empty unless stopped."),
     )
 
+    objects = InvitationBatchQuerySet.as_manager()
+
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("batch of invitations")
         verbose_name_plural = _("batches of invitations")
         ordering = ["-pk"]
@@ -969,6 +982,7 @@ class Invitation(Retryable):
     objects = InvitationQuerySet.as_manager()
 
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("invitation")
         verbose_name_plural = _("invitations")
         ordering = ["pk"]
@@ -980,7 +994,8 @@ class Invitation(Retryable):
         ]
         indexes = [
             models.Index(fields=["status", "next_attempt_at"], name="kapso_connect_invite_due"),
-            models.Index(fields=["batch", "status"], name="kapso_connect_invite_batch"),
+            # The next invitations of a batch, in the order of their keys.
+            models.Index(fields=["batch", "status", "id"], name="kapso_connect_invite_batch"),
         ]
 
     def __str__(self) -> str:
@@ -1012,6 +1027,7 @@ class IdempotentRequest(Leased):
     objects = IdempotentRequestQuerySet.as_manager()
 
     class Meta:
+        base_manager_name = "objects"
         ordering = ["-pk"]
         default_permissions = ()
 

@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .conf import get_conf
 from .log import log_event
+from .querysets import PrimaryQuerySet
 
 FIRST_RETRY_DELAY = 15
 """Seconds to wait after the first failed attempt. The wait doubles with every further one."""
@@ -28,7 +29,7 @@ def not_leased() -> Q:
     return Q(leased_until=None) | Q(leased_until__lte=timezone.now())
 
 
-class LeasedQuerySet(models.QuerySet[LeasedT]):
+class LeasedQuerySet(PrimaryQuerySet[LeasedT]):
     def not_leased(self) -> LeasedQuerySet[LeasedT]:
         """Return the rows that no process is working on."""
         return self.filter(not_leased())
