@@ -20,4 +20,6 @@ class PrimaryQuerySet(models.QuerySet[ModelT]):
     @property
     def db(self) -> str:
         """The alias of the database that the query would use now."""
-        return self._db or router.db_for_write(self.model)
+        # Django's documentation uses ``_db``, which ``using()`` sets, in managers.
+        chosen: str | None = self._db  # type: ignore[attr-defined]
+        return chosen or router.db_for_write(self.model)
