@@ -196,6 +196,28 @@ def failing_queries(
         yield
 
 
+READ_ONLY = {
+    "sqlite": ("PRAGMA query_only = ON", "PRAGMA query_only = OFF"),
+    "postgresql": (
+        "SET default_transaction_read_only = on",
+        "SET default_transaction_read_only = off",
+    ),
+    "mysql": ("SET SESSION TRANSACTION READ ONLY", "SET SESSION TRANSACTION READ WRITE"),
+}
+
+
+@contextmanager
+def read_only_database() -> Iterator[None]:
+    """Let the database refuse all writes of this thread's connection, as a standby does."""
+    refuse, accept = READ_ONLY[connection.vendor]
+    with connection.cursor() as cursor:
+        cursor.execute(refuse)
+        try:
+            yield
+        finally:
+            cursor.execute(accept)
+
+
 def payload_for(customer: Customer, phone_number_id: str, **more: Any) -> dict[str, Any]:
     return {
         "phone_number_id": phone_number_id,

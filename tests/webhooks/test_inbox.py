@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from ..factories import (
     new_number_id,
     payload_for,
     post,
+    read_only_database,
     remote_customer,
 )
 
@@ -481,6 +483,29 @@ def test_without_a_database_the_answer_is_a_503(monkeypatch) -> None:
         assert response.status_code == 503
         assert response["Retry-After"]
         assert "refused" not in response.content.decode()
+
+
+def test_read_only_database_is_a_503_at_once() -> None:
+    payload = payload_for(make_customer(), "1")
+    with read_only_database():
+        started = time.monotonic()
+        response = post(payload)
+        assert time.monotonic() - started < 0.5
+    assert (response.status_code, response["Retry-After"]) == (503, "10")
+    assert post(payload).json() == {"received": 1, "duplicates": 0}
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="only SQLite can be limited so easily")
+def test_full_disk_is_a_503_at_once() -> None:
+    payload = payload_for(make_customer(), "1", note="x" * 100_000)
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA max_page_count = 1")  # no fewer than there are
+        started = time.monotonic()
+        response = post(payload)
+        assert time.monotonic() - started < 0.5
+        cursor.execute("PRAGMA max_page_count = 1073741823")
+    assert response.status_code == 503
+    assert post(payload).json() == {"received": 1, "duplicates": 0}
 
 
 def test_delivery_stored_by_another_process_first_is_a_duplicate() -> None:
