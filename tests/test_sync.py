@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -96,6 +97,13 @@ def make_disconnection_older(connection: Connection) -> None:
     )
 
 
+def make_signal_due(connection: Connection) -> TimelineEvent:
+    """An event whose signal has not been sent, as if its process had died."""
+    return TimelineEvent.objects.create(
+        kind="connected", source="webhook", customer=connection.customer, connection=connection
+    )
+
+
 # Interrupted work
 
 
@@ -127,6 +135,75 @@ def test_signals_of_changes_found_by_a_run_are_sent_by_that_run(sandbox: Sandbox
     with queue_without_worker(), listening("whatsapp_connected") as heard:
         assert "signals 1" in kapso_sync()
     assert heard.names() == ["whatsapp_connected"]
+
+
+def test_signals_do_not_wait_for_webhooks_that_wait_for_the_api(
+    sandbox: Sandbox, configure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = connected(sandbox, status="disconnected", disconnected_at=timezone.now())
+    order: list[str] = []
+    for number in range(8):
+        # Whether an old event is repeated, or the number was connected anew, the API has to say.
+        WebhookEvent.objects.create(
+            idempotency_key=f"key-{number}",
+            event="whatsapp.phone_number.created",
+            payload=payload_for(connection.customer, connection.phone_number_id),
+        )
+    make_signal_due(connection)
+    configure(REQUEST_BUDGET=0.1)
+    monkeypatch.setattr(sync, "SYNC_WEBHOOKS_BUDGET", 0.25)
+    monkeypatch.setattr(sync, "SYNC_BUDGET", 0.1)
+    sandbox.faults(api=[{"match": ".*", "kind": "hang", "seconds": 20}])
+    with listening() as heard:
+        report = sync.run(progress=lambda step, done: order.append(f"{step} {len(heard)}"))
+    assert order[0] == "signals 1"
+    assert (report.signals, report.webhooks) == (1, 0)
+    # The API was asked about some; the others are due as before, and the next run begins with them.
+    left = WebhookEvent.objects.filter(attempts=0).count()
+    assert 5 <= left <= 7
+    sandbox.clear_faults()
+    configure(REQUEST_BUDGET=5)
+    monkeypatch.setattr(sync, "SYNC_WEBHOOKS_BUDGET", 30)
+    assert sync.run().webhooks == left
+
+
+def test_run_that_is_asked_to_stop_finishes_what_it_is_doing(sandbox: Sandbox) -> None:
+    connection = connected(sandbox)
+    events = [make_signal_due(connection) for _number in range(3)]
+    stop: list[bool] = []
+    with listening() as heard:
+        signals.whatsapp_connected.connect(stop_soon := lambda **kwargs: stop.append(True))
+        report = sync.run(should_stop=lambda: bool(stop))
+        signals.whatsapp_connected.disconnect(stop_soon)
+    assert (len(heard), report.signals, report.numbers) == (1, 1, 0)
+    undelivered = TimelineEvent.objects.undelivered().due()
+    assert list(undelivered.order_by("pk")) == events[1:], "the others are free for another process"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_command_notes_what_a_receiver_has_done(
+    sandbox: Sandbox, number: int, status: int
+) -> None:
+    connection = connected(sandbox)
+    first, second = [make_signal_due(connection) for _number in range(2)]
+    heard: list[int] = []
+    handler = signal.getsignal(number)
+
+    def receiver(event: TimelineEvent, **kwargs: Any) -> None:
+        if not heard:
+            signal.raise_signal(number)
+        heard.append(event.pk)
+
+    signals.whatsapp_connected.connect(receiver)
+    try:
+        with pytest.raises(CommandError, match="Interrupted") as caught:
+            kapso_sync()
+        assert (caught.value.returncode, heard) == (status, [first.pk])
+        assert signal.getsignal(number) == handler
+        assert "signals 1" in kapso_sync()
+    finally:
+        signals.whatsapp_connected.disconnect(receiver)
+    assert heard == [first.pk, second.pk]
 
 
 def test_failing_webhook_does_not_stop_the_others(sandbox: Sandbox) -> None:

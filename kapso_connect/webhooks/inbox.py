@@ -142,19 +142,20 @@ def process_webhook_event(webhook_event_id: int) -> None:
     process(webhook_event_id)
 
 
-def process(webhook_event_id: int) -> bool:
+def process(webhook_event_id: int, client: KapsoClient | None = None) -> bool:
     """Process a stored event that is due. Return True if it is finished.
 
-    Asks Kapso's API where the event alone decides nothing. Safe to call from several processes at
-    once: one of them processes the event. While the API is unavailable the event stays pending and
-    is retried, up to ``RETRY_LIMIT`` times.
+    Asks Kapso's API where the event alone decides nothing, with ``client``, or one of its own that
+    has ``REQUEST_BUDGET``. Safe to call from several processes at once: one of them processes the
+    event. While the API is unavailable the event stays pending and is retried, up to
+    ``RETRY_LIMIT`` times.
     """
     webhook_event = WebhookEvent.objects.waiting().filter(pk=webhook_event_id).first()
     if webhook_event is None or not webhook_event.acquire_lease():
         return False
     started = time.monotonic()
     try:
-        _handle_or_confirm(webhook_event)
+        _handle_or_confirm(webhook_event, client)
     except Exception as error:
         _log_error(webhook_event, error)
         schedule_retry(webhook_event, describe(error))
@@ -184,13 +185,13 @@ def process_again(webhook_event: WebhookEvent) -> bool | None:
     return webhook_event.status in {status.PROCESSED, status.IGNORED}
 
 
-def _handle_or_confirm(webhook_event: WebhookEvent) -> None:
+def _handle_or_confirm(webhook_event: WebhookEvent, client: KapsoClient | None) -> None:
     message = read(webhook_event.idempotency_key, webhook_event.event, webhook_event.payload)
     try:
         retry_on_conflict(partial(_apply, message, webhook_event))
     except NeedsConfirmation:
         # Handlers of account events never raise it.
-        confirm(cast(PhoneNumberEvent, message.event), webhook_event)
+        confirm(cast(PhoneNumberEvent, message.event), webhook_event, client)
     except (IntegrityError, OperationalError):
         raise
     except Exception as error:
@@ -206,11 +207,13 @@ def _apply(message: Message, webhook_event: WebhookEvent) -> None:
         apply(message.event, webhook_event)
 
 
-def confirm(event: PhoneNumberEvent, webhook_event: WebhookEvent) -> None:
+def confirm(
+    event: PhoneNumberEvent, webhook_event: WebhookEvent, client: KapsoClient | None = None
+) -> None:
     """Apply what Kapso's API says about the number of an event that cannot be trusted alone."""
     connects = webhook_event.event in CONNECTING_EVENTS
     try:
-        with KapsoClient.from_settings(budget=get_conf().request_budget) as client:
+        with client or KapsoClient.from_settings(budget=get_conf().request_budget) as client:
             connection = refresh_number(
                 event.phone_number_id,
                 source=Source.WEBHOOK,

@@ -839,6 +839,15 @@ def test_database_that_never_answers_is_limited_by_time() -> None:
     assert found["versions"]["level"] == "ok"
 
 
+def test_program_that_calls_the_command_goes_on_after_its_time_limit(configure: Any) -> None:
+    with FaultyServer() as kapso:
+        configure(API_BASE_URL=kapso.url)
+        kapso.will(hung())
+        with pytest.raises(CommandError) as caught:
+            call_command("kapso_doctor", time_limit=0.3, stdout=StringIO())
+    assert caught.value.returncode == 1
+
+
 @pytest.mark.slow
 def test_characters_that_the_terminal_cannot_encode(sandbox: Sandbox, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "django", "kapso_doctor", "--no-test-delivery"]
