@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -55,6 +56,10 @@ CONFLICT_RETRY_SECONDS = 4.0
 
 MAX_INTEGRITY_RETRIES = 5
 """A lost race is found by the next attempt. What is refused more often is wrong, not a race."""
+
+CHARACTER_ERRORS = frozenset({1366, 3988})
+"""MySQL: a text has a character that a column cannot store. With the character set utf8mb3 these
+are emoji, and others beyond U+FFFF."""
 
 POSTGRESQL_CONFLICTS = frozenset({"40001", "40P01", "55P03"})
 """Serialization failure, deadlock, lock not available."""
@@ -115,7 +120,8 @@ def retry_on_conflict(
     Two processes may insert the same row (IntegrityError), lock each other out (deadlock) or find
     SQLite locked (OperationalError). The whole transaction is then run again, and finds the other
     process's row. ``operation`` must therefore be safe to repeat. If the connection was lost, it is
-    run once more on a new one. Any other error would only happen again: it is raised at once.
+    run once more on a new one; if a text has characters that the tables cannot store, once more
+    with U+FFFD in their place. Any other error would only happen again: it is raised at once.
 
     Inside a transaction of the caller nothing is repeated: that is up to the caller. Inside another
     ``operation`` there is not even a savepoint: an error rolls back all of it.
@@ -131,16 +137,16 @@ def retry_on_conflict(
     pause = 0.01
     integrity_errors = 0
     was_lost = False
+    replaces_characters = False
     while True:
         connection_before = database.connection
         try:
-            with atomic() if in_transaction else nullcontext():
-                # Reset before the commit: on_commit callbacks are not part of the operation.
-                token = _in_operation.set(True)
-                try:
-                    return operation()
-                finally:
-                    _in_operation.reset(token)
+            with (
+                atomic() if in_transaction else nullcontext(),
+                # It ends before the commit: on_commit callbacks are not part of the operation.
+                _operation(database, replaces_characters),
+            ):
+                return operation()
         except Error as error:
             if database.in_atomic_block:
                 raise
@@ -152,11 +158,42 @@ def retry_on_conflict(
                 # The jitter keeps two processes from colliding again.
                 time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # nosec B311
                 pause = min(pause * 2, 0.5)
+            elif not replaces_characters and _is_character_error(error):
+                replaces_characters = True
             elif not was_lost and _was_lost(database, connection_before):
                 database.close()
                 was_lost = True
             else:
                 raise
+
+
+@contextmanager
+def _operation(database: BaseDatabaseWrapper, replaces_characters: bool) -> Iterator[None]:
+    token = _in_operation.set(True)
+    try:
+        with (
+            database.execute_wrapper(_replace_characters) if replaces_characters else nullcontext()
+        ):
+            yield
+    finally:
+        _in_operation.reset(token)
+
+
+def _is_character_error(error: Error) -> bool:
+    return bool(error.args) and error.args[0] in CHARACTER_ERRORS
+
+
+def _replace_characters(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+    """Execute a statement with U+FFFD in place of each character that utf8mb3 cannot store."""
+    return execute(sql, _replaced(params), many, context)
+
+
+def _replaced(value: Any) -> Any:
+    if isinstance(value, str):
+        return re.sub("[^\0-\uffff]", "\ufffd", value)
+    if isinstance(value, (list, tuple)):
+        return [_replaced(item) for item in value]
+    return value
 
 
 def _was_lost(database: BaseDatabaseWrapper, before: object) -> bool:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from contextlib import closing, nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
@@ -78,7 +79,6 @@ MEND_NOTHING = {
     "column missing": OperationalError(1054, "Unknown column 'a' in 'field list'"),
     "MySQL is read-only": OperationalError(1290, "running with the --read-only option"),
     "MySQL's disk is full": OperationalError(1021, "Disk full"),
-    "character set": OperationalError(1366, "Incorrect string value"),
     "account": OperationalError(4151, "Access denied, this account is locked"),
     "too long": DataError("value too long for type character varying(64)"),
     "refused": OperationalError("connection refused"),
@@ -168,6 +168,24 @@ def test_lost_connection_is_replaced_once(losses: int) -> None:
         retry_on_conflict(insert)
     assert len(attempts) == 2
     assert Customer.objects.count() == (1 if losses == 1 else 0)
+
+
+def test_text_that_cannot_be_stored_is_replaced_once() -> None:
+    operation = Conflicting(1, DataError(1366, "Incorrect string value"))
+
+    def insert(name: str) -> Customer:
+        operation()
+        return Customer.objects.create(name=name, email="ä@example.com")
+
+    customer = retry_on_conflict(partial(insert, "A 🥐"))
+    Customer.objects.create(name="🥐")
+    customer.refresh_from_db()
+    assert (customer.name, customer.email) == ("A \ufffd", "ä@example.com")
+    assert Customer.objects.filter(name="🥐").exists(), "only that operation is changed"
+    operation = Conflicting(1000, operation.error)
+    with pytest.raises(DataError):
+        retry_on_conflict(operation)
+    assert operation.runs == 2
 
 
 def test_read_only_database_is_noticed() -> None:
