@@ -15,6 +15,7 @@ from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
+from django.core.cache import cache
 from django.db import models
 from django.utils import timezone
 
@@ -55,6 +56,10 @@ MAX_LINKS_PER_RUN = 20
 
 MAX_CUSTOMER_REQUESTS = 10
 """To find more unknown customers than this, listing all of them is cheaper."""
+
+STOPPED_KEY = "kapso_connect.sync.stopped"
+STOPPED_SECONDS = 60 * 60
+"""How long the cache remembers that an outage was logged."""
 
 MASS_LOSS_THRESHOLD = 20
 """If more numbers than this and more than half of them are gone, or all of several, then the API
@@ -147,7 +152,9 @@ def run(
             _continue_invitations(report, dry_run, progress, should_stop)
         except (KapsoError, MassLoss) as error:
             report.errors.append(str(error))
-            log_event("sync.stopped", error=str(error))
+            _log_stopped(error)
+        else:
+            _log_recovered()
         if not dry_run:
             _send_signals(report, advance)  # of what was found
         _repair_statuses(report, dry_run, advance)
@@ -158,6 +165,24 @@ def run(
         counts = {**vars(report), "errors": len(report.errors)}
         log_event("sync.finished", seconds=time.monotonic() - started, **counts)
     return report
+
+
+def _log_stopped(error: Exception) -> None:
+    """Log as an error that the run could not compare, but only once for one outage: cron repeats
+    it every minute, on several machines. The cache that they share counts the other runs."""
+    count = 1
+    with suppress(Exception):  # without a cache, each run logs it
+        if not cache.add(STOPPED_KEY, 1, STOPPED_SECONDS):
+            count = cache.incr(STOPPED_KEY)
+    if count == 1:
+        log_event("sync.stopped", error=str(error))
+    else:
+        log_event("sync.still_stopped", error=str(error), count=count)
+
+
+def _log_recovered() -> None:
+    with suppress(Exception):
+        cache.delete(STOPPED_KEY)
 
 
 def _work_on_queues(report: Report, dry_run: bool, progress: ProgressCallback) -> None:

@@ -183,7 +183,7 @@ def after_first_query(action: Callable[[], object]) -> Iterator[None]:
 
 @contextmanager
 def failing_queries(
-    error: type[Exception], verb: str, model: type[Model], column: str = ""
+    error: type[Exception] | Exception, verb: str, model: type[Model], column: str = ""
 ) -> Iterator[None]:
     """Raise ``error`` for each query that is an INSERT, UPDATE, … (``verb``) of a table."""
 

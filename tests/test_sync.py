@@ -8,8 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.core.cache import cache
 from django.core.management import CommandError, call_command
-from django.db import DataError, models
+from django.db import DataError, OperationalError, models
 from django.db.models.signals import pre_save
 from django.utils import timezone
 
@@ -23,6 +24,7 @@ from kapso_connect.onboarding.numbers import Number
 from kapso_connect.testing import Sandbox
 
 from .factories import (
+    failing_queries,
     listening,
     make_connection,
     make_customer,
@@ -740,6 +742,35 @@ def test_unavailable_api_delays_nothing_else(sandbox: Sandbox, rule, monkeypatch
     assert heard.names() == ["whatsapp_setup_failed"]
     known.refresh_from_db()
     assert known.is_connected
+
+
+def test_outage_of_the_api_is_logged_as_an_error_once(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture, configure: Any
+) -> None:
+    caplog.set_level("INFO", "kapso_connect.sync")
+    cache.clear()
+    configure(API_BASE_URL="http://127.0.0.1:9")
+    for _run in range(3):
+        assert sync.run().errors
+    configure(API_BASE_URL=sandbox.url)
+    sync.run()
+    configure(API_BASE_URL="http://127.0.0.1:9")
+    sync.run()
+    names = [record.kapso_event for record in caplog.records]
+    still = "sync.still_stopped"
+    stopped = [name for name in names if name != "sync.finished"]
+    assert stopped == ["sync.stopped", still, still, "sync.stopped"]
+
+
+def test_outage_of_the_database_is_one_line(sandbox: Sandbox) -> None:
+    error = OperationalError("connection refused\nIs the server running?")
+    with (
+        failing_queries(error, "SELECT", TimelineEvent),
+        pytest.raises(CommandError) as caught,
+    ):
+        kapso_sync()
+    assert caught.value.returncode == 1
+    assert str(caught.value).endswith("is not available: OperationalError: connection refused")
 
 
 def test_incomplete_list_disconnects_no_number(sandbox: Sandbox, monkeypatch) -> None:

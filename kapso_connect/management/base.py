@@ -8,6 +8,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
+from kapso_connect import log
+
 
 class KapsoCommand(BaseCommand):
     """A command that also works where standard output or the error stream was closed, as some
@@ -17,3 +19,7 @@ class KapsoCommand(BaseCommand):
         super().__init__(
             stdout or sys.stdout or StringIO(), stderr or sys.stderr or StringIO(), **options
         )
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        log.is_short_lived = True
+        super().run_from_argv(argv)

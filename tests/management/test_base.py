@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command, load_command_class
 
+from kapso_connect import log
 from kapso_connect.management.progress import Progress
 from kapso_connect.testing import Sandbox
 
@@ -33,6 +34,7 @@ def test_command_works_where_a_stream_is_closed(
 
 def test_exit_status_is_right_where_the_error_stream_is_closed(monkeypatch: Any) -> None:
     monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(log, "is_short_lived", False)  # restored: the tests are no command
     command = load_command_class("kapso_connect", "kapso_invite")
     with pytest.raises(SystemExit) as caught:
         command.run_from_argv(["manage.py", "kapso_invite", "--skip-checks"])

@@ -4,12 +4,14 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import CommandError
+from django.db import InterfaceError, InternalError, OperationalError
 
 from kapso_connect import sync
 from kapso_connect.management.base import KapsoCommand
 from kapso_connect.management.interruption import interruption
 from kapso_connect.management.plain import format_count
 from kapso_connect.management.progress import Progress
+from kapso_connect.utils import describe
 
 
 class Command(KapsoCommand):
@@ -32,12 +34,18 @@ class Command(KapsoCommand):
 
     def handle(self, *args: Any, dry_run: bool, accept_mass_loss: bool, **options: Any) -> None:
         with Progress(on=options["verbosity"] > 0) as progress, interruption() as interrupted:
-            report = sync.run(
-                dry_run=dry_run,
-                accept_mass_loss=accept_mass_loss,
-                progress=progress,
-                should_stop=interrupted.is_set,
-            )
+            try:
+                report = sync.run(
+                    dry_run=dry_run,
+                    accept_mass_loss=accept_mass_loss,
+                    progress=progress,
+                    should_stop=interrupted.is_set,
+                )
+            except (InterfaceError, InternalError, OperationalError) as error:
+                # An outage: every minute, on every machine, a traceback would say no more.
+                reason = describe(error).partition("\n")[0]
+                message = f"The database is not available: {reason}"
+                raise CommandError(message, returncode=1) from error
         if options["verbosity"] > 0:
             prefix = "(dry run) " if dry_run else ""
             self.stdout.write(f"kapso_sync: {prefix}{report.summary()}")
