@@ -84,7 +84,7 @@ def _store(message: Message) -> WebhookEvent:
     except Exception as raised:
         error = raised
     # Outside the except block: what is logged from here on must not be logged as part of ``error``.
-    webhook_event = retry_on_conflict(partial(_insert, message, error=error), seconds=1)
+    webhook_event = retry_on_conflict(partial(_insert, message, error=error), seconds=3)
     _log_error(webhook_event, error)
     return webhook_event
 
