@@ -5,7 +5,7 @@ Ids starting with E are errors, which stop manage.py commands; those with W are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -433,6 +433,32 @@ def _sqlite() -> Iterator[CheckMessage]:
         "only reads does not wait for a writer.",
         id="kapso_connect.W024",
     )
+
+
+@register(Tags.database)
+def check_database(databases: Collection[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Check the tables: ``manage.py check --database default`` and ``migrate`` run this."""
+    if db.alias() not in (databases or ()) or connections[db.alias()].vendor != "mysql":
+        return []
+    our_models = apps.get_app_config("kapso_connect").get_models()
+    tables = {model._meta.db_table for model in our_models}
+    with connections[db.alias()].cursor() as cursor:
+        cursor.execute(
+            "SELECT table_name FROM information_schema.columns "
+            "WHERE table_schema = DATABASE() AND character_set_name <> 'utf8mb4'"
+        )
+        narrow = sorted(tables & {name for (name,) in cursor.fetchall()})
+    if not narrow:
+        return []
+    return [
+        Warning(
+            f"These tables cannot store emoji: {', '.join(narrow)}. In names that have some, each "
+            "is replaced by U+FFFD.",
+            hint="Convert each: ALTER TABLE … CONVERT TO CHARACTER SET utf8mb4. New tables get the "
+            "character set of the database: ALTER DATABASE … CHARACTER SET utf8mb4.",
+            id="kapso_connect.W032",
+        )
+    ]
 
 
 @register("kapso_connect", deploy=True)

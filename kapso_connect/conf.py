@@ -35,6 +35,10 @@ API_READ_TIMEOUT = 10.0
 SYNC_BUDGET = 15 * 60.0
 """For comparing this site with Kapso in one run of ``kapso_sync``."""
 
+SYNC_WEBHOOKS_BUDGET = 30.0
+"""For processing stored webhooks in one run of ``kapso_sync``; the rest stays due. Each may wait
+for Kapso's API for ``REQUEST_BUDGET``."""
+
 SYNC_INVITATIONS_BUDGET = 5 * 60.0
 """For continuing unfinished batches of invitations in one run of ``kapso_sync``."""
 

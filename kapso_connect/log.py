@@ -8,6 +8,8 @@ names. No field contains a secret, a payload, a phone number or an e-mail addres
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from logging import DEBUG, ERROR, INFO, WARNING
@@ -32,7 +34,10 @@ EVENTS = {
         ERROR,
         "A webhook was refused: KAPSO_CONNECT['WEBHOOK_SECRET'] is not set.",
     ),
-    "webhook.not_stored": (ERROR, "A webhook could not be stored: %(error)s"),
+    "webhook.not_stored": (
+        ERROR,
+        "A webhook could not be stored: %(error)s (and %(suppressed)s more since the last record)",
+    ),
     "webhook.stored": (
         INFO,
         "Webhook event %(webhook_event_id)s (%(event_name)r) was stored: %(outcome)s",
@@ -140,6 +145,10 @@ EVENTS = {
     ),
     "sync.error": (ERROR, "kapso_sync: %(step)s %(row_id)s: %(error)s"),
     "sync.stopped": (ERROR, "kapso_sync could not compare with Kapso: %(error)s"),
+    "sync.still_stopped": (
+        INFO,
+        "kapso_sync still could not compare with Kapso, in %(count)s runs: %(error)s",
+    ),
     "prune.finished": (
         INFO,
         "kapso_prune deleted %(webhooks)s webhooks, %(events)s events, %(batches)s batches, "
@@ -148,6 +157,13 @@ EVENTS = {
     "observer.failed": (ERROR, "The observer %(observer)s raised %(error)s during %(during)s"),
 }
 """The level and the message of each event. ``docs/how-to/monitoring.md`` lists their fields."""
+
+
+MIN_SECONDS_BETWEEN_REPEATS = 60.0
+"""How often an event of an outage is logged by one process."""
+
+is_short_lived = False
+"""True in a process that runs one command of this package and ends with it."""
 
 
 def log_event(name: str, /, *, exc_info: bool | BaseException = False, **fields: Any) -> None:
@@ -162,6 +178,30 @@ def log_event(name: str, /, *, exc_info: bool | BaseException = False, **fields:
         except Exception as error:
             failed = {"observer": path, "during": name, "error": type(error).__name__}
             _log("observer.failed", failed, error)
+
+
+class OutageEvent:
+    """An event that an outage would cause many times a second.
+
+    One process logs it once a minute; ``suppressed`` is how often it did not, since the last time.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._lock = threading.Lock()
+        self._logged_at: float | None = None
+        self._suppressed = 0
+
+    def log(self, **fields: Any) -> None:
+        """Log the event with ``fields``, unless it was logged less than a minute ago."""
+        now = time.monotonic()
+        with self._lock:
+            last = self._logged_at
+            if last is not None and now - last < MIN_SECONDS_BETWEEN_REPEATS:
+                self._suppressed += 1
+                return
+            suppressed, self._suppressed, self._logged_at = self._suppressed, 0, now
+        log_event(self.name, suppressed=suppressed, **fields)
 
 
 def _log(name: str, fields: Mapping[str, Any], exc_info: bool | BaseException) -> None:

@@ -32,6 +32,7 @@ from .kapso.types import ConnectionType
 from .log import log_event
 from .owners import OwnerKey, owner_key, owner_type
 from .phone_numbers import TEST_NUMBER_DIGITS, is_test_number, only_digits, searched_digits
+from .querysets import PrimaryQuerySet
 from .retries import Leased, LeasedQuerySet, Retryable, RetryableQuerySet, not_leased
 from .utils import MAX_URL_LENGTH
 
@@ -102,7 +103,7 @@ MAX_FOUND = 1000
 """The most phone numbers, and the most references, that a search finds, the newest first."""
 
 
-class CustomerQuerySet(models.QuerySet["Customer"]):
+class CustomerQuerySet(PrimaryQuerySet["Customer"]):
     def for_owner(self, owner: models.Model, **defaults: Any) -> Customer:
         """Return the customer linked to ``owner``, a saved object of any of the site's models.
 
@@ -302,6 +303,7 @@ class Customer(models.Model):
     objects = CustomerQuerySet.as_manager()
 
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("customer")
         verbose_name_plural = _("customers")
         ordering = ["-pk"]
@@ -553,6 +555,7 @@ class SetupLink(Leased):
     never in the database."""
 
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("setup link")
         verbose_name_plural = _("setup links")
         ordering = ["-pk"]
@@ -640,7 +643,7 @@ CONNECTED_NEEDING_ATTENTION = {
 """Which of the numbers that are connected need attention, by the reason."""
 
 
-class ConnectionQuerySet(models.QuerySet["Connection"]):
+class ConnectionQuerySet(PrimaryQuerySet["Connection"]):
     def connected(self) -> ConnectionQuerySet:
         """Return the numbers that are connected now."""
         return self.filter(status=Connection.Status.CONNECTED)
@@ -770,6 +773,7 @@ class Connection(models.Model):
     objects = ConnectionQuerySet.as_manager()
 
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("connection")
         verbose_name_plural = _("connections")
         ordering = ["-pk"]
@@ -858,6 +862,7 @@ class WebhookEvent(Retryable):
     objects = WebhookEventQuerySet.as_manager()
 
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("webhook event")
         verbose_name_plural = _("webhook events")
         ordering = ["-pk"]
@@ -957,6 +962,7 @@ class TimelineEvent(Retryable):
     objects = TimelineEventQuerySet.as_manager()
 
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("timeline event")
         verbose_name_plural = _("timeline events")
         ordering = ["-pk"]
@@ -971,6 +977,10 @@ class TimelineEvent(Retryable):
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()}: {self.connection or self.customer or ''}"
+
+
+class InvitationBatchQuerySet(PrimaryQuerySet["InvitationBatch"]):
+    pass
 
 
 class InvitationBatch(models.Model):
@@ -1002,7 +1012,10 @@ class InvitationBatch(models.Model):
         help_text=_("The error that would affect all other customers, too. Empty unless stopped."),
     )
 
+    objects = InvitationBatchQuerySet.as_manager()
+
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("batch of invitations")
         verbose_name_plural = _("batches of invitations")
         ordering = ["-pk"]
@@ -1079,6 +1092,7 @@ class Invitation(Retryable):
     objects = InvitationQuerySet.as_manager()
 
     class Meta:
+        base_manager_name = "objects"
         verbose_name = _("invitation")
         verbose_name_plural = _("invitations")
         ordering = ["pk"]
@@ -1090,7 +1104,8 @@ class Invitation(Retryable):
         ]
         indexes = [
             models.Index(fields=["status", "next_attempt_at"], name="kapso_connect_invite_due"),
-            models.Index(fields=["batch", "status"], name="kapso_connect_invite_batch"),
+            # The next invitations of a batch, in the order of their keys.
+            models.Index(fields=["batch", "status", "id"], name="kapso_connect_invite_batch"),
         ]
 
     def __str__(self) -> str:
@@ -1122,6 +1137,7 @@ class IdempotentRequest(Leased):
     objects = IdempotentRequestQuerySet.as_manager()
 
     class Meta:
+        base_manager_name = "objects"
         ordering = ["-pk"]
         default_permissions = ()
 

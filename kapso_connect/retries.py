@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from .conf import get_conf
 from .fields import InstantField
 from .log import log_event
+from .querysets import PrimaryQuerySet
 from .utils import utc_now
 
 FIRST_RETRY_DELAY = 15
@@ -30,7 +31,7 @@ def not_leased() -> Q:
     return Q(leased_until=None) | Q(leased_until__lte=utc_now())
 
 
-class LeasedQuerySet(models.QuerySet[LeasedT]):
+class LeasedQuerySet(PrimaryQuerySet[LeasedT]):
     def not_leased(self) -> LeasedQuerySet[LeasedT]:
         """Return the rows that no process is working on."""
         return self.filter(not_leased())

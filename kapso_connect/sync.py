@@ -15,11 +15,12 @@ from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
+from django.core.cache import cache
 from django.db import models
 from django.utils import timezone
 
 from . import db, outbox
-from .conf import SYNC_BUDGET, SYNC_INVITATIONS_BUDGET
+from .conf import SYNC_BUDGET, SYNC_INVITATIONS_BUDGET, SYNC_WEBHOOKS_BUDGET, get_conf
 from .db import retry_on_conflict
 from .exceptions import KapsoError, KapsoNotFound, TryLater
 from .kapso.client import KapsoClient
@@ -55,6 +56,10 @@ MAX_LINKS_PER_RUN = 20
 
 MAX_CUSTOMER_REQUESTS = 10
 """To find more unknown customers than this, listing all of them is cheaper."""
+
+STOPPED_KEY = "kapso_connect.sync.stopped"
+STOPPED_SECONDS = 60 * 60
+"""How long the cache remembers that an outage was logged."""
 
 MASS_LOSS_THRESHOLD = 20
 """If more numbers than this and more than half of them are gone, or all of several, then the API
@@ -101,6 +106,10 @@ class Report:
         return ", ".join(f"{name} {n}" for name, n in vars(self).items() if name != "errors")
 
 
+class Stopped(Exception):
+    """The run was asked to stop. What it was doing is finished."""
+
+
 class MassLoss(Exception):
     """So many numbers are gone at once that the API key is probably wrong."""
 
@@ -110,6 +119,7 @@ def run(
     dry_run: bool = False,
     accept_mass_loss: bool = False,
     progress: ProgressCallback = lambda step, done: None,
+    should_stop: Callable[[], bool] = lambda: False,
     client: KapsoClient | None = None,
 ) -> Report:
     """Do everything that is due, compare with Kapso's API, repair statuses, and return what was
@@ -119,31 +129,36 @@ def run(
     most of them are gone from Kapso. ``progress`` is called with the name of a step and a count.
     Without a ``client``, one is made from the settings, with ``conf.SYNC_BUDGET``.
 
+    Once ``should_stop`` returns True, what is in progress is finished, and the rest is left to the
+    next run.
+
     An unavailable API raises nothing: it is reported in ``errors``, and everything that does not
     need the API is done. Raise CalledInTransaction inside a transaction.
     """
     db.refuse_in_transaction()
     report, started = Report(), time.monotonic()
-    pending = WebhookEvent.objects.waiting().due()
-    if dry_run:
-        report.webhooks, report.signals = pending.count(), _due_signals().count()
-    else:
-        report.webhooks = _process_rows(pending, inbox.process, "webhooks", progress)
-        # Before the API is asked, so that an unavailable API does not delay signals …
-        report.signals = _process_rows(_due_signals(), outbox.deliver, "signals", progress)
-    client = client or KapsoClient.from_settings(budget=SYNC_BUDGET)
-    try:
-        _sync_numbers(report, client, dry_run, accept_mass_loss, progress)
-        _confirm_redirects(report, dry_run, progress)
-        _sync_links(report, client, dry_run, progress)
-        _continue_invitations(report, dry_run, progress)
-    except (KapsoError, MassLoss) as error:
-        report.errors.append(str(error))
-        log_event("sync.stopped", error=str(error))
-    if not dry_run:
-        # … and afterwards, to send the signals of what was found.
-        report.signals += _process_rows(_due_signals(), outbox.deliver, "signals", progress)
-    _repair_statuses(report, dry_run, progress)
+
+    def advance(step: str, done: int) -> None:
+        progress(step, done)
+        if should_stop():
+            raise Stopped
+
+    with suppress(Stopped):
+        _work_on_queues(report, dry_run, advance)
+        client = client or KapsoClient.from_settings(budget=SYNC_BUDGET)
+        try:
+            _sync_numbers(report, client, dry_run, accept_mass_loss, advance)
+            _confirm_redirects(report, dry_run, advance)
+            _sync_links(report, client, dry_run, advance)
+            _continue_invitations(report, dry_run, progress, should_stop)
+        except (KapsoError, MassLoss) as error:
+            report.errors.append(str(error))
+            _log_stopped(error)
+        else:
+            _log_recovered()
+        if not dry_run:
+            _send_signals(report, advance)  # of what was found
+        _repair_statuses(report, dry_run, advance)
     webhooks, signals = WebhookEvent.objects, TimelineEvent.objects
     report.waiting = webhooks.waiting().count() + signals.waiting().count()
     report.failed = webhooks.failed().count() + signals.failed().count()
@@ -153,27 +168,79 @@ def run(
     return report
 
 
+def _log_stopped(error: Exception) -> None:
+    """Log as an error that the run could not compare, but only once for one outage: cron repeats
+    it every minute, on several machines. The cache that they share counts the other runs."""
+    count = 1
+    with suppress(Exception):  # without a cache, each run logs it
+        if not cache.add(STOPPED_KEY, 1, STOPPED_SECONDS):
+            count = cache.incr(STOPPED_KEY)
+    if count == 1:
+        log_event("sync.stopped", error=str(error))
+    else:
+        log_event("sync.still_stopped", error=str(error), count=count)
+
+
+def _log_recovered() -> None:
+    with suppress(Exception):
+        cache.delete(STOPPED_KEY)
+
+
+def _work_on_queues(report: Report, dry_run: bool, progress: ProgressCallback) -> None:
+    """Process stored webhooks and send signals. Signals first: while the API does not answer,
+    webhooks wait for it."""
+    pending = WebhookEvent.objects.waiting().due()
+    if dry_run:
+        report.webhooks, report.signals = pending.count(), _due_signals().count()
+        return
+    _send_signals(report, progress)
+    _process_webhooks(report, pending, progress)
+    _send_signals(report, progress)
+
+
+def _send_signals(report: Report, progress: ProgressCallback) -> None:
+    _process_rows(report, "signals", _iterate_keys(_due_signals()), outbox.deliver, progress)
+
+
+def _process_webhooks(
+    report: Report, pending: models.QuerySet[WebhookEvent], progress: ProgressCallback
+) -> None:
+    """Process the webhooks that are due, those that have waited longest first, for
+    ``SYNC_WEBHOOKS_BUDGET`` seconds in all."""
+    deadline = time.monotonic() + SYNC_WEBHOOKS_BUDGET
+
+    def process(pk: int) -> bool:
+        left = max(deadline - time.monotonic(), 0.0)
+        with KapsoClient.from_settings(budget=min(get_conf().request_budget, left)) as client:
+            return inbox.process(pk, client=client)
+
+    keys = list(pending.order_by("next_attempt_at", "pk").values_list("pk", flat=True))
+    in_time = itertools.takewhile(lambda pk: time.monotonic() < deadline, keys)
+    _process_rows(report, "webhooks", in_time, process, progress)
+
+
 def _due_signals() -> models.QuerySet[TimelineEvent]:
     """Return the events whose signals are due now; later ones are not included."""
     return TimelineEvent.objects.undelivered().due()
 
 
 def _process_rows(
-    rows: models.QuerySet[ModelT],
-    process: Callable[[int], bool],
+    report: Report,
     step: str,
+    keys: Iterable[int],
+    process: Callable[[int], bool],
     progress: ProgressCallback,
-) -> int:
-    """Call ``process`` with the primary key of each row; return how often it returned True."""
-    processed = 0
-    for done, pk in enumerate(_iterate_keys(rows), start=1):
+) -> None:
+    """Call ``process`` with each primary key, and count in the report's field ``step`` how often it
+    returned True."""
+    for done, pk in enumerate(keys, start=1):
         try:
-            processed += process(pk)
+            if process(pk):
+                setattr(report, step, getattr(report, step) + 1)
         except Exception as error:
             # One row must not stop the others. It is due again when its lease ends.
             _log_error(step, pk, error)
         progress(step, done)
-    return processed
 
 
 def _log_error(step: str, row_id: object, error: Exception) -> None:
@@ -245,7 +312,7 @@ def _sync_numbers(
             _sync_number(report, remote, connection, customers, started, dry_run)
         report.numbers += len(page)
         progress("numbers", report.numbers)
-    _disconnect_missing(report, client, seen, started, dry_run, accept_mass_loss)
+    _disconnect_missing(report, client, seen, started, dry_run, accept_mass_loss, progress)
 
 
 def _connect_new_numbers(
@@ -331,6 +398,7 @@ def _disconnect_missing(
     started: datetime,
     dry_run: bool,
     accept_mass_loss: bool,
+    progress: ProgressCallback,
 ) -> None:
     """Disconnect numbers that Kapso did not list, if it confirms each of them to be gone."""
     before = list(_iterate_keys(Connection.objects.connected().filter(connected_at__lt=started)))
@@ -355,6 +423,7 @@ def _disconnect_missing(
         except TryLater:
             continue
         report.disconnected += closed is not None and not closed.is_connected
+        progress("disconnections", report.disconnected)
 
 
 class _CustomerCache:
@@ -444,7 +513,9 @@ def _sync_link(link: SetupLink, client: KapsoClient) -> bool:
 # Invitations
 
 
-def _continue_invitations(report: Report, dry_run: bool, progress: ProgressCallback) -> None:
+def _continue_invitations(
+    report: Report, dry_run: bool, progress: ProgressCallback, should_stop: Callable[[], bool]
+) -> None:
     """Continue batches that were interrupted or are due for another attempt."""
     if dry_run:
         batches = invitations.batches_with_due_invitations()
@@ -455,7 +526,12 @@ def _continue_invitations(report: Report, dry_run: bool, progress: ProgressCallb
         report.invitations += 1
         progress("invitations", report.invitations)
 
-    invitations.work_all(seconds=SYNC_INVITATIONS_BUDGET, on_progress=on_progress)
+    # Stopped before the next wave, not by ``on_progress``: that would lose those in progress.
+    invitations.work_all(
+        seconds=SYNC_INVITATIONS_BUDGET, on_progress=on_progress, should_stop=should_stop
+    )
+    if should_stop():
+        raise Stopped
 
 
 # Statuses

@@ -183,7 +183,7 @@ def after_first_query(action: Callable[[], object]) -> Iterator[None]:
 
 @contextmanager
 def failing_queries(
-    error: type[Exception], verb: str, model: type[Model], column: str = ""
+    error: type[Exception] | Exception, verb: str, model: type[Model], column: str = ""
 ) -> Iterator[None]:
     """Raise ``error`` for each query that is an INSERT, UPDATE, … (``verb``) of a table."""
 
@@ -194,6 +194,28 @@ def failing_queries(
 
     with connection.execute_wrapper(execute):
         yield
+
+
+READ_ONLY = {
+    "sqlite": ("PRAGMA query_only = ON", "PRAGMA query_only = OFF"),
+    "postgresql": (
+        "SET default_transaction_read_only = on",
+        "SET default_transaction_read_only = off",
+    ),
+    "mysql": ("SET SESSION TRANSACTION READ ONLY", "SET SESSION TRANSACTION READ WRITE"),
+}
+
+
+@contextmanager
+def read_only_database() -> Iterator[None]:
+    """Let the database refuse all writes of this thread's connection, as a standby does."""
+    refuse, accept = READ_ONLY[connection.vendor]
+    with connection.cursor() as cursor:
+        cursor.execute(refuse)
+        try:
+            yield
+        finally:
+            cursor.execute(accept)
 
 
 def payload_for(customer: Customer, phone_number_id: str, **more: Any) -> dict[str, Any]:

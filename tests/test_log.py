@@ -28,7 +28,7 @@ from kapso_connect.models import Connection, SetupLink, TimelineEvent, WebhookEv
 from kapso_connect.onboarding import accounts, invitations, numbers, setup_links
 from kapso_connect.onboarding.connect_urls import connect_path
 from kapso_connect.testing import Sandbox
-from kapso_connect.webhooks import inbox
+from kapso_connect.webhooks import inbox, views
 
 from . import log_events
 from .factories import (
@@ -175,11 +175,21 @@ def test_a_missing_secret(configure: Any) -> None:
     assert names() == ["webhook.no_secret", "webhook.refused", "webhook.answered"]
 
 
-def test_a_database_that_is_not_available() -> None:
-    with failing_queries(OperationalError, "SELECT", WebhookEvent):
-        assert post({}).status_code == 503
-    assert only("webhook.not_stored") == {"error": "OperationalError"}
-    assert only("webhook.answered")["status"] == 503
+def test_a_database_that_is_not_available(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    monkeypatch.setattr(views, "NOT_STORED", log.OutageEvent("webhook.not_stored"))
+    with failing_queries(OperationalError("no answer\nfrom the server"), "SELECT", WebhookEvent):
+        for _attempt in range(3):
+            assert post({}).status_code == 503
+        assert only("webhook.not_stored") == {
+            "error": "OperationalError: no answer",
+            "suppressed": 0,
+        }
+        monkeypatch.setattr(log, "MIN_SECONDS_BETWEEN_REPEATS", 0.0)  # a minute later
+        post({})
+    records = [record for record in caplog.records if record.name == "kapso_connect.webhook"]
+    outage = [record for record in records if record.kapso_event == "webhook.not_stored"]
+    assert [record.suppressed for record in outage] == [0, 2]
+    assert not any(record.exc_info for record in outage)
 
 
 def test_an_error_while_processing() -> None:

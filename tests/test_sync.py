@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -7,8 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.core.cache import cache
 from django.core.management import CommandError, call_command
-from django.db import DataError, models
+from django.db import DataError, OperationalError, models
 from django.db.models.signals import pre_save
 from django.utils import timezone
 
@@ -22,6 +24,7 @@ from kapso_connect.onboarding.numbers import Number
 from kapso_connect.testing import Sandbox
 
 from .factories import (
+    failing_queries,
     listening,
     make_connection,
     make_customer,
@@ -96,6 +99,13 @@ def make_disconnection_older(connection: Connection) -> None:
     )
 
 
+def make_signal_due(connection: Connection) -> TimelineEvent:
+    """An event whose signal has not been sent, as if its process had died."""
+    return TimelineEvent.objects.create(
+        kind="connected", source="webhook", customer=connection.customer, connection=connection
+    )
+
+
 # Interrupted work
 
 
@@ -127,6 +137,75 @@ def test_signals_of_changes_found_by_a_run_are_sent_by_that_run(sandbox: Sandbox
     with queue_without_worker(), listening("whatsapp_connected") as heard:
         assert "signals 1" in kapso_sync()
     assert heard.names() == ["whatsapp_connected"]
+
+
+def test_signals_do_not_wait_for_webhooks_that_wait_for_the_api(
+    sandbox: Sandbox, configure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = connected(sandbox, status="disconnected", disconnected_at=timezone.now())
+    order: list[str] = []
+    for number in range(8):
+        # Whether an old event is repeated, or the number was connected anew, the API has to say.
+        WebhookEvent.objects.create(
+            idempotency_key=f"key-{number}",
+            event="whatsapp.phone_number.created",
+            payload=payload_for(connection.customer, connection.phone_number_id),
+        )
+    make_signal_due(connection)
+    configure(REQUEST_BUDGET=0.1)
+    monkeypatch.setattr(sync, "SYNC_WEBHOOKS_BUDGET", 0.25)
+    monkeypatch.setattr(sync, "SYNC_BUDGET", 0.1)
+    sandbox.faults(api=[{"match": ".*", "kind": "hang", "seconds": 20}])
+    with listening() as heard:
+        report = sync.run(progress=lambda step, done: order.append(f"{step} {len(heard)}"))
+    assert order[0] == "signals 1"
+    assert (report.signals, report.webhooks) == (1, 0)
+    # The API was asked about some; the others are due as before, and the next run begins with them.
+    left = WebhookEvent.objects.filter(attempts=0).count()
+    assert 5 <= left <= 7
+    sandbox.clear_faults()
+    configure(REQUEST_BUDGET=5)
+    monkeypatch.setattr(sync, "SYNC_WEBHOOKS_BUDGET", 30)
+    assert sync.run().webhooks == left
+
+
+def test_run_that_is_asked_to_stop_finishes_what_it_is_doing(sandbox: Sandbox) -> None:
+    connection = connected(sandbox)
+    events = [make_signal_due(connection) for _number in range(3)]
+    stop: list[bool] = []
+    with listening() as heard:
+        signals.whatsapp_connected.connect(stop_soon := lambda **kwargs: stop.append(True))
+        report = sync.run(should_stop=lambda: bool(stop))
+        signals.whatsapp_connected.disconnect(stop_soon)
+    assert (len(heard), report.signals, report.numbers) == (1, 1, 0)
+    undelivered = TimelineEvent.objects.undelivered().due()
+    assert list(undelivered.order_by("pk")) == events[1:], "the others are free for another process"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_command_notes_what_a_receiver_has_done(
+    sandbox: Sandbox, number: int, status: int
+) -> None:
+    connection = connected(sandbox)
+    first, second = [make_signal_due(connection) for _number in range(2)]
+    heard: list[int] = []
+    handler = signal.getsignal(number)
+
+    def receiver(event: TimelineEvent, **kwargs: Any) -> None:
+        if not heard:
+            signal.raise_signal(number)
+        heard.append(event.pk)
+
+    signals.whatsapp_connected.connect(receiver)
+    try:
+        with pytest.raises(CommandError, match="Interrupted") as caught:
+            kapso_sync()
+        assert (caught.value.returncode, heard) == (status, [first.pk])
+        assert signal.getsignal(number) == handler
+        assert "signals 1" in kapso_sync()
+    finally:
+        signals.whatsapp_connected.disconnect(receiver)
+    assert heard == [first.pk, second.pk]
 
 
 def test_failing_webhook_does_not_stop_the_others(sandbox: Sandbox) -> None:
@@ -663,6 +742,35 @@ def test_unavailable_api_delays_nothing_else(sandbox: Sandbox, rule, monkeypatch
     assert heard.names() == ["whatsapp_setup_failed"]
     known.refresh_from_db()
     assert known.is_connected
+
+
+def test_outage_of_the_api_is_logged_as_an_error_once(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture, configure: Any
+) -> None:
+    caplog.set_level("INFO", "kapso_connect.sync")
+    cache.clear()
+    configure(API_BASE_URL="http://127.0.0.1:9")
+    for _run in range(3):
+        assert sync.run().errors
+    configure(API_BASE_URL=sandbox.url)
+    sync.run()
+    configure(API_BASE_URL="http://127.0.0.1:9")
+    sync.run()
+    names = [record.kapso_event for record in caplog.records]
+    still = "sync.still_stopped"
+    stopped = [name for name in names if name != "sync.finished"]
+    assert stopped == ["sync.stopped", still, still, "sync.stopped"]
+
+
+def test_outage_of_the_database_is_one_line(sandbox: Sandbox) -> None:
+    error = OperationalError("connection refused\nIs the server running?")
+    with (
+        failing_queries(error, "SELECT", TimelineEvent),
+        pytest.raises(CommandError) as caught,
+    ):
+        kapso_sync()
+    assert caught.value.returncode == 1
+    assert str(caught.value).endswith("is not available: OperationalError: connection refused")
 
 
 def test_incomplete_list_disconnects_no_number(sandbox: Sandbox, monkeypatch) -> None:

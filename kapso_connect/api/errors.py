@@ -13,7 +13,7 @@ from django.core.exceptions import (
     RequestDataTooBig,
     SuspiciousOperation,
 )
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, InternalError, OperationalError
 from django.http import Http404, UnreadablePostError
 from django.urls import NoReverseMatch
 from rest_framework import exceptions
@@ -94,7 +94,7 @@ DJANGO_ERROR_CODES: dict[tuple[type[Exception], ...], str] = {
     (SuspiciousOperation,): "bad_request",
     (UnreadablePostError,): "parse_error",
     (ImproperlyConfigured, NoReverseMatch, CalledInTransaction): "not_configured",
-    (OperationalError, InterfaceError): "unavailable",
+    (OperationalError, InterfaceError, InternalError): "unavailable",
     (TryLater,): "changed_meanwhile",
 }
 KAPSO_ERROR_CODES: dict[type[KapsoError], str] = {

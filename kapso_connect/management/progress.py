@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 
+def is_terminal(stream: Any) -> bool:
+    """Return whether ``stream`` is a terminal. It is None if it was closed before Python began."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
 class Progress:
-    """Shows a progress bar for each step, if ``on`` and if tqdm is installed."""
+    """Shows a progress bar for each step, if ``on``, on a terminal, and if tqdm is installed."""
 
     def __init__(self, *, on: bool) -> None:
         self.bars: dict[str, Any] = {}
         self.tqdm: Any = None
-        if on:
+        if on and is_terminal(sys.stderr):
             try:
                 from tqdm import tqdm
             except ImportError:

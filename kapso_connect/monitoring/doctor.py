@@ -23,7 +23,7 @@ from django.core import checks
 from django.core.cache import caches
 from django.core.cache.backends.dummy import DummyCache
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections, models
+from django.db import DatabaseError, connections, models
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone as clock
 
@@ -293,6 +293,21 @@ def _check_migrations(run: Diagnosis) -> Iterator[Finding]:
         yield _problem("migrations", message, hint, **data)
     else:
         yield _ok("migrations", "All migrations are applied.", **data)
+
+
+def _check_writable(run: Diagnosis) -> Iterator[Finding]:
+    run.require("migrations")
+    try:
+        db.check_writable()
+    except DatabaseError as error:
+        message = f"The database accepts no writes, so webhooks are refused: {type(error).__name__}"
+        hint = (
+            "It may be a standby, or set to read-only; for SQLite, this user must be allowed to "
+            "write to the file and to its folder."
+        )
+        yield _problem("writable", message, hint)
+    else:
+        yield _ok("writable", "The database accepts writes.")
 
 
 # What waits and what failed
@@ -571,6 +586,7 @@ CHECKS: dict[str, Callable[[Diagnosis], Iterator[Finding]]] = {
     "cache": _check_cache,
     "database": _check_database,
     "migrations": _check_migrations,
+    "writable": _check_writable,
     "tasks": _check_tasks,
     "queues": _check_queues,
     "receivers": _check_receivers,

@@ -1,6 +1,6 @@
 """A check for django-health-check.
 
-It reads only this site's database, so it can run every few seconds.
+It uses only this site's database, and changes nothing there, so it can run every few seconds.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from health_check.base import HealthCheck
 from health_check.exceptions import ServiceUnavailable
 
 from ..conf import get_conf
+from ..db import check_writable
 from .queues import read_queues
 
 REQUIRED_SETTINGS = ("api_key", "webhook_secret", "public_url")
@@ -24,7 +25,8 @@ REQUIRED_SETTINGS = ("api_key", "webhook_secret", "public_url")
 @dataclasses.dataclass
 class KapsoConnect(HealthCheck):  # type: ignore[misc]
     """Fails if webhooks or signals have been due for longer than ``max_lag``, if more than
-    ``max_failed`` of them have failed permanently, or if a required setting is missing.
+    ``max_failed`` of them have failed permanently, if a required setting is missing, or if the
+    database does not answer or accepts no writes.
     """
 
     max_lag: timedelta = timedelta(minutes=10)
@@ -51,6 +53,10 @@ class KapsoConnect(HealthCheck):  # type: ignore[misc]
             queues = read_queues()
         except Error:
             return [*found, "The database does not answer."]
+        try:
+            check_writable()
+        except Error:
+            found.append("The database accepts no writes, so webhooks are refused.")
         found += [
             f"The oldest of the {queue.name} has been due for {queue.lag:.0f} seconds."
             for queue in queues

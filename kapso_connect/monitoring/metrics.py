@@ -21,6 +21,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from .. import log
 from .queues import read_queues
 
 WEBHOOKS = Counter("kapso_connect_webhooks", "Webhooks received, by outcome.", ["outcome"])
@@ -31,7 +32,9 @@ CHANGES = Counter(
     "kapso_connect_changes", "Changes of setup links and numbers.", ["event", "source"]
 )
 SIGNALS = Counter("kapso_connect_signals", "Signals, by outcome.", ["outcome"])
-SIGNAL_SECONDS = Histogram("kapso_connect_signal_seconds", "Seconds taken by signal receivers.")
+SIGNAL_SECONDS = Histogram(
+    "kapso_connect_signal_seconds", "Seconds taken by signal receivers.", ["outcome"]
+)
 API_SECONDS = Histogram(
     "kapso_connect_api_seconds",
     "Seconds taken by Kapso's API, including repeats.",
@@ -40,7 +43,13 @@ API_SECONDS = Histogram(
 
 
 def observe(name: str, fields: Mapping[str, Any]) -> None:
-    """Count and time one log event. Name this function in ``OBSERVERS``."""
+    """Count and time one log event. Name this function in ``OBSERVERS``.
+
+    With ``PROMETHEUS_MULTIPROC_DIR``, a process that runs one of this package's commands counts
+    nothing: each run would leave files there that every page of metrics has to read.
+    """
+    if log.is_short_lived and "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        return
     if name == "webhook.answered":
         WEBHOOK_SECONDS.labels(fields["status"]).observe(fields["seconds"])
     elif name == "webhook.stored" or (
@@ -53,8 +62,9 @@ def observe(name: str, fields: Mapping[str, Any]) -> None:
     elif name.startswith("timeline."):
         CHANGES.labels(name, fields["source"]).inc()
     elif name in {"signal.sent", "signal.retry_scheduled", "signal.failed"}:
-        SIGNALS.labels(name.partition(".")[2]).inc()
-        SIGNAL_SECONDS.observe(fields["seconds"])
+        outcome = name.partition(".")[2]
+        SIGNALS.labels(outcome).inc()
+        SIGNAL_SECONDS.labels(outcome).observe(fields["seconds"])
     elif name == "api.called":
         API_SECONDS.labels(
             fields["operation"], fields["outcome"], fields["status"] or "none"

@@ -222,14 +222,19 @@ def is_background() -> bool:
     return not db.runs_immediately(work_invitations)
 
 
-def work_all(*, seconds: float, on_progress: Callable[[], object] = lambda: None) -> None:
-    """Work on what is due of every batch, for ``seconds`` in all."""
+def work_all(
+    *,
+    seconds: float,
+    on_progress: Callable[[], object] = lambda: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Work on what is due of every batch, for ``seconds`` in all, as ``work`` does."""
     deadline = time.monotonic() + seconds
     for batch_id in list(batches_with_due_invitations().values_list("pk", flat=True)):
         left = deadline - time.monotonic()
         if left <= 0:
             break
-        work(batch_id, seconds=left, on_progress=on_progress)
+        work(batch_id, seconds=left, on_progress=on_progress, should_stop=should_stop)
 
 
 def work(

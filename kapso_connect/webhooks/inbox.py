@@ -30,7 +30,7 @@ from ..exceptions import (
 )
 from ..kapso.client import KapsoClient
 from ..log import log_event
-from ..models import Source, TimelineEvent, WebhookEvent, WebhookEventQuerySet
+from ..models import Source, TimelineEvent, WebhookEvent
 from ..onboarding.remote_numbers import STALE_READ_WINDOW, refresh_number
 from ..utils import describe, time_since, utc_now
 from .handlers import CONNECTING_EVENTS, TEST_DELIVERY, apply, disconnection_data
@@ -125,11 +125,9 @@ def _without_duplicates(messages: Sequence[Message]) -> list[Message]:
     digests, recent = set(), Counter[str]()
     shares_answer = False
     # Not as objects: of a batch there may be thousands.
-    for digest, name, status, received_at, leased_until in (
-        _rows()
-        .filter(body_digest=messages[0].body_digest)
-        .values_list("delivery_digest", "event", "status", "received_at", "leased_until")
-    ):
+    for digest, name, status, received_at, leased_until in WebhookEvent.objects.filter(
+        body_digest=messages[0].body_digest
+    ).values_list("delivery_digest", "event", "status", "received_at", "leased_until"):
         digests.add(digest)
         age = time_since(received_at)
         if age < REPEAT_PERIOD:
@@ -155,7 +153,9 @@ def _make_due_again(message: Message) -> WebhookEvent | None:
     if it were this delivery; not sooner than MAX_SHARED_WAIT after the last time, however often it
     is sent. None for an event that this app does not handle, and for one that is being processed.
     """
-    rows = _rows().filter(body_digest=message.body_digest, event=message.name, event__in=PARSERS)
+    rows = WebhookEvent.objects.filter(
+        body_digest=message.body_digest, event=message.name, event__in=PARSERS
+    )
     latest = rows.order_by("-pk").first()
     if latest is None or message.event is None:
         return None
@@ -172,11 +172,6 @@ def _make_due_again(message: Message) -> WebhookEvent | None:
     return latest
 
 
-def _rows() -> WebhookEventQuerySet:
-    """Return the inbox as it is in the database that is written, not in a replica."""
-    return WebhookEvent.objects.using(db.alias())
-
-
 def _handled_name(name: str) -> str:
     """Return ``name``, or "" for a name that this app does not handle: what is not signed could
     have any number of them."""
@@ -187,7 +182,7 @@ def _store_once(message: Message) -> WebhookEvent | None:
     try:
         return _store(message)
     except AlreadyStored:
-        if _rows().filter(delivery_digest=message.digest).exists():
+        if WebhookEvent.objects.filter(delivery_digest=message.digest).exists():
             return None
         raise
 
@@ -208,7 +203,7 @@ def _confirm_now(webhook_events: Sequence[WebhookEvent]) -> None:
             if time.monotonic() >= deadline:
                 return
             try:
-                process(webhook_event.pk, client=client)
+                process(webhook_event.pk, client)
             except Exception as error:
                 # It is stored, so that the delivery has succeeded.
                 _log_error(webhook_event, error)
@@ -222,7 +217,7 @@ def _store(message: Message) -> WebhookEvent:
     except Exception as raised:
         error = raised
     # Outside the except block: what is logged from here on must not be logged as part of ``error``.
-    webhook_event = retry_on_conflict(partial(_insert, message, error=error))
+    webhook_event = retry_on_conflict(partial(_insert, message, error=error), seconds=3)
     _log_error(webhook_event, error)
     return webhook_event
 
@@ -287,14 +282,15 @@ def process_webhook_event(webhook_event_id: int) -> None:
     process(webhook_event_id)
 
 
-def process(webhook_event_id: int, *, client: KapsoClient | None = None) -> bool:
+def process(webhook_event_id: int, client: KapsoClient | None = None) -> bool:
     """Process a stored event that is due. Return True if it is finished.
 
-    Asks Kapso's API where the event alone decides nothing. Safe to call from several processes at
-    once: one of them processes the event. While the API is unavailable the event stays pending and
-    is retried, up to ``RETRY_LIMIT`` times. Without a ``client``, it has ``REQUEST_BUDGET``.
+    Asks Kapso's API where the event alone decides nothing, with ``client``, or one of its own that
+    has ``REQUEST_BUDGET``. Safe to call from several processes at once: one of them processes the
+    event. While the API is unavailable the event stays pending and is retried, up to
+    ``RETRY_LIMIT`` times.
     """
-    webhook_event = _rows().waiting().filter(pk=webhook_event_id).first()
+    webhook_event = WebhookEvent.objects.waiting().filter(pk=webhook_event_id).first()
     if webhook_event is None or not webhook_event.acquire_lease():
         return False
     started = time.monotonic()

@@ -13,10 +13,14 @@ from django.views.decorators.csrf import csrf_exempt
 from ..conf import get_conf
 from ..db import non_atomic
 from ..exceptions import MalformedBody
-from ..log import log_event
+from ..log import OutageEvent, log_event
+from ..utils import describe
 from .inbox import AlreadyStored, RepeatedTooOften, receive
 from .payloads import SIGNATURE_CHECK_BODY, parse
 from .signature import is_valid
+
+NOT_STORED = OutageEvent("webhook.not_stored")
+MAX_LOGGED_ERROR = 200
 
 WRONG_SIGNATURE = "The signature is missing or wrong."
 REPEATED_TOO_OFTEN = "The same body was delivered too often in 24 hours."
@@ -69,7 +73,7 @@ def _respond(request: HttpRequest) -> JsonResponse:
     except RepeatedTooOften:
         return _refusal(429, REPEATED_TOO_OFTEN, **{"Retry-After": str(REPEAT_DELAY)})
     except (Error, AlreadyStored) as error:
-        log_event("webhook.not_stored", error=type(error).__name__, exc_info=True)
+        NOT_STORED.log(error=describe(error).partition("\n")[0][:MAX_LOGGED_ERROR])
         return _error(
             503, "The delivery could not be stored. Send it again.", **{"Retry-After": "10"}
         )

@@ -286,15 +286,13 @@ def interrupted_by_saving(model: type, interrupt: Callable[[], object]) -> Itera
         pre_save.disconnect(receiver, sender=model)
 
 
-def press_ctrl_c() -> None:
-    signal.raise_signal(signal.SIGINT)
-
-
-def test_interrupted_command_says_how_to_resume(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_command_says_how_to_resume(sandbox: Sandbox, number: int, status: int) -> None:
     count = 2 * invitations.MAX_CONCURRENT_REQUESTS + 4  # two waves are in progress at a time
     customers(count)
-    with interrupted_by_saving(SetupLink, press_ctrl_c):
-        assert "kapso_invite --resume" in fails("--all-missing", status=130)
+    with interrupted_by_saving(SetupLink, lambda: signal.raise_signal(number)):
+        assert "kapso_invite --resume" in fails("--all-missing", status=status)
+    assert not Invitation.objects.filter(leased_until__isnull=False).exists()
     invited = SetupLink.objects.count()
     assert 0 < invited < count, "those in progress are finished, the others are left"
     assert f"{count} of {count}" in run("--resume")
@@ -347,7 +345,10 @@ def test_progress_bar_on_a_terminal_with_tqdm(
 
 
 @pytest.mark.slow
-def test_ctrl_c_loses_nothing_and_creates_nothing_twice(sandbox: Sandbox, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_lose_nothing_and_create_nothing_twice(
+    sandbox: Sandbox, tmp_path: Path, number: int, status: int
+) -> None:
     sandbox.faults(api=[{"kind": "slow", "seconds": 0.3}])
     site = tmp_path / "own_settings.py"
     site.write_text(
@@ -384,9 +385,9 @@ def test_ctrl_c_loses_nothing_and_creates_nothing_twice(sandbox: Sandbox, tmp_pa
     while len(sandbox.state()["setup_links"]) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, out
+    assert process.returncode == status, out
     assert "kapso_invite --resume" in out
     assert 0 < len(sandbox.state()["setup_links"]) < 60
 

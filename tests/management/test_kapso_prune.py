@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import re
+import signal
 from datetime import timedelta
 
 import pytest
 from django.core.management import CommandError
+from django.db import connection
+from django.db.models.signals import post_delete
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from kapso_connect.management.commands import kapso_prune
@@ -91,6 +96,42 @@ def test_rows_are_deleted_in_batches(monkeypatch) -> None:
     for _ in range(5):
         event(webhook_event=webhook())
     assert "deleted 5 webhooks, 5 timeline events" in prune()
+
+
+def test_rows_that_are_kept_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kapso_prune, "ROWS_PER_DELETE", 2)
+    rows = [webhook("pending" if number % 2 else "processed").pk for number in range(8)]
+    with CaptureQueriesContext(connection) as queries:
+        assert "deleted 4 webhooks" in prune()
+    texts = [query["sql"] for query in queries if "LIMIT 2" in query["sql"]]
+    bounds = [
+        int(number) for sql in texts for number in re.findall(r"webhookevent\W+id\W+> (\d+)", sql)
+    ]
+    assert bounds == [0, rows[2], rows[6]], "each query goes on behind what was read before"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_run_deletes_the_rest_next_time(
+    monkeypatch: pytest.MonkeyPatch, number: int, status: int
+) -> None:
+    monkeypatch.setattr(kapso_prune, "ROWS_PER_DELETE", 2)
+    for _ in range(5):
+        webhook()
+    stopped: list[None] = []
+
+    def stop(**kwargs: object) -> None:
+        if not stopped:
+            stopped.append(None)
+            signal.raise_signal(number)
+
+    post_delete.connect(stop, sender=WebhookEvent)
+    try:
+        with pytest.raises(CommandError, match="Interrupted") as caught:
+            prune()
+    finally:
+        post_delete.disconnect(stop, sender=WebhookEvent)
+    assert caught.value.returncode == status
+    assert "deleted 3 webhooks" in prune()
 
 
 def test_dry_run_deletes_nothing() -> None:

@@ -92,9 +92,9 @@ def test_the_events_are_those_of_the_documentation() -> None:
 
 
 def test_dry_run_changes_nothing_and_exits_with_3(here: str, sandbox: Sandbox) -> None:
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(CommandError) as caught:
         run("--dry-run", "--test")
-    assert caught.value.code == 3
+    assert caught.value.returncode == 3
     assert writes(sandbox) == []
 
 
@@ -244,10 +244,11 @@ def test_changes_are_made_after_confirmation(
     assert len(webhooks(sandbox)) == changed
 
 
+@pytest.mark.parametrize("stdin", [io.StringIO(), None], ids=["empty", "closed"])
 def test_without_a_terminal_nothing_is_changed(
-    here: str, sandbox: Sandbox, monkeypatch: Any
+    here: str, sandbox: Sandbox, monkeypatch: Any, stdin: Any
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setattr(sys, "stdin", stdin)
     assert "use --yes" in fails()
     assert writes(sandbox) == []
 
@@ -267,7 +268,7 @@ def test_a_secret_that_kapso_hides_is_set_on_request_only(configure: Any) -> Non
             rows = {"data": [{**hidden, "secret_key": masked}], "meta": {"total_pages": 1}}
             kapso.will(answer(200, rows))
             assert "signed with a secret that Kapso does not show" in run()
-            with pytest.raises(SystemExit):
+            with pytest.raises(CommandError, match="would be changed"):
                 run("--dry-run", "--set-secret")
 
 

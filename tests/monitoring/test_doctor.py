@@ -43,7 +43,15 @@ from kapso_connect.webhooks import registration
 from kapso_connect.webhooks.payloads import NOT_AN_OBJECT
 from kapso_connect.webhooks.views import WRONG_SIGNATURE
 
-from ..factories import CREATED, DELETED, WEBHOOK, listening, make_customer, make_link
+from ..factories import (
+    CREATED,
+    DELETED,
+    WEBHOOK,
+    listening,
+    make_customer,
+    make_link,
+    read_only_database,
+)
 from ..faulty_server import FaultyServer, answer, broken_off, hung
 from ..management.conftest import add_webhook
 from ..proofs.support import environment, new_database
@@ -131,7 +139,7 @@ def test_working_installation_has_no_problems(here: str, sandbox: Sandbox) -> No
     assert {name for name, row in found.items() if row["level"] == "skipped"} == {"sync"}
     assert (status, report["level"]) == (0, "ok")
     assert set(found) == {
-        *("versions", "settings", "urls", "cache", "database", "migrations", "tasks"),
+        *("versions", "settings", "urls", "cache", "database", "migrations", "writable", "tasks"),
         *("webhooks.waiting", "signals.waiting", "invitations.waiting", "redirects.waiting"),
         *(
             "receivers",
@@ -820,8 +828,18 @@ def test_empty_database(tmp_path: Path) -> None:
     assert status == 1
     assert "kapso_connect.0001_initial" in found["migrations"]["message"]
     assert found["migrations"]["hint"] == "Run: manage.py migrate"
-    for name in ("queues", "receivers", "statuses", "sync"):
+    for name in ("writable", "queues", "receivers", "statuses", "sync"):
         assert found[name]["level"] == "skipped"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_read_only_database() -> None:
+    diagnosis = Diagnosis(network=False)
+    with read_only_database():
+        diagnosis.run()
+    (finding,) = [finding for finding in diagnosis.findings if finding.check == "writable"]
+    assert finding.level is Level.PROBLEM
+    assert "accepts no writes" in finding.message
 
 
 @pytest.mark.slow
@@ -870,6 +888,15 @@ def test_database_that_never_answers_is_limited_by_time() -> None:
     assert status == 1
     assert "The check database did not finish within 6 s" in found["time"]["message"]
     assert found["versions"]["level"] == "ok"
+
+
+def test_program_that_calls_the_command_goes_on_after_its_time_limit(configure: Any) -> None:
+    with FaultyServer() as kapso:
+        configure(API_BASE_URL=kapso.url)
+        kapso.will(hung())
+        with pytest.raises(CommandError) as caught:
+            call_command("kapso_doctor", time_limit=0.3, stdout=StringIO())
+    assert caught.value.returncode == 1
 
 
 @pytest.mark.slow

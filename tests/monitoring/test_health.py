@@ -16,7 +16,7 @@ from health_check.views import HealthCheckView
 from kapso_connect.models import TimelineEvent, WebhookEvent
 from kapso_connect.monitoring.health import KapsoConnect
 
-from ..factories import make_customer
+from ..factories import make_customer, read_only_database
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -103,6 +103,13 @@ def test_unavailable_database_is_unhealthy(client: Client) -> None:
         assert get_health(client) == (500, "Unavailable: The database does not answer.")
 
 
+def test_read_only_database_is_unhealthy(client: Client) -> None:
+    message = "The database accepts no writes, so webhooks are refused."
+    with read_only_database():
+        assert get_health(client) == (500, f"Unavailable: {message}")
+    assert get_health(client) == (200, "OK")
+
+
 def test_number_of_queries(django_assert_max_num_queries: Any) -> None:
-    with django_assert_max_num_queries(4):
+    with django_assert_max_num_queries(5):
         assert KapsoConnect().problems() == []

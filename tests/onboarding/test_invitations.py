@@ -12,7 +12,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.core import mail as outbox
 from django.core.exceptions import ImproperlyConfigured
-from django.db import OperationalError, connections
+from django.db import OperationalError, connection, connections
 from django.utils import timezone
 
 from kapso_connect import db, onboarding, sync
@@ -561,3 +561,17 @@ def test_registration_that_cannot_be_stored_is_retried_and_stops_no_other(sandbo
     assert not invitations.work(batch.pk)
     assert invitations.progress(batch).done == 3
     assert len(links_at_kapso(sandbox)) == 4
+
+
+def test_next_invitations_are_found_by_an_index() -> None:
+    if connection.vendor == "mysql":
+        pytest.skip("MariaDB's planner is not asked: its answer depends on the rows of all tests")
+    batch = started(2000)
+    batch.invitations.filter(pk__lte=batch.invitations.all()[1600].pk).update(status="done")
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE kapso_connect_invitation")
+    rows = batch.invitations.pending().due().order_by("pk")[: invitations.MAX_CONCURRENT_REQUESTS]
+    plan = rows.explain()
+    assert "kapso_connect_invite_batch" in plan
+    # Nor are all that are left sorted, to find the first.
+    assert not any(word in plan for word in ("Sort", "TEMP B-TREE")), plan

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ from ..factories import (
     payload_for,
     post,
     queue_without_worker,
+    read_only_database,
     remote_customer,
 )
 from ..faults import ProcessKilled, around_api_requests, kill_process
@@ -496,8 +498,8 @@ def test_pages_show_the_times_at_both_ends(settings: Any, admin_client: Client, 
     link = make_link(connected.customer, expires_at=LATEST)
     payload = payload_for(connected.customer, connected.phone_number_id)
     event = "whatsapp.phone_number.disconnected"
-    for time in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00", EARLIEST.isoformat()):
-        assert post({**payload, "event": event, "occurred_at": time}).status_code == 200
+    for moment in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00", EARLIEST.isoformat()):
+        assert post({**payload, "event": event, "occurred_at": moment}).status_code == 200
     failed = WebhookEvent.objects.filter(status="failed")
     assert ["occurred_at" in row.last_error for row in failed] == [True, True]
     deleted_at = (EARLIEST + timedelta(seconds=1)).isoformat()
@@ -816,6 +818,29 @@ def test_without_a_database_the_answer_is_a_503(monkeypatch) -> None:
         assert response.status_code == 503
         assert response["Retry-After"]
         assert "refused" not in response.content.decode()
+
+
+def test_read_only_database_is_a_503_at_once() -> None:
+    payload = payload_for(make_customer(), "1")
+    with read_only_database():
+        started = time.monotonic()
+        response = post(payload)
+        assert time.monotonic() - started < 0.5
+    assert (response.status_code, response["Retry-After"]) == (503, "10")
+    assert post(payload).json() == {"received": 1, "duplicates": 0}
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="only SQLite can be limited so easily")
+def test_full_disk_is_a_503_at_once() -> None:
+    payload = payload_for(make_customer(), "1", note="x" * 100_000)
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA max_page_count = 1")  # no fewer than there are
+        started = time.monotonic()
+        response = post(payload)
+        assert time.monotonic() - started < 0.5
+        cursor.execute("PRAGMA max_page_count = 1073741823")
+    assert response.status_code == 503
+    assert post(payload).json() == {"received": 1, "duplicates": 0}
 
 
 def test_delivery_stored_by_another_process_first_is_a_duplicate() -> None:

@@ -6,17 +6,18 @@ import time
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import connections
 
 from kapso_connect.management.arguments import whole_number
+from kapso_connect.management.base import KapsoCommand
 from kapso_connect.management.plain import format_count, plain
 from kapso_connect.monitoring.doctor import Diagnosis, Finding, Level
 
 LABELS = {Level.OK: "ok", Level.SKIPPED: "-", Level.WARNING: "WARNING", Level.PROBLEM: "PROBLEM"}
 
 
-class Command(BaseCommand):
+class Command(KapsoCommand):
     help = (
         "Checks this installation and says what to do about each problem: settings, database, "
         "waiting and failed work, the statuses of customers, whether kapso_sync is run, this "

@@ -1,24 +1,22 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
-import threading
 import time
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any, cast
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured, ObjectDoesNotExist, ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import models
 from django.urls import NoReverseMatch, get_resolver
 
 from kapso_connect.exceptions import InvalidOptions
 from kapso_connect.kapso.languages import Language
+from kapso_connect.management.base import KapsoCommand
+from kapso_connect.management.interruption import Interruption, exit_status, interruption
 from kapso_connect.management.plain import format_count
 from kapso_connect.management.progress import Progress
 from kapso_connect.models import Customer, Invitation, InvitationBatch, OnboardingStatus
@@ -47,11 +45,11 @@ def option(text: str) -> tuple[str, Any]:
         ) from None
 
 
-class Command(BaseCommand):
+class Command(KapsoCommand):
     help = (
         "Creates setup links for many customers. It can be interrupted and resumed; no customer "
         "gets two links. Exit status: 0 every customer has a link, 1 some have no link yet or were "
-        "not sent it, 130 interrupted."
+        "not sent it, 130 interrupted by Ctrl-C, 143 by SIGTERM."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -134,10 +132,11 @@ class Command(BaseCommand):
             problems = self.resume(batches, dry_run) if resume or retry_failed else []
             if ids or all_missing:
                 problems += self.invite(ids, options["model"], choices, dry_run)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             is_left = find_batches(unfinished=True, failed=False)
             hint = HOW_TO_RESUME if is_left else "Nothing was left unfinished."
-            raise CommandError(f"Interrupted. {hint}", returncode=130) from None
+            status = exit_status(interrupt)
+            raise CommandError(f"Interrupted. {hint}", returncode=status) from None
         if problems:
             raise CommandError("\n".join(problems), returncode=1)
 
@@ -183,11 +182,10 @@ class Command(BaseCommand):
         return problems
 
     def work(self, batch: InvitationBatch) -> list[str]:
-        with Progress(on=sys.stderr.isatty() and self.verbosity > 0) as progress:
+        with Progress(on=self.verbosity > 0) as progress:
             with interruption() as interrupted:
                 work_on_batch(batch, progress, interrupted)
-            if interrupted.is_set():
-                raise KeyboardInterrupt
+            interrupted.raise_if_set()
         counts = invitations.progress(batch)
         emailed = f", {counts.emails_sent} e-mailed" if batch.send_email else ""
         self.say(
@@ -209,29 +207,7 @@ def find_batches(*, unfinished: bool, failed: bool) -> list[InvitationBatch]:
     return list(batches.order_by("pk"))
 
 
-@contextmanager
-def interruption() -> Iterator[threading.Event]:
-    """Yield an event that is set by Ctrl-C, so that invitations in progress can be finished.
-
-    Pressing Ctrl-C again interrupts at once.
-    """
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-
-    def interrupt(*args: object) -> None:
-        interrupted.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def work_on_batch(batch: InvitationBatch, progress: Progress, interrupted: threading.Event) -> None:
+def work_on_batch(batch: InvitationBatch, progress: Progress, interrupted: Interruption) -> None:
     """Work on ``batch`` until it is finished, ``interrupted``, or idle for too long."""
     step, counts = f"batch {batch.pk}", invitations.progress(batch)
     shown = counts.done + counts.failed

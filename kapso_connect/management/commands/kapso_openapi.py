@@ -4,13 +4,14 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.urls import NoReverseMatch, resolve, reverse
 
 from kapso_connect.api.schema import is_drf_spectacular_installed
+from kapso_connect.management.base import KapsoCommand
 
 
-class Command(BaseCommand):
+class Command(KapsoCommand):
     help = (
         "Writes the OpenAPI 3.1 schema of this package's REST API, as it is mounted on this site. "
         "The site's own API is not included. Requires drf-spectacular."

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import Error
 from django.views.decorators.debug import sensitive_variables
 
@@ -16,6 +16,8 @@ from kapso_connect.exceptions import KapsoError
 from kapso_connect.kapso.client import KapsoClient
 from kapso_connect.kapso.types import KapsoWebhook
 from kapso_connect.management.arguments import whole_number
+from kapso_connect.management.base import KapsoCommand
+from kapso_connect.management.interruption import exit_status, interruption
 from kapso_connect.management.plain import plain
 from kapso_connect.utils import host_of
 from kapso_connect.webhooks import registration
@@ -43,13 +45,13 @@ ROTATED = (
 )
 
 
-class Command(BaseCommand):
+class Command(KapsoCommand):
     help = (
         "Registers this site's webhook at Kapso, or repairs it: URL, events, payload version, "
         "secret, whether it is active, and duplicates. Does not touch webhooks of other sites. "
         "Shows what it would change and asks first; it can be run again at any time. Exit status: "
         "0 all is well, 1 something is wrong or failed, 3 with --dry-run something would be "
-        "changed, 130 interrupted."
+        "changed, 130 interrupted by Ctrl-C, 143 by SIGTERM."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -119,8 +121,9 @@ class Command(BaseCommand):
                 f"is unknown whether a test delivery arrived. Run: manage.py kapso_doctor\n"
                 f"{self.state}"
             ) from None
-        except KeyboardInterrupt:
-            raise CommandError(f"Interrupted. {self.state}", returncode=130) from None
+        except KeyboardInterrupt as interrupt:
+            status = exit_status(interrupt)
+            raise CommandError(f"Interrupted. {self.state}", returncode=status) from None
 
     def register(
         self,
@@ -143,7 +146,7 @@ class Command(BaseCommand):
             self.check_rotation(found)
         if dry_run:
             if steps:
-                raise SystemExit(EXIT_WOULD_CHANGE)
+                raise CommandError("Something would be changed.", returncode=EXIT_WOULD_CHANGE)
             return
         if steps:
             self.check_site(url, steps)
@@ -152,12 +155,14 @@ class Command(BaseCommand):
         webhook = found.mine
         # A new client, since answering may have taken longer than the budget of the first.
         client = KapsoClient.from_settings()
-        for step in steps:
-            self.state = ROTATING if rotate else CHANGING
-            changed = registration.apply_step(client, step)
-            self.say(f"Done: {'changed' if step.webhook else 'created'} {changed.id}")
-            if step.is_mine:
-                webhook = changed
+        with interruption() as interrupted:
+            for step in steps:
+                self.state = ROTATING if rotate else CHANGING
+                changed = registration.apply_step(client, step)
+                self.say(f"Done: {'changed' if step.webhook else 'created'} {changed.id}")
+                if step.is_mine:
+                    webhook = changed
+                interrupted.raise_if_set()
         if steps:
             self.state = ROTATED if rotate else CHANGED
         if webhook is not None and (test or rotate):
@@ -219,7 +224,7 @@ class Command(BaseCommand):
     def confirm(self) -> None:
         try:
             answer = input("Make these changes at Kapso? [y/N] ")
-        except EOFError:
+        except (EOFError, RuntimeError):  # RuntimeError: standard input was closed
             raise CommandError(
                 f"There is no terminal to ask for confirmation: use --yes. {NOTHING_CHANGED}"
             ) from None
