@@ -5,34 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
-from itertools import count
 from typing import Any
 
 import pytest
 from django.contrib import admin
-from django.contrib.auth.models import User
 from django.core import mail
 from django.db.models import Model
 from django.test import Client
-from django.urls import URLPattern, reverse
-from django.utils import timezone, translation
+from django.urls import reverse
+from django.utils import translation
 
 from kapso_connect import onboarding
 from kapso_connect.api.urls import urlpatterns as api_urls
 from kapso_connect.models import (
     Connection,
     Customer,
-    Invitation,
-    InvitationBatch,
     SetupLink,
     TimelineEvent,
     WebhookEvent,
-    new_connect_key,
 )
 from kapso_connect.onboarding.connect_urls import connect_path
 
 from . import conftest
-from .factories import make_connection, make_customer, make_link, make_user
+from .admin.every_page import EveryRow
+from .factories import make_customer, make_link
 from .sites.host_site.models import Bakery
 
 pytestmark = pytest.mark.django_db
@@ -43,86 +39,6 @@ UNCHECKED = {"alt", "aria-label", "content", "d", "data-copied", "placeholder", 
 SEPARATED = re.compile(
     r"(?<!\d)\d{1,3}(?:[,. \u00a0\u202f\u066c]\d{2,3})*[,. \u00a0\u202f\u066c]\d{3}(?!\d)"
 )
-
-
-class World:
-    """One row of each model, with ids that have separators when they are localized."""
-
-    def __init__(self) -> None:
-        pks = count(12345678)
-        now = timezone.now()
-        self.bakery = Bakery.objects.create(pk=next(pks), title="Ada's", contact="ada@example.com")
-        self.customer = make_customer(
-            pk=next(pks), owner=self.bakery, email="ada@example.com", connect_key=new_connect_key()
-        )
-        self.link = make_link(self.customer, pk=next(pks), expires_at=now)
-        SetupLink.objects.update(expires_at=now.replace(year=now.year + 1))
-        self.number = make_connection(
-            self.customer,
-            pk=next(pks),
-            setup_link=self.link,
-            display_phone_number="+442071838750",
-            name_status="DECLINED",
-        )
-        self.event = TimelineEvent.objects.create(
-            pk=next(pks),
-            kind="connected",
-            source="webhook",
-            customer=self.customer,
-            connection=self.number,
-            setup_link=self.link,
-            last_error="A receiver raised.",
-            next_attempt_at=None,
-        )
-        self.webhook = WebhookEvent.objects.create(
-            pk=next(pks),
-            idempotency_key="key",
-            event="whatsapp.phone_number.created",
-            payload={},
-            status=WebhookEvent.Status.FAILED,
-            next_attempt_at=None,
-        )
-        self.staff = make_user("staff", "superuser")
-        User.objects.filter(pk=self.staff.pk).update(id=next(pks))
-        self.staff = User.objects.get()
-        self.draft, self.batch = (
-            InvitationBatch.objects.create(pk=next(pks), created_by=self.staff, started_at=started)
-            for started in (None, now)
-        )
-        Invitation.objects.create(pk=next(pks), batch=self.draft, customer=self.customer)
-        Invitation.objects.create(
-            pk=next(pks),
-            batch=self.batch,
-            customer=self.customer,
-            setup_link=self.link,
-            status=Invitation.Status.DONE,
-            next_attempt_at=None,
-        )
-
-    def fill_batch(self) -> None:
-        """Let the batch be of more than a thousand customers."""
-        rows = Customer.objects.bulk_create(Customer(name=f"Customer {n}") for n in range(1000))
-        Invitation.objects.bulk_create(Invitation(batch=self.batch, customer=row) for row in rows)
-
-    def row(self, model: type[Model]) -> Any:
-        rows = (self.bakery, self.customer, self.link, self.number, self.event, self.webhook)
-        return next(row for row in rows if isinstance(row, model))
-
-    def urls(self, model: type[Model]) -> Iterator[str]:
-        """The address of each page of this model's admin."""
-        row = self.row(model)
-        for pattern in admin.site.get_model_admin(model).get_urls():
-            if not isinstance(pattern, URLPattern) or pattern.name is None:
-                continue
-            arguments = {"object_id": [row.pk], "connection": [self.number.pk]}
-            arguments["pk"] = [self.draft.pk, self.batch.pk]
-            names = list(pattern.pattern.converters)
-            for value in arguments[names[-1]] if names else [None]:
-                kwargs = {name: arguments[name][0] for name in names}
-                if names:
-                    kwargs[names[-1]] = value
-                url = reverse(f"admin:{pattern.name}", kwargs=kwargs)
-                yield f"{url}?ids={row.pk}" if url.endswith("run-again/") else url
 
 
 class Attributes(HTMLParser):
@@ -144,16 +60,16 @@ def check(page: str) -> None:
 
 
 @pytest.fixture(params=LANGUAGES)
-def world(request: pytest.FixtureRequest, settings: Any) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, settings: Any) -> Iterator[EveryRow]:
     settings.USE_THOUSAND_SEPARATOR = True
     settings.LANGUAGE_CODE = request.param
     settings.LANGUAGES = [(code, code) for code in LANGUAGES]
     with translation.override(request.param):
-        yield World()
+        yield EveryRow()
 
 
 @pytest.fixture
-def staff(world: World) -> Client:
+def staff(world: EveryRow) -> Client:
     client = Client(headers={"accept-language": translation.get_language()})
     client.force_login(world.staff)
     return client
@@ -163,7 +79,7 @@ def staff(world: World) -> Client:
     "model", [Bakery, Customer, SetupLink, Connection, TimelineEvent, WebhookEvent]
 )
 def test_no_page_of_the_admin_localizes_an_id(
-    world: World, staff: Client, model: type[Model]
+    world: EveryRow, staff: Client, model: type[Model]
 ) -> None:
     pages = 0
     if model is Customer:
@@ -178,7 +94,7 @@ def test_no_page_of_the_admin_localizes_an_id(
 
 
 def test_no_page_of_customers_localizes_an_id(
-    world: World, client: Client, configure: Callable[..., None]
+    world: EveryRow, client: Client, configure: Callable[..., None]
 ) -> None:
     configure(REQUEST_BUDGET=0.1)
     waiting = make_link(make_customer(pk=23456789))  # Kapso cannot be asked here
@@ -196,7 +112,7 @@ def test_no_page_of_customers_localizes_an_id(
         check(response.content.decode())
 
 
-def test_no_email_localizes_an_id(world: World) -> None:
+def test_no_email_localizes_an_id(world: EveryRow) -> None:
     onboarding.send_invitation(world.customer, world.link)
     (message,) = mail.outbox
     (html,) = message.alternatives
@@ -204,7 +120,7 @@ def test_no_email_localizes_an_id(world: World) -> None:
     assert connect_path(world.customer) in message.body
 
 
-def test_no_page_of_the_browsable_api_localizes_an_id(world: World, staff: Client) -> None:
+def test_no_page_of_the_browsable_api_localizes_an_id(world: EveryRow, staff: Client) -> None:
     rows = {"customer": world.customer, "setup-link": world.link, "connection": world.number}
     for pattern in api_urls:
         kind = next((kind for kind in rows if pattern.name.startswith(kind)), "")
