@@ -588,7 +588,20 @@ def test_site_without_the_pages_gets_a_message(admin_client: Client, settings: A
 
 @pytest.mark.parametrize(
     "hostile",
-    ["abc", "1;2", ",", "-1", "0x1", "9" * 20, "1," * 500, "%00", "_zz", "1 OR 1=1", "1,002", "1.002"],
+    [
+        "abc",
+        "1;2",
+        ",",
+        "-1",
+        "0x1",
+        "9" * 20,
+        "1," * 500,
+        "%00",
+        "_zz",
+        "1 OR 1=1",
+        "1,002",
+        "1.002",
+    ],
 )
 def test_hostile_key_gets_a_message(admin_client: Client, hostile: str) -> None:
     for pk in (1, 2, 1002):
