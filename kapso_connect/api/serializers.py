@@ -26,6 +26,7 @@ from . import examples
 from .fields import (
     ChoiceField,
     IdField,
+    NameField,
     StrictBooleanField,
     StrictCharField,
     StrictEmailField,
@@ -105,7 +106,7 @@ class CustomerSerializer(StrictSerializer):
     """A customer of this site, who connects a number or has connected one."""
 
     id = IdField(read_only=True, help_text=ID_HELP)
-    name = StrictCharField(max_length=255, help_text="The name of the customer.")
+    name = NameField(max_length=255, help_text="The name of the customer.")
     external_customer_id = StrictCharField(
         max_length=255,
         required=False,

@@ -24,6 +24,7 @@ from ..models import (
     WebhookEvent,
 )
 from ..phone_numbers import only_digits
+from ..utils import one_line
 from .setup_links import COMPLETED_FIELDS, complete, find_open_link
 from .status import update_status
 
@@ -51,8 +52,8 @@ class Number:
         return cls(
             phone_number_id=number.phone_number_id,
             business_account_id=(number.business_account_id or "")[:64],
-            display_phone_number=(number.display_phone_number or "")[:64],
-            verified_name=(number.verified_name or "")[:255],
+            display_phone_number=one_line(number.display_phone_number or "")[:64],
+            verified_name=one_line(number.verified_name or "")[:255],
             connection_type={
                 True: ConnectionType.COEXISTENCE.value,
                 False: ConnectionType.DEDICATED.value,

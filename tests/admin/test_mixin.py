@@ -392,7 +392,8 @@ def test_any_name_and_no_email_is_accepted(admin_client: Client, title: str) -> 
     response = admin_client.post(url(Bakery, "whatsapp_invite", bakery.pk))
     assert response.status_code == 302
     customer = Customer.objects.get()
-    assert (customer.name, customer.email, customer.owner) == (title[:255], "", bakery)
+    name = title[:255].replace("\u202e", "")
+    assert (customer.name, customer.email, customer.owner) == (name, "", bakery)
     for obj in (bakery, customer):
         assert "<script>" not in read(admin_client, change_url(obj)).replace("<script>\n", "")
 
