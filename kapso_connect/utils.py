@@ -77,6 +77,15 @@ def host_of(url: str) -> str:
     return parts.hostname or ""
 
 
+def is_loopback(url: str) -> bool:
+    """Return True if the host of ``url`` is this machine, which no proxy can reach."""
+    host = host_of(url).rstrip(".")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 def is_private(url: str) -> bool:
     """Return True if the host of ``url`` is this machine or belongs to a private network."""
     host = host_of(url).rstrip(".")

@@ -44,6 +44,7 @@ from ..exceptions import (
     KapsoValidationError,
 )
 from ..log import log_event
+from ..utils import host_of, is_loopback
 
 MAX_RESPONSE_BYTES = 10 * 1024 * 1024
 READ_BYTES = 64 * 1024
@@ -203,7 +204,8 @@ def _send(
     try:
         # Not prepared by the session, which would add cookies, and the credentials of a netrc file.
         prepared = request.prepare()
-        options: Any = session.merge_environment_settings(request.url, {}, True, None, None)
+        direct = {"no_proxy": host_of(request.url)} if is_loopback(request.url) else {}
+        options: Any = session.merge_environment_settings(request.url, direct, True, None, None)
         with session.send(prepared, timeout=limits, allow_redirects=False, **options) as response:
             body = _read_body(response.raw, deadline)
             return Response(response.status_code, response.headers, body)
