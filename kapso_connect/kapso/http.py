@@ -94,6 +94,10 @@ TRY_LATER = "Try again later."
 CHECK_CONNECTION = (
     'Check KAPSO_CONNECT["API_BASE_URL"], and the proxy and CA bundle of this site\'s environment.'
 )
+CHECK_CALLER = (
+    "Check any proxy between this site and Kapso. If there is none, ask Kapso's support whether "
+    "this site's IP address is blocked."
+)
 CHECK_CONTRACT = (
     'Check KAPSO_CONNECT["API_BASE_URL"], any proxy between this site and Kapso, and whether there '
     "is a newer version of this package."
@@ -366,6 +370,10 @@ class Transport:
             reason = f"too many requests (429){quoted}"
             when = TRY_LATER if wait is None else f"Try again in {wait:.0f} seconds."
             return _error(KapsoRateLimited, operation, reason, when, status=429, retry_after=wait)
+        if status == 403 and _json_error(answer.body) is None:
+            # Kapso stands behind Cloudflare, which judges a caller without looking at the key.
+            reason = f"it was refused on the way to Kapso, whatever the API key (403){quoted}"
+            return _error(KapsoUnavailable, operation, reason, CHECK_CALLER, status=403)
         if status in REFUSALS:
             kind, reason, next_step = REFUSALS[status]
             return _error(kind, operation, f"{reason} ({status}){quoted}", next_step, status=status)
@@ -431,14 +439,19 @@ def _error(
     return kind(f"Could not {operation}: {reason}. {next_step}", operation=operation, **details)
 
 
+def _json_error(body: bytes) -> Any:
+    """Return what Kapso's or Meta's answer calls its error; None if it is not from them."""
+    try:
+        return json.loads(body)["error"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return None
+
+
 def _error_text(body: bytes) -> str:
     """Return the text of an error answer: Kapso's, Meta's, or that of a proxy's page."""
-    try:
-        error = json.loads(body)["error"]
-        if isinstance(error, Mapping):
-            error = error["message"]
-    except (ValueError, RecursionError, LookupError, TypeError):
-        error = None
+    error = _json_error(body)
+    if isinstance(error, Mapping):
+        error = error.get("message")
     if isinstance(error, str):
         return error
     page = body[:4096].decode("utf-8", "replace")
