@@ -35,8 +35,8 @@ class KapsoError(Exception):
 
 
 class KapsoCredentialsError(KapsoError):
-    """The API key is missing or was refused (401, 403). Set a valid one; until then every call
-    fails."""
+    """The API key is missing (``status`` is None then) or was refused by Kapso (401, 403). Set a
+    valid one; until then every call fails."""
 
 
 class KapsoPlanError(KapsoError):
@@ -74,7 +74,8 @@ class KapsoRateLimited(KapsoError):
 
 
 class KapsoUnavailable(KapsoError):
-    """Kapso did not answer in time, closed the connection, or answered 5xx. Try again later."""
+    """Kapso did not answer in time, closed the connection, or answered 5xx; or a request was
+    refused on its way there (a 403 that is not Kapso's). Try again later."""
 
 
 class KapsoUnexpectedResponse(KapsoError):

@@ -19,6 +19,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from .conf import get_conf
+from .text import one_line
 
 Observer = Callable[[str, Mapping[str, Any]], object]
 """Called with an event's name and its fields, in the thread that logs it, possibly while a request
@@ -208,11 +209,13 @@ def _log(name: str, fields: Mapping[str, Any], exc_info: bool | BaseException) -
     level, message = EVENTS.get(name, (WARNING, name))
     logger = logging.getLogger(f"kapso_connect.{name.partition('.')[0]}")
     if logger.isEnabledFor(level):
+        # A line break in a value must not start another line of the log.
+        shown = {key: one_line(v) if isinstance(v, str) else v for key, v in fields.items()}
         # The message is not formatted here, so that records can be grouped by it.
         logger.log(
             level,
             message,
-            *([fields] if fields else []),
+            *([shown] if shown else []),
             exc_info=exc_info,
             extra={"kapso_event": name, **fields},
         )

@@ -34,6 +34,7 @@ from .owners import OwnerKey, owner_key, owner_type
 from .phone_numbers import TEST_NUMBER_DIGITS, is_test_number, only_digits, searched_digits
 from .querysets import PrimaryQuerySet
 from .retries import Leased, LeasedQuerySet, Retryable, RetryableQuerySet, not_leased
+from .text import one_line
 from .utils import MAX_URL_LENGTH
 
 
@@ -101,6 +102,27 @@ REFERENCE_LENGTH = 8
 
 MAX_FOUND = 1000
 """The most phone numbers, and the most references, that a search finds, the newest first."""
+
+
+class NameField(models.CharField):  # type: ignore[type-arg]
+    """A name that somebody else chose; stored as ``one_line`` returns it."""
+
+    def to_python(self, value: Any) -> Any:
+        value = super().to_python(value)
+        return one_line(value) if isinstance(value, str) else value
+
+    def pre_save(self, model_instance: models.Model, add: bool) -> Any:
+        value = self.to_python(super().pre_save(model_instance, add))
+        setattr(model_instance, self.attname, value)
+        return value
+
+    def get_prep_value(self, value: Any) -> Any:
+        # Not every write calls ``pre_save``.
+        return self.to_python(super().get_prep_value(value))
+
+    def deconstruct(self) -> Any:
+        name, _path, args, kwargs = super().deconstruct()
+        return name, "django.db.models.CharField", args, kwargs
 
 
 class CustomerQuerySet(PrimaryQuerySet["Customer"]):
@@ -226,7 +248,7 @@ def _validated(values: dict[str, Any]) -> dict[str, Any]:
 class Customer(models.Model):
     """A business that may connect WhatsApp numbers; a customer in Kapso's terms."""
 
-    name = models.CharField(_("name"), max_length=MAX_NAME_LENGTH)
+    name = NameField(_("name"), max_length=MAX_NAME_LENGTH)
     external_customer_id = models.CharField(
         _("external customer id"),
         max_length=255,
@@ -323,7 +345,8 @@ class Customer(models.Model):
         permissions = [("create_setup_link", _("Can create WhatsApp setup links"))]
 
     def __str__(self) -> str:
-        return self.name
+        name: str = self.name
+        return name
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save the customer. An existing row keeps the fields ``WRITTEN_BY_ONBOARDING``, which may
@@ -716,7 +739,7 @@ class Connection(models.Model):
         editable=False,
         help_text="The digits of the phone number, for searches.",
     )
-    verified_name = models.CharField(_("verified name"), max_length=255, blank=True)
+    verified_name = NameField(_("verified name"), max_length=255, blank=True)
     connection_type = models.CharField(
         _("connection type"), max_length=16, choices=ConnectionType.choices, blank=True
     )

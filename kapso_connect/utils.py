@@ -1,4 +1,4 @@
-"""Small helpers: times with and without USE_TZ, URLs, errors as text."""
+"""Small helpers: times with and without USE_TZ, URLs, names and errors as text."""
 
 from __future__ import annotations
 
@@ -142,6 +142,15 @@ def host_of(url: str) -> str:
     except ValueError:
         return ""
     return parts.hostname or ""
+
+
+def is_loopback(url: str) -> bool:
+    """Return True if the host of ``url`` is this machine, which no proxy can reach."""
+    host = host_of(url).rstrip(".")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def is_private(url: str) -> bool:

@@ -11,9 +11,10 @@ from django.contrib.admin import AdminSite
 from django.contrib.admin.exceptions import NotRegistered
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.utils import unquote
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import FieldDoesNotExist, PermissionDenied
 from django.core.paginator import Paginator
 from django.db import models
+from django.db.models.constants import LOOKUP_SEP
 from django.forms import Media
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse, reverse_lazy
@@ -22,6 +23,7 @@ from django.utils.translation import gettext as _
 from django.views.generic.base import ContextMixin, TemplateResponseMixin, View
 
 from ..db import non_atomic
+from ..models import Customer, SetupLink
 from ..utils import static_url
 
 MAX_SELECTED = 100
@@ -32,6 +34,10 @@ MAX_PAGED_ROWS = 5000
 
 # Databases cannot compare with every number of 19 digits.
 PRIMARY_KEY = re.compile(r"[0-9]{1,18}")
+
+
+SECRET_FIELDS = {(Customer, "connect_key"), (SetupLink, "url")}
+"""Whoever knows one of these can connect a number for the customer."""
 
 
 class AdminPages(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -46,6 +52,12 @@ class AdminPages(admin.ModelAdmin):  # type: ignore[type-arg]
             js=[path for path in scripts if static_url(path)],
         )
         return super().media + own
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        # ``?url__startswith=…`` could be used to guess a secret letter by letter.
+        return not reads_secret(self.model, lookup) and super().lookup_allowed(
+            lookup, value, request
+        )
 
     def view_path(self, route: str, view: type[AdminView], name: str) -> URLPattern:
         """Return the path of a view that calls Kapso or commits before it answers."""
@@ -159,6 +171,20 @@ class ReadOnlyAdmin(PackageAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+def reads_secret(model: Any, lookup: str) -> bool:
+    """Return whether ``lookup``, from ``model``, leads to one of the ``SECRET_FIELDS``."""
+    for part in lookup.split(LOOKUP_SEP):
+        if (model, part) in SECRET_FIELDS:
+            return True
+        try:
+            model = model._meta.get_field(part).related_model
+        except FieldDoesNotExist:  # "pk", a transform, or a parameter that is no lookup
+            return False
+        if model is None:
+            return False
+    return False
 
 
 def list_url(site: AdminSite, request: HttpRequest, model: type[models.Model], **query: str) -> str:

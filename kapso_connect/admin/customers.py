@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from django.contrib import admin
 from django.contrib.admin.exceptions import NotRegistered
@@ -17,7 +17,7 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from ..models import Connection, Customer, SetupLink, TimelineEvent
+from ..models import Connection, Customer, CustomerQuerySet, SetupLink, TimelineEvent
 from ..owners import models_of_owner
 from . import overview
 from .base import PackageAdmin
@@ -63,13 +63,15 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
 
     def search_customers(self, queryset: QuerySet[Any], text: str) -> QuerySet[Customer]:
         # ``search_fields`` find the rest.
-        return queryset & Customer.objects.with_number_or_reference(text)
+        customers = cast("CustomerQuerySet", queryset)
+        return customers.with_number_or_reference(text)
 
     def make_customer(self, obj: Customer) -> Customer:
         return obj
 
     def make_customers(self, objs: QuerySet[Customer]) -> tuple[Iterable[int], list[str]]:
-        return objs.order_by().values_list("pk", flat=True).iterator(), []
+        # Only keys are read here, so there is nothing to prefetch for.
+        return objs.prefetch_related(None).order_by().values_list("pk", flat=True).iterator(), []
 
     # The overview
 

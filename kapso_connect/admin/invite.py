@@ -26,7 +26,7 @@ from ..onboarding.connect_urls import connect_url
 from ..onboarding.messages import staff_message
 from ..utils import time_since, to_local_time, utc_now
 from . import forms
-from .base import MAX_SELECTED, AdminView
+from .base import AdminView
 from .customer_data import CUSTOMERS_PER_QUERY, CustomerDataMixin
 from .display import CONFIRMATION_ROWS, copy_field
 from .history import log_changes
@@ -80,7 +80,7 @@ class InviteMixin(CustomerDataMixin):
 
     def get_urls(self) -> list[URLPattern]:
         return [
-            self.view_path("whatsapp/invite/", InviteView, "whatsapp_invite"),
+            self.view_path("whatsapp/<str:object_id>/invite/", InviteView, "whatsapp_invite"),
             self.view_path("whatsapp/batch/<int:pk>/", BatchView, "whatsapp_batch"),
             *super().get_urls(),
         ]
@@ -95,18 +95,16 @@ class InvitePermissionView(AdminView):
 
 
 class InviteView(InvitePermissionView):
-    """Makes a draft batch for the objects whose ``ids`` are posted, quoted as in the admin's
-    URLs."""
+    """Makes a draft batch for the object in its URL."""
 
-    def post(self, request: HttpRequest) -> HttpResponse:
-        ids = request.POST.get("ids", "").split(",", MAX_SELECTED)[:MAX_SELECTED]
-        objs = [self.find_object(pk) for pk in ids if pk]
-        pks = [
-            obj.pk
-            for obj in objs
-            if obj and self.model_admin.has_view_or_change_permission(request, obj)
-        ]
-        queryset = self.model_admin.get_queryset(request).filter(pk__in=pks)
+    def post(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        obj = self.find_object(object_id)
+        if obj is None:
+            self.add_message(_("The customer has been deleted."), messages.ERROR)
+            return self.redirect_to_changelist()
+        if not self.model_admin.has_view_or_change_permission(request, obj):
+            raise PermissionDenied
+        queryset = self.model_admin.get_queryset(request).filter(pk=obj.pk)
         return (
             self.model_admin.create_setup_links(request, queryset) or self.redirect_to_changelist()
         )

@@ -35,7 +35,6 @@ from .display import (
 from .invite import InviteMixin
 from .manage_link import ExtendView, RevokeView
 from .manage_number import DisconnectView, HealthView, ReconnectView
-from .permissions import can_create_setup_links
 from .qr import qr_code, qr_label
 from .send_link import CopiedView, EmailView, QRCodeView, ShareView
 from .status import DISCONNECT_REASONS, disconnect_reason, failure_reason, status_badge
@@ -137,12 +136,13 @@ class StatusPanel(InviteMixin):
         }
 
     def _customer_url(self, request: HttpRequest, url: str) -> SafeString | str:
-        if not url or not can_create_setup_links(request):
+        if not url or not self.has_create_setup_link_permission(request):
             return str(HIDDEN_URL) if url else ""
         return copy_field(url, _("The customer's personal link"))
 
     def _qr(self, request: HttpRequest, customer: Customer) -> SafeString | None:
-        if not request.user.has_perms(QRCodeView.permissions):
+        may_create = self.has_create_setup_link_permission(request)
+        if not (may_create and request.user.has_perms(QRCodeView.permissions)):
             return None
         return qr_code(connect_url(customer), qr_label(customer))
 

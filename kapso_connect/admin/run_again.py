@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
@@ -55,7 +56,8 @@ class RunAgainAdmin(ReadOnlyAdmin):
             text = _("Select at most %(max)s at a time.") % {"max": MAX_SELECTED}
             self.message_user(request, text, messages.ERROR)
             return None
-        return HttpResponseRedirect(f"{self.view_url('run_again')}?ids={','.join(pks)}")
+        query = urlencode({"ids": pks}, doseq=True)
+        return HttpResponseRedirect(f"{self.view_url('run_again')}?{query}")
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
@@ -84,7 +86,7 @@ class RunAgainAdmin(ReadOnlyAdmin):
 
 
 class RunAgainView(AdminView, TemplateView):
-    """Asks whether to run the rows with these ``ids``, separated by commas, and runs them."""
+    """Asks whether to run the rows with these ``ids``, and runs them."""
 
     template_name = "admin/kapso_connect/run_again.html"
 
@@ -93,16 +95,17 @@ class RunAgainView(AdminView, TemplateView):
         return may_run
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        ids = (request.POST if request.method == "POST" else request.GET).get("ids", "")
+        ids = (request.POST if request.method == "POST" else request.GET).getlist("ids")
         self.rows = self.find_rows(ids)
         if not self.rows:
             return self.redirect_to_changelist()
         return super().dispatch(request, *args, **kwargs)
 
-    def find_rows(self, ids: str) -> list[Any]:
+    def find_rows(self, ids: list[str]) -> list[Any]:
         """Return the rows that the user may view; add a message if some are missing."""
-        wanted = set(ids.split(",", MAX_SELECTED))
-        if len(wanted) > MAX_SELECTED or not all(map(PRIMARY_KEY.fullmatch, wanted)):
+        wanted = set(ids)
+        are_keys = all(map(PRIMARY_KEY.fullmatch, wanted))
+        if not (are_keys and 0 < len(wanted) <= MAX_SELECTED):
             self.add_message(_("Select one or more rows in the list first."), messages.ERROR)
             return []
         rows = self.model_admin.get_queryset(self.request).filter(pk__in=map(int, wanted))
@@ -119,7 +122,7 @@ class RunAgainView(AdminView, TemplateView):
             "help": self.model_admin.run_again_help,
             "rows": self.rows[:CONFIRMATION_ROWS],
             "more": max(len(self.rows) - CONFIRMATION_ROWS, 0),
-            "ids": ",".join(str(row.pk) for row in self.rows),
+            "ids": [str(row.pk) for row in self.rows],
         }
 
     def post(self, request: HttpRequest) -> HttpResponse:

@@ -24,7 +24,6 @@ from ..onboarding import customers, emails, setup_links
 from ..onboarding.connect_urls import connect_url
 from .customer_actions import DOUBLE_CLICK, ConfirmView, CustomerActionView
 from .history import log_change
-from .permissions import can_create_setup_links
 from .qr import qr_code, qr_label
 
 
@@ -39,7 +38,8 @@ class EmailView(ConfirmView):
         # its external id, a new invitation says so.
         with suppress(IntegrityError, ImproperlyConfigured), atomic():
             self.customer = self.model_admin.make_customer(self.obj)
-        context = super().get_context_data(**kwargs)
+        may_create = self.model_admin.has_create_setup_link_permission(self.request)
+        context = {**super().get_context_data(**kwargs), "can_create": may_create}
         if not self.is_sendable:
             return context
         try:
@@ -47,7 +47,7 @@ class EmailView(ConfirmView):
         except exceptions.CannotInvite as error:
             return {**context, "problem": str(error)}
         text = str(message.body)
-        if not can_create_setup_links(self.request):
+        if not may_create:
             hidden = _("[the customer's personal link]")
             text = text.replace(connect_url(self.customer), hidden)
         return {
@@ -86,6 +86,10 @@ class SharedLinkView(CustomerActionView):
     link: SetupLink
     channel: str
     entry: Any
+
+    def has_permission(self) -> bool:
+        may_create: bool = self.model_admin.has_create_setup_link_permission(self.request)
+        return may_create and super().has_permission()
 
     def record_sent(self) -> None:
         since = timezone.now() - DOUBLE_CLICK

@@ -28,15 +28,13 @@ class SignalFilter(admin.SimpleListFilter):
             ("failed", _("Failed")),
         ]
 
-    def queryset(
-        self, request: HttpRequest, queryset: QuerySet[TimelineEvent]
-    ) -> QuerySet[TimelineEvent]:
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         if self.value() == "delivered":
             return queryset.filter(delivered_at__isnull=False)
         if self.value() == "waiting":
-            return queryset & TimelineEvent.objects.waiting()
+            return queryset.waiting()
         if self.value() == "failed":
-            return queryset & TimelineEvent.objects.failed()
+            return queryset.failed()
         return queryset
 
 

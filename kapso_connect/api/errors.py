@@ -72,7 +72,7 @@ ERRORS: dict[str, tuple[int, str]] = {
         501,
         "The schema needs drf-spectacular, which is not installed on this site.",
     ),
-    "kapso_credentials": (502, "Kapso rejected this site's API key."),
+    "kapso_credentials": (502, "This site has no valid API key for Kapso."),
     "kapso_plan": (502, "This site's Kapso plan does not include this."),
     "kapso_unexpected": (502, "Kapso sent a response that could not be understood."),
     "kapso_outcome_unknown": (

@@ -8,6 +8,7 @@ from typing import Any
 from django.utils.dateparse import parse_datetime
 from rest_framework import serializers
 
+from ..text import one_line
 from ..utils import as_aware, as_stored
 
 MAX_ID = 10**18 - 1
@@ -30,6 +31,16 @@ class StrictCharField(serializers.CharField):
         if not isinstance(data, str):
             self.fail("invalid")
         return super().to_internal_value(data)
+
+
+class NameField(StrictCharField):
+    """A name, without line breaks and invisible characters."""
+
+    def to_internal_value(self, data: Any) -> str:
+        name = one_line(super().to_internal_value(data))
+        if not name:
+            self.fail("blank")
+        return name
 
 
 class StrictEmailField(serializers.EmailField):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from django.db.models import QuerySet
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.settings import api_settings
 
-from ..models import Connection, Customer, SetupLink, TimelineEvent
+from ..models import Connection, CustomerQuerySet, SetupLink, TimelineEvent
 from ..onboarding.status import OnboardingStatus
 from .errors import ApiError, FieldErrors
 from .fields import ChoiceField, IntegerParameter, StrictCharField, UtcDateTimeField
@@ -78,7 +78,7 @@ class CustomerFilters(PagedFilters):
         if "status" in values:
             rows = rows.filter(status=values["status"])
         if text := values.get("search"):
-            rows &= Customer.objects.search(text)
+            rows = cast("CustomerQuerySet", rows).search(text)
         return rows
 
 

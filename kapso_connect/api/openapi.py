@@ -25,7 +25,7 @@ from drf_spectacular.utils import OpenApiParameter
 from inflection import underscore
 
 from .. import __version__
-from .fields import MAX_ID, ChoiceField, StrictCharField, UtcDateTimeField
+from .fields import MAX_ID, ChoiceField, NameField, StrictCharField, UtcDateTimeField
 
 Spec = dict[str, Any]
 
@@ -58,6 +58,11 @@ YEAR_PATTERN = r"^(19(?!00)|[2-8]\d)\d\d-"
 """The years that ``UtcDateTimeField`` accepts: 1901 to 8999."""
 NOT_BLANK_PATTERN = r"[^\s\u001c-\u001f\u0085]"
 """Something is left after Python's ``str.strip()``, which strips more than ``\\s`` matches."""
+VISIBLE_PATTERN = (
+    r"[^\s\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    r"\ufff9-\ufffb\ud800-\udfff]"
+)
+"""Something is left after ``one_line()``."""
 
 ID_PARAMETERS = [
     OpenApiParameter(
@@ -190,6 +195,7 @@ class ChoiceExtension(OpenApiSerializerFieldExtension):
 
 class CharExtension(OpenApiSerializerFieldExtension):
     target_class = StrictCharField
+    match_subclasses = True
 
     def map_serializer_field(self, auto_schema: Any, direction: str) -> Spec:
         field = self.target
@@ -197,6 +203,8 @@ class CharExtension(OpenApiSerializerFieldExtension):
             return {"type": "string"}
         if field.pattern:
             return {"type": "string", "pattern": f"^{field.pattern}$"}
+        if isinstance(field, NameField):
+            return {"type": "string", "minLength": 1, "pattern": VISIBLE_PATTERN}
         if field.trim_whitespace:
             return {"type": "string", "minLength": 1, "pattern": NOT_BLANK_PATTERN}
         return {"type": "string", "minLength": 1}

@@ -26,6 +26,7 @@ from . import examples
 from .fields import (
     ChoiceField,
     IdField,
+    NameField,
     StrictBooleanField,
     StrictCharField,
     StrictEmailField,
@@ -105,7 +106,7 @@ class CustomerSerializer(StrictSerializer):
     """A customer of this site, who connects a number or has connected one."""
 
     id = IdField(read_only=True, help_text=ID_HELP)
-    name = StrictCharField(max_length=255, help_text="The name of the customer.")
+    name = NameField(max_length=255, help_text="The name of the customer.")
     external_customer_id = StrictCharField(
         max_length=255,
         required=False,
@@ -383,12 +384,12 @@ class SetupLinkSerializer(StatusLinkSerializer):
     created_by = serializers.SerializerMethodField(help_text=USER_HELP)
 
     def get_connect_url(self, link: SetupLink) -> str | None:
-        if not self.context["view"].shows_urls or not link.is_latest:
+        if not self.context["view"].shows_urls(link.customer) or not link.is_latest:
             return None
         return connect_url(link.customer) or None
 
     def get_url(self, link: SetupLink) -> str | None:
-        return link.url if self.context["view"].shows_urls else None
+        return link.url if self.context["view"].shows_urls(link.customer) else None
 
     def get_created_by(self, link: SetupLink) -> str | None:
         return visible_user(link.created_by_id, self.context)

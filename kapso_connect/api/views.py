@@ -20,6 +20,7 @@ from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 from django.utils.functional import cached_property
 from django.utils.http import parse_etags
+from rest_framework.exceptions import APIException
 from rest_framework.permissions import BasePermission
 from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer, JSONRenderer
 from rest_framework.request import Request, clone_request
@@ -127,12 +128,20 @@ class Api(GenericViewSet[Any]):
             for kind in self.permission_classes or permissions.configured_permission_classes()
         ]
 
-    def is_permitted(self, action: str) -> bool:
-        """Return whether the user has permission for another ``action`` of this view, a POST."""
+    def is_permitted(self, action: str, customer: Customer) -> bool:
+        """Return whether the user has permission for another ``action`` of this view, a POST, on
+        ``customer``."""
         view = copy(self)
         view.action = action
         view.request = clone_request(self.request, "POST")
-        return all(one.has_permission(view.request, view) for one in view.get_permissions())
+        try:
+            return all(
+                one.has_permission(view.request, view)
+                and one.has_object_permission(view.request, view, customer)
+                for one in view.get_permissions()
+            )
+        except (Http404, PermissionDenied, APIException):  # a permission may refuse so, too
+            return False
 
     def get_renderers(self) -> list[BaseRenderer]:
         renderers = super().get_renderers()
@@ -451,10 +460,16 @@ class SetupLinks(Api):
     }
     throttle_kinds = {"create": "kapso", "revoke": "kapso"}
 
+    def shows_urls(self, customer: Customer) -> bool:
+        """Return whether the user may have the URLs of the links of ``customer``: whoever may
+        create one."""
+        if customer.pk not in self._shows_urls:
+            self._shows_urls[customer.pk] = self.is_permitted("create", customer)
+        return self._shows_urls[customer.pk]
+
     @cached_property
-    def shows_urls(self) -> bool:
-        """Whether the user may have the links' URLs."""
-        return self.is_permitted("create")
+    def _shows_urls(self) -> dict[Any, bool]:
+        return {}
 
     def may_receive_token(self, request: Request) -> bool:
         """Return whether the user may receive Kapso's token for a browser SDK."""
@@ -501,7 +516,7 @@ class SetupLinks(Api):
         reconnect = options.get("reconnect_phone_number")
         if not reconnect:
             return
-        if not self.is_permitted("reconnect"):
+        if not self.is_permitted("reconnect", customer):
             raise PermissionDenied
         if not customer.connections.filter(phone_digits=only_digits(reconnect)).exists():
             raise invalid_value(

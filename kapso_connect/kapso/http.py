@@ -45,6 +45,7 @@ from ..exceptions import (
     KapsoValidationError,
 )
 from ..log import log_event
+from ..utils import host_of, is_loopback
 
 MAX_RESPONSE_BYTES = 10 * 1024 * 1024
 READ_BYTES = 64 * 1024
@@ -96,6 +97,10 @@ REFUSALS: dict[int, tuple[type[KapsoError], str, str]] = {
 TRY_LATER = "Try again later."
 CHECK_CONNECTION = (
     'Check KAPSO_CONNECT["API_BASE_URL"], and the proxy and CA bundle of this site\'s environment.'
+)
+CHECK_CALLER = (
+    "Check any proxy between this site and Kapso. If there is none, ask Kapso's support whether "
+    "this site's IP address is blocked."
 )
 CHECK_CONTRACT = (
     'Check KAPSO_CONNECT["API_BASE_URL"], any proxy between this site and Kapso, and whether there '
@@ -207,7 +212,8 @@ def _send(
     try:
         # Not prepared by the session, which would add cookies, and the credentials of a netrc file.
         prepared = request.prepare()
-        options: Any = session.merge_environment_settings(request.url, {}, True, None, None)
+        direct = {"no_proxy": host_of(request.url)} if is_loopback(request.url) else {}
+        options: Any = session.merge_environment_settings(request.url, direct, True, None, None)
         with session.send(prepared, timeout=limits, allow_redirects=False, **options) as response:
             body = _read_body(response.raw, deadline)
             body = _decompress(body, response.headers.get("Content-Encoding", ""))
@@ -387,6 +393,10 @@ class Transport:
             reason = f"too many requests (429){quoted}"
             when = TRY_LATER if wait is None else f"Try again in {wait:.0f} seconds."
             return _error(KapsoRateLimited, operation, reason, when, status=429, retry_after=wait)
+        if status == 403 and _json_error(answer.body) is None:
+            # Kapso stands behind Cloudflare, which judges a caller without looking at the key.
+            reason = f"it was refused on the way to Kapso, whatever the API key (403){quoted}"
+            return _error(KapsoUnavailable, operation, reason, CHECK_CALLER, status=403)
         if status in REFUSALS:
             kind, reason, next_step = REFUSALS[status]
             return _error(kind, operation, f"{reason} ({status}){quoted}", next_step, status=status)
@@ -455,14 +465,19 @@ def _error(
     return kind(f"Could not {operation}: {reason}. {next_step}", operation=operation, **details)
 
 
+def _json_error(body: bytes) -> Any:
+    """Return what Kapso's or Meta's answer calls its error; None if it is not from them."""
+    try:
+        return json.loads(body)["error"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return None
+
+
 def _error_text(body: bytes) -> str:
     """Return the text of an error answer: Kapso's, Meta's, or that of a proxy's page."""
-    try:
-        error = json.loads(body)["error"]
-        if isinstance(error, Mapping):
-            error = error["message"]
-    except (ValueError, RecursionError, LookupError, TypeError):
-        error = None
+    error = _json_error(body)
+    if isinstance(error, Mapping):
+        error = error.get("message")
     if isinstance(error, str):
         return error
     page = body[:4096].decode("utf-8", "replace")

@@ -34,7 +34,7 @@ from ..exceptions import KapsoCredentialsError, KapsoError, KapsoNotFound
 from ..kapso.client import API_PATH, KapsoClient
 from ..kapso.http import Unreachable, fetch
 from ..kapso.types import KapsoWebhook
-from ..models import Invitation, InvitationBatch, SetupLink, TimelineEvent
+from ..models import Connection, Invitation, InvitationBatch, SetupLink, TimelineEvent
 from ..onboarding import invitations
 from ..onboarding.status import find_wrong_statuses
 from ..utils import time_since
@@ -63,8 +63,9 @@ BLOCKING_CHECKS = {
 """System checks that are only warnings, so that one can start a new site, but that keep every
 customer from connecting, or the site from hearing of it: here they are problems."""
 
+THIS_PACKAGE = "django-kapso-connect"
 PACKAGES = (
-    "django-kapso-connect",
+    THIS_PACKAGE,
     "Django",
     "djangorestframework",
     "requests",
@@ -80,6 +81,12 @@ PACKAGES = (
     "tqdm",
 )
 """This package and those that it uses, the optional ones included."""
+
+TASK_TABLES = "django_tasks_db"
+"""The app whose tables hold the tasks of its backend."""
+
+SAMPLED_NUMBERS = 5
+"""How many connected numbers are looked up at Kapso, until one of them is found there."""
 
 RUN_SYNC = "Run manage.py kapso_sync every few minutes, from cron or a timer."
 REPAIR_WEBHOOK = "Run: manage.py kapso_webhook"
@@ -205,6 +212,8 @@ def _check_versions(run: Diagnosis) -> Iterator[Finding]:
         with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     message = ", ".join(f"{name} {version}" for name, version in versions.items())
+    if THIS_PACKAGE not in versions:
+        message += f". {THIS_PACKAGE} was not installed: it runs from its source."
     yield _ok("versions", message, **versions)
 
 
@@ -278,10 +287,11 @@ def _check_migrations(run: Diagnosis) -> Iterator[Finding]:
     run.require("database")
     connection = connections[db.alias()]
     executor = MigrationExecutor(connection)
-    plan = executor.migration_plan(executor.loader.graph.leaf_nodes("kapso_connect"))
+    needed = [app for app in apps.get_app_configs() if app.name in {"kapso_connect", TASK_TABLES}]
+    leaves = [leaf for app in needed for leaf in executor.loader.graph.leaf_nodes(app.label)]
+    plan = executor.migration_plan(leaves)
     unapplied = [f"{migration.app_label}.{migration.name}" for migration, _backwards in plan]
-    our_models = apps.get_app_config("kapso_connect").get_models()
-    tables = {model._meta.db_table for model in our_models}
+    tables = {model._meta.db_table for app in needed for model in app.get_models()}
     missing = sorted(tables - set(connection.introspection.table_names()))
     data = {"unapplied": unapplied, "missing_tables": missing}
     if unapplied:
@@ -318,7 +328,7 @@ def _check_tasks(run: Diagnosis) -> Iterator[Finding]:
     name, background = type(backend).__name__, invitations.is_background()
     where = "are left to workers" if background else "run at once, in the same process"
     yield _ok("tasks", f"Tasks {where} ({name}).", backend=name, background=background)
-    if type(backend).__module__.partition(".")[0] != "django_tasks_db":
+    if type(backend).__module__.partition(".")[0] != TASK_TABLES:
         return
     run.require("migrations")
     from django_tasks_db.models import DBTaskResult
@@ -553,6 +563,42 @@ def _webhook_findings(found: WebhookInspection) -> Iterator[Finding]:
         yield _problem("webhook.changes", message, hint, changes=changes)
 
 
+def _check_numbers(run: Diagnosis) -> Iterator[Finding]:
+    """Check that the API key is that of the project that has the connected numbers, as kapso_sync
+    does before it disconnects those that are missing."""
+    run.require("migrations")
+    run.require("kapso.key")
+    connected = Connection.objects.connected()
+    total = connected.count()
+    if total < 2:  # kapso_sync believes that a single number is gone
+        return
+    client = KapsoClient.from_settings(budget=DOCTOR_BUDGET)
+    sample = connected.order_by("-pk").values_list("phone_number_id", flat=True)[:SAMPLED_NUMBERS]
+    try:
+        if any(_is_at_kapso(client, number) for number in sample):
+            message = "This Kapso project has connected numbers of this site."
+            yield _ok("numbers", message, connected=total)
+            return
+    except KapsoError as error:
+        raise Skipped(f"Not checked: {error}") from None
+    message = (
+        f"None of {len(sample)} numbers, of {total} that are connected, is in this Kapso project."
+    )
+    hint = (
+        "Set KAPSO_CONNECT['API_KEY'] to the key of the project that has them. If they are gone, "
+        "run: manage.py kapso_sync --accept-mass-loss"
+    )
+    yield _problem("numbers", message, hint, connected=total)
+
+
+def _is_at_kapso(client: KapsoClient, phone_number_id: str) -> bool:
+    try:
+        client.get_phone_number(phone_number_id)
+    except KapsoNotFound:
+        return False
+    return True
+
+
 def _check_delivery(run: Diagnosis) -> Iterator[Finding]:
     run.require("migrations")
     if not run.test_delivery:
@@ -595,9 +641,10 @@ CHECKS: dict[str, Callable[[Diagnosis], Iterator[Finding]]] = {
     "site": _check_site,
     "clock": _check_clock,
     "kapso": _check_kapso,
+    "numbers": _check_numbers,
     "delivery": _check_delivery,
 }
 """In the order in which they run: those that may take long come last."""
 
-NETWORK_CHECKS = {"site", "clock", "kapso", "delivery"}
+NETWORK_CHECKS = {"site", "clock", "kapso", "numbers", "delivery"}
 """Those that send requests."""

@@ -39,17 +39,19 @@ def update_account(
     """Record Meta's decision ``name`` about an account: disabled, restricted, reinstated or
     violation.
 
-    It affects the connected numbers that are listed or belong to the account. Return how many there
-    are, and for how many this was new. A repeated ``event_id`` changes nothing, and neither does a
-    decision that is older than the number's connection, or (other than a violation) than the last
-    one recorded.
+    It affects the connected numbers that are listed or belong to the account; "" is the id of no
+    account, although numbers whose account is unknown have it. Return how many there are, and for
+    how many this was new. A repeated ``event_id`` changes nothing, and neither does a decision that
+    is older than the number's connection, or (other than a violation) than the last one recorded.
     """
+
+    is_affected = Q(phone_number_id__in=phone_number_ids)
+    if business_account_id:
+        is_affected |= Q(business_account_id=business_account_id)
 
     def change() -> tuple[int, int]:
         now = occurred_at or timezone.now()
-        numbers = Connection.objects.connected().filter(
-            Q(phone_number_id__in=phone_number_ids) | Q(business_account_id=business_account_id)
-        )
+        numbers = Connection.objects.connected().filter(is_affected)
         customers = numbers.order_by().values("customer")
         owners = Customer.objects.locked().filter(pk__in=customers).in_bulk()
         affected = list(numbers.filter(customer__in=owners).select_for_update().order_by("pk"))

@@ -12,6 +12,7 @@ from ..exceptions import KapsoConflict, KapsoError, KapsoValidationError
 from ..kapso.client import KapsoClient
 from ..kapso.types import KapsoCustomer
 from ..models import Customer, new_external_id
+from ..text import one_line
 
 
 def register(customer: Customer, client: KapsoClient) -> None:
@@ -134,7 +135,7 @@ def find_or_add_customer(kapso_id: str, external_customer_id: str, name: str = "
         customer = Customer.objects.create(
             kapso_id=kapso_id,
             external_customer_id=external_customer_id or None,
-            name=(name or external_customer_id or f"Kapso customer {kapso_id[:8]}")[:255],
+            name=(one_line(name) or external_customer_id or f"Kapso customer {kapso_id[:8]}")[:255],
         )
     return customer
 

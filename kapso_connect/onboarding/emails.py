@@ -6,6 +6,7 @@ Its text is in the templates ``kapso_connect/email/invitation_subject.txt``, ``i
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from django.conf import settings
@@ -20,6 +21,7 @@ from django.utils.translation import gettext as _
 from ..conf import get_conf
 from ..exceptions import CannotInvite, NoConnectUrl, NoEmailAddress
 from ..models import Customer, SetupLink
+from ..text import one_line
 from ..utils import describe
 from . import setup_links
 from .connect_urls import connect_url
@@ -65,7 +67,7 @@ def invitation_message(customer: Customer, link: SetupLink) -> EmailMultiAlterna
             for name in ("invitation_subject.txt", "invitation.txt", "invitation.html")
         )
     # A line break in a name must not start another header.
-    message = EmailMultiAlternatives(" ".join(subject.split()), text.strip() + "\n")
+    message = EmailMultiAlternatives(one_line(" ".join(subject.split())), text.strip() + "\n")
     message.to = [customer.email]
     message.attach_alternative(html, "text/html")
     return message
@@ -80,11 +82,13 @@ def share_text(customer: Customer, link: SetupLink) -> str:
 
 
 def _context(customer: Customer, link: SetupLink, url: str) -> dict[str, Any]:
+    shown = copy(customer)
+    shown.name = one_line(customer.name)  # this object may not have been saved
     return {
-        "customer": customer,
+        "customer": shown,
         "link": link,
         "url": url,
-        "site_name": get_conf().display_name,
+        "site_name": one_line(get_conf().display_name),
     }
 
 

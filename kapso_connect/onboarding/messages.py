@@ -22,7 +22,12 @@ from ..models import Customer
 
 def staff_message(error: Exception) -> str:
     """Return what went wrong and what to do about it, for a member of staff."""
-    if isinstance(error, KapsoCredentialsError):
+    if isinstance(error, KapsoCredentialsError) and error.status is None:
+        text = _(
+            "This site has no usable API key for Kapso. Ask whoever runs this site to set "
+            "KAPSO_CONNECT['API_KEY']."
+        )
+    elif isinstance(error, KapsoCredentialsError):
         text = _(
             "Kapso rejected this site's API key. Ask whoever runs this site to check "
             "KAPSO_CONNECT['API_KEY']."

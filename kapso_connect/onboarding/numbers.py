@@ -24,6 +24,7 @@ from ..models import (
     WebhookEvent,
 )
 from ..phone_numbers import only_digits
+from ..text import one_line
 from ..utils import as_instant
 from .setup_links import COMPLETED_FIELDS, complete, find_open_link
 from .status import update_status
@@ -52,8 +53,8 @@ class Number:
         return cls(
             phone_number_id=number.phone_number_id,
             business_account_id=(number.business_account_id or "")[:64],
-            display_phone_number=(number.display_phone_number or "")[:64],
-            verified_name=(number.verified_name or "")[:255],
+            display_phone_number=one_line(number.display_phone_number or "")[:64],
+            verified_name=one_line(number.verified_name or "")[:255],
             connection_type={
                 True: ConnectionType.COEXISTENCE.value,
                 False: ConnectionType.DEDICATED.value,

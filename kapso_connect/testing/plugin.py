@@ -47,10 +47,10 @@ def kapso_sandbox(kapso_sandbox_process: Sandbox, settings: Any) -> Sandbox:
 def kapso_live_sandbox(kapso_sandbox: Sandbox, live_server: Any, settings: Any) -> Sandbox:
     """``kapso_sandbox`` and pytest-django's ``live_server``, each with the other's URL: webhooks
     arrive without ``deliver_to``, and before the browser is redirected back."""
-    from ..utils import reverse_path
+    from .webhooks import webhook_path
 
     settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "PUBLIC_URL": live_server.url}
-    kapso_sandbox.set_webhook(live_server.url + reverse_path("kapso_connect:webhook"))
+    kapso_sandbox.set_webhook(live_server.url + webhook_path())
     # A test database in memory has one connection, for one request at a time.
     kapso_sandbox.faults(drop=False, webhook_first=True)
     return kapso_sandbox

@@ -13,13 +13,14 @@ from urllib.parse import urlsplit
 import requests
 from django.core.exceptions import ImproperlyConfigured
 from django.test import Client, TestCase
+from django.urls import get_script_prefix
 
 from ..conf import get_conf
 from ..db import alias
 from ..models import Customer
 from ..sandbox.signing import webhook_headers
 from ..sandbox.state import new_meta_id
-from ..utils import reverse_path
+from ..utils import is_loopback, reverse_path
 
 LIVE_SERVER_TIMEOUT = 30.0
 
@@ -55,6 +56,12 @@ def webhook_payload(
     return {**payload, **more}
 
 
+def webhook_path() -> str:
+    """Return the path of the webhook for a request to Django itself: without the prefix that
+    ``FORCE_SCRIPT_NAME`` puts in front of it, which a server in front of Django takes off."""
+    return "/" + reverse_path("kapso_connect:webhook").removeprefix(get_script_prefix())
+
+
 def post_webhook(
     to: Client | str,
     event: str,
@@ -79,10 +86,12 @@ def post_webhook(
     headers = webhook_headers(
         body, secret, event=event, idempotency_key=idempotency_key, batch_size=batch_size
     )
-    path = reverse_path("kapso_connect:webhook")
+    path = webhook_path()
     if isinstance(to, str):
         url = to if urlsplit(to).path.strip("/") else to.rstrip("/") + path
-        return requests.post(url, data=body, headers=headers, timeout=LIVE_SERVER_TIMEOUT)
+        with requests.Session() as session:
+            session.trust_env = not is_loopback(url)  # no proxy for a live server
+            return session.post(url, data=body, headers=headers, timeout=LIVE_SERVER_TIMEOUT)
     with run_on_commit_callbacks():
         # Kapso delivers to https only, and a site may redirect http.
         return to.post(path, body, content_type="application/json", headers=headers, secure=True)

@@ -223,6 +223,14 @@ def test_customer_deleted_while_the_form_is_handled_gets_a_message(world: World,
     assert not TimelineEvent.objects.exists()
 
 
+@pytest.mark.parametrize("key", ["", "schlüssel"])
+def test_missing_key_is_not_called_a_rejected_one(world: World, configure: Any, key: str) -> None:
+    configure(API_KEY=key)
+    response = world.client.post(world.url("health"))
+    assert "no usable API key" in messages(response)
+    assert "rejected" not in messages(response)
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [

@@ -312,14 +312,6 @@ def test_the_highlighted_action_comes_first(admin_client: Client, email: str) ->
     assert next(iter(offered.values()))
 
 
-def test_large_keys_are_written_without_separators(admin_client: Client, settings: Any) -> None:
-    settings.USE_THOUSAND_SEPARATOR = True
-    bakery = Bakery.objects.create(pk=1234567, title="Ada's")
-    Customer.objects.for_owner(bakery, name="Ada's")
-    for address in (change_url(bakery), url(Bakery, "whatsapp_email", bakery.pk)):
-        assert 'name="ids" value="1234567"' in read(admin_client, address)
-
-
 @pytest.mark.parametrize("missing", MANAGING[1:])
 def test_only_what_is_permitted_is_offered(staff: Callable[..., Client], missing: str) -> None:
     bakery, customer = invited_bakery()
@@ -401,10 +393,11 @@ def test_the_panel_leaves_the_sites_own_page_as_it_is(admin_client: Client) -> N
 @pytest.mark.parametrize("title", ["ﺎﻠﺴﻋﺍﺩﺓ مخبز", "🥐🥖", "x" * 500, "<script>", "\u202eevil"])
 def test_any_name_and_no_email_is_accepted(admin_client: Client, title: str) -> None:
     bakery = Bakery.objects.create(title=title)
-    response = admin_client.post(url(Bakery, "whatsapp_invite"), {"ids": bakery.pk})
+    response = admin_client.post(url(Bakery, "whatsapp_invite", bakery.pk))
     assert response.status_code == 302
     customer = Customer.objects.get()
-    assert (customer.name, customer.email, customer.owner) == (title[:255], "", bakery)
+    name = title[:255].replace("\u202e", "")
+    assert (customer.name, customer.email, customer.owner) == (name, "", bakery)
     for obj in (bakery, customer):
         assert "<script>" not in read(admin_client, change_url(obj)).replace("<script>\n", "")
 

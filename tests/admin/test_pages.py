@@ -29,6 +29,7 @@ from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.webhooks.payloads import MAX_PAYLOAD_DEPTH
 
 from ..factories import make_connection, make_customer, make_link
+from ..sites.host_site.admin import BakeryAdmin
 
 pytestmark = pytest.mark.django_db
 
@@ -301,7 +302,16 @@ def test_the_customers_url_is_hidden_from_all_other_users(
     [
         ("setuplink", "url__startswith"),
         ("setuplink", "url"),
+        ("setuplink", "url__isnull"),
+        ("setuplink", "customer__connect_key__gt"),
+        ("customer", "connect_key__startswith"),
+        ("customer", "connect_key"),
+        ("customer", "latest_setup_link__url__startswith"),
         ("customer", "setup_links__url__startswith"),
+        ("customer", "connections__customer__connect_key__startswith"),
+        ("connection", "customer__connect_key__startswith"),
+        ("timelineevent", "customer__connect_key__startswith"),
+        ("webhookevent", "timeline_events__customer__connect_key__startswith"),
         ("connection", "setup_link__url__startswith"),
         ("timelineevent", "setup_link__url__regex"),
         ("setuplink", "created_by__password__startswith"),
@@ -312,6 +322,18 @@ def test_the_url_of_a_link_cannot_be_guessed_by_filtering(
 ) -> None:
     make_world(0, 1)
     assert admin_client.get(f"{url(model)}?{lookup}=h").status_code == 400
+
+
+def test_secrets_cannot_be_guessed_in_a_sites_own_admin(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bakeries = reverse("admin:host_site_bakery_changelist")
+    shown = ["whatsapp", "whatsapp__language", "whatsapp__connect_key"]
+    monkeypatch.setattr(BakeryAdmin, "list_filter", shown)
+    for lookup in ("connect_key", "connect_key__startswith", "latest_setup_link__url__startswith"):
+        assert admin_client.get(f"{bakeries}?whatsapp__{lookup}=h").status_code == 400
+    for lookup in ("whatsapp__language=en", "title__startswith=h", "whatsapp__id__exact=1"):
+        assert admin_client.get(f"{bakeries}?{lookup}").status_code == 200
 
 
 def test_link_that_has_ended_is_not_offered_for_copying(admin_client: Client) -> None:

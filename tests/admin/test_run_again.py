@@ -218,8 +218,10 @@ def test_rows_beyond_the_time_budget_are_not_run(
 
 
 @pytest.mark.parametrize("address", [INBOX, TIMELINE])
-@pytest.mark.parametrize("hostile", ["", "x", "9" * 19, "9" * 40, "1,"])
+@pytest.mark.parametrize("hostile", ["", "x", "9" * 19, "9" * 40, "1,", "1,002", "1.002"])
 def test_hostile_ids_get_a_message(admin_client: Client, address: str, hostile: str) -> None:
+    for pk in (1, 2):
+        failed_delivery(pk=pk) if address == INBOX else failed_signal(pk=pk)
     for response in (
         admin_client.get(address + "run-again/", {"ids": hostile}),
         admin_client.post(address + "run-again/", {"ids": hostile}),

@@ -35,10 +35,12 @@ def find(admin_client: Client) -> Callable[..., list[Any]]:
 @pytest.fixture
 def berlin() -> Customer:
     """A customer with two numbers, beside one whose number is similar."""
-    customer = make_customer(name="Bäckerei", email="b@example.com", external_customer_id="crm-7")
+    ids = {"external_customer_id": "crm-7", "kapso_id": "berlin"}
+    customer = make_customer(name="Bäckerei", email="b@example.com", **ids)
     make_connection(customer, display_phone_number="+49 30 5432134")
     make_connection(customer, display_phone_number="+49 30 5432199", status="disconnected")
-    make_connection(make_customer(name="Other"), display_phone_number="+49 30 5432100")
+    other = make_customer(name="Other", external_customer_id="other", kapso_id="other")
+    make_connection(other, display_phone_number="+49 30 5432100")
     return customer
 
 

@@ -18,8 +18,10 @@ from django.utils import timezone
 from kapso_connect.admin.customer_actions import DOUBLE_CLICK
 from kapso_connect.models import Customer, SetupLink, TimelineEvent
 from kapso_connect.onboarding import connect_urls
+from kapso_connect.onboarding.connect_urls import connect_url
 
 from ..factories import make_customer
+from ..sites.host_site.admin import BakeryAdmin
 from ..sites.host_site.models import Bakery
 from .world import (
     POST_ONLY,
@@ -114,8 +116,7 @@ def test_the_email_page_offers_a_new_link_when_the_last_has_ended(world: World) 
     SetupLink.objects.update(status="expired")
     page = world.client.get(world.url("email")).content.decode()
     assert "no longer works" in page
-    assert reverse("admin:host_site_bakery_whatsapp_invite") in page
-    assert f'name="ids" value="{world.bakery.pk}"' in page
+    assert reverse("admin:host_site_bakery_whatsapp_invite", args=[world.bakery.pk]) in page
 
 
 @pytest.mark.parametrize(
@@ -206,3 +207,20 @@ def test_text_to_share_is_in_the_customers_language_and_complete_in_the_whatsapp
     text = unquote(link[1])
     assert 'Ada & "Söhne" 🥐 #1?' in text
     assert connect_urls.connect_url(world.customer) in text
+
+
+def test_the_sites_own_rule_who_may_create_links_also_hides_the_url(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BakeryAdmin, "has_create_setup_link_permission", lambda *args: False)
+    url = connect_url(world.customer)
+    change = reverse("admin:host_site_bakery_change", args=[world.bakery.pk])
+    for address in (change, world.url("email")):
+        page = world.client.get(address)
+        assert page.status_code == 200
+        assert url not in page.text
+    for page in ("qr", "share", "copied"):
+        assert world.client.post(world.url(page)).status_code == 403
+        assert world.url(page) not in world.client.get(change).text.replace(
+            f'data-kapso-sent-url="{world.url("copied")}"', ""
+        )

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.http import Http404
 from django.urls import URLPattern
+from rest_framework.exceptions import NotFound
 from rest_framework.permissions import BasePermission
 
 from kapso_connect.api.urls import urls_for
@@ -155,6 +157,41 @@ def test_urls_are_hidden_from_users_without_permission_to_create_links(
     assert Caller().get("setup-links/77/").json()["url"] is None
     permit(configure, "Everything")
     assert Caller().get("setup-links/77/").json()["url"]
+
+
+class CreatesForOne(BasePermission):
+    """Lets everybody read, but create links for one customer only."""
+
+    refusal: Any = None
+
+    def has_object_permission(self, request: Any, view: Any, obj: Any) -> bool:
+        may_create = request.method == "GET" or obj == Customer.objects.get(pk=77)
+        if not may_create and self.refusal:
+            raise self.refusal
+        return may_create
+
+
+class CreatesForOneOr404(CreatesForOne):
+    refusal = Http404
+
+
+class CreatesForOneOrRaises(CreatesForOne):
+    refusal = NotFound
+
+
+@pytest.mark.parametrize("kind", ["", "Or404", "OrRaises"])
+def test_urls_are_hidden_where_links_may_not_be_created_for_the_customer(
+    things: None, configure: Any, kind: str
+) -> None:
+    permit(configure, f"CreatesForOne{kind}")
+    make_link(make_customer(pk=78, connect_key="a"), pk=78)
+    Customer.objects.filter(pk=77).update(connect_key="b")
+    listed = {row["id"]: row for row in Caller().get("setup-links/").json()["results"]}
+    for pk, is_shown in ((77, True), (78, False)):
+        for row in (listed[pk], Caller().get(f"setup-links/{pk}/").json()):
+            assert [bool(row["url"]), bool(row["connect_url"])] == [is_shown, is_shown]
+    refused = Caller().post("setup-links/", {"customer": 78}).json()
+    assert refused["code"] in {"not_authenticated", "not_found"}
 
 
 @pytest.mark.parametrize(("method", "route"), endpoints())

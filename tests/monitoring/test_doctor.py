@@ -15,6 +15,7 @@ import time
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
+from importlib import metadata
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ from ..factories import (
     DELETED,
     WEBHOOK,
     listening,
+    make_connection,
     make_customer,
     make_link,
     read_only_database,
@@ -157,6 +159,16 @@ def test_working_installation_has_no_problems(here: str, sandbox: Sandbox) -> No
     assert found["versions"]["data"]["Django"] == django.get_version()
     assert [row.status for row in WebhookEvent.objects.all()] == ["ignored"]
     assert sandbox.state()["webhooks"][0]["id"] == pk
+
+
+def test_source_that_was_not_installed_has_a_version(monkeypatch: Any) -> None:
+    def version(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    found = by_name([f.as_json() for f in doctor.CHECKS["versions"](Diagnosis())])
+    assert found["versions"]["level"] == "ok"
+    assert "django-kapso-connect was not installed" in found["versions"]["message"]
 
 
 def test_text_output(here: str, sandbox: Sandbox) -> None:
@@ -551,6 +563,36 @@ def test_numbers_that_no_receiver_heard_of_are_reported() -> None:
 
 
 @pytest.mark.django_db
+def test_tables_of_the_task_queue_are_missing(settings: Any) -> None:
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "django_tasks_db"]
+    settings.TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
+    found = offline()
+    assert "django_tasks_database.0001_initial" in found["migrations"]["message"]
+    assert found["migrations"]["hint"] == "Run: manage.py migrate"
+    assert "problem with: migrations" in found["tasks"]["message"] + found["queues"]["message"]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("count", "level"), [(0, None), (1, None), (2, "problem"), (9, "problem")])
+def test_key_of_another_project_is_reported(
+    here: str, sandbox: Sandbox, count: int, level: str | None
+) -> None:
+    add_webhook(sandbox, here)
+    for _ in range(count):
+        make_connection()
+    found = run(test_delivery=False)
+    assert found["kapso.key"]["level"] == "ok"
+    assert found.get("numbers", {}).get("level") == level
+    asked = [r for r in sandbox.requests() if "/phone_numbers/" in r["path"]]
+    assert len(asked) == min(count, 5) * (count > 1)
+    if count > 1:
+        assert f"of {count} that are connected" in found["numbers"]["message"]
+        row = sandbox.add_number(external_customer_id="ada")
+        make_connection(phone_number_id=row["phone_number_id"])
+        assert run(test_delivery=False)["numbers"]["level"] == "ok"
+
+
+@pytest.mark.django_db
 def test_wrong_status_of_a_customer_is_reported() -> None:
     customer = make_customer()
     assert offline()["statuses"]["level"] == "ok"
@@ -615,6 +657,7 @@ def test_url_that_kapso_cannot_deliver_to(configure: Any) -> None:
     [
         ([answer(401, {"error": "no"})], "kapso.key", "problem", "refused the API key"),
         ([answer(402, {"error": "pay"})], "kapso.api", "problem", "plan"),
+        ([answer(403, b"error code: 1010")], "kapso.api", "problem", "whatever the API key (403)"),
         (
             [answer(500, b"<h1>Zq7pLx-vT2mWqYb9-uR4kXw</h1>", content_type="text/html")],
             "kapso.api",

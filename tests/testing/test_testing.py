@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 from unittest import mock
@@ -15,6 +16,7 @@ import requests
 from django.contrib.auth.models import User
 from django.core.exceptions import ImproperlyConfigured
 from django.test import Client, TestCase
+from django.urls import get_script_prefix, reverse, set_script_prefix
 
 from kapso_connect import onboarding
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
@@ -32,8 +34,10 @@ from kapso_connect.testing import (
     webhook_headers,
     webhook_payload,
 )
+from kapso_connect.webhooks import registration
 
-from ..factories import CREATED, DELETED, listening
+from ..factories import CREATED, DELETED, listening, make_connection
+from ..faulty_server import FaultyServer, answer
 from ..sites.host_site.models import Bakery
 
 pytest_plugins = ("tests.sandbox.support", "kapso_connect.testing.plugin")
@@ -291,11 +295,63 @@ def test_bytes_and_batches_are_sent_unchanged(client: Client) -> None:
     assert post_webhook(client, "a.b", batch, batch_size=2).json()["received"] == 2
 
 
+@pytest.fixture
+def script_name(settings: Any) -> Iterator[None]:
+    """A site below a path of its domain, as after ``django.setup()``."""
+    settings.FORCE_SCRIPT_NAME = "/shop"
+    before = get_script_prefix()
+    set_script_prefix("/shop/")
+    yield
+    set_script_prefix(before)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("script_name")
+def test_a_webhook_is_delivered_to_a_site_below_a_path(client: Client, live_server: Any) -> None:
+    assert reverse("kapso_connect:webhook") == "/shop/whatsapp/webhook/"
+    for site in (client, live_server.url):
+        assert post_webhook(site, "a.b", {}).status_code == 200
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
+    """A proxy in the environment, also for this machine's own addresses."""
+    with FaultyServer() as server:
+        server.will(answer(502, {"error": "the proxy"}))
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, server.url)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        yield server
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_proxy_gets_requests_for_this_machine(
+    proxy: FaultyServer, kapso_live_sandbox: Sandbox, live_server: Any
+) -> None:
+    assert post_webhook(live_server.url, "a.b", {}).status_code == 200
+    link = onboarding.create_setup_link(Customer.objects.create(name="Ada"))
+    assert kapso_live_sandbox.complete(link.url).startswith(live_server.url)
+    assert Connection.objects.connected().count() == 1
+    url = live_server.url + "/whatsapp/webhook/"
+    assert registration.check_signature(url, kapso_live_sandbox.webhook_secret).accepted
+    assert proxy.requests == []
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("path", ["", "/", "/whatsapp/webhook/"])
 def test_a_webhook_is_delivered_to_a_running_site(live_server: Any, path: str) -> None:
-    answer = post_webhook(live_server.url + path, "a.b", {})
-    assert (answer.status_code, answer.json()["received"]) == (200, 1)
+    response = post_webhook(live_server.url + path, "a.b", {})
+    assert (response.status_code, response.json()["received"]) == (200, 1)
+
+
+@pytest.mark.django_db
+def test_numbers_of_unknown_accounts_are_not_of_one_account() -> None:
+    known, other = (make_connection(business_account_id="") for _ in range(2))
+    assert update_account(known, "disabled").account_status == "disabled"
+    other.refresh_from_db()
+    assert other.account_status == "active"
+    assert not other.events.exists()
 
 
 @pytest.mark.django_db
