@@ -75,22 +75,19 @@ def confirm_redirect(
     stored as unconfirmed. The first one that was reported stays, but one that was reported with
     ``by_visitor`` (by a browser with the visit cookie) replaces one that was not.
     """
-    outcome = outcome_without_api(link, number)
-    if outcome is not None:
-        return outcome
-    is_pending = False
+    settled = outcome_without_api(link, number)
+    if settled is not None:
+        return settled
+    outcome: Connected | Pending | Rejected
     try:
         outcome = _ask(link, number, source)
     except (KapsoNotFound, KapsoValidationError):
         outcome = Rejected("Kapso has no such number.")
     except (KapsoError, TryLater, NeedsConfirmation):
-        is_pending = True
-        known = connected_number(link, number)
-        outcome = Pending() if known is None else Connected(known)
-    if is_pending:
         _store_unconfirmed(link, number, by_visitor=by_visitor)
-    else:
-        _clear_unconfirmed(link, number)
+        known = connected_number(link, number)
+        return Connected(known) if known else Pending()
+    _clear_unconfirmed(link, number)
     if isinstance(outcome, Rejected):
         log_event(
             "redirect.rejected",

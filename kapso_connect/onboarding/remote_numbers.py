@@ -8,10 +8,10 @@ from typing import Any
 
 from django.utils import timezone
 
-from ..exceptions import KapsoNotFound, TryLater
+from ..exceptions import KapsoNotFound, NumberMoved, TryLater
 from ..kapso.client import KapsoClient
 from ..kapso.types import KapsoPhoneNumber
-from ..models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
+from ..models import Connection, Customer, SetupLink, Source, TimelineEvent, WebhookEvent
 from .customers import customer_from_api
 from .disconnections import disconnect
 from .numbers import Number, connect
@@ -42,9 +42,8 @@ def refresh_number(
     site. Raise TryLater if the API cannot tell yet, and a KapsoError if it is unavailable.
     """
     asked_at = timezone.now()
-    try:
-        remote = client.get_phone_number(phone_number_id)
-    except KapsoNotFound:
+    remote = _find(phone_number_id, client)
+    if remote is None:
         return disconnect(
             phone_number_id,
             source=source,
@@ -56,6 +55,39 @@ def refresh_number(
     return apply_remote_number(
         customer, remote, asked_at=asked_at, source=source, webhook_event=webhook_event, data=data
     )
+
+
+def _find(phone_number_id: str, client: KapsoClient) -> KapsoPhoneNumber | None:
+    try:
+        return client.get_phone_number(phone_number_id)
+    except KapsoNotFound:
+        return None
+
+
+def confirm_owner(connection: Connection, client: KapsoClient) -> bool:
+    """Ask the API whether a number is still its customer's. Call it before the number is touched
+    at Kapso on behalf of that customer.
+
+    Return False if Kapso no longer has the number. If the number is not the customer's, record
+    what the API says, which both customers get their events of, and raise NumberMoved. Raise
+    TryLater or a KapsoError if the API cannot tell.
+    """
+    asked_at = timezone.now()
+    remote = _find(connection.phone_number_id, client)
+    if remote is not None and remote.customer_id != connection.customer.kapso_id:
+        customer = customer_from_api(remote.customer_id, client) if remote.customer_id else None
+        apply_remote_number(customer, remote, asked_at=asked_at, source=Source.SYNC)
+        if customer is None or customer.pk != connection.customer_id:
+            raise NumberMoved
+    check_owner(connection)
+    return remote is not None
+
+
+def check_owner(connection: Connection) -> None:
+    """Raise NumberMoved if ``connection`` was recorded for another customer since it was read."""
+    rows = Connection.objects.filter(pk=connection.pk, customer=connection.customer_id)
+    if not rows.exists():
+        raise NumberMoved
 
 
 def apply_remote_number(

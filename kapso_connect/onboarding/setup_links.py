@@ -547,10 +547,10 @@ def find_open_link(
 ) -> SetupLink | None:
     """Return the link that may have led ``customer`` to a number that was reported without a link.
 
-    That is the link for which a browser reported this number, or else the newest one that is not
-    completed, and not created after ``since``, when the number was added to Kapso. A link for which
-    a browser with the visit cookie reported another number is left out; other reports about it may
-    be anybody's.
+    That is the newest one that is not completed, and not created after ``since``, when the number
+    was added to Kapso; one for which a browser reported this number goes before the others. What a
+    browser with the visit cookie reported also counts for a link that was created after ``since``,
+    and leaves out a link for which it reported another number.
     """
     latest = customer.latest_setup_link
     if latest is None:
@@ -559,16 +559,16 @@ def find_open_link(
     is_newest = customer.status in INVITED_STATUSES and (
         since is None or latest.created_at <= since
     )
-    if latest.is_open and (is_newest or latest.unconfirmed_phone_number_id == phone_number_id):
+    if latest.is_open and is_newest:
         return latest
-    reported = Q(unconfirmed_phone_number_id=phone_number_id)
+    is_reported = Q(unconfirmed_phone_number_id=phone_number_id)
     others = Q(unconfirmed_by_visitor=False)
     if since is not None:
         others &= Q(created_at__lte=since)
     return (
         SetupLink.objects.open()
-        .filter(reported | others, customer=customer)
-        .order_by(Case(When(reported, then=0), default=1), "-created_at", "-pk")
+        .filter((is_reported & Q(unconfirmed_by_visitor=True)) | others, customer=customer)
+        .order_by(Case(When(is_reported, then=0), default=1), "-created_at", "-pk")
         .first()
     )
 

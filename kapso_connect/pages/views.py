@@ -135,12 +135,11 @@ class PageView(View):
         is_temporary = isinstance(error, (OperationalError, InterfaceError))
         try:
             context = PageView.get_context_data(self, "unavailable", is_refused=not is_temporary)
-            content, kind = render_to_string("kapso_connect/unavailable.html", context), "html"
+            response = HttpResponse(render_to_string("kapso_connect/unavailable.html", context))
         except Exception:
-            content, kind = gettext("Not possible right now"), "plain"
-        response = HttpResponse(
-            content, content_type=f"text/{kind}; charset=utf-8", status=503 if is_temporary else 500
-        )
+            text = gettext("Not possible right now")
+            response = HttpResponse(text, content_type="text/plain; charset=utf-8")
+        response.status_code = 503 if is_temporary else 500
         if is_temporary:
             response.headers["Retry-After"] = "60"
         return response

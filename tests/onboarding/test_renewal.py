@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from kapso_connect import exceptions, onboarding
 from kapso_connect.exceptions import KapsoError, KapsoUnavailable
+from kapso_connect.kapso.error_codes import SETUP_ERRORS
 from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.onboarding import renewal, setup_links
 from kapso_connect.testing import Sandbox
@@ -72,15 +73,17 @@ def test_renewed_link_has_the_current_urls_of_the_site(
     assert fresh.options["success_redirect_url"] == "https://moved.example/whatsapp/success/"
 
 
-@pytest.mark.parametrize("code", sorted(renewal.ENDING_ERROR_CODES))
-def test_link_that_ended_with_a_failure_is_renewed(link: SetupLink, code: str) -> None:
+@pytest.mark.parametrize("code", SETUP_ERRORS)
+def test_link_that_a_redirect_reported_as_ended_is_used_until_the_api_agrees(
+    link: SetupLink, sandbox: Sandbox, code: str
+) -> None:
     setup_links.record_failure(link, code)
-    assert renewal.usable_setup_link(link.customer) != link
-
-
-def test_link_with_a_temporary_failure_is_used_again(link: SetupLink) -> None:
-    setup_links.record_failure(link, "facebook_auth_failed")
     assert renewal.usable_setup_link(link.customer) == link
+    sandbox.faults(api=[AWAY])
+    assert renewal.usable_setup_link(link.customer) == link
+    sandbox.faults(api=[])
+    sandbox.patch_setup_link(link.kapso_id, status="used", whatsapp_setup_status="failed")
+    assert renewal.usable_setup_link(link.customer) != link
 
 
 def test_link_used_at_kapso_is_renewed(link: SetupLink, sandbox: Sandbox) -> None:
@@ -158,6 +161,7 @@ def test_while_kapso_is_away_a_usable_link_is_returned_unchecked(
     link: SetupLink, sandbox: Sandbox, configure: Any
 ) -> None:
     configure(REQUEST_BUDGET=0.5)
+    assert renewal.usable_setup_link(link.customer, may_ask=False) == link
     sandbox.faults(api=[AWAY])
     assert renewal.usable_setup_link(link.customer) == link
     SetupLink.objects.update(expires_at=past())
