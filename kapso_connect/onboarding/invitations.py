@@ -29,6 +29,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from .. import db
+from ..conf import get_conf
 from ..db import atomic, retry_on_conflict, task
 from ..exceptions import (
     InvalidOptions,
@@ -217,10 +218,12 @@ def work(
     batch_id: int,
     *,
     seconds: float | None = None,
+    budget: float = math.inf,
     on_progress: Callable[[], object] = lambda: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Work on what is due of a started batch, for ``seconds`` or to the end.
+    """Work on what is due of a started batch, for ``seconds`` or to the end. What is in progress
+    then is finished, but no request to Kapso lasts longer than ``budget`` seconds from now.
 
     Return whether something is left that could be done now. Any number of processes may work at the
     same time. Only this thread touches rows; other threads wait for Kapso and the mail server.
@@ -231,6 +234,11 @@ def work(
     if batch is None or batch.started_at is None:
         return False
     deadline = time.monotonic() + (math.inf if seconds is None else seconds)
+    budget_end = time.monotonic() + budget
+
+    def new_client() -> KapsoClient:
+        left = budget_end - time.monotonic()
+        return KapsoClient.from_settings(budget=min(get_conf().api_budget, left))
 
     def lease_wave() -> list[Invitation]:
         """Return the invitations of the next wave, each leased to this process."""
@@ -242,10 +250,10 @@ def work(
         return retry_on_conflict(lambda: rows.order_by("pk").lease_due(MAX_CONCURRENT_REQUESTS))
 
     with ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS, thread_name_prefix="kapso-invite") as pool:
-        asked = _ask(batch, lease_wave(), pool)
+        asked = _ask(batch, lease_wave(), pool, new_client)
         while asked is not None:
             # While this wave's links are recorded, Kapso is asked for those of the next one.
-            following = _ask(batch, lease_wave(), pool)
+            following = _ask(batch, lease_wave(), pool, new_client)
             for _done in range(_record(batch, asked, pool)):
                 on_progress()
             asked = following
@@ -264,16 +272,19 @@ class Wave:
 
 
 def _ask(
-    batch: InvitationBatch, invitations: list[Invitation], pool: ThreadPoolExecutor
+    batch: InvitationBatch,
+    invitations: list[Invitation],
+    pool: ThreadPoolExecutor,
+    new_client: Callable[[], KapsoClient],
 ) -> Wave | None:
     """Prepare the links of ``invitations``, and ask Kapso for them in the threads of ``pool``.
     Return None if there are no invitations."""
     if not invitations:
         return None
     links, requests = _prepare(batch, invitations)
-    _register(batch, requests, pool)
+    _register(batch, requests, pool, new_client)
     answers = {
-        invitation: pool.submit(_with_client, setup_links.ask, request)
+        invitation: pool.submit(_with_client, new_client, setup_links.ask, request)
         for invitation, request in requests.items()
     }
     return Wave(invitations, links, requests, answers)
@@ -348,11 +359,14 @@ def _created_since(batch: InvitationBatch, customers: Collection[int]) -> dict[i
 
 
 def _register(
-    batch: InvitationBatch, requests: dict[Invitation, LinkRequest], pool: ThreadPoolExecutor
+    batch: InvitationBatch,
+    requests: dict[Invitation, LinkRequest],
+    pool: ThreadPoolExecutor,
+    new_client: Callable[[], KapsoClient],
 ) -> None:
     """Register the new customers with Kapso, and remove from ``requests`` what failed."""
     futures = {
-        invitation: pool.submit(_with_client, ask_for_registration, request.customer)
+        invitation: pool.submit(_with_client, new_client, ask_for_registration, request.customer)
         for invitation, request in requests.items()
         if not request.customer.kapso_id
     }
@@ -370,8 +384,12 @@ def _register(
             _handle_error(batch, invitation, errors[invitation.customer])
 
 
-def _with_client(ask: Callable[[ItemT, KapsoClient], ResultT], item: ItemT) -> ResultT:
-    return ask(item, KapsoClient.from_settings())
+def _with_client(
+    new_client: Callable[[], KapsoClient],
+    ask: Callable[[ItemT, KapsoClient], ResultT],
+    item: ItemT,
+) -> ResultT:
+    return ask(item, new_client())
 
 
 def _record(batch: InvitationBatch, wave: Wave, pool: ThreadPoolExecutor) -> int:

@@ -112,11 +112,7 @@ class PageView(View):
         request.META[IS_PAGE] = True
         with translation.override(_browser_language(request) or translation.get_language()):
             try:
-                response = super().dispatch(request, *args, **kwargs)
-            except SuspiciousOperation:
-                response = self.page("invalid", status=400)
-            except (BadSignature, Http404, Customer.DoesNotExist, SetupLink.DoesNotExist):
-                response = self.page("invalid", status=404)
+                response = self.respond(request, *args, **kwargs)
             except Exception as error:
                 response = self.error_page(error)
             response.headers.setdefault("Content-Language", translation.get_language() or "")
@@ -126,6 +122,15 @@ class PageView(View):
         patch_vary_headers(response, ["Accept-Language", "Cookie"])
         return response
 
+    def respond(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        """Return the page, or the one for an invalid or unknown URL."""
+        try:
+            return super().dispatch(request, *args, **kwargs)
+        except SuspiciousOperation:
+            return self.page("invalid", status=400)
+        except (BadSignature, Http404, Customer.DoesNotExist, SetupLink.DoesNotExist):
+            return self.page("invalid", status=404)
+
     def error_page(self, error: Exception) -> HttpResponse:
         """Log ``error`` without the request, whose URL may be secret, and return the page for it.
 
@@ -134,7 +139,7 @@ class PageView(View):
         log_event("page.error", page=type(self).__name__, error=type(error).__name__, exc_info=True)
         is_temporary = isinstance(error, (OperationalError, InterfaceError))
         try:
-            context = PageView.get_context_data(self, "unavailable", is_refused=not is_temporary)
+            context = PageView.get_context_data(self, "unavailable", is_refused=True)
             response = HttpResponse(render_to_string("kapso_connect/unavailable.html", context))
         except Exception:
             text = gettext("Not possible right now")
