@@ -269,6 +269,7 @@ class Wave:
     links: dict[Invitation, SetupLink]
     requests: dict[Invitation, LinkRequest]
     answers: dict[Invitation, Future[KapsoSetupLink]]
+    new_client: Callable[[], KapsoClient]
 
 
 def _ask(
@@ -287,7 +288,7 @@ def _ask(
         invitation: pool.submit(_with_client, new_client, setup_links.ask, request)
         for invitation, request in requests.items()
     }
-    return Wave(invitations, links, requests, answers)
+    return Wave(invitations, links, requests, answers, new_client)
 
 
 def _prepare(
@@ -449,7 +450,8 @@ def _handle_error(
     if isinstance(error, KapsoNotFound) and wave is not None:
         # The customer was deleted at Kapso: it is registered again.
         try:
-            wave.links[invitation] = _with_client(setup_links.create, wave.requests[invitation])
+            client = wave.new_client()
+            wave.links[invitation] = setup_links.create(wave.requests[invitation], client)
         except Exception as second_error:
             _handle_error(batch, invitation, second_error)
     elif isinstance(error, BATCH_STOPPING_ERRORS):
