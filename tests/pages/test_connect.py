@@ -325,7 +325,7 @@ def test_url_of_a_page_that_does_not_exist_any_more_is_not_in_the_log(
 
 
 ADDED = ["%3E", ">", '"', "**", ".", ")", "*", "'", ",", "%E2%80%8B", "%C2%A0", "%253E", "%0A"]
-ADDED += ["_", " and more", "%EF%BB%BF", "%ff", "/>", "//"]
+ADDED += ["_", " and more", "%EF%BB%BF", "%ff", "/>", "//", ">/", "%C2%A0/"]
 """What mail programs and people leave at the end of a URL."""
 
 
