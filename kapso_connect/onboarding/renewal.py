@@ -22,7 +22,14 @@ from ..kapso.client import KapsoClient
 from ..log import log_event
 from ..models import Connection, Customer, SetupLink, Source
 from .remote_numbers import apply_remote_number
-from .setup_links import CLOCK_SKEW, apply_remote_link, create, prepare, revoke_setup_link
+from .setup_links import (
+    CLOCK_SKEW,
+    apply_remote_link,
+    create,
+    prepare,
+    record_completed,
+    revoke_setup_link,
+)
 
 RENEWAL_POLL_SECONDS = 0.1
 """Seconds between two checks whether another request has created the link."""
@@ -97,6 +104,7 @@ def _check_link(link: SetupLink, client: KapsoClient) -> bool:
         apply_remote_link(link, remote)
     if remote is not None and remote.whatsapp_setup_status == SetupLink.SetupStatus.COMPLETED:
         _record_numbers(customer, client)
+        record_completed(link)
         if is_onboarded(customer, _read_latest_link(customer)):
             raise AlreadyConnected
         return False

@@ -25,7 +25,7 @@ from ..kapso.error_codes import SETUP_ERRORS
 from ..kapso.languages import Language
 from ..kapso.setup_link_options import SetupLinkOptions
 from ..kapso.types import KapsoSetupLink
-from ..models import Customer, SetupLink, Source, TimelineEvent, new_connect_key
+from ..models import Connection, Customer, SetupLink, Source, TimelineEvent, new_connect_key
 from ..utils import validate_same_site_url
 from .customers import register
 from .status import OnboardingStatus, update_status
@@ -579,6 +579,20 @@ def complete(link: SetupLink) -> None:
     for field, value in COMPLETED_FIELDS.items():
         setattr(link, field, value)
     link.save(update_fields=["opened_at", *COMPLETED_FIELDS])
+
+
+def record_completed(link: SetupLink) -> None:
+    """Record that ``link`` was completed, as the API says, if a number of its customer is
+    connected. Before that, the number is still to be recorded, and with it the link."""
+
+    def change() -> None:
+        list(Customer.objects.locked().filter(pk=link.customer_id))
+        link.refresh_from_db(fields=["opened_at", *COMPLETED_FIELDS])
+        connected = Connection.objects.connected().filter(customer=link.customer_id)
+        if link.setup_status != COMPLETED and connected.exists():
+            complete(link)
+
+    retry_on_conflict(change)
 
 
 def is_completed_at_kapso(link: SetupLink, client: KapsoClient) -> bool:

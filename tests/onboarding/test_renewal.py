@@ -134,6 +134,23 @@ def test_connected_customer_gets_no_link(link: SetupLink, sandbox: Sandbox) -> N
     assert len(statuses_at_kapso(sandbox)) == 1
 
 
+def test_link_that_reconnected_a_known_number_is_not_renewed(sandbox: Sandbox) -> None:
+    customer = make_customer(kapso_id=None)
+    first = onboarding.create_setup_link(customer)
+    sandbox.complete(first.url, phone_number="+442071838750")
+    with pytest.raises(exceptions.AlreadyConnected):
+        renewal.usable_setup_link(customer)
+    again = onboarding.create_setup_link(
+        customer, options={"reconnect_phone_number": "+442071838750"}
+    )
+    sandbox.complete(again.url)
+    with pytest.raises(exceptions.AlreadyConnected):
+        renewal.usable_setup_link(customer)
+    again.refresh_from_db()
+    assert (again.status, again.setup_status) == ("used", "completed")
+    assert len(statuses_at_kapso(sandbox)) == 2
+
+
 def test_connected_customer_who_is_invited_again_gets_the_new_link(
     link: SetupLink, sandbox: Sandbox
 ) -> None:
