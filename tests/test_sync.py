@@ -195,6 +195,7 @@ def test_failing_redirect_does_not_stop_the_others(sandbox: Sandbox) -> None:
     failing, other = (
         make_link(
             customer,
+            created_at=timezone.now() - timedelta(hours=1),
             unconfirmed_phone_number_id=number["phone_number_id"],
             unconfirmed_since=timezone.now(),
         )
