@@ -87,8 +87,9 @@ class Conf:
         Seconds that one webhook delivery or one page view may spend on Kapso's API in total. Kapso
         waits 10 seconds for the answer to a webhook.
     ``API_BUDGET``
-        Seconds that any other operation (in the admin, a command or a task) may spend on Kapso's
-        API in total.
+        Seconds that any other operation (in the admin, the REST API, a command or a task) may spend
+        on Kapso's API in total. Keep it well below the timeout of your web server, which is 30
+        seconds for gunicorn.
     ``MAX_WEBHOOK_BYTES``
         Maximum size of a webhook's body in bytes. A larger one is answered with status 413.
     ``RETRY_LIMIT``
@@ -96,9 +97,8 @@ class Conf:
         failed. The delays between attempts double, from 15 seconds up to an hour. Failed ones can
         be run again in the admin.
     ``LEASE_SECONDS``
-        Seconds that one process may work on a stored webhook, a signal, an invitation or a request
-        with an ``Idempotency-Key`` before another process takes over. Must be longer than your
-        slowest signal receiver needs.
+        Seconds that one process may work on a stored webhook, a signal or an invitation before
+        another process takes over. Must be longer than your slowest signal receiver needs.
     ``OBSERVERS``
         Dotted paths of callables that are called with each log event, as ``(name, fields)``; for
         example ``kapso_connect.monitoring.metrics.observe``.
@@ -120,7 +120,7 @@ class Conf:
     contact_url: str = ""
     next_url: str = ""
     request_budget: float = 5.0
-    api_budget: float = 30.0
+    api_budget: float = 12.0
     max_webhook_bytes: int = 1024 * 1024
     retry_limit: int = 10
     lease_seconds: float = 300.0

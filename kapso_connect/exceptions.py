@@ -1,7 +1,7 @@
 """Every exception that a caller may want to catch: one class for each thing a caller does about it.
 
-First the errors of Kapso's API, then those of invitations and setup links, then those of
-webhooks.
+First the errors of Kapso's API, then those of invitations and setup links, then those of numbers
+and of webhooks.
 """
 
 from __future__ import annotations
@@ -135,6 +135,26 @@ class AlreadyConnected(Exception):
 
 class RenewalInProgress(Exception):
     """Another request is creating a setup link for the customer at this moment. Try again soon."""
+
+
+# Numbers
+
+
+class NumberMoved(Exception):
+    """Kapso says that the number is not this customer's any more, so nothing was done with it. What
+    Kapso says was recorded: look at the number again."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Kapso says that this number is not this customer's any more. Nothing was done with it."
+        )
+
+
+class NumberGone(Exception):
+    """Kapso no longer has the number. It was recorded as disconnected."""
+
+    def __init__(self) -> None:
+        super().__init__("Kapso no longer has this number. It is now marked as disconnected.")
 
 
 # Webhooks

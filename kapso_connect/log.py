@@ -99,6 +99,7 @@ EVENTS = {
         "No setup link for customer %(customer_id)s at the moment: %(error)s",
     ),
     "page.unavailable": (ERROR, "No setup link for customer %(customer_id)s: %(error)s"),
+    "page.error": (ERROR, "%(page)s failed: %(error)s"),
     "page.next_url_refused": (
         ERROR,
         "get_whatsapp_next_url must return a URL of this site (customer %(customer_id)s)",

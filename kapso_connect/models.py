@@ -27,6 +27,7 @@ from django.utils.functional import cached_property
 from django.utils.translation import gettext_lazy as _
 
 from .exceptions import ExternalIdTaken
+from .fields import InstantField
 from .kapso.languages import Language, find_language
 from .kapso.types import ConnectionType
 from .log import log_event
@@ -556,6 +557,22 @@ class SetupLink(Leased):
         help_text=_("The number from the redirect, which Kapso's API has not confirmed yet."),
     )
     unconfirmed_since = models.DateTimeField(_("unconfirmed since"), null=True, blank=True)
+    # Redirects are unsigned. Only browsers that opened the customer's connect URL have the cookie.
+    unconfirmed_by_visitor = models.BooleanField(
+        default=False,
+        editable=False,
+        help_text="Whether a browser with the visit cookie reported the unconfirmed number.",
+    )
+    failed_by_visitor = models.BooleanField(
+        default=False,
+        editable=False,
+        help_text="Whether a browser with the visit cookie reported the last error code.",
+    )
+    next_question_at = InstantField(
+        null=True,
+        editable=False,
+        help_text="No view of the success page asks the API about this link before.",
+    )
     checked_at = models.DateTimeField(
         _("checked"), null=True, blank=True, help_text=_("When the API was last asked about it.")
     )

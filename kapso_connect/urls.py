@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path, re_path
 
-from .pages.views import ConnectView, FailedView, SuccessView, theme_css
+from .pages.views import ConnectView, FailedView, MistypedView, SuccessView, theme_css
 from .webhooks.views import webhook
 
 app_name = "kapso_connect"
@@ -15,4 +15,6 @@ urlpatterns = [
     path("success/", SuccessView.as_view(), name="success"),
     path("failed/", FailedView.as_view(), name="failed"),
     re_path(r"^theme/((?:[0-9a-f]{6})?(?:-(?:[0-9a-f]{6})?){11})\.css\Z", theme_css, name="theme"),
+    re_path(r"^(?P<page>success|failed)\Z", MistypedView.as_view()),
+    re_path(r"^(?:connect|success|failed)(?P<token>(?:/[\s\S]*)?)\Z", MistypedView.as_view()),
 ]

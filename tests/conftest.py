@@ -12,6 +12,7 @@ from django.core.management.commands import flush
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from kapso_connect.pages import questions
 from kapso_connect.testing import Sandbox
 
 from . import ROOT, log_events
@@ -132,6 +133,11 @@ def _log_events_are_documented() -> Iterator[None]:
     log_events.undocumented.clear()
     yield
     assert log_events.undocumented == []
+
+
+@pytest.fixture(autouse=True)
+def _kapso_was_never_slow() -> None:
+    cache.delete(questions.SLOW_KEY)
 
 
 @pytest.fixture

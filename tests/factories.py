@@ -12,6 +12,7 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
+from django.core.cache import cache
 from django.db import connection, connections, transaction
 from django.db.models import Model
 from django.dispatch import Signal
@@ -22,6 +23,7 @@ from django.utils import timezone
 from kapso_connect import signals
 from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.onboarding.status import update_status
+from kapso_connect.pages import questions
 from kapso_connect.testing import Sandbox, webhook_headers
 
 try:
@@ -116,6 +118,12 @@ def store_statuses(*customers: Customer) -> None:
         update_status(*rows)
     for customer in customers:
         customer.refresh_from_db(fields=["status", "status_changed_at"])
+
+
+def allow_questions() -> None:
+    """End the pauses in which the success page does not ask Kapso again."""
+    SetupLink.objects.update(next_question_at=None)
+    cache.delete(questions.SLOW_KEY)
 
 
 def remote_customer(sandbox: Sandbox, name: str = "Bäckerei Süß") -> Customer:

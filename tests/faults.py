@@ -65,3 +65,13 @@ def killing_middleware(get_response: Callable[[Any], Any]) -> Callable[[Any], An
         raise ProcessKilled
 
     return middleware
+
+
+def raising_middleware(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Raise once the view has returned its response."""
+
+    def middleware(request: Any) -> Any:
+        get_response(request)
+        raise ZeroDivisionError
+
+    return middleware

@@ -241,8 +241,8 @@ def test_failed_receiver_is_called_again_when_due(sandbox: Sandbox) -> None:
 
 def test_unconfirmed_redirects_are_confirmed(sandbox: Sandbox) -> None:
     customer = remote_customer(sandbox)
-    number = sandbox.add_number(customer_id=customer.kapso_id)
     link = make_link(customer)
+    number = sandbox.add_number(customer_id=customer.kapso_id)
     sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 401, "times": 1}])
     assert (
         redirects.confirm_redirect(link, Number(number["phone_number_id"])) == redirects.Pending()
@@ -258,11 +258,11 @@ def test_unconfirmed_redirects_are_confirmed(sandbox: Sandbox) -> None:
 
 def test_redirect_to_an_already_connected_number_is_confirmed(sandbox: Sandbox) -> None:
     known = connected(sandbox)
-    link = make_link(
-        known.customer,
-        unconfirmed_phone_number_id=known.phone_number_id,
-        unconfirmed_since=timezone.now(),
+    link = onboarding.create_setup_link(known.customer)
+    SetupLink.objects.update(
+        unconfirmed_phone_number_id=known.phone_number_id, unconfirmed_since=timezone.now()
     )
+    sandbox.patch_setup_link(link.kapso_id, status="used", whatsapp_setup_status="completed")
     with listening() as heard:
         assert "redirects 1" in kapso_sync()
     assert heard == []
@@ -274,6 +274,7 @@ def test_failing_redirect_does_not_stop_the_others(sandbox: Sandbox) -> None:
     failing, other = (
         make_link(
             customer,
+            created_at=timezone.now() - timedelta(hours=1),
             unconfirmed_phone_number_id=number["phone_number_id"],
             unconfirmed_since=timezone.now(),
         )

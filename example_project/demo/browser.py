@@ -69,7 +69,7 @@ class Browser:
         self._session.close()
 
     def get(self, url: str, **parameters: str) -> Page:
-        return _page(self._session.get(url, params=parameters, timeout=TIMEOUT))
+        return self._page(self._session.get(url, params=parameters, timeout=TIMEOUT))
 
     def submit(self, page: Page, form: Form, *changes: tuple[str, str]) -> Page:
         """Submit ``form`` with ``changes``, the names and values of fields, boxes and a button."""
@@ -82,15 +82,17 @@ class Browser:
             response = self._session.post(target, data=data, headers=headers, timeout=TIMEOUT)
         else:
             response = self._session.get(target, params=data, headers=headers, timeout=TIMEOUT)
-        return _page(response)
+        return self._page(response)
 
-
-def _page(response: requests.Response) -> Page:
-    reader = _Reader()
-    reader.feed(response.text)
-    reader.close()
-    text = " ".join("".join(reader.text).split())
-    return Page(response.url, response.status_code, response.text, reader.forms, text)
+    def _page(self, response: requests.Response) -> Page:
+        next_url = response.headers.get("Refresh", "").partition("url=")[2]
+        if next_url:
+            return self.get(next_url)
+        reader = _Reader()
+        reader.feed(response.text)
+        reader.close()
+        text = " ".join("".join(reader.text).split())
+        return Page(response.url, response.status_code, response.text, reader.forms, text)
 
 
 class _Reader(HTMLParser):

@@ -71,6 +71,15 @@ class CustomerActionView(AdminView):
             return super().dispatch(request, *args, **kwargs)
         except exceptions.TryLater:
             problem = _("The number has just changed. Check it before you continue.")
+        except exceptions.NumberMoved:
+            self.add_message(
+                _(
+                    "Kapso says that this number is not this customer's any more. It was not "
+                    "touched at Kapso; its status here is up to date now."
+                ),
+                messages.ERROR,
+            )
+            return HttpResponseRedirect(self.back_url)
         except (
             exceptions.KapsoError,
             exceptions.InvalidOptions,

@@ -213,7 +213,9 @@ class ProgressView(InvitePermissionView, TemplateView):
             log_changes(request, [self.batch], _("Resumed the batch of invitations."))
             work_now(self.batch)
         elif request.POST.get("do") == "work":
-            invitations.work(self.batch.pk, seconds=BATCH_WORK_SECONDS)
+            invitations.work(
+                self.batch.pk, seconds=BATCH_WORK_SECONDS, budget=get_conf().api_budget
+            )
         return HttpResponseRedirect(request.get_full_path())
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
@@ -279,7 +281,7 @@ class ProgressView(InvitePermissionView, TemplateView):
 def work_now(batch: InvitationBatch) -> None:
     """Work on the batch in this request if there are no task workers."""
     if not invitations.is_background():
-        invitations.work(batch.pk, seconds=BATCH_WORK_SECONDS)
+        invitations.work(batch.pk, seconds=BATCH_WORK_SECONDS, budget=get_conf().api_budget)
 
 
 def batch_customers(batch: InvitationBatch) -> QuerySet[Customer]:

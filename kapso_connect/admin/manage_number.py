@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from django import forms
@@ -12,8 +11,8 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from .. import onboarding
-from ..exceptions import KapsoNotFound
-from ..models import Connection, Health, Source
+from ..exceptions import NumberGone
+from ..models import Connection, Health
 from ..phone_numbers import format_phone_number, only_digits
 from .customer_actions import DOUBLE_CLICK, ConfirmView, CustomerActionView
 from .history import log_change
@@ -72,8 +71,11 @@ class HealthView(NumberActionView):
         if number.health_checked_at is None or number.health_checked_at < now - DOUBLE_CLICK:
             try:
                 onboarding.check_health(number, actor=self.actor)
-            except KapsoNotFound:
-                return self.disconnect_missing_number(asked_at=now)
+            except NumberGone:
+                entry = _("Checked the health of %(number)s: Kapso no longer has it.")
+                log_change(request, self.customer, entry % {"number": self.number})
+                text = _("Kapso no longer has this number. It is now marked as disconnected.")
+                return self.go_back(text)
             entry = _("Checked the health of %(number)s: %(health)s.")
             health = number.get_health_status_display()
             log_change(request, self.customer, entry % {"number": self.number, "health": health})
@@ -81,18 +83,6 @@ class HealthView(NumberActionView):
         if number.health_error:
             text += f". {number.health_error}"
         return self.go_back(text, HEALTH_LEVELS.get(Health(number.health_status), messages.ERROR))
-
-    def disconnect_missing_number(self, asked_at: datetime) -> HttpResponse:
-        """Disconnect the number here: Kapso has just answered that it does not have it."""
-        onboarding.disconnect(
-            self.connection.phone_number_id,
-            source=Source.SYNC,
-            asked_at=asked_at,
-            data={"reason": "not_found"},
-        )
-        entry = _("Checked the health of %(number)s: Kapso no longer has it.")
-        log_change(self.request, self.customer, entry % {"number": self.number})
-        return self.go_back(_("Kapso no longer has this number. It is now marked as disconnected."))
 
 
 class DisconnectView(NumberActionView, ConfirmView):

@@ -22,7 +22,7 @@ from .base import MAX_SELECTED, PRIMARY_KEY, AdminView, ReadOnlyAdmin
 from .display import CONFIRMATION_ROWS, EMPTY, shorten, text_block
 from .permissions import has_model_permission
 
-RUN_AGAIN_BUDGET = 15
+RUN_AGAIN_BUDGET = 8
 """Seconds after which no further row is started: web servers end requests after about 30."""
 
 

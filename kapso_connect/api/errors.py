@@ -31,6 +31,8 @@ from ..exceptions import (
     KapsoRateLimited,
     KapsoUnavailable,
     KapsoValidationError,
+    NumberGone,
+    NumberMoved,
     TryLater,
 )
 from ..log import log_event
@@ -55,6 +57,10 @@ ERRORS: dict[str, tuple[int, str]] = {
     "idempotency_key_in_use": (
         409,
         "A request with this key is still being processed. Try again shortly.",
+    ),
+    "number_moved": (
+        409,
+        "Kapso says that this number is not this customer's any more. Nothing was done with it.",
     ),
     "setup_link_used": (409, "A setup link that has been used cannot be revoked."),
     "kapso_conflict": (
@@ -96,6 +102,8 @@ DJANGO_ERROR_CODES: dict[tuple[type[Exception], ...], str] = {
     (ImproperlyConfigured, NoReverseMatch, CalledInTransaction): "not_configured",
     (OperationalError, InterfaceError, InternalError): "unavailable",
     (TryLater,): "changed_meanwhile",
+    (NumberMoved,): "number_moved",
+    (NumberGone,): "kapso_not_found",
 }
 KAPSO_ERROR_CODES: dict[type[KapsoError], str] = {
     KapsoRateLimited: "kapso_rate_limited",

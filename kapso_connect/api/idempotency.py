@@ -26,6 +26,10 @@ IDEMPOTENCY_KEY_HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotent-Replayed"
 MAX_IDEMPOTENCY_KEY_LENGTH = 255
 
+LEASE_MARGIN = 10.0
+"""Seconds after ``API_BUDGET`` in which a request is still expected to end: its database may be
+slow. After that, its process has died."""
+
 ERRORS_WITHOUT_EFFECT = (
     APIException,
     ImproperlyConfigured,
@@ -115,7 +119,8 @@ def _acquire(digest: str, fingerprint: str) -> Attempt:
     if row.response is not None:
         return Attempt(row)
     free = IdempotentRequest.objects.filter(pk=row.pk, response__isnull=True)
-    leased_until = retry_on_conflict(partial(free.acquire_lease, get_conf().lease_seconds))
+    lease = get_conf().api_budget + LEASE_MARGIN
+    leased_until = retry_on_conflict(partial(free.acquire_lease, lease))
     if leased_until is None:
         raise ApiError("idempotency_key_in_use", retry_after=1)
     return Attempt(row, since=None if is_new else row.created_at, leased_until=leased_until)

@@ -34,7 +34,7 @@ from .. import onboarding
 from ..db import non_atomic, retry_on_conflict
 from ..kapso.client import KapsoClient
 from ..models import Connection, Customer, SetupLink, Source, TimelineEvent
-from ..onboarding import remote_numbers, setup_links
+from ..onboarding import health, remote_numbers, setup_links
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.status import get_statuses
 from ..phone_numbers import only_digits
@@ -570,7 +570,12 @@ class SetupLinks(Api):
 
 
 CONNECTION_ACTION_RESPONSES = responses(
-    serializers.ConnectionSerializer, "not_found", *BODY_ERRORS, *KAPSO_ERRORS, "changed_meanwhile"
+    serializers.ConnectionSerializer,
+    "not_found",
+    *BODY_ERRORS,
+    *KAPSO_ERRORS,
+    "changed_meanwhile",
+    "number_moved",
 )
 
 
@@ -603,13 +608,13 @@ class Connections(Api):
             remote_numbers.refresh_number(
                 connection.phone_number_id, source=Source.MANUAL, client=client
             )
-            # The number may have moved to another customer.
+            remote_numbers.check_owner(connection)
             connection = self.get_object()
             checked_at = connection.health_checked_at
             if connection.is_connected and (
                 checked_at is None or checked_at < timezone.now() - HEALTH_CHECK_INTERVAL
             ):
-                onboarding.check_health(connection, actor=self.actor, client=client)
+                health.ask_and_record(connection, client, actor=self.actor)
         return Response(self.represent([self.get_object()])[0])
 
     @extend_schema(responses=CONNECTION_ACTION_RESPONSES)

@@ -24,6 +24,9 @@ from .types import (
 
 API_PATH = "/platform/v1"
 
+MAX_ATTEMPTS = 4
+"""How often one request is made at most."""
+
 
 class KapsoClient:
     """A client for Kapso's Platform API, with the API key of one Kapso project.
@@ -40,7 +43,8 @@ class KapsoClient:
     every method is retried after its ``Retry-After``; so is a connection that could not be opened.
     After a 5xx answer or a broken connection, GET, PATCH and DELETE are retried: repeating
     them changes nothing. A POST may have been carried out: it is never retried, and its error has
-    ``outcome_unknown``.
+    ``outcome_unknown``. ``attempts`` limits how often one request is made; with 1 nothing is
+    retried.
 
     Every method raises a KapsoError: KapsoCredentialsError (401, 403 or no usable key),
     KapsoPlanError (402), KapsoNotFound (404), KapsoConflict (409), KapsoValidationError (400,
@@ -58,15 +62,20 @@ class KapsoClient:
         connect_timeout: float = API_CONNECT_TIMEOUT,
         read_timeout: float = API_READ_TIMEOUT,
         hidden: Sequence[str] = (),
+        attempts: int = MAX_ATTEMPTS,
     ) -> None:
         # Imported here because it imports requests, which is slow to load.
         from .http import Transport
 
         self._base_url = base_url.rstrip("/")
-        self._transport = Transport(api_key, budget, connect_timeout, read_timeout, hidden)
+        self._transport = Transport(
+            api_key, budget, connect_timeout, read_timeout, hidden, attempts
+        )
 
     @classmethod
-    def from_settings(cls, *, budget: float | None = None) -> KapsoClient:
+    def from_settings(
+        cls, *, budget: float | None = None, attempts: int = MAX_ATTEMPTS
+    ) -> KapsoClient:
         """Return a client for ``settings.KAPSO_CONNECT``; ``budget`` defaults to API_BUDGET."""
         conf = get_conf()
         return cls(
@@ -74,6 +83,7 @@ class KapsoClient:
             base_url=conf.api_base_url,
             budget=conf.api_budget if budget is None else budget,
             hidden=conf.webhook_secret,
+            attempts=attempts,
         )
 
     def __repr__(self) -> str:

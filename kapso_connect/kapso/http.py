@@ -50,7 +50,6 @@ from ..utils import host_of, is_loopback
 MAX_RESPONSE_BYTES = 10 * 1024 * 1024
 READ_BYTES = 64 * 1024
 MAX_QUOTED_LENGTH = 300  # characters of Kapso's error text in a message
-MAX_RETRIES = 3
 BACKOFF_FACTOR = 0.25  # seconds; doubled with every retry
 # Repeating one of these changes nothing. A POST creates something each time.
 IDEMPOTENT_METHODS = frozenset({"GET", "PATCH", "DELETE"})
@@ -284,7 +283,8 @@ def _describe_failure(error: Exception, server: str) -> _Failure:
 
 
 class Transport:
-    """Makes the requests of one client, all within one budget in seconds, counted from now.
+    """Makes the requests of one client, all within one budget in seconds, counted from now, each at
+    most ``attempts`` times.
 
     ``hidden`` are secrets, besides the API key, that no message may quote from an answer.
     """
@@ -295,10 +295,12 @@ class Transport:
         budget: float,
         connect_timeout: float,
         read_timeout: float,
-        hidden: Iterable[str] = (),
+        hidden: Iterable[str],
+        attempts: int,
     ) -> None:
         self._api_key = api_key
         self._hidden = [secret for secret in (api_key, *hidden) if secret]
+        self._attempts = attempts
         self._budget = budget
         self._deadline = time.monotonic() + budget
         self._connect_timeout = connect_timeout
@@ -367,10 +369,10 @@ class Transport:
             data = json.dumps(body, cls=DjangoJSONEncoder, allow_nan=False).encode()
         request = requests.Request(method, url, headers=headers, data=data)
         may_have_happened = False
-        for attempt in range(MAX_RETRIES + 1):
+        for attempt in range(1, self._attempts + 1):
             timeout = max(min(self._read_timeout, self._remaining()), 0.001)  # 0 is invalid
             answer = _send(_session, request, "Kapso", self._connect_timeout, timeout)
-            wait = BACKOFF_FACTOR * 2**attempt
+            wait = BACKOFF_FACTOR * 2 ** (attempt - 1)
             if isinstance(answer, _Failure):
                 was_carried_out, may_retry = answer.was_sent, answer.is_temporary
             else:
@@ -379,7 +381,7 @@ class Transport:
                 may_retry = answer.status == 429 or 500 <= answer.status < 600
                 wait = answer.retry_after or wait
             may_retry = may_retry and (not was_carried_out or method in IDEMPOTENT_METHODS)
-            if not may_retry or attempt == MAX_RETRIES or wait >= self._remaining():
+            if not may_retry or attempt == self._attempts or wait >= self._remaining():
                 break
             may_have_happened = may_have_happened or was_carried_out
             time.sleep(wait)

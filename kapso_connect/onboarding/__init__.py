@@ -11,10 +11,11 @@ reference documents it.
 from __future__ import annotations
 
 from .connect_urls import connect_path, connect_url
-from .disconnections import disconnect, disconnect_number
+from .disconnections import disconnect
 from .emails import send_invitation
 from .health import check_health
 from .numbers import connect
+from .removal import disconnect_number
 from .setup_links import create_setup_link, extend_setup_link, revoke_setup_link
 
 __all__ = [

@@ -1,33 +1,20 @@
-"""Numbers that are disconnected: as was reported, or on behalf of staff."""
+"""Numbers that are disconnected, as was reported."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.utils import timezone
 
-from ..db import refuse_in_transaction, retry_on_conflict
-from ..exceptions import KapsoNotFound, NeedsConfirmation, TryLater
-from ..kapso.client import KapsoClient
-from ..models import (
-    DISCONNECTED_BY_STAFF,
-    Connection,
-    Customer,
-    SetupLink,
-    Source,
-    TimelineEvent,
-    WebhookEvent,
-)
+from ..db import retry_on_conflict
+from ..exceptions import NeedsConfirmation, TryLater
+from ..models import Connection, Customer, WebhookEvent
 from ..utils import as_instant
 from .numbers import CHANGED_MEANWHILE, changed_since, lock_number, mark_disconnected
-from .setup_links import revoke_setup_link
 from .status import update_status
-
-Kind = TimelineEvent.Kind
 
 
 def disconnect(
@@ -79,51 +66,6 @@ def disconnect(
         return connection
 
     return retry_on_conflict(change)
-
-
-def disconnect_number(
-    connection: Connection,
-    *,
-    actor: AbstractBaseUser | None = None,
-    client: KapsoClient | None = None,
-) -> Connection:
-    """Remove a number from Kapso and record that it is disconnected, on behalf of ``actor``.
-
-    The customer's links are revoked before, and the connect URL afterwards: whoever has them must
-    not connect the number again. A number that is disconnected already stays as it is.
-    Raise a KapsoError if Kapso refuses or is unavailable, TryLater if the number was connected
-    again in the meantime, and CalledInTransaction inside a transaction; it is then unchanged.
-    """
-    refuse_in_transaction()
-    if not connection.is_connected:
-        return connection
-    client = client or KapsoClient.from_settings()
-    active = SetupLink.objects.active().filter(customer=connection.customer_id)
-    for link in active.select_related("customer"):
-        revoke_setup_link(link, actor=actor, client=client)
-    asked_at = timezone.now()
-    with suppress(KapsoNotFound):  # It no longer exists, which is what was wanted.
-        client.delete_phone_number(connection.phone_number_id)
-    disconnected = disconnect(
-        connection.phone_number_id,
-        source=Source.MANUAL,
-        asked_at=asked_at,
-        data={"reason": DISCONNECTED_BY_STAFF},
-        actor=actor,
-    )
-
-    def change() -> None:
-        Customer.objects.filter(pk=connection.customer_id).update(connect_key=None)
-        # The webhook about it may have been faster than the API's answer.
-        TimelineEvent.objects.filter(
-            connection=connection, kind=Kind.DISCONNECTED, actor=None, occurred_at__gte=asked_at
-        ).update(actor=actor)
-        Connection.objects.filter(
-            pk=connection.pk, status=Connection.Status.DISCONNECTED, disconnected_at__gte=asked_at
-        ).update(disconnect_reason=DISCONNECTED_BY_STAFF)
-
-    retry_on_conflict(change)
-    return disconnected or connection
 
 
 def _needs_confirmation(

@@ -27,6 +27,7 @@ from django.urls import NoReverseMatch
 from django.utils import timezone
 
 from .. import db
+from ..conf import get_conf
 from ..db import atomic, retry_on_conflict, task
 from ..exceptions import (
     InvalidOptions,
@@ -241,10 +242,12 @@ def work(
     batch_id: int,
     *,
     seconds: float | None = None,
+    budget: float = math.inf,
     on_progress: Callable[[], object] = lambda: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Work on what is due of a started batch, for ``seconds`` or to the end.
+    """Work on what is due of a started batch, for ``seconds`` or to the end. What is in progress
+    then is finished, but no request to Kapso lasts longer than ``budget`` seconds from now.
 
     Return whether something is left that could be done now. Any number of processes may work at the
     same time. Only this thread touches rows and sends e-mails; other threads wait for Kapso.
@@ -257,6 +260,11 @@ def work(
     if batch is None or batch.started_at is None:
         return False
     deadline = time.monotonic() + (math.inf if seconds is None else seconds)
+    budget_end = time.monotonic() + budget
+
+    def new_client() -> KapsoClient:
+        left = budget_end - time.monotonic()
+        return KapsoClient.from_settings(budget=min(get_conf().api_budget, left))
 
     def lease_wave() -> list[Invitation]:
         """Return the invitations of the next wave, each leased to this process."""
@@ -272,10 +280,10 @@ def work(
         return retry_on_conflict(lambda: rows.order_by("pk").lease_due(MAX_CONCURRENT_REQUESTS))
 
     with ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS, thread_name_prefix="kapso-invite") as pool:
-        asked = _ask(batch, lease_wave(), pool)
+        asked = _ask(batch, lease_wave(), pool, new_client)
         while asked is not None:
             # While this wave's links are recorded, Kapso is asked for those of the next one.
-            following = _ask(batch, lease_wave(), pool)
+            following = _ask(batch, lease_wave(), pool, new_client)
             for _done in range(_record(batch, asked, deadline)):
                 on_progress()
             asked = following
@@ -293,10 +301,14 @@ class Wave:
     links: dict[Invitation, SetupLink]
     requests: dict[Invitation, LinkRequest]
     answers: dict[Invitation, Future[KapsoSetupLink]]
+    new_client: Callable[[], KapsoClient]
 
 
 def _ask(
-    batch: InvitationBatch, invitations: list[Invitation], pool: ThreadPoolExecutor
+    batch: InvitationBatch,
+    invitations: list[Invitation],
+    pool: ThreadPoolExecutor,
+    new_client: Callable[[], KapsoClient],
 ) -> Wave | None:
     """Prepare the links of ``invitations``, and ask Kapso for them in the threads of ``pool``.
     Return None if there are no invitations."""
@@ -304,12 +316,12 @@ def _ask(
         return None
     leased_at = cast(datetime, invitations[0].leased_at)
     links, requests = _prepare(batch, invitations)
-    _register(batch, requests, pool)
+    _register(batch, requests, pool, new_client)
     answers = {
-        invitation: pool.submit(_with_client, setup_links.ask, request)
+        invitation: pool.submit(_with_client, new_client, setup_links.ask, request)
         for invitation, request in requests.items()
     }
-    return Wave(invitations, leased_at, links, requests, answers)
+    return Wave(invitations, leased_at, links, requests, answers, new_client)
 
 
 def _prepare(
@@ -384,11 +396,14 @@ def _created_since(batch: InvitationBatch, customers: Collection[int]) -> dict[i
 
 
 def _register(
-    batch: InvitationBatch, requests: dict[Invitation, LinkRequest], pool: ThreadPoolExecutor
+    batch: InvitationBatch,
+    requests: dict[Invitation, LinkRequest],
+    pool: ThreadPoolExecutor,
+    new_client: Callable[[], KapsoClient],
 ) -> None:
     """Register the new customers with Kapso, and remove from ``requests`` what failed."""
     futures = {
-        invitation: pool.submit(_with_client, ask_for_registration, request.customer)
+        invitation: pool.submit(_with_client, new_client, ask_for_registration, request.customer)
         for invitation, request in requests.items()
         if not request.customer.kapso_id
     }
@@ -406,8 +421,12 @@ def _register(
             _handle_error(batch, invitation, errors[invitation.customer])
 
 
-def _with_client(ask: Callable[[ItemT, KapsoClient], ResultT], item: ItemT) -> ResultT:
-    return ask(item, KapsoClient.from_settings())
+def _with_client(
+    new_client: Callable[[], KapsoClient],
+    ask: Callable[[ItemT, KapsoClient], ResultT],
+    item: ItemT,
+) -> ResultT:
+    return ask(item, new_client())
 
 
 def _record(batch: InvitationBatch, wave: Wave, deadline: float) -> int:
@@ -476,7 +495,8 @@ def _handle_error(
     if isinstance(error, KapsoNotFound) and wave is not None:
         # The customer was deleted at Kapso: it is registered again.
         try:
-            wave.links[invitation] = _with_client(setup_links.create, wave.requests[invitation])
+            client = wave.new_client()
+            wave.links[invitation] = setup_links.create(wave.requests[invitation], client)
         except Exception as second_error:
             _handle_error(batch, invitation, second_error)
     elif isinstance(error, BATCH_STOPPING_ERRORS):

@@ -119,10 +119,7 @@ def connect(
                 connection, former_owner, source, webhook_event, now, {"reason": "moved"}
             )
         if connection.customer_id not in {None, owner.pk}:
-            # These were about the number while it was the other customer's.
-            connection.setup_link = None
-            connection.health_status = connection.health_error = ""
-            connection.health_checked_at = None
+            _forget_former_owner(connection)
         connection.customer = owner
         connection.status = Connection.Status.CONNECTED
         connection.connected_at = now
@@ -150,6 +147,27 @@ def connect(
         return connection
 
     return retry_on_conflict(change)
+
+
+def _forget_former_owner(connection: Connection) -> None:
+    """Clear what happened to a number while it was another customer's: that is in their timeline,
+    and not for the new one to see."""
+    connection.setup_link = None
+    connection.provisioned_phone_number_id = ""
+    connection.disconnected_at = None
+    connection.disconnect_reason = ""
+    connection.health_status = connection.health_error = ""
+    connection.health_checked_at = None
+    connection.created_at = timezone.now()
+    _forget_account(connection)
+
+
+def _forget_account(connection: Connection) -> list[str]:
+    """Clear Meta's decisions about the account of a number; return the names of the fields."""
+    connection.account_status = AccountStatus.ACTIVE
+    connection.restrictions = []
+    connection.account_updated_at = None
+    return ["account_status", "restrictions", "account_updated_at"]
 
 
 def connect_new(
@@ -275,8 +293,5 @@ def _copy_details(connection: Connection, number: Number, *, overwrite: bool) ->
             changed.append(field.name)
     if former_account not in {"", connection.business_account_id}:
         # Meta's decisions about the former account do not apply to this one.
-        connection.account_status = AccountStatus.ACTIVE
-        connection.restrictions = []
-        connection.account_updated_at = None
-        changed += ["account_status", "restrictions", "account_updated_at"]
+        changed += _forget_account(connection)
     return changed

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from ..conf import get_conf
@@ -19,10 +18,12 @@ from ..exceptions import (
     TryLater,
 )
 from ..kapso.client import KapsoClient
+from ..kapso.types import KapsoPhoneNumber
 from ..log import log_event
 from ..models import Connection, Customer, SetupLink, Source
 from .numbers import Number, connect
 from .remote_numbers import apply_remote_number
+from .setup_links import is_completed_at_kapso
 from .status import update_status
 
 
@@ -35,8 +36,8 @@ class Connected:
 
 @dataclass(frozen=True)
 class Pending:
-    """The API is unavailable or cannot tell yet. The number is stored on the link as unconfirmed,
-    until the webhook or ``kapso_sync`` confirms it."""
+    """The API is unavailable, cannot tell yet, or was not asked. Unless it was not asked, the
+    number is stored on the link as unconfirmed, until the webhook or ``kapso_sync`` confirms it."""
 
 
 @dataclass(frozen=True)
@@ -47,80 +48,125 @@ class Rejected:
     reason: str
 
 
+def outcome_without_api(link: SetupLink, number: Number) -> Connected | Rejected | None:
+    """Return what a redirect from ``link`` with ``number`` means, if this site knows that without
+    Kapso's API; else None."""
+    if link.setup_status != SetupLink.SetupStatus.COMPLETED:
+        return None
+    known = connected_number(link, number)
+    if known is None:
+        return Rejected("This setup link has already connected a number.")
+    return Connected(known) if known.display_phone_number else None
+
+
+def connected_number(link: SetupLink, number: Number) -> Connection | None:
+    """Return the connection, if ``number`` is connected for the link's customer."""
+    connected = Connection.objects.connected().filter(customer=link.customer_id)
+    return connected.filter(phone_number_id=number.phone_number_id).first()
+
+
 def confirm_redirect(
-    link: SetupLink, number: Number, *, source: str = Source.REDIRECT
+    link: SetupLink, number: Number, *, source: str = Source.REDIRECT, by_visitor: bool = False
 ) -> Connected | Pending | Rejected:
     """Confirm with the API what a returning browser reports: that ``link`` led to ``number``.
 
-    A redirect is unsigned, so the API decides, within ``REQUEST_BUDGET``; only a number of this
-    customer that is connected already, with its details, needs no request. Raise
-    CalledInTransaction inside a transaction.
+    A redirect is unsigned, so the API decides, within ``REQUEST_BUDGET``: whether the number is the
+    customer's, and whether this link connected it. While the API is unavailable, the number is
+    stored as unconfirmed. The first one that was reported stays, but one that was reported with
+    ``by_visitor`` (by a browser with the visit cookie) replaces one that was not.
+    Raise CalledInTransaction inside a transaction.
     """
     refuse_in_transaction()
-    customer = link.customer
-    known = (
-        Connection.objects.connected()
-        .filter(phone_number_id=number.phone_number_id, customer=customer)
-        .first()
-    )
-    if known is not None and known.display_phone_number:
-        # Unless it was disconnected or moved at this very moment.
-        with suppress(NeedsConfirmation):
-            return Connected(connect(customer, number, source=source, setup_link=link))
-        known = None
-    if known is None and link.setup_status == SetupLink.SetupStatus.COMPLETED:
-        return Rejected("This setup link has already connected a number.")
-    outcome = _ask(link, number, source)
-    row = SetupLink.objects.filter(pk=link.pk)
+    settled = outcome_without_api(link, number)
+    if settled is not None:
+        return settled
+    outcome: Connected | Pending | Rejected
+    try:
+        outcome = _ask(link, number, source)
+    except (KapsoNotFound, KapsoValidationError):
+        outcome = Rejected("Kapso has no such number.")
+    except (KapsoError, TryLater, NeedsConfirmation):
+        _store_unconfirmed(link, number, by_visitor=by_visitor)
+        known = connected_number(link, number)
+        return Connected(known) if known else Pending()
+    _clear_unconfirmed(link, number)
     if isinstance(outcome, Rejected):
-        reported = row.filter(unconfirmed_phone_number_id=number.phone_number_id)
-        _update(reported, link, unconfirmed_phone_number_id="", unconfirmed_since=None)
         log_event(
             "redirect.rejected",
             setup_link_id=link.pk,
             customer_id=link.customer_id,
             reason=outcome.reason,
         )
-    elif isinstance(outcome, Pending):
-        if known is not None:
-            with suppress(NeedsConfirmation):
-                return Connected(connect(customer, number, source=source, setup_link=link))
-        # Reloading the page keeps the time.
-        unreported = row.exclude(setup_status=SetupLink.SetupStatus.COMPLETED).exclude(
-            unconfirmed_phone_number_id=number.phone_number_id
-        )
-        if _update(
-            unreported,
-            link,
-            unconfirmed_phone_number_id=number.phone_number_id,
-            unconfirmed_since=timezone.now(),
-        ):
-            log_event("redirect.unconfirmed", setup_link_id=link.pk, customer_id=link.customer_id)
     return outcome
 
 
-def _ask(link: SetupLink, number: Number, source: str) -> Connected | Pending | Rejected:
+def _ask(link: SetupLink, number: Number, source: str) -> Connected | Rejected:
     asked_at = timezone.now()
-    try:
-        client = KapsoClient.from_settings(budget=get_conf().request_budget)
+    # One attempt: the customer's page, or kapso_sync, asks again.
+    client = KapsoClient.from_settings(budget=get_conf().request_budget, attempts=1)
+    customer, remote = link.customer, None
+    known = connected_number(link, number)
+    if known is None or not known.display_phone_number:
         remote = client.get_phone_number(number.phone_number_id)
-        if remote.customer_id is None or remote.customer_id != link.customer.kapso_id:
+        if remote.customer_id is None or remote.customer_id != customer.kapso_id:
             return Rejected("This number does not belong to the customer of this link.")
-        connection = apply_remote_number(
-            link.customer,
-            remote,
-            asked_at=asked_at,
-            source=source,
-            setup_link=link,
-            provisioned_phone_number_id=number.provisioned_phone_number_id,
-        )
-    except (KapsoNotFound, KapsoValidationError):
-        return Rejected("Kapso has no such number.")
-    except (KapsoError, TryLater):
-        return Pending()
-    if connection is None:
+    setup_link = link if _led_to_number(link, remote, client) else None
+    if remote is None:
+        return Connected(connect(customer, number, source=source, setup_link=setup_link))
+    connection = apply_remote_number(
+        customer,
+        remote,
+        asked_at=asked_at,
+        source=source,
+        setup_link=setup_link,
+        provisioned_phone_number_id=number.provisioned_phone_number_id,
+    )
+    if connection is None or not connection.is_connected:
         return Rejected("Kapso says that this number is not connected.")
     return Connected(connection)
+
+
+def _led_to_number(link: SetupLink, remote: KapsoPhoneNumber | None, client: KapsoClient) -> bool:
+    """Return whether ``link`` connected a number that is the customer's, and was not completed
+    before. ``remote`` is the number, if it was just read from the API."""
+    if link.setup_status == SetupLink.SetupStatus.COMPLETED:
+        return False
+    is_newer = remote is not None and remote.created_at >= link.created_at
+    # Only the latest link can have added the number to Kapso. Of others, Kapso knows it.
+    return (is_newer and link.is_latest and link.is_open) or is_completed_at_kapso(link, client)
+
+
+def _store_unconfirmed(link: SetupLink, number: Number, *, by_visitor: bool) -> None:
+    row = SetupLink.objects.filter(pk=link.pk).exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
+    same = row.filter(unconfirmed_phone_number_id=number.phone_number_id)
+    if same.exists():  # Reloading the page keeps the time.
+        if by_visitor:
+            _update(same, link, unconfirmed_by_visitor=True)
+        return
+    replaceable = Q(unconfirmed_phone_number_id="")
+    if by_visitor:
+        replaceable |= Q(unconfirmed_by_visitor=False)
+    if _update(
+        row.filter(replaceable),
+        link,
+        unconfirmed_phone_number_id=number.phone_number_id,
+        unconfirmed_since=timezone.now(),
+        unconfirmed_by_visitor=by_visitor,
+    ):
+        log_event("redirect.unconfirmed", setup_link_id=link.pk, customer_id=link.customer_id)
+
+
+def _clear_unconfirmed(link: SetupLink, number: Number) -> None:
+    """Forget that ``number`` was reported: the API has answered."""
+    row = SetupLink.objects.filter(pk=link.pk, unconfirmed_phone_number_id=number.phone_number_id)
+    if row.exists():
+        _update(
+            row,
+            link,
+            unconfirmed_phone_number_id="",
+            unconfirmed_since=None,
+            unconfirmed_by_visitor=False,
+        )
 
 
 def _update(rows: QuerySet[SetupLink], link: SetupLink, **changes: Any) -> bool:

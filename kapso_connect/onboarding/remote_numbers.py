@@ -9,10 +9,10 @@ from typing import Any
 from django.utils import timezone
 
 from ..db import refuse_in_transaction
-from ..exceptions import KapsoNotFound, TryLater
+from ..exceptions import KapsoNotFound, NumberMoved, TryLater
 from ..kapso.client import KapsoClient
 from ..kapso.types import KapsoPhoneNumber
-from ..models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
+from ..models import Connection, Customer, SetupLink, Source, TimelineEvent, WebhookEvent
 from ..utils import as_instant, time_since
 from .customers import customer_from_api
 from .disconnections import disconnect
@@ -49,14 +49,13 @@ def refresh_number(
     """
     refuse_in_transaction()
     asked_at = timezone.now()
-    try:
-        remote = client.get_phone_number(phone_number_id)
-    except KapsoNotFound:
+    remote = _find(phone_number_id, client)
+    if remote is None:
         new = Connection.objects.connected().filter(
             phone_number_id=phone_number_id, connected_at__gt=asked_at - NOT_SHOWN_YET_WINDOW
         )
         if webhook_event is not None and new.exists():
-            raise TryLater("The number was just connected: the API may not show it yet.") from None
+            raise TryLater("The number was just connected: the API may not show it yet.")
         return disconnect(
             phone_number_id,
             source=source,
@@ -68,6 +67,39 @@ def refresh_number(
     return apply_remote_number(
         customer, remote, asked_at=asked_at, source=source, webhook_event=webhook_event, data=data
     )
+
+
+def _find(phone_number_id: str, client: KapsoClient) -> KapsoPhoneNumber | None:
+    try:
+        return client.get_phone_number(phone_number_id)
+    except KapsoNotFound:
+        return None
+
+
+def confirm_owner(connection: Connection, client: KapsoClient) -> bool:
+    """Ask the API whether a number is still its customer's. Call it before the number is touched
+    at Kapso on behalf of that customer.
+
+    Return False if Kapso no longer has the number. If the number is not the customer's, record
+    what the API says, which both customers get their events of, and raise NumberMoved. Raise
+    TryLater or a KapsoError if the API cannot tell.
+    """
+    asked_at = timezone.now()
+    remote = _find(connection.phone_number_id, client)
+    if remote is not None and remote.customer_id != connection.customer.kapso_id:
+        customer = customer_from_api(remote.customer_id, client) if remote.customer_id else None
+        apply_remote_number(customer, remote, asked_at=asked_at, source=Source.SYNC)
+        if customer is None or customer.pk != connection.customer_id:
+            raise NumberMoved
+    check_owner(connection)
+    return remote is not None
+
+
+def check_owner(connection: Connection) -> None:
+    """Raise NumberMoved if ``connection`` was recorded for another customer since it was read."""
+    rows = Connection.objects.filter(pk=connection.pk, customer=connection.customer_id)
+    if not rows.exists():
+        raise NumberMoved
 
 
 def apply_remote_number(

@@ -15,6 +15,7 @@ from ..exceptions import (
     InvitationWithdrawn,
     KapsoError,
     KapsoNotFound,
+    KapsoUnavailable,
     RenewalInProgress,
     TryLater,
 )
@@ -23,23 +24,28 @@ from ..log import log_event
 from ..models import Connection, Customer, SetupLink, Source
 from ..utils import as_stored
 from .remote_numbers import apply_remote_number
-from .setup_links import CLOCK_SKEW, apply_remote_link, create, prepare, revoke_setup_link
-
-ENDING_ERROR_CODES = {"link_expired", "already_used"}
-"""Error codes after which a setup link can no longer be used."""
+from .setup_links import (
+    CLOCK_SKEW,
+    apply_remote_link,
+    create,
+    prepare,
+    record_completed,
+    revoke_setup_link,
+)
 
 RENEWAL_POLL_SECONDS = 0.1
 """Seconds between two checks whether another request has created the link."""
 
 
-def usable_setup_link(customer: Customer) -> SetupLink:
+def usable_setup_link(customer: Customer, *, may_ask: bool = True) -> SetupLink:
     """Return a setup link that ``customer`` can use now; create one if the latest has ended.
 
     A link has ended when it expired, was used, or was replaced by one made in Kapso's dashboard.
     The new link gets the old link's options and ``next_url``. However many requests ask at the same
     moment, one link is created: a second one would revoke the first, which a customer may be using
     already. All API requests together take at most ``REQUEST_BUDGET``. While the API is
-    unavailable, a link that is usable as far as this site knows is returned unchecked.
+    unavailable, or with ``may_ask`` False, a link that is usable as far as this site knows is
+    returned unchecked.
 
     Raise InvitationWithdrawn, AlreadyConnected or RenewalInProgress; a KapsoError if Kapso refuses
     or is unavailable; InvalidOptions, ImproperlyConfigured and CalledInTransaction as
@@ -53,9 +59,11 @@ def usable_setup_link(customer: Customer) -> SetupLink:
         raise InvitationWithdrawn
     client = KapsoClient.from_settings(budget=get_conf().request_budget)
     try:
+        if not may_ask:
+            raise KapsoUnavailable("Kapso's API was slow a moment ago, so it was not asked.")
         is_usable = _check_link(latest, client)
     except KapsoError as error:
-        if not _is_usable(latest):
+        if not latest.is_usable:
             raise
         log_event(
             "setup_link.unchecked",
@@ -83,12 +91,9 @@ def is_onboarded(customer: Customer, latest: SetupLink | None) -> bool:
     return Connection.objects.connected().filter(customer=customer).exists()
 
 
-def _is_usable(link: SetupLink) -> bool:
-    return link.is_usable and link.last_error_code not in ENDING_ERROR_CODES
-
-
 def _check_link(link: SetupLink, client: KapsoClient) -> bool:
-    """Ask Kapso whether ``link`` can be used, and record what has changed."""
+    """Ask Kapso whether ``link`` can be used, and record what has changed. That a redirect reported
+    it as used or expired does not matter: redirects are unsigned."""
     customer = link.customer
     if link.status == SetupLink.Status.EXPIRED or not customer.kapso_id:
         return False
@@ -102,6 +107,7 @@ def _check_link(link: SetupLink, client: KapsoClient) -> bool:
         apply_remote_link(link, remote)
     if remote is not None and remote.whatsapp_setup_status == SetupLink.SetupStatus.COMPLETED:
         _record_numbers(customer, client)
+        record_completed(link)
         if is_onboarded(customer, _read_latest_link(customer)):
             raise AlreadyConnected
         return False
@@ -109,7 +115,7 @@ def _check_link(link: SetupLink, client: KapsoClient) -> bool:
         if any(other.created_at > remote.created_at for other in remotes):
             return False
         raise InvitationWithdrawn
-    return _is_usable(link)
+    return link.is_usable
 
 
 def _record_numbers(customer: Customer, client: KapsoClient) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
-from django.db.models import Q
+from django.db.models import Case, Q, When
 from django.utils import timezone
 
 from .. import outbox
@@ -20,19 +20,16 @@ from ..conf import get_conf
 from ..db import bulk_insert, refuse_in_transaction, retry_on_conflict
 from ..exceptions import KapsoError, KapsoNotFound, KapsoValidationError
 from ..kapso.client import KapsoClient
+from ..kapso.error_codes import SETUP_ERRORS
 from ..kapso.languages import Language
 from ..kapso.setup_link_options import SetupLinkOptions
 from ..kapso.types import KapsoSetupLink
-from ..models import Customer, SetupLink, Source, TimelineEvent, new_connect_key
+from ..models import Connection, Customer, SetupLink, Source, TimelineEvent, new_connect_key
 from ..utils import reverse_path, validate_same_site_url
 from .customers import register
 from .status import OnboardingStatus, update_status
 
 Kind = TimelineEvent.Kind
-
-MAX_FAILURES = 20
-"""The most failures recorded for one setup link: the redirect is unsigned, so anybody who has the
-link's id could report any number of them."""
 
 CLOCK_SKEW = timedelta(seconds=60)
 """How far Kapso's clock may be behind this site's."""
@@ -55,6 +52,8 @@ COMPLETED_FIELDS: dict[str, Any] = {
     "last_error_code": "",
     "unconfirmed_phone_number_id": "",
     "unconfirmed_since": None,
+    "unconfirmed_by_visitor": False,
+    "failed_by_visitor": False,
 }
 
 
@@ -401,37 +400,49 @@ def record_opened(link: SetupLink, *, source: str) -> bool:
     return retry_on_conflict(change)
 
 
-def record_failure(link: SetupLink, error_code: str, *, source: str = Source.REDIRECT) -> bool:
+def record_failure(
+    link: SetupLink, error_code: str, *, source: str = Source.REDIRECT, by_visitor: bool = False
+) -> bool:
     """Record that the customer came back from ``link`` with Kapso's ``error_code``.
 
-    Return whether that was new. A page that is reloaded, a link that was completed, and a link
-    with ``MAX_FAILURES`` failures change nothing.
+    A redirect is unsigned, so anybody who has the link's id can report anything. Therefore each
+    known code is added to the timeline once, and all unknown codes together once. An unknown code
+    replaces no known one as the link's error code, and without ``by_visitor`` (a browser with the
+    visit cookie) no code replaces one that such a browser reported. With ``Source.SYNC``, Kapso's
+    API reported the failure. Return whether the timeline got an event; a link that was completed
+    gets none.
     """
+    is_known = error_code in SETUP_ERRORS
 
     def change() -> bool:
         customers = list(Customer.objects.locked().filter(pk=link.customer_id))
         locked = SetupLink.objects.get(pk=link.pk)
-        if locked.setup_status == COMPLETED or (
-            locked.setup_status == SetupLink.SetupStatus.FAILED
-            and locked.last_error_code == error_code
-        ):
+        if locked.setup_status == COMPLETED:
             return False
+        changes: dict[str, Any] = {"setup_status": SetupLink.SetupStatus.FAILED}
+        is_believed = by_visitor or source != Source.REDIRECT or not locked.failed_by_visitor
+        if is_believed and (is_known or locked.last_error_code not in SETUP_ERRORS):
+            changes |= {"last_error_code": error_code, "failed_by_visitor": by_visitor}
+        if locked.opened_at is None:
+            changes["opened_at"] = timezone.now()
+        changed = [name for name, value in changes.items() if getattr(locked, name) != value]
+        for name in changed:
+            setattr(locked, name, changes[name])
+        if changed:
+            locked.save(update_fields=changed)
         failures = TimelineEvent.objects.filter(setup_link=locked, kind=Kind.SETUP_FAILED)
-        if failures.count() >= MAX_FAILURES:
-            return False
-        locked.setup_status = SetupLink.SetupStatus.FAILED
-        locked.last_error_code = error_code
-        locked.opened_at = locked.opened_at or timezone.now()
-        locked.save(update_fields=["setup_status", "last_error_code", "opened_at"])
-        outbox.record(
-            Kind.SETUP_FAILED,
-            source=source,
-            customer_id=link.customer_id,
-            setup_link=locked,
-            data={"error_code": error_code},
-        )
+        recorded = {str(data.get("error_code")) for data in failures.values_list("data", flat=True)}
+        is_new = error_code not in recorded if is_known else recorded <= SETUP_ERRORS.keys()
+        if is_new:
+            outbox.record(
+                Kind.SETUP_FAILED,
+                source=source,
+                customer_id=link.customer_id,
+                setup_link=locked,
+                data={"error_code": error_code},
+            )
         update_status(*customers)
-        return True
+        return is_new
 
     return retry_on_conflict(change)
 
@@ -448,15 +459,36 @@ def apply_remote_link(link: SetupLink, remote: KapsoSetupLink | None) -> bool:
         # The hosted page was used, whether or not a browser came back from it.
         record_opened(link, source=Source.SYNC)
     failed = SetupLink.SetupStatus.FAILED
-    if setup_status == failed and link.setup_status != failed:
-        # No redirect reported the failure.
-        record_failure(link, _error_code(remote.whatsapp_setup_error), source=Source.SYNC)
+    if setup_status == failed:
+        code = _error_code(remote.whatsapp_setup_error)
+        if (link.setup_status, link.last_error_code) != (failed, code):
+            # No redirect reported the failure, or one reported another.
+            record_failure(link, code, source=Source.SYNC)
+    elif setup_status == SetupLink.SetupStatus.PENDING and link.setup_status == failed:
+        retry_on_conflict(partial(_clear_unproven_failure, link))
     if remote.status != SetupLink.Status.ACTIVE:
         return retry_on_conflict(partial(_end_link, link, remote.status, Source.SYNC))
     if remote.expires_at != link.expires_at:
         SetupLink.objects.filter(pk=link.pk).update(expires_at=remote.expires_at)
         link.expires_at = remote.expires_at
     return False
+
+
+def _clear_unproven_failure(link: SetupLink) -> None:
+    """Forget a failure that only a redirect without the visit cookie reported: Kapso knows of
+    none."""
+    customers = list(Customer.objects.locked().filter(pk=link.customer_id))
+    unproven = SetupLink.objects.active().filter(
+        pk=link.pk, setup_status=SetupLink.SetupStatus.FAILED, failed_by_visitor=False
+    )
+    changes: dict[str, Any] = {"setup_status": SetupLink.SetupStatus.PENDING, "last_error_code": ""}
+    opened = TimelineEvent.objects.filter(setup_link=link, kind=Kind.SETUP_LINK_OPENED)
+    if not opened.exists():
+        changes["opened_at"] = None
+    if unproven.update(**changes):
+        for name, value in changes.items():
+            setattr(link, name, value)
+        update_status(*customers)
 
 
 def _error_code(error: str | None) -> str:
@@ -520,9 +552,10 @@ def find_open_link(
 ) -> SetupLink | None:
     """Return the link that may have led ``customer`` to a number that was reported without a link.
 
-    That is the link for which a browser reported this number, or else the newest one that is not
-    completed, not reported for another number, and not created after ``since``, when the number
-    was added to Kapso.
+    That is the newest one that is not completed, and not created after ``since``, when the number
+    was added to Kapso; one for which a browser reported this number goes before the others. What a
+    browser with the visit cookie reported also counts for a link that was created after ``since``,
+    and leaves out a link for which it reported another number.
     """
     latest = customer.latest_setup_link
     if latest is None:
@@ -531,18 +564,16 @@ def find_open_link(
     is_newest = customer.status in INVITED_STATUSES and (
         since is None or latest.created_at <= since
     )
-    if latest.is_open and (is_newest or latest.unconfirmed_phone_number_id == phone_number_id):
+    if latest.is_open and is_newest:
         return latest
-    for_no_number = Q(unconfirmed_phone_number_id="")
+    is_reported = Q(unconfirmed_phone_number_id=phone_number_id)
+    others = Q(unconfirmed_by_visitor=False)
     if since is not None:
-        for_no_number &= Q(created_at__lte=since)
+        others &= Q(created_at__lte=since)
     return (
         SetupLink.objects.open()
-        .filter(
-            Q(unconfirmed_phone_number_id=phone_number_id) | for_no_number,
-            customer=customer,
-        )
-        .order_by("-unconfirmed_phone_number_id", "-created_at", "-pk")
+        .filter((is_reported & Q(unconfirmed_by_visitor=True)) | others, customer=customer)
+        .order_by(Case(When(is_reported, then=0), default=1), "-created_at", "-pk")
         .first()
     )
 
@@ -553,6 +584,29 @@ def complete(link: SetupLink) -> None:
     for field, value in COMPLETED_FIELDS.items():
         setattr(link, field, value)
     link.save(update_fields=["opened_at", *COMPLETED_FIELDS])
+
+
+def record_completed(link: SetupLink) -> None:
+    """Record that ``link`` was completed, as the API says, if a number of its customer is
+    connected. Before that, the number is still to be recorded, and with it the link."""
+
+    def change() -> None:
+        list(Customer.objects.locked().filter(pk=link.customer_id))
+        link.refresh_from_db(fields=["opened_at", *COMPLETED_FIELDS])
+        connected = Connection.objects.connected().filter(customer=link.customer_id)
+        if link.setup_status != COMPLETED and connected.exists():
+            complete(link)
+
+    retry_on_conflict(change)
+
+
+def is_completed_at_kapso(link: SetupLink, client: KapsoClient) -> bool:
+    """Ask the API whether ``link`` connected a number. Raise a KapsoError if it cannot tell."""
+    try:
+        remote = find_remote_link(link, client)
+    except KapsoNotFound:  # The customer was deleted at Kapso, and the link with it.
+        return False
+    return remote is not None and remote.whatsapp_setup_status == COMPLETED
 
 
 def find_remote_link(link: SetupLink, client: KapsoClient) -> KapsoSetupLink | None:

@@ -17,17 +17,21 @@ from typing import Any
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import SuspiciousOperation
 from django.core.signing import BadSignature
+from django.db import InterfaceError, OperationalError
 from django.http import (
+    Http404,
     HttpRequest,
     HttpResponse,
     HttpResponseBase,
     HttpResponseRedirect,
 )
 from django.shortcuts import render
+from django.template.loader import render_to_string
 from django.urls import NoReverseMatch
 from django.utils import timezone, translation
 from django.utils.cache import patch_vary_headers
 from django.utils.decorators import method_decorator
+from django.utils.translation import gettext
 from django.utils.translation.trans_real import parse_accept_lang_header
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
@@ -52,7 +56,7 @@ from ..onboarding.connect_urls import (
 )
 from ..phone_numbers import format_phone_number
 from ..utils import reverse_path, static_url, time_since, validate_same_site_url
-from . import theme
+from . import questions, theme
 from .rate_limit import seconds_until_allowed
 
 REFRESH_SECONDS = 3
@@ -67,45 +71,81 @@ _digits = re.compile(r"[0-9]{1,64}")
 _phone = re.compile(r"[+ ]?[0-9 ()./-]{1,40}")
 
 
+TOKEN = re.compile(r"(?<![0-9A-Za-z])[0-9A-Za-z]{1,32}\.[0-9A-Za-z_-]{43}(?![0-9A-Za-z])")
+"""The token of a customer's own URL, wherever it stands in what a mail program made of it."""
+
 IS_PAGE = "kapso_connect.is_page"
 """The key in ``request.META`` of requests for the customers' pages."""
 
 
-def _may_be_logged(record: logging.LogRecord) -> bool:
-    """Return False for the line that Django logs when a page is answered with an error: it has the
-    page's URL, which may be secret. Exceptions are logged."""
+def _hide_url(record: logging.LogRecord) -> bool:
+    """Keep the URL of a customers' page, which may be secret, out of Django's log and its mails to
+    ADMINS. Return False for the line about a page that was answered with an error; an exception of
+    a middleware is logged without the request."""
     request = getattr(record, "request", None)
-    return bool(record.exc_info) or IS_PAGE not in getattr(request, "META", {})
+    if IS_PAGE not in getattr(request, "META", {}):
+        return True
+    record.msg, record.args = "An exception outside of a customers' page", ()
+    record.request = None
+    return bool(record.exc_info)
 
 
-logging.getLogger("django.request").addFilter(_may_be_logged)
+logging.getLogger("django.request").addFilter(_hide_url)
 
 
-@method_decorator([non_atomic, login_not_required, never_cache], name="dispatch")
+# Error reports show no locals of the frames below ``dispatch``: they contain the request.
+@method_decorator(
+    [non_atomic, login_not_required, never_cache, sensitive_variables()], name="dispatch"
+)
 class PageView(View):
     """Base class of the customers' pages: shows them in the customer's language, and a friendly
-    page for an invalid or unknown URL.
+    page for an invalid or unknown URL, and after any error.
 
     To add to the context of a template, override ``get_context_data`` in a subclass of one of the
     views below, and mount it above ``include("kapso_connect.urls")`` with the same URL.
     """
 
-    http_method_names = ["get"]
+    http_method_names = ["get", "head", "options"]
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         request.META[IS_PAGE] = True
         with translation.override(_browser_language(request) or translation.get_language()):
             try:
-                response = super().dispatch(request, *args, **kwargs)
-            except SuspiciousOperation:
-                response = self.page("invalid", status=400)
-            except (BadSignature, Customer.DoesNotExist, SetupLink.DoesNotExist):
-                response = self.page("invalid", status=404)
+                response = self.respond(request, *args, **kwargs)
+            except Exception as error:
+                response = self.error_page(error)
             response.headers.setdefault("Content-Language", translation.get_language() or "")
         # The URL contains the ids of the customer's link and number, or is secret itself.
         response.headers.setdefault("Referrer-Policy", "no-referrer")
         response.headers.setdefault("X-Robots-Tag", "noindex, nofollow")
         patch_vary_headers(response, ["Accept-Language", "Cookie"])
+        return response
+
+    def respond(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        """Return the page, or the one for an invalid or unknown URL."""
+        try:
+            return super().dispatch(request, *args, **kwargs)
+        except SuspiciousOperation:
+            return self.page("invalid", status=400)
+        except (BadSignature, Http404, Customer.DoesNotExist, SetupLink.DoesNotExist):
+            return self.page("invalid", status=404)
+
+    def error_page(self, error: Exception) -> HttpResponse:
+        """Log ``error`` without the request, whose URL may be secret, and return the page for it.
+
+        The page needs neither the database nor the site's context processors.
+        """
+        log_event("page.error", page=type(self).__name__, error=type(error).__name__, exc_info=True)
+        is_temporary = isinstance(error, (OperationalError, InterfaceError))
+        try:
+            context = PageView.get_context_data(self, "unavailable", is_refused=True)
+            response = HttpResponse(render_to_string("kapso_connect/unavailable.html", context))
+        except Exception:
+            text = gettext("Not possible right now")
+            response = HttpResponse(text, content_type="text/plain; charset=utf-8")
+        response.status_code = 503 if is_temporary else 500
+        if is_temporary:
+            response.headers["Retry-After"] = "60"
         return response
 
     def page(self, page: str, *, status: int = 200, **context: Any) -> HttpResponse:
@@ -117,9 +157,9 @@ class PageView(View):
     def get_context_data(self, page: str, **context: Any) -> dict[str, Any]:
         """Return the context of the template ``kapso_connect/<page>.html``.
 
-        ``page`` is connect, success, waiting, failed, unavailable, busy, withdrawn or invalid.
-        ``context`` is what the view passes: ``customer`` and ``link`` (the setup link) on all pages
-        but the last two. Extend it in a subclass.
+        ``page`` is connect, leaving, success, waiting, failed, unavailable, busy, withdrawn or
+        invalid. ``context`` is what the view passes: ``customer`` and ``link`` (the setup link) on
+        all pages but the last two. Extend it in a subclass; not called for the page after an error.
         """
         conf = get_conf()
         link = context.get("link")
@@ -201,13 +241,16 @@ class PageView(View):
 class ConnectView(PageView):
     """The customer's permanent URL: an invitation, whose button leads to a usable setup link.
 
-    GET changes nothing, since mail scanners follow links, too.
+    GET and HEAD change nothing, since mail scanners follow links, too.
     """
 
-    http_method_names = ["get", "post"]
+    http_method_names = ["get", "head", "post", "options"]
 
     def get(self, request: HttpRequest, token: str) -> HttpResponse:
-        customer = customer_from_token(token)
+        try:
+            customer = customer_from_token(token)
+        except BadSignature:
+            return self.redirect_to_token_in(token)
         link = customer.latest_setup_link if customer else None
         if customer is None or link is None:
             return self.page("withdrawn", status=410)
@@ -228,7 +271,15 @@ class ConnectView(PageView):
             is_waiting=link.unconfirmed_since is not None,
         )
 
-    @method_decorator(sensitive_variables())
+    def redirect_to_token_in(self, text: str) -> HttpResponse:
+        """Redirect to the customer's own URL if ``text`` is its token and what a mail program or a
+        person put around it; raise BadSignature if it is not."""
+        found = TOKEN.search(text)
+        if found is None or found[0] == text:
+            raise BadSignature
+        customer_from_token(found[0])
+        return HttpResponseRedirect(reverse_path("kapso_connect:connect", args=[found[0]]))
+
     def post(self, request: HttpRequest, token: str) -> HttpResponse:
         customer = customer_from_token(token)
         if customer is None:
@@ -246,7 +297,8 @@ class ConnectView(PageView):
             response.headers["Retry-After"] = str(seconds)
             return response
         try:
-            link = renewal.usable_setup_link(customer)
+            with questions.noting_slowness():
+                link = renewal.usable_setup_link(customer, may_ask=not questions.is_slow())
         except (exceptions.InvitationWithdrawn, Customer.DoesNotExist):
             return self.page("withdrawn", status=410)
         except exceptions.AlreadyConnected:
@@ -268,9 +320,27 @@ class ConnectView(PageView):
             )
             return self.page("unavailable", status=503, is_refused=True, **context)
         setup_links.record_opened(link, source=Source.REDIRECT)
-        response = HttpResponseRedirect(link.url, status=303)
+        # Not a redirect: under the Content-Security-Policy ``form-action 'self'``, browsers follow
+        # no form to another site.
+        response = self.page("leaving", customer=customer, link=link, url=link.url)
+        response.headers["Refresh"] = f"0; url={link.url}"
         set_visit_cookie(request, response, customer)
         return response
+
+
+class MistypedView(ConnectView):
+    """Any URL that begins like that of a page: friendly, and not in Django's log. It leads on where
+    a page can be recognized."""
+
+    def get(self, request: HttpRequest, token: str = "", page: str = "") -> HttpResponse:
+        if page:  # Only the slash at the end is missing.
+            query = request.META.get("QUERY_STRING", "")
+            url = reverse_path(f"kapso_connect:{page}")
+            return HttpResponseRedirect(f"{url}?{query}" if query else url)
+        return self.redirect_to_token_in(token)
+
+    def post(self, request: HttpRequest, token: str = "", page: str = "") -> HttpResponse:
+        raise Http404
 
 
 class SuccessView(PageView):
@@ -289,15 +359,29 @@ class SuccessView(PageView):
             ),
         )
         link = self.setup_link()
-        match redirects.confirm_redirect(link, number):
+        is_visitor = has_visit_cookie(request, link.customer)
+        match self.confirm(link, number, by_visitor=is_visitor):
             case redirects.Connected(connection):
                 # The ids in the URL can be read in logs and browser histories, the cookie cannot.
-                is_customer = has_visit_cookie(request, link.customer)
-                return self.success(link, [connection], is_customer=is_customer)
+                return self.success(link, [connection], is_customer=is_visitor)
             case redirects.Pending():
                 return self.waiting(link)
             case redirects.Rejected():
                 return self.page("invalid", status=404)
+
+    def confirm(
+        self, link: SetupLink, number: numbers.Number, *, by_visitor: bool
+    ) -> redirects.Connected | redirects.Pending | redirects.Rejected:
+        """Return what the redirect means. Kapso is asked only if that is needed and allowed now."""
+        outcome = redirects.outcome_without_api(link, number)
+        if outcome is not None:
+            return outcome
+        if self.request.method == "GET":  # HEAD changes nothing
+            with questions.question_about(link, by_visitor=by_visitor) as may_ask:
+                if may_ask:
+                    return redirects.confirm_redirect(link, number, by_visitor=by_visitor)
+        known = redirects.connected_number(link, number)
+        return redirects.Connected(known) if known else redirects.Pending()
 
     def waiting(self, link: SetupLink) -> HttpResponse:
         """Return the page that reloads itself, less often after a minute, until the number is
@@ -311,6 +395,7 @@ class SuccessView(PageView):
             status=202,
             customer=link.customer,
             link=link,
+            state="long" if takes_long else "short",
             takes_long=takes_long,
             refresh_seconds=seconds if waited < STOP_REFRESH_AFTER else 0,
         )
@@ -326,14 +411,16 @@ class FailedView(PageView):
     def get(self, request: HttpRequest) -> HttpResponse:
         code = self.parameter("error_code", _code)
         link = self.setup_link()
-        setup_links.record_failure(link, code)
-        link.refresh_from_db(fields=["setup_status"])
+        is_visitor = has_visit_cookie(request, link.customer)
+        if request.method == "GET":  # HEAD changes nothing
+            setup_links.record_failure(link, code, by_visitor=is_visitor)
+            link.refresh_from_db(fields=["setup_status"])
         failure = SETUP_ERRORS.get(code, UNKNOWN_ERROR)
         is_completed = link.setup_status == SetupLink.SetupStatus.COMPLETED
         # The customer's permanent URL and the link's URL are secret. The id in this page's URL is
         # not: it is in logs and browser histories. So the button is shown only to a browser with
         # the cookie that the permanent URL sets; others are asked to open that URL again.
-        may_retry = not is_completed and has_visit_cookie(request, link.customer)
+        may_retry = not is_completed and is_visitor
         return self.page(
             "failed",
             customer=link.customer,

@@ -154,6 +154,8 @@ def _fail(request: HttpRequest, link: SetupLink, code: str) -> HttpResponse:
     link.whatsapp_setup_error = code
     if code == "link_expired":
         link.expires_at = now()
+    elif code == "already_used":
+        link.status = "used"
     return _redirect_to_failure_url(request, link, code)
 
 

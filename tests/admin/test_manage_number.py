@@ -79,6 +79,20 @@ def test_number_that_kapso_no_longer_has_is_disconnected(world: World) -> None:
     assert kinds() == ["disconnected"]
 
 
+@pytest.mark.parametrize("action", ["health", "disconnect"])
+def test_number_that_moved_at_kapso_is_not_touched(world: World, action: str) -> None:
+    new = world.sandbox.add_number(external_customer_id="new")["customer_id"]
+    world.sandbox.patch_number(world.number.phone_number_id, customer_id=new)
+    Connection.objects.update(connected_at=timezone.now() - timedelta(hours=1))
+    response = world.post(action)
+    assert "not this customer's any more" in messages(response)
+    assert world.request_count("DELETE", "phone_numbers") == 0
+    assert world.request_count("GET", "/health") == 0
+    world.number.refresh_from_db()
+    assert world.number.customer.kapso_id == new
+    assert sorted(kinds()) == ["connected", "disconnected"]
+
+
 def test_disconnecting_asks_for_confirmation_first(world: World) -> None:
     page = world.client.get(world.url("disconnect")).content.decode()
     assert "What will happen" in page

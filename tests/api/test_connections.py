@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +14,7 @@ from django.utils import timezone
 from kapso_connect.models import Connection, Customer, TimelineEvent
 from kapso_connect.testing import Sandbox
 
-from ..factories import make_connection, make_customer, make_link, new_number_id
+from ..factories import listening, make_connection, make_customer, make_link, new_number_id
 from .support import Caller, code
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
@@ -146,6 +147,48 @@ def test_a_number_is_disconnected_at_kapso_and_here(caller: Caller, sandbox: San
     again = caller.post(f"connections/{number.pk}/disconnect/")
     assert (again.status_code, again.json()) == (200, answer.json())
     assert TimelineEvent.objects.filter(kind="disconnected").count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("action", ["refresh", "disconnect"])
+def test_number_that_moved_at_kapso_is_not_touched_for_its_former_customer(
+    caller: Caller, sandbox: Sandbox, action: str
+) -> None:
+    number = remote_connection(sandbox, connected_at=timezone.now() - timedelta(hours=1))
+    former = number.customer
+    link = make_link(former)
+    new = sandbox.add_number(external_customer_id="new")["customer_id"]
+    sandbox.patch_number(number.phone_number_id, customer_id=new)
+    asked = len(sandbox.requests())
+    with listening() as heard:
+        answer = caller.post(f"connections/{number.pk}/{action}/")
+    assert code(answer, 409) == "number_moved"
+    assert heard.names() == ["whatsapp_disconnected", "whatsapp_connected"]
+    number.refresh_from_db()
+    assert (number.customer.kapso_id, number.is_connected) == (new, True)
+    assert number.health_status == ""
+    made = sandbox.requests()[asked:]
+    assert {row["method"] for row in made} == {"GET"}
+    assert not [row for row in made if row["path"].endswith("/health")]
+    link.refresh_from_db()
+    assert link.status == "active"
+    # The one who has it now can.
+    assert caller.post(f"connections/{number.pk}/{action}/").status_code == 200
+
+
+def test_disconnect_ends_in_time_however_many_requests_it_takes(
+    caller: Caller, sandbox: Sandbox, configure: Any
+) -> None:
+    number = remote_connection(sandbox)
+    for _ in range(3):
+        make_link(number.customer)
+    configure(API_BUDGET=0.5)
+    sandbox.faults(api=[{"match": "^PATCH", "kind": "hang", "seconds": 20}])
+    started = time.monotonic()
+    assert code(caller.post(f"connections/{number.pk}/disconnect/"), 503) == "kapso_unavailable"
+    assert time.monotonic() - started < 3
+    number.refresh_from_db()
+    assert number.is_connected
 
 
 @pytest.mark.parametrize("action", ["refresh", "disconnect"])

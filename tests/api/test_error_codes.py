@@ -106,6 +106,13 @@ def link_used(site: Site) -> HttpResponse:
     return site.caller.post(f"setup-links/{link.pk}/revoke/")
 
 
+def number_moved(site: Site) -> HttpResponse:
+    number = site.number(connected_at=timezone.now() - timedelta(hours=1))
+    new = site.sandbox.add_number(external_customer_id="new")["customer_id"]
+    site.sandbox.patch_number(number.phone_number_id, customer_id=new)
+    return site.caller.post(f"connections/{number.pk}/disconnect/")
+
+
 def just_disconnected(site: Site) -> HttpResponse:
     number = site.number(
         status="disconnected", disconnected_at=timezone.now() + timedelta(seconds=5)
@@ -166,6 +173,7 @@ PROVOKED: dict[tuple[int, str], Callable[[Site], HttpResponse]] = {
     (409, "external_customer_id_taken"): external_id_taken,
     (409, "setup_link_used"): link_used,
     (409, "changed_meanwhile"): just_disconnected,
+    (409, "number_moved"): number_moved,
     (409, "idempotency_key_in_use"): key_in_use,
     (409, "kapso_conflict"): lambda site: site.refresh({"kind": "status", "status": 409}),
     (409, "kapso_not_found"): lambda site: site.create_link_with_faults(

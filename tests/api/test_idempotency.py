@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.conf import settings
@@ -16,6 +18,7 @@ from kapso_connect.testing import Sandbox
 
 from ..factories import make_customer
 from ..faults import ProcessKilled, around_api_requests, failing_statement, kill_process
+from ..faulty_server import FaultyServer, hung
 from .support import Caller, code, make_user
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
@@ -260,6 +263,33 @@ def test_customer_and_key_are_stored_together(caller: Caller) -> None:
     age(301)
     assert post(caller, {"name": "A"}, "customers/").status_code == 201
     assert Customer.objects.count() == 1
+
+
+def test_key_is_free_as_soon_as_its_request_can_no_longer_run(
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any], configure: Any
+) -> None:
+    configure(API_BUDGET=12.0, LEASE_SECONDS=300.0)
+    with around_api_requests(CREATE_LINK, after=kill_process), pytest.raises(ProcessKilled):
+        post(caller, body)
+    (made,) = remote_links(sandbox)
+    assert code(post(caller, body), 409) == "idempotency_key_in_use"
+    in_25_seconds = timezone.now() + timedelta(seconds=25)
+    with mock.patch("django.utils.timezone.now", return_value=in_25_seconds):
+        assert post(caller, body).json()["kapso_id"] == made
+    assert remote_links(sandbox) == [made]
+
+
+def test_request_to_a_hanging_kapso_ends_in_time_and_frees_its_key(
+    caller: Caller, sandbox: Sandbox, body: dict[str, Any], configure: Any
+) -> None:
+    with FaultyServer() as server:
+        server.will(hung())
+        configure(API_BUDGET=0.3, API_BASE_URL=server.url)
+        started = time.monotonic()
+        assert code(post(caller, body), 503) == "kapso_unavailable"
+        assert time.monotonic() - started < 3
+    configure(API_BUDGET=12.0, API_BASE_URL=sandbox.url)
+    assert post(caller, body).status_code == 201
 
 
 def test_slow_request_does_not_free_the_key_of_its_successor(

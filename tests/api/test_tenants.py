@@ -10,9 +10,11 @@ from django.http import HttpResponse
 from django.urls import URLPattern
 from django.utils import timezone
 
+from kapso_connect import onboarding
 from kapso_connect.api.tenants import TenantMixin
 from kapso_connect.api.urls import urls_for
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
+from kapso_connect.onboarding.numbers import Number
 from kapso_connect.testing import Sandbox
 
 from ..factories import make_connection, make_customer, make_link, remote_customer
@@ -80,6 +82,36 @@ def endpoints() -> list[tuple[str, str]]:
         for method in pattern.callback.actions
         if method != "head"
     ]
+
+
+def test_new_owner_of_a_number_sees_nothing_of_the_former_ones_time(
+    tenant: Caller, own: dict[str, int], theirs: dict[str, int]
+) -> None:
+    Connection.objects.filter(pk=theirs["connections"]).update(
+        disconnected_at=timezone.now() - timedelta(days=2),
+        disconnect_reason="partner_removed",
+        restrictions=[{"type": "X"}],
+        account_status="restricted",
+        connected_at=timezone.now() - timedelta(days=1),
+        created_at=timezone.now() - timedelta(days=9),
+    )
+    number = Connection.objects.get(pk=theirs["connections"])
+    started = timezone.now()
+    onboarding.connect(
+        Customer.objects.get(pk=own["customers"]),
+        Number(number.phone_number_id),
+        source="sync",
+        asked_at=started,
+    )
+    seen = tenant.get(f"connections/{number.pk}/").json()
+    assert (seen["disconnected_at"], seen["disconnect_reason"]) == (None, "")
+    assert (seen["account_status"], seen["restrictions"]) == ("active", [])
+    assert (seen["setup_link"] is None) or seen["setup_link"] == own["setup-links"]
+    assert min(seen["connected_at"], seen["created_at"]) >= f"{started:%Y-%m-%dT%H:%M:%S}"
+    events = tenant.get(f"events/?connection={number.pk}").json()["results"]
+    assert [event["kind"] for event in events] == ["connected"]
+    former = TimelineEvent.objects.filter(customer=theirs["customers"], connection=number)
+    assert sorted(former.values_list("kind", flat=True)) == ["connected", "disconnected"]
 
 
 LISTS = {"customers/", "setup-links/", "connections/", "events/"}
@@ -238,7 +270,8 @@ def test_number_that_moved_to_another_customer_is_not_shown(
         connected_at=timezone.now() - timedelta(hours=1),
     )
     answer = tenant.post(f"connections/{own['connections']}/refresh/")
-    assert code(answer, 404) == "not_found"
+    assert code(answer, 409) == "number_moved"
+    assert code(tenant.get(f"connections/{own['connections']}/"), 404) == "not_found"
     moved = Connection.objects.get(pk=own["connections"])
     assert moved.customer.external_customer_id == "elsewhere"
     assert moved.health_checked_at is None

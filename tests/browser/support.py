@@ -39,7 +39,8 @@ class StrictPolicy:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
-        response.headers["Content-Security-Policy"] = "default-src 'self'"
+        policy = "default-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        response.headers["Content-Security-Policy"] = policy
         return response
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 import pytest
+from django.db import OperationalError
 from django.utils import timezone, translation
 from django.utils.translation import gettext
-from playwright.sync_api import Page, Response, expect
+from playwright.sync_api import Page, Response, Route, expect
 
 from kapso_connect import onboarding
 from kapso_connect.kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, Action
@@ -20,6 +23,7 @@ from kapso_connect.pages import rate_limit, views
 from kapso_connect.testing import Sandbox
 
 from ..conftest import THOROUGH
+from ..factories import allow_questions
 from .support import DESKTOP, Visitor, assert_accessible, path_of
 
 PHONE = {"width": 320, "height": 640}
@@ -92,7 +96,7 @@ def test_from_the_invitation_to_the_next_step(
     look(visitor, page, f"connect-{language}", scripts)
     assert not TimelineEvent.objects.filter(kind="setup_link_opened").exists()
     page.get_by_role("button", name=expected["button"]).click()
-    assert page.url == SetupLink.objects.get().url
+    expect(page).to_have_url(SetupLink.objects.get().url)
     connect(page)
     expect(page.get_by_role("heading", level=1)).to_have_text(expected["success"])
     expect(html).to_have_attribute("lang", language)
@@ -119,8 +123,9 @@ def test_each_failure_leads_on(
     failure = SETUP_ERRORS[code]
     expect(page.get_by_role("heading", level=1)).to_have_text(str(failure.title))
     page.get_by_role("button", name=str(failure.action.label)).click()
+    expect(page.get_by_label("Phone number")).to_be_visible()
     link = Customer.objects.get().latest_setup_link
-    assert page.url == link.url
+    expect(page).to_have_url(link.url)
     assert (SetupLink.objects.count() == 2) == (failure.action == Action.FRESH_LINK)
     connect(page)
     expect(page.get_by_role("heading", level=1)).to_have_text("WhatsApp is connected")
@@ -134,6 +139,7 @@ def test_each_failure_is_explained(
     page = visitor.window(PHONE)
     page.goto(invite(language=language))
     press(page)
+    expect(page.get_by_label("Phone number")).to_be_visible()
     link = SetupLink.objects.get()
     for code, failure in {**SETUP_ERRORS, "unheard_of": UNKNOWN_ERROR}.items():
         page.goto(f"{site}/whatsapp/failed/?setup_link_id={link.kapso_id}&error_code={code}")
@@ -181,6 +187,117 @@ def test_the_waiting_page_turns_into_success_by_itself(
     sandbox.faults(api=[])
     expect(page.get_by_role("heading")).to_have_text(done, timeout=20_000)
     assert path_of(page) == "/whatsapp/success/"
+
+
+@pytest.fixture
+def waiting(
+    invite: Callable[..., str],
+    visitor: Visitor,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Page:
+    """The page of a customer who has connected a number, which Kapso does not confirm yet."""
+    monkeypatch.setattr(views, "REFRESH_SECONDS", 1)
+    page = visitor.window(PHONE)
+    page.goto(invite())
+    press(page)
+    sandbox.faults(webhook_first=False, drop=True, api=[AWAY])
+    connect(page)
+    expect(page.get_by_text("every few seconds")).to_be_visible()
+    return page
+
+
+def test_translation_by_the_browser_stays_while_nothing_changes(
+    waiting: Page, sandbox: Sandbox
+) -> None:
+    # As Chrome's translation does it.
+    waiting.evaluate(
+        """() => {
+          for (const text of document.querySelectorAll("[role=status] p")) {
+            const font = document.createElement("font");
+            font.textContent = "Wir warten auf WhatsApp.";
+            text.replaceChildren(font);
+          }
+        }"""
+    )
+    with waiting.expect_response("**/success/**"):
+        pass
+    with waiting.expect_response("**/success/**"):
+        pass
+    expect(waiting.locator("[role=status] font").first).to_have_text("Wir warten auf WhatsApp.")
+    SetupLink.objects.update(unconfirmed_since=timezone.now() - timedelta(minutes=2))
+    expect(waiting.get_by_text("You can close this page")).to_be_visible()
+    expect(waiting.locator("[role=status] font")).to_have_count(0)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_an_error_on_the_way_does_not_end_the_waiting(
+    waiting: Page, sandbox: Sandbox, visitor: Visitor, status: int
+) -> None:
+    failed: list[float] = []
+
+    def fail(route: Route) -> None:
+        failed.append(time.monotonic())
+        route.fulfill(status=status, headers={"Retry-After": "1"}, body="<h1>Not now</h1>")
+
+    waiting.route("**/success/**", fail)
+    while len(failed) < 3:
+        waiting.wait_for_timeout(200)
+    # It backs off, and shows what it showed before.
+    assert failed[2] - failed[1] > failed[1] - failed[0] > 1
+    expect(waiting.get_by_role("heading")).to_have_text("Almost there")
+    waiting.unroute("**/success/**", fail)
+    sandbox.faults(api=[])
+    allow_questions()
+    expect(waiting.get_by_role("heading")).to_have_text("WhatsApp is connected", timeout=20_000)
+    visitor.complaints[:] = [text for text in visitor.complaints if "status of" not in text]
+
+
+def test_back_from_the_hosted_page_leads_to_the_invitation(
+    invite: Callable[..., str], visitor: Visitor
+) -> None:
+    page = visitor.window(PHONE)
+    page.goto(invite())
+    press(page)
+    expect(page.get_by_label("Phone number")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_role("button", name="Connect WhatsApp")).to_be_visible()
+
+
+@SCRIPTS
+def test_page_before_the_hosted_one_leads_on_by_itself_or_with_a_link(
+    invite: Callable[..., str], visitor: Visitor, scripts: bool
+) -> None:
+    """Under ``form-action 'self'``, which keeps browsers from following a redirect of a form."""
+    page = visitor.window(PHONE, java_script_enabled=scripts)
+    page.goto(invite())
+
+    def without_refresh(route: Route) -> None:
+        if route.request.method != "POST":
+            route.continue_()
+            return
+        response = route.fetch()
+        headers = {k: v for k, v in response.headers.items() if k != "refresh"}
+        route.fulfill(response=response, headers=headers)
+
+    page.route("**/connect/**", without_refresh)
+    press(page)
+    link = page.get_by_role("link", name="Continue")
+    expect(link).to_be_visible()
+    look(visitor, page, "leaving", scripts)
+    link.click()
+    expect(page).to_have_url(SetupLink.objects.get().url)
+
+
+@pytest.mark.parametrize("appearance", ["light", "dark"])
+def test_page_after_an_error(invite: Callable[..., str], visitor: Visitor, appearance: Any) -> None:
+    page = visitor.window(PHONE, color_scheme=appearance)
+    address = invite()
+    with mock.patch.object(views.ConnectView, "get", side_effect=OperationalError):
+        page.goto(address)
+    expect(page.get_by_role("heading")).to_have_text("Not possible right now")
+    look(visitor, page, f"error-{appearance}")
+    visitor.complaints[:] = [text for text in visitor.complaints if "status of" not in text]
 
 
 def test_who_waits_with_scripts_is_not_disturbed_and_may_leave_after_a_minute(

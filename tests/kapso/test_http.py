@@ -32,7 +32,7 @@ from kapso_connect.exceptions import (
     KapsoUnexpectedResponse,
 )
 from kapso_connect.kapso import http
-from kapso_connect.kapso.client import KapsoClient
+from kapso_connect.kapso.client import MAX_ATTEMPTS, KapsoClient
 from tests.faulty_server import FaultyServer, Reply, answer, broken_off, dripped, hung, raw, reset
 
 KEY = "kapso-key-1234567890"
@@ -198,7 +198,17 @@ def test_retries_are_limited(server: FaultyServer, client: KapsoClient, call: Ca
     with pytest.raises(KapsoUnavailable, match=r"\(502\).*bad gateway.*later") as caught:
         call(client)
     assert not caught.value.outcome_unknown
-    assert len(server.requests) == 1 + http.MAX_RETRIES
+    assert len(server.requests) == MAX_ATTEMPTS
+
+
+@pytest.mark.parametrize("call", REPEATABLE)
+def test_nothing_is_retried_with_one_attempt(server: FaultyServer, call: Call) -> None:
+    client = KapsoClient("key", base_url=server.url, attempts=1)
+    for reply in (answer(502, {"error": "bad gateway"}), broken_off()):
+        server.will(reply)
+        with pytest.raises(KapsoUnavailable):
+            call(client)
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("call", EVERY)

@@ -176,6 +176,15 @@ def test_work_ends_in_time_and_returns_that_something_is_left(sandbox: Sandbox) 
     assert invitations.progress(batch).done == 20
 
 
+def test_work_within_a_request_shares_one_budget(sandbox: Sandbox) -> None:
+    batch = started(3 * invitations.MAX_CONCURRENT_REQUESTS)
+    sandbox.faults(api=[{"match": ".*", "kind": "hang", "seconds": 20}])
+    begun = time.monotonic()
+    invitations.work(batch.pk, seconds=0.3, budget=0.5)
+    assert time.monotonic() - begun < 3
+    assert invitations.progress(batch).left == 3 * invitations.MAX_CONCURRENT_REQUESTS
+
+
 def test_failed_requests_are_retried(sandbox: Sandbox) -> None:
     sandbox.faults(api=[{"match": CREATE_LINK, "kind": "status", "status": 500, "times": 3}])
     batch = started(30)

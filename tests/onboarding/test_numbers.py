@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
 from django.utils import timezone
 
 from kapso_connect import exceptions, onboarding
-from kapso_connect.exceptions import KapsoError, KapsoUnavailable
-from kapso_connect.models import Connection, Customer, TimelineEvent
+from kapso_connect.models import Connection, TimelineEvent
 from kapso_connect.onboarding.numbers import Number
-from kapso_connect.testing import Sandbox
 
-from ..factories import DELETED, listening, make_connection, make_customer, payload_for, post
-from .support import during_request, events, reload
+from ..factories import listening, make_connection, make_customer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -60,12 +55,20 @@ def test_reconnecting_and_moving_need_confirmation(state: str) -> None:
 def test_moved_number_sends_an_event_for_both_customers() -> None:
     known = make_connection(setup_link=None)
     old, new = known.customer, make_customer()
-    looked_at = {
+    before = {
         "health_status": "error",
         "health_error": "no",
         "health_checked_at": timezone.now(),
+        "account_status": "restricted",
+        "restrictions": [{"type": "X"}],
+        "account_updated_at": timezone.now(),
+        "disconnected_at": timezone.now() - timedelta(days=1),
+        "disconnect_reason": "partner_removed",
+        "provisioned_phone_number_id": "p-1",
+        "created_at": timezone.now() - timedelta(days=30),
     }
-    Connection.objects.update(**looked_at)
+    Connection.objects.update(**before)
+    started = timezone.now()
     with listening() as heard:
         onboarding.connect(
             new, Number(known.phone_number_id), source="sync", asked_at=timezone.now()
@@ -76,8 +79,32 @@ def test_moved_number_sends_an_event_for_both_customers() -> None:
     assert heard[1][1]["customer"] == new
     moved = Connection.objects.get()
     assert moved.customer == new
-    # Its health was about the time with the old customer.
-    assert (moved.health_status, moved.health_error, moved.health_checked_at) == ("", "", None)
+    # Nothing shows what happened while it was the old customer's.
+    assert {name: getattr(moved, name) for name in before if name != "created_at"} == {
+        "health_status": "",
+        "health_error": "",
+        "health_checked_at": None,
+        "account_status": "active",
+        "restrictions": [],
+        "account_updated_at": None,
+        "disconnected_at": None,
+        "disconnect_reason": "",
+        "provisioned_phone_number_id": "",
+    }
+    assert moved.created_at >= started
+    assert moved.connected_at is not None
+    assert moved.connected_at >= started
+    assert [event.kind for event in old.events.all()] == ["disconnected"]
+
+
+def test_number_of_a_customer_who_lost_it_before_shows_nothing_of_that_time() -> None:
+    known = make_connection()
+    onboarding.disconnect(known.phone_number_id, source="webhook", data={"reason": "offboarded"})
+    onboarding.connect(
+        make_customer(), Number(known.phone_number_id), source="sync", asked_at=timezone.now()
+    )
+    moved = Connection.objects.get()
+    assert (moved.disconnected_at, moved.disconnect_reason) == (None, "")
 
 
 # Disconnecting
@@ -109,99 +136,3 @@ def test_report_about_an_earlier_connection_needs_confirmation() -> None:
     closed = onboarding.disconnect(number, source="webhook", occurred_at=after)
     assert closed is not None
     assert closed.disconnected_at == after
-
-
-def test_disconnecting_removes_the_number_and_ends_the_connect_url(
-    sandbox: Sandbox, connection: Connection, actor: User
-) -> None:
-    Customer.objects.update(connect_key="key")
-    with listening() as heard:
-        assert not onboarding.disconnect_number(connection, actor=actor).is_connected
-    assert heard.names() == ["whatsapp_disconnected"]
-    (event,) = events("disconnected")
-    assert (event.actor, event.source, event.data) == (actor, "manual", {"reason": "staff"})
-    assert Customer.objects.get(pk=connection.customer_id).connect_key is None
-    (request,) = (row for row in sandbox.requests() if row["method"] == "DELETE")
-    assert request["path"].endswith(connection.phone_number_id)
-
-
-def test_disconnecting_revokes_the_links_first(
-    sandbox: Sandbox, connection: Connection, actor: User
-) -> None:
-    link = onboarding.create_setup_link(connection.customer)
-    sandbox.faults(api=[{"match": "^PATCH", "kind": "status", "status": 422}])
-    with pytest.raises(KapsoError):
-        onboarding.disconnect_number(connection, actor=actor)
-    connection.refresh_from_db()
-    assert connection.is_connected, "the link could connect it again"
-    sandbox.clear_faults()
-    onboarding.disconnect_number(connection, actor=actor)
-    link.refresh_from_db()
-    assert link.status == "revoked"
-    (event,) = events("setup_link_revoked")
-    assert event.actor == actor
-
-
-@pytest.mark.parametrize("late", [False, True])
-def test_webhook_about_a_disconnection_by_staff_is_the_same_disconnection(
-    sandbox: Sandbox, connection: Connection, actor: User, late: bool
-) -> None:
-    """The webhook may arrive before the API's response, or after it."""
-
-    def deliver() -> None:
-        payload = payload_for(connection.customer, connection.phone_number_id)
-        assert post(payload, event=DELETED).status_code == 200
-
-    def disconnect() -> None:
-        onboarding.disconnect_number(connection, actor=actor)
-
-    with listening("whatsapp_disconnected") as heard:
-        if late:
-            disconnect()
-            deliver()
-        else:
-            during_request(sandbox, "^DELETE", deliver, disconnect, kind="hang")
-    assert len(heard) == 1
-    (event,) = events("disconnected")
-    assert event.actor == actor
-    recorded = reload(connection)
-    assert (recorded.status, recorded.disconnect_reason) == ("disconnected", "staff")
-
-
-def test_number_that_kapso_no_longer_has_is_disconnected(sandbox: Sandbox, actor: User) -> None:
-    connection = make_connection(phone_number_id="404404")
-    assert not onboarding.disconnect_number(connection, actor=actor).is_connected
-    assert len(events("disconnected")) == 1
-
-
-def test_while_kapso_is_away_the_number_stays_connected(
-    sandbox: Sandbox, connection: Connection, configure: Any
-) -> None:
-    Customer.objects.update(connect_key="key")
-    configure(API_BUDGET=1.0)
-    sandbox.faults(api=[{"kind": "status", "status": 503}])
-    with pytest.raises(KapsoUnavailable):
-        onboarding.disconnect_number(connection)
-    connection.refresh_from_db()
-    assert connection.is_connected
-    assert Customer.objects.get(pk=connection.customer_id).connect_key == "key"
-
-
-def test_disconnecting_a_disconnected_number_makes_no_request(sandbox: Sandbox) -> None:
-    connection = make_connection(status="disconnected")
-    onboarding.disconnect_number(connection)
-    assert sandbox.requests() == []
-
-
-def test_number_connected_again_during_the_request_stays_connected(
-    sandbox: Sandbox, connection: Connection
-) -> None:
-    with pytest.raises(exceptions.TryLater):
-        during_request(
-            sandbox,
-            "^DELETE",
-            lambda: Connection.objects.update(connected_at=timezone.now()),
-            lambda: onboarding.disconnect_number(connection),
-            kind="hang",
-        )
-    assert reload(connection).is_connected

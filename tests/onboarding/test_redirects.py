@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from kapso_connect import onboarding
-from kapso_connect.models import Connection, SetupLink
+from kapso_connect import onboarding, sync
+from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.onboarding import redirects, setup_links
 from kapso_connect.onboarding.numbers import Number
 from kapso_connect.onboarding.redirects import Connected, Pending, Rejected
@@ -29,9 +29,10 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def link_and_number(sandbox: Sandbox, **fields: Any) -> tuple[SetupLink, Number]:
-    customer = remote_customer(sandbox)
-    number = sandbox.add_number(customer_id=customer.kapso_id, **fields)
-    return make_link(customer), Number(number["phone_number_id"], provisioned_phone_number_id="p-1")
+    """A link, and a number that was added to Kapso since the link was created."""
+    link = make_link(remote_customer(sandbox))
+    number = sandbox.add_number(customer_id=link.customer.kapso_id, **fields)
+    return link, Number(number["phone_number_id"], provisioned_phone_number_id="p-1")
 
 
 def confirmed(link: SetupLink, number: Number) -> Connection:
@@ -62,21 +63,96 @@ def test_redirect_after_the_webhook_only_adds_details(sandbox: Sandbox) -> None:
     assert heard == []
     assert connection.setup_link == link
     assert connection.display_phone_number
+    link.refresh_from_db()
     asked = len(sandbox.requests())
     assert confirmed(link, number) == connection
     assert len(sandbox.requests()) == asked  # no detail is missing, so no request is made
 
 
-def test_redirect_adds_the_link_to_a_connection_without_one(sandbox: Sandbox) -> None:
-    customer = remote_customer(sandbox)
-    number = Number(sandbox.add_number(customer_id=customer.kapso_id)["phone_number_id"])
-    onboarding.connect(customer, number, source="webhook")
-    link, later = make_link(customer), make_link(customer)
+def test_redirect_of_a_used_link_adds_it_to_a_connection_without_one(sandbox: Sandbox) -> None:
+    """The webhook came when the link had expired on this site, so it did not find it."""
+    link = onboarding.create_setup_link(make_customer(kapso_id=None))
+    sandbox.complete(link.url)
+    SetupLink.objects.update(status="expired")
+    (row,) = sandbox.state()["phone_numbers"]
+    number = Number(row["phone_number_id"])
+    assert onboarding.connect(link.customer, number, source="webhook").setup_link is None
+    with listening() as heard:
+        assert confirmed(SetupLink.objects.get(), number).setup_link == link
+    assert heard == []
+    link.refresh_from_db()
+    assert (link.status, link.setup_status) == ("used", "completed")
+
+
+def old_number(sandbox: Sandbox) -> tuple[Connection, SetupLink]:
+    """A number that is connected, and an invitation to connect another one."""
+    customer = make_customer(kapso_id=None)
+    first = onboarding.create_setup_link(customer)
+    sandbox.complete(first.url)
+    (row,) = sandbox.state()["phone_numbers"]
+    connection = confirmed(first, Number(row["phone_number_id"]))
+    return connection, onboarding.create_setup_link(customer)
+
+
+def test_an_old_number_does_not_complete_a_new_invitation(sandbox: Sandbox) -> None:
+    connection, link = old_number(sandbox)
+    number = Number(connection.phone_number_id)
+    assert confirmed(link, number) == connection
+    link.refresh_from_db()
+    assert (link.status, link.setup_status) == ("active", "pending")
+    assert link.unconfirmed_since is None
+    assert connection.setup_link != link
+
+    # Until Kapso says that it was used.
+    sandbox.patch_setup_link(link.kapso_id, status="used", whatsapp_setup_status="completed")
+    assert confirmed(link, number) == connection
+    link.refresh_from_db()
+    assert (link.status, link.setup_status) == ("used", "completed")
+
+
+def test_an_old_number_shows_success_while_the_api_is_away_and_sync_settles_the_link(
+    sandbox: Sandbox,
+) -> None:
+    connection, link = old_number(sandbox)
+    sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 503}])
+    assert confirmed(link, Number(connection.phone_number_id)) == connection
+    link.refresh_from_db()
+    assert (link.setup_status, link.unconfirmed_phone_number_id) == (
+        "pending",
+        connection.phone_number_id,
+    )
+    sandbox.clear_faults()
+    sync.run()
+    link.refresh_from_db()
+    assert (link.status, link.setup_status, link.unconfirmed_since) == ("active", "pending", None)
+
+
+@pytest.mark.parametrize("status", ["revoked", "expired"])
+def test_an_ended_link_becomes_used_only_if_the_api_says_so(sandbox: Sandbox, status: str) -> None:
+    link = onboarding.create_setup_link(make_customer(kapso_id=None))
+    SetupLink.objects.update(status=status)
+    link.refresh_from_db()
+    row = sandbox.add_number(customer_id=link.customer.kapso_id)
+    number = Number(row["phone_number_id"])
+    assert confirmed(link, number).setup_link is None
+    link.refresh_from_db()
+    assert (link.status, link.setup_status) == (status, "pending")
+    sandbox.patch_setup_link(link.kapso_id, status="used", whatsapp_setup_status="completed")
     assert confirmed(link, number).setup_link == link
     link.refresh_from_db()
-    assert link.setup_status == "completed"
-    # A later redirect does not change the link of a connection.
-    assert confirmed(later, number).setup_link == link
+    assert (link.status, link.setup_status) == ("used", "completed")
+
+
+def test_redirect_of_a_link_that_was_replaced_does_not_complete_it(sandbox: Sandbox) -> None:
+    customer = make_customer(kapso_id=None)
+    older = onboarding.create_setup_link(customer)
+    SetupLink.objects.update(status="used", setup_status="failed")
+    latest = onboarding.create_setup_link(customer)
+    number = Number(sandbox.add_number(customer_id=customer.kapso_id)["phone_number_id"])
+    older.refresh_from_db()
+    assert confirmed(older, number).setup_link == latest
+    older.refresh_from_db()
+    assert older.setup_status == "failed"
 
 
 def test_redirect_after_the_webhook_succeeds_while_the_api_is_away(sandbox: Sandbox) -> None:
@@ -137,6 +213,48 @@ def test_while_the_api_is_away_the_number_stays_unconfirmed(
     assert confirmed(link, number)
     link.refresh_from_db()
     assert (link.unconfirmed_phone_number_id, link.unconfirmed_since) == ("", None)
+
+
+def test_only_a_visitor_replaces_an_unconfirmed_number(sandbox: Sandbox) -> None:
+    link, number = link_and_number(sandbox)
+    sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 503}])
+
+    def report(number_id: str, *, by_visitor: bool) -> str:
+        outcome = redirects.confirm_redirect(link, Number(number_id), by_visitor=by_visitor)
+        assert outcome == Pending()
+        link.refresh_from_db()
+        return link.unconfirmed_phone_number_id
+
+    assert report("111", by_visitor=False) == "111"
+    since = link.unconfirmed_since
+    assert report("222", by_visitor=False) == "111"
+    assert link.unconfirmed_since == since
+    assert report(number.phone_number_id, by_visitor=True) == number.phone_number_id
+    assert report("333", by_visitor=False) == number.phone_number_id
+    assert report("444", by_visitor=True) == number.phone_number_id
+
+    sandbox.clear_faults()
+    assert isinstance(redirects.confirm_redirect(link, Number("333")), Rejected)
+    assert confirmed(link, number).setup_link == link
+
+
+def test_report_of_a_foreign_number_stops_nobody(sandbox: Sandbox) -> None:
+    """It neither keeps the customer's own number from being confirmed, nor the webhook from finding
+    the link, nor the customer's status from being right after kapso_sync."""
+    link, number = link_and_number(sandbox)
+    sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 503}])
+    assert redirects.confirm_redirect(link, Number("666")) == Pending()
+    assert redirects.confirm_redirect(link, number) == Pending()
+    assert Customer.objects.get(pk=link.customer_id).status == "confirming"
+    connection = onboarding.connect(link.customer, Number(number.phone_number_id), source="webhook")
+    assert connection.setup_link == link
+
+    other = make_link(remote_customer(sandbox))
+    assert redirects.confirm_redirect(other, Number("666")) == Pending()
+    sandbox.clear_faults()
+    other.refresh_from_db()
+    redirects.confirm_redirect(other, Number("666"), source="sync")
+    assert Customer.objects.get(pk=other.customer_id).status == "invited"
 
 
 def test_link_connects_a_number_once(sandbox: Sandbox) -> None:

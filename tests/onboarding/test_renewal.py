@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from kapso_connect import exceptions, onboarding
 from kapso_connect.exceptions import KapsoError, KapsoUnavailable
+from kapso_connect.kapso.error_codes import SETUP_ERRORS
 from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.onboarding import renewal, setup_links
 from kapso_connect.testing import Sandbox
@@ -72,15 +73,18 @@ def test_renewed_link_has_the_current_urls_of_the_site(
     assert fresh.options["success_redirect_url"] == "https://moved.example/whatsapp/success/"
 
 
-@pytest.mark.parametrize("code", sorted(renewal.ENDING_ERROR_CODES))
-def test_link_that_ended_with_a_failure_is_renewed(link: SetupLink, code: str) -> None:
-    setup_links.record_failure(link, code)
-    assert renewal.usable_setup_link(link.customer) != link
-
-
-def test_link_with_a_temporary_failure_is_used_again(link: SetupLink) -> None:
-    setup_links.record_failure(link, "facebook_auth_failed")
+@pytest.mark.parametrize("code", SETUP_ERRORS)
+def test_link_that_a_redirect_reported_as_ended_is_used_until_the_api_agrees(
+    link: SetupLink, sandbox: Sandbox, code: str, configure: Any
+) -> None:
+    configure(REQUEST_BUDGET=0.3)
+    setup_links.record_failure(link, code, by_visitor=True)
+    sandbox.faults(api=[AWAY])
     assert renewal.usable_setup_link(link.customer) == link
+    sandbox.faults(api=[])
+    assert renewal.usable_setup_link(link.customer) == link
+    sandbox.patch_setup_link(link.kapso_id, status="used", whatsapp_setup_status="failed")
+    assert renewal.usable_setup_link(link.customer) != link
 
 
 def test_link_used_at_kapso_is_renewed(link: SetupLink, sandbox: Sandbox) -> None:
@@ -130,6 +134,23 @@ def test_connected_customer_gets_no_link(link: SetupLink, sandbox: Sandbox) -> N
     assert len(statuses_at_kapso(sandbox)) == 1
 
 
+def test_link_that_reconnected_a_known_number_is_not_renewed(sandbox: Sandbox) -> None:
+    customer = make_customer(kapso_id=None)
+    first = onboarding.create_setup_link(customer)
+    sandbox.complete(first.url, phone_number="+442071838750")
+    with pytest.raises(exceptions.AlreadyConnected):
+        renewal.usable_setup_link(customer)
+    again = onboarding.create_setup_link(
+        customer, options={"reconnect_phone_number": "+442071838750"}
+    )
+    sandbox.complete(again.url)
+    with pytest.raises(exceptions.AlreadyConnected):
+        renewal.usable_setup_link(customer)
+    again.refresh_from_db()
+    assert (again.status, again.setup_status) == ("used", "completed")
+    assert len(statuses_at_kapso(sandbox)) == 2
+
+
 def test_connected_customer_who_is_invited_again_gets_the_new_link(
     link: SetupLink, sandbox: Sandbox
 ) -> None:
@@ -158,6 +179,7 @@ def test_while_kapso_is_away_a_usable_link_is_returned_unchecked(
     link: SetupLink, sandbox: Sandbox, configure: Any
 ) -> None:
     configure(REQUEST_BUDGET=0.5)
+    assert renewal.usable_setup_link(link.customer, may_ask=False) == link
     sandbox.faults(api=[AWAY])
     assert renewal.usable_setup_link(link.customer) == link
     SetupLink.objects.update(expires_at=past())

@@ -25,6 +25,7 @@ from kapso_connect.exceptions import (
     KapsoValidationError,
 )
 from kapso_connect.kapso.client import KapsoClient
+from kapso_connect.kapso.error_codes import SETUP_ERRORS
 from kapso_connect.models import Customer, SetupLink, TimelineEvent
 from kapso_connect.onboarding import invitations, redirects, renewal, setup_links
 from kapso_connect.onboarding.numbers import Number
@@ -488,11 +489,53 @@ def test_failure_does_not_undo_a_success() -> None:
     assert link.setup_status == "completed"
 
 
-def test_number_of_recorded_failures_is_limited() -> None:
+def codes_of(link: SetupLink) -> list[str]:
+    events = TimelineEvent.objects.filter(setup_link=link, kind="setup_failed").order_by("pk")
+    return [event.data["error_code"] for event in events]
+
+
+def test_made_up_codes_neither_use_up_nor_hide_the_true_failure() -> None:
     link = make_link()
-    for number in range(setup_links.MAX_FAILURES + 5):
-        setup_links.record_failure(link, f"code_{number}")
-    assert TimelineEvent.objects.filter(setup_link=link).count() == setup_links.MAX_FAILURES
+    for number in range(30):
+        setup_links.record_failure(link, f"made_up_{number}")
+    assert codes_of(link) == ["made_up_0"]
+    for code in SETUP_ERRORS:
+        setup_links.record_failure(link, code)
+    assert codes_of(link) == ["made_up_0", *SETUP_ERRORS]
+    setup_links.record_failure(link, "waba_limit_reached")
+    setup_links.record_failure(link, "made_up_again")
+    link.refresh_from_db()
+    assert link.last_error_code == "waba_limit_reached"
+    assert len(codes_of(link)) == 1 + len(SETUP_ERRORS)
+
+
+def test_report_of_another_browser_does_not_hide_that_of_the_customers() -> None:
+    link = make_link()
+    setup_links.record_failure(link, "waba_limit_reached", by_visitor=True)
+    setup_links.record_failure(link, "link_expired")
+    link.refresh_from_db()
+    assert link.last_error_code == "waba_limit_reached"
+    setup_links.record_failure(link, "facebook_auth_failed", by_visitor=True)
+    link.refresh_from_db()
+    assert link.last_error_code == "facebook_auth_failed"
+    setup_links.record_failure(link, "phone_verification_failed", source="sync")
+    link.refresh_from_db()
+    assert link.last_error_code == "phone_verification_failed"
+
+
+@pytest.mark.parametrize("by_visitor", [True, False])
+def test_failure_that_kapso_does_not_know_is_forgotten_unless_the_customers_browser_reported_it(
+    sandbox: Sandbox, by_visitor: bool
+) -> None:
+    link = onboarding.create_setup_link(make_customer(kapso_id=None))
+    setup_links.record_failure(link, "waba_limit_reached", by_visitor=by_visitor)
+    assert Customer.objects.get().status == "failed"
+    link.refresh_from_db()
+    with KapsoClient.from_settings() as client:
+        assert not setup_links.apply_remote_link(link, setup_links.find_remote_link(link, client))
+    assert Customer.objects.get().status == ("failed" if by_visitor else "invited")
+    link.refresh_from_db()
+    assert link.last_error_code == ("waba_limit_reached" if by_visitor else "")
 
 
 def test_success_clears_an_earlier_failure() -> None:

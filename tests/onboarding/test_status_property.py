@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from kapso_connect import onboarding, sync
-from kapso_connect.exceptions import KapsoError, TryLater
+from kapso_connect.exceptions import KapsoError, NumberGone, NumberMoved, TryLater
 from kapso_connect.models import Connection, Customer, SetupLink, WebhookEvent
 from kapso_connect.onboarding.status import find_wrong_statuses
 from kapso_connect.testing import Sandbox, SandboxError, post_webhook, webhook_payload
@@ -194,12 +194,12 @@ class Events(RuleBasedStateMachine):
 
     def staff_disconnect(self, which: int) -> None:
         if number := self.number(which):
-            with suppress(KapsoError, TryLater):
+            with suppress(KapsoError, NumberMoved, TryLater):
                 onboarding.disconnect_number(number)
 
     def check_health(self, which: int) -> None:
         if number := self.number(which):
-            with suppress(KapsoError):
+            with suppress(KapsoError, NumberMoved, NumberGone, TryLater):
                 onboarding.check_health(number)
 
     def site_reads_a_customer(self, whose: int) -> None:

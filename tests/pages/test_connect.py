@@ -12,14 +12,18 @@ from unittest import mock
 from urllib.parse import urlsplit
 
 import pytest
+from django import VERSION
 from django.contrib.auth.models import User
 from django.contrib.staticfiles import finders
+from django.core import mail
 from django.core.cache import caches
+from django.db import OperationalError
 from django.db import connection as database
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
 from django.utils import timezone, translation
 from django.utils.html import escape
+from django.utils.log import AdminEmailHandler
 
 from kapso_connect import onboarding
 from kapso_connect.kapso.setup_link_options import THEME_COLORS
@@ -34,7 +38,7 @@ from kapso_connect.onboarding.connect_urls import (
 from kapso_connect.pages import rate_limit, theme, views
 from kapso_connect.testing import Sandbox
 
-from ..factories import make_connection, make_customer, make_link
+from ..factories import failing_queries, make_connection, make_customer, make_link
 from ..faults import around_api_requests
 from .test_views import FAILED, SUCCESS, failed, success, text, visit
 
@@ -118,10 +122,13 @@ def test_previous_outcome_is_shown(
 # Clicking
 
 
-def test_post_redirects_to_the_link(link: SetupLink, address: str, client: Client) -> None:
+def test_post_leads_to_the_link(link: SetupLink, address: str, client: Client) -> None:
     for _ in range(2):
         response = client.post(address)
-        assert (response.status_code, response["Location"]) == (303, link.url)
+        assert response.status_code == 200
+        assert response["Refresh"] == f"0; url={link.url}"
+        assert f'<a class="kapso-button" href="{escape(link.url)}">Continue</a>' in text(response)
+        assert "<form" not in text(response)
         assert "no-store" in response["Cache-Control"]
         assert response["Referrer-Policy"] == "no-referrer"
     (event,) = TimelineEvent.objects.filter(kind="setup_link_opened")
@@ -135,7 +142,7 @@ def test_cookie_is_protected(address: str, client: Client) -> None:
 
 
 def test_post_needs_no_cookies(address: str) -> None:
-    assert Client(enforce_csrf_checks=True).post(address).status_code == 303
+    assert Client(enforce_csrf_checks=True).post(address).status_code == 200
 
 
 def test_post_renews_an_expired_link(link: SetupLink, address: str, client: Client) -> None:
@@ -143,7 +150,7 @@ def test_post_renews_an_expired_link(link: SetupLink, address: str, client: Clie
     response = client.post(address)
     fresh = Customer.objects.get().latest_setup_link
     assert fresh != link
-    assert response["Location"] == fresh.url
+    assert response["Refresh"] == f"0; url={fresh.url}"
     assert connect_path(Customer.objects.get()) == address
 
 
@@ -154,7 +161,7 @@ def test_the_api_is_asked_outside_atomic_requests(
     end(link)
     in_transaction = []
     with around_api_requests(before=lambda: in_transaction.append(database.in_atomic_block)):
-        assert client.post(address).status_code == 303
+        assert client.post(address).status_code == 200
     assert in_transaction
     assert not any(in_transaction)
 
@@ -163,9 +170,9 @@ def test_without_time_zones(sandbox: Sandbox, client: Client, settings: Any) -> 
     settings.USE_TZ = False
     link = onboarding.create_setup_link(make_customer(kapso_id=None))
     address = connect_path(link.customer)
-    assert client.post(address)["Location"] == link.url
+    assert client.post(address)["Refresh"] == f"0; url={link.url}"
     end(link)
-    assert client.post(address).status_code == 303
+    assert client.post(address).status_code == 200
     assert SetupLink.objects.count() == 2
 
 
@@ -256,15 +263,15 @@ def test_post_to_an_invitation_revoked_at_kapso_is_gone(
         "' OR 1=1 --",
         "x" * 100_000,
         "%E2%80%AE",
-        "TOKEN.",
         "TOKENx",
+        "xTOKEN",
         "tOKEN",
     ],
     ids=range(11),
 )
 def test_no_other_token_works(address: str, client: Client, method: str, token: str) -> None:
     own = address.split("/")[-2]
-    token = {"TOKEN.": f"{own}.", "TOKENx": f"{own}x", "tOKEN": own.swapcase()}.get(token, token)
+    token = {"TOKENx": f"{own}x", "xTOKEN": f"x{own}", "tOKEN": own.swapcase()}.get(token, token)
     before = rows()
     response = getattr(client, method)(f"/whatsapp/connect/{token}/")
     assert response.status_code == 404
@@ -279,7 +286,21 @@ def test_signatures_for_other_purposes_are_rejected(link: SetupLink, client: Cli
         assert client.get(f"/whatsapp/connect/{token}/").status_code == 404
 
 
-@pytest.mark.parametrize("method", ["head", "put", "delete", "options"])
+def test_head_and_options_change_nothing(address: str, client: Client, sandbox: Sandbox) -> None:
+    before, asked = rows(), len(sandbox.requests())
+    page, head = client.get(address), client.head(address)
+    assert (head.status_code, head.content) == (200, b"")
+    for name in ("Content-Type", "Content-Language", "Referrer-Policy", "X-Robots-Tag", "Vary"):
+        assert head[name] == page[name]
+    assert not head.cookies
+    options = client.options(address)
+    assert (options.status_code, options["Allow"]) == (200, "GET, HEAD, POST, OPTIONS")
+    assert client.head("/whatsapp/connect/x/").status_code == 404
+    assert rows() == before
+    assert len(sandbox.requests()) == asked
+
+
+@pytest.mark.parametrize("method", ["put", "delete", "patch", "trace"])
 def test_no_other_method_changes_anything_or_puts_the_url_into_the_log(
     address: str, client: Client, caplog: pytest.LogCaptureFixture, method: str
 ) -> None:
@@ -303,14 +324,155 @@ def test_url_of_a_page_that_does_not_exist_any_more_is_not_in_the_log(
     assert "Not Found: /no/such/page/" in caplog.text
 
 
-def test_exception_in_a_page_is_logged(
-    address: str, client: Client, caplog: pytest.LogCaptureFixture, settings: Any
+ADDED = ["%3E", ">", '"', "**", ".", ")", "*", "'", ",", "%E2%80%8B", "%C2%A0", "%253E", "%0A"]
+ADDED += ["_", " and more", "%EF%BB%BF", "%ff", "/>", "//", ">/", "%C2%A0/"]
+"""What mail programs and people leave at the end of a URL."""
+
+
+@pytest.mark.parametrize("has_slash", [True, False], ids=["slash", "no slash"])
+@pytest.mark.parametrize("appends_slash", [True, False], ids=["append", "no append"])
+def test_url_with_something_behind_it_leads_to_the_clean_one(
+    address: str, client: Client, settings: Any, caplog: pytest.LogCaptureFixture,
+    has_slash: bool, appends_slash: bool,
+) -> None:  # fmt: skip
+    settings.APPEND_SLASH = appends_slash
+    for added in ADDED:
+        response = client.get((address if has_slash else address[:-1]) + added)
+        assert (response.status_code, response.get("Location")) == (302, address), added
+        assert response["Referrer-Policy"] == "no-referrer"
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("appends_slash", [True, False])
+def test_url_without_the_slash_leads_to_the_clean_one(
+    address: str, client: Client, settings: Any, appends_slash: bool
+) -> None:
+    settings.APPEND_SLASH = appends_slash
+    for method in (client.get, client.head):
+        response = method(address[:-1])
+        assert (response.status_code, response["Location"]) == (302, address)
+    assert (
+        client.get(f"/whatsapp/connect/%E2%80%8B{address.split('/')[-2]}/")["Location"] == address
+    )
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["connect", "connect/", "connect/x", "connect/x/y/", "connect/%0A", "success/>", "failed//"],
+)
+@pytest.mark.parametrize("method", ["get", "head", "post"])
+def test_mistyped_urls_get_a_friendly_page(
+    client: Client, end: str, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    response = getattr(client, method)(f"/whatsapp/{end}")
+    assert response.status_code == 404
+    if method != "head":
+        assert "We cannot find this connection" in text(response)
+    assert response["Referrer-Policy"] == "no-referrer"
+    assert caplog.records == []
+
+
+def test_only_the_token_of_a_customer_is_recognized(address: str, client: Client) -> None:
+    forged = address[:-2] + ("A" if address[-2] != "A" else "B")
+    assert client.get(f"{forged}/>").status_code == 404
+    assert client.post(f"{address}>").status_code == 404
+
+
+@pytest.mark.parametrize("page", ["success", "failed"])
+@pytest.mark.parametrize("appends_slash", [True, False])
+def test_redirect_without_the_slash_is_not_lost(
+    client: Client, settings: Any, page: str, appends_slash: bool
+) -> None:
+    settings.APPEND_SLASH = appends_slash
+    response = client.get(f"/whatsapp/{page}?setup_link_id=1&error_code=%2B")
+    assert response.status_code == 302
+    assert response["Location"] == f"/whatsapp/{page}/?setup_link_id=1&error_code=%2B"
+
+
+# Errors
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, settings: Any) -> Any:
+    """Where a site's log and its mails to ADMINS go."""
+    settings.ADMINS = [("Ada", "ada@example.com")] if VERSION < (6,) else ["ada@example.com"]
+    handler = AdminEmailHandler(include_html=True)
+    handler.setLevel(logging.ERROR)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    yield caplog
+    root.removeHandler(handler)
+
+
+def mails() -> str:
+    sent = getattr(mail, "outbox", [])
+    parts = [str(part) for one in sent for part in (one.subject, one.body, one.alternatives)]
+    return "\n".join(parts)
+
+
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_without_a_database_the_page_is_friendly_and_its_url_in_no_log_or_mail(
+    link: SetupLink, address: str, client: Client, log: Any, method: str
+) -> None:
+    with failing_queries(OperationalError("the database is away"), "SELECT", Customer):
+        response = getattr(client, method)(address)
+    assert (response.status_code, response["Retry-After"]) == (503, "60")
+    assert "Not possible right now" in text(response)
+    assert "it is not your fault" in text(response)
+    assert response["Referrer-Policy"] == "no-referrer"
+    (record,) = log.records
+    assert (record.name, record.levelname) == ("kapso_connect.page", "ERROR")
+    assert record.exc_info[0] is OperationalError
+    assert "the database is away" in mails()
+    assert "in dispatch" in mails()
+    for secret in (address.split("/")[-2], str(link.customer.connect_key), link.url):
+        assert secret not in log.text + mails()
+
+
+def test_redirects_with_an_error_are_friendly_and_not_in_djangos_log(
+    link: SetupLink, client: Client, log: Any
+) -> None:
+    with failing_queries(OperationalError("away"), "SELECT", SetupLink):
+        for url in (success(link, "1"), failed(link, "link_expired")):
+            assert client.get(url).status_code == 503
+    assert link.kapso_id not in log.text + mails()
+    assert {record.name for record in log.records} == {"kapso_connect.page"}
+
+
+def test_error_in_a_sites_own_page_is_friendly(link: SetupLink, client: Client, log: Any) -> None:
+    class Broken(views.ConnectView):
+        def get_context_data(self, page: str, **context: Any) -> dict[str, Any]:
+            raise ZeroDivisionError
+
+    token = connect_path(link.customer).split("/")[-2]
+    response = Broken.as_view()(RequestFactory().get("/"), token=token)
+    assert response.status_code == 500
+    assert "it is not your fault" in text(response)
+    assert "Broken failed: ZeroDivisionError" in log.text
+    assert token not in log.text + mails()
+
+
+def test_page_without_templates_is_a_line_of_text(
+    address: str, client: Client, log: Any, settings: Any
 ) -> None:
     settings.TEMPLATES = []
+    response = client.get(address)
+    assert (response.status_code, text(response)) == (500, "Not possible right now")
+    assert [record.levelname for record in log.records] == ["ERROR"]
+    assert "kapso_connect/" in log.text
+
+
+def test_exception_of_a_middleware_after_the_page_is_logged_without_its_url(
+    address: str, client: Client, log: Any, settings: Any
+) -> None:
+    settings.MIDDLEWARE = ["tests.faults.raising_middleware", *settings.MIDDLEWARE]
     client.raise_request_exception = False
     assert client.get(address).status_code == 500
-    assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert "kapso_connect/" in caplog.text
+    (record,) = log.records
+    assert (record.name, record.exc_info[0]) == ("django.request", ZeroDivisionError)
+    mailed = "".join(sent.subject + str(sent.body) for sent in mail.outbox)
+    assert mailed
+    assert address.split("/")[-2] not in log.text + mailed
 
 
 # Too often
@@ -321,7 +483,7 @@ def test_too_many_clicks_are_limited(
 ) -> None:
     monkeypatch.setattr(rate_limit.time, "time", lambda: 1_800_000_000 + 60)
     for _ in range(rate_limit.CONNECT_RATE_LIMIT):
-        assert client.post(address).status_code == 303
+        assert client.post(address).status_code == 200
     asked = len(sandbox.requests())
     response = client.post(address)
     assert response.status_code == 429
@@ -331,9 +493,9 @@ def test_too_many_clicks_are_limited(
     assert client.get(address).status_code == 200
 
     other = onboarding.create_setup_link(make_customer(kapso_id=None))
-    assert client.post(connect_path(other.customer)).status_code == 303
+    assert client.post(connect_path(other.customer)).status_code == 200
     monkeypatch.setattr(rate_limit.time, "time", lambda: 1_800_000_000 + 600)
-    assert client.post(address).status_code == 303
+    assert client.post(address).status_code == 200
 
 
 @pytest.mark.parametrize("is_broken", [False, True], ids=["dummy", "broken"])
@@ -344,7 +506,7 @@ def test_broken_cache_means_no_limit(
     broken = mock.patch.object(rate_limit.cache, "add", side_effect=ConnectionError("away"))
     with broken if is_broken else mock.MagicMock():
         for _ in range(rate_limit.CONNECT_RATE_LIMIT + 2):
-            assert client.post(address).status_code == 303
+            assert client.post(address).status_code == 200
 
 
 # Languages
@@ -591,7 +753,9 @@ def test_hostile_parameters_get_a_friendly_page_and_change_nothing(
     assert rows() == before
 
 
-@pytest.mark.parametrize("name", ["connect", "success", "failed", "invalid", "withdrawn"])
+@pytest.mark.parametrize(
+    "name", ["connect", "success", "failed", "invalid", "withdrawn", "mistyped"]
+)
 def test_every_page_is_private(connected: Connection, client: Client, name: str) -> None:
     link = connected.setup_link
     assert link is not None
@@ -601,6 +765,7 @@ def test_every_page_is_private(connected: Connection, client: Client, name: str)
         "failed": failed(link, "link_expired"),
         "invalid": "/whatsapp/connect/x/",
         "withdrawn": connect_path(Customer(connect_key="gone")),
+        "mistyped": "/whatsapp/connect/x",
     }
     response = client.get(pages[name])
     assert "no-store" in response["Cache-Control"]

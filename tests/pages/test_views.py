@@ -25,7 +25,14 @@ from kapso_connect.onboarding.connect_urls import VISIT_SECONDS, connect_path, s
 from kapso_connect.sandbox.hosted import SETUP_ERROR_TEXTS
 from kapso_connect.testing import Sandbox
 
-from ..factories import listening, make_connection, make_customer, make_link, remote_customer
+from ..factories import (
+    allow_questions,
+    listening,
+    make_connection,
+    make_customer,
+    make_link,
+    remote_customer,
+)
 from ..faults import around_api_requests
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -61,9 +68,9 @@ def text(response: HttpResponse) -> str:
 
 @pytest.fixture
 def claimable(sandbox: Sandbox) -> tuple[SetupLink, str]:
-    customer = remote_customer(sandbox)
-    number = sandbox.add_number(customer_id=customer.kapso_id, phone_number="+442071838750")
-    return make_link(customer), number["phone_number_id"]
+    link = make_link(remote_customer(sandbox))
+    number = sandbox.add_number(customer_id=link.customer.kapso_id, phone_number="+442071838750")
+    return link, number["phone_number_id"]
 
 
 # Success
@@ -132,6 +139,7 @@ def test_while_the_api_is_away_the_customer_waits(claimable, sandbox, client: Cl
     assert not Connection.objects.exists()
 
     sandbox.clear_faults()
+    allow_questions()
     assert "WhatsApp is connected" in text(client.get(success(link, number)))
 
 
@@ -347,9 +355,28 @@ def test_owner_that_cannot_be_looked_up_costs_no_page(
 
 
 @pytest.mark.parametrize("url", [SUCCESS, FAILED])
-@pytest.mark.parametrize("method", ["post", "put", "delete", "head"])
+@pytest.mark.parametrize("method", ["post", "put", "delete", "patch"])
 def test_only_get(client: Client, url: str, method: str) -> None:
     assert getattr(client, method)(url).status_code == 405
+
+
+def test_head_asks_and_records_nothing(claimable, sandbox: Sandbox, client: Client) -> None:
+    link, number = claimable
+    asked = len(sandbox.requests())
+    with listening() as heard:
+        for url, status in ((success(link, number), 202), (failed(link, "link_expired"), 200)):
+            response = client.head(url)
+            assert (response.status_code, response.content) == (status, b"")
+            assert client.options(url)["Allow"] == "GET, HEAD, OPTIONS"
+        assert client.head(SUCCESS).status_code == client.head(FAILED).status_code == 400
+    assert heard == []
+    assert len(sandbox.requests()) == asked
+    assert not TimelineEvent.objects.exists()
+    before = SetupLink.objects.values().get()
+    assert (before["setup_status"], before["next_question_at"]) == ("pending", None)
+
+    client.get(success(link, number))
+    assert client.head(success(link, number)).status_code == 200
 
 
 @pytest.mark.parametrize("url", [SUCCESS, FAILED])

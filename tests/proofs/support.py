@@ -162,6 +162,7 @@ class Site:
     def __init__(
         self, database_url: str, *, workers: int = 2, threads: int = 25, **variables: str
     ) -> None:
+        """With one thread, a worker accepts a connection only when it has nothing else to do."""
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port = self._socket.getsockname()[1]
         fd = self._socket.fileno()
@@ -171,7 +172,7 @@ class Site:
                 [
                     *(sys.executable, "-m", "gunicorn", "tests.sites.proof_site.wsgi"),
                     *("--bind", f"fd://{fd}", "--log-level", "warning", "--timeout", "60"),
-                    *("--worker-class", "gthread"),
+                    *("--worker-class", "gthread" if threads > 1 else "sync"),
                     *("--workers", str(workers), "--threads", str(threads)),
                 ],
                 env=environment(database_url, **variables),
@@ -221,7 +222,8 @@ class Site:
             started = time.monotonic()
             connection.request(request.method, request.target, request.body, request.headers)
             response = connection.getresponse()
-            location = response.getheader("Location", "")
+            refresh = response.getheader("Refresh", "").partition("url=")[2]
+            location = response.getheader("Location", refresh)
             body = response.read()
             return Answer(response.status, body, time.monotonic() - started, location)
 

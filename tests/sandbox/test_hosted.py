@@ -87,7 +87,8 @@ def test_each_failure_goes_to_the_failure_url(box: Sandbox, box_api: Api, code: 
     assert location == f"{FAILURE}?setup_link_id={link['id']}&error_code={code}"
     row = stored(box, link)
     assert (row["whatsapp_setup_status"], row["whatsapp_setup_error"]) == ("failed", code)
-    assert row["status"] == ("expired" if code == "link_expired" else "active")
+    ended = {"link_expired": "expired", "already_used": "used"}
+    assert row["status"] == ended.get(code, "active")
     assert numbers(box) == []
 
 
