@@ -144,17 +144,21 @@ class NumberMoved(Exception):
     """Kapso says that the number is not this customer's any more, so nothing was done with it. What
     Kapso says was recorded: look at the number again."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "Kapso says that this number is not this customer's any more. Nothing was done with it."
-        )
+    def __init__(
+        self,
+        message: str = "Kapso says that this number is not this customer's any more. Nothing was "
+        "done with it.",
+    ) -> None:
+        super().__init__(message)
 
 
 class NumberGone(Exception):
     """Kapso no longer has the number. It was recorded as disconnected."""
 
-    def __init__(self) -> None:
-        super().__init__("Kapso no longer has this number. It is now marked as disconnected.")
+    def __init__(
+        self, message: str = "Kapso no longer has this number. It is now marked as disconnected."
+    ) -> None:
+        super().__init__(message)
 
 
 # Webhooks

@@ -62,7 +62,8 @@ def replica_database(
     }
     with django_db_blocker.unblock(), connections["replica"].schema_editor() as editor:
         for model in apps.get_models():
-            editor.create_model(model)
+            if not model._meta.proxy:
+                editor.create_model(model)
     yield
     with django_db_blocker.unblock():
         connections["replica"].close()

@@ -436,7 +436,7 @@ def test_parent_and_child_show_the_same_customer(admin_client: Client) -> None:
     franchise = Franchise.objects.create(title="Ada's")
     bakery = Bakery.objects.get(pk=franchise.pk)
     for obj in (franchise, bakery):
-        response = admin_client.post(url(type(obj), "whatsapp_invite"), {"ids": obj.pk})
+        response = admin_client.post(url(type(obj), "whatsapp_invite", obj.pk))
         assert response.status_code == 302
     customer = Customer.objects.get()
     create_rows(customer, [NUMBER], {})
@@ -471,7 +471,7 @@ def test_customer_data_that_is_wrong_is_named(
     monkeypatch.setattr(ShopAdmin, "get_customer_data", lambda self, obj: data)
     shop = Shop.objects.create(name="Shop")
     for action in (
-        lambda: admin_client.post(url(Shop, "whatsapp_invite"), {"ids": shop.pk}, follow=True),
+        lambda: admin_client.post(url(Shop, "whatsapp_invite", shop.pk), follow=True),
         lambda: admin_client.post(
             url(Shop), {"action": ACTION, "_selected_action": shop.pk}, follow=True
         ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 from typing import Any
-from unittest import mock
 
 import pytest
 from django.conf import settings
@@ -16,6 +15,7 @@ from django.utils import timezone
 from kapso_connect.models import Customer, IdempotentRequest, SetupLink, TimelineEvent
 from kapso_connect.testing import Sandbox
 
+from ..clock import FakeClock
 from ..factories import make_customer
 from ..faults import ProcessKilled, around_api_requests, failing_statement, kill_process
 from ..faulty_server import FaultyServer, hung
@@ -266,16 +266,19 @@ def test_customer_and_key_are_stored_together(caller: Caller) -> None:
 
 
 def test_key_is_free_as_soon_as_its_request_can_no_longer_run(
-    caller: Caller, sandbox: Sandbox, body: dict[str, Any], configure: Any
+    caller: Caller,
+    sandbox: Sandbox,
+    body: dict[str, Any],
+    configure: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     configure(API_BUDGET=12.0, LEASE_SECONDS=300.0)
     with around_api_requests(CREATE_LINK, after=kill_process), pytest.raises(ProcessKilled):
         post(caller, body)
     (made,) = remote_links(sandbox)
     assert code(post(caller, body), 409) == "idempotency_key_in_use"
-    in_25_seconds = timezone.now() + timedelta(seconds=25)
-    with mock.patch("django.utils.timezone.now", return_value=in_25_seconds):
-        assert post(caller, body).json()["kapso_id"] == made
+    FakeClock(monkeypatch).advance(25)
+    assert post(caller, body).json()["kapso_id"] == made
     assert remote_links(sandbox) == [made]
 
 

@@ -562,16 +562,6 @@ def test_numbers_that_no_receiver_heard_of_are_reported() -> None:
     assert "AppConfig.ready()" in found["hint"]
 
 
-@pytest.mark.django_db
-def test_tables_of_the_task_queue_are_missing(settings: Any) -> None:
-    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "django_tasks_db"]
-    settings.TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
-    found = offline()
-    assert "django_tasks_database.0001_initial" in found["migrations"]["message"]
-    assert found["migrations"]["hint"] == "Run: manage.py migrate"
-    assert "problem with: migrations" in found["tasks"]["message"] + found["queues"]["message"]
-
-
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(("count", "level"), [(0, None), (1, None), (2, "problem"), (9, "problem")])
 def test_key_of_another_project_is_reported(
@@ -976,9 +966,15 @@ def test_tasks_without_a_worker(tmp_path: Path) -> None:
         "QUEUE_SITE_SETUP": setup,
         "KAPSO_API_BASE_URL": "http://127.0.0.1:9",
     }
+    start = "import django; django.setup(); from django.core.management import call_command;"
+    migrate = f"{start} call_command('migrate', 'kapso_connect', verbosity=0)"
+    subprocess.run([sys.executable, "-c", migrate], env=environment("", **variables), check=True)
+    _status, found, _ = doctor_process("", "--no-network", **variables)
+    assert "django_tasks_database.0001_initial" in found["migrations"]["message"]
+    assert found["migrations"]["hint"] == "Run: manage.py migrate"
+    assert "problem with: migrations" in found["tasks"]["message"] + found["queues"]["message"]
     enqueue = (
-        "import django; django.setup(); from django.core.management import call_command;"
-        "call_command('migrate', verbosity=0); from kapso_connect import outbox;"
+        f"{start} call_command('migrate', verbosity=0); from kapso_connect import outbox;"
         "outbox.deliver_event.enqueue(1)"
     )
     subprocess.run([sys.executable, "-c", enqueue], env=environment("", **variables), check=True)
