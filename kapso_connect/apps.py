@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.utils.translation import gettext_lazy as _
+
+from .translation import gettext_lazy as _
 
 
 class KapsoConnectConfig(AppConfig):

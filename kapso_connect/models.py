@@ -24,7 +24,6 @@ from django.db.models.query_utils import PathInfo
 from django.utils import timezone
 from django.utils.crypto import get_random_string
 from django.utils.functional import cached_property
-from django.utils.translation import gettext_lazy as _
 
 from .exceptions import ExternalIdTaken
 from .fields import InstantField
@@ -36,6 +35,7 @@ from .phone_numbers import TEST_NUMBER_DIGITS, is_test_number, only_digits, sear
 from .querysets import PrimaryQuerySet
 from .retries import Leased, LeasedQuerySet, Retryable, RetryableQuerySet, not_leased
 from .text import one_line
+from .translation import gettext_lazy as _
 from .utils import MAX_URL_LENGTH
 
 

@@ -8,12 +8,12 @@ from typing import Any, ClassVar, TypeVar
 
 from django.db import connections, models
 from django.db.models import F, Q
-from django.utils.translation import gettext_lazy as _
 
 from .conf import get_conf
 from .fields import InstantField
 from .log import log_event
 from .querysets import PrimaryQuerySet
+from .translation import gettext_lazy as _
 from .utils import utc_now
 
 FIRST_RETRY_DELAY = 15

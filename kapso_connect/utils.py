@@ -14,11 +14,11 @@ from django.templatetags.static import static
 from django.urls import reverse
 from django.utils import timezone, translation
 from django.utils.http import url_has_allowed_host_and_scheme
-from django.utils.translation import gettext as _
 
 from .conf import get_conf
 from .exceptions import InvalidOptions
 from .log import log_event
+from .translation import gettext as _
 
 MAX_URL_LENGTH = 2000
 MAX_ERROR_LENGTH = 10_000

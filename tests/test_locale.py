@@ -6,19 +6,21 @@ import gettext
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import polib
 import pytest
+from django.template.loader import render_to_string
+from django.utils.translation import override
 
-from kapso_connect.kapso.languages import Language
-from tests import ROOT
+from kapso_connect.models import OnboardingStatus
+from tests import ROOT, translations
+
+from .translations import TRANSLATED
 
 PACKAGE = ROOT / "kapso_connect"
 LOCALE = PACKAGE / "locale"
-TRANSLATED = [language for language in Language.values if language != "en"]
 FIELD = re.compile(r"%\(\w+\)[sd]|%[sd%]|\{\w*\}|</?\w+[^>]*>")
 
 
@@ -35,15 +37,7 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("GNU gettext is not installed.")
     package = tmp_path_factory.mktemp("extracted") / "kapso_connect"
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("*.mo", "__pycache__"))
-    languages = [f"--locale={language}" for language in TRANSLATED]
-    done = subprocess.run(
-        [sys.executable, "-m", "django", "makemessages", "--no-location", *languages],
-        cwd=package,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": ""},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    translations.update(package, "--no-location")
     return package / "locale"
 
 
@@ -68,17 +62,53 @@ def test_what_is_compiled_is_what_is_written(language: str) -> None:
     assert len(catalog(language)) > 100
     for entry in catalog(language):
         if entry.msgid_plural:
+            key = f"{entry.msgctxt}\x04{entry.msgid}"
             compiled_forms = [
-                found._catalog[(entry.msgid, form)]  # type: ignore[attr-defined]
+                found._catalog[(key, form)]  # type: ignore[attr-defined]
                 for form in sorted(entry.msgstr_plural)
             ]
             assert compiled_forms == list(entry.msgstr_plural.values())
         else:
-            assert (
-                found.pgettext(entry.msgctxt, entry.msgid) == entry.msgstr
-                if (entry.msgctxt)
-                else found.gettext(entry.msgid) == entry.msgstr
-            )
+            assert found.pgettext(entry.msgctxt, entry.msgid) == entry.msgstr
+
+
+# A site's own translations
+
+
+@pytest.mark.parametrize("language", ["en", "es"])
+def test_translations_of_the_site_do_not_replace_ours(
+    settings: Any, tmp_path: Path, language: str
+) -> None:
+    po = polib.POFile()
+    po.metadata = {"Content-Type": "text/plain; charset=utf-8", "Language": language}
+    texts = [entry.msgid for entry in catalog("es") if not entry.msgid_plural]
+    po.extend(polib.POEntry(msgid=text, msgstr=f"SITE {text}") for text in texts)
+    po.append(polib.POEntry(msgid="Invited", msgctxt="WhatsApp", msgstr="On purpose"))
+    folder = tmp_path / language / "LC_MESSAGES"
+    folder.mkdir(parents=True)
+    po.save_as_mofile(str(folder / "django.mo"))
+    settings.LOCALE_PATHS = [str(tmp_path)]
+    with override(language):
+        assert "SITE" not in str(OnboardingStatus.CONNECTED.label)
+        assert str(OnboardingStatus.INVITED.label) == "On purpose"
+        page = render_to_string("kapso_connect/connect.html", {"site_name": "Here"})
+        assert "SITE" not in page
+    assert ("Conect" if language == "es" else "Connect") in page
+
+
+def test_every_text_has_the_context_in_its_source() -> None:
+    imports = re.compile(r"django.utils.translation import .*gettext")
+    found = [
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if imports.search(path.read_text())
+    ]
+    # send_link uses Django's own names of languages.
+    assert sorted(found) == ["admin/send_link.py", "translation.py"]
+    tags = re.compile(r"{% *(?:block)?trans(?:late)? [^%]*%}")
+    for path in (PACKAGE / "templates").rglob("*.*"):
+        for tag in tags.findall(path.read_text()):
+            assert 'context "WhatsApp"' in tag, (path, tag)
 
 
 @pytest.mark.parametrize("language", TRANSLATED)

@@ -19,11 +19,11 @@ from django.forms import Media
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse, reverse_lazy
 from django.utils.functional import Promise, cached_property
-from django.utils.translation import gettext as _
 from django.views.generic.base import ContextMixin, TemplateResponseMixin, View
 
 from ..db import non_atomic
 from ..models import Customer, SetupLink
+from ..translation import gettext as _
 from ..utils import static_url
 
 MAX_SELECTED = 100

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from django.utils.functional import Promise
-from django.utils.translation import gettext_lazy
+
+from ..translation import gettext_lazy
 
 
 class Color(NamedTuple):

@@ -9,11 +9,11 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 
 from ..models import AccountStatus, Attention, Connection
 from ..phone_numbers import searched_digits
+from ..translation import gettext as _
+from ..translation import gettext_lazy
 from .base import ReadOnlyAdmin
 from .display import EMPTY, badge, connection_badge, health_badge, json_block, phone_number_html
 from .status import disconnect_reason

@@ -21,13 +21,13 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch
-from django.utils.translation import gettext as _
 from django.views.generic import FormView
 
 from .. import exceptions
 from ..models import Connection, Customer, SetupLink
 from ..onboarding import customers
 from ..onboarding.messages import staff_message
+from ..translation import gettext as _
 from .base import AdminView
 from .history import log_change
 

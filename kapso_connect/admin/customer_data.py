@@ -11,13 +11,13 @@ from django.db import IntegrityError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
-from django.utils.translation import gettext as _
 
 from ..db import atomic
 from ..exceptions import ExternalIdTaken
 from ..kapso.languages import find_language
 from ..models import Customer
 from ..owners import owner_key, owner_type
+from ..translation import gettext as _
 from .base import AdminPages
 
 CUSTOMERS_PER_QUERY = 500

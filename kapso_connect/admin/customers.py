@@ -14,11 +14,11 @@ from django.urls import URLPattern, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
-from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 
 from ..models import Connection, Customer, CustomerQuerySet, SetupLink, TimelineEvent
 from ..owners import models_of_owner
+from ..translation import gettext as _
+from ..translation import gettext_lazy
 from . import overview
 from .base import PackageAdmin
 from .display import CONFIRMATION_ROWS

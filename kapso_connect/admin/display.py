@@ -10,11 +10,11 @@ from django.contrib import admin
 from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 
 from ..models import Connection, Health
 from ..phone_numbers import format_phone_number
+from ..translation import gettext as _
+from ..translation import gettext_lazy
 from ..utils import to_local_time
 
 EMPTY = "-"

@@ -11,13 +11,13 @@ from django import forms
 from django.contrib.admin.widgets import AdminRadioSelect
 from django.http import QueryDict
 from django.utils.formats import date_format
-from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 
 from ..exceptions import InvalidOptions
 from ..kapso.languages import Language
 from ..kapso.setup_link_options import DEFAULT_COUNTRY, SetupLinkOptions, provisioning_problem
 from ..pages.theme import low_contrast_pairs
+from ..translation import gettext as _
+from ..translation import gettext_lazy
 from ..utils import (
     MAX_URL_LENGTH,
     from_local_time,

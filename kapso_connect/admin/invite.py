@@ -14,8 +14,6 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from django.urls import NoReverseMatch, URLPattern
-from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 from django.views.generic import FormView, TemplateView
 
 from .. import exceptions
@@ -24,6 +22,8 @@ from ..models import Connection, Customer, Invitation, InvitationBatch, SetupLin
 from ..onboarding import invitations, setup_links
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.messages import staff_message
+from ..translation import gettext as _
+from ..translation import gettext_lazy
 from ..utils import time_since, to_local_time, utc_now
 from . import forms
 from .base import AdminView

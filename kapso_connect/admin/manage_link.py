@@ -7,11 +7,11 @@ from typing import Any
 from django import forms
 from django.http import HttpResponse
 from django.utils.formats import date_format
-from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 
 from .. import onboarding
 from ..models import SetupLink
+from ..translation import gettext as _
+from ..translation import gettext_lazy
 from .customer_actions import ConfirmView
 from .forms import ExtendForm, end_of_day
 

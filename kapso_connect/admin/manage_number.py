@@ -8,12 +8,12 @@ from django import forms
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
-from django.utils.translation import gettext as _
 
 from .. import onboarding
 from ..exceptions import NumberGone
 from ..models import Connection, Health
 from ..phone_numbers import format_phone_number, only_digits
+from ..translation import gettext as _
 from .customer_actions import DOUBLE_CLICK, ConfirmView, CustomerActionView
 from .history import log_change
 

@@ -13,10 +13,10 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import URLPattern
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext_lazy
 
 from ..models import Customer
 from ..onboarding.status import NOT_INVITED, CustomerStatus, get_statuses
+from ..translation import gettext_lazy
 from .panel import StatusPanel
 from .status import StatusFilter, owners_of, status_summary
 

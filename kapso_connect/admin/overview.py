@@ -13,13 +13,13 @@ from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
-from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 from django.views.generic import TemplateView
 
 from ..models import Attention, Connection, Customer, Health, SetupLink, TimelineEvent
 from ..monitoring import reports
 from ..monitoring.reports import Period
+from ..translation import gettext as _
+from ..translation import gettext_lazy
 from ..utils import from_local_time, today
 from .base import AdminView, list_url
 from .display import badge, format_datetime, phone_number_html, shorten

@@ -11,8 +11,6 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 
 from ..kapso.error_codes import SETUP_ERRORS
 from ..models import Connection, Customer, SetupLink, TimelineEvent
@@ -24,6 +22,8 @@ from ..onboarding.status import (
     can_still_connect,
     get_statuses,
 )
+from ..translation import gettext as _
+from ..translation import gettext_lazy
 from .base import list_url
 from .display import (
     HIDDEN_URL,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
-from django.utils.translation import gettext as _
 
 from ..models import Customer
+from ..translation import gettext as _
 
 
 def qr_label(customer: Customer) -> str:

@@ -13,10 +13,10 @@ from django.http.response import HttpResponseBase
 from django.urls import URLPattern
 from django.utils.formats import localize
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, ngettext
 from django.views.generic import TemplateView
 
+from ..translation import gettext as _
+from ..translation import gettext_lazy, ngettext
 from ..utils import to_local_time
 from .base import MAX_SELECTED, PRIMARY_KEY, AdminView, ReadOnlyAdmin
 from .display import CONFIRMATION_ROWS, EMPTY, shorten, text_block

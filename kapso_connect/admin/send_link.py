@@ -12,8 +12,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, IntegrityError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
-from django.utils.translation import get_language_info, gettext_lazy
-from django.utils.translation import gettext as _
+from django.utils.translation import get_language_info
+from django.utils.translation import gettext as django_gettext
 from django.views.generic import TemplateView
 
 from .. import exceptions
@@ -22,6 +22,8 @@ from ..log import log_event
 from ..models import SetupLink, TimelineEvent
 from ..onboarding import customers, emails, setup_links
 from ..onboarding.connect_urls import connect_url
+from ..translation import gettext as _
+from ..translation import gettext_lazy
 from .customer_actions import DOUBLE_CLICK, ConfirmView, CustomerActionView
 from .history import log_change
 from .qr import qr_code, qr_label
@@ -167,7 +169,7 @@ def sent_events(link: SetupLink, channel: str) -> Any:
 def language_context(code: str) -> dict[str, str]:
     """Return a language's code, and its name in the current language."""
     try:
-        name = _(get_language_info(code)["name"])
+        name = django_gettext(get_language_info(code)["name"])
     except KeyError:
         name = code
     return {"language": name, "language_code": code}

@@ -7,12 +7,12 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 
 from ..models import SetupLink
 from ..monitoring import reports
 from ..onboarding.connect_urls import connect_url
+from ..translation import gettext as _
+from ..translation import gettext_lazy
 from .base import ReadOnlyAdmin
 from .display import HIDDEN_URL, badge, copy_field, json_block
 from .permissions import can_create_setup_links

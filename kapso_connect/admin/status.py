@@ -9,13 +9,13 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, ngettext
 
 from ..kapso.error_codes import SETUP_ERRORS
 from ..models import Connection, Customer, OnboardingStatus, SetupLink
 from ..onboarding.status import CustomerStatus
 from ..owners import OwnerKey, owner_type
+from ..translation import gettext as _
+from ..translation import gettext_lazy, ngettext
 from .display import badge, phone_number_html
 
 STATUS_BADGES = {

@@ -8,11 +8,11 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 
 from .. import outbox
 from ..models import TimelineEvent
+from ..translation import gettext as _
+from ..translation import gettext_lazy
 from .display import EMPTY, badge, json_block, text_block
 from .run_again import RunAgainAdmin
 

@@ -6,9 +6,9 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext_lazy
 
 from ..models import WebhookEvent
+from ..translation import gettext_lazy
 from ..webhooks import inbox
 from .display import badge, json_block
 from .run_again import RunAgainAdmin

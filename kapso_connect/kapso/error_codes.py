@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from django.db import models
 from django.utils.functional import Promise
-from django.utils.translation import gettext_lazy as _
+
+from ..translation import gettext_lazy as _
 
 
 class Action(models.TextChoices):

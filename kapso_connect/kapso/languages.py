@@ -6,7 +6,8 @@ A new one is a line here, and a catalogue in ``locale``.
 from __future__ import annotations
 
 from django.db import models
-from django.utils.translation import gettext_lazy as _
+
+from ..translation import gettext_lazy as _
 
 
 class Language(models.TextChoices):

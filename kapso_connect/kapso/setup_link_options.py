@@ -9,9 +9,8 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from django.utils.translation import gettext as _
-
 from ..exceptions import InvalidOptions
+from ..translation import gettext as _
 from ..utils import MAX_URL_LENGTH, host_of
 from .languages import Language
 from .types import ConnectionType

@@ -12,8 +12,8 @@ from typing import Any, TypeVar, get_type_hints
 
 from django.db import models
 from django.utils.dateparse import parse_datetime
-from django.utils.translation import gettext_lazy as _
 
+from ..translation import gettext_lazy as _
 from ..utils import as_stored
 
 ValueT = TypeVar("ValueT")

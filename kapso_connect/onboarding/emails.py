@@ -16,12 +16,12 @@ from django.core.mail import EmailMultiAlternatives
 from django.core.validators import validate_email
 from django.template.loader import render_to_string
 from django.utils import translation
-from django.utils.translation import gettext as _
 
 from ..conf import get_conf
 from ..exceptions import CannotInvite, NoConnectUrl, NoEmailAddress
 from ..models import Customer, SetupLink
 from ..text import one_line
+from ..translation import gettext as _
 from ..utils import describe
 from . import setup_links
 from .connect_urls import connect_url

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch
-from django.utils.translation import gettext as _
 
 from ..exceptions import (
     InvalidOptions,
@@ -18,6 +17,7 @@ from ..exceptions import (
     KapsoValidationError,
 )
 from ..models import Customer
+from ..translation import gettext as _
 
 
 def staff_message(error: Exception) -> str:

@@ -31,7 +31,6 @@ from django.urls import NoReverseMatch
 from django.utils import timezone, translation
 from django.utils.cache import patch_vary_headers
 from django.utils.decorators import method_decorator
-from django.utils.translation import gettext
 from django.utils.translation.trans_real import parse_accept_lang_header
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
@@ -55,6 +54,7 @@ from ..onboarding.connect_urls import (
     with_customer_token,
 )
 from ..phone_numbers import format_phone_number
+from ..translation import gettext
 from ..utils import reverse_path, static_url, time_since, validate_same_site_url
 from . import questions, theme
 from .rate_limit import seconds_until_allowed
