@@ -11,7 +11,6 @@ from unittest import mock
 import pytest
 from django.db import OperationalError
 from django.utils import timezone, translation
-from django.utils.translation import gettext
 from playwright.sync_api import Page, Response, Route, expect
 
 from kapso_connect import onboarding
@@ -21,6 +20,7 @@ from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.pages import rate_limit, views
 from kapso_connect.testing import Sandbox
+from kapso_connect.translation import gettext
 
 from ..conftest import THOROUGH
 from ..factories import allow_questions
