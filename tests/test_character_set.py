@@ -58,7 +58,8 @@ def narrow_database(
         }
         with django_db_blocker.unblock(), connections["narrow"].schema_editor() as editor:
             for model in apps.get_models():
-                editor.create_model(model)
+                if not model._meta.proxy:
+                    editor.create_model(model)
         yield
         with django_db_blocker.unblock():
             connections["narrow"].close()

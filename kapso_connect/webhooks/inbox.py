@@ -32,7 +32,7 @@ from ..kapso.client import KapsoClient
 from ..log import log_event
 from ..models import Source, TimelineEvent, WebhookEvent
 from ..onboarding.remote_numbers import STALE_READ_WINDOW, refresh_number
-from ..utils import describe, time_since, utc_now
+from ..utils import as_instant, describe, time_since, utc_now
 from .handlers import CONNECTING_EVENTS, TEST_DELIVERY, apply, disconnection_data
 from .payloads import PARSERS, Event, Message, PhoneNumberEvent, is_test, read
 
@@ -95,8 +95,8 @@ def receive(messages: Sequence[Message]) -> Received:
     try:
         new = _without_duplicates(messages) if messages else []
     except RepeatedTooOften:
-        # It may be the first that is not a replay: what it says is looked up, without a row more.
-        repeated = _make_due_again(messages[0]) if len(messages) == 1 else None
+        # It may be the first that is no replay.
+        repeated = _apply_again(messages[0]) if len(messages) == 1 else None
         if repeated is None:
             raise
         new, again = [], [repeated]
@@ -148,28 +148,44 @@ def _without_duplicates(messages: Sequence[Message]) -> list[Message]:
     return new
 
 
-def _make_due_again(message: Message) -> WebhookEvent | None:
-    """Return the latest event with the body and the name of ``message``, to be processed again, as
-    if it were this delivery; not sooner than MAX_SHARED_WAIT after the last time, however often it
-    is sent. None for an event that this app does not handle, and for one that is being processed.
-    """
-    rows = WebhookEvent.objects.filter(
-        body_digest=message.body_digest, event=message.name, event__in=PARSERS
-    )
+def _apply_again(message: Message) -> WebhookEvent | None:
+    """Apply ``message`` with the latest stored event of the same body and name, in place of storing
+    one more. Return that one; None if it is being processed, or if this app does not handle it."""
+    rows = WebhookEvent.objects.filter(body_digest=message.body_digest, event=message.name)
     latest = rows.order_by("-pk").first()
     if latest is None or message.event is None:
         return None
-    pause = timedelta(0)
-    if latest.processed_at is not None:
-        pause = max(pause, MAX_SHARED_WAIT - time_since(latest.processed_at))
-    if not rows.filter(pk=latest.pk).retry_now(
-        status=WebhookEvent.Status.PENDING, processed_at=None, received_at=timezone.now()
-    ):
-        return None
-    if pause:
-        rows.filter(pk=latest.pk).update(next_attempt_at=utc_now() + pause)
-    latest.refresh_from_db()
+    try:
+        retry_on_conflict(partial(apply, message.event, latest))
+    except NeedsConfirmation:
+        return latest if _ask_again(latest) else None
+    except (Ignored, UnprocessableEvent):
+        pass
     return latest
+
+
+def _ask_again(webhook_event: WebhookEvent) -> bool:
+    """Make a stored event due, as if it had just arrived, but not sooner than MAX_SHARED_WAIT after
+    the API was asked about it. Return False if it is being processed."""
+    due = utc_now()
+    if webhook_event.processed_at is not None:
+        due = max(due, as_instant(webhook_event.processed_at) + MAX_SHARED_WAIT)
+    webhook_event.status = WebhookEvent.Status.PENDING
+    webhook_event.next_attempt_at = due
+    changed = WebhookEvent.objects.not_leased().filter(pk=webhook_event.pk)
+    if not changed.update(
+        status=webhook_event.status,
+        next_attempt_at=due,
+        attempts=0,
+        processed_at=None,
+        received_at=timezone.now(),
+    ):
+        return False
+    if not _awaits_confirmation(webhook_event):
+        _enqueue_next_attempt(webhook_event)
+    elif not db.runs_immediately(process_webhook_event):
+        db.enqueue_on_commit(process_webhook_event, webhook_event.pk)
+    return True
 
 
 def _handled_name(name: str) -> str:

@@ -71,10 +71,9 @@ def test_the_same_delivery_50_times(site: Site) -> None:
 def test_the_same_event_under_50_keys(site: Site) -> None:
     body = payload(str(uuid.uuid4()), new_number_id())
     answers = site.send_at_once([delivery(body, event=CREATED) for _ in range(SIMULTANEOUS)])
-    taken = [answer for answer in answers if answer.status != 429]  # the same body, too often
-    assert_all_ok(taken)
+    assert_all_ok(answers)
     rows = site.rows()
-    assert rows.inbox == {"processed": len(taken)}
+    assert rows.inbox == {"processed": sum(answer.json["received"] for answer in answers)}
     assert len(rows.connections) == len(rows.customers) == 1
     assert rows.signals() == {"whatsapp_connected": 1}
     rows.assert_each_signal_received_once()
@@ -109,7 +108,10 @@ def test_webhook_redirect_and_sync_for_one_connection(
     sync = Request("POST", "/proof/sync/")
     requests = [redirect] * 5 + [sync] * 3 + [delivery(body, event=CREATED) for _ in range(5)]
     random.Random(attempt).shuffle(requests)
-    assert_all_ok(site.send_at_once(requests))
+    answers = site.send_at_once(requests)
+    # One view of the page asks Kapso; others may wait.
+    assert_all_ok([answer for answer in answers if answer.status != 202])
+    assert [answer.status for answer in answers].count(202) <= 4
     rows = site.rows()
     assert rows.connections == {number["phone_number_id"]: "connected"}
     assert rows.kinds() == rows_of(setup_link_created=1, connected=1)
@@ -138,7 +140,7 @@ def test_created_and_deleted_at_once(site: Site) -> None:
     body = payload(str(uuid.uuid4()), new_number_id())
     requests = [delivery(body, event=event) for event in (CREATED, DELETED) * (SIMULTANEOUS // 2)]
     answers = site.send_at_once(requests)
-    assert_all_ok([answer for answer in answers if answer.status != 429])
+    assert {answer.status for answer in answers} <= {200, 429}
     site.sync()
     rows = site.rows()
     assert list(rows.connections.values()) == ["disconnected"]
