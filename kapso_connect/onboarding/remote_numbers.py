@@ -16,7 +16,7 @@ from ..models import Connection, Customer, SetupLink, Source, TimelineEvent, Web
 from ..utils import as_instant, time_since
 from .customers import customer_from_api
 from .disconnections import disconnect
-from .numbers import Number, connect
+from .numbers import Number, changed_since, connect
 
 Kind = TimelineEvent.Kind
 
@@ -51,11 +51,6 @@ def refresh_number(
     asked_at = timezone.now()
     remote = _find(phone_number_id, client)
     if remote is None:
-        new = Connection.objects.connected().filter(
-            phone_number_id=phone_number_id, connected_at__gt=asked_at - NOT_SHOWN_YET_WINDOW
-        )
-        if webhook_event is not None and new.exists():
-            raise TryLater("The number was just connected: the API may not show it yet.")
         return disconnect(
             phone_number_id,
             source=source,
@@ -70,10 +65,16 @@ def refresh_number(
 
 
 def _find(phone_number_id: str, client: KapsoClient) -> KapsoPhoneNumber | None:
+    """Return a number as the API shows it; None if Kapso no longer has it. Raise TryLater for one
+    that was just connected here: the API may not show it yet."""
+    asked_at = timezone.now()
     try:
         return client.get_phone_number(phone_number_id)
     except KapsoNotFound:
-        return None
+        known = Connection.objects.connected().filter(phone_number_id=phone_number_id).first()
+    if known is not None and changed_since(known, asked_at - NOT_SHOWN_YET_WINDOW):
+        raise TryLater("The number was just connected: the API may not show it yet.")
+    return None
 
 
 def confirm_owner(connection: Connection, client: KapsoClient) -> bool:
