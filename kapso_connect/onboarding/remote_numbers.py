@@ -49,7 +49,7 @@ def refresh_number(
     """
     refuse_in_transaction()
     asked_at = timezone.now()
-    remote = _find(phone_number_id, client)
+    remote = find_remote_number(phone_number_id, client)
     if remote is None:
         return disconnect(
             phone_number_id,
@@ -64,7 +64,7 @@ def refresh_number(
     )
 
 
-def _find(phone_number_id: str, client: KapsoClient) -> KapsoPhoneNumber | None:
+def find_remote_number(phone_number_id: str, client: KapsoClient) -> KapsoPhoneNumber | None:
     """Return a number as the API shows it; None if Kapso no longer has it. Raise TryLater for one
     that was just connected here: the API may not show it yet."""
     asked_at = timezone.now()
@@ -86,7 +86,7 @@ def confirm_owner(connection: Connection, client: KapsoClient) -> bool:
     TryLater or a KapsoError if the API cannot tell.
     """
     asked_at = timezone.now()
-    remote = _find(connection.phone_number_id, client)
+    remote = find_remote_number(connection.phone_number_id, client)
     if remote is not None and remote.customer_id != connection.customer.kapso_id:
         customer = customer_from_api(remote.customer_id, client) if remote.customer_id else None
         apply_remote_number(customer, remote, asked_at=asked_at, source=Source.SYNC)
