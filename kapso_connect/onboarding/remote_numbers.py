@@ -16,7 +16,7 @@ from ..models import Connection, Customer, SetupLink, Source, TimelineEvent, Web
 from ..utils import as_instant, time_since
 from .customers import customer_from_api
 from .disconnections import disconnect
-from .numbers import Number, changed_since, connect
+from .numbers import Number, connect
 
 Kind = TimelineEvent.Kind
 
@@ -67,12 +67,12 @@ def refresh_number(
 def find_remote_number(phone_number_id: str, client: KapsoClient) -> KapsoPhoneNumber | None:
     """Return a number as the API shows it; None if Kapso no longer has it. Raise TryLater for one
     that was just connected here: the API may not show it yet."""
-    asked_at = timezone.now()
     try:
         return client.get_phone_number(phone_number_id)
     except KapsoNotFound:
         known = Connection.objects.connected().filter(phone_number_id=phone_number_id).first()
-    if known is not None and changed_since(known, asked_at - NOT_SHOWN_YET_WINDOW):
+    connected_at = known.connected_at if known else None
+    if connected_at is not None and time_since(connected_at) < NOT_SHOWN_YET_WINDOW:
         raise TryLater("The number was just connected: the API may not show it yet.")
     return None
 
