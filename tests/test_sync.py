@@ -364,6 +364,15 @@ def test_numbers_deleted_without_a_webhook_are_found(sandbox: Sandbox) -> None:
     assert sent["event"].data == {"reason": "not_found"}
 
 
+def test_number_that_the_api_does_not_show_yet_stays_connected(sandbox: Sandbox) -> None:
+    new = make_connection(connected_at=timezone.now() - timedelta(seconds=5))
+    with listening() as heard:
+        kapso_sync()
+    assert heard == []
+    new.refresh_from_db()
+    assert new.is_connected
+
+
 def test_number_disconnected_at_kapso_is_found(sandbox: Sandbox) -> None:
     known = connected(sandbox)
     sandbox.patch_number(known.phone_number_id, status="DISCONNECTED")

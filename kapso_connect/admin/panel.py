@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern
 from django.utils.safestring import SafeString
+from django.views.decorators.debug import sensitive_variables
 
 from ..kapso.error_codes import SETUP_ERRORS
 from ..models import Connection, Customer, SetupLink, TimelineEvent
@@ -105,6 +106,7 @@ class StatusPanel(InviteMixin):
         response.template_name = PANEL_TEMPLATE
         return response
 
+    @sensitive_variables()  # the customer's URL is among them
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         """Return the template context of the panel of ``obj`` for this user."""
         customer = self.find_customer(obj)

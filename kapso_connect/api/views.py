@@ -20,6 +20,7 @@ from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 from django.utils.functional import cached_property
 from django.utils.http import parse_etags
+from django.views.decorators.debug import sensitive_variables
 from rest_framework.exceptions import APIException
 from rest_framework.permissions import BasePermission
 from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer, JSONRenderer
@@ -118,7 +119,8 @@ class Api(GenericViewSet[Any]):
     @classmethod
     def as_view(cls, *args: Any, **kwargs: Any) -> Any:
         # Kapso is called outside of transactions, and changes are committed before the response.
-        return non_atomic(super().as_view(*args, **kwargs))
+        # Error reports show no locals, which may be customers' URLs.
+        return non_atomic(sensitive_variables()(super().as_view(*args, **kwargs)))
 
     # Permissions
 

@@ -15,8 +15,9 @@ from ..conf import get_conf
 from ..models import Customer
 from ..utils import reverse_path
 
-VISIT_COOKIE = "kapso_connect"
-"""The cookie of a browser in which a customer's connect URL was opened."""
+VISIT_COOKIE = "kapso_connect_token"
+"""The cookie of a browser in which a customer's connect URL was opened. Django's error reports hide
+the value of a cookie with "token" in its name."""
 
 VISIT_SECONDS = 2 * 60 * 60
 """How long a browser in which a connect URL was opened counts as the customer's."""

@@ -28,8 +28,9 @@ def check_health(
     Kapso confirms first that the number is its customer's. It checks a number at most every 3
     minutes, and accepts 5 such requests a second and 60 a minute for a whole project.
     Raise NumberMoved or NumberGone if the number is not this customer's any more, or not at Kapso;
-    that is recorded then. Raise a KapsoError if Kapso refuses (KapsoRateLimited) or is unavailable,
-    and CalledInTransaction inside a transaction; nothing is recorded then.
+    that is recorded then. Raise TryLater if the API may not show it yet, a KapsoError if Kapso
+    refuses (KapsoRateLimited) or is unavailable, and CalledInTransaction inside a transaction;
+    nothing is recorded then.
     """
     refuse_in_transaction()
     client = client or KapsoClient.from_settings()

@@ -150,10 +150,12 @@ def connect(
 
 
 def _forget_former_owner(connection: Connection) -> None:
-    """Clear what happened to a number while it was another customer's: that is in their timeline,
+    """Clear what was known of a number while it was another customer's: that is in their timeline,
     and not for the new one to see."""
+    for field in fields(Number):
+        if field.name != "phone_number_id":
+            setattr(connection, field.name, "")
     connection.setup_link = None
-    connection.provisioned_phone_number_id = ""
     connection.disconnected_at = None
     connection.disconnect_reason = ""
     connection.health_status = connection.health_error = ""

@@ -12,7 +12,6 @@ from ..conf import get_conf
 from ..db import refuse_in_transaction, retry_on_conflict
 from ..exceptions import (
     KapsoError,
-    KapsoNotFound,
     KapsoValidationError,
     NeedsConfirmation,
     TryLater,
@@ -21,8 +20,9 @@ from ..kapso.client import KapsoClient
 from ..kapso.types import KapsoPhoneNumber
 from ..log import log_event
 from ..models import Connection, Customer, SetupLink, Source
+from ..utils import time_since
 from .numbers import Number, connect
-from .remote_numbers import apply_remote_number
+from .remote_numbers import NOT_SHOWN_YET_WINDOW, apply_remote_number, find_remote_number
 from .setup_links import is_completed_at_kapso
 from .status import update_status
 
@@ -48,6 +48,9 @@ class Rejected:
     reason: str
 
 
+NOT_FOUND = Rejected("Kapso has no such number.")
+
+
 def outcome_without_api(link: SetupLink, number: Number) -> Connected | Rejected | None:
     """Return what a redirect from ``link`` with ``number`` means, if this site knows that without
     Kapso's API; else None."""
@@ -71,9 +74,10 @@ def confirm_redirect(
     """Confirm with the API what a returning browser reports: that ``link`` led to ``number``.
 
     A redirect is unsigned, so the API decides, within ``REQUEST_BUDGET``: whether the number is the
-    customer's, and whether this link connected it. While the API is unavailable, the number is
-    stored as unconfirmed. The first one that was reported stays, but one that was reported with
-    ``by_visitor`` (by a browser with the visit cookie) replaces one that was not.
+    customer's, and whether this link connected it. While the API is unavailable, or may not show
+    the number yet, the number is stored as unconfirmed. The first one that was reported stays, but
+    one that was reported with ``by_visitor`` (by a browser with the visit cookie) replaces one that
+    was not.
     Raise CalledInTransaction inside a transaction.
     """
     refuse_in_transaction()
@@ -82,14 +86,16 @@ def confirm_redirect(
         return settled
     outcome: Connected | Pending | Rejected
     try:
-        outcome = _ask(link, number, source)
-    except (KapsoNotFound, KapsoValidationError):
-        outcome = Rejected("Kapso has no such number.")
+        outcome = _ask(link, number, source, by_visitor=by_visitor)
+    except KapsoValidationError:
+        outcome = NOT_FOUND
     except (KapsoError, TryLater, NeedsConfirmation):
         _store_unconfirmed(link, number, by_visitor=by_visitor)
         known = connected_number(link, number)
         return Connected(known) if known else Pending()
-    _clear_unconfirmed(link, number)
+    # One that does not appear stays until kapso_sync: a page that is loaded again waits no more.
+    if outcome != NOT_FOUND or source == Source.SYNC:
+        _clear_unconfirmed(link, number)
     if isinstance(outcome, Rejected):
         log_event(
             "redirect.rejected",
@@ -100,14 +106,18 @@ def confirm_redirect(
     return outcome
 
 
-def _ask(link: SetupLink, number: Number, source: str) -> Connected | Rejected:
+def _ask(link: SetupLink, number: Number, source: str, *, by_visitor: bool) -> Connected | Rejected:
     asked_at = timezone.now()
     # One attempt: the customer's page, or kapso_sync, asks again.
     client = KapsoClient.from_settings(budget=get_conf().request_budget, attempts=1)
     customer, remote = link.customer, None
     known = connected_number(link, number)
     if known is None or not known.display_phone_number:
-        remote = client.get_phone_number(number.phone_number_id)
+        remote = find_remote_number(number.phone_number_id, client)
+        if remote is None:
+            if _may_appear(link, number, client, by_visitor=by_visitor):
+                raise TryLater("Kapso's API does not show the number yet.")
+            return NOT_FOUND
         if remote.customer_id is None or remote.customer_id != customer.kapso_id:
             return Rejected("This number does not belong to the customer of this link.")
     setup_link = link if _led_to_number(link, remote, client) else None
@@ -124,6 +134,16 @@ def _ask(link: SetupLink, number: Number, source: str) -> Connected | Rejected:
     if connection is None or not connection.is_connected:
         return Rejected("Kapso says that this number is not connected.")
     return Connected(connection)
+
+
+def _may_appear(link: SetupLink, number: Number, client: KapsoClient, *, by_visitor: bool) -> bool:
+    """Return whether the API may show ``number`` soon: it was reported just now, by the visitor or
+    from a link that connected a number."""
+    is_reported = link.unconfirmed_phone_number_id == number.phone_number_id
+    since = link.unconfirmed_since if is_reported else None
+    if since is not None and time_since(since) >= NOT_SHOWN_YET_WINDOW:
+        return False
+    return by_visitor or is_completed_at_kapso(link, client)
 
 
 def _led_to_number(link: SetupLink, remote: KapsoPhoneNumber | None, client: KapsoClient) -> bool:

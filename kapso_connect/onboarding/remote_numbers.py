@@ -49,13 +49,8 @@ def refresh_number(
     """
     refuse_in_transaction()
     asked_at = timezone.now()
-    remote = _find(phone_number_id, client)
+    remote = find_remote_number(phone_number_id, client)
     if remote is None:
-        new = Connection.objects.connected().filter(
-            phone_number_id=phone_number_id, connected_at__gt=asked_at - NOT_SHOWN_YET_WINDOW
-        )
-        if webhook_event is not None and new.exists():
-            raise TryLater("The number was just connected: the API may not show it yet.")
         return disconnect(
             phone_number_id,
             source=source,
@@ -69,11 +64,17 @@ def refresh_number(
     )
 
 
-def _find(phone_number_id: str, client: KapsoClient) -> KapsoPhoneNumber | None:
+def find_remote_number(phone_number_id: str, client: KapsoClient) -> KapsoPhoneNumber | None:
+    """Return a number as the API shows it; None if Kapso no longer has it. Raise TryLater for one
+    that was just connected here: the API may not show it yet."""
     try:
         return client.get_phone_number(phone_number_id)
     except KapsoNotFound:
-        return None
+        known = Connection.objects.connected().filter(phone_number_id=phone_number_id).first()
+    connected_at = known.connected_at if known else None
+    if connected_at is not None and time_since(connected_at) < NOT_SHOWN_YET_WINDOW:
+        raise TryLater("The number was just connected: the API may not show it yet.")
+    return None
 
 
 def confirm_owner(connection: Connection, client: KapsoClient) -> bool:
@@ -85,7 +86,7 @@ def confirm_owner(connection: Connection, client: KapsoClient) -> bool:
     TryLater or a KapsoError if the API cannot tell.
     """
     asked_at = timezone.now()
-    remote = _find(connection.phone_number_id, client)
+    remote = find_remote_number(connection.phone_number_id, client)
     if remote is not None and remote.customer_id != connection.customer.kapso_id:
         customer = customer_from_api(remote.customer_id, client) if remote.customer_id else None
         apply_remote_number(customer, remote, asked_at=asked_at, source=Source.SYNC)

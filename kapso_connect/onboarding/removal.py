@@ -35,8 +35,9 @@ def disconnect_number(
     before, and the connect URL afterwards: whoever has them must not connect the number again. A
     number that is disconnected already stays as it is.
     Raise NumberMoved if the number is not this customer's, a KapsoError if Kapso refuses or is
-    unavailable, TryLater if the number was connected again in the meantime, and CalledInTransaction
-    inside a transaction; it stays at Kapso then, or what happened since stays recorded.
+    unavailable, TryLater if the API may not show the number yet or it was connected again in the
+    meantime, and CalledInTransaction inside a transaction; it stays at Kapso then, or what happened
+    since stays recorded.
     """
     refuse_in_transaction()
     if not connection.is_connected:

@@ -110,7 +110,7 @@ def receive(messages: Sequence[Message]) -> Received:
             idempotency_key=first.key,
             count=duplicates,
         )
-    doubtful = [event for event in [*stored, *again] if _awaits_confirmation(event)]
+    doubtful = [event for event in [*stored, *again] if _is_due(event)]
     if doubtful and db.runs_immediately(process_webhook_event):
         on_commit(partial(_confirm_now, doubtful))
     return Received(len(stored), duplicates)
@@ -181,10 +181,7 @@ def _ask_again(webhook_event: WebhookEvent) -> bool:
         received_at=timezone.now(),
     ):
         return False
-    if not _awaits_confirmation(webhook_event):
-        _enqueue_next_attempt(webhook_event)
-    elif not db.runs_immediately(process_webhook_event):
-        db.enqueue_on_commit(process_webhook_event, webhook_event.pk)
+    _enqueue_next_attempt(webhook_event)
     return True
 
 
@@ -203,7 +200,7 @@ def _store_once(message: Message) -> WebhookEvent | None:
         raise
 
 
-def _awaits_confirmation(webhook_event: WebhookEvent) -> bool:
+def _is_due(webhook_event: WebhookEvent) -> bool:
     due = webhook_event.next_attempt_at
     is_pending = webhook_event.status == WebhookEvent.Status.PENDING
     return is_pending and due is not None and due <= utc_now()
@@ -268,8 +265,6 @@ def _insert(message: Message, *, error: Exception | None = None) -> WebhookEvent
         )
     if message.event is not None and error is None:
         apply(message.event, webhook_event)
-    elif isinstance(error, NeedsConfirmation) and not db.runs_immediately(process_webhook_event):
-        db.enqueue_on_commit(process_webhook_event, webhook_event.pk)
     else:
         _enqueue_next_attempt(webhook_event)
     return webhook_event
@@ -437,9 +432,13 @@ def schedule_retry(webhook_event: WebhookEvent, error: str) -> None:
 
 
 def _enqueue_next_attempt(webhook_event: WebhookEvent) -> None:
-    db.enqueue_later_on_commit(
-        process_webhook_event, webhook_event.pk, webhook_event.next_attempt_at
-    )
+    """Enqueue the task for an event that waits. One that is due now is processed by ``receive``
+    instead if tasks run in this process."""
+    if not _is_due(webhook_event):
+        due = webhook_event.next_attempt_at
+        db.enqueue_later_on_commit(process_webhook_event, webhook_event.pk, due)
+    elif not db.runs_immediately(process_webhook_event):
+        db.enqueue_on_commit(process_webhook_event, webhook_event.pk)
 
 
 def _log_fields(webhook_event: WebhookEvent) -> dict[str, Any]:

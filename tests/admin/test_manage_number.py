@@ -73,7 +73,8 @@ def test_a_double_click_asks_about_health_once(world: World) -> None:
 
 
 def test_number_that_kapso_no_longer_has_is_disconnected(world: World) -> None:
-    Connection.objects.update(phone_number_id="404")
+    long_ago = timezone.now() - timedelta(hours=1)
+    Connection.objects.update(phone_number_id="404", connected_at=long_ago)
     response = world.post("health")
     assert "is now marked as disconnected" in messages(response)
     assert kinds() == ["disconnected"]

@@ -65,6 +65,9 @@ def test_moved_number_sends_an_event_for_both_customers() -> None:
         "disconnected_at": timezone.now() - timedelta(days=1),
         "disconnect_reason": "partner_removed",
         "provisioned_phone_number_id": "p-1",
+        "business_account_id": "1",
+        "verified_name": "Old",
+        "quality_rating": "RED",
         "created_at": timezone.now() - timedelta(days=30),
     }
     Connection.objects.update(**before)
@@ -79,7 +82,7 @@ def test_moved_number_sends_an_event_for_both_customers() -> None:
     assert heard[1][1]["customer"] == new
     moved = Connection.objects.get()
     assert moved.customer == new
-    # Nothing shows what happened while it was the old customer's.
+    # Nothing shows what was known while it was the old customer's.
     assert {name: getattr(moved, name) for name in before if name != "created_at"} == {
         "health_status": "",
         "health_error": "",
@@ -90,6 +93,9 @@ def test_moved_number_sends_an_event_for_both_customers() -> None:
         "disconnected_at": None,
         "disconnect_reason": "",
         "provisioned_phone_number_id": "",
+        "business_account_id": "",
+        "verified_name": "",
+        "quality_rating": "",
     }
     assert moved.created_at >= started
     assert moved.connected_at is not None

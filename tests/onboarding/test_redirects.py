@@ -215,6 +215,45 @@ def test_while_the_api_is_away_the_number_stays_unconfirmed(
     assert (link.unconfirmed_phone_number_id, link.unconfirmed_since) == ("", None)
 
 
+NOT_SHOWN = {"match": "phone_numbers/", "kind": "status", "status": 404}
+
+
+@pytest.mark.parametrize("by_visitor", [True, False])
+def test_number_that_the_api_does_not_show_yet_is_waited_for(
+    sandbox: Sandbox, by_visitor: bool
+) -> None:
+    link, number = link_and_number(sandbox)
+    if not by_visitor:  # Then Kapso has to say that the link connected a number.
+        link = onboarding.create_setup_link(link.customer)
+        sandbox.patch_setup_link(link.kapso_id, status="used", whatsapp_setup_status="completed")
+    sandbox.faults(api=[{**NOT_SHOWN, "times": 1}])
+    assert redirects.confirm_redirect(link, number, by_visitor=by_visitor) == Pending()
+    assert confirmed(link, number).is_connected
+
+
+def test_number_that_the_webhook_connected_before_the_api_shows_it(sandbox: Sandbox) -> None:
+    link, number = link_and_number(sandbox)
+    onboarding.connect(link.customer, Number(number.phone_number_id), source="webhook")
+    sandbox.faults(api=[NOT_SHOWN])
+    link.refresh_from_db()
+    assert confirmed(link, number).is_connected
+
+
+def test_number_that_does_not_appear_is_not_waited_for_again(sandbox: Sandbox) -> None:
+    link = onboarding.create_setup_link(make_customer(kapso_id=None))
+    number = Number(new_number_id())
+    assert redirects.confirm_redirect(link, number, by_visitor=True) == Pending()
+    SetupLink.objects.update(unconfirmed_since=timezone.now() - timedelta(minutes=1))
+    for _ in range(2):
+        link.refresh_from_db()
+        outcome = redirects.confirm_redirect(link, number, by_visitor=True)
+        assert isinstance(outcome, Rejected)
+    assert sync.run().redirects == 1
+    link.refresh_from_db()
+    assert link.unconfirmed_phone_number_id == ""
+    assert Customer.objects.get(pk=link.customer_id).status == "invited"
+
+
 def test_only_a_visitor_replaces_an_unconfirmed_number(sandbox: Sandbox) -> None:
     link, number = link_and_number(sandbox)
     sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 503}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -78,7 +79,9 @@ def test_webhook_about_a_disconnection_by_staff_is_the_same_disconnection(
 
 
 def test_number_that_kapso_no_longer_has_is_disconnected(sandbox: Sandbox, actor: User) -> None:
-    connection = make_connection(phone_number_id="404404")
+    connection = make_connection(
+        phone_number_id="404404", connected_at=timezone.now() - timedelta(minutes=1)
+    )
     assert not onboarding.disconnect_number(connection, actor=actor).is_connected
     assert len(events("disconnected")) == 1
 
@@ -173,11 +176,25 @@ def test_number_that_moves_while_links_are_revoked_is_not_touched(
 
 
 def test_health_of_a_number_that_kapso_no_longer_has_disconnects_it(sandbox: Sandbox) -> None:
-    connection = make_connection(phone_number_id="404404")
+    connection = make_connection(
+        phone_number_id="404404", connected_at=timezone.now() - timedelta(minutes=1)
+    )
     with pytest.raises(exceptions.NumberGone, match="no longer has"):
         onboarding.check_health(connection)
     assert not reload(connection).is_connected
     assert reload(connection).disconnect_reason == "not_found"
+
+
+@pytest.mark.parametrize("call", [onboarding.disconnect_number, onboarding.check_health])
+def test_number_that_the_api_does_not_show_yet_stays_connected(
+    sandbox: Sandbox, connection: Connection, call: Any
+) -> None:
+    Connection.objects.update(connected_at=timezone.now())
+    sandbox.faults(api=[{"match": "phone_numbers/", "kind": "status", "status": 404}])
+    with listening() as heard, pytest.raises(exceptions.TryLater, match="not show it yet"):
+        call(connection)
+    assert heard == []
+    assert reload(connection).is_connected
 
 
 def test_health_of_a_number_that_moves_meanwhile_is_not_recorded(

@@ -21,13 +21,20 @@ from django.db import OperationalError
 from django.db import connection as database
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
+from django.urls import reverse
 from django.utils import timezone, translation
 from django.utils.html import escape
 from django.utils.log import AdminEmailHandler
 
 from kapso_connect import onboarding
 from kapso_connect.kapso.setup_link_options import THEME_COLORS
-from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
+from kapso_connect.models import (
+    Connection,
+    Customer,
+    IdempotentRequest,
+    SetupLink,
+    TimelineEvent,
+)
 from kapso_connect.onboarding.connect_urls import (
     RETURN_SECONDS,
     connect_path,
@@ -136,7 +143,7 @@ def test_post_leads_to_the_link(link: SetupLink, address: str, client: Client) -
 
 
 def test_cookie_is_protected(address: str, client: Client) -> None:
-    cookie = client.post(address, secure=True).cookies["kapso_connect"]
+    cookie = client.post(address, secure=True).cookies["kapso_connect_token"]
     assert (cookie["httponly"], cookie["secure"], cookie["samesite"]) == (True, True, "Lax")
     assert cookie["max-age"] == 2 * 60 * 60
 
@@ -408,6 +415,27 @@ def mails() -> str:
     sent = getattr(mail, "outbox", [])
     parts = [str(part) for one in sent for part in (one.subject, one.body, one.alternatives)]
     return "\n".join(parts)
+
+
+@pytest.mark.parametrize("page", ["change", "whatsapp_email", "api"])
+def test_mails_about_errors_of_staffs_pages_do_not_show_the_url(
+    link: SetupLink, address: str, admin_client: Client, log: Any, page: str
+) -> None:
+    Customer.objects.update(email="bakery@example.com")
+    admin_client.raise_request_exception = False
+    admin_client.cookies["kapso_connect_token"] = cookie = visit(link.customer)
+    if page == "api":
+        path, data = "/api/whatsapp/setup-links/", {"customer": link.customer.pk}
+        with failing_queries(RuntimeError, "UPDATE", IdempotentRequest):
+            response = admin_client.post(path, data, content_type="application/json")
+    else:
+        path = reverse(f"admin:kapso_connect_customer_{page}", args=[link.customer.pk])
+        with failing_queries(RuntimeError, "SELECT", TimelineEvent):
+            response = admin_client.get(path)
+    assert response.status_code == 500
+    assert path in mails()
+    for secret in [address, cookie, *SetupLink.objects.values_list("url", flat=True)]:
+        assert secret not in mails()
 
 
 @pytest.mark.parametrize("method", ["get", "post"])
@@ -689,9 +717,9 @@ def test_next_url_identifies_only_the_customers_browser(
 ) -> None:
     SetupLink.objects.update(next_url="/welcome/?step=2")
     assert next_step(client, connected) == "/welcome/?step=2"
-    client.cookies["kapso_connect"] = visit(make_customer(connect_key="others"))
+    client.cookies["kapso_connect_token"] = visit(make_customer(connect_key="others"))
     assert next_step(client, connected) == "/welcome/?step=2"
-    client.cookies["kapso_connect"] = visit(connected.customer)
+    client.cookies["kapso_connect_token"] = visit(connected.customer)
     url = next_step(client, connected)
     assert url.startswith("/welcome/?step=2&kapso_connect=")
     assert returning_customer(RequestFactory().get(url)) == connected.customer

@@ -112,7 +112,7 @@ def test_questions_about_a_link_are_limited(
     customer = SetupLink.objects.get().customer
     customer.connect_key = "mine"
     customer.save(update_fields=["connect_key"])
-    client.cookies["kapso_connect"] = visit(customer)
+    client.cookies["kapso_connect_token"] = visit(customer)
     assert [view() for _ in range(5)] == [4, 5, 6, 6, 6]
     monkeypatch.setattr(rate_limit.time, "time", lambda: 1_800_000_000 + rate_limit.RATE_PERIOD)
     assert view() == 7

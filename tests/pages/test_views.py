@@ -59,7 +59,7 @@ def visit(customer: Customer) -> str:
     """The cookie of a browser that followed the customer's address."""
     response = HttpResponse()
     set_visit_cookie(RequestFactory().get("/"), response, customer)
-    return response.cookies["kapso_connect"].value
+    return response.cookies["kapso_connect_token"].value
 
 
 def text(response: HttpResponse) -> str:
@@ -253,12 +253,12 @@ def test_retry_button_requires_the_visit_cookie(client: Client) -> None:
     other = make_link(make_customer(connect_key="others"))
     for visited in (None, other):
         if visited:
-            client.cookies["kapso_connect"] = visit(visited.customer)
+            client.cookies["kapso_connect_token"] = visit(visited.customer)
         page = text(client.get(failed(link, "facebook_auth_failed")))
         assert "<form" not in page
         assert link.url not in page
         assert "open the invitation you received again" in page
-    client.cookies["kapso_connect"] = visit(link.customer)
+    client.cookies["kapso_connect_token"] = visit(link.customer)
     page = text(client.get(failed(link, "facebook_auth_failed")))
     assert f'action="{connect_path(link.customer)}"' in page
     assert link.url not in page
@@ -266,21 +266,21 @@ def test_retry_button_requires_the_visit_cookie(client: Client) -> None:
 
 def test_visit_cookie_expires_and_ends_with_the_invitation(client: Client) -> None:
     link = make_link(make_customer(connect_key="mine"))
-    client.cookies["kapso_connect"] = cookie = visit(link.customer)
+    client.cookies["kapso_connect_token"] = cookie = visit(link.customer)
     in_two_hours = time.time() + VISIT_SECONDS + 1
     with mock.patch("django.core.signing.time.time", return_value=in_two_hours):
         assert "<form" not in text(client.get(failed(link, "link_expired")))
     assert "<form" in text(client.get(failed(link, "link_expired")))
-    client.cookies["kapso_connect"] = cookie[:-1]
+    client.cookies["kapso_connect_token"] = cookie[:-1]
     assert "<form" not in text(client.get(failed(link, "link_expired")))
-    client.cookies["kapso_connect"] = cookie
+    client.cookies["kapso_connect_token"] = cookie
     Customer.objects.update(connect_key=None)
     assert "<form" not in text(client.get(failed(link, "link_expired")))
 
 
 def test_connected_customer_is_not_asked_to_retry(client: Client) -> None:
     link = make_link(make_customer(connect_key="mine"), setup_status="completed", status="used")
-    client.cookies["kapso_connect"] = visit(link.customer)
+    client.cookies["kapso_connect_token"] = visit(link.customer)
     page = text(client.get(failed(link, "already_used")))
     assert "There is nothing more to do" in page
     assert "<form" not in page

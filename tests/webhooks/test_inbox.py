@@ -407,6 +407,26 @@ def test_body_without_an_id_of_its_own_is_stored_a_limited_number_of_times() -> 
     assert post(payload).json() == {"received": 1, "duplicates": 0}
 
 
+@pytest.mark.parametrize("pause", [timedelta(0), inbox.MAX_SHARED_WAIT])
+def test_queue_processes_the_stored_event_after_that(pause: timedelta) -> None:
+    customer = make_customer()
+    payload = payload_for(customer, new_number_id())
+    for _ in range(inbox.MAX_REPEATS):
+        post(payload, event=CREATED)
+    now = timezone.now()
+    WebhookEvent.objects.update(processed_at=now + pause - inbox.MAX_SHARED_WAIT)
+    # What says that it is connected has to be confirmed now.
+    Connection.objects.update(status="disconnected", disconnected_at=now - timedelta(hours=1))
+    with queue_without_worker():
+        assert post(payload, event=CREATED).status_code == 200
+        (enqueued,) = inbox.process_webhook_event.get_backend().results
+    assert enqueued.args == [WebhookEvent.objects.latest("pk").pk]
+    run_after = enqueued.task.run_after
+    assert bool(run_after) == bool(pause)
+    if run_after:
+        assert timedelta(0) < run_after - now - pause < timedelta(seconds=5)
+
+
 def test_what_this_app_does_not_handle_is_refused_after_that(caplog: Any) -> None:
     statuses = [post({"a": 1}).status_code for _ in range(12)]
     assert statuses == [200] * 10 + [429] * 2
