@@ -182,6 +182,7 @@ def test_run_that_is_asked_to_stop_finishes_what_it_is_doing(sandbox: Sandbox) -
     assert list(undelivered.order_by("pk")) == events[1:], "the others are free for another process"
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_command_notes_what_a_receiver_has_done(
     sandbox: Sandbox, number: int, status: int
