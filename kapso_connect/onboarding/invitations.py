@@ -43,7 +43,7 @@ from ..kapso.types import KapsoCustomer, KapsoSetupLink
 from ..log import log_event
 from ..models import Customer, Invitation, InvitationBatch, SetupLink, TimelineEvent
 from ..retries import not_leased
-from ..utils import utc_now, validate_same_site_url
+from ..utils import as_instant, utc_now, validate_same_site_url
 from . import emails, setup_links
 from .customers import ask_for_registration, prepare_registration, record_registrations
 from .mailer import Mailer, SendFailure, classify_error
@@ -386,13 +386,17 @@ def _created_since(batch: InvitationBatch, customers: Collection[int]) -> dict[i
         pk=F("customer__latest_setup_link"),
         customer__in=customers,
         events__kind=TimelineEvent.Kind.SETUP_LINK_CREATED,
-        events__occurred_at__gte=batch.started_at,
-    ).select_related("customer")
+    ).annotate(recorded_at=F("events__occurred_at"))
     return {
         link.customer_id: link
-        for link in links
-        if link.is_usable or link.status == SetupLink.Status.USED
+        for link in links.select_related("customer")
+        if _is_since_start(batch, link.recorded_at)
+        and (link.is_usable or link.status == SetupLink.Status.USED)
     }
+
+
+def _is_since_start(batch: InvitationBatch, moment: datetime) -> bool:
+    return as_instant(moment) >= as_instant(cast(datetime, batch.started_at))
 
 
 def _register(
@@ -640,10 +644,12 @@ def _sent_since(batch: InvitationBatch, links: Iterable[SetupLink]) -> set[tuple
     events = TimelineEvent.objects.filter(
         kind=TimelineEvent.Kind.SETUP_LINK_SENT,
         setup_link__in=links,
-        occurred_at__gte=batch.started_at,
     )
-    rows = events.values_list("setup_link_id", "data")
-    return {(pk, data.get("to", "")) for pk, data in rows if data.get("channel") == "email"}
+    return {
+        (pk, data.get("to", ""))
+        for pk, data, sent_at in events.values_list("setup_link_id", "data", "occurred_at")
+        if data.get("channel") == "email" and _is_since_start(batch, sent_at)
+    }
 
 
 def _log_fields(invitation: Invitation) -> dict[str, Any]:

@@ -51,10 +51,10 @@ def refresh_number(
     asked_at = timezone.now()
     remote = _find(phone_number_id, client)
     if remote is None:
-        new = Connection.objects.connected().filter(
-            phone_number_id=phone_number_id, connected_at__gt=asked_at - NOT_SHOWN_YET_WINDOW
-        )
-        if webhook_event is not None and new.exists():
+        known = Connection.objects.connected().filter(phone_number_id=phone_number_id).first()
+        connected_at = known and known.connected_at
+        is_new = connected_at is not None and time_since(connected_at) < NOT_SHOWN_YET_WINDOW
+        if webhook_event is not None and is_new:
             raise TryLater("The number was just connected: the API may not show it yet.")
         return disconnect(
             phone_number_id,
