@@ -9,7 +9,7 @@ from urllib.parse import quote
 from django import forms
 from django.contrib import messages
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DatabaseError, IntegrityError
+from django.db import Error, IntegrityError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import get_language_info
 from django.utils.translation import gettext as django_gettext
@@ -70,7 +70,7 @@ class EmailView(ConfirmView):
         to = self.customer.email
         try:
             emails.send_invitation(self.customer, self.link, actor=self.actor)
-        except DatabaseError:
+        except Error:
             raise
         except Exception as error:  # Each mail backend raises its own.
             log_event("email.failed", customer_id=self.customer.pk, error=type(error).__name__)
