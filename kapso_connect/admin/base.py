@@ -19,6 +19,7 @@ from django.forms import Media
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse, reverse_lazy
 from django.utils.functional import Promise, cached_property
+from django.views.decorators.debug import sensitive_variables
 from django.views.generic.base import ContextMixin, TemplateResponseMixin, View
 
 from ..db import non_atomic
@@ -60,8 +61,10 @@ class AdminPages(admin.ModelAdmin):  # type: ignore[type-arg]
         )
 
     def view_path(self, route: str, view: type[AdminView], name: str) -> URLPattern:
-        """Return the path of a view that calls Kapso or commits before it answers."""
-        wrapped: Any = self.admin_site.admin_view(view.as_view(model_admin=self))
+        """Return the path of a view that calls Kapso or commits before it answers. Error reports
+        show none of its locals, which may be customers' URLs."""
+        admin_view = self.admin_site.admin_view(view.as_view(model_admin=self))
+        wrapped: Any = sensitive_variables()(admin_view)
         # LoginRequiredMiddleware redirects to it.
         wrapped.login_url = reverse_lazy("admin:login", current_app=self.admin_site.name)
         pattern: URLPattern = path(route, non_atomic(wrapped), name=self.view_name(name))
