@@ -252,8 +252,8 @@ def work(
     Return whether something is left that could be done now. Any number of processes may work at the
     same time. Only this thread touches rows and sends e-mails; other threads wait for Kapso.
     ``on_progress`` is called for each invitation that ended. Once ``should_stop`` returns True,
-    invitations in progress are finished and no others are begun. Raise CalledInTransaction inside a
-    transaction.
+    links in progress are finished, and no other links or e-mails are begun. Raise
+    CalledInTransaction inside a transaction.
     """
     db.refuse_in_transaction()
     batch = InvitationBatch.objects.select_related("created_by").filter(pk=batch_id).first()
@@ -266,11 +266,14 @@ def work(
         left = budget_end - time.monotonic()
         return KapsoClient.from_settings(budget=min(get_conf().api_budget, left))
 
+    def is_over() -> bool:
+        return should_stop() or time.monotonic() >= deadline
+
     def lease_wave() -> list[Invitation]:
         """Return the invitations of the next wave, each leased to this process."""
         # Another process may have met an error that stops the batch.
         batch.refresh_from_db(fields=["stopped"])
-        if batch.stopped or should_stop() or time.monotonic() >= deadline:
+        if batch.stopped or is_over():
             return []
         rows = (
             Invitation.objects.pending()
@@ -284,7 +287,7 @@ def work(
         while asked is not None:
             # While this wave's links are recorded, Kapso is asked for those of the next one.
             following = _ask(batch, lease_wave(), pool, new_client)
-            for _done in range(_record(batch, asked, deadline)):
+            for _done in range(_record(batch, asked, is_over)):
                 on_progress()
             asked = following
     return not batch.stopped and batches_with_due_invitations().filter(pk=batch.pk).exists()
@@ -433,9 +436,9 @@ def _with_client(
     return ask(item, new_client())
 
 
-def _record(batch: InvitationBatch, wave: Wave, deadline: float) -> int:
+def _record(batch: InvitationBatch, wave: Wave, is_over: Callable[[], bool]) -> int:
     """Record the links of a wave, send them, and record what became of each invitation. Return how
-    many ended. No e-mail is begun after ``deadline``."""
+    many ended. No e-mail is begun once ``is_over`` returns True."""
     answers: dict[Invitation, KapsoSetupLink] = {}
     for invitation, future in wave.answers.items():
         try:
@@ -450,7 +453,7 @@ def _record(batch: InvitationBatch, wave: Wave, deadline: float) -> int:
         invitation.finish()
     if batch.send_email:
         _keep_leased(wave, answers)
-        _send_emails(batch, wave.links, deadline)
+        _send_emails(batch, wave.links, is_over)
     retry_on_conflict(lambda: Invitation.objects.bulk_update(wave.invitations, SAVED_FIELDS))
     for invitation, link in wave.links.items():
         if invitation.status == Invitation.Status.DONE:
@@ -545,7 +548,7 @@ def _release(invitation: Invitation, pause: timedelta = timedelta()) -> None:
 
 
 def _send_emails(
-    batch: InvitationBatch, links: Mapping[Invitation, SetupLink], deadline: float
+    batch: InvitationBatch, links: Mapping[Invitation, SetupLink], is_over: Callable[[], bool]
 ) -> None:
     """Send each link once, one after the other over one connection: not again if it was, or may
     have been, sent since the batch was started, and not to a customer who has used it.
@@ -569,7 +572,7 @@ def _send_emails(
                 _email_failed(invitation, mailer.outage)
             elif mailer.outage:
                 _put_off(invitation, mailer.outage)
-            elif time.monotonic() >= deadline:
+            elif is_over():
                 invitation.status = Invitation.Status.PENDING
                 _release(invitation)
             else:
