@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from django.db import (
     Error,
     IntegrityError,
+    InterfaceError,
+    InternalError,
     OperationalError,
     connections,
     models,
@@ -38,6 +40,7 @@ else:
         from django_tasks import task
 
 __all__ = [
+    "OUTAGE_ERRORS",
     "alias",
     "atomic",
     "bulk_insert",
@@ -56,6 +59,10 @@ __all__ = [
 ResultT = TypeVar("ResultT")
 ModelT = TypeVar("ModelT", bound=models.Model)
 ViewT = TypeVar("ViewT", bound=Callable[..., Any])
+
+OUTAGE_ERRORS = (OperationalError, InterfaceError, InternalError)
+"""What is raised while the database is away, accepts no writes, or has broken off the connection:
+what failed so may succeed later. PostgreSQL raises an InternalError where writes are refused."""
 
 CONFLICT_RETRY_SECONDS = 4.0
 """Seconds after which a conflict is not retried any more. Kapso waits 10 for the response."""

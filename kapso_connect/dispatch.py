@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from asgiref.sync import async_to_sync, iscoroutinefunction
@@ -21,11 +21,11 @@ class ConnectSignal(Signal):
 
     def named_receivers(self, sender: Any) -> dict[str, Callable[..., Any]]:
         """Return the receivers that are called for ``sender``, asynchronous ones last, by names
-        that are the same in every process.
+        that are the same in every process. ``call`` calls each.
 
         The name is the ``dispatch_uid``, if that is a string, or ``receiver_name``. Where several
         receivers share a name, the second in the order of their connection gets "#2" after it, and
-        so on. Asynchronous receivers are returned as functions that can be called without a loop.
+        so on.
         """
         found: dict[str, Callable[..., Any]] = {}
         # Django has no public way to call some of the receivers, or to read a dispatch_uid; the
@@ -43,15 +43,19 @@ class ConnectSignal(Signal):
                 number += 1
                 name = f"{shared}#{number}"
             found[name] = receiver
-        asynchronous = {
-            name: async_to_sync(receiver)
-            for name, receiver in found.items()
-            if iscoroutinefunction(receiver)
-        }
-        return {
-            **{name: found[name] for name in found if name not in asynchronous},
-            **asynchronous,
-        }
+        return dict(sorted(found.items(), key=lambda item: iscoroutinefunction(item[1])))
+
+
+def call(receiver: Callable[..., Any], **arguments: Any) -> None:
+    """Call a receiver to its end, also one that returns a coroutine: an asynchronous function, an
+    object whose ``__call__`` is one, or what wraps one."""
+    result = receiver(**arguments)
+    if inspect.iscoroutine(result):
+        async_to_sync(_wait_for)(result)
+
+
+async def _wait_for(coroutine: Coroutine[Any, Any, Any]) -> None:
+    await coroutine
 
 
 def receiver_name(receiver: Callable[..., Any]) -> str:
@@ -66,6 +70,7 @@ def receiver_name(receiver: Callable[..., Any]) -> str:
     if inspect.ismethod(receiver):
         instance = receiver.__self__
         owner = instance if inspect.isclass(instance) else type(instance)
-        return f"{owner.__module__}.{owner.__qualname__}.{receiver.__name__}"
+        name = getattr(receiver, "__name__", None) or type(receiver.__func__).__name__
+        return f"{owner.__module__}.{owner.__qualname__}.{name}"
     named = receiver if hasattr(receiver, "__qualname__") else type(receiver)
     return f"{named.__module__}.{named.__qualname__}"

@@ -36,7 +36,7 @@ class InstantField(models.Field):  # type: ignore[type-arg]
         moment = value if isinstance(value, datetime) else parse_datetime(str(value))
         if moment is None:
             raise ValidationError(f"{value!r} is not a date and time in ISO format.")
-        return as_aware(moment).astimezone(timezone.utc)
+        return as_aware(moment)
 
     def get_prep_value(self, value: Any) -> Any:
         moment = self.to_python(super().get_prep_value(value))

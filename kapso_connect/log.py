@@ -146,6 +146,7 @@ EVENTS = {
         "kapso_sync: the stored status of customer %(customer_id)s was %(was)s; it is %(now)s now",
     ),
     "sync.error": (ERROR, "kapso_sync: %(step)s %(row_id)s: %(error)s"),
+    "sync.more_errors": (ERROR, "kapso_sync: %(step)s: %(error)s for %(count)s more rows"),
     "sync.stopped": (ERROR, "kapso_sync could not compare with Kapso: %(error)s"),
     "sync.still_stopped": (
         INFO,

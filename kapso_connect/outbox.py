@@ -212,7 +212,7 @@ def _send(event: TimelineEvent, *, needs_receiver: bool = True) -> bool:
         if position and not _renew_lease(event):
             return False  # another process calls the remaining ones
         try:
-            receiver(signal=signal, sender=sender, **arguments)
+            dispatch.call(receiver, signal=signal, sender=sender, **arguments)
         except BaseException as error:
             log_event(
                 "signal.receiver_raised",

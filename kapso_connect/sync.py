@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -61,6 +62,14 @@ STOPPED_KEY = "kapso_connect.sync.stopped"
 STOPPED_SECONDS = 60 * 60
 """How long the cache remembers that an outage was logged."""
 
+ROW_NAMES = {
+    "webhooks": "Webhook event",
+    "signals": "Signal of event",
+    "redirects": "Redirect of setup link",
+    "numbers": "Number",
+}
+"""What a row is called whose step failed."""
+
 MASS_LOSS_THRESHOLD = 20
 """If more numbers than this and more than half of them are gone, or all of several, then the API
 key is more likely to be that of another project."""
@@ -84,7 +93,8 @@ class Report:
     ``waiting``, ``failed``
         How many webhooks and signals are waiting for another attempt, or have failed permanently.
     ``errors``
-        What could not be done, one message each. The next run tries again.
+        What could not be done: a message for the first error of each kind in each step, and how
+        many others there were. The next run tries again.
     """
 
     webhooks: int = 0
@@ -100,10 +110,31 @@ class Report:
     waiting: int = 0
     failed: int = 0
     errors: list[str] = field(default_factory=list)
+    _failed_rows: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts by name, without the errors."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, int)}
 
     def summary(self) -> str:
-        """Return the counts in one line, without the errors."""
-        return ", ".join(f"{name} {n}" for name, n in vars(self).items() if name != "errors")
+        """Return the counts in one line."""
+        return ", ".join(f"{name} {count}" for name, count in self.counts().items())
+
+    def add_error(self, step: str, row_id: object, error: Exception) -> None:
+        """Log that a row could not be recovered, once for each kind of error and step: in an
+        outage, a traceback for each row would say no more."""
+        kind = type(error).__name__
+        self._failed_rows[step, kind] += 1
+        if self._failed_rows[step, kind] == 1:
+            log_event("sync.error", step=step, row_id=row_id, error=kind, exc_info=error)
+            self.errors.append(f"{ROW_NAMES[step]} {row_id}: {error}")
+
+    def count_errors(self) -> None:
+        """Log how many errors ``add_error`` has left out."""
+        for (step, kind), count in self._failed_rows.items():
+            if count > 1:
+                log_event("sync.more_errors", step=step, error=kind, count=count - 1)
+                self.errors.append(f"{kind} for {count - 1} more {step}")
 
 
 class Stopped(Exception):
@@ -159,11 +190,12 @@ def run(
         if not dry_run:
             _send_signals(report, advance)  # of what was found
         _repair_statuses(report, dry_run, advance)
+    report.count_errors()
     webhooks, signals = WebhookEvent.objects, TimelineEvent.objects
     report.waiting = webhooks.waiting().count() + signals.waiting().count()
     report.failed = webhooks.failed().count() + signals.failed().count()
     if not dry_run:
-        counts = {**vars(report), "errors": len(report.errors)}
+        counts = {**report.counts(), "errors": len(report.errors)}
         log_event("sync.finished", seconds=time.monotonic() - started, **counts)
     return report
 
@@ -239,12 +271,8 @@ def _process_rows(
                 setattr(report, step, getattr(report, step) + 1)
         except Exception as error:
             # One row must not stop the others. It is due again when its lease ends.
-            _log_error(step, pk, error)
+            report.add_error(step, pk, error)
         progress(step, done)
-
-
-def _log_error(step: str, row_id: object, error: Exception) -> None:
-    log_event("sync.error", step=step, row_id=row_id, error=type(error).__name__, exc_info=error)
 
 
 def _iterate_keys(rows: models.QuerySet[ModelT]) -> Iterator[int]:
@@ -273,8 +301,7 @@ def _confirm_redirects(report: Report, dry_run: bool, progress: ProgressCallback
             outcome = redirects.confirm_redirect(link, number, source=Source.SYNC)
             report.redirects += not isinstance(outcome, redirects.Pending)
         except Exception as error:
-            _log_error("redirects", link.pk, error)
-            report.errors.append(f"Redirect of setup link {link.pk}: {error}")
+            report.add_error("redirects", link.pk, error)
         progress("redirects", done)
 
 
@@ -369,8 +396,7 @@ def _sync_number(
     except TryLater:
         return
     except Exception as error:
-        _log_error("numbers", remote.phone_number_id, error)
-        report.errors.append(f"Number {remote.phone_number_id}: {error}")
+        report.add_error("numbers", remote.phone_number_id, error)
         return
     is_connected = now is not None and now.is_connected
     moved = now is not None and known is not None and now.customer_id != known.customer_id

@@ -66,10 +66,14 @@ def today() -> date:
 
 
 def as_aware(moment: datetime) -> datetime:
-    """Return a ``moment`` from the database as an aware datetime, whether USE_TZ is on or off."""
-    if timezone.is_aware(moment):
-        return moment
-    return timezone.make_aware(moment, timezone.get_default_timezone())
+    """Return a ``moment`` as this site stores it as an aware datetime in UTC.
+
+    With USE_TZ off, a local time that happened twice is taken as its ``fold`` says, which is exact
+    for one that was not read from the database; for others see ``as_instant``.
+    """
+    if timezone.is_naive(moment):
+        moment = timezone.make_aware(moment, timezone.get_default_timezone())
+    return moment.astimezone(zones.utc)
 
 
 def as_stored(moment: datetime) -> datetime:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -181,6 +182,15 @@ def sqlite_options(monkeypatch: pytest.MonkeyPatch) -> None:
     if database.vendor == "sqlite":
         for name, value in {"transaction_mode": "IMMEDIATE", "timeout": 20}.items():
             monkeypatch.setitem(database.settings_dict["OPTIONS"], name, value)
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Let SIGINT have its usual effect, here and in processes that the test starts. Where the run
+    was started in the background (``nohup … &``), the shell has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

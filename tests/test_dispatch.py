@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -65,6 +66,38 @@ def asynchronous(name: str) -> Callable[..., Any]:
     return receiver
 
 
+class AsynchronousHandler(Handler):
+    async def __call__(self, **kwargs: Any) -> None:
+        act(self.name)
+
+
+def around_asynchronous(name: str) -> Callable[..., Any]:
+    receiver = asynchronous(name)
+
+    @functools.wraps(receiver)
+    def wrapper(**kwargs: Any) -> Any:
+        return receiver(**kwargs)
+
+    return wrapper
+
+
+class Method:
+    """A decorator of methods, as many are: it has no ``__name__``."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return types.MethodType(self, instance)
+
+    def __call__(self, instance: Any, **kwargs: Any) -> None:
+        self.function(instance, **kwargs)
+
+
+class WithDecoratedMethod(Handler):
+    decorated = Method(Handler.handle)
+
+
 class Bound:
     """Two methods of one object, and methods of its class."""
 
@@ -85,6 +118,9 @@ PAIRS: dict[str, Callable[[str], Callable[..., Any]]] = {
     "lambdas": lambda name: lambda **kwargs: act(name),
     "decorated functions": decorated,
     "asynchronous functions": asynchronous,
+    "asynchronous objects": AsynchronousHandler,
+    "functions around asynchronous ones": around_asynchronous,
+    "methods without a name": lambda name: WithDecoratedMethod(name).decorated,
 }
 
 

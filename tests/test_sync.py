@@ -32,6 +32,7 @@ from .factories import (
     payload_for,
     post,
     queue_without_worker,
+    read_only_database,
     remote_customer,
 )
 from .management.conftest import run_command
@@ -182,6 +183,7 @@ def test_run_that_is_asked_to_stop_finishes_what_it_is_doing(sandbox: Sandbox) -
     assert list(undelivered.order_by("pk")) == events[1:], "the others are free for another process"
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_command_notes_what_a_receiver_has_done(
     sandbox: Sandbox, number: int, status: int
@@ -211,10 +213,29 @@ def test_interrupted_command_notes_what_a_receiver_has_done(
 def test_failing_webhook_does_not_stop_the_others(sandbox: Sandbox) -> None:
     for key in ("a", "b"):
         WebhookEvent.objects.create(idempotency_key=key, event="x.y", payload={})
-    with failing_to_save(WebhookEvent, RuntimeError(), idempotency_key="a"):
-        assert "webhooks 1" in kapso_sync()
+    with (
+        failing_to_save(WebhookEvent, RuntimeError("no luck"), idempotency_key="a"),
+        pytest.raises(CommandError, match=r"Webhook event \d+: no luck") as error,
+    ):
+        kapso_sync()
+    assert error.value.returncode == 1
     assert WebhookEvent.objects.get(idempotency_key="a").status == "pending"
     assert WebhookEvent.objects.get(idempotency_key="b").status == "ignored"
+
+
+def test_error_of_many_rows_is_logged_once_and_counted(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "kapso_connect.sync")
+    connection = connected(sandbox)
+    for _event in range(5):
+        make_signal_due(connection)
+    with listening("whatsapp_connected"), read_only_database():
+        report = sync.run()
+    records = [row for row in caplog.records if getattr(row, "step", "") == "signals"]
+    assert [row.kapso_event for row in records] == ["sync.error", "sync.more_errors"]
+    assert records[1].count == 3 * 5 - 1  # signals are sent at three times in a run
+    assert [text for text in report.errors if "14 more signals" in text]
 
 
 def test_failed_receiver_is_called_again_when_due(sandbox: Sandbox) -> None:
@@ -755,8 +776,12 @@ def test_unavailable_api_delays_nothing_else(sandbox: Sandbox, rule, monkeypatch
 
 
 def test_outage_of_the_api_is_logged_as_an_error_once(
-    sandbox: Sandbox, caplog: pytest.LogCaptureFixture, configure: Any
+    sandbox: Sandbox,
+    caplog: pytest.LogCaptureFixture,
+    configure: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("kapso_connect.kapso.http.BACKOFF_FACTOR", 0.01)
     caplog.set_level("INFO", "kapso_connect.sync")
     cache.clear()
     configure(API_BASE_URL="http://127.0.0.1:9")

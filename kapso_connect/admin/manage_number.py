@@ -7,13 +7,13 @@ from typing import Any
 from django import forms
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.utils import timezone
 
 from .. import onboarding
 from ..exceptions import NumberGone
 from ..models import Connection, Health
 from ..phone_numbers import format_phone_number, only_digits
 from ..translation import gettext as _
+from ..utils import time_since
 from .customer_actions import DOUBLE_CLICK, ConfirmView, CustomerActionView
 from .history import log_change
 
@@ -67,8 +67,8 @@ class HealthView(NumberActionView):
     permissions = ["kapso_connect.check_health"]
 
     def post(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
-        number, now = self.connection, timezone.now()
-        if number.health_checked_at is None or number.health_checked_at < now - DOUBLE_CLICK:
+        number = self.connection
+        if number.health_checked_at is None or time_since(number.health_checked_at) > DOUBLE_CLICK:
             try:
                 onboarding.check_health(number, actor=self.actor)
             except NumberGone:

@@ -9,9 +9,8 @@ from urllib.parse import quote
 from django import forms
 from django.contrib import messages
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DatabaseError, IntegrityError
+from django.db import Error, IntegrityError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.utils import timezone
 from django.utils.translation import get_language_info
 from django.utils.translation import gettext as django_gettext
 from django.views.generic import TemplateView
@@ -24,6 +23,7 @@ from ..onboarding import customers, emails, setup_links
 from ..onboarding.connect_urls import connect_url
 from ..translation import gettext as _
 from ..translation import gettext_lazy
+from ..utils import time_since
 from .customer_actions import DOUBLE_CLICK, ConfirmView, CustomerActionView
 from .history import log_change
 from .qr import qr_code, qr_label
@@ -70,7 +70,7 @@ class EmailView(ConfirmView):
         to = self.customer.email
         try:
             emails.send_invitation(self.customer, self.link, actor=self.actor)
-        except DatabaseError:
+        except Error:
             raise
         except Exception as error:  # Each mail backend raises its own.
             log_event("email.failed", customer_id=self.customer.pk, error=type(error).__name__)
@@ -94,11 +94,11 @@ class SharedLinkView(CustomerActionView):
         return may_create and super().has_permission()
 
     def record_sent(self) -> None:
-        since = timezone.now() - DOUBLE_CLICK
-        recent = sent_events(self.link, self.channel).filter(
-            actor=self.actor.pk, occurred_at__gt=since
-        )
-        if recent.exists() or not customers.touch_if_unchanged(self.customer):
+        mine = sent_events(self.link, self.channel).filter(actor=self.actor.pk)
+        last = mine.order_by("pk").last()
+        if last is not None and time_since(last.occurred_at) < DOUBLE_CLICK:
+            return
+        if not customers.touch_if_unchanged(self.customer):
             return
         setup_links.record_sent(self.link, self.channel, actor=self.actor)
         log_change(self.request, self.customer, self.entry)

@@ -13,13 +13,13 @@ from django.core.exceptions import (
     RequestDataTooBig,
     SuspiciousOperation,
 )
-from django.db import InterfaceError, InternalError, OperationalError
 from django.http import Http404, UnreadablePostError
 from django.urls import NoReverseMatch
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
+from ..db import OUTAGE_ERRORS
 from ..exceptions import (
     CalledInTransaction,
     InvalidOptions,
@@ -100,7 +100,7 @@ DJANGO_ERROR_CODES: dict[tuple[type[Exception], ...], str] = {
     (SuspiciousOperation,): "bad_request",
     (UnreadablePostError,): "parse_error",
     (ImproperlyConfigured, NoReverseMatch, CalledInTransaction): "not_configured",
-    (OperationalError, InterfaceError, InternalError): "unavailable",
+    OUTAGE_ERRORS: "unavailable",
     (TryLater,): "changed_meanwhile",
     (NumberMoved,): "number_moved",
     (NumberGone,): "kapso_not_found",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 from django.utils.dateparse import parse_datetime
@@ -105,5 +105,5 @@ class UtcDateTimeField(serializers.DateTimeField):
         return as_stored(moment)
 
     def to_representation(self, value: Any) -> str:
-        moment = as_aware(value).astimezone(timezone.utc)
+        moment = as_aware(value)
         return moment.isoformat().replace("+00:00", "Z")

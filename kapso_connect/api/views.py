@@ -16,7 +16,6 @@ from django.db.models import QuerySet
 from django.http import Http404
 from django.shortcuts import get_object_or_404
 from django.urls import URLPattern
-from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 from django.utils.functional import cached_property
 from django.utils.http import parse_etags
@@ -39,6 +38,7 @@ from ..onboarding import health, remote_numbers, setup_links
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.status import get_statuses
 from ..phone_numbers import only_digits
+from ..utils import time_since
 from . import examples, idempotency, permissions, serializers
 from .browsable_api import BrowsableFilters, raw_data_form
 from .errors import ApiError, exception_handler, invalid_value
@@ -614,7 +614,7 @@ class Connections(Api):
             connection = self.get_object()
             checked_at = connection.health_checked_at
             if connection.is_connected and (
-                checked_at is None or checked_at < timezone.now() - HEALTH_CHECK_INTERVAL
+                checked_at is None or time_since(checked_at) > HEALTH_CHECK_INTERVAL
             ):
                 health.ask_and_record(connection, client, actor=self.actor)
         return Response(self.represent([self.get_object()])[0])

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOPPING_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""SIGHUP, which Windows does not have, is what a process gets whose terminal is closed."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -25,7 +28,7 @@ def exit_status(interrupt: KeyboardInterrupt) -> int:
 
 
 class Interruption:
-    """Whether this process was asked to stop, by Ctrl-C (SIGINT) or by SIGTERM."""
+    """Whether this process was asked to stop, by one of ``STOPPING_SIGNALS``."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -44,7 +47,8 @@ class Interruption:
 
     @property
     def exit_status(self) -> int:
-        """The exit status that shells use: 130 after Ctrl-C, 143 after SIGTERM."""
+        """The exit status that shells use: 130 after Ctrl-C, 143 after SIGTERM, 129 after
+        SIGHUP."""
         return 128 + (self.number or 0)
 
     def raise_if_set(self) -> None:

@@ -12,7 +12,7 @@ from django.utils import timezone
 from .. import outbox
 from ..db import retry_on_conflict
 from ..models import AccountStatus, Connection, Customer, TimelineEvent, WebhookEvent
-from ..utils import as_instant
+from ..utils import as_aware, as_instant
 
 Kind = TimelineEvent.Kind
 
@@ -84,7 +84,8 @@ def update_account(
 
 
 def _is_new(connection: Connection, name: str, event_id: str, occurred_at: datetime) -> bool:
-    if connection.connected_at is not None and occurred_at < connection.connected_at:
+    connected_at, occurred = connection.connected_at, as_aware(occurred_at)
+    if connected_at is not None and occurred < as_instant(connected_at):
         return False
     recorded = connection.events.filter(kind=Kind.ACCOUNT_UPDATED)
     if event_id and recorded.filter(data__id=event_id).exists():
@@ -92,4 +93,4 @@ def _is_new(connection: Connection, name: str, event_id: str, occurred_at: datet
     if name not in ACCOUNT_STATUSES:
         return True
     updated_at = connection.account_updated_at
-    return updated_at is None or as_instant(updated_at) < as_instant(occurred_at)
+    return updated_at is None or as_instant(updated_at) < occurred

@@ -12,7 +12,7 @@ from django.utils import timezone
 from ..db import retry_on_conflict
 from ..exceptions import NeedsConfirmation, TryLater
 from ..models import Connection, Customer, WebhookEvent
-from ..utils import as_instant
+from ..utils import as_aware, as_instant
 from .numbers import CHANGED_MEANWHILE, changed_since, lock_number, mark_disconnected
 from .status import update_status
 
@@ -82,5 +82,5 @@ def _needs_confirmation(
         # Without a time, the report may be about an earlier disconnection.
         return is_webhook or connection.disconnected_at is not None
     connected_times = connection.connected_at, connection.reported_connected_at
-    happened = as_instant(occurred_at)
+    happened = as_aware(occurred_at)
     return any(moment is not None and happened <= as_instant(moment) for moment in connected_times)

@@ -43,7 +43,7 @@ from ..kapso.types import KapsoCustomer, KapsoSetupLink
 from ..log import log_event
 from ..models import Customer, Invitation, InvitationBatch, SetupLink, TimelineEvent
 from ..retries import not_leased
-from ..utils import utc_now, validate_same_site_url
+from ..utils import as_instant, utc_now, validate_same_site_url
 from . import emails, setup_links
 from .customers import ask_for_registration, prepare_registration, record_registrations
 from .mailer import Mailer, SendFailure, classify_error
@@ -252,8 +252,8 @@ def work(
     Return whether something is left that could be done now. Any number of processes may work at the
     same time. Only this thread touches rows and sends e-mails; other threads wait for Kapso.
     ``on_progress`` is called for each invitation that ended. Once ``should_stop`` returns True,
-    invitations in progress are finished and no others are begun. Raise CalledInTransaction inside a
-    transaction.
+    links in progress are finished, and no other links or e-mails are begun. Raise
+    CalledInTransaction inside a transaction.
     """
     db.refuse_in_transaction()
     batch = InvitationBatch.objects.select_related("created_by").filter(pk=batch_id).first()
@@ -266,11 +266,14 @@ def work(
         left = budget_end - time.monotonic()
         return KapsoClient.from_settings(budget=min(get_conf().api_budget, left))
 
+    def is_over() -> bool:
+        return should_stop() or time.monotonic() >= deadline
+
     def lease_wave() -> list[Invitation]:
         """Return the invitations of the next wave, each leased to this process."""
         # Another process may have met an error that stops the batch.
         batch.refresh_from_db(fields=["stopped"])
-        if batch.stopped or should_stop() or time.monotonic() >= deadline:
+        if batch.stopped or is_over():
             return []
         rows = (
             Invitation.objects.pending()
@@ -284,7 +287,7 @@ def work(
         while asked is not None:
             # While this wave's links are recorded, Kapso is asked for those of the next one.
             following = _ask(batch, lease_wave(), pool, new_client)
-            for _done in range(_record(batch, asked, deadline)):
+            for _done in range(_record(batch, asked, is_over)):
                 on_progress()
             asked = following
     return not batch.stopped and batches_with_due_invitations().filter(pk=batch.pk).exists()
@@ -386,13 +389,17 @@ def _created_since(batch: InvitationBatch, customers: Collection[int]) -> dict[i
         pk=F("customer__latest_setup_link"),
         customer__in=customers,
         events__kind=TimelineEvent.Kind.SETUP_LINK_CREATED,
-        events__occurred_at__gte=batch.started_at,
-    ).select_related("customer")
+    ).annotate(recorded_at=F("events__occurred_at"))
     return {
         link.customer_id: link
-        for link in links
-        if link.is_usable or link.status == SetupLink.Status.USED
+        for link in links.select_related("customer")
+        if _is_since_start(batch, link.recorded_at)
+        and (link.is_usable or link.status == SetupLink.Status.USED)
     }
+
+
+def _is_since_start(batch: InvitationBatch, moment: datetime) -> bool:
+    return as_instant(moment) >= as_instant(cast(datetime, batch.started_at))
 
 
 def _register(
@@ -429,9 +436,9 @@ def _with_client(
     return ask(item, new_client())
 
 
-def _record(batch: InvitationBatch, wave: Wave, deadline: float) -> int:
+def _record(batch: InvitationBatch, wave: Wave, is_over: Callable[[], bool]) -> int:
     """Record the links of a wave, send them, and record what became of each invitation. Return how
-    many ended. No e-mail is begun after ``deadline``."""
+    many ended. No e-mail is begun once ``is_over`` returns True."""
     answers: dict[Invitation, KapsoSetupLink] = {}
     for invitation, future in wave.answers.items():
         try:
@@ -446,7 +453,7 @@ def _record(batch: InvitationBatch, wave: Wave, deadline: float) -> int:
         invitation.finish()
     if batch.send_email:
         _keep_leased(wave, answers)
-        _send_emails(batch, wave.links, deadline)
+        _send_emails(batch, wave.links, is_over)
     retry_on_conflict(lambda: Invitation.objects.bulk_update(wave.invitations, SAVED_FIELDS))
     for invitation, link in wave.links.items():
         if invitation.status == Invitation.Status.DONE:
@@ -541,7 +548,7 @@ def _release(invitation: Invitation, pause: timedelta = timedelta()) -> None:
 
 
 def _send_emails(
-    batch: InvitationBatch, links: Mapping[Invitation, SetupLink], deadline: float
+    batch: InvitationBatch, links: Mapping[Invitation, SetupLink], is_over: Callable[[], bool]
 ) -> None:
     """Send each link once, one after the other over one connection: not again if it was, or may
     have been, sent since the batch was started, and not to a customer who has used it.
@@ -565,7 +572,7 @@ def _send_emails(
                 _email_failed(invitation, mailer.outage)
             elif mailer.outage:
                 _put_off(invitation, mailer.outage)
-            elif time.monotonic() >= deadline:
+            elif is_over():
                 invitation.status = Invitation.Status.PENDING
                 _release(invitation)
             else:
@@ -640,10 +647,12 @@ def _sent_since(batch: InvitationBatch, links: Iterable[SetupLink]) -> set[tuple
     events = TimelineEvent.objects.filter(
         kind=TimelineEvent.Kind.SETUP_LINK_SENT,
         setup_link__in=links,
-        occurred_at__gte=batch.started_at,
     )
-    rows = events.values_list("setup_link_id", "data")
-    return {(pk, data.get("to", "")) for pk, data in rows if data.get("channel") == "email"}
+    return {
+        (pk, data.get("to", ""))
+        for pk, data, sent_at in events.values_list("setup_link_id", "data", "occurred_at")
+        if data.get("channel") == "email" and _is_since_start(batch, sent_at)
+    }
 
 
 def _log_fields(invitation: Invitation) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ..kapso.client import KapsoClient
 from ..kapso.types import KapsoPhoneNumber
 from ..log import log_event
 from ..models import Connection, Customer, SetupLink, Source
-from ..utils import time_since
+from ..utils import as_instant, time_since
 from .numbers import Number, connect
 from .remote_numbers import NOT_SHOWN_YET_WINDOW, apply_remote_number, find_remote_number
 from .setup_links import is_completed_at_kapso
@@ -151,7 +151,7 @@ def _led_to_number(link: SetupLink, remote: KapsoPhoneNumber | None, client: Kap
     before. ``remote`` is the number, if it was just read from the API."""
     if link.setup_status == SetupLink.SetupStatus.COMPLETED:
         return False
-    is_newer = remote is not None and remote.created_at >= link.created_at
+    is_newer = remote is not None and as_instant(remote.created_at) >= as_instant(link.created_at)
     # Only the latest link can have added the number to Kapso. Of others, Kapso knows it.
     return (is_newer and link.is_latest and link.is_open) or is_completed_at_kapso(link, client)
 

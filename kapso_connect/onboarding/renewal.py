@@ -22,7 +22,7 @@ from ..exceptions import (
 from ..kapso.client import KapsoClient
 from ..log import log_event
 from ..models import Connection, Customer, SetupLink, Source
-from ..utils import as_stored
+from ..utils import as_aware, as_stored
 from .remote_numbers import apply_remote_number
 from .setup_links import (
     CLOCK_SKEW,
@@ -97,7 +97,7 @@ def _check_link(link: SetupLink, client: KapsoClient) -> bool:
     customer = link.customer
     if link.status == SetupLink.Status.EXPIRED or not customer.kapso_id:
         return False
-    since = link.created_at - CLOCK_SKEW
+    since = as_aware(link.created_at) - CLOCK_SKEW
     try:
         remotes = list(client.list_setup_links(customer.kapso_id, created_after=since))
     except KapsoNotFound:  # The customer was deleted at Kapso, and the link with it.
@@ -112,7 +112,7 @@ def _check_link(link: SetupLink, client: KapsoClient) -> bool:
             raise AlreadyConnected
         return False
     if remote is not None and link.status == SetupLink.Status.REVOKED:
-        if any(other.created_at > remote.created_at for other in remotes):
+        if any(as_aware(r.created_at) > as_aware(remote.created_at) for r in remotes):
             return False
         raise InvitationWithdrawn
     return link.is_usable

@@ -25,7 +25,7 @@ from ..kapso.languages import Language
 from ..kapso.setup_link_options import SetupLinkOptions
 from ..kapso.types import KapsoSetupLink
 from ..models import Connection, Customer, SetupLink, Source, TimelineEvent, new_connect_key
-from ..utils import reverse_path, validate_same_site_url
+from ..utils import as_aware, as_instant, reverse_path, validate_same_site_url
 from .customers import register
 from .status import OnboardingStatus, update_status
 
@@ -229,10 +229,10 @@ def _find_unrecorded(
     client: KapsoClient, request: LinkRequest, since: datetime
 ) -> KapsoSetupLink | None:
     """Return an active link that Kapso created after ``since`` and that is not recorded here."""
-    since -= CLOCK_SKEW
+    since = as_aware(since) - CLOCK_SKEW
     kapso_id = request.customer.kapso_id or ""
     for link in client.list_setup_links(kapso_id, status="active", created_after=since):
-        if link.id not in request.known_ids and link.created_at >= since:
+        if link.id not in request.known_ids and as_aware(link.created_at) >= since:
             return link
     return None
 
@@ -265,7 +265,7 @@ def record(answers: Sequence[tuple[LinkRequest, KapsoSetupLink]]) -> list[SetupL
             customer.connect_key = customer.connect_key or new_connect_key()
         for created in new:
             latest = created.customer.latest_setup_link
-            if latest is None or latest.created_at <= created.created_at:
+            if latest is None or as_instant(latest.created_at) <= as_instant(created.created_at):
                 created.customer.latest_setup_link = created
         Customer.objects.bulk_update(customers.values(), ["connect_key", "latest_setup_link"])
         outbox.record_all(
@@ -302,9 +302,10 @@ def _new_link(
         if link.customer_id == customer.pk
         and (link.status == SetupLink.Status.ACTIVE or link.pk == customer.latest_setup_link_id)
     ]
-    is_superseded = any(link.created_at > remote.created_at for link in relevant)
+    created_at = as_instant(remote.created_at)
+    is_superseded = any(as_instant(link.created_at) > created_at for link in relevant)
     for older in relevant:
-        if older.status == SetupLink.Status.ACTIVE and older.created_at <= remote.created_at:
+        if older.status == SetupLink.Status.ACTIVE and as_instant(older.created_at) <= created_at:
             _mark_ended(
                 older,
                 SetupLink.Status.REVOKED,
@@ -562,7 +563,7 @@ def find_open_link(
         return None
     # With one of these statuses, the customer has no link with an unconfirmed number.
     is_newest = customer.status in INVITED_STATUSES and (
-        since is None or latest.created_at <= since
+        since is None or as_instant(latest.created_at) <= as_instant(since)
     )
     if latest.is_open and is_newest:
         return latest

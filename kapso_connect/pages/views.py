@@ -17,7 +17,6 @@ from typing import Any
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import SuspiciousOperation
 from django.core.signing import BadSignature
-from django.db import InterfaceError, OperationalError
 from django.http import (
     Http404,
     HttpRequest,
@@ -39,7 +38,7 @@ from django.views.generic import View
 
 from .. import exceptions
 from ..conf import get_conf
-from ..db import non_atomic
+from ..db import OUTAGE_ERRORS, non_atomic
 from ..exceptions import InvalidOptions, KapsoRateLimited, KapsoUnavailable
 from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, Action
 from ..kapso.languages import Language
@@ -136,7 +135,7 @@ class PageView(View):
         The page needs neither the database nor the site's context processors.
         """
         log_event("page.error", page=type(self).__name__, error=type(error).__name__, exc_info=True)
-        is_temporary = isinstance(error, (OperationalError, InterfaceError))
+        is_temporary = isinstance(error, OUTAGE_ERRORS)
         try:
             context = PageView.get_context_data(self, "unavailable", is_refused=True)
             response = HttpResponse(render_to_string("kapso_connect/unavailable.html", context))

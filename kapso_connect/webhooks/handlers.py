@@ -7,6 +7,7 @@ from django.db.models import Q
 from ..exceptions import Ignored, NeedsConfirmation, UnprocessableEvent
 from ..models import Connection, Customer, Source, WebhookEvent
 from ..onboarding import accounts, customers, disconnections, numbers
+from ..utils import as_aware, as_instant
 from .payloads import SAMPLE_NUMBER, AccountEvent, PhoneNumberEvent
 
 NUMBER_CREATED = "whatsapp.phone_number.created"
@@ -114,7 +115,8 @@ def handle_reconnected(event: PhoneNumberEvent, webhook_event: WebhookEvent) -> 
     if connection is None or not connection.is_connected:
         raise NeedsConfirmation
     known, reported = connection.reported_connected_at, event.occurred_at
-    if webhook_event.is_name_signed and reported and (known is None or known < reported):
+    is_later = reported and (known is None or as_instant(known) < as_aware(reported))
+    if webhook_event.is_name_signed and is_later:
         connection.reported_connected_at = reported
         connection.save(update_fields=["reported_connected_at", "updated_at"])
 

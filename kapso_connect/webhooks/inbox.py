@@ -14,7 +14,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, cast
 
-from django.db import IntegrityError, OperationalError
+from django.db import IntegrityError
 from django.utils import timezone
 
 from .. import db, outbox
@@ -345,7 +345,7 @@ def _handle_or_confirm(webhook_event: WebhookEvent, client: KapsoClient | None) 
     except NeedsConfirmation:
         # Handlers of account events never raise it.
         confirm(cast(PhoneNumberEvent, event), webhook_event, client)
-    except (IntegrityError, OperationalError):
+    except (IntegrityError, *db.OUTAGE_ERRORS):
         raise
     except Exception as error:
         classify_error(webhook_event, error)
@@ -405,7 +405,7 @@ def classify_error(webhook_event: WebhookEvent, error: Exception) -> None:
         finish(webhook_event, status.IGNORED, str(error))
     elif isinstance(error, (MalformedPayload, UnprocessableEvent)):
         finish(webhook_event, status.FAILED, str(error))
-    elif isinstance(error, (IntegrityError, OperationalError)):
+    elif isinstance(error, (IntegrityError, *db.OUTAGE_ERRORS)):
         webhook_event.status = status.PENDING
         webhook_event.schedule_retry(describe(error))
     else:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
 
-from django.utils import timezone
-
 from ..exceptions import MalformedBody, MalformedPayload
 from ..kapso.types import ConnectionType, parse_moment
+from ..utils import as_aware, as_stored, utc_now
 
 MAX_BATCH_SIZE = 1000
 MAX_PAYLOAD_DEPTH = 24
@@ -339,7 +338,7 @@ def occurred_at(payload: Mapping[str, Any]) -> datetime | None:
     now: what is said to happen in the future would outdate everything until then."""
     text = _text(payload, "occurred_at")
     try:
-        return min(parse_moment(text), timezone.now()) if text else None
+        return as_stored(min(as_aware(parse_moment(text)), utc_now())) if text else None
     except ValueError:
         raise MalformedPayload(
             "occurred_at is not a date and time, or beyond what can be stored."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from datetime import timezone as zones
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from django.utils import timezone
 from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.onboarding import connect_urls
 
+from ..clock import FakeClock
 from .world import (
     NUMBER,
     World,
@@ -70,6 +72,17 @@ def test_a_double_click_asks_about_health_once(world: World) -> None:
         assert "Healthy" in messages(world.post("health"))
     assert world.request_count("GET", "/health") == 1
     assert kinds() == ["health_checked"]
+
+
+def test_health_is_asked_for_again_after_clocks_were_put_back(
+    world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.USE_TZ = False
+    settings.TIME_ZONE = "Europe/Berlin"
+    clock = FakeClock(monkeypatch, datetime(2026, 10, 25, 0, 55, tzinfo=zones.utc))
+    Connection.objects.update(health_status="degraded", health_checked_at=timezone.now())
+    clock.advance(10 * 60)
+    assert "Healthy" in messages(world.post("health"))
 
 
 def test_number_that_kapso_no_longer_has_is_disconnected(world: World) -> None:

@@ -6,6 +6,7 @@ import re
 import smtplib
 import sys
 from datetime import datetime
+from datetime import timezone as zones
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,6 +21,7 @@ from kapso_connect.models import Customer, SetupLink, TimelineEvent
 from kapso_connect.onboarding import connect_urls
 from kapso_connect.onboarding.connect_urls import connect_url
 
+from ..clock import FakeClock
 from ..factories import make_customer
 from ..sites.host_site.admin import BakeryAdmin
 from ..sites.host_site.models import Bakery
@@ -159,6 +161,19 @@ def test_double_click_is_recorded_once_and_a_later_click_again(world: World, cha
     then = timezone.now() - DOUBLE_CLICK * 2
     TimelineEvent.objects.filter(kind="setup_link_sent").update(occurred_at=then)
     world.client.post(world.url(channel))
+    assert kinds() == ["setup_link_sent"] * 2
+
+
+def test_click_after_clocks_were_put_back_is_recorded(
+    world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.USE_TZ = False
+    settings.TIME_ZONE = "Europe/Berlin"
+    clock = FakeClock(monkeypatch, datetime(2026, 10, 25, 0, 55, tzinfo=zones.utc))
+    world.client.post(world.url("copied"))
+    TimelineEvent.objects.filter(kind="setup_link_sent").update(occurred_at=timezone.now())
+    clock.advance(10 * 60)
+    world.client.post(world.url("copied"))
     assert kinds() == ["setup_link_sent"] * 2
 
 

@@ -28,7 +28,9 @@ def test_handlers_of_the_caller_are_restored() -> None:
     interrupted.raise_if_set()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_second_signal_has_its_usual_effect(number: int, status: int) -> None:
     heard: list[int] = []
     before = signal.signal(number, lambda *args: heard.append(number))

@@ -286,6 +286,7 @@ def interrupted_by_saving(model: type, interrupt: Callable[[], object]) -> Itera
         pre_save.disconnect(receiver, sender=model)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_command_says_how_to_resume(sandbox: Sandbox, number: int, status: int) -> None:
     count = 2 * invitations.MAX_CONCURRENT_REQUESTS + 4  # two waves are in progress at a time
@@ -345,6 +346,7 @@ def test_progress_bar_on_a_terminal_with_tqdm(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_lose_nothing_and_create_nothing_twice(
     sandbox: Sandbox, tmp_path: Path, number: int, status: int

@@ -110,6 +110,14 @@ def test_rows_that_are_kept_are_read_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert bounds == [0, rows[2], rows[6]], "each query goes on behind what was read before"
 
 
+def test_payloads_are_not_read() -> None:
+    webhook()
+    with CaptureQueriesContext(connection) as queries:
+        assert "deleted 1 webhook," in prune()
+    assert not [query["sql"] for query in queries if "payload" in query["sql"]]
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_run_deletes_the_rest_next_time(
     monkeypatch: pytest.MonkeyPatch, number: int, status: int

@@ -626,6 +626,7 @@ def test_nothing_is_lost_or_refused_while_the_secret_is_rotated(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_wait_for_the_delivery(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.faults(drop=True)
     with new_database("sqlite", tmp_path) as database:
@@ -635,8 +636,6 @@ def test_ctrl_c_ends_the_wait_for_the_delivery(sandbox: Sandbox, tmp_path: Path)
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # Under ``nohup … &`` it would be ignored, and a child inherits that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert process.stdout is not None
         for line in process.stdout:

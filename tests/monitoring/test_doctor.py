@@ -263,17 +263,15 @@ class InterruptedCache(LocMemCache):
         self.may_end.wait(30)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_with_status_130(settings: Any) -> None:
     settings.DEBUG = True
     settings.CACHES = {"default": {"BACKEND": f"{__name__}.InterruptedCache"}}
-    # A shell lets commands in the background ignore it.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     started = time.monotonic()
     try:
         assert command("--no-network")[0] == 130
         assert time.monotonic() - started < 20
     finally:
-        signal.signal(signal.SIGINT, before)
         InterruptedCache.may_end.set()
         for thread in InterruptedCache.threads:
             thread.join()

@@ -237,6 +237,19 @@ def test_no_email_is_begun_after_the_time_is_up(
     assert len(sandbox.state()["setup_links"]) == 3
 
 
+def test_no_email_is_begun_by_a_process_that_is_asked_to_stop(
+    sandbox: Sandbox, settings: Any
+) -> None:
+    with mail_server(settings) as server:
+        batch = started(3, send_email=True)
+        assert invitations.work(batch.pk, should_stop=lambda: len(server.messages) == 1)
+        assert len(server.messages) == 1
+        assert {row.is_leased for row in batch.invitations.all()} == {False}
+        assert not invitations.work(batch.pk)
+    assert sorted(server.recipients) == addresses(3)
+    assert len(sandbox.state()["setup_links"]) == 3
+
+
 # What is known after an error
 
 

@@ -45,7 +45,13 @@ from kapso_connect.onboarding.connect_urls import (
 from kapso_connect.pages import rate_limit, theme, views
 from kapso_connect.testing import Sandbox
 
-from ..factories import failing_queries, make_connection, make_customer, make_link
+from ..factories import (
+    failing_queries,
+    make_connection,
+    make_customer,
+    make_link,
+    read_only_database,
+)
 from ..faults import around_api_requests
 from .test_views import FAILED, SUCCESS, failed, success, text, visit
 
@@ -455,6 +461,12 @@ def test_without_a_database_the_page_is_friendly_and_its_url_in_no_log_or_mail(
     assert "in dispatch" in mails()
     for secret in (address.split("/")[-2], str(link.customer.connect_key), link.url):
         assert secret not in log.text + mails()
+
+
+def test_read_only_database_is_temporary(link: SetupLink, address: str, client: Client) -> None:
+    with read_only_database():
+        response = client.post(address)
+    assert (response.status_code, response["Retry-After"]) == (503, "60")
 
 
 def test_redirects_with_an_error_are_friendly_and_not_in_djangos_log(

@@ -13,7 +13,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from django.db import DataError, IntegrityError, OperationalError, connection, transaction
+from django.db import (
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    connection,
+    transaction,
+)
 from django.db.models import Model
 from django.db.models.signals import post_save
 from django.http import HttpRequest, HttpResponse
@@ -753,12 +761,25 @@ def test_a_failed_event_can_be_run_again() -> None:
     assert Connection.objects.get().is_connected
 
 
-def test_delivery_waits_in_the_inbox_after_repeated_conflicts(monkeypatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OperationalError("database is locked"),
+        InterfaceError("connection already closed"),
+        InternalError("cannot execute INSERT in a read-only transaction"),
+    ],
+)
+def test_delivery_waits_in_the_inbox_after_conflicts_and_outages(
+    monkeypatch, error: Exception
+) -> None:
     monkeypatch.setattr("kapso_connect.db.CONFLICT_RETRY_SECONDS", 0.05)
-    with failing_statements(OperationalError("database is locked"), INSERT_CONNECTION):
+    with failing_statements(error, INSERT_CONNECTION):
         assert post(payload_for(make_customer(), "1")).status_code == 200
-    assert stored().status == "pending"
-    assert "locked" in stored().last_error
+        assert stored().status == "pending"
+        assert str(error) in stored().last_error
+        WebhookEvent.objects.update(next_attempt_at=stored().received_at)
+        assert not inbox.process(stored().pk)
+        assert stored().status == "pending"
     WebhookEvent.objects.update(next_attempt_at=stored().received_at)
     assert inbox.process(stored().pk)
     assert Connection.objects.get().is_connected

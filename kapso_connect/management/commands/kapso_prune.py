@@ -103,7 +103,8 @@ class Command(KapsoCommand):
 def old_webhooks(before: Any) -> models.QuerySet[WebhookEvent]:
     # A signal that has not been sent yet may include its webhook's payload.
     undelivered = TimelineEvent.objects.undelivered().filter(webhook_event=models.OuterRef("pk"))
-    return WebhookEvent.objects.filter(
+    # Django reads the rows that it deletes. Of a thousand, the payloads may be large.
+    return WebhookEvent.objects.defer("payload").filter(
         ~models.Exists(undelivered),
         received_at__lt=before,
         status__in=[WebhookEvent.Status.PROCESSED, WebhookEvent.Status.IGNORED],

@@ -4,9 +4,9 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import CommandError
-from django.db import InterfaceError, InternalError, OperationalError
 
 from kapso_connect import sync
+from kapso_connect.db import OUTAGE_ERRORS
 from kapso_connect.management.base import KapsoCommand
 from kapso_connect.management.interruption import interruption
 from kapso_connect.management.plain import format_count
@@ -41,7 +41,7 @@ class Command(KapsoCommand):
                     progress=progress,
                     should_stop=interrupted.is_set,
                 )
-            except (InterfaceError, InternalError, OperationalError) as error:
+            except OUTAGE_ERRORS as error:
                 # An outage: every minute, on every machine, a traceback would say no more.
                 reason = describe(error).partition("\n")[0]
                 message = f"The database is not available: {reason}"
