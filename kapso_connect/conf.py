@@ -57,8 +57,8 @@ TEST_DELIVERY_TIMEOUT = 20.0
 class Conf:
     """The settings in ``KAPSO_CONNECT``, with their defaults.
 
-    The value None, and an empty text, is the same as leaving the setting out. Blanks and line breaks
-    around texts are ignored, also around each entry of a list.
+    The value None, and an empty text, is the same as leaving the setting out. Blanks and line
+    breaks around texts are ignored, also around each entry of a list.
 
     ``API_KEY``
         The API key of your Kapso project (in Kapso: Project settings, API keys). Without it, no
