@@ -176,12 +176,14 @@ class ReadOnlyAdmin(PackageAdmin):
 def reads_secret(model: Any, lookup: str) -> bool:
     """Return whether ``lookup``, from ``model``, leads to one of the ``SECRET_FIELDS``."""
     for part in lookup.split(LOOKUP_SEP):
-        if (model, part) in SECRET_FIELDS:
-            return True
         try:
-            model = model._meta.get_field(part).related_model
+            field = model._meta.get_field(part)
         except FieldDoesNotExist:  # "pk", a transform, or a parameter that is no lookup
             return False
+        # The field of a proxy, or of a child of the model, is the model's.
+        if (field.model, field.name) in SECRET_FIELDS:
+            return True
+        model = field.related_model
         if model is None:
             return False
     return False

@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.contrib.admin import AdminSite
 from django.contrib.auth.models import User
 from django.contrib.contenttypes.models import ContentType
 from django.db import connection as database
-from django.test import Client
-from django.test.utils import CaptureQueriesContext
+from django.test import Client, RequestFactory
+from django.test.utils import CaptureQueriesContext, isolate_apps
 from django.urls import reverse
 from django.utils import timezone
 
@@ -334,6 +335,18 @@ def test_secrets_cannot_be_guessed_in_a_sites_own_admin(
         assert admin_client.get(f"{bakeries}?whatsapp__{lookup}=h").status_code == 400
     for lookup in ("whatsapp__language=en", "title__startswith=h", "whatsapp__id__exact=1"):
         assert admin_client.get(f"{bakeries}?{lookup}").status_code == 200
+
+
+@isolate_apps("tests.sites.host_site")
+def test_secrets_cannot_be_guessed_in_the_admin_of_a_proxy(rf: RequestFactory) -> None:
+    class Proxy(SetupLink):
+        class Meta:
+            proxy = True
+            app_label = "host_site"
+
+    model_admin = base.PackageAdmin(Proxy, AdminSite())
+    assert model_admin.lookup_allowed("status", "active", rf.get("/"))
+    assert not model_admin.lookup_allowed("url__startswith", "h", rf.get("/"))
 
 
 def test_link_that_has_ended_is_not_offered_for_copying(admin_client: Client) -> None:
