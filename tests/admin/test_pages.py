@@ -31,6 +31,7 @@ from kapso_connect.webhooks.payloads import MAX_PAYLOAD_DEPTH
 
 from ..factories import make_connection, make_customer, make_link
 from ..sites.host_site.admin import BakeryAdmin
+from ..sites.host_site.models import Bakery
 
 pytestmark = pytest.mark.django_db
 
