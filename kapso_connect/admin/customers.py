@@ -100,8 +100,6 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
     def owner_link(self, request: HttpRequest, customer: Customer) -> SafeString | None:
         """Return a link to the site's own object, if it exists and the user may view it."""
         key = customer.owner_id or ""
-        if customer.get_owner() is None:
-            return None
         for model in models_of_owner(customer.owner_type):
             try:
                 model_admin = self.admin_site.get_model_admin(model)
