@@ -6,6 +6,8 @@ with secrets that everyone knows. They end where a variable says that others can
 
 from __future__ import annotations
 
+import ipaddress
+import os
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -18,38 +20,46 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 if (BASE_DIR / ".env").is_file():
     env.read_env(BASE_DIR / ".env")  # variables that are set already stay
+# One without a value is the same as none.
+env.ENVIRON = {name: value.strip() for name, value in os.environ.items() if value.strip()}
 
 SANDBOX_SECRET = "sandbox"  # noqa: S105
 
 
 def is_this_machine(host):
-    return host.strip("[]") in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
-def is_local_url(name):
-    return is_this_machine(urlsplit(env.str(name)).hostname or "")
+def is_local_url(url):
+    try:
+        return is_this_machine(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
 
 
 def find_sign_of_a_server():
     """Return the name of a variable that says that this is no site of one developer's machine."""
-    if not all(map(is_this_machine, env.list("ALLOWED_HOSTS", default=[]))):
+    if not all(map(is_this_machine, ALLOWED_HOSTS)):
         return "ALLOWED_HOSTS"
     for name in ("KAPSO_PUBLIC_URL", "KAPSO_API_BASE_URL"):
-        if env.str(name, default="") and not is_local_url(name):
+        if not is_local_url(env.str(name, default="http://localhost")):
             return name
-    if not env.str("KAPSO_API_BASE_URL", default=""):
+    if "KAPSO_API_BASE_URL" not in env:
         # Without the sandbox's URL, a key or secret of one's own is one of Kapso's.
         for name in ("KAPSO_API_KEY", "KAPSO_WEBHOOK_SECRET"):
-            if env.str(name, default="") not in ("", SANDBOX_SECRET):
+            if env.str(name, default=SANDBOX_SECRET) != SANDBOX_SECRET:
                 return name
     return "BEHIND_PROXY" if env.bool("BEHIND_PROXY", default=False) else ""
 
 
+ALLOWED_HOSTS = [host.strip() for host in env.list("ALLOWED_HOSTS", default=[])]
 SIGN_OF_A_SERVER = find_sign_of_a_server()
 SECRET_KEY = env.str("SECRET_KEY", default="")
 # A secret key means a server, too, on which DEBUG must be turned on explicitly.
 DEBUG = env.bool("DEBUG", default=not (SECRET_KEY or SIGN_OF_A_SERVER))
-ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[])
 if not SECRET_KEY:
     if SIGN_OF_A_SERVER or not DEBUG:
         reason = (

@@ -64,6 +64,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
     return [
         *_missing_settings(conf),
         *_mistyped_secrets(conf),
+        *_api_base_url(conf),
         *_public_url(conf),
         *_link_defaults(conf),
         *_page_settings(conf),
@@ -242,6 +243,17 @@ def _mistyped_secrets(conf: Conf) -> Iterator[CheckMessage]:
                 "variable. manage.py kapso_webhook --new-secret prints a new webhook secret.",
                 id="kapso_connect.E010",
             )
+
+
+def _api_base_url(conf: Conf) -> Iterator[CheckMessage]:
+    url = conf.api_base_url
+    if not url.startswith(("http://", "https://")) or _why_not_an_origin(url):
+        yield Error(
+            "KAPSO_CONNECT['API_BASE_URL'] is not the URL of an API.",
+            hint="Leave it out, or set it to the URL that the sandbox prints, such as "
+            "http://127.0.0.1:8900.",
+            id="kapso_connect.E015",
+        )
 
 
 def _public_url(conf: Conf) -> Iterator[CheckMessage]:
@@ -514,7 +526,7 @@ def _url_settings(conf: Conf) -> Iterator[CheckMessage]:
             hint="Leave it out.",
             id="kapso_connect.W016",
         )
-    elif not conf.api_base_url.startswith("https://"):
+    elif conf.api_base_url.startswith("http://"):
         yield Warning(
             "KAPSO_CONNECT['API_BASE_URL'] is not https: the API key is sent unencrypted.",
             hint="Leave it out, except to use the sandbox.",

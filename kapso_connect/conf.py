@@ -6,7 +6,6 @@ repeats included. Both are in seconds.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,9 +17,14 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
+from .text import one_line
+
 SETTING = "KAPSO_CONNECT"
 
 DEFAULT_THROTTLE_RATES = {"read": "600/min", "write": "60/min", "kapso": "30/min"}
+MAX_NUMBER = 10**9
+"""For each setting that is a number; databases and timers cannot compute with any."""
+
 THROTTLE_RATE = re.compile("[1-9][0-9]{0,8}/(s|sec|second|m|min|minute|h|hour|d|day)")
 
 KAPSO_WEBHOOK_TIMEOUT = 10.0
@@ -53,8 +57,8 @@ TEST_DELIVERY_TIMEOUT = 20.0
 class Conf:
     """The settings in ``KAPSO_CONNECT``, with their defaults.
 
-    The value None is the same as leaving the setting out. Blanks and line breaks around texts are
-    ignored, also around each entry of a list.
+    The value None, and an empty text, is the same as leaving the setting out. Blanks and line
+    breaks around texts are ignored, also around each entry of a list.
 
     ``API_KEY``
         The API key of your Kapso project (in Kapso: Project settings, API keys). Without it, no
@@ -142,12 +146,17 @@ def _text(value: object) -> str:
     return value.strip()
 
 
+def _shown(value: object) -> str:
+    # An environment variable that is not UTF-8 has characters that no page can contain.
+    return one_line(_text(value))
+
+
 def _url(value: object) -> str:
     return _text(value).rstrip("/")
 
 
 def _contact(value: object) -> str:
-    url = _text(value)
+    url = _shown(value)
     if url and not url.startswith(("mailto:", "tel:", "https://", "http://", "/")):
         raise ValueError("must start with mailto:, tel:, https:// or /.")
     return url
@@ -195,8 +204,8 @@ def _rates(value: object) -> Mapping[str, str | None]:
 def _positive(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"must be a number, not {type(value).__name__}.")
-    if not value > 0 or not math.isfinite(value):
-        raise ValueError("must be a number greater than 0.")
+    if not 0 < value <= MAX_NUMBER:
+        raise ValueError(f"must be a number greater than 0 and not above {MAX_NUMBER}.")
     return value
 
 
@@ -212,9 +221,9 @@ READERS: dict[str, Callable[[object], Any]] = {
     "API_BASE_URL": _url,
     "WEBHOOK_SECRET": _secrets,
     "PUBLIC_URL": _url,
-    "SITE_NAME": _text,
+    "SITE_NAME": _shown,
     "SETUP_LINK_DEFAULTS": _mapping,
-    "LOGO_URL": _text,
+    "LOGO_URL": _shown,
     "CONTACT_URL": _contact,
     "NEXT_URL": _text,
     "REQUEST_BUDGET": _positive,
@@ -248,9 +257,11 @@ def get_conf() -> Conf:
         if value is None:
             continue
         try:
-            values[key.lower()] = READERS[key](value)
+            read = READERS[key](value)
         except ValueError as error:
             raise ImproperlyConfigured(f"{SETTING}[{key!r}] {error}") from None
+        if read != "":
+            values[key.lower()] = read
     return Conf(**values)
 
 

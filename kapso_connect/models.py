@@ -126,14 +126,30 @@ class NameField(models.CharField):  # type: ignore[type-arg]
         return name, "django.db.models.CharField", args, kwargs
 
 
+class OptionalIdField(models.CharField):  # type: ignore[type-arg]
+    """An optional id of the customer, stored as a text; an empty one is stored as None, since ids
+    are unique."""
+
+    def pre_save(self, model_instance: models.Model, add: bool) -> Any:
+        value = super().pre_save(model_instance, add)
+        if not hasattr(value, "resolve_expression"):
+            value = ("" if value is None else str(value)) or None
+            setattr(model_instance, self.attname, value)
+        return value
+
+    def deconstruct(self) -> Any:
+        name, _path, args, kwargs = super().deconstruct()
+        return name, "django.db.models.CharField", args, kwargs
+
+
 class CustomerQuerySet(PrimaryQuerySet["Customer"]):
     def for_owner(self, owner: models.Model, **defaults: Any) -> Customer:
         """Return the customer linked to ``owner``, a saved object of any of the site's models.
 
         If there is none, it is created with ``defaults``: ``name`` (by default ``str(owner)``),
-        ``email``, ``language`` and ``external_customer_id``. None is the same as leaving one out. A
-        customer without an owner that has this ``external_customer_id`` (or ``kapso_id``) becomes
-        the owner's.
+        ``email``, ``language`` and ``external_customer_id``. None, and an empty text, is the same
+        as leaving one out. A customer without an owner that has this ``external_customer_id`` (or
+        ``kapso_id``) becomes the owner's.
 
         With multi-table inheritance the owner is the row of the topmost parent, whose children have
         the same customer. Raise ValueError for an object that is not saved or has a composite
@@ -143,7 +159,7 @@ class CustomerQuerySet(PrimaryQuerySet["Customer"]):
         if owner.pk is None:
             raise ValueError("Save the owner before you request its customer.")
         ownership = {"owner_type": owner_type(owner), "owner_id": owner_key(type(owner), owner.pk)}
-        given = {name: value for name, value in defaults.items() if value is not None}
+        given = {name: value for name, value in defaults.items() if value not in (None, "")}
         values = _validated({"name": str(owner), **given})
         try:
             customer, _created = self.get_or_create(**ownership, defaults=values)
@@ -238,11 +254,11 @@ def _validated(values: dict[str, Any]) -> dict[str, Any]:
     values = {**values, "name": str(values["name"])[:MAX_NAME_LENGTH]}
     if "language" in values:
         values["language"] = find_language(values["language"])
-    for name in ("email", "external_customer_id"):
+    for name in {"email", "external_customer_id", "kapso_id"}.intersection(values):
+        values[name] = str(values[name])
         field: Any = Customer._meta.get_field(name)
-        limit = field.max_length
-        if len(str(values.get(name, ""))) > limit:
-            raise ValueError(f"The {name} is longer than {limit} characters.")
+        if len(values[name]) > field.max_length:
+            raise ValueError(f"The {name} is longer than {field.max_length} characters.")
     return values
 
 
@@ -250,7 +266,7 @@ class Customer(models.Model):
     """A business that may connect WhatsApp numbers; a customer in Kapso's terms."""
 
     name = NameField(_("name"), max_length=MAX_NAME_LENGTH)
-    external_customer_id = models.CharField(
+    external_customer_id = OptionalIdField(
         _("external customer id"),
         max_length=255,
         unique=True,
@@ -259,7 +275,7 @@ class Customer(models.Model):
         default=new_external_id,
         help_text=_("This site's own id for the customer; Kapso returns it in its webhooks."),
     )
-    kapso_id = models.CharField(
+    kapso_id = OptionalIdField(
         _("Kapso id"),
         max_length=64,
         unique=True,

@@ -4,7 +4,9 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
-from kapso_connect.conf import READERS, get_conf
+from kapso_connect.conf import READERS, Conf, get_conf
+
+TEXTS = ["API_KEY", "SITE_NAME", "LOGO_URL", "NEXT_URL", "CONTACT_URL", "API_BASE_URL"]
 
 
 def test_defaults() -> None:
@@ -53,6 +55,20 @@ def test_none_is_the_same_as_left_out(name: str) -> None:
         assert get_conf() == default
 
 
+@pytest.mark.parametrize("name", [*TEXTS, "PUBLIC_URL", "WEBHOOK_SECRET"])
+def test_an_empty_text_is_the_same_as_left_out(name: str) -> None:
+    """The line of a variable in a file may have nothing behind the equals sign."""
+    with override_settings(KAPSO_CONNECT={name: " \n"}):
+        assert get_conf() == Conf()
+
+
+@pytest.mark.parametrize("name", ["SITE_NAME", "LOGO_URL", "CONTACT_URL"])
+def test_what_pages_show_can_be_shown(name: str) -> None:
+    """A variable of an environment that is not UTF-8 has characters that no page can contain."""
+    with override_settings(KAPSO_CONNECT={name: "/s\udcfc\u00df\u202e"}):
+        assert ascii(getattr(get_conf(), name.lower())) == ascii("/s\u00df")
+
+
 @pytest.mark.parametrize("name", ["WEBHOOK_SECRET", "OBSERVERS", "API_PERMISSIONS"])
 def test_none_in_a_list_is_named(name: str) -> None:
     with (
@@ -65,11 +81,10 @@ def test_none_in_a_list_is_named(name: str) -> None:
 
 
 def test_blanks_around_texts_are_ignored() -> None:
-    texts = ["API_KEY", "SITE_NAME", "LOGO_URL", "NEXT_URL", "CONTACT_URL", "API_BASE_URL"]
-    given = {name: f" /{name}\n" for name in texts}
+    given = {name: f" /{name}\n" for name in TEXTS}
     with override_settings(KAPSO_CONNECT={**given, "OBSERVERS": [" a.b\n", ""]}):
         conf = get_conf()
-    assert [getattr(conf, name.lower()) for name in texts] == [f"/{name}" for name in texts]
+    assert [getattr(conf, name.lower()) for name in TEXTS] == [f"/{name}" for name in TEXTS]
     assert conf.observers == ("a.b",)
 
 
@@ -91,6 +106,8 @@ def test_urls_lose_their_trailing_slash() -> None:
         ("REQUEST_BUDGET", True),
         ("REQUEST_BUDGET", float("nan")),
         ("API_BUDGET", float("inf")),
+        ("LEASE_SECONDS", 10**400),
+        ("RETRY_LIMIT", 10**10),
         ("MAX_WEBHOOK_BYTES", 1.5),
         ("RETRY_LIMIT", -1),
         ("API_PERMISSIONS", "one.path"),

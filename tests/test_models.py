@@ -14,6 +14,8 @@ from django.db import models
 
 from kapso_connect.exceptions import ExternalIdTaken
 from kapso_connect.models import Customer, TimelineEvent, WhatsAppRelation
+from kapso_connect.onboarding import create_setup_link
+from kapso_connect.testing import Sandbox
 
 from .factories import make_connection, make_customer, make_link
 from .sites.host_site.models import (
@@ -50,6 +52,28 @@ def test_primary_key_of_an_owner_may_be_a_long_text() -> None:
 
 
 KEY = uuid.UUID("4f3c0000-0000-4000-8000-00000000000a")
+
+
+@pytest.mark.parametrize("key", [5, 0, KEY])
+def test_external_id_may_be_a_key_of_the_sites(key: Any, sandbox: Sandbox) -> None:
+    owner = User.objects.create(username="ada")
+    known = Customer.objects.create(name="Ada", external_customer_id=key)
+    customer = Customer.objects.for_owner(owner, external_customer_id=key)
+    assert customer == known
+    for row in (known, customer):
+        assert row.external_customer_id == str(key)
+    create_setup_link(known)
+    assert sandbox.state()["customers"][0]["external_customer_id"] == str(key)
+
+
+def test_empty_ids_are_those_of_no_customer(sandbox: Sandbox) -> None:
+    empty = {"external_customer_id": "", "kapso_id": ""}
+    first, second = (Customer.objects.create(name="Ada", **empty) for _ in range(2))
+    assert (first.external_customer_id, second.kapso_id) == (None, None)
+    create_setup_link(first)
+    for name in ("ada", "bo"):
+        owner = User.objects.create(username=name)
+        assert Customer.objects.for_owner(owner, name="", **empty).name == name
 
 
 @pytest.mark.parametrize(
@@ -168,9 +192,9 @@ def test_external_id_of_another_owner_is_an_error_that_says_whose() -> None:
 
 def test_values_that_no_column_can_hold() -> None:
     owner = Branch.objects.create(code="a")
-    for name, value in {"email": "a" * 255, "external_customer_id": "a" * 256}.items():
+    for name, length in {"email": 255, "external_customer_id": 256, "kapso_id": 65}.items():
         with pytest.raises(ValueError, match=f"The {name} is longer than"):
-            Customer.objects.for_owner(owner, **{name: value})
+            Customer.objects.for_owner(owner, **{name: "a" * length})
     with pytest.raises(ValueError, match="is longer than 255"):
         Customer.objects.for_owner(Branch(code="a" * 256))
     with pytest.raises(ValueError, match="'abc' cannot be a primary key"):

@@ -28,10 +28,11 @@ class WelcomeForm(forms.ModelForm):
 def welcome(request: HttpRequest) -> HttpResponse:
     """The step after connecting: this site asks the company for its opening hours."""
     customer = returning_customer(request)
-    if customer is not None and isinstance(customer.owner, Company):
+    owner = customer.get_owner() if customer else None
+    if isinstance(owner, Company):
         # Move the identity from the URL, where it could be seen and shared, into the session.
         request.session.cycle_key()
-        request.session[COMPANY_SESSION_KEY] = customer.owner.pk
+        request.session[COMPANY_SESSION_KEY] = owner.pk
         return redirect("welcome")
     company = Company.objects.filter(pk=request.session.get(COMPANY_SESSION_KEY)).first()
     if company is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any, cast
 from urllib.parse import urlencode
 
@@ -53,6 +54,13 @@ class AdminPages(admin.ModelAdmin):  # type: ignore[type-arg]
             js=[path for path in scripts if static_url(path)],
         )
         return super().media + own
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: Any = None) -> Any:
+        # Databases refuse a NUL in a key, and SQLite a number of more than 64 bits.
+        with suppress(OverflowError):
+            if "\0" not in object_id:
+                return super().get_object(request, object_id, from_field)
+        return None
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         # ``?url__startswith=…`` could be used to guess a secret letter by letter.
@@ -108,9 +116,6 @@ class AdminView(TemplateResponseMixin, ContextMixin, View):
 
     def find_object(self, object_id: str) -> Any:
         """Return the object with this key, quoted as in the admin's URLs; None if there is none."""
-        # Databases refuse a NUL in a key.
-        if "\0" in object_id:
-            return None
         return self.model_admin.get_object(self.request, unquote(object_id))
 
     @property
@@ -179,12 +184,14 @@ class ReadOnlyAdmin(PackageAdmin):
 def reads_secret(model: Any, lookup: str) -> bool:
     """Return whether ``lookup``, from ``model``, leads to one of the ``SECRET_FIELDS``."""
     for part in lookup.split(LOOKUP_SEP):
-        if (model, part) in SECRET_FIELDS:
-            return True
         try:
-            model = model._meta.get_field(part).related_model
+            field = model._meta.get_field(part)
         except FieldDoesNotExist:  # "pk", a transform, or a parameter that is no lookup
             return False
+        # The field of a proxy, or of a child of the model, is the model's.
+        if (field.model, field.name) in SECRET_FIELDS:
+            return True
+        model = field.related_model
         if model is None:
             return False
     return False

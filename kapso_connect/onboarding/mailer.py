@@ -100,8 +100,11 @@ def classify_error(error: Exception) -> SendFailure:
     A connection that broke tells nothing once the message itself was being transmitted.
     """
     if codes := _smtp_codes(error):
-        temporary = all(400 <= code < 500 for code in codes)
-        return SendFailure.TEMPORARY if temporary else SendFailure.PERMANENT
+        if all(400 <= code < 500 for code in codes):
+            return SendFailure.TEMPORARY
+        # Another answer to the message than those of SMTP, which smtplib gives the code -1.
+        is_unclear = isinstance(error, smtplib.SMTPDataError) and max(codes) < 400
+        return SendFailure.UNKNOWN if is_unclear else SendFailure.PERMANENT
     if status := _http_status(error):
         if status in (429, 503):
             return SendFailure.TEMPORARY

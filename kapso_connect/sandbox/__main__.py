@@ -59,6 +59,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parser().parse_args(argv)
     if options.retry_scale < 0 or options.teardown_seconds < 0:
         parser().error("--retry-scale and --teardown-seconds must not be negative")
+    if options.public_url and not urlsplit(options.public_url).netloc:
+        parser().error("--public-url must be a URL, such as http://sandbox:8900")
     configure(verbose=options.verbose, allowed_hosts=allowed_hosts(options))
     try:
         server = listen(options.host, options.port)

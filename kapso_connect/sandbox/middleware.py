@@ -59,7 +59,7 @@ def _is_same_site(request: HttpRequest, host: str) -> bool:
     that are no browsers send neither header."""
     own = {host, urlsplit(store.options.base_url).netloc}
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc not in own:
+    if origin is not None and origin.partition("://")[2] not in own:
         return False
     return request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none")
 
@@ -77,7 +77,8 @@ class SandboxMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if int(request.META.get("CONTENT_LENGTH") or 0) > MAX_REQUEST_BODY:
+        length = request.headers.get("Content-Length", "")
+        if length.isdecimal() and int(length) > MAX_REQUEST_BODY:
             return error_response(
                 ApiError(413, f"The body is larger than {MAX_REQUEST_BODY} bytes")
             )

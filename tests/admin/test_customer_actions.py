@@ -21,7 +21,7 @@ from kapso_connect import onboarding
 from kapso_connect.models import Connection, Customer, TimelineEvent
 
 from ..factories import make_connection, make_customer
-from ..sites.host_site.models import Bakery, Branch
+from ..sites.host_site.models import Bakery, Branch, Franchise
 from .world import (
     CONFIRMED,
     EXPECTED,
@@ -87,8 +87,10 @@ def test_anonymous_users_are_sent_to_the_login(world: World, page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("key", ["999999999999999999999", "x", "%00", "-1", "_", "a_2Fb"])
 def test_unknown_object_is_not_found(world: World, page: str, key: str) -> None:
-    path = world.url(page).replace(f"/{world.bakery.pk}/{page}/", f"/{key}/{page}/")
-    assert world.client.post(path).status_code == 404
+    franchise = Franchise.objects.create(title="Has the key of its parent")
+    for obj in (world.bakery, franchise):
+        path = world.url(page, of=obj).replace(f"/{obj.pk}/{page}/", f"/{key}/{page}/")
+        assert world.client.post(path).status_code == 404
 
 
 @pytest.mark.parametrize("page", sorted(NUMBER_PAGES))

@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.contrib.admin import AdminSite
 from django.contrib.auth.models import User
 from django.contrib.contenttypes.models import ContentType
 from django.db import connection as database
-from django.test import Client
-from django.test.utils import CaptureQueriesContext
+from django.test import Client, RequestFactory
+from django.test.utils import CaptureQueriesContext, isolate_apps
 from django.urls import reverse
 from django.utils import timezone
 
@@ -30,6 +31,7 @@ from kapso_connect.webhooks.payloads import MAX_PAYLOAD_DEPTH
 
 from ..factories import make_connection, make_customer, make_link
 from ..sites.host_site.admin import BakeryAdmin
+from ..sites.host_site.models import Bakery
 
 pytestmark = pytest.mark.django_db
 
@@ -336,6 +338,18 @@ def test_secrets_cannot_be_guessed_in_a_sites_own_admin(
         assert admin_client.get(f"{bakeries}?{lookup}").status_code == 200
 
 
+@isolate_apps("tests.sites.host_site")
+def test_secrets_cannot_be_guessed_in_the_admin_of_a_proxy(rf: RequestFactory) -> None:
+    class Proxy(SetupLink):
+        class Meta:
+            proxy = True
+            app_label = "host_site"
+
+    model_admin = base.PackageAdmin(Proxy, AdminSite())
+    assert model_admin.lookup_allowed("status", "active", rf.get("/"))
+    assert not model_admin.lookup_allowed("url__startswith", "h", rf.get("/"))
+
+
 def test_link_that_has_ended_is_not_offered_for_copying(admin_client: Client) -> None:
     link = make_link(expires_at=timezone.now() - timedelta(seconds=1))
     page = admin_client.get(url("setuplink", "change", link.pk)).content.decode()
@@ -385,9 +399,9 @@ def test_the_hosts_own_object_is_linked(admin_client: Client, staff: Callable[..
 
 @pytest.mark.parametrize("owner_id", ["99999", "not-a-number", "9" * 64, ""])
 def test_page_works_after_the_owner_was_deleted(admin_client: Client, owner_id: str) -> None:
-    kind = ContentType.objects.get_for_model(User)
+    kinds = ContentType.objects.get_for_models(User, Bakery).values()
     gone = ContentType.objects.create(app_label="gone", model="thing")
-    for owner_type in (kind, gone, None):
+    for owner_type in (*kinds, gone, None):
         customer = make_customer(owner_type=owner_type, owner_id=owner_id)
         assert admin_client.get(url("customer", "change", customer.pk)).status_code == 200
         customer.delete()

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -65,8 +66,11 @@ def test_a_server_needs_a_secret_key() -> None:
 SIGNS_OF_A_SERVER = [
     {"ALLOWED_HOSTS": "crm.example.com"},
     {"ALLOWED_HOSTS": "localhost,*"},
+    {"ALLOWED_HOSTS": "127.0.0.1.crm.example.com"},
     {"KAPSO_PUBLIC_URL": "https://crm.example.com"},
     {"KAPSO_PUBLIC_URL": "http://192.0.2.1:8000"},
+    {"KAPSO_PUBLIC_URL": "http://127.crm.example.com"},
+    {"KAPSO_PUBLIC_URL": "https://[::1"},
     {"KAPSO_API_BASE_URL": "https://api.kapso.ai"},
     {"KAPSO_API_KEY": "a-key-of-kapsos"},
     {"KAPSO_WEBHOOK_SECRET": "a secret of its own"},
@@ -80,7 +84,8 @@ for variables in json.loads(sys.argv[1]):
     before = dict(os.environ)
     os.environ.update(variables)
     try:
-        print(runpy.run_path("example_project/settings.py")["DEBUG"])
+        loaded = runpy.run_path("example_project/settings.py")
+        print(*(loaded[name] for name in sys.argv[2:]))
     except Exception as error:
         print(error)
     os.environ.clear()
@@ -88,9 +93,9 @@ for variables in json.loads(sys.argv[1]):
 """
 
 
-def load_settings(*environments: dict[str, str]) -> list[str]:
-    """Return for each environment the value of DEBUG, or the error."""
-    done = python("-c", LOAD_SETTINGS, json.dumps(environments))
+def load_settings(*environments: dict[str, str], names: Sequence[str] = ("DEBUG",)) -> list[str]:
+    """Return for each environment the values of settings, or the error."""
+    done = python("-c", LOAD_SETTINGS, json.dumps(environments), *names)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -121,6 +126,14 @@ def test_sandbox_of_the_own_machine_needs_no_secret_key() -> None:
         {"ALLOWED_HOSTS": "127.0.0.1,localhost,[::1]", "KAPSO_PUBLIC_URL": "http://[::1]:8000"},
     )
     assert load_settings(*environments) == ["True"] * len(environments)
+
+
+def test_a_variable_without_a_value_is_one_that_is_not_set() -> None:
+    names = ("SECRET_KEY", "KAPSO_CONNECT", "CACHES", "ALLOWED_HOSTS")
+    blanks = (dict.fromkeys(ALL, value) for value in ("", " "))
+    unset, *others = load_settings({}, *blanks, names=names)
+    assert unset.startswith("insecure-for-development-only")
+    assert others == [unset, unset]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 
-from kapso_connect.sandbox.__main__ import allowed_hosts, parser
+from kapso_connect.sandbox.__main__ import allowed_hosts, main, parser
 from kapso_connect.testing import Sandbox
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ pytest_plugins = ("tests.sandbox.support",)
 OTHER_SITE = [
     {"Origin": "https://evil.example"},
     {"Origin": "null"},
+    {"Origin": "http://[::1"},
     {"Origin": "http://127.0.0.1:1"},
     {"Origin": "http://localhost.evil.example"},
     {"Sec-Fetch-Site": "cross-site"},
@@ -56,6 +57,18 @@ def test_host_names_that_it_was_told_are_allowed() -> None:
     hosts = allowed_hosts(parser().parse_args(options))
     assert hosts[-2:] == ["box.example", "box"]
     assert "*" not in hosts
+
+
+def test_a_public_url_without_a_host_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """With it, pages whose origin is "null" would be those of the sandbox's own site."""
+    with pytest.raises(SystemExit):
+        main(["--public-url", "box:8900"])
+    assert "--public-url must be a URL" in capsys.readouterr().err
+
+
+def test_a_content_length_that_is_no_number_is_no_error_of_the_sandbox(box: Sandbox) -> None:
+    answer = requests.get(f"{box.url}/sandbox/ready", headers={"Content-Length": "x"}, timeout=10)
+    assert answer.status_code == 200
 
 
 @pytest.mark.parametrize("headers", OTHER_SITE, ids=json.dumps)
