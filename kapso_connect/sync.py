@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django.core.cache import cache
 from django.db import models
@@ -195,7 +195,7 @@ def run(
     report.waiting = webhooks.waiting().count() + signals.waiting().count()
     report.failed = webhooks.failed().count() + signals.failed().count()
     if not dry_run:
-        counts = {**report.counts(), "errors": len(report.errors)}
+        counts: dict[str, Any] = {**report.counts(), "errors": len(report.errors)}
         log_event("sync.finished", seconds=time.monotonic() - started, **counts)
     return report
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
-from django.db.models import Count, F, Min, Q
+from django.db.models import Count, F, Min, Q, QuerySet
 from django.urls import NoReverseMatch
 from django.utils import timezone
 
@@ -385,7 +385,7 @@ def _created_since(batch: InvitationBatch, customers: Collection[int]) -> dict[i
     be used or was used. Another member of staff may have created it, or a process that died before
     it could record it in the batch.
     """
-    links = SetupLink.objects.filter(
+    links: QuerySet[Any] = SetupLink.objects.filter(
         pk=F("customer__latest_setup_link"),
         customer__in=customers,
         events__kind=TimelineEvent.Kind.SETUP_LINK_CREATED,
