@@ -1,4 +1,4 @@
-"""A clock that stands still until a test moves it."""
+"""Clocks that stand still until a test moves them."""
 
 from __future__ import annotations
 
@@ -29,6 +29,18 @@ class FakeClock:
         if settings.USE_TZ:
             return self.now
         return django_timezone.make_naive(self.now, django_timezone.get_default_timezone())
+
+
+class FakeMonotonicTime:
+    """The time that a process measures waiting with, which passes only while somebody sleeps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 0.0
+        monkeypatch.setattr("time.monotonic", lambda: self.seconds)
+        monkeypatch.setattr("time.sleep", self._sleep)
+
+    def _sleep(self, seconds: float) -> None:
+        self.seconds += seconds
 
 
 def summer_time_changes() -> list[Any]:

@@ -7,12 +7,14 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from django.core.cache import cache
 from django.core.management.commands import flush
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from kapso_connect.kapso import http
 from kapso_connect.pages import questions
 from kapso_connect.testing import Sandbox
 
@@ -42,6 +44,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     global THOROUGH
     THOROUGH = config.getoption("--all")
+    hypothesis.settings.register_profile(
+        "kapso_connect",
+        max_examples=200 if THOROUGH else 25,
+        deadline=None,  # a busy machine is no error
+        suppress_health_check=[
+            hypothesis.HealthCheck.too_slow,
+            hypothesis.HealthCheck.function_scoped_fixture,
+        ],
+    )
+    hypothesis.settings.load_profile("kapso_connect")
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -139,6 +151,13 @@ def _log_events_are_documented() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _kapso_was_never_slow() -> None:
     cache.delete(questions.SLOW_KEY)
+
+
+@pytest.fixture(autouse=True)
+def _pauses_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeat a failed request to Kapso after milliseconds, where the pause is not what is tested:
+    the three pauses take 1.75 seconds otherwise."""
+    monkeypatch.setattr(http, "BACKOFF_FACTOR", 0.002)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from kapso_connect.db import refuse_in_transaction, retry_on_conflict
 from kapso_connect.exceptions import CalledInTransaction
 from kapso_connect.models import Customer
 
+from .clock import FakeMonotonicTime
 from .factories import read_only_database
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -59,12 +60,16 @@ def test_an_operation_is_not_repeated_after_another_error() -> None:
     assert operation.runs == 1
 
 
-def test_conflicts_are_retried_for_a_limited_time(monkeypatch) -> None:
-    monkeypatch.setattr(db, "CONFLICT_RETRY_SECONDS", 0.05)
+def test_conflicts_are_retried_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    time = FakeMonotonicTime(monkeypatch)
     operation = Conflicting(1000)
     with pytest.raises(OperationalError):
         retry_on_conflict(operation)
-    assert 1 < operation.runs < 10
+    longest_pause = 0.75
+    assert db.CONFLICT_RETRY_SECONDS < time.seconds < db.CONFLICT_RETRY_SECONDS + longest_pause
+    # Pauses of 0.01, 0.02, … and then 0.5 seconds, each of which may be half as long or half as
+    # long again.
+    assert 10 < operation.runs < 25
 
 
 def test_what_stays_refused_is_repeated_a_few_times() -> None:

@@ -20,6 +20,7 @@ from django.utils import timezone
 from kapso_connect import onboarding
 from kapso_connect.models import Connection, Customer, TimelineEvent
 
+from ..cases import combinations
 from ..factories import make_connection, make_customer
 from ..sites.host_site.models import Bakery, Branch, Franchise
 from .world import (
@@ -38,8 +39,7 @@ from .world import (
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("side", ["site", "package"])
+@pytest.mark.parametrize(("side", "page"), combinations(["site", "package"], PAGES))
 def test_every_action_is_in_the_timeline_and_in_both_histories(
     world: World, page: str, side: str
 ) -> None:
@@ -84,13 +84,13 @@ def test_anonymous_users_are_sent_to_the_login(world: World, page: str) -> None:
     assert kinds() == []
 
 
-@pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("key", ["999999999999999999999", "x", "%00", "-1", "_", "a_2Fb"])
-def test_unknown_object_is_not_found(world: World, page: str, key: str) -> None:
+def test_unknown_object_is_not_found(world: World, key: str) -> None:
     franchise = Franchise.objects.create(title="Has the key of its parent")
     for obj in (world.bakery, franchise):
-        path = world.url(page, of=obj).replace(f"/{obj.pk}/{page}/", f"/{key}/{page}/")
-        assert world.client.post(path).status_code == 404
+        for page in PAGES:
+            path = world.url(page, of=obj).replace(f"/{obj.pk}/{page}/", f"/{key}/{page}/")
+            assert world.client.post(path).status_code == 404, page
 
 
 @pytest.mark.parametrize("page", sorted(NUMBER_PAGES))
@@ -148,17 +148,15 @@ def test_a_form_that_is_sent_twice_acts_once(world: World, page: str) -> None:
     assert len(mail.outbox) == (page == "email")
 
 
-@pytest.mark.parametrize("page", CONFIRMED)
 @pytest.mark.parametrize("version", [None, "", "x", "1", "x" * 10_000, "\0", "2026-01-01 1 active"])
-def test_form_with_another_version_does_nothing(
-    world: World, page: str, version: str | None
-) -> None:
-    data = dict(GOOD.get(page, {})) | ({} if version is None else {"version": version})
-    response = world.client.post(world.url(page), data)
-    assert response["Location"] == world.url(page)
-    assert "Nothing was changed" in messages(response)
-    assert kinds() == []
-    assert mail.outbox == []
+def test_form_with_another_version_does_nothing(world: World, version: str | None) -> None:
+    for page in CONFIRMED:
+        data = dict(GOOD.get(page, {})) | ({} if version is None else {"version": version})
+        response = world.client.post(world.url(page), data)
+        assert response["Location"] == world.url(page)
+        assert "Nothing was changed" in messages(response), page
+        assert kinds() == []
+        assert mail.outbox == []
 
 
 @pytest.mark.parametrize("page", CONFIRMED)
@@ -233,20 +231,22 @@ def test_missing_key_is_not_called_a_rejected_one(world: World, configure: Any, 
     assert "rejected" not in messages(response)
 
 
+FAULTS = {
+    "away": ({"kind": "status", "status": 503}, "Kapso did not respond"),
+    "key": ({"kind": "status", "status": 401}, "rejected this site's API key"),
+    "too often": ({"kind": "status", "status": 429, "retry_after": 600}, "Wait a minute"),
+    "nonsense": ({"kind": "html", "status": 200}, "unexpected response"),
+}
+
+
 @pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        ({"kind": "status", "status": 503}, "Kapso did not respond"),
-        ({"kind": "status", "status": 401}, "rejected this site's API key"),
-        ({"kind": "status", "status": 429, "retry_after": 600}, "Wait a minute"),
-        ({"kind": "html", "status": 200}, "unexpected response"),
-    ],
-    ids=["away", "key", "too often", "nonsense"],
+    ("page", "fault_and_words"),
+    combinations(["revoke", "extend", "reconnect", "health", "disconnect"], FAULTS),
 )
-@pytest.mark.parametrize("page", ["revoke", "extend", "reconnect", "health", "disconnect"])
 def test_error_from_kapso_is_explained_and_changes_nothing(
-    world: World, page: str, fault: dict[str, Any], words: str
+    world: World, page: str, fault_and_words: tuple[dict[str, Any], str]
 ) -> None:
+    fault, words = fault_and_words
     data = {} if page == "health" else {**world.form_version(page), **GOOD.get(page, {})}
     world.sandbox.faults(api=[fault])
     response = world.client.post(world.url(page), data)
@@ -261,9 +261,12 @@ def test_error_from_kapso_is_explained_and_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    "name", ["x" * 255, "مخبز \u202eمقلوب", "🥐🥖", "<script>alert(1)</script>"]
+    ("name", "page"),
+    combinations(
+        ["x" * 255, "مخبز \u202eمقلوب", "🥐🥖", "<script>alert(1)</script>"],
+        [*CONFIRMED, "qr", "share"],
+    ),
 )
-@pytest.mark.parametrize("page", [*CONFIRMED, "qr", "share"])
 def test_any_name_is_shown(world: World, name: str, page: str) -> None:
     Bakery.objects.update(title=name)
     Customer.objects.update(name=name)

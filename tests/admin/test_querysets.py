@@ -30,6 +30,7 @@ from kapso_connect.models import (
     WebhookEvent,
 )
 
+from ..cases import combinations
 from ..sites.host_site.admin import BakeryAdmin
 from ..sites.host_site.models import Bakery
 from .every_page import EveryRow
@@ -73,13 +74,13 @@ QUERYSETS: dict[str, Callable[[QuerySet[Any]], QuerySet[Any]]] = {
 }
 
 
-@pytest.fixture(params=QUERYSETS.values(), ids=QUERYSETS)
-def site(request: pytest.FixtureRequest, settings: Any) -> AdminSite:
+@pytest.fixture
+def site(own_queryset: Callable[[QuerySet[Any]], QuerySet[Any]], settings: Any) -> AdminSite:
     """An admin site whose ModelAdmins have a ``get_queryset`` of their own."""
 
     class OwnQuerySet:
         def get_queryset(self, http_request: HttpRequest) -> QuerySet[Any]:
-            return request.param(super().get_queryset(http_request))
+            return own_queryset(super().get_queryset(http_request))
 
     site = AdminSite()
     for model, model_admin in ADMINS.items():
@@ -92,7 +93,7 @@ def site(request: pytest.FixtureRequest, settings: Any) -> AdminSite:
     return site
 
 
-@pytest.mark.parametrize("model", ADMINS)
+@pytest.mark.parametrize(("own_queryset", "model"), combinations(QUERYSETS, list(ADMINS)))
 def test_every_page_works(site: AdminSite, client: Client, model: type[Model]) -> None:
     rows = EveryRow()
     client.force_login(rows.staff)
@@ -107,6 +108,7 @@ def test_every_page_works(site: AdminSite, client: Client, model: type[Model]) -
         assert client.get(changelist + query).status_code == 200, query
 
 
+@pytest.mark.parametrize("own_queryset", QUERYSETS.values(), ids=QUERYSETS)
 def test_search_finds_what_it_finds_elsewhere(site: AdminSite, client: Client) -> None:
     rows = EveryRow()
     client.force_login(rows.staff)
@@ -116,7 +118,7 @@ def test_search_finds_what_it_finds_elsewhere(site: AdminSite, client: Client) -
     assert not client.get(changelist_url(Bakery), {"q": "nobody"}).context["cl"].result_list
 
 
-@pytest.mark.parametrize("model", [Bakery, Customer])
+@pytest.mark.parametrize(("own_queryset", "model"), combinations(QUERYSETS, [Bakery, Customer]))
 def test_rows_can_be_invited(site: AdminSite, client: Client, model: type[Model]) -> None:
     rows = EveryRow()
     client.force_login(rows.staff)
@@ -132,7 +134,9 @@ def test_rows_can_be_invited(site: AdminSite, client: Client, model: type[Model]
         assert batch.invitations.get().customer == rows.customer
 
 
-@pytest.mark.parametrize("model", [TimelineEvent, WebhookEvent])
+@pytest.mark.parametrize(
+    ("own_queryset", "model"), combinations(QUERYSETS, [TimelineEvent, WebhookEvent])
+)
 def test_rows_can_be_run_again(site: AdminSite, client: Client, model: type[Model]) -> None:
     rows = EveryRow()
     client.force_login(rows.staff)

@@ -21,6 +21,7 @@ from kapso_connect.models import Customer, SetupLink, TimelineEvent
 from kapso_connect.onboarding import connect_urls
 from kapso_connect.onboarding.connect_urls import connect_url
 
+from ..cases import combinations
 from ..clock import FakeClock
 from ..factories import make_customer
 from ..sites.host_site.admin import BakeryAdmin
@@ -102,8 +103,9 @@ ENDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-@pytest.mark.parametrize("page", ["email", "qr", "share", "copied", "extend"])
+@pytest.mark.parametrize(
+    ("page", "end"), combinations(["email", "qr", "share", "copied", "extend"], ENDS)
+)
 def test_link_that_has_ended_is_not_sent(world: World, page: str, end: dict[str, Any]) -> None:
     SetupLink.objects.update(**end)
     response = world.client.post(world.url(page), {**UNTIL, "version": ""})

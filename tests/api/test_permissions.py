@@ -91,12 +91,12 @@ def plain() -> Caller:
     return Caller(get_user_model().objects.create_user("plain", is_staff=True))
 
 
-@pytest.mark.parametrize(("method", "route"), endpoints())
-def test_only_staff_are_permitted(things: None, method: str, route: str) -> None:
+def test_only_staff_are_permitted(things: None) -> None:
     every = set().union(*NEEDED.values())
     customer = Caller(make_user("customer", *every, is_staff=False))
-    assert code(ask(customer, method, route), 403) == "permission_denied"
-    assert code(ask(Caller(), method, route), 403) == "not_authenticated"
+    for method, route in endpoints():
+        assert code(ask(customer, method, route), 403) == "permission_denied", (method, route)
+        assert code(ask(Caller(), method, route), 403) == "not_authenticated", (method, route)
     assert not TimelineEvent.objects.exists()
 
 
@@ -194,23 +194,23 @@ def test_urls_are_hidden_where_links_may_not_be_created_for_the_customer(
     assert refused["code"] in {"not_authenticated", "not_found"}
 
 
-@pytest.mark.parametrize(("method", "route"), endpoints())
-def test_object_permissions_of_the_site_apply(
-    things: None, configure: Any, method: str, route: str
-) -> None:
+def test_object_permissions_of_the_site_apply(things: None, configure: Any) -> None:
     permit(configure, "Everything")
     customer = make_customer(pk=78)
     make_link(customer, pk=78)
     make_connection(customer, pk=78)
-    path = route.replace("<str:pk>", "78")
-    if method == "GET" and "<" in route:
-        assert code(Caller().get(path), 403) == "not_authenticated"
-    elif "<" in route:
-        assert code(Caller().send(method, path, {"name": "A"}), 403) == "not_authenticated"
-    elif (method, route) == ("POST", "setup-links/"):
-        assert code(Caller().post(path, {"customer": 78}), 403) == "not_authenticated"
-    else:
-        assert route in {"", "customers/", "setup-links/", "connections/", "events/", "schema/"}
+    for method, route in endpoints():
+        path = route.replace("<str:pk>", "78")
+        if method == "GET" and "<" in route:
+            answer = Caller().get(path)
+        elif "<" in route:
+            answer = Caller().send(method, path, {"name": "A"})
+        elif (method, route) == ("POST", "setup-links/"):
+            answer = Caller().post(path, {"customer": 78})
+        else:
+            assert route in {"", "customers/", "setup-links/", "connections/", "events/", "schema/"}
+            continue
+        assert code(answer, 403) == "not_authenticated", (method, route)
 
 
 def test_missing_permission_class_is_an_error(configure: Any) -> None:

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openapi_core import OpenAPI
 from openapi_core.testing import MockRequest
@@ -645,9 +644,6 @@ JSON = st.recursive(
     max_leaves=6,
 )
 CALLS = [parameter.values[0] for parameter in OPERATIONS]
-quick = hypothesis_settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 
 
 def value_or_kapso_error(call: Any, client: KapsoClient) -> None:
@@ -655,7 +651,6 @@ def value_or_kapso_error(call: Any, client: KapsoClient) -> None:
         call(client)
 
 
-@quick
 @given(content=st.binary(max_size=200), call=st.sampled_from(CALLS))
 def test_any_bytes_are_a_value_or_a_kapso_error(
     server: FaultyServer, make: Make, content: bytes, call: Any
@@ -664,7 +659,6 @@ def test_any_bytes_are_a_value_or_a_kapso_error(
     value_or_kapso_error(call, make())
 
 
-@quick
 @given(
     status=st.integers(100, 999).filter(lambda status: status != 429),
     headers=st.dictionaries(
@@ -683,7 +677,6 @@ def test_any_http_answer_is_a_value_or_a_kapso_error(
     value_or_kapso_error(call, make(budget=0.5))
 
 
-@quick
 @given(data=st.data(), schema_and_call=st.sampled_from([p.values for p in OPERATIONS]))
 def test_any_member_of_an_answer_may_be_anything(
     server: FaultyServer, make: Make, data: st.DataObject, schema_and_call: Any

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -191,7 +191,6 @@ VALUES = st.sampled_from([*FULL.values(), *RECONNECT.values(), *Language.values]
 NAMES = st.sampled_from([*SCHEMA["properties"]]) | st.text()
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.none() | st.dictionaries(NAMES, VALUES, max_size=5), max_size=3))
 def test_any_mapping_is_options_or_invalid_options(sources: Any) -> None:
     try:
@@ -204,7 +203,6 @@ def test_any_mapping_is_options_or_invalid_options(sources: Any) -> None:
     assert SetupLinkOptions.build(built.payload()) == built
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.fixed_dictionaries({}, optional={n: st.just(v) for n, v in FULL.items()}))
 def test_what_is_valid_keeps_to_the_contract(source: dict[str, Any]) -> None:
     try:

@@ -22,6 +22,7 @@ from kapso_connect.onboarding.connect_urls import (
 from kapso_connect.onboarding.setup_links import build_options
 from kapso_connect.webhooks.registration import webhook_url
 
+from ..cases import combinations
 from ..factories import make_customer, make_link
 
 pytestmark = pytest.mark.django_db
@@ -59,16 +60,27 @@ class PrefixedExceptDefault:
     )
 
 
-@pytest.mark.parametrize("urlconf", [Prefixed, PrefixedExceptDefault])
+SITE_LANGUAGES = {
+    "en": ("en-us", ["en", "de"]),
+    "de": ("de", ["en", "de"]),
+    "other": ("fr", ["en", "de"]),
+    "without its own": ("en-us", ["de"]),
+}
+
+
 @pytest.mark.parametrize(
-    ("site", "languages"),
-    [("en-us", ["en", "de"]), ("de", ["en", "de"]), ("fr", ["en", "de"]), ("en-us", ["de"])],
+    ("urlconf", "site_languages", "active"),
+    combinations([Prefixed, PrefixedExceptDefault], SITE_LANGUAGES, [None, "en-us", "es", "de"]),
 )
-@pytest.mark.parametrize("active", [None, "en-us", "es", "de"])
 def test_urls_made_in_any_language_are_found(
-    client: Client, settings: Any, urlconf: Any, site: str, languages: list[str], active: str | None
+    client: Client,
+    settings: Any,
+    urlconf: Any,
+    site_languages: tuple[str, list[str]],
+    active: str | None,
 ) -> None:
     """A command or a worker may have any language active, also one that the site does not have."""
+    site, languages = site_languages
     settings.ROOT_URLCONF = urlconf
     settings.LANGUAGE_CODE, settings.LANGUAGES = site, [(code, code) for code in languages]
     customer = make_customer(connect_key="mine", language="es", email="ada@example.com")

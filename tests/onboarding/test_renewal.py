@@ -75,9 +75,8 @@ def test_renewed_link_has_the_current_urls_of_the_site(
 
 @pytest.mark.parametrize("code", SETUP_ERRORS)
 def test_link_that_a_redirect_reported_as_ended_is_used_until_the_api_agrees(
-    link: SetupLink, sandbox: Sandbox, code: str, configure: Any
+    link: SetupLink, sandbox: Sandbox, code: str
 ) -> None:
-    configure(REQUEST_BUDGET=0.3)
     setup_links.record_failure(link, code, by_visitor=True)
     sandbox.faults(api=[AWAY])
     assert renewal.usable_setup_link(link.customer) == link

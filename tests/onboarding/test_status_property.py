@@ -370,7 +370,7 @@ def test_stored_status_follows_from_the_rows(own_sandbox: Sandbox) -> None:
     run_state_machine_as_test(
         EventsHere,
         settings=settings(
-            max_examples=100 if THOROUGH else 15,
+            max_examples=100 if THOROUGH else 5,
             stateful_step_count=50 if THOROUGH else 30,
             # The default run is the same each time.
             derandomize=not THOROUGH,

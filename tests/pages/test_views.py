@@ -14,8 +14,7 @@ from django.db import connection as database
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
 from django.utils import timezone
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kapso_connect import onboarding
@@ -25,6 +24,7 @@ from kapso_connect.onboarding.connect_urls import VISIT_SECONDS, connect_path, s
 from kapso_connect.sandbox.hosted import SETUP_ERROR_TEXTS
 from kapso_connect.testing import Sandbox
 
+from ..cases import combinations
 from ..factories import (
     allow_questions,
     listening,
@@ -337,8 +337,10 @@ def test_logo_that_a_storage_has_is_shown(client: Client, configure: Any) -> Non
     assert '<img src="/static/crm/logo.svg" alt="">' in text(page)
 
 
-@pytest.mark.parametrize("owner_id", ["abc", "9" * 200, "", "1"])
-@pytest.mark.parametrize("model", ["bakery", "shop", "seat", "removed"])
+@pytest.mark.parametrize(
+    ("model", "owner_id"),
+    combinations(["bakery", "shop", "seat", "removed"], ["abc", "9" * 200, "", "1"]),
+)
 def test_owner_that_cannot_be_looked_up_costs_no_page(
     claimable, client: Client, model: str, owner_id: str
 ) -> None:
@@ -415,9 +417,6 @@ parameters = st.dictionaries(
 )
 
 
-@hypothesis_settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 @given(parameters=parameters, page=st.sampled_from([SUCCESS, FAILED]))
 def test_no_parameters_are_ever_an_error(
     parameters: dict[str, str], page: str, configure: Any

@@ -27,8 +27,7 @@ from django.db.models.signals import post_save
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client, RequestFactory
 from django.utils import timezone
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kapso_connect import onboarding
@@ -961,9 +960,6 @@ FIELDS = ["phone_number_id", "customer", "customer_id", "data", "event", "type",
 FIELDS += ["occurred_at", "business_account_id", "phone_numbers", "restrictions", "disconnection"]
 
 
-@hypothesis_settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 @given(
     body=st.dictionaries(
         st.sampled_from(FIELDS), json_values | st.sampled_from(["1", "77", {"id": "c"}, True])
@@ -979,9 +975,6 @@ def test_no_signed_object_is_ever_an_error(body, event) -> None:
     assert all(row.last_error for row in stored if row.status in {"failed", "ignored", "pending"})
 
 
-@hypothesis_settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 @given(body=st.binary(max_size=200), signature=st.text(max_size=80), signed=st.booleans())
 def test_no_bytes_are_ever_an_error(body, signature, signed) -> None:
     if signed:

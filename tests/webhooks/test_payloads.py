@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 import pytest
 from django.http.request import HttpHeaders
 from django.utils import timezone as django_timezone
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kapso_connect.exceptions import MalformedBody, MalformedPayload
@@ -302,7 +302,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(value=json_values)
 def test_storable_is_stable_and_strict_json(value: object) -> None:
     once = storable(value)
@@ -310,7 +309,6 @@ def test_storable_is_stable_and_strict_json(value: object) -> None:
     json.dumps(once, allow_nan=False).encode()
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     body=st.dictionaries(
         st.sampled_from(["event", "type", "data", "batch", "phone_number_id", "x"]), json_values
@@ -410,7 +408,6 @@ def test_wrong_account_payloads_say_what_is_wrong(payload: dict[str, object], wo
 
 
 @pytest.mark.parametrize("read_event", [parse_phone_number_event, parse_account_event])
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     payload=st.dictionaries(st.text(), json_values), inner=json_values, name=st.sampled_from(NAMES)
 )
