@@ -17,7 +17,7 @@ from django.contrib.contenttypes.fields import (
 )
 from django.contrib.contenttypes.models import ContentType
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import DEFAULT_DB_ALIAS, IntegrityError, connections, models
+from django.db import DEFAULT_DB_ALIAS, IntegrityError, connections, models, router
 from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.lookups import Exact
 from django.db.models.query_utils import PathInfo
@@ -407,6 +407,7 @@ class OwnedCustomers(ReverseGenericManyToOneDescriptor):
         class OwnedCustomerManager(super().related_manager_cls):  # type: ignore[misc]
             def __init__(self, instance: Any = None) -> None:
                 super().__init__(instance)
+                self._db = router.db_for_write(Customer)  # as PrimaryQuerySet
                 self.get_content_type = owner_type
                 self.content_type = owner_type(instance)
                 self.pk_val = owner_key(type(instance), instance.pk)

@@ -118,6 +118,8 @@ def test_the_sites_own_queries_stay_where_its_router_says(replica: None) -> None
     bakery = Bakery.objects.create(title="A")
     customer = Customer.objects.for_owner(bakery)
     assert Customer.objects.get().owner == bakery
+    assert bakery.whatsapp.get() == customer
+    assert bakery.whatsapp.filter(status="not_invited").exists()
     assert Customer.objects.for_owners(Bakery.objects.using("default")).get() == customer
     # Both tables are read from the replica here, which has neither row.
     customers = Customer.objects.values("owner_id")
