@@ -105,19 +105,24 @@ def make_link(
 def make_connection(customer: Customer | None = None, **fields: Any) -> Connection:
     connection = new_connection(customer or make_customer(), **fields)
     connection.save(force_insert=True)
-    store_statuses(connection.customer)
+    store_statuses(connection.customer, is_connected=connection.is_connected)
     return connection
 
 
-def store_statuses(*customers: Customer) -> None:
-    """Store the statuses of ``customers``, or of all, that follow from rows written by a test."""
+def store_statuses(*customers: Customer, is_connected: bool = False) -> None:
+    """Store the statuses of ``customers``, or of all, that follow from rows written by a test.
+
+    With ``is_connected``, each of them has a connected number.
+    """
     rows = Customer.objects.locked()
     if customers:
         rows = rows.filter(pk__in=[customer.pk for customer in customers])
     with transaction.atomic():
-        update_status(*rows)
+        stored = {row.pk: row for row in rows}
+        update_status(*stored.values(), is_connected=is_connected)
     for customer in customers:
-        customer.refresh_from_db(fields=["status", "status_changed_at"])
+        row = stored[customer.pk]
+        customer.status, customer.status_changed_at = row.status, row.status_changed_at
 
 
 def allow_questions() -> None:

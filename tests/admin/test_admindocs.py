@@ -36,6 +36,7 @@ def docs(settings: Any, admin_client: Client) -> Client:
     return admin_client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "fewest"), [("views", 20), ("models", 8)])
 def test_every_page_opens(docs: Client, kind: str, fewest: int) -> None:
     index = docs.get(f"/admin/doc/{kind}/").text

@@ -532,7 +532,12 @@ def test_customers_that_fail_are_listed_and_can_be_retried(
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(401, "API key"), (403, "API key"), (402, "Kapso plan")]
+    ("status", "words"),
+    [
+        (401, "API key"),
+        pytest.param(403, "API key", marks=pytest.mark.slow),
+        pytest.param(402, "Kapso plan", marks=pytest.mark.slow),
+    ],
 )
 def test_error_that_concerns_every_customer_stops_the_batch_until_it_is_resumed(
     admin_client: Client, sandbox: Sandbox, status: int, words: str

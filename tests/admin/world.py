@@ -46,7 +46,6 @@ class World:
             self.bakery, name="Süß", email="ada@example.com", language="es"
         )
         self.link = onboarding.create_setup_link(self.customer)
-        self.customer.refresh_from_db()
         remote = sandbox.add_number(customer_id=self.customer.kapso_id, phone_number=NUMBER)
         self.number = make_connection(
             self.customer,

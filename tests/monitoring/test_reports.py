@@ -184,8 +184,9 @@ def needing(why: Attention) -> list[Connection]:
 )
 def test_connected_number_needs_attention(why: Attention, fields: dict[str, Any]) -> None:
     connection = make_connection(**fields)
-    assert [w for w in Attention if needing(w)] == [why]
-    assert needing(why) == [connection]
+    found = reports.numbers_needing_attention()
+    assert [w for w in Attention if found[w].listed] == [why]
+    assert found[why].listed == [connection]
     Connection.objects.update(status=Connection.Status.DISCONNECTED, disconnected_at=ago())
     assert needing(why) == []
 
@@ -205,7 +206,8 @@ def test_connected_number_needs_attention(why: Attention, fields: dict[str, Any]
 )
 def test_working_number_needs_no_attention(fields: dict[str, Any]) -> None:
     make_connection(**fields)
-    assert [why for why in Attention if needing(why)] == []
+    found = reports.numbers_needing_attention()
+    assert [why for why in Attention if found[why].listed] == []
 
 
 def lost_number(**fields: Any) -> Connection:
