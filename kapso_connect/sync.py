@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django.core.cache import cache
 from django.db import models
@@ -112,7 +112,7 @@ class Report:
     errors: list[str] = field(default_factory=list)
     _failed_rows: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, Any]:
         """Return the counts by name, without the errors."""
         return {name: value for name, value in vars(self).items() if isinstance(value, int)}
 

@@ -52,7 +52,7 @@ def refresh_number(
     remote = _find(phone_number_id, client)
     if remote is None:
         known = Connection.objects.connected().filter(phone_number_id=phone_number_id).first()
-        connected_at = known and known.connected_at
+        connected_at = known.connected_at if known else None
         is_new = connected_at is not None and time_since(connected_at) < NOT_SHOWN_YET_WINDOW
         if webhook_event is not None and is_new:
             raise TryLater("The number was just connected: the API may not show it yet.")
