@@ -81,6 +81,7 @@ def test_link_that_a_redirect_reported_as_ended_is_used_until_the_api_agrees(
     setup_links.record_failure(link, code, by_visitor=True)
     sandbox.faults(api=[AWAY])
     assert renewal.usable_setup_link(link.customer) == link
+    configure(REQUEST_BUDGET=5)
     sandbox.faults(api=[])
     assert renewal.usable_setup_link(link.customer) == link
     sandbox.patch_setup_link(link.kapso_id, status="used", whatsapp_setup_status="failed")
