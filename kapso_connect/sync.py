@@ -110,9 +110,11 @@ class Report:
     waiting: int = 0
     failed: int = 0
     errors: list[str] = field(default_factory=list)
-    _failed_rows: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def counts(self) -> dict[str, int]:
+    def __post_init__(self) -> None:
+        self._failed_rows: Counter[tuple[str, str]] = Counter()
+
+    def counts(self) -> dict[str, Any]:
         """Return the counts by name, without the errors."""
         return {name: value for name, value in vars(self).items() if isinstance(value, int)}
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
-from django.db.models import Count, F, Min, Q, QuerySet
+from django.db.models import Count, F, Min, Q
 from django.urls import NoReverseMatch
 from django.utils import timezone
 
@@ -385,16 +385,16 @@ def _created_since(batch: InvitationBatch, customers: Collection[int]) -> dict[i
     be used or was used. Another member of staff may have created it, or a process that died before
     it could record it in the batch.
     """
-    links: QuerySet[Any] = SetupLink.objects.filter(
-        pk=F("customer__latest_setup_link"),
-        customer__in=customers,
-        events__kind=TimelineEvent.Kind.SETUP_LINK_CREATED,
-    ).annotate(recorded_at=F("events__occurred_at"))
+    created = TimelineEvent.objects.filter(
+        kind=TimelineEvent.Kind.SETUP_LINK_CREATED,
+        setup_link=F("setup_link__customer__latest_setup_link"),
+        setup_link__customer__in=customers,
+    ).select_related("setup_link__customer")
+    links = [event.setup_link for event in created if _is_since_start(batch, event.occurred_at)]
     return {
         link.customer_id: link
-        for link in links.select_related("customer")
-        if _is_since_start(batch, link.recorded_at)
-        and (link.is_usable or link.status == SetupLink.Status.USED)
+        for link in links
+        if link and (link.is_usable or link.status == SetupLink.Status.USED)
     }
 
 
