@@ -12,6 +12,14 @@ Axis = Iterable[Any] | Mapping[str, Any]
 """The values of one parameter, or its values by their ids."""
 
 
+def slow_after(count: int, values: Iterable[Any]) -> list[Any]:
+    """Return ``values`` for ``parametrize``; only the first ``count`` are in the default run."""
+    return [
+        pytest.param(value, marks=() if place < count else pytest.mark.slow)
+        for place, value in enumerate(values)
+    ]
+
+
 def combinations(*axes: Axis) -> list[Any]:
     """Return all combinations of the values of several parameters, for ``parametrize``.
 

@@ -515,6 +515,7 @@ def test_unusable_email_backend_is_left_to_django(settings: Any) -> None:
     assert checks.check_deployment() == []
 
 
+@pytest.mark.slow
 def test_task_backend_without_our_queue_fails_at_startup() -> None:
     """No check can report it, since the task itself cannot be defined."""
     package = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"

@@ -59,7 +59,13 @@ def within_budget() -> Iterator[None]:
     assert time.monotonic() - started < BUDGET + ALLOWANCE
 
 
-@pytest.fixture(params=OUTAGES)
+ALIKE = {"503", "garbage", "empty"}
+"""What the package cannot tell from others: these are in the thorough run only."""
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in OUTAGES]
+)
 def outage(
     request: pytest.FixtureRequest,
     sandbox: Sandbox,

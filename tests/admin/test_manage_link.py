@@ -83,24 +83,25 @@ def test_the_buttons_extend_by_days_and_override_the_field(world: World) -> None
     assert world.link.expires_at == end_of_day(day)
 
 
-@pytest.mark.parametrize(
-    "until",
-    [
-        "",
-        "x",
-        "2020-01-01",
-        "0001-01-01",
-        "9999-12-31",
-        "2026-02-30",
-        "١٢-١٢-٢٠٢٦",
-        "\0",
-        "9" * 999,
-    ],
-)
-def test_invalid_day_is_refused_before_kapso_is_asked(world: World, until: str) -> None:
-    response = world.post("extend", {"until": until})
-    assert response.status_code == 200
-    assert 'class="errorlist"' in response.content.decode()
+INVALID_DAYS = [
+    "",
+    "x",
+    "2020-01-01",
+    "0001-01-01",
+    "9999-12-31",
+    "2026-02-30",
+    "١٢-١٢-٢٠٢٦",
+    "\0",
+    "9" * 999,
+]
+
+
+def test_invalid_day_is_refused_before_kapso_is_asked(world: World) -> None:
+    version = world.form_version("extend")
+    for until in INVALID_DAYS:
+        response = world.client.post(world.url("extend"), {**version, "until": until})
+        assert response.status_code == 200, until
+        assert 'class="errorlist"' in response.content.decode(), until
     assert world.request_count("PATCH", "setup_links") == 0
 
 

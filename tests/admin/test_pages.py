@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from html import unescape
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from django.contrib.admin import AdminSite
@@ -29,6 +31,7 @@ from kapso_connect.models import (
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.webhooks.payloads import MAX_PAYLOAD_DEPTH
 
+from ..conftest import THOROUGH
 from ..factories import make_connection, make_customer, make_link
 from ..sites.host_site.admin import BakeryAdmin
 from ..sites.host_site.models import Bakery
@@ -113,10 +116,15 @@ def test_list_of_history_counts_only_the_rows_it_shows(
 def test_every_filter_of_every_list_works(admin_client: Client, model: str) -> None:
     make_world(0, 2)
     page = admin_client.get(url(model)).content.decode()
-    choices = set(re.findall(r'href="(\?[^"]*)"', page))
+    choices = {unescape(query) for query in re.findall(r'href="(\?[^"]*)"', page)}
     assert len(choices) > 5
-    for choice in choices:
-        assert admin_client.get(url(model) + choice.replace("&amp;", "&")).status_code == 200
+    if not THOROUGH:  # one choice of each filter
+        choices = {
+            " ".join(parse_qs(query[1:], keep_blank_values=True)): query
+            for query in sorted(choices)
+        }.values()
+    for query in choices:
+        assert admin_client.get(url(model) + query).status_code == 200, query
 
 
 @pytest.mark.parametrize("use_tz", [True, False])

@@ -222,6 +222,7 @@ def test_missing_permission_class_is_an_error(configure: Any) -> None:
 # What it costs those who do not use it
 
 
+@pytest.mark.slow
 def test_api_is_not_imported_unless_mounted() -> None:
     script = (
         "import sys, django; django.setup();"

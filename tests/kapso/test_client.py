@@ -278,6 +278,7 @@ assert {"requests", "urllib3"} <= set(sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_requests_is_imported_when_a_client_is_made() -> None:
     done = subprocess.run(
         [sys.executable, "-c", IMPORTS], cwd=ROOT, capture_output=True, text=True, check=False

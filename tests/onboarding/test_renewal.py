@@ -15,6 +15,7 @@ from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.onboarding import renewal, setup_links
 from kapso_connect.testing import Sandbox
 
+from ..cases import slow_after
 from ..factories import make_customer
 from .support import during_request, links_at_kapso
 
@@ -73,7 +74,7 @@ def test_renewed_link_has_the_current_urls_of_the_site(
     assert fresh.options["success_redirect_url"] == "https://moved.example/whatsapp/success/"
 
 
-@pytest.mark.parametrize("code", SETUP_ERRORS)
+@pytest.mark.parametrize("code", slow_after(2, SETUP_ERRORS))
 def test_link_that_a_redirect_reported_as_ended_is_used_until_the_api_agrees(
     link: SetupLink, sandbox: Sandbox, code: str
 ) -> None:
