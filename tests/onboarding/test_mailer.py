@@ -66,8 +66,9 @@ def addresses(count: int) -> list[str]:
 
 
 def test_all_are_sent_once_in_spite_of_every_temporary_refusal(
-    sandbox: Sandbox, settings: Any
+    sandbox: Sandbox, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("kapso_connect.retries.FIRST_RETRY_DELAY", 3600)  # no matter how slow it is
     options = {"max_connections": 3, "max_messages": 7, "answer": first_attempts("450 Not yet")}
     with mail_server(settings, **options) as server:
         batch = started(16, send_email=True)
