@@ -331,14 +331,18 @@ class MistypedView(ConnectView):
     """Any URL that begins like that of a page: friendly, and not in Django's log. It leads on where
     a page can be recognized."""
 
-    def get(self, request: HttpRequest, token: str = "", page: str = "") -> HttpResponse:
+    def get(  # nosec B107
+        self, request: HttpRequest, token: str = "", page: str = ""
+    ) -> HttpResponse:
         if page:  # Only the slash at the end is missing.
             query = request.META.get("QUERY_STRING", "")
             url = reverse_path(f"kapso_connect:{page}")
             return HttpResponseRedirect(f"{url}?{query}" if query else url)
         return self.redirect_to_token_in(token)
 
-    def post(self, request: HttpRequest, token: str = "", page: str = "") -> HttpResponse:
+    def post(  # nosec B107
+        self, request: HttpRequest, token: str = "", page: str = ""
+    ) -> HttpResponse:
         raise Http404
 
 

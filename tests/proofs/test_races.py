@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from kapso_connect.testing import Sandbox
 
 from ..conftest import API_KEY
 from ..factories import CREATED, DELETED, new_number_id
+from ..sites.proof_site.apps import NOT_SHOWN_YET_SECONDS
 from .support import Answer, Request, Site, delivery, form
 
 SIMULTANEOUS = 50
@@ -141,6 +143,7 @@ def test_created_and_deleted_at_once(site: Site) -> None:
     requests = [delivery(body, event=event) for event in (CREATED, DELETED) * (SIMULTANEOUS // 2)]
     answers = site.send_at_once(requests)
     assert {answer.status for answer in answers} <= {200, 429}
+    wait_until_the_api_is_believed()
     site.sync()
     rows = site.rows()
     assert list(rows.connections.values()) == ["disconnected"]
@@ -267,12 +270,18 @@ def test_a_number_is_disconnected_ten_times(site: Site, kapso: Sandbox) -> None:
     site.send(Request("GET", f"{returns_to.path}?{returns_to.query}"))
     listed = Request("GET", "/api/whatsapp/connections/")
     (number,) = site.send(listed).json["results"]
+    wait_until_the_api_is_believed()
     answers = site.send_at_once([ask(f"connections/{number['id']}/disconnect/", {})] * 10)
     assert {answer.status for answer in answers} == {200}
     assert {answer.json["status"] for answer in answers} == {"disconnected"}
     rows = site.rows()
     assert rows.kinds()["disconnected"] == 1
     rows.assert_each_signal_received_once()
+
+
+def wait_until_the_api_is_believed() -> None:
+    """Wait until a number that the API does not show is gone, and not too new."""
+    time.sleep(NOT_SHOWN_YET_SECONDS + 0.2)
 
 
 def rows_of(**kinds: int) -> dict[str, int]:
