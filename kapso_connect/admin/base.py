@@ -38,7 +38,7 @@ MAX_PAGED_ROWS = 5000
 PRIMARY_KEY = re.compile(r"[0-9]{1,18}")
 
 
-SECRET_FIELDS = {(Customer, "connect_key"), (SetupLink, "url")}
+SECRETS_OF_LINKS = {(Customer, "connect_key"), (SetupLink, "url")}
 """Whoever knows one of these can connect a number for the customer."""
 
 
@@ -182,14 +182,14 @@ class ReadOnlyAdmin(PackageAdmin):
 
 
 def reads_secret(model: Any, lookup: str) -> bool:
-    """Return whether ``lookup``, from ``model``, leads to one of the ``SECRET_FIELDS``."""
+    """Return whether ``lookup``, from ``model``, leads to one of the ``SECRETS_OF_LINKS``."""
     for part in lookup.split(LOOKUP_SEP):
         try:
             field = model._meta.get_field(part)
         except FieldDoesNotExist:  # "pk", a transform, or a parameter that is no lookup
             return False
         # The field of a proxy, or of a child of the model, is the model's.
-        if (field.model, field.name) in SECRET_FIELDS:
+        if (field.model, field.name) in SECRETS_OF_LINKS:
             return True
         model = field.related_model
         if model is None:

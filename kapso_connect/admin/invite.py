@@ -45,7 +45,7 @@ IDLE_BATCH_SECONDS = 30
 
 Status = Invitation.Status
 
-UNSENT = "unsent"
+SHOW_UNSENT = "unsent"
 """In the page's URL: show the invitations whose e-mail was not, or may not have been, sent."""
 
 
@@ -233,7 +233,7 @@ class ProgressView(InvitePermissionView, TemplateView):
         )
         if show in Status.values:
             rows = rows.filter(status=show)
-        elif show == UNSENT:
+        elif show == SHOW_UNSENT:
             rows = rows.exclude(email_error="")
         paginator = Paginator(rows.order_by("pk"), BATCH_ROWS_PER_PAGE)
         page = paginator.get_page(self.request.GET.get("page"))
@@ -257,7 +257,7 @@ class ProgressView(InvitePermissionView, TemplateView):
                 (Status.FAILED.value, Status.FAILED.label, progress.failed),
                 (Status.DONE.value, Status.DONE.label, progress.done),
                 (Status.PENDING.value, Status.PENDING.label, progress.left),
-                *([(UNSENT, _("Not e-mailed"), unsent)] if unsent else []),
+                *([(SHOW_UNSENT, _("Not e-mailed"), unsent)] if unsent else []),
             ],
             "page": page,
             "pages": paginator.get_elided_page_range(page.number, on_each_side=2, on_ends=1),

@@ -22,7 +22,7 @@ from .rate_limit import is_question_allowed, try_cache
 MIN_PAUSE = timedelta(seconds=2)
 """The time between two questions about one setup link."""
 
-LEASE_MARGIN = 10.0
+QUESTION_MARGIN = 10.0
 """Seconds. A process that has not returned this long after ``REQUEST_BUDGET`` has died."""
 
 SLOW_SECONDS = 2.0
@@ -46,7 +46,7 @@ def question_about(link: SetupLink, *, by_visitor: bool) -> Iterator[bool]:
     if is_slow():
         yield False
         return
-    lease = now + timedelta(seconds=get_conf().request_budget + LEASE_MARGIN)
+    lease = now + timedelta(seconds=get_conf().request_budget + QUESTION_MARGIN)
     is_free = Q(next_question_at=None) | Q(next_question_at__lte=now)
     if not rows.filter(is_free).update(next_question_at=lease):
         yield False
