@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import traceback
 from datetime import timedelta
 from typing import Any
 
@@ -134,6 +135,11 @@ class PageView(View):
 
         The page needs neither the database nor the site's context processors.
         """
+        chained: BaseException | None = error
+        while chained is not None:
+            # A mail to ADMINS may show the local variables of all functions that have ended.
+            traceback.clear_frames(chained.__traceback__)
+            chained = chained.__cause__ or chained.__context__
         log_event("page.error", page=type(self).__name__, error=type(error).__name__, exc_info=True)
         is_temporary = isinstance(error, OUTAGE_ERRORS)
         try:
