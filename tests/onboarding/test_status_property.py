@@ -295,11 +295,14 @@ class Events(RuleBasedStateMachine):
         moments = {
             Connection: ["connected_at", "disconnected_at"],
             SetupLink: ["created_at", "opened_at", "unconfirmed_since"],
-            WebhookEvent: ["received_at", "next_attempt_at"],
+            WebhookEvent: ["received_at"],
         }
         for model, fields in moments.items():
             earlier = {field: F(field) - timedelta(minutes=10) for field in fields}
             model._default_manager.update(**earlier)
+        for event in WebhookEvent.objects.exclude(next_attempt_at=None):
+            event.next_attempt_at -= timedelta(minutes=10)
+            event.save(update_fields=["next_attempt_at"])
 
     # Helpers
 
