@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from . import fields, payloads
 from .fields import ApiError, Invalid
 from .hosted import HEADINGS_BY_LANGUAGE
-from .state import ALL_CONNECTION_TYPES, PhoneNumber, Webhook, find, now, store
+from .state import ALL_CONNECTION_TYPES, Delivery, PhoneNumber, Webhook, find, now, store
 from .web import SandboxView, page_of, query, read_object, read_wrapped
 from .webhooks import sender
 
@@ -201,6 +201,7 @@ class SetupLinkView(SandboxView):
 class PhoneNumbersView(SandboxView):
     def get(self, request: HttpRequest) -> object:
         rows = list(reversed(store.numbers().values()))
+        rows = [row for row in rows if not store.is_lagging(row.phone_number_id)]
         for name in ("phone_number_id", "business_account_id", "customer_id"):
             if value := query(request, name):
                 rows = [row for row in rows if getattr(row, name) == value]
@@ -300,10 +301,15 @@ class WebhookView(SandboxView):
 
 class WebhookTestView(SandboxView):
     def post(self, request: HttpRequest, webhook_id: str) -> object:
-        webhook = find(store.webhooks, webhook_id, "Webhook")
-        event_type = read_object(request).get("event_type") or payloads.CREATED_EVENT
-        event = _event("event_type", event_type)
-        sample = PhoneNumber("123456789012345", "+1 555-123-4567", business_account_id="0" * 15)
-        for delivery in sender.emit(event, payloads.build(event, sample), only=webhook):
-            delivery.forced = True
+        send_test_delivery(webhook_id, read_object(request).get("event_type"))
         return {"data": {"success": True}}
+
+
+def send_test_delivery(webhook_id: str, event_type: object) -> list[Delivery]:
+    webhook = find(store.webhooks, webhook_id, "Webhook")
+    event = _event("event_type", event_type or payloads.CREATED_EVENT)
+    sample = PhoneNumber("123456789012345", "+1 555-123-4567", business_account_id="0" * 15)
+    deliveries = sender.emit(event, payloads.build(event, sample), only=webhook)
+    for delivery in deliveries:
+        delivery.forced = True
+    return deliveries

@@ -192,6 +192,7 @@ class Store:
     def __init__(self) -> None:
         self.options = Namespace()  # how the process was started: see __main__
         self.lock = threading.Condition()
+        self.changed = threading.Event()  # since it was last saved: see state_file
         self.project_id = new_id()
         self.reset()
 
@@ -259,6 +260,13 @@ class Store:
             if gone_at <= now():
                 self.forget_number(phone_number_id)
         return self._numbers
+
+    def is_lagging(self, phone_number_id: str) -> bool:
+        """Return whether the API does not know that number yet, by the fault ``lag``."""
+        number = self._numbers.get(phone_number_id)
+        if number is None or not self.faults.lag:
+            return False
+        return number.created_at + timedelta(seconds=self.faults.lag) > now()
 
     def number_by_digits(self, digits: str) -> PhoneNumber | None:
         return self.numbers().get(self._id_of_digits.get(digits, ""))

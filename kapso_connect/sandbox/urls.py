@@ -26,6 +26,8 @@ controls = [
     path("seed", control.SeedView.as_view()),
     path("numbers", control.NumbersView.as_view()),
     path("numbers/<phone_number_id>", control.NumberView.as_view()),
+    path("numbers/<phone_number_id>/device_change", control.DeviceChangeView.as_view()),
+    path("webhooks/<webhook_id>/test", control.WebhookTestView.as_view()),
     path("setup_links/<setup_link_id>", control.SetupLinkView.as_view()),
     path("events", control.EventsView.as_view()),
     path("deliveries/<delivery_id>/resend", control.ResendView.as_view()),

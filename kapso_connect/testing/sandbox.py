@@ -124,7 +124,7 @@ class Sandbox:
         )
         if not response.ok:
             raise SandboxError(f"{method} {path}: {response.status_code} {response.text}")
-        result: dict[str, Any] = response.json()
+        result: dict[str, Any] = response.json() if response.content else {}
         return result
 
     def _object(self, method: str, path: str, body: object) -> dict[str, Any]:
@@ -192,6 +192,17 @@ class Sandbox:
         sent. ``customer_id`` moves the number to another customer."""
         return self._object("PATCH", f"/sandbox/numbers/{phone_number_id}", fields)
 
+    def delete_number(self, phone_number_id: str) -> None:
+        """Delete a number, as staff do it in Kapso: the webhook is sent, and it stays readable for
+        ``teardown_seconds``."""
+        self._call("DELETE", f"/sandbox/numbers/{phone_number_id}")
+
+    def change_device(self, phone_number_id: str, seconds: float = 60) -> None:
+        """Let the customer's phone change: the number is offboarded now, and reconnected after
+        ``seconds``."""
+        path = f"/sandbox/numbers/{phone_number_id}/device_change"
+        self._call("POST", path, {"seconds": seconds})
+
     def patch_setup_link(self, setup_link_id: str, **fields: Any) -> dict[str, Any]:
         """Change any field of a setup link, such as ``expires_at="2020-01-01T00:00:00Z"``."""
         return self._object("PATCH", f"/sandbox/setup_links/{setup_link_id}", fields)
@@ -233,6 +244,15 @@ class Sandbox:
         if payload is not None:
             body["payload"] = payload
         return self._call("POST", "/sandbox/events", body)
+
+    def send_test(self, webhook_id: str, event: str | None = None) -> list[str]:
+        """Send the test delivery of a webhook, also to one that is paused. Return the ids of the
+        deliveries."""
+        body = {"event_type": event} if event else {}
+        ids: list[str] = self._call("POST", f"/sandbox/webhooks/{webhook_id}/test", body)[
+            "deliveries"
+        ]
+        return ids
 
     def deliveries(self) -> list[dict[str, Any]]:
         """Return the deliveries, oldest first, with their attempts."""
