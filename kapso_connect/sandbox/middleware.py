@@ -36,9 +36,9 @@ ERROR_TEXTS = {
 NUMBER_PATH = re.compile(r"/platform/v1/whatsapp/phone_numbers/([^/]+)")
 JSON = "application/json"
 CLOUDFLARE_PAGE = b"""<!DOCTYPE html>
-<html lang="en-US"><head><title>Access denied | api.kapso.ai used Cloudflare to restrict access</title>
-</head><body><h1>Error 1010</h1><p>The owner of this website (api.kapso.ai) has banned your access
-based on your browser's signature.</p></body></html>
+<html lang="en-US"><head><title>Access denied | api.kapso.ai used Cloudflare</title></head>
+<body><h1>Error 1010</h1><p>The owner of this website (api.kapso.ai) has banned your access based
+on your browser's signature.</p></body></html>
 """
 META_ERROR = {"message": "(#131000) Something went wrong", "type": "OAuthException", "code": 131000}
 # What the faults answer when the rule does not say otherwise: status, content type and body.

@@ -37,9 +37,11 @@ controls = [
 urlpatterns = [
     path("", pages.IndexView.as_view()),
     path("sandbox.css", serve, {"path": "sandbox.css", "document_root": HERE / "static"}),
+    path("numbers/<phone_number_id>", pages.NumberPageView.as_view()),
+    path("faults", pages.FaultsPageView.as_view()),
+    path("press/<name>", pages.PressView.as_view()),
     path("deliveries", pages.DeliveriesView.as_view()),
     path("deliveries.json", control.DeliveriesView.as_view()),
-    path("deliveries/<delivery_id>/resend", pages.ResendView.as_view()),
     path("setup/<token>", hosted.SetupPageView.as_view()),
     path("elsewhere", pages.elsewhere),
     path("sandbox/", include(controls)),

@@ -23,6 +23,7 @@ NO_FAULTS = {
     "envelope": False,
     "drop": False,
     "webhook_first": False,
+    "lag": 0.0,
     "api": [],
 }
 
