@@ -80,7 +80,7 @@ def restart() -> None:
 def set_default_webhook(url: str | None, secret: str) -> None:
     store.webhooks.pop(store.default_webhook_id, None)
     if url:
-        events = list(payloads.KNOWN_EVENTS)
+        events = list(payloads.PROJECT_EVENTS)
         webhook = Webhook(url, store.project_id, secret_key=secret or None, events=events)
         store.webhooks[webhook.id] = webhook
         store.default_webhook_id = webhook.id

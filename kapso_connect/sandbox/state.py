@@ -151,14 +151,14 @@ class Webhook(Record):
     secret_key: str | None = None
     active: bool = True
     events: list[str] = field(default_factory=list)
-    headers: dict[str, str] | None = None
+    headers: dict[str, str] = field(default_factory=dict)
     payload_version: str | None = "v2"
     phone_number_id: str | None = None
     buffer_enabled: bool = False
-    buffer_window_seconds: int | None = None
-    max_buffer_size: int | None = None
+    buffer_window_seconds: int | None = 5
+    max_buffer_size: int | None = 50
     buffer_events: list[str] = field(default_factory=list)
-    inactivity_minutes: int | None = None
+    inactivity_minutes: int | None = 60
     # (time, whether it was answered 200) of the attempts that decide about a pause.
     outcomes: deque[tuple[datetime, bool]] = field(default_factory=deque)
 

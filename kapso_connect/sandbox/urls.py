@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.urls import include, path
 from django.views.static import serve
 
-from . import api, control, hosted, middleware, pages
+from . import api, control, hosted, middleware, pages, subscriptions
 from .server import HERE
 
 platform = [
@@ -14,9 +14,9 @@ platform = [
     path("whatsapp/phone_numbers", api.PhoneNumbersView.as_view()),
     path("whatsapp/phone_numbers/<phone_number_id>", api.PhoneNumberView.as_view()),
     path("whatsapp/phone_numbers/<phone_number_id>/health", api.HealthView.as_view()),
-    path("whatsapp/webhooks", api.WebhooksView.as_view()),
-    path("whatsapp/webhooks/<webhook_id>", api.WebhookView.as_view()),
-    path("whatsapp/webhooks/<webhook_id>/test", api.WebhookTestView.as_view()),
+    path("whatsapp/webhooks", subscriptions.WebhooksView.as_view()),
+    path("whatsapp/webhooks/<webhook_id>", subscriptions.WebhookView.as_view()),
+    path("whatsapp/webhooks/<webhook_id>/test", subscriptions.WebhookTestView.as_view()),
 ]
 controls = [
     path("ready", control.ReadyView.as_view()),
