@@ -8,7 +8,7 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from . import accounts, api, fields, payloads
+from . import accounts, api, fields, messages, payloads
 from .faults import FAULTS_SPEC, Faults
 from .fields import ApiError, Invalid
 from .middleware import has_key
@@ -53,6 +53,7 @@ LINK_SPEC: fields.Spec = {
     "reconnect_phone_number": fields.nullable(fields.e164),
     "meta_billing_mode": fields.choice(*api.BILLING_MODE_NAMES),
 }
+MESSAGE_SPEC: fields.Spec = {"from": fields.text, "body": fields.text}
 ACCOUNT_SPEC: fields.Spec = {"funding": fields.choice(*accounts.FUNDING_STATUSES)}
 DEFAULT_WEBHOOK_SPEC: fields.Spec = {"url": fields.nullable(fields.url), "secret": fields.text}
 EVENT_SPEC: fields.Spec = {
@@ -81,7 +82,7 @@ def restart() -> None:
 def set_default_webhook(url: str | None, secret: str) -> None:
     store.webhooks.pop(store.default_webhook_id, None)
     if url:
-        events = list(payloads.KNOWN_EVENTS)
+        events = list(payloads.PROJECT_EVENTS)
         webhook = Webhook(url, store.project_id, secret_key=secret or None, events=events)
         store.webhooks[webhook.id] = webhook
         store.default_webhook_id = webhook.id
@@ -189,6 +190,15 @@ class NumberView(SandboxView):
             find(store.customers, data["customer_id"], "Customer")
         number.change(data)
         return {"data": number.as_json()}
+
+
+class MessagesView(SandboxView):
+    def post(self, request: HttpRequest, phone_number_id: str) -> object:
+        """Let a person write to a number."""
+        number = find(store.numbers(), phone_number_id, "Phone number")
+        data = fields.read_strictly(MESSAGE_SPEC, read_object(request), required="from")
+        deliveries = messages.receive_message(number, data["from"], data.get("body", "Hello"))
+        return 201, {"deliveries": [delivery.id for delivery in deliveries]}
 
 
 class AccountView(SandboxView):

@@ -192,6 +192,16 @@ class Sandbox:
         sent. ``customer_id`` moves the number to another customer."""
         return self._object("PATCH", f"/sandbox/numbers/{phone_number_id}", fields)
 
+    def receive_message(
+        self, phone_number_id: str, *, sender: str, body: str = "Hello"
+    ) -> list[str]:
+        """Let the person with the phone number ``sender`` write to a number. Return the ids of the
+        deliveries to its webhooks; a webhook with ``buffer_enabled`` gets its own later."""
+        path = f"/sandbox/numbers/{phone_number_id}/messages"
+        answer = self._call("POST", path, {"from": sender, "body": body})
+        deliveries: list[str] = answer["deliveries"]
+        return deliveries
+
     def set_funding(self, business_account_id: str, status: str) -> None:
         """Set whether Kapso pays Meta for a WhatsApp Business account: "funded", "pending",
         "unknown", "not_funded" or "revoked". It is "not_funded" at first, and "funded" once a link
