@@ -10,8 +10,9 @@ from django.http import HttpRequest
 from . import fields, payloads
 from .fields import ApiError, Invalid
 from .hosted import HEADINGS_BY_LANGUAGE
-from .state import ALL_CONNECTION_TYPES, Delivery, PhoneNumber, Webhook, find, now, store
-from .web import SandboxView, page_of, query, read_object, read_wrapped
+from .numbers import change_number
+from .state import ALL_CONNECTION_TYPES, PhoneNumber, find, now, store
+from .web import SandboxView, page_of, query, read_wrapped
 from .webhooks import sender
 
 LINK_STATUSES = ("active", "used", "expired", "revoked")
@@ -39,19 +40,6 @@ def _theme(name: str, value: object) -> dict[str, Any]:
     return {c: fields.hex_colour(f"{name}.{c}", theme[c]) for c in THEME_COLOR_NAMES if c in theme}
 
 
-def _event(name: str, value: object) -> str:
-    event = fields.text(name, value)
-    if not payloads.is_known(event):
-        raise Invalid(f"{name} is not a known event: {event}")
-    return event
-
-
-def _headers(name: str, value: object) -> dict[str, str]:
-    token = fields.pattern(r"[A-Za-z0-9-]{1,100}", "made of header names")
-    headers = fields.mapping(name, value)
-    return {token(name, key): fields.printable(name, item) for key, item in headers.items()}
-
-
 CUSTOMER_SPEC: fields.Spec = {
     "name": fields.non_blank,
     "external_customer_id": fields.nullable(fields.non_blank),
@@ -76,21 +64,6 @@ LINK_CREATE_SPEC: fields.Spec = {
     **LINK_SPEC,
     "meta_billing_mode": fields.choice(*BILLING_MODE_NAMES),
     "reconnect_phone_number": fields.nullable(fields.e164),
-}
-WEBHOOK_SPEC: fields.Spec = {
-    "url": fields.url,
-    "phone_number_id": fields.digits,
-    "kind": fields.choice("kapso", "meta"),
-    "secret_key": fields.nullable(fields.text),
-    "active": fields.boolean,
-    "events": fields.list_of(_event),
-    "headers": fields.nullable(_headers),
-    "payload_version": fields.nullable(fields.choice("v1", "v2")),
-    "buffer_enabled": fields.boolean,
-    "buffer_window_seconds": fields.nullable(fields.count),
-    "max_buffer_size": fields.nullable(fields.count),
-    "buffer_events": fields.list_of(_event),
-    "inactivity_minutes": fields.nullable(fields.count),
 }
 
 
@@ -216,6 +189,11 @@ class PhoneNumberView(SandboxView):
     def get(self, request: HttpRequest, phone_number_id: str) -> object:
         return {"data": find(store.numbers(), phone_number_id, "Phone number").as_json()}
 
+    def patch(self, request: HttpRequest, phone_number_id: str) -> object:
+        number = find(store.numbers(), phone_number_id, "Phone number")
+        change_number(number, read_wrapped(request, "whatsapp_phone_number"))
+        return {"data": number.as_json()}
+
     def delete(self, request: HttpRequest, phone_number_id: str) -> object:
         start_teardown(find(store.numbers(), phone_number_id, "Phone number"))
         return 204, None
@@ -258,58 +236,3 @@ def _check_health(number: PhoneNumber) -> dict[str, Any]:
     checks = {"phone_number_access": access, "quality_rating": quality}
     status = "unhealthy" if not connected else "healthy" if quality["passed"] else "degraded"
     return {"status": status, "timestamp": now(), "error": access.get("error"), "checks": checks}
-
-
-# Project webhooks
-
-
-class WebhooksView(SandboxView):
-    def get(self, request: HttpRequest) -> object:
-        rows = list(reversed(store.webhooks.values()))
-        if kind := query(request, "kind", fields.choice("kapso", "meta")):
-            rows = [row for row in rows if row.kind == kind]
-        return page_of(request, rows)
-
-    def post(self, request: HttpRequest) -> object:
-        values = fields.read(WEBHOOK_SPEC, read_wrapped(request, "whatsapp_webhook"))
-        if "url" not in values:
-            raise Invalid("Validation failed: url can't be blank")
-        if "phone_number_id" in values:
-            find(store.numbers(), values["phone_number_id"], "Phone number")
-        webhook = Webhook(project_id=store.project_id, **values)
-        store.webhooks[webhook.id] = webhook
-        return 201, {"data": webhook.as_json()}
-
-
-class WebhookView(SandboxView):
-    def get(self, request: HttpRequest, webhook_id: str) -> object:
-        return {"data": find(store.webhooks, webhook_id, "Webhook").as_json()}
-
-    def patch(self, request: HttpRequest, webhook_id: str) -> object:
-        webhook = find(store.webhooks, webhook_id, "Webhook")
-        values = fields.read(WEBHOOK_SPEC, read_wrapped(request, "whatsapp_webhook"))
-        webhook.change(values)
-        if values.get("active"):
-            webhook.outcomes.clear()  # reactivating a paused webhook starts the count again
-        return {"data": webhook.as_json()}
-
-    def delete(self, request: HttpRequest, webhook_id: str) -> object:
-        find(store.webhooks, webhook_id, "Webhook")
-        del store.webhooks[webhook_id]
-        return 204, None
-
-
-class WebhookTestView(SandboxView):
-    def post(self, request: HttpRequest, webhook_id: str) -> object:
-        send_test_delivery(webhook_id, read_object(request).get("event_type"))
-        return {"data": {"success": True}}
-
-
-def send_test_delivery(webhook_id: str, event_type: object) -> list[Delivery]:
-    webhook = find(store.webhooks, webhook_id, "Webhook")
-    event = _event("event_type", event_type or payloads.CREATED_EVENT)
-    sample = PhoneNumber("123456789012345", "+1 555-123-4567", business_account_id="0" * 15)
-    deliveries = sender.emit(event, payloads.build(event, sample), only=webhook)
-    for delivery in deliveries:
-        delivery.forced = True
-    return deliveries

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from . import api, fields, payloads
+from . import accounts, api, fields, messages, payloads, subscriptions
 from .faults import FAULTS_SPEC, Faults, Rule, read_rule
 from .fields import ApiError, Invalid
 from .middleware import has_key
@@ -55,6 +55,8 @@ LINK_SPEC: fields.Spec = {
     "reconnect_phone_number": fields.nullable(fields.e164),
     "meta_billing_mode": fields.choice(*api.BILLING_MODE_NAMES),
 }
+MESSAGE_SPEC: fields.Spec = {"from": fields.text, "body": fields.text}
+ACCOUNT_SPEC: fields.Spec = {"funding": fields.choice(*accounts.FUNDING_STATUSES)}
 DEFAULT_WEBHOOK_SPEC: fields.Spec = {"url": fields.nullable(fields.url), "secret": fields.text}
 EVENT_SPEC: fields.Spec = {
     "event": fields.non_blank,
@@ -90,7 +92,7 @@ def restart() -> None:
 def set_default_webhook(url: str | None, secret: str) -> None:
     store.webhooks.pop(store.default_webhook_id, None)
     if url:
-        events = list(payloads.KNOWN_EVENTS)
+        events = list(payloads.PROJECT_EVENTS)
         webhook = Webhook(url, store.project_id, secret_key=secret or None, events=events)
         store.webhooks[webhook.id] = webhook
         store.default_webhook_id = webhook.id
@@ -189,6 +191,21 @@ def change_number(phone_number_id: str, values: Data) -> PhoneNumber:
 
 def delete_number(phone_number_id: str) -> None:
     api.start_teardown(find(store.numbers(), phone_number_id, "Phone number"))
+
+
+def receive_message(phone_number_id: str, values: Data) -> list[Delivery]:
+    """Let a person write to a number; return the deliveries to the number's webhooks."""
+    number = find(store.numbers(), phone_number_id, "Phone number")
+    data = fields.read_strictly(MESSAGE_SPEC, values, required="from")
+    return messages.receive_message(number, data["from"], data.get("body", "Hello"))
+
+
+def change_account(business_account_id: str, values: Data) -> dict[str, Any]:
+    """Set whether Kapso pays for an account, also before the customer has connected."""
+    accounts.check_account(business_account_id)
+    data = fields.read_strictly(ACCOUNT_SPEC, values, required="funding")
+    store.funding[business_account_id] = data["funding"]
+    return {"id": business_account_id, **data}
 
 
 def change_device(phone_number_id: str, values: Data) -> float:
@@ -294,8 +311,8 @@ def _webhook_json(request: HttpRequest, webhook: Webhook) -> dict[str, Any]:
 
 class WebhookTestView(SandboxView):
     def post(self, request: HttpRequest, webhook_id: str) -> object:
-        delivery = api.send_test_delivery(webhook_id, read_object(request).get("event_type"))
-        return 201, {"deliveries": [one.id for one in delivery]}
+        deliveries = subscriptions.send_test_delivery(webhook_id, read_object(request))
+        return 201, {"deliveries": [delivery.id for delivery in deliveries]}
 
 
 class SeedView(SandboxView):
@@ -320,6 +337,17 @@ class NumberView(SandboxView):
 class DeviceChangeView(SandboxView):
     def post(self, request: HttpRequest, phone_number_id: str) -> object:
         return 202, {"seconds": change_device(phone_number_id, read_object(request))}
+
+
+class MessagesView(SandboxView):
+    def post(self, request: HttpRequest, phone_number_id: str) -> object:
+        deliveries = receive_message(phone_number_id, read_object(request))
+        return 201, {"deliveries": [delivery.id for delivery in deliveries]}
+
+
+class AccountView(SandboxView):
+    def patch(self, request: HttpRequest, business_account_id: str) -> object:
+        return {"data": change_account(business_account_id, read_object(request))}
 
 
 class SetupLinkView(SandboxView):

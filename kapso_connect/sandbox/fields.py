@@ -52,6 +52,13 @@ def non_blank(name: str, value: object) -> str:
     return result
 
 
+def non_empty(name: str, value: object) -> str:
+    result = text(name, value)
+    if not result:
+        raise Invalid(f"{name} can't be empty")
+    return result
+
+
 def url(name: str, value: object) -> str:
     result = text(name, value)
     try:
@@ -134,6 +141,7 @@ seconds = number(0, 86_400, instance_of((int, float), "a number of seconds"))
 hex_colour = pattern(r"#[0-9A-Fa-f]{6}", "a hex colour such as #1A2B3C")
 e164 = pattern(r"\+[1-9][0-9]{6,14}", "an E.164 phone number such as +14155550100")
 digits = pattern(r"[0-9]{1,32}", "a string of digits")
+meta_id = pattern(r"[0-9]{1,32}|sandbox", "a string of digits")  # a sandbox number says "sandbox"
 printable = pattern(r"[ -~]*", "printable ASCII")
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from django import forms
 
-from . import api, control, payloads
+from . import accounts, control, payloads, subscriptions
 from .faults import RULE_KINDS, Faults, Rule
 from .fields import Invalid
 from .state import Delivery, PhoneNumber, SetupLink, Webhook, find, now, store
@@ -177,7 +177,8 @@ class TestDeliveryForm(ControlForm):
 
     def press(self, button: str) -> str:
         event = self.cleaned_data["event_type"]
-        return _sent(f"Test of {event}", api.send_test_delivery(self.target_id, event))
+        deliveries = subscriptions.send_test_delivery(self.target_id, {"event_type": event})
+        return _sent(f"Test of {event}", deliveries)
 
 
 class LinkForm(ControlForm):
@@ -212,7 +213,9 @@ class EventForm(ControlForm):
     buttons = {"send": "Send the event"}
     page = "/#events"
 
-    event = forms.ChoiceField(choices=_choices(*payloads.KNOWN_EVENTS), required=False)
+    event = forms.ChoiceField(
+        choices=_choices(*payloads.PROJECT_EVENTS, *payloads.NUMBER_EVENTS), required=False
+    )
     other_event = forms.CharField(required=False, max_length=200, help_text="In place of the list")
     phone_number_id = forms.ChoiceField(
         choices=_numbers,
@@ -340,6 +343,57 @@ class ChangeNumberForm(NumberForm):
         values["customer_id"] = values["customer_id"] or None
         number = control.change_number(self.target_id, values)
         return f"{number.display_phone_number} was changed; no webhook is sent for it."
+
+
+class MessageForm(NumberForm):
+    endpoint = "POST numbers/<phone_number_id>/messages"
+    buttons = {"send": "Send to the number"}
+
+    sender = forms.CharField(
+        label="From the phone number",
+        initial="+14155550199",
+        max_length=20,
+        widget=forms.TextInput({"inputmode": "tel"}),
+    )
+    body = forms.CharField(label="Message", initial="Hello", max_length=1000)
+
+    def press(self, button: str) -> str:
+        values = {"from": self.cleaned_data["sender"], "body": self.cleaned_data["body"]}
+        return _sent("The message", control.receive_message(self.target_id, values))
+
+
+class NumberWebhookForm(NumberForm):
+    """For messages, which go to webhooks of the number only; Kapso's API adds them, too."""
+
+    buttons = {"add": "Add a webhook of this number"}
+
+    url = forms.CharField(label="URL", widget=forms.URLInput)
+    secret_key = forms.CharField(
+        label="Secret", max_length=200, widget=forms.TextInput({"autocomplete": "off"})
+    )
+
+    def press(self, button: str) -> str:
+        find(store.numbers(), self.target_id, "Phone number")
+        values = {**self.filled(), "events": list(payloads.NUMBER_EVENTS)}
+        webhook = subscriptions.add_webhook(values, phone_number_id=self.target_id)
+        return f"Messages of this number go to {webhook.url}."
+
+
+class FundingForm(NumberForm):
+    endpoint = "PATCH accounts/<business_account_id>"
+    buttons = {"set": "Set"}
+
+    funding = forms.ChoiceField(choices=_choices(*accounts.FUNDING_STATUSES), label="Funding")
+
+    def __init__(self, data: Any = None, **kwargs: Any) -> None:
+        super().__init__(data, **kwargs)
+        number = store.numbers().get(self.target_id)
+        self.account_id = number.business_account_id if number else None
+        self.initial["funding"] = store.funding.get(self.account_id or "", "not_funded")
+
+    def press(self, button: str) -> str:
+        done = control.change_account(self.account_id or "", self.filled())
+        return f"The account is {done['funding']}."
 
 
 class DeleteNumberForm(NumberForm):
@@ -481,6 +535,9 @@ FORMS: dict[str, type[ControlForm]] = {
     "device": DeviceForm,
     "withdraw": WithdrawForm,
     "number": ChangeNumberForm,
+    "message": MessageForm,
+    "number_webhook": NumberWebhookForm,
+    "funding": FundingForm,
     "delete_number": DeleteNumberForm,
     "fault": FaultForm,
     "add_rule": AddRuleForm,
@@ -493,5 +550,5 @@ KEYS = {form: key for key, form in FORMS.items()}
 
 def of_number(number: PhoneNumber) -> dict[str, ControlForm]:
     """Return the forms of a number's page, by name."""
-    kinds = (MetaForm, DeviceForm, WithdrawForm, ChangeNumberForm, DeleteNumberForm)
+    kinds = [kind for kind in KEYS if issubclass(kind, NumberForm)]
     return {KEYS[kind]: kind(target=number.phone_number_id) for kind in kinds}

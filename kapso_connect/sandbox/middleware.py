@@ -24,7 +24,7 @@ from .web import error_response, json_response, read_json
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 MAX_REQUEST_BODY = 1024 * 1024
-API_PREFIX = "/platform/"
+API_PREFIXES = ("/platform/", "/meta/")
 ELSEWHERE_PATH = "/elsewhere"
 UNKNOWN_NUMBER_TEXT = "WhatsApp configuration not found"
 ERROR_TEXTS = {
@@ -97,7 +97,7 @@ class SandboxMiddleware:
             return error_response(
                 ApiError(413, f"The body is larger than {MAX_REQUEST_BODY} bytes")
             )
-        if not request.path.startswith((API_PREFIX, ELSEWHERE_PATH)):
+        if not request.path.startswith((*API_PREFIXES, ELSEWHERE_PATH)):
             return self.get_response(request)
         entry = _log(request)
         line = f"{request.method} {request.path}"
@@ -117,7 +117,7 @@ class SandboxMiddleware:
         return error_response(error) if isinstance(error, ApiError) else None
 
     def _answer(self, request: HttpRequest) -> HttpResponseBase:
-        if request.path.startswith(API_PREFIX) and not has_key(request):
+        if request.path.startswith(API_PREFIXES) and not has_key(request):
             return error_response(ApiError(401, "Unauthorized: invalid or missing API key"))
         found = NUMBER_PATH.match(request.path)
         with store.lock:

@@ -50,6 +50,9 @@ class NumberPageView(SandboxView):
         context = {
             "number": number,
             "customer": store.customers.get(number.customer_id or ""),
+            "webhooks": [
+                w for w in store.webhooks.values() if w.phone_number_id == phone_number_id
+            ],
             "forms": forms.of_number(number),
         }
         return render(request, "kapso_sandbox/number.html", context)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from .state import Customer, PhoneNumber, new_id, now, store
@@ -15,7 +14,8 @@ DISCONNECTED_EVENT = "whatsapp.phone_number.disconnected"
 RECONNECTED_EVENT = "whatsapp.phone_number.reconnected"
 
 EVENTS_SINCE_V2 = (OFFBOARDED_EVENT, DISCONNECTED_EVENT, RECONNECTED_EVENT)
-KNOWN_EVENTS = (
+PROJECT_EVENTS = (
+    "whatsapp.config.created",
     CREATED_EVENT,
     DELETED_EVENT,
     *EVENTS_SINCE_V2,
@@ -23,12 +23,29 @@ KNOWN_EVENTS = (
     "whatsapp.account.restricted",
     "whatsapp.account.reinstated",
     "whatsapp.account.violation",
-    "whatsapp.config.created",
     "workflow.execution.handoff",
     "workflow.execution.failed",
     "project.event",
+    "kapso_agent.run.approval_required",
+    "kapso_agent.run.completed",
+    "kapso_agent.run.failed",
+    "kapso_agent.run.cancelled",
 )
-EVENT_FAMILIES = re.compile(r"(workflow\.execution|kapso_agent\.run)\.[a-z_]{1,50}")
+MESSAGE_RECEIVED_EVENT = "whatsapp.message.received"
+CONVERSATION_CREATED_EVENT = "whatsapp.conversation.created"
+NUMBER_EVENTS = (
+    MESSAGE_RECEIVED_EVENT,
+    "whatsapp.message.sent",
+    "whatsapp.message.delivered",
+    "whatsapp.message.read",
+    "whatsapp.message.failed",
+    CONVERSATION_CREATED_EVENT,
+    "whatsapp.conversation.ended",
+    "whatsapp.conversation.inactive",
+    "whatsapp.contact.identity_changed",
+    "whatsapp.contact.marketing_preference_changed",
+    "whatsapp.meta_business_agent.handover",
+)
 
 ACCOUNT_DETAILS: dict[str, dict[str, Any]] = {
     "whatsapp.account.disabled": {"ban": {"state": "DISABLE", "date_label": None}},
@@ -48,7 +65,7 @@ META_EVENTS = {
 
 
 def is_known(event: str) -> bool:
-    return event in KNOWN_EVENTS or bool(EVENT_FAMILIES.fullmatch(event))
+    return event in PROJECT_EVENTS or event in NUMBER_EVENTS
 
 
 def _customer(customer: Customer, legacy: bool) -> dict[str, str]:

@@ -104,7 +104,7 @@ class SetupLink(Record):
 
 @dataclass
 class PhoneNumber(Record):
-    hidden = ("health",)
+    hidden = ("health", "kind")
 
     phone_number_id: str
     display_phone_number: str
@@ -118,6 +118,9 @@ class PhoneNumber(Record):
     name_status: str | None = "APPROVED"
     code_verification_status: str | None = "VERIFIED"
     internal_id: str = field(default_factory=new_id)
+    kind: str = "production"
+    inbound_processing_enabled: bool = True
+    calls_enabled: bool = False
     health: dict[str, Any] | None = None  # the answer to the last health check
 
     @property
@@ -130,14 +133,26 @@ class PhoneNumber(Record):
             "id": self.phone_number_id,
             "display_name": self.verified_name,
             "display_phone_number_normalized": self.normalized,
-            "inbound_processing_enabled": True,
-            "calls_enabled": False,
             "webhook_verified_at": self.created_at,
             "throughput_tier": "STANDARD",
             "whatsapp_business_manager_messaging_limit": "TIER_250",
             "is_official_business_account": False,
             "is_pin_enabled": not self.is_coexistence,
         }
+
+
+@dataclass
+class Conversation(Record):
+    """What one person and one number write to each other. ``person`` is the person's phone number
+    in digits, or their business-scoped user id."""
+
+    phone_number_id: str
+    person: str
+    id: str = field(default_factory=new_id)
+    last_inbound_at: datetime | None = None
+    last_outbound_at: datetime | None = None
+    messages_count: int = 0
+    last_message: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -151,14 +166,14 @@ class Webhook(Record):
     secret_key: str | None = None
     active: bool = True
     events: list[str] = field(default_factory=list)
-    headers: dict[str, str] | None = None
+    headers: dict[str, str] = field(default_factory=dict)
     payload_version: str | None = "v2"
     phone_number_id: str | None = None
     buffer_enabled: bool = False
-    buffer_window_seconds: int | None = None
-    max_buffer_size: int | None = None
+    buffer_window_seconds: int | None = 5
+    max_buffer_size: int | None = 50
     buffer_events: list[str] = field(default_factory=list)
-    inactivity_minutes: int | None = None
+    inactivity_minutes: int | None = 60
     # (time, whether it was answered 200) of the attempts that decide about a pause.
     outcomes: deque[tuple[datetime, bool]] = field(default_factory=deque)
 
@@ -175,6 +190,7 @@ class Delivery:
     attempts: list[dict[str, Any]] = field(default_factory=list)  # at, seconds, status, error
     created_at: datetime = field(default_factory=now)
     next_attempt_at: datetime | None = None
+    finished_at: datetime | None = None
     forced: bool = False  # sent even to a paused webhook
 
     def as_json(self) -> dict[str, Any]:
@@ -204,6 +220,8 @@ class Store:
         # Meta keeps the id of a phone number that is removed and added again.
         self._id_of_digits: dict[str, str] = {}
         self._generated = 0
+        self.funding: dict[str, str] = {}  # the status by business_account_id; see accounts
+        self.conversations: dict[str, Conversation] = {}
         self.webhooks: dict[str, Webhook] = {}
         self.default_webhook_id = ""
         self.deliveries: dict[str, Delivery] = {}
@@ -297,6 +315,12 @@ class Store:
         duration = timedelta(seconds=self.options.teardown_seconds)
         self._gone_at[number.phone_number_id] = now() + duration
         return True
+
+    def change_number_id(self, number: PhoneNumber, phone_number_id: str) -> None:
+        self.forget_number(number.phone_number_id)
+        number.phone_number_id = phone_number_id
+        self._id_of_digits[number.normalized] = phone_number_id
+        self._numbers[phone_number_id] = number
 
     def forget_number(self, phone_number_id: str) -> None:
         self._numbers.pop(phone_number_id, None)

@@ -203,6 +203,22 @@ class Sandbox:
         path = f"/sandbox/numbers/{phone_number_id}/device_change"
         self._call("POST", path, {"seconds": seconds})
 
+    def receive_message(
+        self, phone_number_id: str, *, sender: str, body: str = "Hello"
+    ) -> list[str]:
+        """Let the person with the phone number ``sender`` write to a number. Return the ids of the
+        deliveries to its webhooks; a webhook with ``buffer_enabled`` gets its own later."""
+        path = f"/sandbox/numbers/{phone_number_id}/messages"
+        answer = self._call("POST", path, {"from": sender, "body": body})
+        deliveries: list[str] = answer["deliveries"]
+        return deliveries
+
+    def set_funding(self, business_account_id: str, status: str) -> None:
+        """Set whether Kapso pays Meta for a WhatsApp Business account: "funded", "pending",
+        "unknown", "not_funded" or "revoked". It is "not_funded" at first, and "funded" once a link
+        with ``meta_billing_mode="partner_managed"`` was completed."""
+        self._call("PATCH", f"/sandbox/accounts/{business_account_id}", {"funding": status})
+
     def patch_setup_link(self, setup_link_id: str, **fields: Any) -> dict[str, Any]:
         """Change any field of a setup link, such as ``expires_at="2020-01-01T00:00:00Z"``."""
         return self._object("PATCH", f"/sandbox/setup_links/{setup_link_id}", fields)

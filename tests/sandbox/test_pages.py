@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from html import unescape
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ import requests
 
 from kapso_connect.sandbox.faults import RULE_KINDS, Faults, Rule, descriptions
 from kapso_connect.testing import Sandbox
-from tests import ROOT
 
 if TYPE_CHECKING:
     from tests.sandbox.support import Api, Receiver
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 pytest_plugins = ("tests.sandbox.support",)
 
 CREATED = "whatsapp.phone_number.created"
+DISCONNECTED = "whatsapp.phone_number.disconnected"
 SECRET = "s3cret"
 
 
@@ -91,7 +92,6 @@ def test_customers_and_numbers_are_added(box: Sandbox, browser: Browser) -> None
         ("event", {"event": CREATED, "payload": "{"}, "Enter a valid JSON."),
         ("event", {"event": CREATED}, "phone_number_id (a number of the sandbox) or payload"),
         ("event", {"event": CREATED, "payload": "7"}, "payload must be an object"),
-        ("event", {"payload": "{}"}, "event is missing"),
         ("fault", {"target": "no_such"}, "unknown: no_such"),
         ("fault", {"target": "delay"}, "delay must be a number of seconds"),
         ("add_rule", {"kind": "close", "match": "("}, "not a regular expression"),
@@ -100,6 +100,10 @@ def test_customers_and_numbers_are_added(box: Sandbox, browser: Browser) -> None
         ("setup_link", {"target": "3"}, "Setup link not found"),
         ("test_delivery", {"target": "3", "event_type": "x"}, "not one of the available choices"),
         ("seed", {"button": "explode"}, "Button not found"),
+        ("meta", {"target": "3"}, "Phone number not found"),
+        ("funding", {"target": "3", "funding": "funded"}, "account not found"),
+        ("message", {"target": "3", "sender": "+1", "body": "x"}, "Phone number not found"),
+        ("number_webhook", {"target": "3", "url": "http://x/", "secret_key": "s"}, "not found"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_reason(
@@ -173,16 +177,14 @@ def test_any_event_is_sent(box: Sandbox, browser: Browser, box_receiver: Receive
 @pytest.mark.parametrize(
     ("form", "button", "event", "status"),
     [
-        *(
-            ("meta", f"whatsapp.account.{what}", None, "CONNECTED")
-            for what in ("restricted", "disabled", "reinstated", "violation")
-        ),
+        ("meta", "whatsapp.account.restricted", None, "CONNECTED"),
+        ("meta", "whatsapp.account.disabled", None, "CONNECTED"),
+        ("meta", "whatsapp.account.reinstated", None, "CONNECTED"),
+        ("meta", "whatsapp.account.violation", None, "CONNECTED"),
         ("meta", "whatsapp.phone_number.offboarded", None, "DISCONNECTED"),
         ("meta", "whatsapp.phone_number.reconnected", None, "CONNECTED"),
-        *(
-            ("withdraw", source, "whatsapp.phone_number.disconnected", "DISCONNECTED")
-            for source in ("PARTNER_REMOVED", "PARTNER_APP_UNINSTALLED")
-        ),
+        ("withdraw", "PARTNER_REMOVED", DISCONNECTED, "DISCONNECTED"),
+        ("withdraw", "PARTNER_APP_UNINSTALLED", DISCONNECTED, "DISCONNECTED"),
         ("delete_number", "delete", "whatsapp.phone_number.deleted", None),
     ],
 )
@@ -196,12 +198,164 @@ def test_what_happens_to_a_number(
     event: str | None,
     status: str | None,
 ) -> None:
-    number = box.add_number()["phone_number_id"]
     browser.press(form, button, number)
     (delivery,) = box.wait_for_deliveries(1)
-    assert delivery["event"] == event or button
+    assert delivery["event"] == (event or button)
     if form == "withdraw":
         assert button in delivery["body"]
     if status:
         assert box.state()["phone_numbers"][0]["status"] == status
         assert browser.place == f"/numbers/{number}"
+
+
+def test_a_phone_changes(
+    box: Sandbox, browser: Browser, number: str, box_receiver: Receiver
+) -> None:
+    browser.press("device", "change", number, seconds=0.3)
+    assert box.state()["phone_numbers"][0]["status"] == "DISCONNECTED"
+    events = [row["event"] for row in box.wait_for_deliveries(2)]
+    assert events == ["whatsapp.phone_number.offboarded", "whatsapp.phone_number.reconnected"]
+    assert box.state()["phone_numbers"][0]["status"] == "CONNECTED"
+
+
+def test_a_number_that_is_gone_is_not_reconnected(
+    box: Sandbox, number: str, box_receiver: Receiver
+) -> None:
+    box.change_device(number, 0.3)
+    box.delete_number(number)
+    time.sleep(0.5)
+    assert [row["event"] for row in box.deliveries()][1:] == ["whatsapp.phone_number.deleted"]
+
+
+def test_what_the_api_says_of_a_number(box: Sandbox, browser: Browser, number: str) -> None:
+    page = browser.get(f"/numbers/{number}")
+    assert "ada" in page
+    browser.press(
+        "number",
+        "change",
+        number,
+        status="RESTRICTED",
+        quality_rating="RED",
+        name_status="DECLINED",
+        verified_name="Ada",
+        customer_id="",
+    )
+    changed = box.state()["phone_numbers"][0]
+    names = ("status", "quality_rating", "name_status", "verified_name", "customer_id")
+    assert [changed[k] for k in names] == ["RESTRICTED", "RED", "DECLINED", "Ada", None]
+
+
+def test_a_number_that_does_not_exist_has_a_page_that_says_so(box: Sandbox) -> None:
+    answer = requests.get(f"{box.url}/numbers/1", timeout=10)
+    assert answer.status_code == 404
+    assert "does not exist" in answer.text
+
+
+def test_someone_writes_to_a_number(
+    box: Sandbox, browser: Browser, number: str, box_receiver: Receiver
+) -> None:
+    assert "Nothing was sent" in browser.press("message", "send", number, sender="+1", body="Hi")
+    url = box_receiver.url
+    browser.press("number_webhook", "add", number, url=url, secret_key=SECRET)
+    browser.press("message", "send", number, sender="+14155550199", body="Good morning")
+    rows = box.wait_for_deliveries(2)
+    assert "Good morning" in rows[-1]["body"]
+
+
+def test_kapso_pays_for_an_account(
+    box: Sandbox, browser: Browser, box_api: Api, number: str
+) -> None:
+    account = box.state()["phone_numbers"][0]["business_account_id"]
+    assert browser.press("funding", "set", number, funding="pending") == "The account is pending."
+    answer = box_api("GET", f"/whatsapp/accounts/{account}/funding")
+    assert answer.json()["data"]["status"] == "pending"
+
+
+@pytest.mark.parametrize(
+    ("fault", "fields", "on"),
+    [
+        ("duplicate", {"value": 2}, 2),
+        ("delay", {"value": 0.5}, 0.5),
+        ("reorder", {"value": 2}, 2),
+        ("batch", {"value": 3}, 3),
+        ("envelope", {"value": "event"}, True),
+        ("envelope", {"value": "type"}, "type"),
+        ("drop", {}, True),
+        ("webhook_first", {}, True),
+        ("lag", {"value": 5}, 5),
+    ],
+)
+def test_each_fault_has_a_switch(
+    box: Sandbox, browser: Browser, fault: str, fields: dict[str, Any], on: object
+) -> None:
+    assert browser.press("fault", "on", fault, **fields) == f"The fault {fault} is on."
+    assert box.faults()[fault] == on
+    assert f"On: {fault}." in browser.get("/faults")
+    assert browser.press("fault", "off", fault) == f"The fault {fault} is off."
+    assert box.faults() == dataclasses.asdict(Faults())
+
+
+def test_the_faults_page_shows_and_explains_all() -> None:
+    names = {field.name for field in dataclasses.fields(Faults)}
+    assert names == set(descriptions(Faults))
+    assert {field.name for field in dataclasses.fields(Rule)} == set(descriptions(Rule))
+    kinds = descriptions(Rule)["kind"]
+    assert [kind for kind in RULE_KINDS if f"``{kind}``" not in kinds] == []
+
+
+def test_rules_are_added_and_removed(box: Sandbox, browser: Browser, box_api: Api) -> None:
+    browser.press("add_rule", "add", kind="status", match="/customers$", status=503, times=9)
+    browser.press("add_rule", "add", kind="cloudflare")
+    assert box_api("GET", "/customers").status_code == 503
+    browser.press("remove_rule", "off", "0")
+    assert [rule["kind"] for rule in box.faults()["api"]] == ["cloudflare"]
+    browser.press("clear_faults", "clear")
+    assert box.faults()["api"] == []
+
+
+def test_deliveries_are_sent_again(box: Sandbox, browser: Browser, box_receiver: Receiver) -> None:
+    box.add_number(webhook=True)
+    (first,) = box.wait_for_deliveries(1)
+    browser.press("resend", "again", first["id"])
+    browser.press("resend", "new_key", first["id"])
+    keys = [row["idempotency_key"] for row in box.wait_for_deliveries(3)]
+    assert keys[0] == keys[1] != keys[2]
+    assert browser.place == "/deliveries"
+
+
+def test_everything_is_forgotten(box: Sandbox, browser: Browser) -> None:
+    box.seed(2)
+    browser.press("reset", "reset")
+    assert box.state()["customers"] == []
+
+
+# A button for everything
+
+
+def test_each_control_has_a_button() -> None:
+    from kapso_connect.sandbox import urls
+    from kapso_connect.sandbox.forms import FORMS
+
+    writes = {
+        f"{method.upper()} {entry.pattern}"
+        for entry in urls.controls
+        for method in ("post", "patch", "delete")
+        if hasattr(entry.callback.view_class, method)
+    }
+    assert len(writes) >= 14
+    assert writes == {form.endpoint for form in FORMS.values()} - {""}
+
+
+def test_each_form_is_on_a_page(
+    box: Sandbox, browser: Browser, box_api: Api, box_receiver: Receiver
+) -> None:
+    from kapso_connect.sandbox.forms import FORMS
+
+    box_api.link(box_api.customer())
+    number = box.add_number(webhook=True)["phone_number_id"]
+    box.faults(api=[{"kind": "close", "match": "^never$"}])
+    pages = [browser.get(p) for p in ("/", f"/numbers/{number}", "/faults", "/deliveries")]
+    shown = set(re.findall(r'action="/press/(\w+)"', " ".join(pages)))
+    assert shown == set(FORMS)
+    faults = {field.name for field in dataclasses.fields(Faults)} - {"api"}
+    assert set(re.findall(r'id="fault-(\w+)-target"', pages[2])) == faults
