@@ -100,7 +100,8 @@ class SeedForm(ControlForm):
 
     def press(self, button: str) -> str:
         values = self.filled()
-        counts = control.seed({**values, "prefix": values.pop("name_prefix")})
+        values["prefix"] = values.pop("name_prefix")
+        counts = control.seed(values)
         return f"Customers added: {counts['customers']}, numbers: {counts['phone_numbers']}."
 
 
