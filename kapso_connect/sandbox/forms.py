@@ -304,11 +304,8 @@ class WithdrawForm(NumberForm):
     }
 
     def press(self, button: str) -> str:
-        number = find(store.numbers(), self.target_id, "Phone number")
-        waba = number.business_account_id
-        source = {"provider": "meta", "event": button, "business_account_id": waba}
         event = payloads.DISCONNECTED_EVENT
-        about = {"event": event, "phone_number_id": self.target_id, "payload": {"source": source}}
+        about = {"event": event, "phone_number_id": self.target_id, "source_event": button}
         return _sent(event, control.send_event(about)[1])
 
 
@@ -319,7 +316,13 @@ class ChangeNumberForm(NumberForm):
     field_order = ["status", "quality_rating", "name_status"]
     verified_name = forms.CharField(required=False, max_length=200, label="Name shown in WhatsApp")
     customer_id = forms.ChoiceField(choices=_customers, required=False, label="Customer")
+    access_error = forms.CharField(
+        required=False,
+        max_length=200,
+        help_text="Why Kapso cannot reach it at Meta",
+    )
     is_coexistence = forms.BooleanField(required=False, label="Coexistence with the app")
+    payment_problem = forms.BooleanField(required=False, label="Payment problem at Meta")
 
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
         "status": NUMBER_STATUSES,
@@ -456,6 +459,21 @@ class FaultForm(ControlForm):
         return f"The fault {fault} is on."
 
 
+class RateLimitForm(ControlForm):
+    endpoint = "POST rate_limit"
+    buttons = {"set": "Set"}
+    page = "/faults#rate_limit"
+
+    limit = forms.IntegerField(min_value=0, max_value=1_000_000, label="Requests a minute and key")
+
+    def __init__(self, data: Any = None, **kwargs: Any) -> None:
+        super().__init__(data, initial={"limit": store.rate_limit}, **kwargs)
+
+    def press(self, button: str) -> str:
+        limit = control.change_rate_limit(self.filled())["limit"]
+        return f"{limit} requests a minute are answered." if limit else "There is no rate limit."
+
+
 class AddRuleForm(ControlForm):
     endpoint = "POST faults"
     buttons = {"add": "Add the rule"}
@@ -541,6 +559,7 @@ FORMS: dict[str, type[ControlForm]] = {
     "funding": FundingForm,
     "delete_number": DeleteNumberForm,
     "fault": FaultForm,
+    "rate_limit": RateLimitForm,
     "add_rule": AddRuleForm,
     "remove_rule": RemoveRuleForm,
     "clear_faults": ClearFaultsForm,

@@ -76,7 +76,9 @@ class FaultsPageView(SandboxView):
             "faults": [(name, about.get(name, ""), forms.FaultForm(target=name)) for name in names],
             "rules": rules,
             "rule_help": descriptions(Rule).get("kind", ""),
-            "forms": {name: forms.FORMS[name]() for name in ("add_rule", "clear_faults")},
+            "forms": {
+                name: forms.FORMS[name]() for name in ("add_rule", "clear_faults", "rate_limit")
+            },
             "on": faults_on(),
         }
         return render(request, "kapso_sandbox/faults.html", context)

@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from . import fields
 from .fields import Invalid
 from .state import Delivery, now, store
-from .web import SandboxView, positive, query
+from .web import SandboxView, page_size, query
 
 DELIVERY_STATUSES = ("pending", "delivered", "failed")
 PERIODS = {"24h": timedelta(days=1), "7d": timedelta(days=7), "30d": timedelta(days=30)}
@@ -31,7 +31,7 @@ class WebhookDeliveriesView(SandboxView):
     def get(self, request: HttpRequest) -> object:
         """List them, the newest first; the cursors are ids of deliveries."""
         rows = list(reversed(_filtered(request)))
-        limit = int(query(request, "limit", positive) or 20)
+        limit = int(query(request, "limit", page_size) or 20)
         if limit > MAX_LIMIT:
             raise Invalid(f"limit must be between 1 and {MAX_LIMIT}")
         ids = [row.id for row in rows]
