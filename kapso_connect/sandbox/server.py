@@ -46,6 +46,7 @@ def configure(*, verbose: bool, allowed_hosts: list[str]) -> None:
             "django.middleware.clickjacking.XFrameOptionsMiddleware",
             "django.middleware.common.CommonMiddleware",  # Content-Length, thus keep-alive
             "django.contrib.messages.middleware.MessageMiddleware",
+            "kapso_connect.sandbox.state_file.NoteChangesMiddleware",
             "kapso_connect.sandbox.middleware.SameSiteMiddleware",
             "kapso_connect.sandbox.middleware.SandboxMiddleware",
         ],

@@ -36,6 +36,7 @@ class Sandbox:
     ``api_key`` is the only key accepted; ``retry_scale`` multiplies Kapso's 10, 40 and 90 s
     (0 retries at once); ``rate_limit`` is how many requests a minute a key has (0: no limit);
     ``teardown_seconds`` is how long a deleted number stays readable;
+    ``state`` is a file that keeps what the sandbox holds between starts;
     ``start_timeout`` is in seconds. Raise SandboxError when it does not start.
     """
 
@@ -49,6 +50,7 @@ class Sandbox:
         rate_limit: int = 0,
         teardown_seconds: float = 0.2,
         port: int = 0,
+        state: str | Path = "",
         start_timeout: float = 20.0,
     ) -> None:
         self.api_key = api_key
@@ -66,7 +68,7 @@ class Sandbox:
                     *("--port", str(port), "--api-key", api_key),
                     *("--webhook-url", webhook_url, "--webhook-secret", webhook_secret),
                     *("--retry-scale", str(retry_scale), "--rate-limit", str(rate_limit)),
-                    *("--teardown-seconds", str(teardown_seconds)),
+                    *("--teardown-seconds", str(teardown_seconds), "--state", str(state)),
                 ],
                 # The child stops when this pipe closes, so it never outlives a killed test run.
                 stdin=subprocess.PIPE,
