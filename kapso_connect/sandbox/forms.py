@@ -30,6 +30,11 @@ def _sent(event: str, deliveries: list[Delivery]) -> str:
     return f"{event}: {len(deliveries)} deliveries."
 
 
+class BodyField(forms.JSONField):
+    def prepare_value(self, value: Any) -> Any:
+        return "" if value is None else super().prepare_value(value)
+
+
 class ControlForm(forms.Form):
     """A form whose buttons call a control.
 
@@ -225,7 +230,7 @@ class EventForm(ControlForm):
         help_text="That it is about",
     )
     webhook_id = forms.ChoiceField(choices=_webhooks, required=False, label="To")
-    payload = forms.JSONField(
+    payload = BodyField(
         required=False,
         widget=forms.Textarea({"rows": 3, "spellcheck": "false"}),
         label="Fields of the body, as JSON",
@@ -510,7 +515,7 @@ class RemoveRuleForm(ControlForm):
     @classmethod
     def of(cls, rule: Rule, place: int) -> RemoveRuleForm:
         form = cls(target=str(place))
-        form.about = f"the rule {rule.kind} {rule.match}"
+        form.about = f"the rule {rule.kind} {rule.match}".strip()
         return form
 
     def press(self, button: str) -> str:
