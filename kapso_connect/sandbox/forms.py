@@ -318,7 +318,6 @@ class ChangeNumberForm(NumberForm):
     endpoint = "PATCH numbers/<phone_number_id>"
     buttons = {"change": "Save"}
 
-    field_order = ["status", "quality_rating", "name_status"]
     verified_name = forms.CharField(required=False, max_length=200, label="Name shown in WhatsApp")
     customer_id = forms.ChoiceField(choices=_customers, required=False, label="Customer")
     access_error = forms.CharField(
@@ -342,6 +341,7 @@ class ChangeNumberForm(NumberForm):
             current = getattr(number, name, None) or values[0]
             choices = _choices(*dict.fromkeys([current, *values]))
             self.fields[name] = forms.ChoiceField(choices=choices)
+        self.order_fields([*self.CHOICES])
         if number:
             self.initial.update(
                 {name: getattr(number, name) for name in self.fields if name != "target"}

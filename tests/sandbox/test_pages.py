@@ -342,6 +342,10 @@ def test_each_control_has_a_button() -> None:
         for method in ("post", "patch", "delete")
         if hasattr(entry.callback.view_class, method)
     }
+    for entry in urls.controls:
+        for method in ("get", "post", "patch", "delete"):
+            view = getattr(entry.callback.view_class, method, None)
+            assert view is None or view.__doc__, f"{method} {entry.pattern} is not documented"
     assert len(writes) >= 14
     assert writes == {form.endpoint for form in FORMS.values()} - {""}
 
