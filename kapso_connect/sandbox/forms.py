@@ -319,11 +319,8 @@ class ChangeNumberForm(NumberForm):
     buttons = {"change": "Save"}
 
     verified_name = forms.CharField(required=False, max_length=200, label="Name shown in WhatsApp")
-    customer_id = forms.ChoiceField(choices=_customers, required=False, label="Customer")
     access_error = forms.CharField(
-        required=False,
-        max_length=200,
-        help_text="Why Kapso cannot reach it at Meta",
+        required=False, max_length=200, help_text="Why Kapso cannot reach it at Meta"
     )
     is_coexistence = forms.BooleanField(required=False, label="Coexistence with the app")
     payment_problem = forms.BooleanField(required=False, label="Payment problem at Meta")
@@ -338,18 +335,25 @@ class ChangeNumberForm(NumberForm):
         super().__init__(data, **kwargs)
         number = store.numbers().get(self.target_id)
         for name, values in self.CHOICES.items():
-            current = getattr(number, name, None) or values[0]
+            # What the number has is a choice, too, whatever it is.
+            current = getattr(number, name, None) or ""
             choices = _choices(*dict.fromkeys([current, *values]))
-            self.fields[name] = forms.ChoiceField(choices=choices)
-        self.order_fields([*self.CHOICES])
+            self.fields[name] = forms.ChoiceField(choices=choices, required=name == "status")
+        customers = dict(_customers())
+        if owner := store.customers.get((number and number.customer_id) or ""):
+            customers[owner.id] = owner.name
+        self.fields["customer_id"] = forms.ChoiceField(
+            choices=[*customers.items()], required=False, label="Customer"
+        )
+        self.order_fields([*self.CHOICES, "verified_name", "customer_id"])
         if number:
-            self.initial.update(
-                {name: getattr(number, name) for name in self.fields if name != "target"}
-            )
+            shown = {k: value for k, value in vars(number).items() if k in self.fields}
+            self.initial.update(shown)
 
     def press(self, button: str) -> str:
         values = {k: v for k, v in self.cleaned_data.items() if k != "target"}
-        values["customer_id"] = values["customer_id"] or None
+        for name in ("quality_rating", "name_status", "verified_name", "customer_id"):
+            values[name] = values[name] or None
         number = control.change_number(self.target_id, values)
         return f"{number.display_phone_number} was changed; no webhook is sent for it."
 

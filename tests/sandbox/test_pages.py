@@ -245,6 +245,20 @@ def test_what_the_api_says_of_a_number(box: Sandbox, browser: Browser, number: s
     assert [changed[k] for k in names] == ["RESTRICTED", "RED", "DECLINED", "Ada", None]
 
 
+def test_saving_a_number_as_it_is_changes_nothing(box: Sandbox, browser: Browser) -> None:
+    """Also what the form does not offer to others: any status, a customer of long ago."""
+    number = box.add_number(external_customer_id="first", status="ODD", quality_rating=None)
+    box.seed(201)
+    (before,) = box.state()["phone_numbers"]
+    form = browser.get(f"/numbers/{number['phone_number_id']}").partition('"/press/number"')[2]
+    names = ("status", "quality_rating", "name_status", "customer_id")
+    chosen = dict(zip(names, re.findall(r'value="([^"]*)" selected', form), strict=True))
+    name = number["verified_name"]
+    browser.press("number", "change", number["phone_number_id"], verified_name=name, **chosen)
+    (after,) = box.state()["phone_numbers"]
+    assert {**after, "updated_at": ""} == {**before, "updated_at": ""}
+
+
 def test_a_number_that_does_not_exist_has_a_page_that_says_so(box: Sandbox) -> None:
     answer = requests.get(f"{box.url}/numbers/1", timeout=10)
     assert answer.status_code == 404
