@@ -12,13 +12,11 @@ from typing import Any
 
 import pytest
 import requests
-import yaml
 from jsonschema import Draft202012Validator, FormatChecker
 
 from kapso_connect.testing import Sandbox
-from tests import ROOT
+from tests.contract import CONTRACT, find_path
 
-CONTRACT = yaml.safe_load((ROOT / "tests" / "kapso-platform.openapi.yaml").read_text())
 ERROR = "#/components/schemas/Error"
 
 
@@ -41,13 +39,12 @@ def check_against_contract(response: requests.Response) -> None:
 
 
 def documented_response(response: requests.Response) -> dict[str, Any]:
-    path = response.request.path_url.split("?")[0].removeprefix("/platform/v1")
+    path = response.request.path_url.split("?")[0]
     method, status = str(response.request.method).lower(), str(response.status_code)
-    for template, operations in CONTRACT["paths"].items():
-        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path) and method in operations:
-            answers = operations[method]["responses"]
-            if status in answers:
-                return resolve(answers[status])
+    operations = CONTRACT["paths"].get(find_path(path) or "", {})
+    answers = operations.get(method, {"responses": {}})["responses"]
+    if status in answers:
+        return resolve(answers[status])
     assert response.status_code >= 400, f"{method} {path} must not answer {status}"
     return {"content": {"application/json": {"schema": {"$ref": ERROR}}}}
 

@@ -26,6 +26,7 @@ def error(response: Any) -> str:
 
 def test_its_lists_are_those_of_the_contract() -> None:
     from kapso_connect.sandbox import payloads
+    from kapso_connect.sandbox.accounts import FUNDING_STATUSES
     from kapso_connect.sandbox.api import BILLING_MODE_NAMES, LINK_STATUSES, THEME_COLOR_NAMES
     from kapso_connect.sandbox.hosted import CONNECTION_TYPE_LABELS, HEADINGS_BY_LANGUAGE
     from kapso_connect.sandbox.state import ALL_CONNECTION_TYPES
@@ -37,6 +38,7 @@ def test_its_lists_are_those_of_the_contract() -> None:
     assert [*ALL_CONNECTION_TYPES] == schemas["ConnectionTypes"]["items"]["enum"]
     assert [*CONNECTION_TYPE_LABELS] == [*ALL_CONNECTION_TYPES]
     assert [*BILLING_MODE_NAMES] == schemas["BillingMode"]["enum"]
+    assert [*FUNDING_STATUSES] == schemas["Funding"]["properties"]["status"]["enum"]
     assert [*LINK_STATUSES] == schemas["LinkStatus"]["enum"]
     assert set(THEME_COLOR_NAMES) == properties("Theme")
     assert [*WEBHOOK_KINDS] == schemas["WebhookKind"]["enum"]
@@ -386,6 +388,9 @@ def test_a_link_reconnects_a_number_of_the_customer(
         assert patch_link(box_api, customer, link, **change).status_code == 422
 
 
+SANDBOX_NUMBER = {"reconnect_phone_number": "that of a sandbox number"}
+
+
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
@@ -398,7 +403,7 @@ def test_a_link_reconnects_a_number_of_the_customer(
             "reconnect_phone_number must match an existing WhatsApp config for this customer",
         ),
         (
-            {"reconnect_phone_number": "+14155550102"},
+            SANDBOX_NUMBER,
             "reconnect_phone_number must match an existing WhatsApp config for this customer",
         ),
         ({"provision_phone_number": True}, "provision_phone_number can't be combined"),
@@ -408,7 +413,14 @@ def test_a_link_reconnects_a_number_of_the_customer(
             "allowed_connection_types must be",
         ),
     ],
-    ids=["unknown", "another_customers", "sandbox", "provisioning", "another_type", "both_types"],
+    ids=[
+        "unknown",
+        "another_customers",
+        "sandbox_number",
+        "provisioning",
+        "another_type",
+        "both_types",
+    ],
 )
 def test_a_link_that_cannot_reconnect_is_422_and_revokes_nothing(
     box: Sandbox, box_api: Api, fields: dict[str, Any], text: str
@@ -416,12 +428,16 @@ def test_a_link_that_cannot_reconnect_is_422_and_revokes_nothing(
     customer = box_api.customer()
     box.add_number(customer_id=customer["id"], phone_number="+14155550100")
     box.add_number(customer_id=box_api.customer("Other")["id"], phone_number="+14155550101")
-    box.add_number(
-        customer_id=customer["id"], phone_number="+14155550102", phone_number_id="sandbox"
-    )
+    if fields == SANDBOX_NUMBER:
+        ids = dict.fromkeys(("phone_number_id", "business_account_id", "access_token"), "sandbox")
+        body = {"whatsapp_phone_number": {"name": "Sandbox", "kind": "sandbox", **ids}}
+        answer = box_api("POST", f"/customers/{customer['id']}/whatsapp/phone_numbers", body)
+        digits = answer.json()["data"]["display_phone_number_normalized"]
+        fields = {"reconnect_phone_number": digits}
     before = box_api.link(customer)
-    body = {"setup_link": {"reconnect_phone_number": "+14155550100", **fields}}
-    response = box_api("POST", f"/customers/{customer['id']}/setup_links", body)
+    options = {"reconnect_phone_number": "+14155550100", **fields}
+    path = f"/customers/{customer['id']}/setup_links"
+    response = box_api("POST", path, {"setup_link": options})
     assert response.status_code == 422
     assert error(response).startswith(text)
     assert [(row["id"], row["status"]) for row in box_api.links(customer)] == [
