@@ -35,8 +35,8 @@ class KapsoError(Exception):
 
 
 class KapsoCredentialsError(KapsoError):
-    """The API key is missing (``status`` is None then) or was refused by Kapso (401, 403). Set a
-    valid one; until then every call fails."""
+    """The API key is missing (``status`` is None then) or was refused by Kapso (401, 403 in Kapso's
+    own words). Set a valid one; until then every call fails."""
 
 
 class KapsoPlanError(KapsoError):
@@ -74,8 +74,13 @@ class KapsoRateLimited(KapsoError):
 
 
 class KapsoUnavailable(KapsoError):
-    """Kapso did not answer in time, closed the connection, or answered 5xx; or a request was
-    refused on its way there (a 403 that is not Kapso's). Try again later."""
+    """Kapso did not answer in time, closed the connection, or answered 5xx. Try again later."""
+
+
+class KapsoBlocked(KapsoUnavailable):
+    """Something in front of Kapso, such as Cloudflare or a proxy, refused this server's request (a
+    403 that is not Kapso's). The API key was not looked at, and nothing was changed. Check the
+    proxy, or ask Kapso's support about this server's IP address; until then, try again later."""
 
 
 class KapsoUnexpectedResponse(KapsoError):

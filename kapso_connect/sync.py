@@ -178,7 +178,7 @@ def run(
 
     with suppress(Stopped):
         _work_on_queues(report, dry_run, advance)
-        client = client or KapsoClient.from_settings(budget=SYNC_BUDGET)
+        client = client or KapsoClient.from_settings(budget=SYNC_BUDGET, paced=True)
         try:
             _sync_numbers(report, client, dry_run, accept_mass_loss, advance)
             _confirm_redirects(report, dry_run, advance)
@@ -245,7 +245,8 @@ def _process_webhooks(
 
     def process(pk: int) -> bool:
         left = max(deadline - time.monotonic(), 0.0)
-        with KapsoClient.from_settings(budget=min(get_conf().request_budget, left)) as client:
+        budget = min(get_conf().request_budget, left)
+        with KapsoClient.from_settings(budget=budget, paced=True) as client:
             return inbox.process(pk, client=client)
 
     keys = list(pending.order_by("next_attempt_at", "pk").values_list("pk", flat=True))

@@ -41,17 +41,23 @@ class KapsoClient:
     from an answer; the API key is always one of them.
 
     Temporary failures are retried within the budget. A 429 was refused before anything happened, so
-    every method is retried after its ``Retry-After``; so is a connection that could not be opened.
-    After a 5xx answer or a broken connection, GET, PATCH and DELETE are retried: repeating
-    them changes nothing. A POST may have been carried out: it is never retried, and its error has
-    ``outcome_unknown``. ``attempts`` limits how often one request is made; with 1 nothing is
-    retried.
+    every method is retried after its ``Retry-After``; so is a connection that could not be opened,
+    and a 403 of something in front of Kapso. After a 5xx answer or a broken connection, GET, PATCH
+    and DELETE are retried: repeating them changes nothing. A POST may have been carried out: it is
+    never retried, and its error has ``outcome_unknown``. ``attempts`` limits how often one request
+    is made; with 1 nothing is retried.
 
-    Every method raises a KapsoError: KapsoCredentialsError (401, 403 or no usable key),
+    Kapso allows a key 100 to 1,000 requests a minute. With ``paced``, for work on many objects, a
+    request waits for the next minute once Kapso's answers say that only a tenth of them is left,
+    which webhooks and customers' pages may need; if the budget ends before, KapsoRateLimited is
+    raised without asking.
+
+    Every method raises a KapsoError: KapsoCredentialsError (401, Kapso's own 403, no usable key),
     KapsoPlanError (402), KapsoNotFound (404), KapsoConflict (409), KapsoValidationError (400,
     422), KapsoRateLimited (429, or a wait that exceeds the budget), KapsoUnavailable (5xx, no
-    answer, budget spent), KapsoUnexpectedResponse (an answer that is not in the contract, such as a
-    redirect: it is not followed, so that the key is sent to Kapso only).
+    answer, budget spent), KapsoBlocked (a 403 of something in front of Kapso),
+    KapsoUnexpectedResponse (an answer that is not in the contract, such as a redirect: it is not
+    followed, so that the key is sent to Kapso only).
     """
 
     def __init__(
@@ -64,18 +70,26 @@ class KapsoClient:
         read_timeout: float = API_READ_TIMEOUT,
         hidden: Sequence[str] = (),
         attempts: int = MAX_ATTEMPTS,
+        paced: bool = False,
     ) -> None:
         # Imported here because it imports requests, which is slow to load.
-        from .http import Transport
+        from .http import Transport, rate_limit_of
 
         self._base_url = base_url.rstrip("/")
         self._transport = Transport(
-            api_key, budget, connect_timeout, read_timeout, hidden, attempts
+            api_key,
+            budget,
+            connect_timeout,
+            read_timeout,
+            hidden,
+            attempts,
+            rate_limit_of(self._base_url, api_key),
+            paced=paced,
         )
 
     @classmethod
     def from_settings(
-        cls, *, budget: float | None = None, attempts: int = MAX_ATTEMPTS
+        cls, *, budget: float | None = None, attempts: int = MAX_ATTEMPTS, paced: bool = False
     ) -> KapsoClient:
         """Return a client for ``settings.KAPSO_CONNECT``; ``budget`` defaults to API_BUDGET."""
         conf = get_conf()
@@ -85,6 +99,7 @@ class KapsoClient:
             budget=conf.api_budget if budget is None else budget,
             hidden=conf.webhook_secret,
             attempts=attempts,
+            paced=paced,
         )
 
     def __repr__(self) -> str:

@@ -7,6 +7,7 @@ from django.urls import NoReverseMatch
 
 from ..exceptions import (
     InvalidOptions,
+    KapsoBlocked,
     KapsoConflict,
     KapsoCredentialsError,
     KapsoError,
@@ -36,6 +37,12 @@ def staff_message(error: Exception) -> str:
         text = _("Your Kapso plan does not include this. Upgrade it in Kapso, then try again.")
     elif isinstance(error, KapsoRateLimited):
         text = _("Too many requests were sent to Kapso. Wait a minute, then try again.")
+    elif isinstance(error, KapsoBlocked):
+        text = _(
+            "Something in front of Kapso refused this server's request; the API key was not looked "
+            "at. Try again in a few minutes. If it continues, ask whoever runs this site to check "
+            "its proxy, and to ask Kapso's support whether the server's IP address is blocked."
+        )
     elif isinstance(error, KapsoUnavailable):
         text = _("Kapso did not respond. It is safe to try again in a few minutes.")
     elif isinstance(error, KapsoConflict):

@@ -19,6 +19,7 @@ from openapi_core import OpenAPI
 from openapi_core.testing import MockRequest
 
 from kapso_connect.exceptions import (
+    KapsoBlocked,
     KapsoConflict,
     KapsoCredentialsError,
     KapsoError,
@@ -494,7 +495,7 @@ def test_each_refusal_is_one_class_with_kapsos_words(
 ) -> None:
     server.will(answer(status, body))
     if status == 403 and not body.startswith(b'{"error"'):
-        error = KapsoUnavailable  # Cloudflare's, which does not look at the key
+        error = KapsoBlocked  # Cloudflare's, which does not look at the key
     with pytest.raises(error) as caught:
         client.create_customer(name="Ada")
     assert type(caught.value) is error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import smtplib
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -17,18 +18,20 @@ from django.utils import timezone
 
 from kapso_connect import db, onboarding, sync
 from kapso_connect.exceptions import InvalidOptions
+from kapso_connect.kapso import http
 from kapso_connect.kapso.client import KapsoClient
 from kapso_connect.models import Customer, InvitationBatch, SetupLink, TimelineEvent
 from kapso_connect.onboarding import invitations, numbers, setup_links
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.signals import setup_link_created
 from kapso_connect.testing import Sandbox
-from kapso_connect.utils import time_since
+from kapso_connect.utils import time_since, utc_now
 
 from ..clock import FakeClock
 from ..conftest import THOROUGH
 from ..factories import after_first_query, failing_queries, queue_without_worker
 from ..faults import around_api_requests
+from ..faulty_server import FaultyServer, Limited
 from .support import check_no_transaction_during, during_request, links_at_kapso
 
 pytestmark = pytest.mark.django_db
@@ -200,6 +203,51 @@ def test_failed_requests_are_retried(sandbox: Sandbox) -> None:
     assert not invitations.work(batch.pk)
     assert invitations.progress(batch).done == 30
     assert len(links_at_kapso(sandbox)) == 30
+
+
+@pytest.mark.django_db(transaction=True)
+def test_batch_waits_before_it_reaches_the_rate_limit(
+    configure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def customer_and_link() -> dict[str, Any]:
+        fields = {"status": "active", "url": "https://setup.example/x", "name": "A"}
+        return {"data": {"id": str(uuid.uuid4()), "created_at": utc_now().isoformat(), **fields}}
+
+    batch = started(40)
+    with FaultyServer() as kapso:
+        limited = Limited(30, 1000, customer_and_link)
+        kapso.will(limited)
+        configure(API_BASE_URL=kapso.url)
+        assert not invitations.work(batch.pk)
+        assert limited.refused == 0
+        assert 10 <= len(kapso.requests) <= 27
+        reached = invitations.progress(batch)
+        assert (reached.failed, reached.left) == (0, 40 - reached.done)
+        assert reached.due_at is not None
+        assert timedelta(seconds=30) < reached.due_at - utc_now() < timedelta(seconds=61)
+        assert set(batch.invitations.pending().values_list("attempts", flat=True)) == {0}
+        # A new minute, in which Kapso allows enough.
+        monkeypatch.setattr(http, "_rate_limits", {})
+        kapso.will(Limited(100, 1000, customer_and_link))
+        make_due(batch)
+        invitations.work(batch.pk)
+    assert invitations.progress(batch).done == 40
+
+
+def test_request_that_is_blocked_on_its_way_is_tried_again_later(sandbox: Sandbox) -> None:
+    sandbox.faults(api=[{"match": CREATE_LINK, "kind": "html", "status": 403}])
+    batch = started(3)
+    invitations.work(batch.pk)
+    batch.refresh_from_db()
+    reached = invitations.progress(batch)
+    assert (batch.stopped, reached.failed, reached.left) == ("", 0, 3)
+    for invitation in batch.invitations.all():
+        assert invitation.last_error.startswith("Something in front of Kapso refused")
+        assert "API_KEY" not in invitation.last_error
+    sandbox.clear_faults()
+    make_due(batch)
+    invitations.work(batch.pk)
+    assert invitations.progress(batch).done == 3
 
 
 def test_permanent_failure_is_retried_only_on_request(sandbox: Sandbox) -> None:

@@ -74,8 +74,13 @@ def test_deliveries_are_filtered(box: Sandbox, box_api: Api, box_receiver: Recei
         assert deliveries(box_api, query) == found
 
 
-@pytest.mark.parametrize(("period", "days"), [("", 1), ("24h", 1), ("7d", 7), ("30d", 30)])
-def test_a_period_is_that_long(monkeypatch: pytest.MonkeyPatch, period: str, days: int) -> None:
+@pytest.mark.parametrize(
+    ("query", "days"),
+    [({}, 1), ({"period": "24h"}, 1), ({"period": "7d"}, 7), ({"period": "30d"}, 30)],
+)
+def test_a_period_is_that_long(
+    monkeypatch: pytest.MonkeyPatch, query: dict[str, str], days: int
+) -> None:
     from kapso_connect.sandbox.state import Delivery, store
     from kapso_connect.sandbox.webhook_deliveries import WebhookDeliveriesView
 
@@ -84,7 +89,7 @@ def test_a_period_is_that_long(monkeypatch: pytest.MonkeyPatch, period: str, day
         delivery = Delivery("1", f"{hours}", b"{}", "key", created_at=created_at)
         monkeypatch.setitem(store.deliveries, delivery.id, delivery)
     monkeypatch.setattr(store, "options", Namespace(base_url=""))
-    request = RequestFactory().get("/", {"period": period})
+    request = RequestFactory().get("/", query)
     rows = json.loads(WebhookDeliveriesView.as_view()(request).content)["data"]
     assert [row["event"] for row in rows] == [f"{24 * days - 1}"]
 
