@@ -193,6 +193,7 @@ class SetupLinkView(SandboxView):
 class PhoneNumbersView(SandboxView):
     def get(self, request: HttpRequest) -> object:
         rows = list(reversed(store.numbers().values()))
+        rows = [row for row in rows if not store.is_lagging(row.phone_number_id)]
         checks = {"phone_number_id": fields.text, "business_account_id": fields.text}
         for name, check in {**checks, "customer_id": fields.uuid}.items():
             if value := query(request, name, check):

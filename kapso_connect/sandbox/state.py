@@ -224,6 +224,7 @@ class Store:
     def __init__(self) -> None:
         self.options = Namespace()  # how the process was started: see __main__
         self.lock = threading.Condition()
+        self.changed = threading.Event()  # since it was last saved: see state_file
         self.project_id = new_id()
         self.reset()
 
@@ -233,8 +234,8 @@ class Store:
         self._numbers: dict[str, PhoneNumber] = {}
         self._gone_at: dict[str, datetime] = {}
         # Meta keeps the id of a phone number that is removed and added again.
-        self._id_of_digits: dict[str, str] = {}
-        self._generated = 0
+        self.ids_of_digits: dict[str, str] = {}
+        self.generated_numbers = 0
         self.funding: dict[str, str] = {}  # the status by business_account_id; see accounts
         self.conversations: dict[str, Conversation] = {}
         self.webhooks: dict[str, Webhook] = {}
@@ -307,8 +308,15 @@ class Store:
                 self.forget_number(phone_number_id)
         return self._numbers
 
+    def is_lagging(self, phone_number_id: str) -> bool:
+        """Return whether the API does not know that number yet, by the fault ``lag``."""
+        number = self._numbers.get(phone_number_id)
+        if number is None or not self.faults.lag:
+            return False
+        return number.created_at + timedelta(seconds=self.faults.lag) > now()
+
     def number_by_digits(self, digits: str) -> PhoneNumber | None:
-        return self.numbers().get(self._id_of_digits.get(digits, ""))
+        return self.numbers().get(self.ids_of_digits.get(digits, ""))
 
     def add_number(
         self, *, phone_number: str | None = None, phone_number_id: str | None = None, **values: Any
@@ -316,23 +324,33 @@ class Store:
         """Add a number, or replace it. ``phone_number`` is in E.164; None generates one."""
         display = self._generate_number() if phone_number is None else display_form(phone_number)
         number = PhoneNumber("", display, **values)
-        known = self._id_of_digits.get(number.normalized)
+        known = self.ids_of_digits.get(number.normalized)
         number.phone_number_id = phone_number_id or known or new_meta_id()
         number.name = number.name or number.verified_name or display
-        self._id_of_digits[number.normalized] = number.phone_number_id
+        self.ids_of_digits[number.normalized] = number.phone_number_id
         self._gone_at.pop(number.phone_number_id, None)
         self._numbers.pop(number.phone_number_id, None)  # it is the newest one now
         self._numbers[number.phone_number_id] = number
         return number
 
     def _generate_number(self) -> str:
-        line, area = divmod(self._generated, len(AREA_CODES))
-        self._generated += 1
+        line, area = divmod(self.generated_numbers, len(AREA_CODES))
+        self.generated_numbers += 1
         return f"+1 {AREA_CODES[area]}-555-{100 + line % 9900:04d}"
+
+    def restore_numbers(
+        self, numbers: dict[str, PhoneNumber], ids_of_digits: dict[str, str], generated: int
+    ) -> None:
+        """Replace the numbers, and what has to be known to add further ones."""
+        self._numbers, self._gone_at = numbers, {}
+        self.ids_of_digits, self.generated_numbers = ids_of_digits, generated
+
+    def is_torn_down(self, number: PhoneNumber) -> bool:
+        return number.phone_number_id in self._gone_at
 
     def tear_down_number(self, number: PhoneNumber) -> bool:
         """Start to remove a number. Return False when that has started already."""
-        if number.phone_number_id in self._gone_at:
+        if self.is_torn_down(number):
             return False
         duration = timedelta(seconds=self.options.teardown_seconds)
         self._gone_at[number.phone_number_id] = now() + duration
@@ -341,7 +359,7 @@ class Store:
     def change_number_id(self, number: PhoneNumber, phone_number_id: str) -> None:
         self.forget_number(number.phone_number_id)
         number.phone_number_id = phone_number_id
-        self._id_of_digits[number.normalized] = phone_number_id
+        self.ids_of_digits[number.normalized] = phone_number_id
         self._numbers[phone_number_id] = number
 
     def forget_number(self, phone_number_id: str) -> None:

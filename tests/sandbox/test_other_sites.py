@@ -105,12 +105,12 @@ def test_pages_of_other_sites_send_no_webhook_again(
 ) -> None:
     box.complete(box_api.link(box_api.customer())["url"])
     (delivery,) = box.wait_for_deliveries(1)
-    url = f"{box.url}/deliveries/{delivery['id']}/resend"
+    url, form = f"{box.url}/press/resend", {"target": delivery["id"], "button": "again"}
     headers = {"Origin": "https://evil.example"}
-    assert requests.post(url, headers=headers, timeout=10).status_code == 403
+    assert requests.post(url, data=form, headers=headers, timeout=10).status_code == 403
     assert len(box.deliveries()) == 1
     own = {"Origin": box.url, "Sec-Fetch-Site": "same-origin"}
-    assert requests.post(url, headers=own, timeout=10).status_code == 200
+    assert requests.post(url, data=form, headers=own, timeout=10).status_code == 200
     assert len(box.deliveries()) == 2
 
 

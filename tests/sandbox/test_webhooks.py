@@ -331,8 +331,9 @@ def test_the_delivery_page_shows_details_and_resends(box: Sandbox, box_receiver:
     for part in (CREATED, box_receiver.url, delivery["idempotency_key"], "answered 500"):
         assert part in page
     assert delivery["body"].replace('"', "&quot;") in page
-    url = f"{box.url}/deliveries/{delivery['id']}/resend"
-    answer = requests.post(url, allow_redirects=False, timeout=10)
+    form = {"target": delivery["id"], "button": "again"}
+    url = f"{box.url}/press/resend"
+    answer = requests.post(url, data=form, allow_redirects=False, timeout=10)
     assert (answer.status_code, answer.headers["Location"]) == (302, "/deliveries")
     box.wait_for_deliveries(2)
 
