@@ -46,7 +46,7 @@ NEW_NUMBER_SPEC: fields.Spec = {
     **NUMBER_SPEC,
     "external_customer_id": fields.nullable(fields.text),
     "phone_number": fields.nullable(fields.e164),
-    "phone_number_id": fields.nullable(fields.digits),
+    "phone_number_id": fields.nullable(fields.meta_id),
     "webhook": fields.boolean,
 }
 LINK_SPEC: fields.Spec = {

@@ -132,7 +132,7 @@ class PhoneNumber(Record):
 
     @property
     def is_production(self) -> bool:
-        return self.phone_number_id != "sandbox"
+        return self.kind == "production"
 
     def change(self, values: Mapping[str, Any]) -> None:
         super().change(values)
