@@ -591,13 +591,12 @@ def test_all_links_are_checked_in_several_runs(sandbox: Sandbox, monkeypatch) ->
 def test_run_leaves_a_part_of_the_rate_limit_to_others(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    customer = make_customer()
     for number in range(12):
-        ended = make_connection(customer, status="disconnected", disconnected_at=timezone.now())
+        ended = connected(sandbox, status="disconnected", disconnected_at=timezone.now())
         WebhookEvent.objects.create(
             idempotency_key=f"key-{number}",
             event="whatsapp.phone_number.created",
-            payload=payload_for(customer, ended.phone_number_id),
+            payload=payload_for(ended.customer, ended.phone_number_id),
         )
         link = onboarding.create_setup_link(make_customer(kapso_id=None))
         link.unconfirmed_phone_number_id, link.unconfirmed_since = str(number), timezone.now()
