@@ -13,6 +13,7 @@ from ..conf import API_CONNECT_TIMEOUT, API_READ_TIMEOUT, Conf, get_conf
 from ..exceptions import KapsoNotFound
 from .types import (
     KapsoCustomer,
+    KapsoFunding,
     KapsoHealth,
     KapsoPhoneNumber,
     KapsoSetupLink,
@@ -232,6 +233,12 @@ class KapsoClient:
         path = ["whatsapp", "phone_numbers", phone_number_id, "health"]
         # The only answer that the contract does not wrap in "data".
         return self._one(KapsoHealth, "get phone number health", "GET", path, wrapped=False)
+
+    def get_funding(self, business_account_id: str) -> KapsoFunding:
+        """Return whether Kapso pays Meta for a WhatsApp Business account, as it does for those that
+        were connected with ``meta_billing_mode="partner_managed"``."""
+        path = ["whatsapp", "accounts", business_account_id, "funding"]
+        return self._one(KapsoFunding, "get funding", "GET", path)
 
     # Webhooks
 

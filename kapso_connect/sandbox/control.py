@@ -8,7 +8,7 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from . import api, fields, payloads
+from . import accounts, api, fields, payloads
 from .faults import FAULTS_SPEC, Faults
 from .fields import ApiError, Invalid
 from .middleware import has_key
@@ -56,6 +56,7 @@ LINK_SPEC: fields.Spec = {
     "reconnect_phone_number": fields.nullable(fields.phone_digits),
     "meta_billing_mode": fields.choice(*api.BILLING_MODE_NAMES),
 }
+ACCOUNT_SPEC: fields.Spec = {"funding": fields.choice(*accounts.FUNDING_STATUSES)}
 DEFAULT_WEBHOOK_SPEC: fields.Spec = {"url": fields.nullable(fields.url), "secret": fields.text}
 EVENT_SPEC: fields.Spec = {
     "event": fields.non_blank,
@@ -202,6 +203,15 @@ class NumberView(SandboxView):
             find(store.customers, data["customer_id"], "Customer")
         number.change(data)
         return {"data": number.as_json()}
+
+
+class AccountView(SandboxView):
+    def patch(self, request: HttpRequest, business_account_id: str) -> object:
+        """Set whether Kapso pays for an account, also before the customer has connected."""
+        accounts.check_account(business_account_id)
+        data = fields.read_strictly(ACCOUNT_SPEC, read_object(request), required="funding")
+        store.funding[business_account_id] = data["funding"]
+        return {"data": {"id": business_account_id, **data}}
 
 
 class SetupLinkView(SandboxView):

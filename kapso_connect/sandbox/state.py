@@ -220,6 +220,7 @@ class Store:
         # Meta keeps the id of a phone number that is removed and added again.
         self._id_of_digits: dict[str, str] = {}
         self._generated = 0
+        self.funding: dict[str, str] = {}  # the status by business_account_id; see accounts
         self.webhooks: dict[str, Webhook] = {}
         self.default_webhook_id = ""
         self.deliveries: dict[str, Delivery] = {}

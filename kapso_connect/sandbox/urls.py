@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.urls import include, path
 from django.views.static import serve
 
-from . import api, control, health, hosted, middleware, pages, subscriptions
+from . import accounts, api, control, health, hosted, middleware, pages, subscriptions
 from .server import HERE
 
 platform = [
@@ -14,6 +14,7 @@ platform = [
     path("whatsapp/phone_numbers", api.PhoneNumbersView.as_view()),
     path("whatsapp/phone_numbers/<phone_number_id>", api.PhoneNumberView.as_view()),
     path("whatsapp/phone_numbers/<phone_number_id>/health", health.HealthView.as_view()),
+    path("whatsapp/accounts/<business_account_id>/funding", accounts.FundingView.as_view()),
     path("whatsapp/webhooks", subscriptions.WebhooksView.as_view()),
     path("whatsapp/webhooks/<webhook_id>", subscriptions.WebhookView.as_view()),
     path("whatsapp/webhooks/<webhook_id>/test", subscriptions.WebhookTestView.as_view()),
@@ -27,6 +28,7 @@ controls = [
     path("seed", control.SeedView.as_view()),
     path("numbers", control.NumbersView.as_view()),
     path("numbers/<phone_number_id>", control.NumberView.as_view()),
+    path("accounts/<business_account_id>", control.AccountView.as_view()),
     path("setup_links/<setup_link_id>", control.SetupLinkView.as_view()),
     path("events", control.EventsView.as_view()),
     path("deliveries/<delivery_id>/resend", control.ResendView.as_view()),

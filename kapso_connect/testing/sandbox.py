@@ -198,6 +198,12 @@ class Sandbox:
         sent. ``customer_id`` moves the number to another customer."""
         return self._object("PATCH", f"/sandbox/numbers/{phone_number_id}", fields)
 
+    def set_funding(self, business_account_id: str, status: str) -> None:
+        """Set whether Kapso pays Meta for a WhatsApp Business account: "funded", "pending",
+        "unknown", "not_funded" or "revoked". It is "not_funded" at first, and "funded" once a link
+        with ``meta_billing_mode="partner_managed"`` was completed."""
+        self._call("PATCH", f"/sandbox/accounts/{business_account_id}", {"funding": status})
+
     def patch_setup_link(self, setup_link_id: str, **fields: Any) -> dict[str, Any]:
         """Change any field of a setup link, such as ``expires_at="2020-01-01T00:00:00Z"``."""
         return self._object("PATCH", f"/sandbox/setup_links/{setup_link_id}", fields)

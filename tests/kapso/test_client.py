@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import re
 import string
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from openapi_core import OpenAPI
@@ -43,6 +41,7 @@ from kapso_connect.kapso.types import (
     KapsoWebhook,
 )
 from tests import ROOT
+from tests.contract import CONTRACT, find_path
 from tests.faulty_server import FaultyServer, Received, answer, raw
 
 CUSTOMER = "0b0e1d6e-55a5-4b0a-9d5c-0a4f4f3a2b11"
@@ -50,7 +49,6 @@ LINK = "7b1f3d7e-7d1c-4b57-8d57-1f1f0a5b6c22"
 WEBHOOK = "c5b0a1de-0d0e-4f5b-9a51-3a3b4c5d6e33"
 NUMBER = "106540352242922"
 BASE = "/platform/v1"
-CONTRACT = yaml.safe_load((ROOT / "tests" / "kapso-platform.openapi.yaml").read_text())
 MOMENT = "2026-01-02T03:04:05Z"
 
 Make = Callable[..., KapsoClient]
@@ -81,13 +79,9 @@ def check_contract(request: Received) -> None:
             data=request.body or None,
         )
     )
-    path = request.path.removeprefix(BASE)
-    methods = next(
-        methods
-        for template, methods in CONTRACT["paths"].items()
-        if re.fullmatch(re.sub("{.*?}", "[^/]+", template), path)
-    )
-    operation = methods[request.method.lower()]
+    template = find_path(request.path)
+    assert template is not None
+    operation = CONTRACT["paths"][template][request.method.lower()]
     parameters = [
         CONTRACT["components"]["parameters"][p["$ref"].rpartition("/")[2]] if "$ref" in p else p
         for p in operation.get("parameters", [])
@@ -230,6 +224,12 @@ OPERATIONS = [
         "Health",
         f"GET {BASE}/whatsapp/phone_numbers/{NUMBER}/health",
         id="health",
+    ),
+    pytest.param(
+        lambda c: c.get_funding("123456789012345"),
+        {"data": {"status": "funded"}},
+        f"GET {BASE}/whatsapp/accounts/123456789012345/funding",
+        id="funding",
     ),
     pytest.param(
         lambda c: list(c.list_webhooks()),

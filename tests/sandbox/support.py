@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,15 +11,13 @@ from typing import Any
 
 import pytest
 import requests
-import yaml
 from jsonschema import Draft202012Validator, FormatChecker
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
 from kapso_connect.testing import Sandbox
-from tests import ROOT
+from tests.contract import CONTRACT, find_path
 
-CONTRACT = yaml.safe_load((ROOT / "tests" / "kapso-platform.openapi.yaml").read_text())
 REGISTRY = Registry().with_resource("urn:kapso", Resource(CONTRACT, DRAFT202012))
 ERROR = "#/components/schemas/Error"
 
@@ -38,17 +35,17 @@ def check_against_contract(response: requests.Response) -> None:
 
 
 def _schema(response: requests.Response) -> str | None:
-    path = response.request.path_url.split("?")[0].removeprefix("/platform/v1")
+    path = response.request.path_url.split("?")[0]
     method, status = str(response.request.method).lower(), str(response.status_code)
-    for template, operations in CONTRACT["paths"].items():
-        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path) and method in operations:
-            answers = operations[method]["responses"]
-            if status in answers:
-                pointer = f"#/paths/{template.replace('/', '~1')}/{method}/responses/{status}"
-                if "$ref" in answers[status]:
-                    return ERROR
-                content = "/content/application~1json/schema"
-                return f"{pointer}{content}" if "content" in answers[status] else None
+    template = find_path(path)
+    if template is not None:
+        answers = CONTRACT["paths"][template].get(method, {"responses": {}})["responses"]
+        if status in answers:
+            pointer = f"#/paths/{template.replace('/', '~1')}/{method}/responses/{status}"
+            if "$ref" in answers[status]:
+                return ERROR
+            content = "/content/application~1json/schema"
+            return f"{pointer}{content}" if "content" in answers[status] else None
     assert response.status_code >= 400, f"{method} {path} must not answer {status}"
     return ERROR
 

@@ -24,6 +24,7 @@ def error(response: Any) -> str:
 
 
 def test_its_lists_are_those_of_the_contract() -> None:
+    from kapso_connect.sandbox.accounts import FUNDING_STATUSES
     from kapso_connect.sandbox.api import BILLING_MODE_NAMES, LINK_STATUSES, THEME_COLOR_NAMES
     from kapso_connect.sandbox.hosted import CONNECTION_TYPE_LABELS, HEADINGS_BY_LANGUAGE
     from kapso_connect.sandbox.state import ALL_CONNECTION_TYPES
@@ -34,6 +35,7 @@ def test_its_lists_are_those_of_the_contract() -> None:
     assert [*ALL_CONNECTION_TYPES] == schemas["ConnectionTypes"]["items"]["enum"]
     assert [*CONNECTION_TYPE_LABELS] == [*ALL_CONNECTION_TYPES]
     assert [*BILLING_MODE_NAMES] == schemas["BillingMode"]["enum"]
+    assert [*FUNDING_STATUSES] == schemas["Funding"]["properties"]["status"]["enum"]
     assert [*LINK_STATUSES] == schemas["LinkStatus"]["enum"]
     assert set(THEME_COLOR_NAMES) == properties("Theme")
 
