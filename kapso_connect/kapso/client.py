@@ -276,8 +276,7 @@ class KapsoClient:
     def get_phone_number_health(self, phone_number_id: str) -> KapsoHealth:
         """Return a number's health. Kapso allows 5 of these a second and 60 a minute."""
         path = ["whatsapp", "phone_numbers", phone_number_id, "health"]
-        # The only answer that the contract does not wrap in "data".
-        return self._one(KapsoHealth, "get phone number health", "GET", path, wrapped=False)
+        return self._one(KapsoHealth, "get phone number health", "GET", path, is_bare=True)
 
     def get_funding(self, business_account_id: str) -> KapsoFunding:
         """Return whether Kapso pays Meta for a WhatsApp Business account, as it does for those that
@@ -488,13 +487,14 @@ class KapsoClient:
         path: Sequence[str],
         body: Mapping[str, Any] | None = None,
         *,
-        wrapped: bool = True,
+        is_bare: bool = False,
     ) -> ValueT:
+        """Return the answer's ``data``; with ``is_bare``, the answer itself if it has none."""
         # The answer is not assigned to a name: error reports show the locals of this frame.
         try:
-            if wrapped:
-                return parse(kind, _member(self._call(operation, method, path, body=body), "data"))
-            return parse(kind, self._call(operation, method, path, body=body))
+            return parse(
+                kind, _data(self._call(operation, method, path, body=body), is_bare=is_bare)
+            )
         except UnusableResponse as problem:
             reason = str(problem)
         raise self._transport.unexpected_response(operation, method, reason)
@@ -583,6 +583,12 @@ class KapsoClient:
 
 def _query_value(value: str | datetime) -> str:
     return value if isinstance(value, str) else value.astimezone(timezone.utc).isoformat()
+
+
+def _data(answer: object, *, is_bare: bool) -> Any:
+    if is_bare and not (isinstance(answer, Mapping) and "data" in answer):
+        return answer
+    return _member(answer, "data")
 
 
 def _member(answer: object, name: str) -> Any:

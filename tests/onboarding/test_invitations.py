@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import smtplib
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -31,7 +30,6 @@ from ..clock import FakeClock
 from ..conftest import THOROUGH
 from ..factories import after_first_query, failing_queries, queue_without_worker
 from ..faults import around_api_requests
-from ..faulty_server import FaultyServer, Limited
 from .support import check_no_transaction_during, during_request, links_at_kapso
 
 pytestmark = pytest.mark.django_db
@@ -207,31 +205,27 @@ def test_failed_requests_are_retried(sandbox: Sandbox) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_batch_waits_before_it_reaches_the_rate_limit(
-    configure: Any, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def customer_and_link() -> dict[str, Any]:
-        fields = {"status": "active", "url": "https://setup.example/x", "name": "A"}
-        return {"data": {"id": str(uuid.uuid4()), "created_at": utc_now().isoformat(), **fields}}
-
-    batch = started(40)
-    with FaultyServer() as kapso:
-        limited = Limited(30, 1000, customer_and_link)
-        kapso.will(limited)
-        configure(API_BASE_URL=kapso.url)
-        assert not invitations.work(batch.pk)
-        assert limited.refused == 0
-        assert 10 <= len(kapso.requests) <= 27
-        reached = invitations.progress(batch)
-        assert (reached.failed, reached.left) == (0, 40 - reached.done)
-        assert reached.due_at is not None
-        assert timedelta(seconds=30) < reached.due_at - utc_now() < timedelta(seconds=61)
-        assert set(batch.invitations.pending().values_list("attempts", flat=True)) == {0}
-        # A new minute, in which Kapso allows enough.
-        monkeypatch.setattr(http, "_rate_limits", {})
-        kapso.will(Limited(100, 1000, customer_and_link))
-        make_due(batch)
-        invitations.work(batch.pk)
-    assert invitations.progress(batch).done == 40
+    sandbox.set_rate_limit(60)
+    batch = started(30)
+    assert not invitations.work(batch.pk)
+    made = sandbox.requests()
+    assert 0 < len(made) <= 54
+    assert 429 not in {row["status"] for row in made}
+    reached = invitations.progress(batch)
+    assert (reached.failed, reached.left) == (0, 30 - reached.done)
+    assert reached.done
+    assert reached.due_at is not None
+    assert timedelta(seconds=30) < reached.due_at - utc_now() < timedelta(seconds=61)
+    assert set(batch.invitations.pending().values_list("attempts", flat=True)) == {0}
+    # A new minute begins.
+    sandbox.set_rate_limit(200)
+    monkeypatch.setattr(http, "_rate_limits", {})
+    make_due(batch)
+    invitations.work(batch.pk)
+    assert invitations.progress(batch).done == 30
+    assert len(links_at_kapso(sandbox)) == 30
 
 
 def test_request_that_is_blocked_on_its_way_is_tried_again_later(sandbox: Sandbox) -> None:
