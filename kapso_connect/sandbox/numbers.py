@@ -26,13 +26,7 @@ NUMBER_SPEC: fields.Spec = {
     "inbound_processing_enabled": fields.boolean,
     "calls_enabled": fields.boolean,
 }
-SHOWN_FIELDS = (
-    "name",
-    "kind",
-    "business_account_id",
-    "inbound_processing_enabled",
-    "calls_enabled",
-)
+SHOWN_FIELDS = ("name", "business_account_id", "inbound_processing_enabled", "calls_enabled")
 
 
 class CustomerNumbersView(SandboxView):
@@ -58,8 +52,9 @@ class CustomerNumbersView(SandboxView):
 def change_number(number: PhoneNumber, data: dict[str, Any]) -> None:
     """Change a number as a client asks for. Raise ApiError."""
     values = fields.read(NUMBER_SPEC, data)
-    kind = values.get("kind", number.kind)
-    if kind != number.kind:
+    current = "production" if number.is_production else "sandbox"
+    kind = values.get("kind", current)
+    if kind != current:
         for name in CREDENTIALS:
             if name not in values:
                 raise Invalid(f"Validation failed: {name} can't be blank for a {kind} number")
@@ -68,7 +63,7 @@ def change_number(number: PhoneNumber, data: dict[str, Any]) -> None:
     if new_id != number.phone_number_id:
         _check_is_new(new_id)
         store.change_number_id(number, new_id)
-    number.change({**_shown(values), "health": None})
+    number.change(_shown(values))
 
 
 def _check_kind(kind: str, values: dict[str, Any]) -> None:
