@@ -26,7 +26,13 @@ NUMBER_SPEC: fields.Spec = {
     "inbound_processing_enabled": fields.boolean,
     "calls_enabled": fields.boolean,
 }
-SHOWN_FIELDS = ("name", "business_account_id", "inbound_processing_enabled", "calls_enabled")
+SHOWN_FIELDS = (
+    "name",
+    "kind",
+    "business_account_id",
+    "inbound_processing_enabled",
+    "calls_enabled",
+)
 
 
 class CustomerNumbersView(SandboxView):
@@ -52,9 +58,8 @@ class CustomerNumbersView(SandboxView):
 def change_number(number: PhoneNumber, data: dict[str, Any]) -> None:
     """Change a number as a client asks for. Raise ApiError."""
     values = fields.read(NUMBER_SPEC, data)
-    current = "production" if number.is_production else "sandbox"
-    kind = values.get("kind", current)
-    if kind != current:
+    kind = values.get("kind", number.kind)
+    if kind != number.kind:
         for name in CREDENTIALS:
             if name not in values:
                 raise Invalid(f"Validation failed: {name} can't be blank for a {kind} number")

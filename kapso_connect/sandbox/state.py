@@ -104,7 +104,14 @@ class SetupLink(Record):
 
 @dataclass
 class PhoneNumber(Record):
-    hidden = ("health", "health_until", "access_error", "access_errors", "payment_problem")
+    hidden = (
+        "health",
+        "health_until",
+        "access_error",
+        "access_errors",
+        "payment_problem",
+        "kind",
+    )
 
     phone_number_id: str
     display_phone_number: str
@@ -118,6 +125,7 @@ class PhoneNumber(Record):
     name_status: str | None = "APPROVED"
     code_verification_status: str | None = "COMPLETED"
     internal_id: str = field(default_factory=new_id)
+    kind: str = "production"
     inbound_processing_enabled: bool = True
     calls_enabled: bool = False
     health: dict[str, Any] | None = None  # the answer to the last health check
