@@ -15,9 +15,9 @@ from .fields import Invalid
 from .state import Delivery, PhoneNumber, SetupLink, Webhook, find, now, store
 
 CHOICES_SHOWN = 200
-NUMBER_STATUSES = ("CONNECTED", "DISCONNECTED", "PENDING", "FLAGGED", "RESTRICTED", "BANNED")
-QUALITY_RATINGS = ("GREEN", "YELLOW", "RED", "UNKNOWN")
-NAME_STATUSES = ("APPROVED", "PENDING_REVIEW", "DECLINED", "EXPIRED")
+STATUSES_OFFERED = ("CONNECTED", "DISCONNECTED", "PENDING", "FLAGGED", "RESTRICTED", "BANNED")
+RATINGS_OFFERED = ("GREEN", "YELLOW", "RED", "UNKNOWN")
+NAME_STATUSES_OFFERED = ("APPROVED", "PENDING_REVIEW", "DECLINED", "EXPIRED")
 
 
 def _choices(*values: str) -> list[tuple[str, str]]:
@@ -326,9 +326,9 @@ class ChangeNumberForm(NumberForm):
     payment_problem = forms.BooleanField(required=False, label="Payment problem at Meta")
 
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "status": NUMBER_STATUSES,
-        "quality_rating": QUALITY_RATINGS,
-        "name_status": NAME_STATUSES,
+        "status": STATUSES_OFFERED,
+        "quality_rating": RATINGS_OFFERED,
+        "name_status": NAME_STATUSES_OFFERED,
     }
 
     def __init__(self, data: Any = None, **kwargs: Any) -> None:

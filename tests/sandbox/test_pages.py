@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
+from kapso_connect.sandbox import urls
 from kapso_connect.sandbox.faults import RULE_KINDS, Faults, Rule, descriptions
+from kapso_connect.sandbox.forms import FORMS
 from kapso_connect.testing import Sandbox
 
 if TYPE_CHECKING:
@@ -109,8 +111,6 @@ def test_customers_and_numbers_are_added(box: Sandbox, browser: Browser) -> None
 def test_what_cannot_be_is_refused_with_a_reason(
     box: Sandbox, browser: Browser, form: str, fields: dict[str, Any], text: str
 ) -> None:
-    from kapso_connect.sandbox.forms import FORMS
-
     before = box.state()
     usual = next(iter(FORMS[form].buttons))
     assert text in browser.press(form, fields.pop("button", usual), **fields)
@@ -347,9 +347,6 @@ def test_everything_is_forgotten(box: Sandbox, browser: Browser) -> None:
 
 
 def test_each_control_has_a_button() -> None:
-    from kapso_connect.sandbox import urls
-    from kapso_connect.sandbox.forms import FORMS
-
     writes = {
         f"{method.upper()} {entry.pattern}"
         for entry in urls.controls
@@ -367,8 +364,6 @@ def test_each_control_has_a_button() -> None:
 def test_each_form_is_on_a_page(
     box: Sandbox, browser: Browser, box_api: Api, box_receiver: Receiver
 ) -> None:
-    from kapso_connect.sandbox.forms import FORMS
-
     box_api.link(box_api.customer())
     number = box.add_number(webhook=True)["phone_number_id"]
     box.faults(api=[{"kind": "close", "match": "^never$"}])
