@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from kapso_connect.testing import Sandbox
-from tests.sandbox.support import Api
 
 from .support import DESKTOP, PHONE, Visitor, assert_accessible
 
+if TYPE_CHECKING:
+    from tests.sandbox.support import Api
+
+pytest_plugins = ("tests.sandbox.support",)
 pytestmark = pytest.mark.slow
 
 APPEARANCES = pytest.mark.parametrize("appearance", ["light", "dark"])
 NOWHERE = "http://127.0.0.1:9/whatsapp/webhook/"
-
-
-@pytest.fixture(scope="module")
-def box_process() -> Iterator[Sandbox]:
-    with Sandbox() as box:
-        yield box
-
-
-@pytest.fixture
-def box(box_process: Sandbox) -> Sandbox:
-    box_process.reset()
-    return box_process
 
 
 def look(visitor: Visitor, page: Page, name: str, appearance: str) -> None:
@@ -42,11 +32,12 @@ def look(visitor: Visitor, page: Page, name: str, appearance: str) -> None:
 
 
 @APPEARANCES
-def test_pages_can_be_read_by_everybody(box: Sandbox, visitor: Visitor, appearance: Any) -> None:
-    api = Api(box)
+def test_pages_can_be_read_by_everybody(
+    box: Sandbox, box_api: Api, visitor: Visitor, appearance: Any
+) -> None:
     box.set_webhook(NOWHERE)
-    customers = [api.customer(f"Customer {i} " + "long " * (8 * i)) for i in range(3)]
-    links = [api.link(customer) for customer in customers]
+    customers = [box_api.customer(f"Customer {i} " + "long " * (8 * i)) for i in range(3)]
+    links = [box_api.link(customer) for customer in customers]
     box.complete(links[0]["url"])
     number = box.add_number(customer_id=customers[1]["id"], webhook=True)["phone_number_id"]
     box.patch_setup_link(links[2]["id"], status="revoked")
@@ -69,7 +60,6 @@ def test_pages_can_be_read_by_everybody(box: Sandbox, visitor: Visitor, appearan
     box.reset()
     page.goto(box.url)
     look(visitor, page, "empty", appearance)
-    api.http.close()
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no_scripts"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -176,6 +176,20 @@ def box_api(box: Sandbox) -> Iterator[Api]:
     api = Api(box)
     yield api
     api.http.close()
+
+
+@pytest.fixture
+def api_of() -> Iterator[Callable[[Sandbox], Api]]:
+    """Clients of sandboxes that a test starts itself."""
+    made: list[Api] = []
+
+    def api_of(sandbox: Sandbox) -> Api:
+        made.append(Api(sandbox))
+        return made[-1]
+
+    yield api_of
+    for api in made:
+        api.http.close()
 
 
 @pytest.fixture
