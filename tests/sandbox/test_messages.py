@@ -212,15 +212,28 @@ def test_what_is_no_phone_number_fails_afterwards(
 
 
 REFUSED = [
-    ({"text": {"body": ""}}, 400, 100, "text.body is required"),
+    ({"text": {"body": ""}}, 400, 100, "text.body must be a text"),
+    ({"text": {}}, 400, 100, "text.body is required"),
     ({"text": {"body": "x" * 4097}}, 400, 100, "4096"),
-    ({"text": "Hello"}, 400, 100, "text is required"),
-    ({"to": ""}, 400, 100, "to or recipient"),
-    ({"to": None}, 400, 100, "to or recipient"),
-    ({"type": "image"}, 400, 100, "type must be"),
+    ({"text": {"body": "x", "preview_url": 1}}, 400, 100, "preview_url"),
+    ({"text": "Hello"}, 400, 100, "text must be an object"),
+    ({"text": None}, 400, 100, "message.text is required"),
+    ({"to": ""}, 400, 100, "to can't be empty"),
+    ({"to": "nobody"}, 400, 100, "to must be a phone number"),
+    ({"to": None}, 400, 100, "to must be a phone number"),
+    ({"to": None, "recipient": 7}, 400, 100, "recipient must be"),
+    ({"type": "image"}, 400, 100, "message.type is not"),
+    ({"type": None}, 400, 100, "message.type is required"),
     ({"messaging_product": "sms"}, 400, 100, "messaging_product"),
-    ({"type": "template", "template": {"name": "x"}}, 400, 100, "language.code"),
+    ({"recipient_type": "all"}, 400, 100, "recipient_type"),
+    ({"context": {}}, 400, 100, "context.message_id is required"),
+    ({"biz_opaque_callback_data": "x" * 513}, 400, 100, "512"),
+    ({"type": "template", "template": {"name": "x"}}, 400, 100, "template.language is required"),
     ({"type": "template", "template": {**TEMPLATE, "name": ""}}, 400, 100, "template.name"),
+    (
+        {"type": "template", "template": {**TEMPLATE, "components": [{"type": "footer"}]}},
+        *(400, 100, "components[0].type"),
+    ),
     ({"to": "15557654321"}, 422, 131047, "24 hours"),
 ]
 
@@ -256,7 +269,7 @@ def test_free_text_is_refused_a_day_after_the_persons_last_message(
     number = PhoneNumber("1", "+1 415-555-0100")
     expected = pytest.raises(messages.MetaRefusal, match="24 hours") if refused else nullcontext()
     with expected:
-        messages._check_text(number, PERSON, {"body": "Hello"})
+        messages._check_window(number, PERSON)
 
 
 def test_numbers_that_cannot_send(box: Sandbox, box_api: Api, number: dict[str, Any]) -> None:
