@@ -15,13 +15,14 @@ from typing import Any
 import phonenumbers
 from django.http import HttpRequest, HttpResponse
 
-from . import payloads
+from . import fields, payloads
 from .fields import ApiError, Invalid
 from .state import Conversation, Delivery, PhoneNumber, find, now, store
 from .web import SandboxView, json_response, read_object, timestamp
 from .webhooks import sender
 
 MAX_MESSAGE_LENGTH = 4096
+MAX_CALLBACK_LENGTH = 512
 REPLY_WINDOW = timedelta(hours=24)
 MESSAGE_TYPES = ("text", "template")
 
@@ -36,6 +37,66 @@ META_ERROR_TITLES = {
     NOT_REGISTERED: "Account not registered",
 }
 """Meta's error codes and their titles."""
+
+
+def _object(spec: fields.Spec, *required: str) -> fields.Check:
+    """Return a check of an object that has these fields; what ``spec`` does not name is allowed."""
+
+    def check(name: str, value: object) -> object:
+        data = fields.mapping(name, value)
+        for field in required:
+            if field not in data:
+                raise Invalid(f"{name}.{field} is required")
+        for field, check_field in spec.items():
+            if field in data:
+                check_field(f"{name}.{field}", data[field])
+        return value
+
+    return check
+
+
+def _up_to(length: int, *, may_be_empty: bool = False) -> fields.Check:
+    def check(name: str, value: object) -> object:
+        if not isinstance(value, str) or not (value or may_be_empty):
+            raise Invalid(f"{name} must be a text")
+        if len(value) > length:
+            raise Invalid(f"{name} must be at most {length} characters long")
+        return value
+
+    return check
+
+
+_component = _object(
+    {
+        "type": fields.choice("header", "body", "button"),
+        "sub_type": fields.text,
+        "index": fields.instance_of((int, str), "a whole number"),
+        "parameters": fields.list_of(
+            _object(
+                {"type": fields.text, "parameter_name": fields.text, "text": fields.text}, "type"
+            )
+        ),
+    },
+    "type",
+)
+MESSAGE_SPEC: fields.Spec = {
+    "messaging_product": fields.choice("whatsapp"),
+    "recipient_type": fields.choice("individual", "group"),
+    "to": fields.non_empty,
+    "recipient": fields.non_empty,
+    "type": fields.choice(*MESSAGE_TYPES),
+    "context": _object({"message_id": fields.non_empty}, "message_id"),
+    "biz_opaque_callback_data": _up_to(MAX_CALLBACK_LENGTH, may_be_empty=True),
+    "text": _object({"body": _up_to(MAX_MESSAGE_LENGTH), "preview_url": fields.boolean}, "body"),
+    "template": _object(
+        {
+            "name": fields.non_empty,
+            "language": _object({"code": fields.non_empty}, "code"),
+            "components": fields.list_of(_component),
+        },
+        *("name", "language"),
+    ),
+}
 
 
 class MetaRefusal(Exception):
@@ -64,11 +125,13 @@ class MessagesView(SandboxView):
         try:
             data = read_object(request)
             person = _check(number, data)
+        except Invalid as error:
+            return MetaRefusal(INVALID_PARAMETER, error.text).as_response()
         except MetaRefusal as refusal:
             return refusal.as_response()
         message_id = _send(number, person, data)
-        contact = {"input": data.get("to") or data["recipient"]}
-        if data.get("to"):
+        contact = {"input": data.get("to", data.get("recipient"))}
+        if "to" in data:
             contact["wa_id"] = person
         return {
             "messaging_product": "whatsapp",
@@ -79,54 +142,28 @@ class MessagesView(SandboxView):
 
 def _check(number: PhoneNumber, data: dict[str, Any]) -> str:
     """Return who a message is for, or refuse it as Meta or Kapso do."""
-    if data.get("messaging_product") != "whatsapp":
-        raise MetaRefusal(INVALID_PARAMETER, "messaging_product must be whatsapp")
-    to, recipient = data.get("to"), data.get("recipient")
-    person = _digits(to) if isinstance(to, str) else recipient
-    if not isinstance(person, str) or not person:
-        raise MetaRefusal(INVALID_PARAMETER, "to or recipient is required")
-    kind = data.get("type")
-    if kind not in MESSAGE_TYPES:
-        raise MetaRefusal(INVALID_PARAMETER, "type must be text or template: the sandbox has these")
+    _object(MESSAGE_SPEC, "messaging_product", "type")("message", data)
+    person = _digits(data["to"]) if "to" in data else data.get("recipient")
+    if not person:
+        raise Invalid("message.to must be a phone number, or message.recipient a user's id")
+    if data["type"] not in data:
+        raise Invalid(f"message.{data['type']} is required")
     if number.status != "CONNECTED":
         raise MetaRefusal(NOT_REGISTERED, "The phone number is not connected")
-    content = data.get(kind)
-    if not isinstance(content, dict):
-        raise MetaRefusal(INVALID_PARAMETER, f"{kind} is required")
-    if kind == "template":
-        _check_template(number, content)
-    else:
-        _check_text(number, person, content)
-    return person
-
-
-def _check_template(number: PhoneNumber, template: dict[str, Any]) -> None:
-    if not number.is_production:
+    if data["type"] == "text":
+        _check_window(number, person)
+    elif not number.is_production:
         raise ApiError(422, "Templates can't be sent from sandbox numbers")
-    if not _text_of(template, "name"):
-        raise MetaRefusal(INVALID_PARAMETER, "template.name is required")
-    language = template.get("language")
-    if not isinstance(language, dict) or not _text_of(language, "code"):
-        raise MetaRefusal(INVALID_PARAMETER, "template.language.code is required")
+    return str(person)
 
 
-def _check_text(number: PhoneNumber, person: str, text: dict[str, Any]) -> None:
-    body = _text_of(text, "body")
-    if not body:
-        raise MetaRefusal(INVALID_PARAMETER, "text.body is required")
-    if len(body) > MAX_MESSAGE_LENGTH:
-        reason = f"text.body must be at most {MAX_MESSAGE_LENGTH} characters long"
-        raise MetaRefusal(INVALID_PARAMETER, reason)
+def _check_window(number: PhoneNumber, person: str) -> None:
+    """Refuse a free text to a person who has not written to the number recently."""
     conversation = _find_conversation(number, person)
     heard_at = conversation.last_inbound_at if conversation else None
     if heard_at is None or heard_at < now() - REPLY_WINDOW:
         details = "More than 24 hours have passed since the person last wrote to this number"
         raise MetaRefusal(OUTSIDE_WINDOW, details, 422)
-
-
-def _text_of(data: Mapping[str, Any], name: str) -> str:
-    value = data.get(name)
-    return value if isinstance(value, str) else ""
 
 
 def _digits(phone_number: str) -> str:
@@ -188,6 +225,21 @@ def _moment(value: datetime | None) -> str | None:
 
 # Messages and their events
 
+INBOUND = {
+    "direction": "inbound",
+    "status": "received",
+    "processing_status": "pending",
+    "origin": "cloud_api",
+    "has_media": False,
+}
+OUTBOUND = {
+    "direction": "outbound",
+    "processing_status": "completed",
+    "origin": "cloud_api",
+    "has_media": False,
+}
+"""What Kapso adds to every message that was received, and that was sent."""
+
 
 def receive_message(number: PhoneNumber, sender: str, body: str) -> list[Delivery]:
     """Let the person with the phone number ``sender`` write ``body`` to ``number``.
@@ -205,26 +257,16 @@ def receive_message(number: PhoneNumber, sender: str, body: str) -> list[Deliver
     message["from"] = person
     conversation.change({"last_inbound_at": now(), "last_message": message})
     conversation.messages_count += 1
-    kapso = {
-        "direction": "inbound",
-        "status": "received",
-        "processing_status": "pending",
-        "origin": "cloud_api",
-        "has_media": False,
-        "content": body,
-    }
     value = {
         "contacts": [{"profile": {"name": f"+{person}"}, "wa_id": person}],
         "messages": [message],
     }
     events: list[Event] = []
     if is_new:
-        created = {
-            "conversation": _conversation_json(conversation),
-            "phone_number_id": number.phone_number_id,
-        }
+        created = _conversation_payload(conversation)
         events.append((payloads.CONVERSATION_CREATED_EVENT, created, None))
-    payload = _message_payload(conversation, {**message, "kapso": kapso}, is_new)
+    shown = {**message, "kapso": {**INBOUND, "content": body}}
+    payload = _message_payload(conversation, shown, is_new)
     events.append((payloads.MESSAGE_RECEIVED_EVENT, payload, value))
     return _deliver(number, events)
 
@@ -238,22 +280,31 @@ def _send(number: PhoneNumber, person: str, data: dict[str, Any]) -> str:
         message["to"] = person
     conversation.change({"last_outbound_at": now(), "last_message": message})
     conversation.messages_count += 1
-    kapso = {
-        "direction": "outbound",
-        "processing_status": "completed",
-        "origin": "cloud_api",
-        "has_media": False,
-    }
     events: list[Event] = []
     history: list[dict[str, Any]] = []
     for status in ("sent", "delivered", "read") if _is_deliverable(person) else ("failed",):
         history = [*history, _status(message["id"], person, status, data)]
-        shown = {**message, "kapso": {**kapso, "status": status, "statuses": history}}
+        shown = {**message, "kapso": {**OUTBOUND, "status": status, "statuses": history}}
         payload = _message_payload(conversation, shown, is_new)
         events.append((f"whatsapp.message.{status}", payload, {"statuses": history[-1:]}))
     _deliver(number, events)
     message_id: str = message["id"]
     return message_id
+
+
+def sample(event: str, number: PhoneNumber) -> dict[str, Any]:
+    """Return the body of a test delivery of one of a number's events."""
+    conversation = Conversation(number.phone_number_id, "15551234567")
+    if not event.startswith("whatsapp.message."):
+        return _conversation_payload(conversation)
+    message, status = _new_message("text", {"body": "Test"}), event.rpartition(".")[2]
+    if event == payloads.MESSAGE_RECEIVED_EVENT:
+        message |= {"from": conversation.person, "kapso": INBOUND}
+    else:
+        history = [_status(message["id"], conversation.person, status, {})]
+        kapso = {**OUTBOUND, "status": status, "statuses": history}
+        message |= {"to": conversation.person, "kapso": kapso}
+    return _message_payload(conversation, message, True)
 
 
 def _new_message(kind: str, content: dict[str, Any]) -> dict[str, Any]:
@@ -293,14 +344,20 @@ def _status(message_id: str, person: str, status: str, data: Mapping[str, Any]) 
     return values
 
 
+def _conversation_payload(conversation: Conversation) -> dict[str, Any]:
+    return {
+        "conversation": _conversation_json(conversation),
+        "phone_number_id": conversation.phone_number_id,
+    }
+
+
 def _message_payload(
     conversation: Conversation, message: dict[str, Any], is_new: bool
 ) -> dict[str, Any]:
     return {
         "message": message,
-        "conversation": _conversation_json(conversation),
+        **_conversation_payload(conversation),
         "is_new_conversation": is_new,
-        "phone_number_id": conversation.phone_number_id,
     }
 
 

@@ -87,7 +87,8 @@ class Api:
         return self.http.request(method, self.base + path, **options)
 
     def send(self, phone_number_id: str, **message: Any) -> requests.Response:
-        """Send a message through Meta's API, a text unless ``message`` says otherwise."""
+        """Send a message through Meta's API, a text unless ``message`` says otherwise: None takes
+        a member away."""
         body = {
             "messaging_product": "whatsapp",
             "to": "15551234567",
@@ -95,6 +96,7 @@ class Api:
             "text": {"body": "Hello"},
             **message,
         }
+        body = {name: value for name, value in body.items() if value is not None}
         url = f"{self.meta_base}/{phone_number_id}/messages"
         response = self.http.post(url, json=body, timeout=10, allow_redirects=False)
         check_against_contract(response)

@@ -131,6 +131,38 @@ def test_a_single_message_comes_as_a_batch_when_the_window_is_over(
     assert box_receiver.received[0].headers["X-Batch-Size"] == "1"
 
 
+@pytest.mark.parametrize("event", [RECEIVED, "whatsapp.message.failed"])
+def test_a_test_delivery_is_a_message_of_the_number(
+    box: Sandbox, box_api: Api, box_receiver: Receiver, number: dict[str, Any], event: str
+) -> None:
+    pk = number["phone_number_id"]
+    other = "whatsapp.conversation.ended"
+    buffer = {"buffer_enabled": True, "max_buffer_size": 1}
+    webhook = box_api.number_webhook(pk, url=box_receiver.url, events=[event, other], **buffer)
+    path = f"/whatsapp/webhooks/{webhook['id']}/test"
+    box_api("POST", path, {"event_type": event})
+    [body] = bodies(box, box_receiver, 1)
+    [body] = body["data"] if "batch" in body else [body]
+    status = body["message"]["kapso"]["status"]
+    assert (body["phone_number_id"], status) == (pk, event.rpartition(".")[2])
+    assert ("from" in body["message"]) is (event == RECEIVED)
+    box_api("POST", path, {"event_type": other})
+    assert set(bodies(box, box_receiver, 2)[1]) == {"conversation", "phone_number_id"}
+
+
+def test_any_payload_of_a_message_can_be_sent(
+    box: Sandbox, box_api: Api, box_receiver: Receiver, number: dict[str, Any]
+) -> None:
+    pk = number["phone_number_id"]
+    buffer = {"buffer_enabled": True, "max_buffer_size": 1}
+    box_api.number_webhook(pk, url=box_receiver.url, events=[RECEIVED], **buffer)
+    for count, conversation in enumerate(({}, None, "x"), start=1):
+        payload = {"phone_number_id": pk, "conversation": conversation}
+        box.send_event(RECEIVED, payload=payload)
+        assert bodies(box, box_receiver, count)[-1]["data"] == [payload]
+        assert box_api("GET", "/webhook_deliveries").ok
+
+
 # Sending
 
 
@@ -180,15 +212,28 @@ def test_what_is_no_phone_number_fails_afterwards(
 
 
 REFUSED = [
-    ({"text": {"body": ""}}, 400, 100, "text.body is required"),
+    ({"text": {"body": ""}}, 400, 100, "text.body must be a text"),
+    ({"text": {}}, 400, 100, "text.body is required"),
     ({"text": {"body": "x" * 4097}}, 400, 100, "4096"),
-    ({"text": "Hello"}, 400, 100, "text is required"),
-    ({"to": ""}, 400, 100, "to or recipient"),
-    ({"to": None}, 400, 100, "to or recipient"),
-    ({"type": "image"}, 400, 100, "type must be"),
+    ({"text": {"body": "x", "preview_url": 1}}, 400, 100, "preview_url"),
+    ({"text": "Hello"}, 400, 100, "text must be an object"),
+    ({"text": None}, 400, 100, "message.text is required"),
+    ({"to": ""}, 400, 100, "to can't be empty"),
+    ({"to": "nobody"}, 400, 100, "to must be a phone number"),
+    ({"to": None}, 400, 100, "to must be a phone number"),
+    ({"to": None, "recipient": 7}, 400, 100, "recipient must be"),
+    ({"type": "image"}, 400, 100, "message.type is not"),
+    ({"type": None}, 400, 100, "message.type is required"),
     ({"messaging_product": "sms"}, 400, 100, "messaging_product"),
-    ({"type": "template", "template": {"name": "x"}}, 400, 100, "language.code"),
+    ({"recipient_type": "all"}, 400, 100, "recipient_type"),
+    ({"context": {}}, 400, 100, "context.message_id is required"),
+    ({"biz_opaque_callback_data": "x" * 513}, 400, 100, "512"),
+    ({"type": "template", "template": {"name": "x"}}, 400, 100, "template.language is required"),
     ({"type": "template", "template": {**TEMPLATE, "name": ""}}, 400, 100, "template.name"),
+    (
+        {"type": "template", "template": {**TEMPLATE, "components": [{"type": "footer"}]}},
+        *(400, 100, "components[0].type"),
+    ),
     ({"to": "15557654321"}, 422, 131047, "24 hours"),
 ]
 
@@ -224,7 +269,7 @@ def test_free_text_is_refused_a_day_after_the_persons_last_message(
     number = PhoneNumber("1", "+1 415-555-0100")
     expected = pytest.raises(messages.MetaRefusal, match="24 hours") if refused else nullcontext()
     with expected:
-        messages._check_text(number, PERSON, {"body": "Hello"})
+        messages._check_window(number, PERSON)
 
 
 def test_numbers_that_cannot_send(box: Sandbox, box_api: Api, number: dict[str, Any]) -> None:
