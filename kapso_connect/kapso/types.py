@@ -86,14 +86,16 @@ class KapsoPhoneNumber:
 class KapsoHealth:
     """The result of Kapso's last check of a number; Kapso checks at most every 3 minutes.
 
-    ``status``: healthy, degraded, unhealthy or error. ``checks``: name to ``{passed, details,
-    error}``, as Kapso sent it.
+    ``status``: healthy, degraded, unhealthy or error (the check could not run). ``checks``: name to
+    ``{passed, details, error}``, as Kapso sent it; ``kapso.health.find_problems`` reads them. After
+    repeated errors Kapso holds its answer: it is the same until ``retry_after``.
     """
 
     status: str
     timestamp: datetime
     error: str | None = None
     checks: Mapping[str, Any] = field(default_factory=dict)
+    retry_after: datetime | None = None
 
 
 class SecretFingerprint:

@@ -30,7 +30,7 @@ from django.utils import timezone as clock
 from .. import db, outbox
 from ..checks import check_urls
 from ..conf import DOCTOR_BUDGET, SETTING, TEST_DELIVERY_TIMEOUT, get_conf
-from ..exceptions import KapsoCredentialsError, KapsoError, KapsoNotFound
+from ..exceptions import KapsoBlocked, KapsoCredentialsError, KapsoError, KapsoNotFound
 from ..kapso.client import API_PATH, KapsoClient
 from ..kapso.http import Unreachable, fetch
 from ..kapso.types import KapsoWebhook
@@ -532,6 +532,9 @@ def _check_kapso(run: Diagnosis) -> Iterator[Finding]:
         yield _problem("kapso.key", str(error), hint)
     except KapsoNotFound as error:
         hint = "Check KAPSO_CONNECT['API_BASE_URL']. Leave it out to use Kapso itself."
+        yield _problem("kapso.api", str(error), hint)
+    except KapsoBlocked as error:
+        hint = "The key is not the reason. Ask Kapso's support to let this machine's IP address in."
         yield _problem("kapso.api", str(error), hint)
     except KapsoError as error:
         hint = "Try again in a minute. If it continues, contact Kapso's support."

@@ -293,33 +293,40 @@ def resend(delivery_id: str, *, new_key: bool) -> Delivery:
 
 class ReadyView(SandboxView):
     def get(self, request: HttpRequest) -> object:
+        """Return whether the sandbox is ready."""
         return {"ready": True}
 
 
 class ResetView(SandboxView):
     def post(self, request: HttpRequest) -> object:
+        """Forget everything but the webhook of the command line."""
         restart()
         return {"reset": True}
 
 
 class FaultsView(SandboxView):
     def get(self, request: HttpRequest) -> object:
+        """Return the faults."""
         return asdict(store.faults)
 
     def post(self, request: HttpRequest) -> object:
+        """Turn faults on or off; those not named stay as they are."""
         return asdict(change_faults(read_object(request)))
 
     def delete(self, request: HttpRequest) -> object:
+        """Turn all faults off, and send what they held back."""
         return asdict(clear_faults())
 
 
 class RateLimitView(SandboxView):
     def post(self, request: HttpRequest) -> object:
+        """Set how many requests a minute each key has; 0 stands for no limit."""
         return change_rate_limit(read_object(request))
 
 
 class DefaultWebhookView(SandboxView):
     def post(self, request: HttpRequest) -> object:
+        """Replace the webhook that gets every event; the URL null removes it."""
         webhook = change_default_webhook(read_object(request))
         return {"webhook": _webhook_json(request, webhook) if webhook else None}
 
@@ -332,52 +339,62 @@ def _webhook_json(request: HttpRequest, webhook: Webhook) -> dict[str, Any]:
 
 class WebhookTestView(SandboxView):
     def post(self, request: HttpRequest, webhook_id: str) -> object:
+        """Send the test delivery of a webhook, of one of its events."""
         deliveries = subscriptions.send_test_delivery(webhook_id, read_object(request))
         return 201, {"deliveries": [delivery.id for delivery in deliveries]}
 
 
 class SeedView(SandboxView):
     def post(self, request: HttpRequest) -> object:
+        """Create customers, each with numbers."""
         return 201, seed(read_object(request))
 
 
 class NumbersView(SandboxView):
     def post(self, request: HttpRequest) -> object:
+        """Create a number of a customer, or of the project itself."""
         return 201, {"data": add_number(read_object(request)).as_json()}
 
 
 class NumberView(SandboxView):
     def patch(self, request: HttpRequest, phone_number_id: str) -> object:
+        """Change any field of a number; no webhook is sent."""
         return {"data": change_number(phone_number_id, read_object(request)).as_json()}
 
     def delete(self, request: HttpRequest, phone_number_id: str) -> object:
+        """Delete a number, and send the webhook."""
         delete_number(phone_number_id)
         return 204, None
 
 
 class DeviceChangeView(SandboxView):
     def post(self, request: HttpRequest, phone_number_id: str) -> object:
+        """Let the customer's phone change: offboarded now, reconnected after some seconds."""
         return 202, {"seconds": change_device(phone_number_id, read_object(request))}
 
 
 class MessagesView(SandboxView):
     def post(self, request: HttpRequest, phone_number_id: str) -> object:
+        """Let a person write to a number."""
         deliveries = receive_message(phone_number_id, read_object(request))
         return 201, {"deliveries": [delivery.id for delivery in deliveries]}
 
 
 class AccountView(SandboxView):
     def patch(self, request: HttpRequest, business_account_id: str) -> object:
+        """Set whether Kapso pays Meta for a WhatsApp Business account."""
         return {"data": change_account(business_account_id, read_object(request))}
 
 
 class SetupLinkView(SandboxView):
     def patch(self, request: HttpRequest, setup_link_id: str) -> object:
+        """Change any field of a setup link: let it expire, for example."""
         return {"data": change_setup_link(setup_link_id, read_object(request)).as_json()}
 
 
 class EventsView(SandboxView):
     def post(self, request: HttpRequest) -> object:
+        """Send any event; a number that it is about changes as it says."""
         payload, deliveries = send_event(read_object(request))
         return 201, {"payload": payload, "deliveries": [delivery.id for delivery in deliveries]}
 
@@ -393,12 +410,14 @@ class DeliveriesView(SandboxView):
 
 class ResendView(SandboxView):
     def post(self, request: HttpRequest, delivery_id: str) -> object:
+        """Send a delivery again, with its own idempotency key or a new one."""
         data = fields.read_strictly({"new_key": fields.boolean}, read_object(request))
         return 202, {"data": resend(delivery_id, new_key=data.get("new_key", False)).as_json()}
 
 
 class StateView(SandboxView):
     def get(self, request: HttpRequest) -> object:
+        """Return everything that the sandbox holds."""
         numbers, links = store.numbers().values(), store.links.values()
         return {
             "counts": {
@@ -421,4 +440,5 @@ class StateView(SandboxView):
 
 class RequestsView(SandboxView):
     def get(self, request: HttpRequest) -> object:
+        """Return the latest requests to the API."""
         return {"data": list(store.requests)}

@@ -15,9 +15,9 @@ from .fields import Invalid
 from .state import Delivery, PhoneNumber, SetupLink, Webhook, find, now, store
 
 CHOICES_SHOWN = 200
-NUMBER_STATUSES = ("CONNECTED", "DISCONNECTED", "PENDING", "FLAGGED", "RESTRICTED", "BANNED")
-QUALITY_RATINGS = ("GREEN", "YELLOW", "RED", "UNKNOWN")
-NAME_STATUSES = ("APPROVED", "PENDING_REVIEW", "DECLINED", "EXPIRED")
+STATUSES_OFFERED = ("CONNECTED", "DISCONNECTED", "PENDING", "FLAGGED", "RESTRICTED", "BANNED")
+RATINGS_OFFERED = ("GREEN", "YELLOW", "RED", "UNKNOWN")
+NAME_STATUSES_OFFERED = ("APPROVED", "PENDING_REVIEW", "DECLINED", "EXPIRED")
 
 
 def _choices(*values: str) -> list[tuple[str, str]]:
@@ -28,6 +28,11 @@ def _sent(event: str, deliveries: list[Delivery]) -> str:
     if not deliveries:
         return f"{event}: no active webhook wants it, or it waits for a batch. Nothing was sent."
     return f"{event}: {len(deliveries)} deliveries."
+
+
+class BodyField(forms.JSONField):
+    def prepare_value(self, value: Any) -> Any:
+        return "" if value is None else super().prepare_value(value)
 
 
 class ControlForm(forms.Form):
@@ -225,7 +230,7 @@ class EventForm(ControlForm):
         help_text="That it is about",
     )
     webhook_id = forms.ChoiceField(choices=_webhooks, required=False, label="To")
-    payload = forms.JSONField(
+    payload = BodyField(
         required=False,
         widget=forms.Textarea({"rows": 3, "spellcheck": "false"}),
         label="Fields of the body, as JSON",
@@ -313,38 +318,42 @@ class ChangeNumberForm(NumberForm):
     endpoint = "PATCH numbers/<phone_number_id>"
     buttons = {"change": "Save"}
 
-    field_order = ["status", "quality_rating", "name_status"]
     verified_name = forms.CharField(required=False, max_length=200, label="Name shown in WhatsApp")
-    customer_id = forms.ChoiceField(choices=_customers, required=False, label="Customer")
     access_error = forms.CharField(
-        required=False,
-        max_length=200,
-        help_text="Why Kapso cannot reach it at Meta",
+        required=False, max_length=200, help_text="Why Kapso cannot reach it at Meta"
     )
     is_coexistence = forms.BooleanField(required=False, label="Coexistence with the app")
     payment_problem = forms.BooleanField(required=False, label="Payment problem at Meta")
 
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "status": NUMBER_STATUSES,
-        "quality_rating": QUALITY_RATINGS,
-        "name_status": NAME_STATUSES,
+        "status": STATUSES_OFFERED,
+        "quality_rating": RATINGS_OFFERED,
+        "name_status": NAME_STATUSES_OFFERED,
     }
 
     def __init__(self, data: Any = None, **kwargs: Any) -> None:
         super().__init__(data, **kwargs)
         number = store.numbers().get(self.target_id)
         for name, values in self.CHOICES.items():
-            current = getattr(number, name, None) or values[0]
+            # What the number has is a choice, too, whatever it is.
+            current = getattr(number, name, None) or ""
             choices = _choices(*dict.fromkeys([current, *values]))
-            self.fields[name] = forms.ChoiceField(choices=choices)
+            self.fields[name] = forms.ChoiceField(choices=choices, required=name == "status")
+        customers = dict(_customers())
+        if owner := store.customers.get((number and number.customer_id) or ""):
+            customers[owner.id] = owner.name
+        self.fields["customer_id"] = forms.ChoiceField(
+            choices=[*customers.items()], required=False, label="Customer"
+        )
+        self.order_fields([*self.CHOICES, "verified_name", "customer_id"])
         if number:
-            self.initial.update(
-                {name: getattr(number, name) for name in self.fields if name != "target"}
-            )
+            shown = {k: value for k, value in vars(number).items() if k in self.fields}
+            self.initial.update(shown)
 
     def press(self, button: str) -> str:
         values = {k: v for k, v in self.cleaned_data.items() if k != "target"}
-        values["customer_id"] = values["customer_id"] or None
+        for name in ("quality_rating", "name_status", "verified_name", "customer_id"):
+            values[name] = values[name] or None
         number = control.change_number(self.target_id, values)
         return f"{number.display_phone_number} was changed; no webhook is sent for it."
 
@@ -510,7 +519,7 @@ class RemoveRuleForm(ControlForm):
     @classmethod
     def of(cls, rule: Rule, place: int) -> RemoveRuleForm:
         form = cls(target=str(place))
-        form.about = f"the rule {rule.kind} {rule.match}"
+        form.about = f"the rule {rule.kind} {rule.match}".strip()
         return form
 
     def press(self, button: str) -> str:

@@ -101,7 +101,7 @@ def _check(number: PhoneNumber, data: dict[str, Any]) -> str:
 
 
 def _check_template(number: PhoneNumber, template: dict[str, Any]) -> None:
-    if number.kind == "sandbox":
+    if not number.is_production:
         raise ApiError(422, "Templates can't be sent from sandbox numbers")
     if not _text_of(template, "name"):
         raise MetaRefusal(INVALID_PARAMETER, "template.name is required")

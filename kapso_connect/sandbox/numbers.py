@@ -70,7 +70,7 @@ def change_number(number: PhoneNumber, data: dict[str, Any]) -> None:
         if new_id in store.numbers():
             raise Invalid("Validation failed: phone_number_id has already been taken")
         store.change_number_id(number, new_id)
-    number.change({**_shown(values), "health": None})
+    number.change(_shown(values))
 
 
 def _check_kind(kind: str, values: dict[str, Any]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, fields
 from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
+from django.utils.html import escape
+from django.utils.safestring import mark_safe
 
 from . import forms
 from .faults import Faults, Rule, descriptions
@@ -58,6 +61,11 @@ class NumberPageView(SandboxView):
         return render(request, "kapso_sandbox/number.html", context)
 
 
+def with_code(text: str) -> str:
+    """Return a part of a docstring in HTML: what is between double backticks as code."""
+    return mark_safe(re.sub(r"``(.+?)``", r"<code>\1</code>", escape(text)))  # noqa: S308
+
+
 def faults_on() -> list[str]:
     """Return the names of the faults that are turned on."""
     usual = asdict(Faults())
@@ -73,9 +81,12 @@ class FaultsPageView(SandboxView):
             for place, rule in enumerate(store.faults.api)
         ]
         context = {
-            "faults": [(name, about.get(name, ""), forms.FaultForm(target=name)) for name in names],
+            "faults": [
+                (name, with_code(about.get(name, "")), forms.FaultForm(target=name))
+                for name in names
+            ],
             "rules": rules,
-            "rule_help": descriptions(Rule).get("kind", ""),
+            "rule_help": with_code(descriptions(Rule).get("kind", "")),
             "forms": {
                 name: forms.FORMS[name]() for name in ("add_rule", "clear_faults", "rate_limit")
             },

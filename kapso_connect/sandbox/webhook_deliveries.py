@@ -15,7 +15,6 @@ from .web import SandboxView, page_size, query
 
 DELIVERY_STATUSES = ("pending", "delivered", "failed")
 PERIODS = {"24h": timedelta(days=1), "7d": timedelta(days=7), "30d": timedelta(days=30)}
-MAX_LIMIT = 100
 STATUS_BY_STATE = {
     "pending": "pending",
     "held": "pending",
@@ -24,16 +23,12 @@ STATUS_BY_STATE = {
     "dropped": "failed",
 }
 
-uuid = fields.pattern(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "a UUID")
-
 
 class WebhookDeliveriesView(SandboxView):
     def get(self, request: HttpRequest) -> object:
         """List them, the newest first; the cursors are ids of deliveries."""
         rows = list(reversed(_filtered(request)))
         limit = int(query(request, "limit", page_size) or 20)
-        if limit > MAX_LIMIT:
-            raise Invalid(f"limit must be between 1 and {MAX_LIMIT}")
         ids = [row.id for row in rows]
         start = 0
         if after := query(request, "after"):
@@ -55,7 +50,7 @@ class WebhookDeliveriesView(SandboxView):
 def _filtered(request: HttpRequest) -> list[Delivery]:
     """Return the deliveries that the query asks for, the oldest first."""
     status = query(request, "status", fields.choice(*DELIVERY_STATUSES))
-    event, webhook_id = query(request, "event"), query(request, "webhook_id", uuid)
+    event, webhook_id = query(request, "event"), query(request, "webhook_id", fields.uuid)
     errors_only = query(request, "errors_only", fields.choice("true", "false")) == "true"
     since = now() - PERIODS[query(request, "period", fields.choice(*PERIODS)) or "24h"]
     return [

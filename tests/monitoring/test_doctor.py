@@ -645,7 +645,12 @@ def test_url_that_kapso_cannot_deliver_to(configure: Any) -> None:
     [
         ([answer(401, {"error": "no"})], "kapso.key", "problem", "refused the API key"),
         ([answer(402, {"error": "pay"})], "kapso.api", "problem", "plan"),
-        ([answer(403, b"error code: 1010")], "kapso.api", "problem", "whatever the API key (403)"),
+        (
+            [answer(403, b"error code: 1010")],
+            "kapso.api",
+            "problem",
+            "without looking at the API key",
+        ),
         (
             [answer(500, b"<h1>Zq7pLx-vT2mWqYb9-uR4kXw</h1>", content_type="text/html")],
             "kapso.api",

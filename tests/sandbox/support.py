@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,7 +15,7 @@ import requests
 from jsonschema import Draft202012Validator, FormatChecker
 
 from kapso_connect.testing import Sandbox
-from tests.contract import CONTRACT, find_path
+from tests.contract import CONTRACT, META_PATH, PLATFORM_PATH, find_path
 
 ERROR = "#/components/schemas/Error"
 
@@ -70,7 +70,8 @@ class Api:
     """A client of the Platform API; every response is checked against the contract."""
 
     def __init__(self, sandbox: Sandbox) -> None:
-        self.base = f"{sandbox.url}/platform/v1"
+        self.base = sandbox.url + PLATFORM_PATH
+        self.meta_base = sandbox.url + META_PATH
         self.http = requests.Session()
         self.http.headers["X-API-Key"] = sandbox.api_key
 
@@ -84,6 +85,29 @@ class Api:
         if body is not None:
             options["json"] = body
         return self.http.request(method, self.base + path, **options)
+
+    def send(self, phone_number_id: str, **message: Any) -> requests.Response:
+        """Send a message through Meta's API, a text unless ``message`` says otherwise."""
+        body = {
+            "messaging_product": "whatsapp",
+            "to": "15551234567",
+            "type": "text",
+            "text": {"body": "Hello"},
+            **message,
+        }
+        url = f"{self.meta_base}/{phone_number_id}/messages"
+        response = self.http.post(url, json=body, timeout=10, allow_redirects=False)
+        check_against_contract(response)
+        return response
+
+    def number_webhook(self, phone_number_id: str, **fields: Any) -> dict[str, Any]:
+        """Create a webhook of one number."""
+        fields = {"secret_key": "number-secret", **fields}
+        path = f"/whatsapp/phone_numbers/{phone_number_id}/webhooks"
+        response = self("POST", path, {"whatsapp_webhook": fields})
+        assert response.status_code == 201, response.text
+        webhook: dict[str, Any] = response.json()["data"]
+        return webhook
 
     def customer(self, name: str = "Acme", **fields: Any) -> dict[str, Any]:
         response = self("POST", "/customers", {"customer": {"name": name, **fields}})
@@ -152,6 +176,20 @@ def box_api(box: Sandbox) -> Iterator[Api]:
     api = Api(box)
     yield api
     api.http.close()
+
+
+@pytest.fixture
+def api_of() -> Iterator[Callable[[Sandbox], Api]]:
+    """Clients of sandboxes that a test starts itself."""
+    made: list[Api] = []
+
+    def api_of(sandbox: Sandbox) -> Api:
+        made.append(Api(sandbox))
+        return made[-1]
+
+    yield api_of
+    for api in made:
+        api.http.close()
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ WRITES = [
     ("POST", "/sandbox/webhook", {"url": "https://evil.example/", "secret": "known"}),
     ("POST", "/sandbox/events", {"event": "whatsapp.phone_number.created", "payload": {}}),
     ("POST", "/sandbox/reset", None),
+    ("POST", "/press/reset", None),
     ("DELETE", "/sandbox/faults", None),
     ("POST", "/platform/v1/customers", {"customer": {"name": "Acme"}}),
     ("PATCH", "/sandbox/numbers/1", {}),

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
+from kapso_connect.sandbox import urls
 from kapso_connect.sandbox.faults import RULE_KINDS, Faults, Rule, descriptions
+from kapso_connect.sandbox.forms import FORMS
 from kapso_connect.testing import Sandbox
 
 if TYPE_CHECKING:
@@ -109,12 +111,16 @@ def test_customers_and_numbers_are_added(box: Sandbox, browser: Browser) -> None
 def test_what_cannot_be_is_refused_with_a_reason(
     box: Sandbox, browser: Browser, form: str, fields: dict[str, Any], text: str
 ) -> None:
-    from kapso_connect.sandbox.forms import FORMS
-
     before = box.state()
     usual = next(iter(FORMS[form].buttons))
     assert text in browser.press(form, fields.pop("button", usual), **fields)
     assert box.state() == before
+
+
+def test_notices_do_not_take_the_place_of_those_of_a_site_on_this_machine(box: Sandbox) -> None:
+    """Cookies are sent to every port."""
+    answer = requests.post(f"{box.url}/press/reset", allow_redirects=False, timeout=10)
+    assert answer.headers["Set-Cookie"].startswith("kapso_sandbox_notices=")
 
 
 def test_a_form_that_does_not_exist_is_404(box: Sandbox) -> None:
@@ -245,6 +251,20 @@ def test_what_the_api_says_of_a_number(box: Sandbox, browser: Browser, number: s
     assert [changed[k] for k in names] == ["RESTRICTED", "RED", "DECLINED", "Ada", None]
 
 
+def test_saving_a_number_as_it_is_changes_nothing(box: Sandbox, browser: Browser) -> None:
+    """Also what the form does not offer to others: any status, a customer of long ago."""
+    number = box.add_number(external_customer_id="first", status="ODD", quality_rating=None)
+    box.seed(201)
+    (before,) = box.state()["phone_numbers"]
+    form = browser.get(f"/numbers/{number['phone_number_id']}").partition('"/press/number"')[2]
+    names = ("status", "quality_rating", "name_status", "customer_id")
+    chosen = dict(zip(names, re.findall(r'value="([^"]*)" selected', form), strict=True))
+    name = number["verified_name"]
+    browser.press("number", "change", number["phone_number_id"], verified_name=name, **chosen)
+    (after,) = box.state()["phone_numbers"]
+    assert {**after, "updated_at": ""} == {**before, "updated_at": ""}
+
+
 def test_a_number_that_does_not_exist_has_a_page_that_says_so(box: Sandbox) -> None:
     answer = requests.get(f"{box.url}/numbers/1", timeout=10)
     assert answer.status_code == 404
@@ -333,15 +353,16 @@ def test_everything_is_forgotten(box: Sandbox, browser: Browser) -> None:
 
 
 def test_each_control_has_a_button() -> None:
-    from kapso_connect.sandbox import urls
-    from kapso_connect.sandbox.forms import FORMS
-
     writes = {
         f"{method.upper()} {entry.pattern}"
         for entry in urls.controls
         for method in ("post", "patch", "delete")
         if hasattr(entry.callback.view_class, method)
     }
+    for entry in urls.controls:
+        for method in ("get", "post", "patch", "delete"):
+            view = getattr(entry.callback.view_class, method, None)
+            assert view is None or view.__doc__, f"{method} {entry.pattern} is not documented"
     assert len(writes) >= 14
     assert writes == {form.endpoint for form in FORMS.values()} - {""}
 
@@ -349,8 +370,6 @@ def test_each_control_has_a_button() -> None:
 def test_each_form_is_on_a_page(
     box: Sandbox, browser: Browser, box_api: Api, box_receiver: Receiver
 ) -> None:
-    from kapso_connect.sandbox.forms import FORMS
-
     box_api.link(box_api.customer())
     number = box.add_number(webhook=True)["phone_number_id"]
     box.faults(api=[{"kind": "close", "match": "^never$"}])

@@ -11,13 +11,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kapso_connect.sandbox.state_file import FORMAT
 from kapso_connect.testing import Sandbox, SandboxError
-from tests.sandbox.support import Api
+
+if TYPE_CHECKING:
+    from tests.sandbox.support import Api
+
+pytest_plugins = ("tests.sandbox.support",)
 
 pytestmark = pytest.mark.slow
 
@@ -30,9 +34,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "sandbox.json"
 
 
-def fill(box: Sandbox) -> None:
+def fill(box: Sandbox, api: Api) -> None:
     """Let the sandbox hold something of each kind."""
-    api = Api(box)
     customer = api.customer("Ünïcode", external_customer_id="c-1")
     box.complete(api.link(customer, theme_config={"primary_color": "#112233"})["url"])
     api.link(customer)
@@ -46,7 +49,6 @@ def fill(box: Sandbox) -> None:
     box.send_event("whatsapp.account.restricted", phone_number_id=number_id)
     box.delete_number(box.add_number()["phone_number_id"])
     box.faults(drop=True)
-    api.http.close()
 
 
 def contents(box: Sandbox) -> dict[str, Any]:
@@ -59,11 +61,13 @@ def contents(box: Sandbox) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_it_continues_with_what_it_held(path: Path, signum: signal.Signals) -> None:
+def test_it_continues_with_what_it_held(
+    path: Path, signum: signal.Signals, api_of: Callable[[Sandbox], Api]
+) -> None:
     if signum == signal.SIGKILL and os.name == "nt":
         pytest.skip("Windows has no SIGKILL")
     with Sandbox(state=path, webhook_url=WEBHOOK) as box:
-        fill(box)
+        fill(box, api_of(box))
         before = contents(box)
         if signum == signal.SIGKILL:
             wait_until(lambda: "restricted" in path.read_text())
@@ -77,7 +81,7 @@ def test_it_continues_with_what_it_held(path: Path, signum: signal.Signals) -> N
         assert "It continues with 1 customer, 2 setup links, 1 number, 1 webhook of" in box.output()
         assert box.faults()["drop"] is False
         assert box.deliveries() == []
-        api = Api(box)
+        api = api_of(box)
         number = before["phone_numbers"][0]
         funding = api("GET", f"/whatsapp/accounts/{number['business_account_id']}/funding")
         assert funding.json()["data"]["status"] == "pending"
@@ -88,7 +92,6 @@ def test_it_continues_with_what_it_held(path: Path, signum: signal.Signals) -> N
         box.complete(link["url"])
         numbers = [row["display_phone_number"] for row in box.state()["phone_numbers"]]
         assert len(set(numbers)) == 2
-        api.http.close()
 
 
 def wait_until(ready: Callable[[], bool]) -> None:
@@ -123,6 +126,15 @@ def test_a_secret_that_was_made_up_stays(path: Path) -> None:
     assert "secret" not in run("--state", str(path), *given).stdout
     (webhook,) = json.loads(path.read_text())["webhooks"]
     assert (webhook["url"], webhook["secret_key"]) == (f"{WEBHOOK}/other", "given")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links need a privilege on Windows")
+def test_a_link_to_the_file_stays(path: Path) -> None:
+    link = path.with_name("link.json")
+    link.symlink_to(path)
+    run("--state", str(link))
+    assert link.is_symlink()
+    assert json.loads(path.read_text())["format"] == FORMAT
 
 
 @pytest.mark.parametrize(
