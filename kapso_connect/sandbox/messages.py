@@ -188,6 +188,21 @@ def _moment(value: datetime | None) -> str | None:
 
 # Messages and their events
 
+INBOUND = {
+    "direction": "inbound",
+    "status": "received",
+    "processing_status": "pending",
+    "origin": "cloud_api",
+    "has_media": False,
+}
+OUTBOUND = {
+    "direction": "outbound",
+    "processing_status": "completed",
+    "origin": "cloud_api",
+    "has_media": False,
+}
+"""What Kapso adds to every message that was received, and that was sent."""
+
 
 def receive_message(number: PhoneNumber, sender: str, body: str) -> list[Delivery]:
     """Let the person with the phone number ``sender`` write ``body`` to ``number``.
@@ -205,26 +220,16 @@ def receive_message(number: PhoneNumber, sender: str, body: str) -> list[Deliver
     message["from"] = person
     conversation.change({"last_inbound_at": now(), "last_message": message})
     conversation.messages_count += 1
-    kapso = {
-        "direction": "inbound",
-        "status": "received",
-        "processing_status": "pending",
-        "origin": "cloud_api",
-        "has_media": False,
-        "content": body,
-    }
     value = {
         "contacts": [{"profile": {"name": f"+{person}"}, "wa_id": person}],
         "messages": [message],
     }
     events: list[Event] = []
     if is_new:
-        created = {
-            "conversation": _conversation_json(conversation),
-            "phone_number_id": number.phone_number_id,
-        }
+        created = _conversation_payload(conversation)
         events.append((payloads.CONVERSATION_CREATED_EVENT, created, None))
-    payload = _message_payload(conversation, {**message, "kapso": kapso}, is_new)
+    shown = {**message, "kapso": {**INBOUND, "content": body}}
+    payload = _message_payload(conversation, shown, is_new)
     events.append((payloads.MESSAGE_RECEIVED_EVENT, payload, value))
     return _deliver(number, events)
 
@@ -238,22 +243,31 @@ def _send(number: PhoneNumber, person: str, data: dict[str, Any]) -> str:
         message["to"] = person
     conversation.change({"last_outbound_at": now(), "last_message": message})
     conversation.messages_count += 1
-    kapso = {
-        "direction": "outbound",
-        "processing_status": "completed",
-        "origin": "cloud_api",
-        "has_media": False,
-    }
     events: list[Event] = []
     history: list[dict[str, Any]] = []
     for status in ("sent", "delivered", "read") if _is_deliverable(person) else ("failed",):
         history = [*history, _status(message["id"], person, status, data)]
-        shown = {**message, "kapso": {**kapso, "status": status, "statuses": history}}
+        shown = {**message, "kapso": {**OUTBOUND, "status": status, "statuses": history}}
         payload = _message_payload(conversation, shown, is_new)
         events.append((f"whatsapp.message.{status}", payload, {"statuses": history[-1:]}))
     _deliver(number, events)
     message_id: str = message["id"]
     return message_id
+
+
+def sample(event: str, number: PhoneNumber) -> dict[str, Any]:
+    """Return the body of a test delivery of one of a number's events."""
+    conversation = Conversation(number.phone_number_id, "15551234567")
+    if not event.startswith("whatsapp.message."):
+        return _conversation_payload(conversation)
+    message, status = _new_message("text", {"body": "Test"}), event.rpartition(".")[2]
+    if event == payloads.MESSAGE_RECEIVED_EVENT:
+        message |= {"from": conversation.person, "kapso": INBOUND}
+    else:
+        history = [_status(message["id"], conversation.person, status, {})]
+        kapso = {**OUTBOUND, "status": status, "statuses": history}
+        message |= {"to": conversation.person, "kapso": kapso}
+    return _message_payload(conversation, message, True)
 
 
 def _new_message(kind: str, content: dict[str, Any]) -> dict[str, Any]:
@@ -293,14 +307,20 @@ def _status(message_id: str, person: str, status: str, data: Mapping[str, Any]) 
     return values
 
 
+def _conversation_payload(conversation: Conversation) -> dict[str, Any]:
+    return {
+        "conversation": _conversation_json(conversation),
+        "phone_number_id": conversation.phone_number_id,
+    }
+
+
 def _message_payload(
     conversation: Conversation, message: dict[str, Any], is_new: bool
 ) -> dict[str, Any]:
     return {
         "message": message,
-        "conversation": _conversation_json(conversation),
+        **_conversation_payload(conversation),
         "is_new_conversation": is_new,
-        "phone_number_id": conversation.phone_number_id,
     }
 
 

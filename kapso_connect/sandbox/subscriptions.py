@@ -7,7 +7,7 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from . import fields, payloads
+from . import fields, messages, payloads
 from .fields import Invalid
 from .state import Delivery, PhoneNumber, Webhook, find, store
 from .web import SandboxView, page_of, query, read_object, read_wrapped
@@ -153,7 +153,11 @@ def send_test_delivery(webhook_id: str, data: Mapping[str, Any]) -> list[Deliver
     if event not in webhook.events:
         raise Invalid(f"event_type is not an event of this webhook: {event}")
     sample = PhoneNumber("123456789012345", "+1 555-123-4567", business_account_id="0" * 15)
-    deliveries = sender.emit(event, payloads.build(event, sample), only=webhook)
+    if webhook.phone_number_id is None:
+        payload = payloads.build(event, sample)
+    else:
+        payload = messages.sample(event, store.numbers().get(webhook.phone_number_id, sample))
+    deliveries = sender.emit(event, payload, only=webhook)
     for delivery in deliveries:
         delivery.forced = True
     return deliveries

@@ -92,7 +92,7 @@ class Sender:
             return self._enqueue(Delivery(webhook.id, event, body, key), chain)
         is_buffered = webhook.buffer_enabled and event == payloads.MESSAGE_RECEIVED_EVENT
         if is_buffered or faults.batch:
-            conversation_id = payload["conversation"]["id"] if is_buffered else ""
+            conversation_id = _conversation_id(payload) if is_buffered else ""
             limit = (webhook.max_buffer_size or MAX_BATCH_SIZE) if is_buffered else faults.batch
             batch = (webhook.id, event, conversation_id)
             collected = self._batches.setdefault(batch, [])
@@ -224,6 +224,11 @@ def _subscribers(event: str, payload: dict[str, Any]) -> Iterable[Webhook]:
         theirs = webhook.phone_number_id in (None, payload.get("phone_number_id"))
         if webhook.active and webhook.kind == "kapso" and wanted and theirs and not too_old:
             yield webhook
+
+
+def _conversation_id(payload: dict[str, Any]) -> str:
+    conversation = payload.get("conversation")
+    return str(conversation.get("id", "")) if isinstance(conversation, dict) else ""
 
 
 def _window_seconds(webhook: Webhook) -> int:

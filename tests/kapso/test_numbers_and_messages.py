@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from pytest_django.live_server_helper import LiveServer
 
 from kapso_connect.exceptions import KapsoConflict, KapsoNotFound, KapsoValidationError
 from kapso_connect.kapso.client import KapsoClient
 from kapso_connect.testing import Sandbox
+from kapso_connect.webhooks.registration import webhook_url
+from tests.conftest import WEBHOOK_SECRET
+from tests.factories import listening
 
 PERSON = "15551234567"
+RECEIVED = "whatsapp.message.received"
 SENT = "whatsapp.message.sent"
 
 
@@ -66,3 +73,28 @@ def test_deliveries_of_many_pages_come_once(sandbox: Sandbox, client: KapsoClien
     sandbox.seed(250, 1, webhooks=True)
     found = [row.id for row in client.list_webhook_deliveries()]
     assert len(found) == len(set(found)) == 250
+
+
+@pytest.mark.django_db(transaction=True)
+def test_messages_reach_the_receivers_of_webhook_received(
+    sandbox: Sandbox, client: KapsoClient, live_server: LiveServer, configure: Any
+) -> None:
+    """As docs/how-to/messages.md says."""
+    configure(PUBLIC_URL=live_server.url)
+    pk = sandbox.add_number()["phone_number_id"]
+    client.create_number_webhook(
+        pk,
+        url=webhook_url(),
+        secret_key=WEBHOOK_SECRET,
+        events=[RECEIVED],
+        options={"buffer_enabled": True, "max_buffer_size": 2},
+    )
+    with listening("webhook_received") as heard:
+        for text in ("one", "two"):
+            sandbox.receive_message(pk, sender=PERSON, body=text)
+        [delivery] = sandbox.wait_for_deliveries(1)
+    assert delivery["state"] == "delivered"
+    messages = [(arguments["event_name"], arguments["payload"]) for _, arguments in heard]
+    assert [name for name, _ in messages] == [RECEIVED, RECEIVED]
+    assert {payload["phone_number_id"] for _, payload in messages} == {pk}
+    assert [payload["message"]["text"]["body"] for _, payload in messages] == ["one", "two"]

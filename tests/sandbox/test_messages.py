@@ -131,6 +131,38 @@ def test_a_single_message_comes_as_a_batch_when_the_window_is_over(
     assert box_receiver.received[0].headers["X-Batch-Size"] == "1"
 
 
+@pytest.mark.parametrize("event", [RECEIVED, "whatsapp.message.failed"])
+def test_a_test_delivery_is_a_message_of_the_number(
+    box: Sandbox, box_api: Api, box_receiver: Receiver, number: dict[str, Any], event: str
+) -> None:
+    pk = number["phone_number_id"]
+    other = "whatsapp.conversation.ended"
+    buffer = {"buffer_enabled": True, "max_buffer_size": 1}
+    webhook = box_api.number_webhook(pk, url=box_receiver.url, events=[event, other], **buffer)
+    path = f"/whatsapp/webhooks/{webhook['id']}/test"
+    box_api("POST", path, {"event_type": event})
+    [body] = bodies(box, box_receiver, 1)
+    [body] = body["data"] if "batch" in body else [body]
+    status = body["message"]["kapso"]["status"]
+    assert (body["phone_number_id"], status) == (pk, event.rpartition(".")[2])
+    assert ("from" in body["message"]) is (event == RECEIVED)
+    box_api("POST", path, {"event_type": other})
+    assert set(bodies(box, box_receiver, 2)[1]) == {"conversation", "phone_number_id"}
+
+
+def test_any_payload_of_a_message_can_be_sent(
+    box: Sandbox, box_api: Api, box_receiver: Receiver, number: dict[str, Any]
+) -> None:
+    pk = number["phone_number_id"]
+    buffer = {"buffer_enabled": True, "max_buffer_size": 1}
+    box_api.number_webhook(pk, url=box_receiver.url, events=[RECEIVED], **buffer)
+    for count, conversation in enumerate(({}, None, "x"), start=1):
+        payload = {"phone_number_id": pk, "conversation": conversation}
+        box.send_event(RECEIVED, payload=payload)
+        assert bodies(box, box_receiver, count)[-1]["data"] == [payload]
+        assert box_api("GET", "/webhook_deliveries").ok
+
+
 # Sending
 
 
