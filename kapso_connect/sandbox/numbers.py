@@ -44,7 +44,8 @@ class CustomerNumbersView(SandboxView):
             if name not in values:
                 raise Invalid(f"Validation failed: {name} can't be blank")
         _check_kind(values.get("kind", "production"), values)
-        _check_is_new(values["phone_number_id"])
+        if values["phone_number_id"] in store.numbers():
+            raise ApiError(409, f"Phone number {values['phone_number_id']} is connected already")
         number = store.add_number(
             phone_number_id=values["phone_number_id"],
             customer_id=customer.id,
@@ -66,7 +67,8 @@ def change_number(number: PhoneNumber, data: dict[str, Any]) -> None:
     _check_kind(kind, values)
     new_id = values.get("phone_number_id", number.phone_number_id)
     if new_id != number.phone_number_id:
-        _check_is_new(new_id)
+        if new_id in store.numbers():
+            raise Invalid(f"Validation failed: phone_number_id {new_id} has already been taken")
         store.change_number_id(number, new_id)
     number.change(_shown(values))
 
@@ -77,11 +79,6 @@ def _check_kind(kind: str, values: dict[str, Any]) -> None:
         if name in values and (values[name] == "sandbox") != (kind == "sandbox"):
             must = "must be" if kind == "sandbox" else "can't be"
             raise Invalid(f'{name} {must} "sandbox" for a {kind} number')
-
-
-def _check_is_new(phone_number_id: str) -> None:
-    if phone_number_id in store.numbers():
-        raise ApiError(409, f"Phone number {phone_number_id} is connected already")
 
 
 def _shown(values: dict[str, Any]) -> dict[str, Any]:
