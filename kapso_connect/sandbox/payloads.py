@@ -125,7 +125,7 @@ def build(
     initiated_by: str | None = None,
     source_event: str | None = None,
 ) -> dict[str, Any]:
-    """Return the body of ``event`` for ``number``; ``legacy`` uses Kapso's older field names.
+    """Return the body of an event of the project; ``legacy`` uses Kapso's older field names.
 
     ``reason``, ``initiated_by`` and ``source_event`` are those of a disconnection.
     """

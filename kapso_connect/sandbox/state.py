@@ -366,6 +366,12 @@ class Store:
 
     def change_number_id(self, number: PhoneNumber, phone_number_id: str) -> None:
         self.forget_number(number.phone_number_id)
+        for webhook in self.webhooks.values():
+            if webhook.phone_number_id == number.phone_number_id:
+                webhook.phone_number_id = phone_number_id
+        for conversation in self.conversations.values():
+            if conversation.phone_number_id == number.phone_number_id:
+                conversation.phone_number_id = phone_number_id
         number.phone_number_id = phone_number_id
         self.ids_of_digits[number.normalized] = phone_number_id
         self._numbers[phone_number_id] = number

@@ -81,6 +81,10 @@ def test_every_kind_of_button_is_pressed(box: Sandbox, visitor: Visitor, scripts
     page.get_by_placeholder("+14155550100").fill("+14155550142")
     press("Add the number", "+1 415-555-0142 was added.")
     unfold("Where every event goes")
+    page.get_by_role("button", name="Send every event there").click()
+    expect(page.get_by_role("alert")).to_have_text("The URL is missing.")
+    visitor.look(page, "sandbox-error")
+    unfold("Where every event goes")
     page.locator("#webhooks").get_by_label("URL").fill(NOWHERE)
     press("Send every event there", f"Every event goes to {NOWHERE}.")
     page.get_by_label("Event to").select_option("whatsapp.account.violation")
@@ -110,6 +114,7 @@ def test_every_kind_of_button_is_pressed(box: Sandbox, visitor: Visitor, scripts
 
     page.get_by_role("link", name="Faults").first.click()
     press("Turn on the fault delay", "The fault delay is on.")
+    visitor.look(page, "sandbox-notice")
     press("Turn off the fault delay", "The fault delay is off.")
     press("Turn on the fault drop", "The fault drop is on.")
     page.get_by_label("Kind").select_option("cloudflare")

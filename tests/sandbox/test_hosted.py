@@ -267,6 +267,8 @@ def test_the_page_says_that_it_is_the_sandbox_and_has_the_theme(box: Sandbox, bo
     page.encoding = "utf-8"
     assert "This is the sandbox, not Kapso." in page.text
     assert "--primary-color: #123456" in page.text
+    # With colours of its own it has no dark form, which they might not go with.
+    assert 'class="themed"' in page.text
     assert "&lt;b&gt;Evil &amp; Co&lt;/b&gt;" in page.text
     assert "<script" not in page.text
     css = requests.get(f"{box.url}/sandbox.css", timeout=10)

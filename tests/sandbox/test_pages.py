@@ -117,6 +117,12 @@ def test_what_cannot_be_is_refused_with_a_reason(
     assert box.state() == before
 
 
+def test_notices_do_not_take_the_place_of_those_of_a_site_on_this_machine(box: Sandbox) -> None:
+    """Cookies are sent to every port."""
+    answer = requests.post(f"{box.url}/press/reset", allow_redirects=False, timeout=10)
+    assert answer.headers["Set-Cookie"].startswith("kapso_sandbox_notices=")
+
+
 def test_a_form_that_does_not_exist_is_404(box: Sandbox) -> None:
     assert requests.post(f"{box.url}/press/nothing", timeout=10).status_code == 404
 

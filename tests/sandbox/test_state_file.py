@@ -128,6 +128,15 @@ def test_a_secret_that_was_made_up_stays(path: Path) -> None:
     assert (webhook["url"], webhook["secret_key"]) == (f"{WEBHOOK}/other", "given")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links need a privilege on Windows")
+def test_a_link_to_the_file_stays(path: Path) -> None:
+    link = path.with_name("link.json")
+    link.symlink_to(path)
+    run("--state", str(link))
+    assert link.is_symlink()
+    assert json.loads(path.read_text())["format"] == FORMAT
+
+
 @pytest.mark.parametrize(
     "content",
     ["", "{", "[]", "{}", "null", '{"format": "something else"}', json.dumps({"format": FORMAT})],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -198,6 +199,33 @@ def test_a_test_is_of_an_event_of_the_webhook(
     response = box_api("POST", f"/whatsapp/webhooks/{webhook['id']}/test", body)
     assert response.status_code == status
     assert [row["event"] for row in box.deliveries()] == sent
+
+
+@pytest.mark.parametrize("buffer_enabled", [True, False])
+@pytest.mark.parametrize(
+    ("event", "keys"),
+    [
+        (RECEIVED, {"message", "conversation", "is_new_conversation", "phone_number_id"}),
+        ("whatsapp.conversation.ended", {"conversation", "phone_number_id"}),
+    ],
+)
+def test_a_test_of_a_numbers_webhook_looks_like_its_events(
+    box: Sandbox,
+    box_api: Api,
+    number: dict[str, Any],
+    buffer_enabled: bool,
+    event: str,
+    keys: set[str],
+) -> None:
+    buffer = {"buffer_enabled": buffer_enabled, "max_buffer_size": 1}
+    webhook = created(box_api, **{**OF_NUMBER, "events": [event], **buffer})
+    box.faults(drop=True)
+    path = f"/whatsapp/webhooks/{webhook['id']}/test"
+    assert box_api("POST", path, {"event_type": event}).status_code == 200
+    body = json.loads(box.deliveries()[0]["body"])
+    if buffer_enabled and event == RECEIVED:
+        (body,) = body["data"]
+    assert set(body) == keys
 
 
 def test_a_webhook_without_events_cannot_be_tested(box_api: Api) -> None:
