@@ -267,6 +267,8 @@ def _payload_of_number(data: dict[str, Any]) -> dict[str, Any]:
     event, number = data["event"], find(store.numbers(), data["phone_number_id"], "Phone number")
     names = ("legacy", "reason", "initiated_by", "source_event")
     options = {name: data[name] for name in names if name in data}
+    if event in payloads.NUMBER_EVENTS:
+        return messages.sample(event, number)
     payload = payloads.build(event, number, **options)
     if not data.get("apply", True):
         return payload

@@ -70,7 +70,10 @@ def change_number(number: PhoneNumber, data: dict[str, Any]) -> None:
         if new_id in store.numbers():
             raise Invalid("Validation failed: phone_number_id has already been taken")
         store.change_number_id(number, new_id)
-    number.change(_shown(values))
+    changes = _shown(values)
+    if "access_token" in values:
+        changes["access_error"] = ""
+    number.change(changes)
 
 
 def _check_kind(kind: str, values: dict[str, Any]) -> None:

@@ -109,35 +109,6 @@ def _agent_event(event: str) -> dict[str, Any]:
     return {"id": new_id(), "event": event, "created_at": timestamp(now()), "data": run}
 
 
-def _number_event(event: str, number: PhoneNumber) -> dict[str, Any]:
-    """Return a sample of an event that one number's webhooks get."""
-    conversation = {
-        "id": new_id(),
-        "phone_number": "+14155550199",
-        "phone_number_id": number.phone_number_id,
-        "status": "ended" if event == "whatsapp.conversation.ended" else "active",
-        "last_active_at": timestamp(now()),
-        "contact_name": "Sample",
-    }
-    values: dict[str, Any] = {
-        "phone_number_id": number.phone_number_id,
-        "conversation": conversation,
-    }
-    if event.startswith("whatsapp.message."):
-        status = event.rpartition(".")[2]
-        direction = "inbound" if event == MESSAGE_RECEIVED_EVENT else "outbound"
-        values["message"] = {
-            "id": f"wamid.{uuid4().hex}",
-            "timestamp": str(int(now().timestamp())),
-            "type": "text",
-            "text": {"body": "Sample"},
-            "from": "14155550199" if direction == "inbound" else number.normalized,
-            "kapso": {"direction": direction, "status": status, "content": "Sample"},
-        }
-        values["is_new_conversation"] = False
-    return values
-
-
 SAMPLES_BY_PREFIX = {
     "workflow.execution.": _workflow_event,
     "project.event": _project_event,
@@ -154,14 +125,12 @@ def build(
     initiated_by: str | None = None,
     source_event: str | None = None,
 ) -> dict[str, Any]:
-    """Return the body of ``event`` for ``number``; ``legacy`` uses Kapso's older field names.
+    """Return the body of an event of the project; ``legacy`` uses Kapso's older field names.
 
     ``reason``, ``initiated_by`` and ``source_event`` are those of a disconnection.
     """
     if event in ACCOUNT_SOURCES:
         return _account_event(event, number)
-    if event in NUMBER_EVENTS:
-        return _number_event(event, number)
     for prefix, sample in SAMPLES_BY_PREFIX.items():
         if event.startswith(prefix):
             return sample(event)

@@ -57,14 +57,14 @@ def read_webhook(
         raise Invalid("kind can't be changed after the webhook was created")
     if values.get("headers", {}) is None:
         values["headers"] = {}
-    if current.kind == "meta":
-        values["events"] = []  # it gets everything, as Meta sends it
-        if values.get("buffer_enabled"):
-            raise Invalid("buffer_enabled is not supported for webhooks of kind meta")
+    if current.kind == "meta" and values.get("buffer_enabled"):
+        raise Invalid("buffer_enabled is not supported for webhooks of kind meta")
     of_number = current.phone_number_id is not None
     supported = payloads.NUMBER_EVENTS if of_number else payloads.PROJECT_EVENTS
     _check_events(values.get("events", []), supported)
     _check_events(values.get("buffer_events", []), payloads.NUMBER_EVENTS)
+    if current.kind == "meta":
+        values["events"] = []  # it gets everything, as Meta sends it
     if of_number:
         if not values.get("secret_key", current.secret_key):
             raise Invalid("Validation failed: secret_key can't be blank")

@@ -98,11 +98,24 @@ def test_a_sandbox_number_becomes_a_real_one(box: Sandbox, box_api: Api) -> None
     assert change(box_api, "sandbox", kind="production").status_code == 422
     assert change(box_api, "sandbox", phone_number_id="1").status_code == 422
     again = {**credentials, "phone_number_id": taken, "kind": "production"}
-    assert change(box_api, "sandbox", **again).status_code == 409
+    assert change(box_api, "sandbox", **again).status_code == 422
+    webhook = box_api.number_webhook("sandbox", url="https://a.example/hook", events=[SENT])
     changed = change(box_api, "sandbox", kind="production", **credentials).json()["data"]
     assert changed["phone_number_id"] == "123456789012345"
     assert box_api("GET", "/whatsapp/phone_numbers/sandbox").status_code == 404
     assert box_api("GET", "/whatsapp/phone_numbers/123456789012345").json()["data"] == changed
+    webhooks = box_api("GET", "/whatsapp/phone_numbers/123456789012345/webhooks").json()["data"]
+    assert [row["id"] for row in webhooks] == [webhook["id"]]
+
+
+def test_a_new_token_ends_an_access_error(box: Sandbox, box_api: Api) -> None:
+    pk = box.add_number(access_error="The access token has expired")["phone_number_id"]
+    path = f"/whatsapp/phone_numbers/{pk}/health"
+    assert box_api("GET", path).json()["status"] == "error"
+    change(box_api, pk, name="New")
+    assert box_api("GET", path).json()["status"] == "error"
+    change(box_api, pk, access_token="new")
+    assert box_api("GET", path).json()["status"] == "healthy"
 
 
 # Webhooks of a number
@@ -155,6 +168,10 @@ def test_webhooks_of_a_number_are_filtered(box: Sandbox, box_api: Api) -> None:
         (
             {"url": "https://x.example", "secret_key": "s", "events": ["project.event"]},
             'unsupported events: "project.event"',
+        ),
+        (
+            {"url": "https://x.example", "secret_key": "s", "kind": "meta", "events": ["x"]},
+            'unsupported events: "x"',
         ),
     ],
 )

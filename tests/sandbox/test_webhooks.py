@@ -22,6 +22,7 @@ DELETED = "whatsapp.phone_number.deleted"
 DISCONNECTED = "whatsapp.phone_number.disconnected"
 RECONNECTED = "whatsapp.phone_number.reconnected"
 OFFBOARDED = "whatsapp.phone_number.offboarded"
+RECEIVED = "whatsapp.message.received"
 
 
 def signature(body: bytes, secret: bytes = b"s3cret") -> str:
@@ -538,3 +539,25 @@ def test_the_webhook_can_be_answered_before_the_redirect(
     assert answering.is_set()
     timer.join()
     assert box.deliveries()[0]["state"] == "delivered"
+
+
+@pytest.mark.parametrize("buffer_enabled", [True, False])
+def test_an_event_of_a_number_is_sent_to_its_webhooks_alone(
+    box: Sandbox, box_api: Api, box_receiver: Receiver, buffer_enabled: bool
+) -> None:
+    numbers = [box.add_number()["phone_number_id"] for _ in range(2)]
+    for number in numbers:
+        add_webhook(
+            box_api,
+            box_receiver,
+            phone_number_id=number,
+            events=[RECEIVED],
+            buffer_enabled=buffer_enabled,
+            max_buffer_size=1,
+        )
+    box.send_event(RECEIVED, phone_number_id=numbers[0])
+    box.wait_for_deliveries(1)
+    (received,) = box_receiver.received
+    body = received.json["data"][0] if buffer_enabled else received.json
+    assert body["message"]["text"]
+    assert body["phone_number_id"] == body["conversation"]["phone_number_id"] == numbers[0]
