@@ -23,8 +23,6 @@ from .middleware import SAFE_METHODS
 from .state import Conversation, Customer, PhoneNumber, Record, SetupLink, Webhook, store
 
 FORMAT = "kapso_connect sandbox 1"
-# Fields that say what happened lately: they start anew.
-TRANSIENT_FIELDS = {"health", "health_until", "access_errors", "outcomes"}
 PLAIN_DICTS = ("funding", "account_events")
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -131,7 +129,8 @@ def _snapshot() -> dict[str, Any]:
 
 
 def _kept(record: Record) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in TRANSIENT_FIELDS}
+    """Return a record's fields; the attempts that decide about a webhook's pause start anew."""
+    return {name: value for name, value in vars(record).items() if name != "outcomes"}
 
 
 def _restore(kept: dict[str, Any]) -> None:

@@ -47,6 +47,7 @@ def fill(box: Sandbox, api: Api) -> None:
     box.receive_message(number_id, sender="+14155550199")
     box.set_funding(account, "pending")
     box.send_event("whatsapp.account.restricted", phone_number_id=number_id)
+    api("GET", f"/whatsapp/phone_numbers/{number_id}/health")
     box.delete_number(box.add_number()["phone_number_id"])
     box.faults(drop=True)
 
