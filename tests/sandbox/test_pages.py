@@ -224,13 +224,19 @@ def test_a_phone_changes(
     assert box.state()["phone_numbers"][0]["status"] == "CONNECTED"
 
 
-def test_a_number_that_is_gone_is_not_reconnected(
-    box: Sandbox, number: str, box_receiver: Receiver
+def test_a_number_that_was_replaced_is_not_reconnected(
+    box: Sandbox, box_receiver: Receiver
 ) -> None:
-    box.change_device(number, 0.3)
-    box.delete_number(number)
+    """Meta keeps its id."""
+    phone = "+14155550142"
+    first = box.add_number(phone_number=phone)["phone_number_id"]
+    box.change_device(first, 0.3)
+    box.delete_number(first)
+    second = box.add_number(phone_number=phone, status="BANNED")
+    assert second["phone_number_id"] == first
     time.sleep(0.5)
     assert [row["event"] for row in box.deliveries()][1:] == ["whatsapp.phone_number.deleted"]
+    assert box.state()["phone_numbers"][0]["status"] == "BANNED"
 
 
 def test_what_the_api_says_of_a_number(box: Sandbox, browser: Browser, number: str) -> None:
