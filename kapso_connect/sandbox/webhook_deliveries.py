@@ -65,8 +65,9 @@ def _filtered(request: HttpRequest) -> list[Delivery]:
 
 
 def _has_error(delivery: Delivery) -> bool:
-    unanswered = any(attempt["status"] != 200 for attempt in delivery.attempts)
-    return STATUS_BY_STATE[delivery.state] == "failed" or unanswered
+    """Return whether it failed, for good or so far."""
+    status = STATUS_BY_STATE[delivery.state]
+    return status == "failed" or (status == "pending" and bool(delivery.attempts))
 
 
 def _position(ids: list[str], name: str, cursor: str) -> int:

@@ -196,7 +196,7 @@ def test_nothing_is_changed_without_the_test_delivery(here: str, sandbox: Sandbo
 def test_no_network_makes_no_requests(here: str, sandbox: Sandbox) -> None:
     found = offline()
     assert sandbox.requests() == []
-    for name in ("site", "clock", "kapso", "delivery"):
+    for name in ("site", "clock", "kapso", "deliveries", "delivery"):
         assert "network checks are turned off" in found[name]["message"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import time
 from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -129,6 +130,36 @@ def test_a_single_message_comes_as_a_batch_when_the_window_is_over(
     [batch] = bodies(box, box_receiver, 1)
     assert [row["message"]["text"]["body"] for row in batch["data"]] == ["alone"]
     assert box_receiver.received[0].headers["X-Batch-Size"] == "1"
+
+
+@pytest.mark.slow
+def test_a_full_batch_does_not_shorten_the_window_of_the_next(
+    box: Sandbox, box_api: Api, box_receiver: Receiver, number: dict[str, Any]
+) -> None:
+    pk = number["phone_number_id"]
+    buffer = {"buffer_enabled": True, "buffer_window_seconds": 1, "max_buffer_size": 2}
+    box_api.number_webhook(pk, url=box_receiver.url, events=[RECEIVED], **buffer)
+    for text in ("one", "two"):
+        box.receive_message(pk, sender=PERSON, body=text)
+    time.sleep(0.6)
+    box.receive_message(pk, sender=PERSON, body="three")
+    time.sleep(0.7)
+    assert len(box_receiver.received) == 1
+    bodies(box, box_receiver, 2)
+
+
+def test_faults_of_deliveries_are_those_of_messages_too(
+    box: Sandbox, box_api: Api, box_receiver: Receiver, number: dict[str, Any]
+) -> None:
+    pk = number["phone_number_id"]
+    box_api.number_webhook(pk, url=box_receiver.url, events=[RECEIVED])
+    box.faults(drop=True)
+    [dropped] = box.receive_message(pk, sender=PERSON)
+    assert [(row["id"], row["state"]) for row in box.deliveries()] == [(dropped, "dropped")]
+    box.faults(drop=False, duplicate=1)
+    assert len(box.receive_message(pk, sender=PERSON)) == 2
+    first, second = bodies(box, box_receiver, 3)
+    assert first == second
 
 
 @pytest.mark.parametrize("event", [RECEIVED, "whatsapp.message.failed"])

@@ -94,6 +94,24 @@ def test_a_period_is_that_long(
     assert [row["event"] for row in rows] == [f"{24 * days - 1}"]
 
 
+def test_errors_are_failures_and_what_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kapso_connect.sandbox.state import Delivery, store
+    from kapso_connect.sandbox.webhook_deliveries import _filtered
+
+    refused = {"status": 500, "at": datetime.now(timezone.utc)}
+    for name, state, attempts in [
+        ("new", "pending", []),
+        ("tried", "pending", [refused]),
+        ("failed", "failed", [refused]),
+        ("paused", "failed", []),
+        ("delivered", "delivered", [refused, {**refused, "status": 200}]),
+    ]:
+        delivery = Delivery("1", name, b"{}", "key", state=state, attempts=attempts)
+        monkeypatch.setitem(store.deliveries, delivery.id, delivery)
+    request = RequestFactory().get("/", {"errors_only": "true"})
+    assert [row.event for row in _filtered(request)] == ["tried", "failed", "paused"]
+
+
 def test_a_message_shows_the_person_it_is_about(
     box: Sandbox, box_api: Api, box_receiver: Receiver
 ) -> None:
