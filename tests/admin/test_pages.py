@@ -477,11 +477,19 @@ def test_connection_page_has_buttons_for_its_actions(admin_client: Client, statu
         health_error="No webhook",
         quality_rating="RED",
         name_status="DECLINED",
+        health_problems=[{"check": "token_validity", "description": "It expired <b>"}],
+        funding_status="not_funded",
     )
     page = admin_client.get(url("connection", "change", connection.pk)).content.decode()
     expected = NUMBER_ACTIONS if status == "connected" else NUMBER_ACTIONS[:2]
     assert actions_on(page, connection.customer) == expected
-    for fact in ("Unhealthy", "No webhook", "RED", "DECLINED"):
+    for fact in (
+        "Unhealthy",
+        "access token: It expired &lt;b&gt;.",
+        "RED",
+        "DECLINED",
+        "Not funded",
+    ):
         assert fact in page
     assert ("by a member of staff" in page) == (status == "disconnected")
 
