@@ -293,7 +293,8 @@ class OptionsSerializer(StrictSerializer):
         allow_empty=False,
         min_length=1,
         max_length=10,
-        help_text="The types that the customer can choose from; a single one is preselected.",
+        help_text="The types that the customer can choose from; a single one is preselected. With "
+        "reconnect_phone_number, only the type that the number has, or none.",
     )
     language = ChoiceField(
         "Language",
@@ -315,13 +316,20 @@ class OptionsSerializer(StrictSerializer):
         help_text="The area code of the provided number, three digits; United States only.",
     )
     meta_billing_mode = ChoiceField(
-        "BillingMode", BILLING_MODES, required=False, allow_null=True, help_text="Who pays Meta."
+        "BillingMode",
+        BILLING_MODES,
+        required=False,
+        allow_null=True,
+        help_text="Who pays Meta. "
+        "With partner_managed, see funding_status of the connection: a completed setup does not "
+        "say that Kapso pays.",
     )
     reconnect_phone_number = StrictCharField(
         required=False,
         allow_null=True,
         pattern=PHONE_NUMBER_PATTERN,
-        help_text="One of this customer's numbers, as +15551234567.",
+        help_text="One of this customer's numbers, as +15551234567. It keeps its connection type, "
+        "and no other number is provided.",
     )
 
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
