@@ -106,6 +106,18 @@ REFUSALS: dict[int, tuple[type[KapsoError], str, str]] = {
 }
 """For each status: the error, what happened, and what to do next."""
 
+RECONNECT = "Let the customer connect the number again, with a new setup link."
+META_NEXT_STEPS = {
+    131042: "The customer has to solve the payment problem of the account at Meta.",
+    131047: "Send an approved template: free text may be sent only within 24 hours of the person's "
+    "last message.",
+    133010: RECONNECT,
+}
+"""What to do next, for each of these error codes of Meta's."""
+
+SECRET_FIELDS = frozenset({"access_token", "secret_key", "webhook_verify_token"})
+"""Fields of a request whose values no error may quote."""
+
 TRY_LATER = "Try again later."
 CHECK_CONNECTION = (
     'Check KAPSO_CONNECT["API_BASE_URL"], and the proxy and CA bundle of this site\'s environment.'
@@ -454,7 +466,7 @@ class Transport:
             return answer.status, self._json(operation, method, answer)
         if answer.status == 404 and method == "DELETE" and may_have_happened:
             return answer.status, None  # deleted by an earlier attempt whose answer was lost
-        raise self._refusal(operation, method, answer)
+        raise self._refusal(operation, method, answer, self._quote(answer, body))
 
     def _remaining(self) -> float:
         return self._deadline - time.monotonic()
@@ -506,14 +518,14 @@ class Transport:
             next_step = f"Try again in {math.ceil(wait)} seconds."
             raise _error(KapsoRateLimited, operation, reason, next_step, retry_after=wait)
 
-    def _refusal(self, operation: str, method: str, answer: Response) -> KapsoError:
-        quoted = self._quote(answer)
-        status = answer.status
+    def _refusal(self, operation: str, method: str, answer: Response, quoted: str) -> KapsoError:
+        status, code = answer.status, _meta_code(answer.body)
         if status == 429:
             wait = answer.retry_after
             reason = f"too many requests (429){quoted}"
             when = TRY_LATER if wait is None else f"Try again in {wait:.0f} seconds."
-            return _error(KapsoRateLimited, operation, reason, when, status=429, retry_after=wait)
+            details: dict[str, Any] = {"status": 429, "retry_after": wait, "meta_code": code}
+            return _error(KapsoRateLimited, operation, reason, when, **details)
         if _is_blocked(answer):
             reason = (
                 "something in front of Kapso refused this server's request without looking at the "
@@ -522,19 +534,26 @@ class Transport:
             return _error(KapsoBlocked, operation, reason, CHECK_CALLER, status=403)
         if status in REFUSALS:
             kind, reason, next_step = REFUSALS[status]
-            return _error(kind, operation, f"{reason} ({status}){quoted}", next_step, status=status)
+            if code is not None:
+                reason = "Meta refused it"
+                if kind is KapsoCredentialsError:  # not the API key, but Meta's for the number
+                    kind, next_step = KapsoValidationError, RECONNECT
+                next_step = META_NEXT_STEPS.get(code, next_step)
+            details = {"status": status, "meta_code": code}
+            return _error(kind, operation, f"{reason} ({status}){quoted}", next_step, **details)
         if status == 408 or 500 <= status < 600:
             unknown = method == "POST" and status != 408
             reason = f"Kapso failed ({status}){quoted}"
-            details = {"status": status, "outcome_unknown": unknown}
+            details = {"status": status, "outcome_unknown": unknown, "meta_code": code}
             return _error(KapsoUnavailable, operation, reason, TRY_LATER, **details)
         is_redirect = 300 <= status < 400
         reason = "it is a redirect, which is not followed" if is_redirect else "unexpected status"
         return self.unexpected_response(operation, method, f"{reason} ({status}){quoted}", status)
 
-    def _quote(self, answer: Response) -> str:
+    @sensitive_variables()
+    def _quote(self, answer: Response, body: Mapping[str, Any] | None) -> str:
         text = _error_text(answer.body)
-        for secret in self._hidden:
+        for secret in (*self._hidden, *_secrets_in(body)):
             text = text.replace(secret, "***")
         text = "".join(c for c in text if c.isprintable() or c.isspace())
         text = " ".join(text.split())
@@ -602,11 +621,43 @@ def _json_error(body: bytes) -> Any:
         return None
 
 
+def _meta_code(body: bytes) -> int | None:
+    """Return the code of an error of Meta's, or None: Kapso's own have a text only."""
+    error = _json_error(body)
+    if not isinstance(error, Mapping) or "message" not in error:
+        return None
+    code = error.get("code")
+    return code if type(code) is int else None
+
+
+def _meta_text(error: Mapping[str, Any]) -> str | None:
+    """Return Meta's words about an error, with its code."""
+    message, code, data = error.get("message"), error.get("code"), error.get("error_data")
+    if not isinstance(message, str):
+        return None
+    details = data.get("details") if isinstance(data, Mapping) else None
+    if type(code) is int and str(code) not in message:
+        message += f" (code {code})"
+    return f"{message}: {details}" if isinstance(details, str) else message
+
+
+@sensitive_variables()
+def _secrets_in(body: Mapping[str, Any] | None) -> list[str]:
+    """Return the secrets that a request contains in the object that its body wraps."""
+    return [
+        value
+        for wrapped in (body or {}).values()
+        if isinstance(wrapped, Mapping)
+        for name, value in wrapped.items()
+        if name in SECRET_FIELDS and isinstance(value, str) and value
+    ]
+
+
 def _error_text(body: bytes) -> str:
     """Return the text of an error answer: Kapso's, Meta's, or that of a proxy's page."""
     error = _json_error(body)
     if isinstance(error, Mapping):
-        error = error.get("message")
+        error = _meta_text(error)
     if isinstance(error, str):
         reason = json.loads(body).get("message")  # a refused health check has it beside the error
         return f"{error}: {reason}" if isinstance(reason, str) and reason != error else error

@@ -25,7 +25,7 @@ from ..kapso.languages import Language
 from ..kapso.setup_link_options import SetupLinkOptions
 from ..kapso.types import KapsoSetupLink
 from ..models import Connection, Customer, SetupLink, Source, TimelineEvent, new_connect_key
-from ..phone_numbers import comparable_digits
+from ..phone_numbers import comparable_digits, only_digits
 from ..translation import gettext as _
 from ..utils import as_aware, as_instant, reverse_path, validate_same_site_url
 from .customers import register
@@ -358,8 +358,10 @@ def _check_reconnection(
     numbers = list(customer.connections.order_by("status", "-pk"))
     number = next((n for n in numbers if comparable_digits(n.phone_digits) == wanted), None)
     if number is None:
-        if any(not known.phone_digits for known in numbers):
-            return options  # Kapso has not reported the phone number of one of them
+        others = Connection.objects.connected().exclude(customer=customer)
+        may_be_theirs = not all(known.phone_digits for known in numbers) or not numbers
+        if may_be_theirs and not others.filter(phone_digits=only_digits(phone_number)).exists():
+            return options  # Kapso knows
         raise InvalidOptions(
             {"reconnect_phone_number": _("Must be one of this customer's numbers.")}
         )

@@ -13,8 +13,9 @@ FUNDING_STATUSES = ("funded", "pending", "unknown", "not_funded", "revoked")
 
 def check_account(business_account_id: str) -> None:
     """Refuse with 404 an account that neither a number nor a customer has."""
-    owners = [*store.numbers().values(), *store.customers.values()]
-    if all(owner.business_account_id != business_account_id for owner in owners):
+    known = {number.business_account_id for number in store.numbers().values()}
+    known |= {customer.business_account_id for customer in store.customers.values()}
+    if business_account_id not in known:
         raise ApiError(404, "WhatsApp Business account not found")
 
 

@@ -171,8 +171,16 @@ def test_kapso_decides_about_a_number_that_is_not_known_here(sandbox: Sandbox) -
     row = sandbox.add_number(external_customer_id="acme", phone_number="+14155550123")
     customer = make_customer(kapso_id=row["customer_id"], external_customer_id="acme")
     options = {"reconnect_phone_number": "+14155550123"}
+    assert onboarding.create_setup_link(customer, options=options)
+    before = len(sandbox.requests())
+    elsewhere = make_connection(display_phone_number="+1 415-555-0123")
     with pytest.raises(InvalidOptions, match="one of this customer's"):
         onboarding.create_setup_link(customer, options=options)
+    elsewhere.delete()
+    make_connection(customer, display_phone_number="+1 202-555-0100")
+    with pytest.raises(InvalidOptions, match="one of this customer's"):
+        onboarding.create_setup_link(customer, options=options)
+    assert len(sandbox.requests()) == before
     # Connected by a webhook, which does not say the number.
     make_connection(customer, phone_number_id=row["phone_number_id"])
     link = onboarding.create_setup_link(customer, options=options)

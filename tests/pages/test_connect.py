@@ -51,6 +51,7 @@ from ..factories import (
     make_customer,
     make_link,
     read_only_database,
+    remote_customer,
 )
 from ..faults import around_api_requests
 from .test_views import FAILED, SUCCESS, failed, success, text, visit
@@ -110,14 +111,8 @@ def test_get_changes_nothing(address: str, client: Client, sandbox: Sandbox) -> 
 
 
 def test_number_to_reconnect_is_shown(sandbox: Sandbox, client: Client) -> None:
-    row = sandbox.add_number(external_customer_id="acme", phone_number="+442071838750")
-    customer = make_customer(kapso_id=row["customer_id"], external_customer_id="acme")
-    make_connection(
-        customer,
-        phone_number_id=row["phone_number_id"],
-        display_phone_number="+44 20 7183 8750",
-        status="disconnected",
-    )
+    customer = remote_customer(sandbox)
+    sandbox.add_number(customer_id=customer.kapso_id, phone_number="+442071838750")
     onboarding.create_setup_link(customer, options={"reconnect_phone_number": "+442071838750"})
     page = text(client.get(connect_path(customer)))
     assert '<bdi dir="ltr">+44 20 7183 8750</bdi>' in page

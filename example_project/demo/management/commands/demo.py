@@ -25,7 +25,9 @@ The demo is running. Everything is on this machine: nothing reaches Kapso or Wha
   3. Connect    Act as the customer on the page that opens: connect a number, or let it fail.
   4. Check      {site}/ shows who is connected; the welcome e-mail is printed here.
 
-  The sandbox, with every webhook it sent: {sandbox}/
+  The sandbox: {sandbox}/
+  It shows every webhook it sent, and has a button for what Meta, Kapso and customers can do.
+
   Ctrl-C stops the demo and deletes its data.
 """
 
