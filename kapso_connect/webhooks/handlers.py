@@ -6,7 +6,7 @@ from django.db.models import Q
 
 from ..exceptions import Ignored, NeedsConfirmation, UnprocessableEvent
 from ..models import Connection, Customer, Source, WebhookEvent
-from ..onboarding import accounts, customers, disconnections, numbers
+from ..onboarding import accounts, customers, details, disconnections, numbers
 from ..utils import as_aware, as_instant
 from .payloads import SAMPLE_NUMBER, AccountEvent, PhoneNumberEvent
 
@@ -57,7 +57,7 @@ def handle_created(event: PhoneNumberEvent, webhook_event: WebhookEvent) -> None
     """
     if not event.customer_id:
         raise Ignored(OWN_NUMBER)
-    numbers.connect(
+    connection = numbers.connect(
         customers.find_or_add_customer(event.customer_id, event.external_customer_id),
         numbers.Number(
             phone_number_id=event.phone_number_id,
@@ -68,6 +68,7 @@ def handle_created(event: PhoneNumberEvent, webhook_event: WebhookEvent) -> None
         webhook_event=webhook_event,
         is_locked=True,
     )
+    details.request_after_commit(connection)
 
 
 def handle_disconnected(event: PhoneNumberEvent, webhook_event: WebhookEvent) -> None:
