@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add("--webhook-url", default="", help="where webhooks go, for example your site's")
     add("--webhook-secret", default="", help="what signs them (default: random, and printed)")
     add("--retry-scale", type=float, default=1.0, help="factor for 10/40/90 s; 0 retries at once")
+    add("--rate-limit", type=int, default=1000, help="requests a minute and key; 0: no limit")
     add("--teardown-seconds", type=float, default=0.2, help="how long a deleted number is readable")
     add("--stop-on-eof", action="store_true", help="stop when standard input is closed")
     add("--verbose", action="store_true", help="print every request")
@@ -57,8 +58,8 @@ def allowed_hosts(options: argparse.Namespace) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     options = parser().parse_args(argv)
-    if options.retry_scale < 0 or options.teardown_seconds < 0:
-        parser().error("--retry-scale and --teardown-seconds must not be negative")
+    if min(options.retry_scale, options.teardown_seconds, options.rate_limit) < 0:
+        parser().error("--retry-scale, --teardown-seconds and --rate-limit must not be negative")
     if options.public_url and not urlsplit(options.public_url).netloc:
         parser().error("--public-url must be a URL, such as http://sandbox:8900")
     configure(verbose=options.verbose, allowed_hosts=allowed_hosts(options))

@@ -34,6 +34,8 @@ NUMBER_SPEC: fields.Spec = {
     "quality_rating": fields.nullable(fields.text),
     "name_status": fields.nullable(fields.text),
     "code_verification_status": fields.nullable(fields.text),
+    "access_error": fields.text,
+    "payment_problem": fields.boolean,
     "created_at": fields.date_time,
     "updated_at": fields.date_time,
 }
@@ -47,10 +49,11 @@ NEW_NUMBER_SPEC: fields.Spec = {
 }
 LINK_SPEC: fields.Spec = {
     **api.LINK_PATCH_SPEC,
+    "status": fields.choice(*api.LINK_STATUSES),
     "created_at": fields.date_time,
     "whatsapp_setup_status": fields.choice("pending", "processing", "completed", "failed"),
     "whatsapp_setup_error": fields.nullable(fields.text),
-    "reconnect_phone_number": fields.nullable(fields.e164),
+    "reconnect_phone_number": fields.nullable(fields.phone_digits),
     "meta_billing_mode": fields.choice(*api.BILLING_MODE_NAMES),
 }
 DEFAULT_WEBHOOK_SPEC: fields.Spec = {"url": fields.nullable(fields.url), "secret": fields.text}
@@ -64,7 +67,9 @@ EVENT_SPEC: fields.Spec = {
     "legacy": fields.boolean,
     "reason": fields.nullable(fields.text),
     "initiated_by": fields.nullable(fields.text),
+    "source_event": fields.choice(*payloads.DISCONNECTION_SOURCES),
 }
+RATE_LIMIT_SPEC: fields.Spec = {"limit": fields.count}
 
 
 def restart() -> None:
@@ -80,7 +85,7 @@ def restart() -> None:
 def set_default_webhook(url: str | None, secret: str) -> None:
     store.webhooks.pop(store.default_webhook_id, None)
     if url:
-        events = list(payloads.KNOWN_EVENTS)
+        events = list(payloads.PROJECT_EVENTS)
         webhook = Webhook(url, store.project_id, secret_key=secret or None, events=events)
         store.webhooks[webhook.id] = webhook
         store.default_webhook_id = webhook.id
@@ -117,6 +122,15 @@ def _set_faults(faults: Faults) -> object:
     store.faults = faults
     store.lock.notify_all()  # requests that hang go on
     return asdict(faults)
+
+
+class RateLimitView(SandboxView):
+    def post(self, request: HttpRequest) -> object:
+        """Set how many requests a minute each key has, and count anew; 0 stands for no limit."""
+        data = fields.read_strictly(RATE_LIMIT_SPEC, read_object(request), required="limit")
+        store.rate_limit = data["limit"]
+        store.requests_by_key.clear()
+        return data
 
 
 class DefaultWebhookView(SandboxView):
@@ -213,18 +227,19 @@ def _payload_of_number(data: dict[str, Any]) -> dict[str, Any]:
     if "phone_number_id" not in data:
         return {}
     event, number = data["event"], find(store.numbers(), data["phone_number_id"], "Phone number")
-    options = {name: data[name] for name in ("legacy", "reason", "initiated_by") if name in data}
+    names = ("legacy", "reason", "initiated_by", "source_event")
+    options = {name: data[name] for name in names if name in data}
     payload = payloads.build(event, number, **options)
     if not data.get("apply", True):
         return payload
-    if event == payloads.DISCONNECTED_EVENT:
+    if event in (payloads.DISCONNECTED_EVENT, payloads.OFFBOARDED_EVENT):
         number.change({"status": "DISCONNECTED"})
     elif event == payloads.RECONNECTED_EVENT:
         number.change({"status": "CONNECTED"})
     elif event == payloads.DELETED_EVENT:
         store.tear_down_number(number)
-    elif event == payloads.OFFBOARDED_EVENT:
-        store.forget_number(number.phone_number_id)
+    elif event in payloads.ACCOUNT_SOURCES and number.business_account_id:
+        store.apply_account_event(event, number.business_account_id)
     return payload
 
 

@@ -21,13 +21,21 @@ MAX_TEXT_LENGTH = 2048
 
 
 class ApiError(Exception):
-    """An error response: an HTTP status and a text for the client."""
+    """An error response: an HTTP status and a text for the client, and a reason in ``message``."""
 
-    def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        text: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        message: str | None = None,
+    ) -> None:
         super().__init__(text)
         self.status = status
         self.text = text
         self.headers = headers
+        self.message = message
 
 
 class Invalid(ApiError):
@@ -52,6 +60,13 @@ def non_blank(name: str, value: object) -> str:
     return result
 
 
+def non_empty(name: str, value: object) -> str:
+    result = text(name, value)
+    if not result:
+        raise Invalid(f"{name} can't be empty")
+    return result
+
+
 def url(name: str, value: object) -> str:
     result = text(name, value)
     try:
@@ -61,6 +76,13 @@ def url(name: str, value: object) -> str:
         valid = False
     if not valid or re.search(r"[\s\x00-\x1f\x7f<>\"]", result):
         raise Invalid(f"{name} is not a valid URL")
+    return result
+
+
+def origin(name: str, value: object) -> str:
+    result = url(name, value)
+    if not re.fullmatch(r"https://[^/?#@\s]+", result):
+        raise Invalid(f"{name} must be an https origin such as https://app.example.com")
     return result
 
 
@@ -126,6 +148,14 @@ def nullable(check_value: Check) -> Check:
     return lambda name, value: None if value is None else check_value(name, value)
 
 
+def phone_digits(name: str, value: object) -> str:
+    """Return the digits of an E.164 phone number, which may lack its ``+``."""
+    result = text(name, value)
+    if not re.fullmatch(r"\+?[1-9][0-9]{6,14}", result):
+        raise Invalid(f"{name} must be an E.164 phone number such as +14155550100")
+    return result.lstrip("+")
+
+
 boolean = instance_of(bool, "true or false")
 mapping = instance_of(dict, "an object")
 whole = instance_of(int, "a whole number")
@@ -134,6 +164,8 @@ seconds = number(0, 86_400, instance_of((int, float), "a number of seconds"))
 hex_colour = pattern(r"#[0-9A-Fa-f]{6}", "a hex colour such as #1A2B3C")
 e164 = pattern(r"\+[1-9][0-9]{6,14}", "an E.164 phone number such as +14155550100")
 digits = pattern(r"[0-9]{1,32}", "a string of digits")
+meta_id = pattern(r"[0-9]{1,32}|sandbox", "a string of digits")  # a sandbox number says "sandbox"
+uuid = pattern(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "a UUID")
 printable = pattern(r"[ -~]*", "printable ASCII")
 
 

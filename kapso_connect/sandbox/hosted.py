@@ -79,7 +79,7 @@ def _form(request: HttpRequest, link: SetupLink, error: str = "") -> HttpRespons
         "customer": store.customers[link.customer_id],
         "types": [(name, CONNECTION_TYPE_LABELS[name]) for name in link.allowed_connection_types],
         "chosen_type": request.POST.get("connection_type") or link.allowed_connection_types[0],
-        "phone_number": request.POST.get("phone_number", link.reconnect_phone_number or ""),
+        "phone_number": request.POST.get("phone_number", _number_to_reconnect(link)),
         "display_name": request.POST.get("display_name", ""),
         "errors": SETUP_ERROR_TEXTS,
         "error": error,
@@ -95,15 +95,22 @@ def _connect(request: HttpRequest, link: SetupLink) -> HttpResponse:
     kind = request.POST.get("connection_type") or link.allowed_connection_types[0]
     fields.choice(*link.allowed_connection_types)("connection_type", kind)
     typed = re.sub(r"[\s().-]", "", request.POST.get("phone_number", ""))
-    phone_number = fields.e164("phone_number", typed) if typed else link.reconnect_phone_number
+    phone_number = fields.e164("phone_number", typed) if typed else None
     name = fields.text("display_name", request.POST.get("display_name", "").strip())
-    number, event = _add_or_reconnect(link, phone_number, kind == "coexistence", name)
+    if link.reconnect_phone_number:
+        number = _number_of(link)
+        if number is None or phone_number not in (None, _number_to_reconnect(link)):
+            return _fail(request, link, "phone_verification_failed")
+        event = _renew_credentials(number)
+    else:
+        number = _add(link, phone_number, kind == "coexistence", name)
+        event = payloads.CREATED_EVENT
     if link.provision_phone_number:
         link.provisioned_phone_number = _provisioned(number)
     link.status = "used"
     link.whatsapp_setup_status = "completed"
     link.whatsapp_setup_error = None
-    deliveries = sender.emit(event, payloads.build(event, number))
+    deliveries = sender.emit(event, payloads.build(event, number)) if event else []
     if store.faults.webhook_first:
         store.wait_for(lambda: all(d.attempts for d in deliveries), WEBHOOK_FIRST_TIMEOUT)
     if not link.success_redirect_url:
@@ -119,22 +126,33 @@ def _connect(request: HttpRequest, link: SetupLink) -> HttpResponse:
     return _redirect(link.success_redirect_url, parameters)
 
 
-def _add_or_reconnect(
-    link: SetupLink, phone_number: str | None, coexistence: bool, name: str
-) -> tuple[PhoneNumber, str]:
+def _number_to_reconnect(link: SetupLink) -> str:
+    """Return in E.164 the number that the customer has to choose; "" if that is free."""
+    return f"+{link.reconnect_phone_number}" if link.reconnect_phone_number else ""
+
+
+def _number_of(link: SetupLink) -> PhoneNumber | None:
+    """Return the number that the link reconnects, if it is still the customer's."""
+    number = store.number_by_digits(link.reconnect_phone_number or "")
+    return number if number and number.customer_id == link.customer_id else None
+
+
+def _renew_credentials(number: PhoneNumber) -> str:
+    """Reconnect a number in place; return the event to send: "" if it was connected all along."""
+    event = "" if number.status == "CONNECTED" else payloads.RECONNECTED_EVENT
+    number.change({"status": "CONNECTED", "access_error": ""})
+    return event
+
+
+def _add(link: SetupLink, phone_number: str | None, is_coexistence: bool, name: str) -> PhoneNumber:
     customer = store.customers[link.customer_id]
-    known = store.number_by_digits(phone_number.lstrip("+")) if phone_number else None
-    if link.reconnect_phone_number and known and known.customer_id == customer.id:
-        known.change({"status": "CONNECTED", "is_coexistence": coexistence})
-        return known, payloads.RECONNECTED_EVENT
-    number = store.add_number(
+    return store.add_number(
         phone_number=phone_number,
         customer_id=customer.id,
         business_account_id=customer.business_account_id,
         verified_name=name or customer.name,
-        is_coexistence=coexistence,
+        is_coexistence=is_coexistence,
     )
-    return number, payloads.CREATED_EVENT
 
 
 def _provisioned(number: PhoneNumber) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from django.http.response import HttpResponseBase
 
 from .faults import Rule
 from .fields import ApiError
+from .limits import count_request
 from .server import CONNECTION_KEY
 from .state import now, store
 from .web import error_response, json_response, read_json
@@ -104,7 +105,16 @@ class SandboxMiddleware:
     def _answer(self, request: HttpRequest) -> HttpResponseBase:
         if request.path.startswith(API_PREFIX) and not has_key(request):
             return error_response(ApiError(401, "Unauthorized: invalid or missing API key"))
-        return self.get_response(request)
+        try:
+            with store.lock:
+                headers = count_request(request.headers.get("X-API-Key", ""))
+        except ApiError as error:
+            return error_response(error)
+        response = self.get_response(request)
+        if response.status_code < 400:
+            for name, value in headers.items():
+                response[name] = value
+        return response
 
     def _apply_fault(self, rule: Rule, request: HttpRequest) -> HttpResponseBase | None:
         """Return the response that ``rule`` asks for; None when the connection has to break."""

@@ -104,7 +104,7 @@ class SetupLink(Record):
 
 @dataclass
 class PhoneNumber(Record):
-    hidden = ("health",)
+    hidden = ("health", "health_until", "access_error", "access_errors", "payment_problem")
 
     phone_number_id: str
     display_phone_number: str
@@ -116,9 +116,26 @@ class PhoneNumber(Record):
     status: str = "CONNECTED"
     quality_rating: str | None = "GREEN"
     name_status: str | None = "APPROVED"
-    code_verification_status: str | None = "VERIFIED"
+    code_verification_status: str | None = "COMPLETED"
     internal_id: str = field(default_factory=new_id)
     health: dict[str, Any] | None = None  # the answer to the last health check
+    health_until: datetime = field(default_factory=now)  # when it is checked again
+    access_error: str = ""  # why Kapso cannot reach the number at Meta
+    access_errors: int = 0  # how many checks in succession failed for that
+    payment_problem: bool = False  # of its account at Meta
+
+    @property
+    def connection_type(self) -> str:
+        return "coexistence" if self.is_coexistence else "dedicated"
+
+    @property
+    def is_production(self) -> bool:
+        return self.phone_number_id != "sandbox"
+
+    def change(self, values: Mapping[str, Any]) -> None:
+        super().change(values)
+        self.health = None
+        self.access_errors = 0
 
     @property
     def normalized(self) -> str:
@@ -133,8 +150,8 @@ class PhoneNumber(Record):
             "inbound_processing_enabled": True,
             "calls_enabled": False,
             "webhook_verified_at": self.created_at,
-            "throughput_tier": "STANDARD",
-            "whatsapp_business_manager_messaging_limit": "TIER_250",
+            "throughput_tier": "TIER_10K",
+            "whatsapp_business_manager_messaging_limit": "10000",
             "is_official_business_account": False,
             "is_pin_enabled": not self.is_coexistence,
         }
@@ -151,14 +168,14 @@ class Webhook(Record):
     secret_key: str | None = None
     active: bool = True
     events: list[str] = field(default_factory=list)
-    headers: dict[str, str] | None = None
+    headers: dict[str, str] = field(default_factory=dict)
     payload_version: str | None = "v2"
     phone_number_id: str | None = None
     buffer_enabled: bool = False
-    buffer_window_seconds: int | None = None
-    max_buffer_size: int | None = None
+    buffer_window_seconds: int | None = 5
+    max_buffer_size: int | None = 50
     buffer_events: list[str] = field(default_factory=list)
-    inactivity_minutes: int | None = None
+    inactivity_minutes: int | None = 60
     # (time, whether it was answered 200) of the attempts that decide about a pause.
     outcomes: deque[tuple[datetime, bool]] = field(default_factory=deque)
 
@@ -208,7 +225,10 @@ class Store:
         self.deliveries: dict[str, Delivery] = {}
         self.deliveries_done = 0  # delivered, failed or dropped
         self.requests: deque[dict[str, Any]] = deque(maxlen=20_000)
-        self.health_calls: deque[datetime] = deque(maxlen=60)
+        self.rate_limit: int = getattr(self.options, "rate_limit", 0)
+        self.requests_by_key: dict[str, tuple[datetime, int]] = {}  # since when, how many
+        self.health_calls: list[datetime] = []
+        self.account_events: dict[str, str] = {}  # what Meta last decided, by business account
         self.faults = Faults()
 
     def wait_for(self, ready: Callable[[], bool], timeout: float | None) -> None:
@@ -239,7 +259,7 @@ class Store:
 
     def add_link(self, customer: Customer, values: Mapping[str, Any]) -> SetupLink:
         token = secrets.token_urlsafe(32)
-        url = f"{self.options.base_url}/setup/{token}"
+        url = f"{self.options.base_url}/s/{token}"
         link = SetupLink(customer.id, token, url, **values)
         self.links[link.id] = link
         self.revoke_others(link)
@@ -252,6 +272,16 @@ class Store:
                 other.status = "revoked"
 
     # Phone numbers
+
+    def apply_account_event(self, event: str, business_account_id: str) -> None:
+        """Keep what Meta has decided about an account, so that health checks tell it."""
+        self.account_events[business_account_id] = event
+        for number in self.numbers_of_account(business_account_id):
+            number.health = None
+
+    def numbers_of_account(self, business_account_id: str) -> list[PhoneNumber]:
+        rows = self.numbers().values()
+        return [row for row in rows if row.business_account_id == business_account_id]
 
     def numbers(self) -> dict[str, PhoneNumber]:
         """Return the numbers, after removing those whose teardown has ended."""
@@ -274,6 +304,7 @@ class Store:
         number.name = number.name or number.verified_name or display
         self._id_of_digits[number.normalized] = number.phone_number_id
         self._gone_at.pop(number.phone_number_id, None)
+        self._numbers.pop(number.phone_number_id, None)  # it is the newest one now
         self._numbers[number.phone_number_id] = number
         return number
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.urls import include, path
 from django.views.static import serve
 
-from . import api, control, hosted, middleware, pages
+from . import api, control, health, hosted, middleware, pages, subscriptions
 from .server import HERE
 
 platform = [
@@ -13,15 +13,16 @@ platform = [
     path("customers/<customer_id>/setup_links/<setup_link_id>", api.SetupLinkView.as_view()),
     path("whatsapp/phone_numbers", api.PhoneNumbersView.as_view()),
     path("whatsapp/phone_numbers/<phone_number_id>", api.PhoneNumberView.as_view()),
-    path("whatsapp/phone_numbers/<phone_number_id>/health", api.HealthView.as_view()),
-    path("whatsapp/webhooks", api.WebhooksView.as_view()),
-    path("whatsapp/webhooks/<webhook_id>", api.WebhookView.as_view()),
-    path("whatsapp/webhooks/<webhook_id>/test", api.WebhookTestView.as_view()),
+    path("whatsapp/phone_numbers/<phone_number_id>/health", health.HealthView.as_view()),
+    path("whatsapp/webhooks", subscriptions.WebhooksView.as_view()),
+    path("whatsapp/webhooks/<webhook_id>", subscriptions.WebhookView.as_view()),
+    path("whatsapp/webhooks/<webhook_id>/test", subscriptions.WebhookTestView.as_view()),
 ]
 controls = [
     path("ready", control.ReadyView.as_view()),
     path("reset", control.ResetView.as_view()),
     path("faults", control.FaultsView.as_view()),
+    path("rate_limit", control.RateLimitView.as_view()),
     path("webhook", control.DefaultWebhookView.as_view()),
     path("seed", control.SeedView.as_view()),
     path("numbers", control.NumbersView.as_view()),
@@ -38,7 +39,7 @@ urlpatterns = [
     path("deliveries", pages.DeliveriesView.as_view()),
     path("deliveries.json", control.DeliveriesView.as_view()),
     path("deliveries/<delivery_id>/resend", pages.ResendView.as_view()),
-    path("setup/<token>", hosted.SetupPageView.as_view()),
+    path("s/<token>", hosted.SetupPageView.as_view()),
     path("elsewhere", pages.elsewhere),
     path("sandbox/", include(controls)),
     path("platform/v1/", include(platform)),

@@ -136,7 +136,7 @@ class Sender:
             if webhook is None or not (webhook.active or delivery.forced):
                 self._finish(delivery, "failed")
                 return
-            url, headers = webhook.url, {**(webhook.headers or {}), **_headers(webhook, delivery)}
+            url, headers = webhook.url, {**webhook.headers, **_headers(webhook, delivery)}
             self._in_flight += 1
         attempt = _post(url, headers, delivery.body)
         with store.lock:

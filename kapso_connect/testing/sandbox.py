@@ -34,7 +34,8 @@ class Sandbox:
 
     ``webhook_url`` and ``webhook_secret`` are those of the project webhook that gets every event;
     ``api_key`` is the only key accepted; ``retry_scale`` multiplies Kapso's 10, 40 and 90 s
-    (0 retries at once); ``teardown_seconds`` is how long a deleted number stays readable;
+    (0 retries at once); ``rate_limit`` is how many requests a minute a key has (0: no limit);
+    ``teardown_seconds`` is how long a deleted number stays readable;
     ``start_timeout`` is in seconds. Raise SandboxError when it does not start.
     """
 
@@ -45,6 +46,7 @@ class Sandbox:
         webhook_secret: str = "sandbox-webhook-secret",  # noqa: S107
         api_key: str = "sandbox-api-key",
         retry_scale: float = 0.0,
+        rate_limit: int = 0,
         teardown_seconds: float = 0.2,
         port: int = 0,
         start_timeout: float = 20.0,
@@ -63,7 +65,7 @@ class Sandbox:
                     *(sys.executable, "-m", "kapso_connect.sandbox", "--stop-on-eof"),
                     *("--port", str(port), "--api-key", api_key),
                     *("--webhook-url", webhook_url, "--webhook-secret", webhook_secret),
-                    *("--retry-scale", str(retry_scale)),
+                    *("--retry-scale", str(retry_scale), "--rate-limit", str(rate_limit)),
                     *("--teardown-seconds", str(teardown_seconds)),
                 ],
                 # The child stops when this pipe closes, so it never outlives a killed test run.
@@ -148,6 +150,10 @@ class Sandbox:
         """Turn all faults off; send the deliveries that were held for a batch or another order."""
         self._call("DELETE", "/sandbox/faults")
 
+    def set_rate_limit(self, limit: int) -> None:
+        """Allow each API key ``limit`` requests a minute from now on; 0 stands for no limit."""
+        self._call("POST", "/sandbox/rate_limit", {"limit": limit})
+
     # Objects
 
     def reset(self) -> None:
@@ -224,7 +230,8 @@ class Sandbox:
 
         With ``phone_number_id`` the body is built from the number, which changes as the event says
         (unless ``apply=False``); fields of a ``payload`` replace those of that body.
-        ``options``: idempotency_key, webhook_id, apply, legacy, reason, initiated_by.
+        ``options``: idempotency_key, webhook_id, apply, legacy; of a disconnection also reason,
+        initiated_by and source_event ("PARTNER_REMOVED", "PARTNER_APP_UNINSTALLED").
         Return ``payload`` and the ids of the ``deliveries``.
         """
         body = {"event": event, **options}
