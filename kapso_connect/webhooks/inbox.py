@@ -373,7 +373,7 @@ def confirm(
             source=Source.WEBHOOK,
             client=client or KapsoClient.from_settings(budget=get_conf().request_budget),
             webhook_event=webhook_event,
-            data=None if connects else disconnection_data(webhook_event.event, event),
+            data=None if connects else disconnection_data(event, webhook_event),
             reconnected_at=event.occurred_at if webhook_event.is_name_signed else None,
         )
     except (KapsoError, TryLater) as error:

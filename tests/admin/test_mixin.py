@@ -110,7 +110,7 @@ CASES: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None]] = [
         )
         for reason, text in [
             ("deleted", "removed from Kapso"),
-            ("offboarded", "the customer withdrew it from Kapso"),
+            ("partner_removed", "the customer withdrew the access"),
             ("moved", "connected by another customer"),
             ("not_found", "no longer known to Kapso"),
             ("staff", "by a member of staff"),
