@@ -840,7 +840,12 @@ def test_staff_find_the_reference(admin_client: Client) -> None:
 
 def test_customer_whose_number_meta_paused_is_told_so(client: Client) -> None:
     customer = make_customer(connect_key=new_connect_key())
-    connection = make_connection(customer, status="disconnected", disconnect_reason="offboarded")
+    connection = make_connection(
+        customer,
+        status="disconnected",
+        disconnect_reason="offboarded",
+        disconnected_at=timezone.now(),
+    )
     make_link(customer, is_latest=True, status="used", setup_status="completed")
     store_statuses()
     page = client.get(connect_path(connection.customer)).content.decode()
