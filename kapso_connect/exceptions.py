@@ -16,7 +16,8 @@ class KapsoError(Exception):
 
     ``operation`` names what was attempted ("create setup link"). ``status`` is the HTTP status of
     the answer, or None without an answer. ``outcome_unknown`` is True if Kapso may have carried
-    out the request although no usable answer arrived: check before you repeat it.
+    out the request although no usable answer arrived: check before you repeat it. ``meta_code`` is
+    Meta's error code if it was Meta that refused: 131047 says that a free text may not be sent.
     The message says what happened, to what, and what to do next. It never contains the API key.
     """
 
@@ -27,16 +28,18 @@ class KapsoError(Exception):
         operation: str = "",
         status: int | None = None,
         outcome_unknown: bool = False,
+        meta_code: int | None = None,
     ) -> None:
         super().__init__(message)
         self.operation = operation
         self.status = status
         self.outcome_unknown = outcome_unknown
+        self.meta_code = meta_code
 
 
 class KapsoCredentialsError(KapsoError):
-    """The API key is missing (``status`` is None then) or was refused by Kapso (401, 403). Set a
-    valid one; until then every call fails."""
+    """The API key is missing (``status`` is None then) or was refused by Kapso (401, 403 in Kapso's
+    own words). Set a valid one; until then every call fails."""
 
 
 class KapsoPlanError(KapsoError):
@@ -52,7 +55,8 @@ class KapsoConflict(KapsoError):
 
 
 class KapsoValidationError(KapsoError):
-    """Kapso refused the contents of the request (400, 422). Correct them."""
+    """Kapso or Meta refused the contents of the request (400, 422), or Meta its number's access.
+    Correct what the message names."""
 
 
 class KapsoRateLimited(KapsoError):
@@ -68,14 +72,20 @@ class KapsoRateLimited(KapsoError):
         operation: str = "",
         status: int | None = None,
         retry_after: float | None = None,
+        meta_code: int | None = None,
     ) -> None:
-        super().__init__(message, operation=operation, status=status)
+        super().__init__(message, operation=operation, status=status, meta_code=meta_code)
         self.retry_after = retry_after
 
 
 class KapsoUnavailable(KapsoError):
-    """Kapso did not answer in time, closed the connection, or answered 5xx; or a request was
-    refused on its way there (a 403 that is not Kapso's). Try again later."""
+    """Kapso did not answer in time, closed the connection, or answered 5xx. Try again later."""
+
+
+class KapsoBlocked(KapsoUnavailable):
+    """Something in front of Kapso, such as Cloudflare or a proxy, refused this server's request (a
+    403 that is not Kapso's). The API key was not looked at, and nothing was changed. Check the
+    proxy, or ask Kapso's support about this server's IP address; until then, try again later."""
 
 
 class KapsoUnexpectedResponse(KapsoError):

@@ -28,6 +28,7 @@ from django.utils.functional import cached_property
 from .exceptions import ExternalIdTaken
 from .fields import InstantField
 from .kapso.languages import Language, find_language
+from .kapso.setup_link_options import PARTNER_MANAGED
 from .kapso.types import ConnectionType
 from .log import log_event
 from .owners import OwnerKey, owner_key, owner_type
@@ -85,6 +86,16 @@ class OnboardingStatus(models.TextChoices):
     CONNECTED = "connected", _("Connected")
     PAUSED = "paused", _("Paused by Meta")
     DISCONNECTED = "disconnected", _("Disconnected")
+
+
+class Funding(models.TextChoices):
+    """Whether Kapso pays Meta for the WhatsApp Business account of a number."""
+
+    FUNDED = "funded", _("Funded")
+    PENDING = "pending", _("Pending")
+    UNKNOWN = "unknown", _("Unknown")
+    NOT_FUNDED = "not_funded", _("Not funded")
+    REVOKED = "revoked", _("Revoked")
 
 
 class Attention(models.TextChoices):
@@ -708,6 +719,10 @@ CONNECTED_NEEDING_ATTENTION = {
 
 
 class ConnectionQuerySet(PrimaryQuerySet["Connection"]):
+    def partner_managed(self) -> ConnectionQuerySet:
+        """Return the numbers for which Kapso shall pay Meta: see ``is_partner_managed``."""
+        return self.filter(setup_link__options__meta_billing_mode=PARTNER_MANAGED)
+
     def connected(self) -> ConnectionQuerySet:
         """Return the numbers that are connected now."""
         return self.filter(status=Connection.Status.CONNECTED)
@@ -819,7 +834,28 @@ class Connection(models.Model):
     )
     health_status = models.CharField(_("health"), max_length=16, choices=Health.choices, blank=True)
     health_error = models.TextField(_("health error"), blank=True)
+    health_problems = models.JSONField(
+        _("health problems"),
+        default=list,
+        blank=True,
+        help_text=_("What the last health check found wrong, in Kapso's and Meta's words."),
+    )
     health_checked_at = models.DateTimeField(_("health checked"), null=True, blank=True)
+    health_retry_after = models.DateTimeField(
+        _("next health check"),
+        null=True,
+        blank=True,
+        help_text=_("Kapso repeats the result of the last health check until then."),
+    )
+    funding_status = models.CharField(
+        _("Kapso pays Meta"), max_length=16, choices=Funding.choices, blank=True
+    )
+    funding_checked_at = models.DateTimeField(
+        _("payment checked"),
+        null=True,
+        blank=True,
+        help_text=_("When Kapso was last asked whether it pays Meta."),
+    )
     account_status = models.CharField(
         _("account status"),
         max_length=16,
@@ -878,6 +914,13 @@ class Connection(models.Model):
         """True if ``USUAL_PAUSE`` is over: the customer has to connect the number again."""
         since = self.disconnected_at
         return self.is_paused and (since is None or time_since(since) >= USUAL_PAUSE)
+
+    @property
+    def is_partner_managed(self) -> bool:
+        """True if Kapso shall pay Meta: the number was connected with such a link."""
+        return self.setup_link is not None and (
+            self.setup_link.options.get("meta_billing_mode") == PARTNER_MANAGED
+        )
 
     @property
     def is_test_number(self) -> bool:

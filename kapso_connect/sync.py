@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -42,7 +42,15 @@ from .models import (
     TimelineEvent,
     WebhookEvent,
 )
-from .onboarding import customers, invitations, numbers, redirects, remote_numbers, setup_links
+from .onboarding import (
+    customers,
+    funding,
+    invitations,
+    numbers,
+    redirects,
+    remote_numbers,
+    setup_links,
+)
 from .onboarding import status as onboarding_status
 from .onboarding.details import details_budget
 from .webhooks import inbox
@@ -61,6 +69,10 @@ MAX_REDIRECTS_PER_RUN = 100
 
 MAX_LINKS_PER_RUN = 20
 """Kapso lists links by customer, so each costs a request."""
+
+MAX_FUNDING_PER_RUN = 20
+FUNDING_INTERVAL = timedelta(hours=1)
+"""How long kapso_sync takes it for granted whether Kapso pays Meta for a number."""
 
 MAX_CUSTOMER_REQUESTS = 10
 """To find more unknown customers than this, listing all of them is cheaper."""
@@ -185,9 +197,11 @@ def run(
 
     with suppress(Stopped):
         _work_on_queues(report, dry_run, advance)
-        client = client or KapsoClient.from_settings(budget=SYNC_BUDGET)
+        client = client or KapsoClient.from_settings(budget=SYNC_BUDGET, paced=True)
         try:
             _sync_numbers(report, client, dry_run, accept_mass_loss, advance)
+            if not dry_run:
+                _sync_funding(report, client)
             _confirm_redirects(report, dry_run, advance)
             _sync_links(report, client, dry_run, advance)
             _continue_invitations(report, dry_run, progress, should_stop)
@@ -255,7 +269,8 @@ def _process_webhooks(
 
     def process(pk: int) -> bool:
         left = max(deadline - time.monotonic(), 0.0)
-        with KapsoClient.from_settings(budget=min(get_conf().request_budget, left)) as client:
+        budget = min(get_conf().request_budget, left)
+        with KapsoClient.from_settings(budget=budget, paced=True) as client:
             return inbox.process(pk, client=client)
 
     keys = list(pending.order_by("next_attempt_at", "pk").values_list("pk", flat=True))
@@ -427,6 +442,17 @@ def _needs_update(
     return any(
         getattr(number, item.name) not in {"", getattr(known, item.name)} for item in fields(number)
     )
+
+
+def _sync_funding(report: Report, client: KapsoClient) -> None:
+    """Ask whether Kapso pays Meta for the connected numbers that it shall pay for."""
+    due = models.Q(funding_checked_at=None)
+    due |= models.Q(funding_checked_at__lte=timezone.now() - FUNDING_INTERVAL)
+    rows = Connection.objects.connected().partner_managed().exclude(business_account_id="")
+    rows = rows.filter(due).select_related("setup_link")
+    oldest_first = rows.order_by(models.F("funding_checked_at").asc(nulls_first=True), "pk")
+    for connection in oldest_first[:MAX_FUNDING_PER_RUN]:
+        report.updated += funding.refresh_funding(connection, client)
 
 
 def _disconnect_missing(

@@ -156,8 +156,9 @@ def _kapso_was_never_slow() -> None:
 @pytest.fixture(autouse=True)
 def _pauses_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeat a failed request to Kapso after milliseconds, where the pause is not what is tested:
-    the three pauses take 1.75 seconds otherwise."""
+    the three pauses take 1.75 seconds otherwise. No test waits because another used up a limit."""
     monkeypatch.setattr(http, "BACKOFF_FACTOR", 0.002)
+    monkeypatch.setattr(http, "_rate_limits", {})
 
 
 @pytest.fixture

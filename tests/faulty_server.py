@@ -17,6 +17,7 @@ import socket
 import socketserver
 import struct
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -126,6 +127,36 @@ def reset() -> Reply:
         return False
 
     return reply
+
+
+class Limited:
+    """Answer 200 at most ``limit`` times in each ``seconds``, as Kapso does in each minute, and 429
+    to all other requests. ``refused`` is how many these were."""
+
+    def __init__(self, limit: int, seconds: float, body: Callable[[], Any]) -> None:
+        self.limit = limit
+        self.seconds = seconds
+        self.body = body
+        self.refused = 0
+        self._used = self._period = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, connection: Connection, request: Received) -> bool:
+        with self._lock:
+            period = int(time.monotonic() / self.seconds)
+            if period != self._period:
+                self._period, self._used = period, 0
+            self._used += 1
+            left = self.limit - self._used
+            self.refused += left < 0
+        counts = {
+            "X-RateLimit-Limit": str(self.limit),
+            "X-RateLimit-Remaining": str(max(left, 0)),
+        }
+        if left < 0:
+            error = {"error": "Rate limit exceeded"}
+            return answer(429, error, {**counts, "Retry-After": "60"})(connection, request)
+        return answer(200, self.body(), counts)(connection, request)
 
 
 class FaultyServer:

@@ -588,6 +588,29 @@ def test_all_links_are_checked_in_several_runs(sandbox: Sandbox, monkeypatch) ->
     assert not SetupLink.objects.filter(checked_at=None).exists()
 
 
+def test_run_leaves_a_part_of_the_rate_limit_to_others(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(12):
+        ended = connected(sandbox, status="disconnected", disconnected_at=timezone.now())
+        WebhookEvent.objects.create(
+            idempotency_key=f"key-{number}",
+            event="whatsapp.phone_number.created",
+            payload=payload_for(ended.customer, ended.phone_number_id),
+        )
+        link = onboarding.create_setup_link(make_customer(kapso_id=None))
+        link.unconfirmed_phone_number_id, link.unconfirmed_since = str(number), timezone.now()
+        link.save()
+    before = len(sandbox.requests())
+    sandbox.set_rate_limit(10)
+    monkeypatch.setattr(sync, "SYNC_BUDGET", 5)
+    report = sync.run()
+    statuses = [row["status"] for row in sandbox.requests()[before:]]
+    assert 429 not in statuses
+    assert len(statuses) == 9
+    assert "kept for webhooks and customers" in report.errors[-1]
+
+
 def test_failing_link_does_not_stop_the_others(sandbox: Sandbox) -> None:
     broken, revoked = (onboarding.create_setup_link(make_customer(kapso_id=None)) for _ in "ab")
     sandbox.patch_setup_link(revoked.kapso_id, status="revoked")

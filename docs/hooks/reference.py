@@ -105,6 +105,25 @@ def faults() -> str:
     return f"{table(Faults, 'Fault')}\n\n### Rules\n\n{table(Rule, 'Key')}"
 
 
+def controls() -> str:
+    from kapso_connect.sandbox.forms import FORMS
+    from kapso_connect.sandbox.urls import controls
+
+    buttons: dict[str, list[str]] = {}
+    for form in FORMS.values():
+        buttons.setdefault(form.endpoint, []).extend(form.buttons.values())
+    lines = ["| Control | | Buttons |", "| --- | --- | --- |"]
+    for entry in controls:
+        for method in ("get", "post", "patch", "delete"):
+            view = getattr(entry.callback.view_class, method, None)
+            if view is not None:
+                path = str(entry.pattern)
+                shown = ", ".join(dict.fromkeys(buttons.get(f"{method.upper()} {path}", [])))
+                called = f"`{method.upper()} /sandbox/{path}`"
+                lines.append(f"| {called} | {inspect.getdoc(view)} | {shown} |")
+    return "\n".join(lines)
+
+
 # Signals
 
 
@@ -295,7 +314,7 @@ def words(node: ast.expr) -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part
-    for part in (settings, options, report, faults, signals, models, commands, checks)
+    for part in (settings, options, report, faults, controls, signals, models, commands, checks)
 }
 
 set_up()

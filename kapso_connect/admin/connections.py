@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from ..models import AccountStatus, Attention, Connection
@@ -15,7 +15,16 @@ from ..phone_numbers import searched_digits
 from ..translation import gettext as _
 from ..translation import gettext_lazy
 from .base import ReadOnlyAdmin
-from .display import EMPTY, badge, connection_badge, health_badge, json_block, phone_number_html
+from .display import (
+    EMPTY,
+    badge,
+    connection_badge,
+    funding_badge,
+    health_badge,
+    health_details,
+    json_block,
+    phone_number_html,
+)
 from .status import disconnect_reason
 
 
@@ -65,8 +74,10 @@ class ConnectionAdmin(ReadOnlyAdmin):
         "disconnected_at",
         "reason",
         health_badge,
-        "health_error",
+        "health_findings",
         "health_checked_at",
+        "funding",
+        "funding_checked_at",
         "quality_rating",
         "name_status",
         "account_state",
@@ -94,6 +105,9 @@ class ConnectionAdmin(ReadOnlyAdmin):
         fields = list(super().get_fields(request, obj))
         if obj is None or not obj.is_test_number:
             fields.remove("test_number")
+        if obj is None or funding_badge(obj) == EMPTY:
+            fields.remove("funding")
+            fields.remove("funding_checked_at")
         if obj is None or not obj.restrictions:
             fields.remove("account_restrictions")
         return fields
@@ -111,6 +125,15 @@ class ConnectionAdmin(ReadOnlyAdmin):
                 "the customer to connect that one."
             ),
         )
+
+    @admin.display(description=gettext_lazy("Kapso pays Meta"))
+    def funding(self, connection: Connection) -> SafeString | str:
+        return funding_badge(connection)
+
+    @admin.display(description=gettext_lazy("health details"))
+    def health_findings(self, connection: Connection) -> SafeString | str:
+        texts = ((text,) for text in health_details(connection))
+        return format_html_join("", "<div><bdi>{}</bdi></div>", texts) or EMPTY
 
     @admin.display(description=gettext_lazy("account status"))
     def account_state(self, connection: Connection) -> SafeString:

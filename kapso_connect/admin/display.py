@@ -11,7 +11,9 @@ from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from ..models import Connection, Health
+from ..models import Connection, Funding, Health
+from ..onboarding.health import is_held
+from ..onboarding.messages import health_message
 from ..phone_numbers import format_phone_number
 from ..translation import gettext as _
 from ..translation import gettext_lazy
@@ -88,6 +90,49 @@ def health_badge(connection: Connection) -> SafeString | str:
         return EMPTY
     kind = HEALTH_BADGES[Health(connection.health_status)]
     return badge(kind, connection.get_health_status_display())
+
+
+def health_details(connection: Connection) -> list[str]:
+    """Return what the last health check found wrong, and until when Kapso repeats its result."""
+    texts = [health_message(problem) for problem in connection.health_problems]
+    if connection.health_error and not texts:
+        texts.append(connection.health_error)
+    if is_held(connection):
+        texts.append(
+            _("Kapso checks this number again after %(time)s; until then the result is the same.")
+            % {"time": format_datetime(connection.health_retry_after)}
+        )
+    return texts
+
+
+FUNDING_BADGES = {
+    Funding.FUNDED: "good",
+    Funding.PENDING: "busy",
+    Funding.UNKNOWN: "busy",
+    Funding.NOT_FUNDED: "bad",
+    Funding.REVOKED: "bad",
+}
+FUNDING_ADVICE = {
+    Funding.PENDING: gettext_lazy("Kapso has not confirmed it yet: send no paid messages before."),
+    Funding.UNKNOWN: gettext_lazy(
+        "Kapso cannot tell: look at the account in Kapso before you send paid messages."
+    ),
+    Funding.NOT_FUNDED: gettext_lazy(
+        "Kapso does not pay for this account, so paid messages fail: ask Kapso's support."
+    ),
+    Funding.REVOKED: gettext_lazy(
+        "Kapso no longer pays for this account, so paid messages fail: ask Kapso's support."
+    ),
+}
+
+
+def funding_badge(connection: Connection) -> SafeString | str:
+    """Return whether Kapso pays Meta, and what to do if it does not; "-" if it is not meant to."""
+    if not connection.funding_status:
+        return badge("busy", _("Not checked yet")) if connection.is_partner_managed else EMPTY
+    funding = Funding(connection.funding_status)
+    state = badge(FUNDING_BADGES[funding], connection.get_funding_status_display())
+    return format_html("{} {}", state, FUNDING_ADVICE.get(funding, ""))
 
 
 HIDDEN_URL = gettext_lazy("hidden (needs the permission to create setup links)")

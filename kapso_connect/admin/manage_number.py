@@ -11,10 +11,12 @@ from django.http import HttpRequest, HttpResponse
 from .. import onboarding
 from ..exceptions import NumberGone
 from ..models import Connection, Health
+from ..onboarding.health import is_held
 from ..phone_numbers import format_phone_number, only_digits
 from ..translation import gettext as _
 from ..utils import time_since
 from .customer_actions import DOUBLE_CLICK, ConfirmView, CustomerActionView
+from .display import health_details
 from .history import log_change
 
 HEALTH_LEVELS = {Health.HEALTHY: messages.SUCCESS, Health.DEGRADED: messages.WARNING}
@@ -68,7 +70,9 @@ class HealthView(NumberActionView):
 
     def post(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
         number = self.connection
-        if number.health_checked_at is None or time_since(number.health_checked_at) > DOUBLE_CLICK:
+        checked_at = number.health_checked_at
+        is_recent = checked_at is not None and time_since(checked_at) <= DOUBLE_CLICK
+        if not is_recent and not is_held(number):
             try:
                 onboarding.check_health(number, actor=self.actor)
             except NumberGone:
@@ -79,9 +83,8 @@ class HealthView(NumberActionView):
             entry = _("Checked the health of %(number)s: %(health)s.")
             health = number.get_health_status_display()
             log_change(request, self.customer, entry % {"number": self.number, "health": health})
-        text = f"{self.number}: {number.get_health_status_display()}"
-        if number.health_error:
-            text += f". {number.health_error}"
+        texts = [f"{self.number}: {number.get_health_status_display()}.", *health_details(number)]
+        text = " ".join(texts) if texts[1:] else texts[0].removesuffix(".")
         return self.go_back(text, HEALTH_LEVELS.get(Health(number.health_status), messages.ERROR))
 
 

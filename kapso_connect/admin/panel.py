@@ -30,7 +30,9 @@ from .display import (
     HIDDEN_URL,
     connection_badge,
     copy_field,
+    funding_badge,
     health_badge,
+    health_details,
     phone_number_html,
 )
 from .invite import InviteMixin
@@ -182,6 +184,7 @@ def find_next_action(status: CustomerStatus, has_url: bool, has_email: bool) -> 
 def panel_numbers(customer: Customer) -> Iterator[dict[str, Any]]:
     """Yield the customer's numbers as the panel shows them: those that are connected first."""
     numbers = customer.connections.filter(connected_at__isnull=False)
+    numbers = numbers.select_related("setup_link")
     for connection in numbers.order_by("status", "-connected_at", "-pk")[:PANEL_ROWS]:
         name, quality = connection.name_status, connection.quality_rating
         yield {
@@ -192,6 +195,8 @@ def panel_numbers(customer: Customer) -> Iterator[dict[str, Any]]:
             "name_status": NAME_STATUSES.get(name, name),
             "quality": QUALITY_RATINGS.get(quality, quality),
             "health": health_badge(connection),
+            "health_details": health_details(connection),
+            "funding": funding_badge(connection),
         }
 
 

@@ -23,6 +23,7 @@ from ..db import OUTAGE_ERRORS
 from ..exceptions import (
     CalledInTransaction,
     InvalidOptions,
+    KapsoBlocked,
     KapsoConflict,
     KapsoCredentialsError,
     KapsoError,
@@ -86,6 +87,11 @@ ERRORS: dict[str, tuple[int, str]] = {
         "Kapso did not say whether it carried out the request. Send it again: with the same "
         "Idempotency-Key, it is carried out only once.",
     ),
+    "kapso_blocked": (
+        503,
+        "Something in front of Kapso refused this server's request; the API key was not looked at. "
+        "Try again later; the site's log has the details.",
+    ),
     "kapso_rate_limited": (503, "This site has sent Kapso too many requests."),
     "kapso_unavailable": (503, "Kapso did not respond. Try again shortly."),
     "not_configured": (503, "This site's settings are incomplete; its log has the details."),
@@ -107,6 +113,7 @@ DJANGO_ERROR_CODES: dict[tuple[type[Exception], ...], str] = {
 }
 KAPSO_ERROR_CODES: dict[type[KapsoError], str] = {
     KapsoRateLimited: "kapso_rate_limited",
+    KapsoBlocked: "kapso_blocked",
     KapsoUnavailable: "kapso_unavailable",
     KapsoCredentialsError: "kapso_credentials",
     KapsoPlanError: "kapso_plan",

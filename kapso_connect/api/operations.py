@@ -79,6 +79,7 @@ KAPSO_ERRORS = (
     "kapso_plan",
     "kapso_unexpected",
     "kapso_unavailable",
+    "kapso_blocked",
     "kapso_rate_limited",
     "kapso_outcome_unknown",
     "not_configured",

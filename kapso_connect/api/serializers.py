@@ -18,7 +18,16 @@ from ..kapso.setup_link_options import (
     provisioning_problem,
 )
 from ..kapso.types import ConnectionType
-from ..models import AccountStatus, Connection, Customer, Health, SetupLink, Source, TimelineEvent
+from ..models import (
+    AccountStatus,
+    Connection,
+    Customer,
+    Funding,
+    Health,
+    SetupLink,
+    Source,
+    TimelineEvent,
+)
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.status import CustomerStatus, OnboardingStatus
 from ..utils import MAX_URL_LENGTH
@@ -427,6 +436,25 @@ def visible_user(key: Any, context: Mapping[str, Any]) -> str | None:
 # Connections
 
 
+class HealthProblemSerializer(serializers.Serializer[Any]):
+    """One thing that is wrong with a number, in Kapso's and Meta's words; what they do not say is
+    empty."""
+
+    check = serializers.CharField(
+        help_text="The check that found it: phone_number_access, phone_number_connection, "
+        "messaging_health, webhook_subscription, webhook_verified, token_validity, or a new one."
+    )
+    entity = serializers.CharField(
+        help_text="What Meta finds fault with: PHONE_NUMBER, WABA, BUSINESS, APP, "
+        "MESSAGE_TEMPLATE, or empty."
+    )
+    code = serializers.CharField(
+        help_text="Meta's error code; 141006 is a payment problem, to be solved at Meta."
+    )
+    description = serializers.CharField(help_text="What is wrong.")
+    solution = serializers.CharField(help_text="What Meta advises.")
+
+
 @extend_schema_serializer(examples=[OpenApiExample("example", examples.CONNECTION)])
 class ConnectionSerializer(StatusConnectionSerializer):
     """A number that is or was connected."""
@@ -455,8 +483,26 @@ class ConnectionSerializer(StatusConnectionSerializer):
         help_text="The result of Kapso's last health check; empty before the first one.",
     )
     health_error = serializers.CharField(help_text="The error of the last health check.")
+    health_problems = HealthProblemSerializer(
+        many=True, help_text="What the last health check found wrong; empty if nothing."
+    )
     health_checked_at = UtcDateTimeField(
         allow_null=True, help_text="When Kapso last checked the health."
+    )
+    health_retry_after = UtcDateTimeField(
+        allow_null=True,
+        help_text="After repeated errors, Kapso repeats its last result until then, and is not "
+        "asked again.",
+    )
+    funding_status = ChoiceField(
+        "Funding",
+        Funding.choices,
+        allow_blank=True,
+        help_text="Whether Kapso pays Meta, which a completed setup does not say. Empty unless the "
+        "number was connected with the meta_billing_mode partner_managed.",
+    )
+    funding_checked_at = UtcDateTimeField(
+        allow_null=True, help_text="When Kapso was last asked whether it pays Meta."
     )
     account_status = ChoiceField(
         "AccountStatus",

@@ -603,7 +603,8 @@ class Connections(Api):
 
     @extend_schema(responses=CONNECTION_ACTION_RESPONSES)
     def refresh(self, request: Request, pk: str) -> Response:
-        """Get the number and its health from Kapso, and return the result."""
+        """Get the number and its health from Kapso, and return the result. Until
+        health_retry_after, Kapso is not asked for the health again."""
         connection = self.get_object()
         self.validated_body()
         with KapsoClient.from_settings() as client:
@@ -613,9 +614,8 @@ class Connections(Api):
             remote_numbers.check_owner(connection)
             connection = self.get_object()
             checked_at = connection.health_checked_at
-            if connection.is_connected and (
-                checked_at is None or time_since(checked_at) > HEALTH_CHECK_INTERVAL
-            ):
+            is_recent = checked_at is not None and time_since(checked_at) <= HEALTH_CHECK_INTERVAL
+            if connection.is_connected and not is_recent and not health.is_held(connection):
                 health.ask_and_record(connection, client, actor=self.actor)
         return Response(self.represent([self.get_object()])[0])
 

@@ -1,4 +1,4 @@
-"""The client for Kapso's Platform API: typed values out, and errors that say what to do."""
+"""The client for Kapso's API: typed values out, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -13,23 +13,30 @@ from ..conf import API_CONNECT_TIMEOUT, API_READ_TIMEOUT, Conf, get_conf
 from ..exceptions import KapsoNotFound
 from .types import (
     KapsoCustomer,
+    KapsoFunding,
     KapsoHealth,
     KapsoPhoneNumber,
+    KapsoSentMessage,
     KapsoSetupLink,
     KapsoWebhook,
+    KapsoWebhookDelivery,
     UnusableResponse,
     ValueT,
     parse,
 )
 
 API_PATH = "/platform/v1"
+META_API_PATH = "/meta/whatsapp/v24.0"
+"""Meta's Cloud API, as Kapso passes it on."""
+
+MAX_DELIVERIES_PER_PAGE = 100
 
 MAX_ATTEMPTS = 4
 """How often one request is made at most."""
 
 
 class KapsoClient:
-    """A client for Kapso's Platform API, with the API key of one Kapso project.
+    """A client for Kapso's API, with the API key of one Kapso project.
 
     ``budget`` is how many seconds all requests of this client may take together, retries and the
     waits before them included, counted from its creation: make one client per web request, task or
@@ -40,17 +47,23 @@ class KapsoClient:
     from an answer; the API key is always one of them.
 
     Temporary failures are retried within the budget. A 429 was refused before anything happened, so
-    every method is retried after its ``Retry-After``; so is a connection that could not be opened.
-    After a 5xx answer or a broken connection, GET, PATCH and DELETE are retried: repeating
-    them changes nothing. A POST may have been carried out: it is never retried, and its error has
-    ``outcome_unknown``. ``attempts`` limits how often one request is made; with 1 nothing is
-    retried.
+    every method is retried after its ``Retry-After``; so is a connection that could not be opened,
+    and a 403 of something in front of Kapso. After a 5xx answer or a broken connection, GET, PATCH
+    and DELETE are retried: repeating them changes nothing. A POST may have been carried out: it is
+    never retried, and its error has ``outcome_unknown``. ``attempts`` limits how often one request
+    is made; with 1 nothing is retried.
 
-    Every method raises a KapsoError: KapsoCredentialsError (401, 403 or no usable key),
+    Kapso allows a key 100 to 1,000 requests a minute. With ``paced``, for work on many objects, a
+    request waits for the next minute once Kapso's answers say that only a tenth of them is left,
+    which webhooks and customers' pages may need; if the budget ends before, KapsoRateLimited is
+    raised without asking.
+
+    Every method raises a KapsoError: KapsoCredentialsError (401, Kapso's own 403, no usable key),
     KapsoPlanError (402), KapsoNotFound (404), KapsoConflict (409), KapsoValidationError (400,
     422), KapsoRateLimited (429, or a wait that exceeds the budget), KapsoUnavailable (5xx, no
-    answer, budget spent), KapsoUnexpectedResponse (an answer that is not in the contract, such as a
-    redirect: it is not followed, so that the key is sent to Kapso only).
+    answer, budget spent), KapsoBlocked (a 403 of something in front of Kapso),
+    KapsoUnexpectedResponse (an answer that is not in the contract, such as a redirect: it is not
+    followed, so that the key is sent to Kapso only).
     """
 
     def __init__(
@@ -63,18 +76,26 @@ class KapsoClient:
         read_timeout: float = API_READ_TIMEOUT,
         hidden: Sequence[str] = (),
         attempts: int = MAX_ATTEMPTS,
+        paced: bool = False,
     ) -> None:
         # Imported here because it imports requests, which is slow to load.
-        from .http import Transport
+        from .http import Transport, rate_limit_of
 
         self._base_url = base_url.rstrip("/")
         self._transport = Transport(
-            api_key, budget, connect_timeout, read_timeout, hidden, attempts
+            api_key,
+            budget,
+            connect_timeout,
+            read_timeout,
+            hidden,
+            attempts,
+            rate_limit_of(self._base_url, api_key),
+            paced=paced,
         )
 
     @classmethod
     def from_settings(
-        cls, *, budget: float | None = None, attempts: int = MAX_ATTEMPTS
+        cls, *, budget: float | None = None, attempts: int = MAX_ATTEMPTS, paced: bool = False
     ) -> KapsoClient:
         """Return a client for ``settings.KAPSO_CONNECT``; ``budget`` defaults to API_BUDGET."""
         conf = get_conf()
@@ -84,6 +105,7 @@ class KapsoClient:
             budget=conf.api_budget if budget is None else budget,
             hidden=conf.webhook_secret,
             attempts=attempts,
+            paced=paced,
         )
 
     def __repr__(self) -> str:
@@ -207,6 +229,45 @@ class KapsoClient:
         path = ["whatsapp", "phone_numbers", phone_number_id]
         return self._one(KapsoPhoneNumber, "get phone number", "GET", path)
 
+    @sensitive_variables()
+    def create_phone_number(
+        self,
+        customer_id: str,
+        *,
+        name: str,
+        phone_number_id: str,
+        business_account_id: str,
+        access_token: str,
+        kind: str = "production",
+    ) -> KapsoPhoneNumber:
+        """Connect a customer's number with Meta's credentials, without a setup link. For a ``kind``
+        of "sandbox", both ids and the token are "sandbox". Raise KapsoConflict if the number is
+        connected already, or the plan allows no more."""
+        number = {
+            "name": name,
+            "kind": kind,
+            "phone_number_id": phone_number_id,
+            "business_account_id": business_account_id,
+            "access_token": access_token,
+        }
+        return self._one(
+            KapsoPhoneNumber,
+            "create phone number",
+            "POST",
+            ["customers", customer_id, "whatsapp", "phone_numbers"],
+            {"whatsapp_phone_number": number},
+        )
+
+    @sensitive_variables()
+    def update_phone_number(
+        self, phone_number_id: str, changes: Mapping[str, Any]
+    ) -> KapsoPhoneNumber:
+        """Change a number: ``name``, ``access_token``, ``inbound_processing_enabled``,
+        ``calls_enabled`` and the like."""
+        path = ["whatsapp", "phone_numbers", phone_number_id]
+        body = {"whatsapp_phone_number": changes}
+        return self._one(KapsoPhoneNumber, "update phone number", "PATCH", path, body)
+
     def delete_phone_number(self, phone_number_id: str) -> None:
         """Disconnect a number and remove it from Kapso."""
         path = ["whatsapp", "phone_numbers", phone_number_id]
@@ -215,8 +276,13 @@ class KapsoClient:
     def get_phone_number_health(self, phone_number_id: str) -> KapsoHealth:
         """Return a number's health. Kapso allows 5 of these a second and 60 a minute."""
         path = ["whatsapp", "phone_numbers", phone_number_id, "health"]
-        # The only answer that the contract does not wrap in "data".
-        return self._one(KapsoHealth, "get phone number health", "GET", path, wrapped=False)
+        return self._one(KapsoHealth, "get phone number health", "GET", path, is_bare=True)
+
+    def get_funding(self, business_account_id: str) -> KapsoFunding:
+        """Return whether Kapso pays Meta for a WhatsApp Business account, as it does for those that
+        were connected with ``meta_billing_mode="partner_managed"``."""
+        path = ["whatsapp", "accounts", business_account_id, "funding"]
+        return self._one(KapsoFunding, "get funding", "GET", path)
 
     # Webhooks
 
@@ -249,6 +315,10 @@ class KapsoClient:
             KapsoWebhook, "update webhook", "PATCH", path, {"whatsapp_webhook": changes}
         )
 
+    def delete_webhook(self, webhook_id: str) -> None:
+        """Remove a webhook of the project, or of a number."""
+        self._call("delete webhook", "DELETE", ["whatsapp", "webhooks", webhook_id])
+
     def test_webhook(self, webhook_id: str, *, event_type: str | None = None) -> None:
         """Have Kapso send a test delivery. Return when it is queued, not when it has arrived."""
         operation, path = "test webhook", ["whatsapp", "webhooks", webhook_id, "test"]
@@ -261,6 +331,153 @@ class KapsoClient:
                 operation, "POST", "it did not confirm the delivery"
             )
 
+    def list_number_webhooks(self, phone_number_id: str) -> Iterator[KapsoWebhook]:
+        """Yield the webhooks of one number, which are for its messages and conversations."""
+        path = ["whatsapp", "phone_numbers", phone_number_id, "webhooks"]
+        return self._pages(KapsoWebhook, "list number webhooks", path, {})
+
+    @sensitive_variables()
+    def create_number_webhook(
+        self,
+        phone_number_id: str,
+        *,
+        url: str,
+        secret_key: str,
+        events: Sequence[str] = (),
+        kind: str = "kapso",
+        active: bool = True,
+        options: Mapping[str, Any] | None = None,
+    ) -> KapsoWebhook:
+        """Create a webhook for a number's messages and conversations. One of kind "kapso" needs
+        ``events``; one of kind "meta" gets Meta's own payloads, and has none. ``options`` are
+        further fields of Kapso's, such as ``buffer_enabled``. With the URL and the secret of this
+        site's own webhook, the signal ``webhook_received`` has each delivery."""
+        webhook = {
+            "url": url,
+            "kind": kind,
+            "secret_key": secret_key,
+            "active": active,
+            "payload_version": "v2",
+            **({"events": list(events)} if events else {}),
+            **(options or {}),
+        }
+        path = ["whatsapp", "phone_numbers", phone_number_id, "webhooks"]
+        body = {"whatsapp_webhook": webhook}
+        return self._one(KapsoWebhook, "create number webhook", "POST", path, body)
+
+    @sensitive_variables()
+    def update_number_webhook(
+        self, phone_number_id: str, webhook_id: str, changes: Mapping[str, Any]
+    ) -> KapsoWebhook:
+        """Change a webhook of a number; its ``kind`` cannot be changed."""
+        path = ["whatsapp", "phone_numbers", phone_number_id, "webhooks", webhook_id]
+        body = {"whatsapp_webhook": changes}
+        return self._one(KapsoWebhook, "update number webhook", "PATCH", path, body)
+
+    def delete_number_webhook(self, phone_number_id: str, webhook_id: str) -> None:
+        """Remove a webhook of a number."""
+        path = ["whatsapp", "phone_numbers", phone_number_id, "webhooks", webhook_id]
+        self._call("delete number webhook", "DELETE", path)
+
+    def list_webhook_deliveries(
+        self,
+        *,
+        status: str | None = None,
+        event: str | None = None,
+        webhook_id: str | None = None,
+        errors_only: bool = False,
+        period: str | None = None,
+    ) -> Iterator[KapsoWebhookDelivery]:
+        """Yield what Kapso delivered to webhooks, or tried to, the newest first.
+
+        ``status``: pending, delivered or failed. ``period``: 24h (Kapso's default), 7d or 30d.
+        """
+        filters = {
+            "status": status,
+            "event": event,
+            "webhook_id": webhook_id,
+            "errors_only": "true" if errors_only else None,
+            "period": period,
+        }
+        return self._delivery_pages({k: v for k, v in filters.items() if v is not None})
+
+    # Messages
+
+    @sensitive_variables()
+    def send_text(
+        self,
+        phone_number_id: str,
+        *,
+        to: str,
+        body: str,
+        preview_url: bool = False,
+        reply_to: str | None = None,
+        callback_data: str | None = None,
+    ) -> KapsoSentMessage:
+        """Send a text of at most 4096 characters, within 24 hours of the person's last message.
+
+        ``to`` is the person's phone number with its country code, or their business-scoped user id.
+        ``reply_to`` is the id of the message that is answered. ``callback_data`` comes back in the
+        events of this message. An error of Meta's has its ``meta_code``. It is never sent twice:
+        after ``outcome_unknown``, it may have been sent.
+        """
+        text: dict[str, Any] = {"body": body}
+        if preview_url:
+            text["preview_url"] = True
+        message = {"type": "text", "text": text}
+        return self._send(phone_number_id, to, message, reply_to, callback_data)
+
+    @sensitive_variables()
+    def send_template(
+        self,
+        phone_number_id: str,
+        *,
+        to: str,
+        name: str,
+        language: str,
+        components: Sequence[Mapping[str, Any]] = (),
+        reply_to: str | None = None,
+        callback_data: str | None = None,
+    ) -> KapsoSentMessage:
+        """Send an approved template, which needs no message of the person before.
+
+        ``language`` is the template's, such as "en_US". ``components`` fill its placeholders, in
+        Meta's form. For the rest see ``send_text``.
+        """
+        template: dict[str, Any] = {"name": name, "language": {"code": language}}
+        if components:
+            template["components"] = list(components)
+        message = {"type": "template", "template": template}
+        return self._send(phone_number_id, to, message, reply_to, callback_data)
+
+    @sensitive_variables()
+    def _send(
+        self,
+        phone_number_id: str,
+        to: str,
+        message: Mapping[str, Any],
+        reply_to: str | None,
+        callback_data: str | None,
+    ) -> KapsoSentMessage:
+        body = {
+            "messaging_product": "whatsapp",
+            "recipient" if any(c.isalpha() for c in to) else "to": to,
+            **message,
+        }
+        if reply_to is not None:
+            body["context"] = {"message_id": reply_to}
+        if callback_data is not None:
+            body["biz_opaque_callback_data"] = callback_data
+        operation, path = "send message", [phone_number_id, "messages"]
+        try:
+            answer = self._call(operation, "POST", path, body=body, api_path=META_API_PATH)
+            return parse(KapsoSentMessage, _first(_member(answer, "messages")))
+        except UnusableResponse as problem:
+            reason = str(problem)
+        raise self._transport.unexpected_response(operation, "POST", reason)
+
+    # Requests and answers
+
     @sensitive_variables()
     def _one(
         self,
@@ -270,13 +487,14 @@ class KapsoClient:
         path: Sequence[str],
         body: Mapping[str, Any] | None = None,
         *,
-        wrapped: bool = True,
+        is_bare: bool = False,
     ) -> ValueT:
+        """Return the answer's ``data``; with ``is_bare``, the answer itself if it has none."""
         # The answer is not assigned to a name: error reports show the locals of this frame.
         try:
-            if wrapped:
-                return parse(kind, _member(self._call(operation, method, path, body=body), "data"))
-            return parse(kind, self._call(operation, method, path, body=body))
+            return parse(
+                kind, _data(self._call(operation, method, path, body=body), is_bare=is_bare)
+            )
         except UnusableResponse as problem:
             reason = str(problem)
         raise self._transport.unexpected_response(operation, method, reason)
@@ -314,6 +532,29 @@ class KapsoClient:
             return
         raise self._transport.unexpected_response(operation, "GET", reason)
 
+    def _delivery_pages(self, filters: Mapping[str, str]) -> Iterator[KapsoWebhookDelivery]:
+        operation, path = "list webhook deliveries", ["webhook_deliveries"]
+        query = {**filters, "limit": str(MAX_DELIVERIES_PER_PAGE)}
+        before: Collection[str] = ()
+        after: str | None = ""
+        while after is not None:
+            try:
+                items, after = _delivery_page(self._call(operation, "GET", path, query=query))
+            except UnusableResponse as problem:
+                reason = str(problem)
+                break
+            ids = {item.id for item in items}
+            if ids and ids <= set(before):
+                reason = "a page of the list came twice"
+                break
+            yield from (item for item in items if item.id not in before)
+            before = ids
+            if after is not None:
+                query["after"] = after
+        else:
+            return
+        raise self._transport.unexpected_response(operation, "GET", reason)
+
     @sensitive_variables()
     def _call(
         self,
@@ -323,6 +564,7 @@ class KapsoClient:
         *,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
+        api_path: str = API_PATH,
     ) -> Any:
         if any(part in ("", ".", "..") for part in path):
             # Encoding does not help: to every server and proxy, these mean another path.
@@ -331,7 +573,7 @@ class KapsoClient:
                 "asked. Check where the id comes from.",
                 operation=operation,
             )
-        url = f"{self._base_url}{API_PATH}/" + "/".join(
+        url = f"{self._base_url}{api_path}/" + "/".join(
             quote(part, safe="", errors="replace") for part in path
         )
         if query:
@@ -343,10 +585,36 @@ def _query_value(value: str | datetime) -> str:
     return value if isinstance(value, str) else value.astimezone(timezone.utc).isoformat()
 
 
+def _data(answer: object, *, is_bare: bool) -> Any:
+    if is_bare and not (isinstance(answer, Mapping) and "data" in answer):
+        return answer
+    return _member(answer, "data")
+
+
 def _member(answer: object, name: str) -> Any:
     if not isinstance(answer, Mapping) or name not in answer:
         raise UnusableResponse(f"the answer has no {name!r}")
     return answer[name]
+
+
+def _first(entries: object) -> object:
+    if not isinstance(entries, list) or not entries:
+        raise UnusableResponse("the answer has an empty list, or none")
+    return entries[0]
+
+
+def _delivery_page(answer: object) -> tuple[list[KapsoWebhookDelivery], str | None]:
+    """Return the values of one page, and the cursor of the next one, or None after the last."""
+    data, paging = _member(answer, "data"), _member(answer, "paging")
+    cursors = _member(paging, "cursors")
+    if not isinstance(data, list):
+        raise UnusableResponse("'data' is not a list")
+    after = cursors.get("after") if isinstance(cursors, Mapping) else None
+    if after is not None and not isinstance(after, str):
+        raise UnusableResponse("the cursor 'after' is not a text")
+    is_last = len(data) < MAX_DELIVERIES_PER_PAGE and paging.get("next") is None
+    items = [parse(KapsoWebhookDelivery, entry) for entry in data]
+    return items, None if is_last or not items else after
 
 
 def _page(kind: type[ValueT], answer: object) -> tuple[list[ValueT], int]:

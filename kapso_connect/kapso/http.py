@@ -6,9 +6,11 @@ This module imports requests and is only imported when a client is made, or by w
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import ssl
+import threading
 import time
 import zlib
 from collections.abc import Iterable, Mapping
@@ -34,6 +36,7 @@ from urllib3.util import Retry, Timeout
 from .. import __version__
 from ..conf import API_CONNECT_TIMEOUT
 from ..exceptions import (
+    KapsoBlocked,
     KapsoConflict,
     KapsoCredentialsError,
     KapsoError,
@@ -49,6 +52,16 @@ from ..utils import host_of, is_loopback
 
 MAX_RESPONSE_BYTES = 10 * 1024 * 1024
 READ_BYTES = 64 * 1024
+
+RATE_LIMIT_SECONDS = 60.0
+"""Kapso's rate limit is for each API key and minute."""
+
+RESERVED_SHARE = 0.1
+"""Of the rate limit, what a paced client leaves to webhooks, staff and customers' pages."""
+
+MAX_WAIT_FOR_COUNT = 1.0
+"""Seconds that paced requests wait for the answer that says how many a new minute allows."""
+
 MAX_QUOTED_LENGTH = 300  # characters of Kapso's error text in a message
 BACKOFF_FACTOR = 0.25  # seconds; doubled with every retry
 # Repeating one of these changes nothing. A POST creates something each time.
@@ -93,13 +106,25 @@ REFUSALS: dict[int, tuple[type[KapsoError], str, str]] = {
 }
 """For each status: the error, what happened, and what to do next."""
 
+RECONNECT = "Let the customer connect the number again, with a new setup link."
+META_NEXT_STEPS = {
+    131042: "The customer has to solve the payment problem of the account at Meta.",
+    131047: "Send an approved template: free text may be sent only within 24 hours of the person's "
+    "last message.",
+    133010: RECONNECT,
+}
+"""What to do next, for each of these error codes of Meta's."""
+
+SECRET_FIELDS = frozenset({"access_token", "secret_key", "webhook_verify_token"})
+"""Fields of a request whose values no error may quote."""
+
 TRY_LATER = "Try again later."
 CHECK_CONNECTION = (
     'Check KAPSO_CONNECT["API_BASE_URL"], and the proxy and CA bundle of this site\'s environment.'
 )
 CHECK_CALLER = (
-    "Check any proxy between this site and Kapso. If there is none, ask Kapso's support whether "
-    "this site's IP address is blocked."
+    "Check any proxy between this server and Kapso. If there is none, ask Kapso's support whether "
+    "this server's IP address is blocked. Then try again."
 )
 CHECK_CONTRACT = (
     'Check KAPSO_CONNECT["API_BASE_URL"], any proxy between this site and Kapso, and whether there '
@@ -163,6 +188,7 @@ def _forget_connections() -> None:
     # Two processes that share a socket would read each other's answers.
     global _session
     _session = _new_session()
+    _rate_limits.clear()  # a thread that does not exist here may hold the lock of one
 
 
 if hasattr(os, "register_at_fork"):
@@ -282,9 +308,92 @@ def _describe_failure(error: Exception, server: str) -> _Failure:
     return _Failure(f"the connection to {server} broke", was_sent=True)
 
 
+class RateLimit:
+    """How many requests Kapso still allows one API key in this minute, as far as its answers say.
+
+    All threads of this process share it. What is counted ends a minute after the first answer: by
+    then Kapso counts anew, whenever its own minute begins. Requests without an answer yet count.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._in_progress = 0
+        self._left: float | None = None  # not known; infinite if Kapso names no limit
+        self._known_until = 0.0
+        self._reserved = 0.0
+        self._count_expected_until = 0.0
+
+    def begin(self) -> None:
+        """Count a request that is sent without waiting."""
+        with self._changed:
+            self._begin()
+
+    def wait_and_begin(self, deadline: float) -> float:
+        """Count a request once it may be sent, and return 0; or return how many seconds too early
+        it is, if it may be sent only after ``deadline``."""
+        with self._changed:
+            while wait := self._seconds_to_wait():
+                if time.monotonic() + wait >= deadline:
+                    if self._left is not None:
+                        return wait
+                    break
+                self._changed.wait(wait)
+            self._begin()
+        return 0.0
+
+    def end(self, answer: Response | _Failure) -> None:
+        """Record the answer to a counted request."""
+        limit, left = (_count_in(answer, f"X-RateLimit-{name}") for name in ("Limit", "Remaining"))
+        with self._changed:
+            self._in_progress -= 1
+            self._count_expected_until = 0.0
+            self._forget_former_minute()
+            is_success = isinstance(answer, Response) and answer.status < 400
+            if self._left is None and (left is not None or is_success):
+                self._left = math.inf
+                self._known_until = time.monotonic() + RATE_LIMIT_SECONDS
+            if self._left is not None and left is not None:
+                self._left = min(self._left, left - self._in_progress)
+                self._reserved = (limit or 0) * RESERVED_SHARE
+            self._changed.notify_all()
+
+    def _begin(self) -> None:
+        self._forget_former_minute()
+        self._in_progress += 1
+        if self._left is None:
+            self._count_expected_until = time.monotonic() + MAX_WAIT_FOR_COUNT
+        else:
+            self._left -= 1
+
+    def _seconds_to_wait(self) -> float:
+        self._forget_former_minute()
+        if self._left is None:  # one request finds out how many are left, and the others wait
+            return max(self._count_expected_until - time.monotonic(), 0.0)
+        if self._left > self._reserved:
+            return 0.0
+        return max(self._known_until - time.monotonic(), 0.0)
+
+    def _forget_former_minute(self) -> None:
+        if time.monotonic() >= self._known_until:
+            self._left = None
+
+
+def _count_in(answer: Response | _Failure, header: str) -> int | None:
+    text = answer.headers.get(header, "") if isinstance(answer, Response) else ""
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else None
+
+
+_rate_limits: dict[tuple[str, str], RateLimit] = {}
+
+
+def rate_limit_of(base_url: str, api_key: str) -> RateLimit:
+    """Return what this process knows about the rate limit of an API key."""
+    return _rate_limits.setdefault((base_url, api_key), RateLimit())
+
+
 class Transport:
     """Makes the requests of one client, all within one budget in seconds, counted from now, each at
-    most ``attempts`` times.
+    most ``attempts`` times. With ``paced``, they leave a part of the rate limit to others.
 
     ``hidden`` are secrets, besides the API key, that no message may quote from an answer.
     """
@@ -297,8 +406,13 @@ class Transport:
         read_timeout: float,
         hidden: Iterable[str],
         attempts: int,
+        rate_limit: RateLimit,
+        *,
+        paced: bool,
     ) -> None:
         self._api_key = api_key
+        self._rate_limit = rate_limit
+        self._paced = paced
         self._hidden = [secret for secret in (api_key, *hidden) if secret]
         self._attempts = attempts
         self._budget = budget
@@ -341,7 +455,7 @@ class Transport:
         if self._remaining() <= 0:
             reason = f"the time limit of {self._budget:g} seconds for API requests was reached"
             raise _error(KapsoUnavailable, operation, reason, TRY_LATER)
-        answer, may_have_happened = self._send_with_retries(method, url, body)
+        answer, may_have_happened = self._send_with_retries(operation, method, url, body)
         if isinstance(answer, _Failure):
             unknown = answer.was_sent and method == "POST"
             next_step = TRY_LATER if answer.is_temporary else CHECK_CONNECTION
@@ -352,14 +466,14 @@ class Transport:
             return answer.status, self._json(operation, method, answer)
         if answer.status == 404 and method == "DELETE" and may_have_happened:
             return answer.status, None  # deleted by an earlier attempt whose answer was lost
-        raise self._refusal(operation, method, answer)
+        raise self._refusal(operation, method, answer, self._quote(answer, body))
 
     def _remaining(self) -> float:
         return self._deadline - time.monotonic()
 
     @sensitive_variables()
     def _send_with_retries(
-        self, method: str, url: str, body: Mapping[str, Any] | None
+        self, operation: str, method: str, url: str, body: Mapping[str, Any] | None
     ) -> tuple[Response | _Failure, bool]:
         """Return the last answer, and whether an attempt before it may have been carried out."""
         headers = {**HEADERS, "Accept": "application/json", "X-API-Key": self._api_key}
@@ -370,15 +484,20 @@ class Transport:
         request = requests.Request(method, url, headers=headers, data=data)
         may_have_happened = False
         for attempt in range(1, self._attempts + 1):
+            self._begin(operation)
             timeout = max(min(self._read_timeout, self._remaining()), 0.001)  # 0 is invalid
-            answer = _send(_session, request, "Kapso", self._connect_timeout, timeout)
+            answer: Response | _Failure = _Failure("it was interrupted", was_sent=True)
+            try:
+                answer = _send(_session, request, "Kapso", self._connect_timeout, timeout)
+            finally:
+                self._rate_limit.end(answer)
             wait = BACKOFF_FACTOR * 2 ** (attempt - 1)
             if isinstance(answer, _Failure):
                 was_carried_out, may_retry = answer.was_sent, answer.is_temporary
             else:
-                # A 429 was refused before anything happened.
-                was_carried_out = answer.status != 429
-                may_retry = answer.status == 429 or 500 <= answer.status < 600
+                # These were refused before anything happened.
+                was_carried_out = answer.status != 429 and not _is_blocked(answer)
+                may_retry = not was_carried_out or 500 <= answer.status < 600
                 wait = answer.retry_after or wait
             may_retry = may_retry and (not was_carried_out or method in IDEMPOTENT_METHODS)
             if not may_retry or attempt == self._attempts or wait >= self._remaining():
@@ -387,33 +506,54 @@ class Transport:
             time.sleep(wait)
         return answer, may_have_happened
 
-    def _refusal(self, operation: str, method: str, answer: Response) -> KapsoError:
-        quoted = self._quote(answer)
-        status = answer.status
+    def _begin(self, operation: str) -> None:
+        """Count a request; a paced one waits first. Raise KapsoRateLimited if that takes longer
+        than the budget."""
+        if not self._paced:
+            self._rate_limit.begin()
+        elif wait := self._rate_limit.wait_and_begin(self._deadline):
+            reason = (
+                "what is left of this minute's requests to Kapso is kept for webhooks and customers"
+            )
+            next_step = f"Try again in {math.ceil(wait)} seconds."
+            raise _error(KapsoRateLimited, operation, reason, next_step, retry_after=wait)
+
+    def _refusal(self, operation: str, method: str, answer: Response, quoted: str) -> KapsoError:
+        status, code = answer.status, _meta_code(answer.body)
         if status == 429:
             wait = answer.retry_after
             reason = f"too many requests (429){quoted}"
             when = TRY_LATER if wait is None else f"Try again in {wait:.0f} seconds."
-            return _error(KapsoRateLimited, operation, reason, when, status=429, retry_after=wait)
-        if status == 403 and _json_error(answer.body) is None:
-            # Kapso stands behind Cloudflare, which judges a caller without looking at the key.
-            reason = f"it was refused on the way to Kapso, whatever the API key (403){quoted}"
-            return _error(KapsoUnavailable, operation, reason, CHECK_CALLER, status=403)
+            details: dict[str, Any] = {"status": 429, "retry_after": wait, "meta_code": code}
+            return _error(KapsoRateLimited, operation, reason, when, **details)
+        if _is_blocked(answer):
+            reason = (
+                "something in front of Kapso refused this server's request without looking at the "
+                f"API key (403){quoted}"
+            )
+            return _error(KapsoBlocked, operation, reason, CHECK_CALLER, status=403)
         if status in REFUSALS:
             kind, reason, next_step = REFUSALS[status]
-            return _error(kind, operation, f"{reason} ({status}){quoted}", next_step, status=status)
+            if code is not None:
+                reason = "Meta refused it"
+                if kind is KapsoCredentialsError:  # not the API key, but Meta's for the number
+                    kind, next_step = KapsoValidationError, RECONNECT
+                next_step = META_NEXT_STEPS.get(code, next_step)
+            details = {"status": status, "meta_code": code}
+            return _error(kind, operation, f"{reason} ({status}){quoted}", next_step, **details)
         if status == 408 or 500 <= status < 600:
             unknown = method == "POST" and status != 408
             reason = f"Kapso failed ({status}){quoted}"
-            details = {"status": status, "outcome_unknown": unknown}
+            details = {"status": status, "outcome_unknown": unknown, "meta_code": code}
             return _error(KapsoUnavailable, operation, reason, TRY_LATER, **details)
         is_redirect = 300 <= status < 400
         reason = "it is a redirect, which is not followed" if is_redirect else "unexpected status"
         return self.unexpected_response(operation, method, f"{reason} ({status}){quoted}", status)
 
-    def _quote(self, answer: Response) -> str:
+    @sensitive_variables()
+    def _quote(self, answer: Response, body: Mapping[str, Any] | None) -> str:
         text = _error_text(answer.body)
-        for secret in self._hidden:
+        for secret in (*self._hidden, *_secrets_in(body)):
             text = text.replace(secret, "***")
         text = "".join(c for c in text if c.isprintable() or c.isspace())
         text = " ".join(text.split())
@@ -467,6 +607,12 @@ def _error(
     return kind(f"Could not {operation}: {reason}. {next_step}", operation=operation, **details)
 
 
+def _is_blocked(answer: Response) -> bool:
+    """Return whether a request never reached Kapso, which stands behind Cloudflare: that judges a
+    caller's address and client without looking at the key."""
+    return answer.status == 403 and _json_error(answer.body) is None
+
+
 def _json_error(body: bytes) -> Any:
     """Return what Kapso's or Meta's answer calls its error; None if it is not from them."""
     try:
@@ -475,12 +621,45 @@ def _json_error(body: bytes) -> Any:
         return None
 
 
+def _meta_code(body: bytes) -> int | None:
+    """Return the code of an error of Meta's, or None: Kapso's own have a text only."""
+    error = _json_error(body)
+    if not isinstance(error, Mapping) or "message" not in error:
+        return None
+    code = error.get("code")
+    return code if type(code) is int else None
+
+
+def _meta_text(error: Mapping[str, Any]) -> str | None:
+    """Return Meta's words about an error, with its code."""
+    message, code, data = error.get("message"), error.get("code"), error.get("error_data")
+    if not isinstance(message, str):
+        return None
+    details = data.get("details") if isinstance(data, Mapping) else None
+    if type(code) is int and str(code) not in message:
+        message += f" (code {code})"
+    return f"{message}: {details}" if isinstance(details, str) else message
+
+
+@sensitive_variables()
+def _secrets_in(body: Mapping[str, Any] | None) -> list[str]:
+    """Return the secrets that a request contains in the object that its body wraps."""
+    return [
+        value
+        for wrapped in (body or {}).values()
+        if isinstance(wrapped, Mapping)
+        for name, value in wrapped.items()
+        if name in SECRET_FIELDS and isinstance(value, str) and value
+    ]
+
+
 def _error_text(body: bytes) -> str:
     """Return the text of an error answer: Kapso's, Meta's, or that of a proxy's page."""
     error = _json_error(body)
     if isinstance(error, Mapping):
-        error = error.get("message")
+        error = _meta_text(error)
     if isinstance(error, str):
-        return error
+        reason = json.loads(body).get("message")  # a refused health check has it beside the error
+        return f"{error}: {reason}" if isinstance(reason, str) and reason != error else error
     page = body[:4096].decode("utf-8", "replace")
     return re.sub("<[^<>]*>", " ", page)

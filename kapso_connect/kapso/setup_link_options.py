@@ -15,7 +15,10 @@ from ..utils import MAX_URL_LENGTH, host_of
 from .languages import Language
 from .types import ConnectionType
 
-BILLING_MODES = ("customer_managed", "partner_managed")
+PARTNER_MANAGED = "partner_managed"
+"""Kapso pays Meta, from the credits of the Kapso project."""
+
+BILLING_MODES = ("customer_managed", PARTNER_MANAGED)
 THEME_COLORS = (
     "primary_color",
     "primary_foreground_color",

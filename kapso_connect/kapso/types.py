@@ -86,14 +86,16 @@ class KapsoPhoneNumber:
 class KapsoHealth:
     """The result of Kapso's last check of a number; Kapso checks at most every 3 minutes.
 
-    ``status``: healthy, degraded, unhealthy or error. ``checks``: name to ``{passed, details,
-    error}``, as Kapso sent it.
+    ``status``: healthy, degraded, unhealthy or error (the check could not run). ``checks``: name to
+    ``{passed, details, error}``, as Kapso sent it; ``kapso.health.find_problems`` reads them. After
+    repeated errors Kapso holds its answer: it is the same until ``retry_after``.
     """
 
     status: str
     timestamp: datetime
     error: str | None = None
     checks: Mapping[str, Any] = field(default_factory=dict)
+    retry_after: datetime | None = None
 
 
 class SecretFingerprint:
@@ -135,6 +137,47 @@ class KapsoWebhook:
     secret_key: SecretFingerprint | None = field(default=None, compare=False, repr=False)
 
 
+@dataclass(frozen=True)
+class KapsoWebhookDelivery:
+    """One delivery of a webhook, as Kapso tried to make it; one without ``webhook_id`` is of a
+    webhook that was removed.
+
+    ``status``: pending, delivered or failed. ``response_status`` is what the last attempt was
+    answered with, or None without an answer.
+    """
+
+    id: str
+    event: str
+    status: str
+    attempt_count: int
+    created_at: datetime
+    response_status: int | None = None
+    delivered_at: datetime | None = None
+    failed_at: datetime | None = None
+    last_attempt_at: datetime | None = None
+    webhook_id: str | None = None
+    webhook_url: str | None = None
+    phone_number_id: str | None = None
+
+
+@dataclass(frozen=True)
+class KapsoFunding:
+    """Whether Kapso pays Meta for a WhatsApp Business account.
+
+    ``status``: funded, pending, unknown, not_funded or revoked.
+    """
+
+    status: str
+
+
+@dataclass(frozen=True)
+class KapsoSentMessage:
+    """A message that Meta has taken, which does not say that it was delivered: the events
+    ``whatsapp.message.delivered`` and ``.failed`` name it by its ``id``."""
+
+    id: str
+
+
 class UnusableResponse(Exception):
     """An answer is not what Kapso's contract promises; the message says why."""
 
@@ -173,6 +216,12 @@ def _text(value: object) -> str:
         raise ValueError
     # JSON can contain what no database stores: half a surrogate pair, and NUL.
     return value.encode("utf-8", "replace").decode().replace("\0", "")
+
+
+def _whole_number(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError
+    return value
 
 
 def _flag(value: object) -> bool:
@@ -226,6 +275,8 @@ def _mapping(value: object) -> Mapping[str, Any]:
 _READERS: dict[object, Callable[[Any], Any]] = {
     str: _text,
     str | None: _text,
+    int: _whole_number,
+    int | None: _whole_number,
     bool: _flag,
     bool | None: _flag,
     datetime: _nearest_moment,
@@ -237,5 +288,14 @@ _READERS: dict[object, Callable[[Any], Any]] = {
 
 _FIELDS: dict[type[Any], dict[str, tuple[Callable[[Any], Any], bool]]] = {
     kind: _read_fields(kind)
-    for kind in (KapsoCustomer, KapsoSetupLink, KapsoPhoneNumber, KapsoHealth, KapsoWebhook)
+    for kind in (
+        KapsoCustomer,
+        KapsoSetupLink,
+        KapsoPhoneNumber,
+        KapsoHealth,
+        KapsoWebhook,
+        KapsoWebhookDelivery,
+        KapsoFunding,
+        KapsoSentMessage,
+    )
 }

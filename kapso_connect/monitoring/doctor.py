@@ -15,6 +15,7 @@ from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from importlib import metadata
+from itertools import islice
 from typing import Any
 
 from django.apps import apps
@@ -30,10 +31,10 @@ from django.utils import timezone as clock
 from .. import db, outbox
 from ..checks import check_urls
 from ..conf import DOCTOR_BUDGET, SETTING, TEST_DELIVERY_TIMEOUT, get_conf
-from ..exceptions import KapsoCredentialsError, KapsoError, KapsoNotFound
+from ..exceptions import KapsoBlocked, KapsoCredentialsError, KapsoError, KapsoNotFound
 from ..kapso.client import API_PATH, KapsoClient
 from ..kapso.http import Unreachable, fetch
-from ..kapso.types import KapsoWebhook
+from ..kapso.types import KapsoWebhook, KapsoWebhookDelivery
 from ..models import Connection, Invitation, InvitationBatch, SetupLink, TimelineEvent
 from ..onboarding import invitations
 from ..onboarding.status import find_wrong_statuses
@@ -90,6 +91,53 @@ SAMPLED_NUMBERS = 5
 
 RUN_SYNC = "Run manage.py kapso_sync every few minutes, from cron or a timer."
 REPAIR_WEBHOOK = "Run: manage.py kapso_webhook"
+
+
+DELIVERIES_EXAMINED = 1000
+"""How many of the latest failed deliveries of the Kapso project are examined: ten requests."""
+
+CATCH_UP = "Then run: manage.py kapso_sync"
+FAILED_DELIVERIES = {
+    "no_answer": (
+        "Kapso got no answer within 10 s",
+        "Check the site's name, its certificate and its firewall, and that no request to it takes "
+        f"longer. {CATCH_UP}",
+    ),
+    "paused": (
+        "Kapso did not try, since it had paused the webhook after too many failures",
+        f"{REPAIR_WEBHOOK}, then: manage.py kapso_sync",
+    ),
+    "signature": (
+        "the site refused the signature",
+        "The secrets of Kapso and of this site differ. "
+        f"{REPAIR_WEBHOOK}, then: manage.py kapso_sync",
+    ),
+    "forbidden": (
+        "something refused Kapso's request before it reached this package",
+        "Let the webhook's URL through without a login: look at the firewall, the web server and "
+        f"the site's middleware. {CATCH_UP}",
+    ),
+    "not_found": (
+        "there was no webhook at that URL",
+        "Check that kapso_connect.urls is in the URLconf, and that the web server passes the URL "
+        f"on to this site. {CATCH_UP}",
+    ),
+    "redirect": (
+        "the site answered with a redirect, which Kapso does not follow",
+        "Set KAPSO_CONNECT['PUBLIC_URL'] to the URL that the redirect leads to, and run: "
+        "manage.py kapso_webhook, then: manage.py kapso_sync",
+    ),
+    "server_error": (
+        "the site failed",
+        "Look for the error in the logs of the site and of the web server in front of it. "
+        f"{CATCH_UP}",
+    ),
+    "refused": (
+        "the site refused them",
+        f"The site's log says why, as webhook.refused. {CATCH_UP}",
+    ),
+}
+"""For each reason of a failed delivery: what happened, and what to do next."""
 
 
 class Level(str, Enum):
@@ -533,6 +581,9 @@ def _check_kapso(run: Diagnosis) -> Iterator[Finding]:
     except KapsoNotFound as error:
         hint = "Check KAPSO_CONNECT['API_BASE_URL']. Leave it out to use Kapso itself."
         yield _problem("kapso.api", str(error), hint)
+    except KapsoBlocked as error:
+        hint = "The key is not the reason. Ask Kapso's support to let this machine's IP address in."
+        yield _problem("kapso.api", str(error), hint)
     except KapsoError as error:
         hint = "Try again in a minute. If it continues, contact Kapso's support."
         yield _problem("kapso.api", str(error), hint)
@@ -625,6 +676,51 @@ def _check_delivery(run: Diagnosis) -> Iterator[Finding]:
     yield _ok("delivery", message, seconds=round(seconds, 1))
 
 
+def _check_deliveries(run: Diagnosis) -> Iterator[Finding]:
+    """Look for deliveries to this site that Kapso has given up in the last 24 hours."""
+    run.require("kapso.key")
+    url = run.webhook_url()
+    client = KapsoClient.from_settings(budget=DOCTOR_BUDGET)
+    failed: dict[str, list[KapsoWebhookDelivery]] = {}
+    try:
+        found = client.list_webhook_deliveries(status="failed", period="24h")
+        for delivery in islice(found, DELIVERIES_EXAMINED):
+            if registration.is_same_target(delivery.webhook_url or "", url):
+                failed.setdefault(_reason(delivery), []).append(delivery)
+    except KapsoError as error:
+        raise Skipped(f"Kapso's list of deliveries could not be looked at. {error}") from None
+    for reason, deliveries in failed.items():
+        what, hint = FAILED_DELIVERIES[reason]
+        statuses = sorted({d.response_status for d in deliveries if d.response_status})
+        answered = f" ({', '.join(map(str, statuses))})" if statuses else ""
+        latest, age = deliveries[0].event, _format(time_since(deliveries[0].created_at))
+        message = (
+            f"Deliveries that Kapso gave up in the last 24 hours: {len(deliveries)}, because "
+            f"{what}{answered}. The latest: {latest}, {age} ago."
+        )
+        data = {
+            "count": len(deliveries),
+            "statuses": statuses,
+            "events": sorted({delivery.event for delivery in deliveries}),
+        }
+        yield _warning(f"deliveries.{reason}", message, hint, **data)
+    if not failed:
+        message = "Kapso gave up no delivery to this site in the last 24 hours."
+        yield _ok("deliveries", message)
+
+
+def _reason(delivery: KapsoWebhookDelivery) -> str:
+    """Return why a delivery failed: a key of FAILED_DELIVERIES."""
+    status = delivery.response_status
+    if status is None:
+        return "no_answer" if delivery.attempt_count else "paused"
+    if status in (401, 403, 404):
+        return {401: "signature", 403: "forbidden", 404: "not_found"}[status]
+    if 300 <= status < 400:
+        return "redirect"
+    return "server_error" if status >= 500 else "refused"
+
+
 CHECKS: dict[str, Callable[[Diagnosis], Iterator[Finding]]] = {
     "versions": _check_versions,
     "settings": _check_settings,
@@ -642,9 +738,10 @@ CHECKS: dict[str, Callable[[Diagnosis], Iterator[Finding]]] = {
     "clock": _check_clock,
     "kapso": _check_kapso,
     "numbers": _check_numbers,
+    "deliveries": _check_deliveries,
     "delivery": _check_delivery,
 }
 """In the order in which they run: those that may take long come last."""
 
-NETWORK_CHECKS = {"site", "clock", "kapso", "numbers", "delivery"}
+NETWORK_CHECKS = {"site", "clock", "kapso", "numbers", "deliveries", "delivery"}
 """Those that send requests."""

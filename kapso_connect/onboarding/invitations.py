@@ -51,8 +51,8 @@ from .messages import staff_message
 from .setup_links import LinkRequest
 
 MAX_CONCURRENT_REQUESTS = 16
-"""Requests to Kapso that one process has open at a time. Kapso names no limit; after a 429 the
-batch waits as long as it says."""
+"""Requests to Kapso that one process has open at a time. Once a tenth of what Kapso allows in a
+minute is left, the batch waits for the next one (see ``KapsoClient``)."""
 
 INSERT_BATCH_SIZE = 1000
 
@@ -264,7 +264,7 @@ def work(
 
     def new_client() -> KapsoClient:
         left = budget_end - time.monotonic()
-        return KapsoClient.from_settings(budget=min(get_conf().api_budget, left))
+        return KapsoClient.from_settings(budget=min(get_conf().api_budget, left), paced=True)
 
     def is_over() -> bool:
         return should_stop() or time.monotonic() >= deadline

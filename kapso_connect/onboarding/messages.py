@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch
 
 from ..exceptions import (
     InvalidOptions,
+    KapsoBlocked,
     KapsoConflict,
     KapsoCredentialsError,
     KapsoError,
@@ -16,8 +19,55 @@ from ..exceptions import (
     KapsoUnavailable,
     KapsoValidationError,
 )
+from ..kapso.health import PAYMENT_PROBLEM
 from ..models import Customer
 from ..translation import gettext as _
+from ..translation import gettext_lazy
+
+HEALTH_CHECKS = {
+    "phone_number_access": gettext_lazy("Kapso's access to the number"),
+    "phone_number_connection": gettext_lazy("The number's connection"),
+    "messaging_health": gettext_lazy("Sending messages"),
+    "webhook_subscription": gettext_lazy("Kapso's subscription to the number's messages"),
+    "webhook_verified": gettext_lazy("Kapso's webhook at Meta"),
+    "token_validity": gettext_lazy("Kapso's access token"),
+}
+ENTITIES = {
+    "PHONE_NUMBER": gettext_lazy("The phone number"),
+    "WABA": gettext_lazy("The WhatsApp Business account"),
+    "BUSINESS": gettext_lazy("The business at Meta"),
+    "APP": gettext_lazy("The app at Meta"),
+    "MESSAGE_TEMPLATE": gettext_lazy("A message template"),
+}
+"""What a health check finds fault with. New ones are shown as they are."""
+
+
+def health_message(problem: Mapping[str, str]) -> str:
+    """Return one of a connection's ``health_problems``, and what to do about it, for staff."""
+    check, entity, code = (problem.get(name, "") for name in ("check", "entity", "code"))
+    states = {
+        "": _("no reason was given"),
+        "failed": _("no reason was given"),
+        "BLOCKED": _("Meta lets it send no messages"),
+        "LIMITED": _("Meta limits what it may send"),
+        "DISCONNECTED": _("it is disconnected"),
+    }
+    description = problem.get("description", "")
+    text = _("%(what)s: %(description)s") % {
+        "what": ENTITIES.get(entity, entity) or HEALTH_CHECKS.get(check, check),
+        "description": states.get(description, description).rstrip("."),
+    }
+    sentences = [f"{text} ({code})." if code else f"{text}."]
+    if solution := problem.get("solution", ""):
+        sentences.append(_("Meta advises: %(solution)s") % {"solution": solution})
+    if code == PAYMENT_PROBLEM:
+        sentences.append(
+            _(
+                "This is about the payment to Meta, and can only be solved there: the owner of the "
+                "account has to add a payment method that works in Meta's Business Manager."
+            )
+        )
+    return " ".join(sentences)
 
 
 def staff_message(error: Exception) -> str:
@@ -36,6 +86,12 @@ def staff_message(error: Exception) -> str:
         text = _("Your Kapso plan does not include this. Upgrade it in Kapso, then try again.")
     elif isinstance(error, KapsoRateLimited):
         text = _("Too many requests were sent to Kapso. Wait a minute, then try again.")
+    elif isinstance(error, KapsoBlocked):
+        text = _(
+            "Something in front of Kapso refused this server's request; the API key was not looked "
+            "at. Try again in a few minutes. If it continues, ask whoever runs this site to check "
+            "its proxy, and to ask Kapso's support whether the server's IP address is blocked."
+        )
     elif isinstance(error, KapsoUnavailable):
         text = _("Kapso did not respond. It is safe to try again in a few minutes.")
     elif isinstance(error, KapsoConflict):

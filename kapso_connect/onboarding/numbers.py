@@ -126,6 +126,7 @@ def connect(
         connection.customer = owner
         connection.status = Connection.Status.CONNECTED
         connection.connected_at = now
+        connection.health_retry_after = None  # Kapso holds no answer for new credentials
         _copy_details(connection, number, overwrite=True)
         if setup_link is not None:
             # It was read before the API was asked.
@@ -162,17 +163,25 @@ def _forget_former_owner(connection: Connection) -> None:
     connection.disconnected_at = None
     connection.disconnect_reason = ""
     connection.health_status = connection.health_error = ""
-    connection.health_checked_at = None
+    connection.health_problems = []
+    connection.health_checked_at = connection.health_retry_after = None
     connection.created_at = timezone.now()
     _forget_account(connection)
 
 
 def _forget_account(connection: Connection) -> list[str]:
-    """Clear Meta's decisions about the account of a number; return the names of the fields."""
+    """Clear what is known about the account of a number; return the names of the fields."""
     connection.account_status = AccountStatus.ACTIVE
     connection.restrictions = []
-    connection.account_updated_at = None
-    return ["account_status", "restrictions", "account_updated_at"]
+    connection.account_updated_at = connection.funding_checked_at = None
+    connection.funding_status = ""
+    return [
+        "account_status",
+        "restrictions",
+        "account_updated_at",
+        "funding_status",
+        "funding_checked_at",
+    ]
 
 
 def connect_new(
@@ -318,6 +327,8 @@ def _update_connected(
         changed.append("setup_link")
     if link is not None and link.setup_status != SetupLink.SetupStatus.COMPLETED:
         complete(link)
+        connection.health_retry_after = None  # its credentials were renewed
+        changed.append("health_retry_after")
     if changed:
         connection.save(update_fields=[*changed, "updated_at"])
 

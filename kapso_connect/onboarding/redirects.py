@@ -109,7 +109,9 @@ def confirm_redirect(
 def _ask(link: SetupLink, number: Number, source: str, *, by_visitor: bool) -> Connected | Rejected:
     asked_at = timezone.now()
     # One attempt: the customer's page, or kapso_sync, asks again.
-    client = KapsoClient.from_settings(budget=get_conf().request_budget, attempts=1)
+    client = KapsoClient.from_settings(
+        budget=get_conf().request_budget, attempts=1, paced=source == Source.SYNC
+    )
     customer, remote = link.customer, None
     known = connected_number(link, number)
     if known is None or not known.display_phone_number:

@@ -10,9 +10,10 @@ import sys
 import threading
 from urllib.parse import urlsplit
 
-from .control import restart
+from .control import restart, set_default_webhook
 from .server import configure, listen
 from .state import store
+from .state_file import StateFile, StateFileError, describe_contents
 from .webhooks import sender
 
 LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
@@ -41,6 +42,13 @@ def parser() -> argparse.ArgumentParser:
     add("--retry-scale", type=float, default=1.0, help="factor for 10/40/90 s; 0 retries at once")
     add("--rate-limit", type=int, default=1000, help="requests a minute and key; 0: no limit")
     add("--teardown-seconds", type=float, default=0.2, help="how long a deleted number is readable")
+    add(
+        "--state",
+        default="",
+        metavar="FILE",
+        help="keep customers, links, numbers and webhooks in this file between starts; it has "
+        "secrets",
+    )
     add("--stop-on-eof", action="store_true", help="stop when standard input is closed")
     add("--verbose", action="store_true", help="print every request")
     return result
@@ -56,6 +64,37 @@ def allowed_hosts(options: argparse.Namespace) -> list[str]:
     return [*LOCAL_HOSTS, host, *filter(None, [public_host]), *options.allowed_host]
 
 
+def configure_webhook(options: argparse.Namespace) -> bool:
+    """Register the webhook of the command line in place of that of the state file, whose secret
+    it keeps unless another one is given. Return whether the secret has to be announced."""
+    if not options.webhook_url:
+        return False
+    known = store.webhooks.get(store.default_webhook_id)
+    if options.webhook_secret:
+        announce = False
+    else:
+        options.webhook_secret = (known and known.secret_key) or secrets.token_hex(16)
+        announce = True
+    wanted = (options.webhook_url, options.webhook_secret)
+    if known is None or (known.url, known.secret_key) != wanted:
+        set_default_webhook(*wanted)
+    return announce
+
+
+def stop_saving(state_file: StateFile | None) -> None:
+    """Save for the last time, or say what is lost."""
+    if state_file is None:
+        with store.lock:
+            contents = describe_contents()
+        if contents:
+            print(f"Forgotten: {contents}. Keep them with --state FILE", flush=True)
+        return
+    try:
+        state_file.stop()
+    except StateFileError as error:
+        sys.exit(str(error))
+
+
 def main(argv: list[str] | None = None) -> None:
     options = parser().parse_args(argv)
     if min(options.retry_scale, options.teardown_seconds, options.rate_limit) < 0:
@@ -69,12 +108,18 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"The sandbox cannot listen on {options.host}:{options.port}: {error}")
     host = f"[{options.host}]" if ":" in options.host else options.host
     url = f"http://{host}:{server.server_port}"
-    generated = options.webhook_url and not options.webhook_secret
     options.base_url = options.public_url.rstrip("/") or url
-    if generated:
-        options.webhook_secret = secrets.token_hex(16)
     store.options = options
     restart()
+    state_file = StateFile(options.state) if options.state else None
+    try:
+        if state_file:
+            state_file.load()
+        announce_secret = configure_webhook(options)
+        if state_file:
+            state_file.start()
+    except StateFileError as error:
+        sys.exit(str(error))
     sender.start()
 
     def stop(*_: object) -> None:
@@ -91,11 +136,14 @@ def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGINT, stop)
     if options.stop_on_eof:
         threading.Thread(target=stop_on_eof, daemon=True).start()
-    if generated:
+    if state_file and (contents := describe_contents()):
+        print(f"It continues with {contents} of {options.state}")
+    if announce_secret:
         print(f"Webhooks are signed with the secret {options.webhook_secret}")
     print(f"Kapso sandbox (this is NOT Kapso) on {url}", flush=True)
     server.serve_forever(poll_interval=0.05)
     server.server_close()
+    stop_saving(state_file)
 
 
 if __name__ == "__main__":

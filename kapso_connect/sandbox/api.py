@@ -9,6 +9,7 @@ from django.http import HttpRequest
 from . import fields, payloads
 from .fields import Invalid
 from .hosted import HEADINGS_BY_LANGUAGE
+from .numbers import change_number
 from .state import ALL_CONNECTION_TYPES, Customer, PhoneNumber, find, store
 from .web import SandboxView, page_of, query, read_wrapped
 from .webhooks import sender
@@ -192,6 +193,7 @@ class SetupLinkView(SandboxView):
 class PhoneNumbersView(SandboxView):
     def get(self, request: HttpRequest) -> object:
         rows = list(reversed(store.numbers().values()))
+        rows = [row for row in rows if not store.is_lagging(row.phone_number_id)]
         checks = {"phone_number_id": fields.text, "business_account_id": fields.text}
         for name, check in {**checks, "customer_id": fields.uuid}.items():
             if value := query(request, name, check):
@@ -206,6 +208,11 @@ class PhoneNumbersView(SandboxView):
 class PhoneNumberView(SandboxView):
     def get(self, request: HttpRequest, phone_number_id: str) -> object:
         return {"data": find(store.numbers(), phone_number_id, "Phone number").as_json()}
+
+    def patch(self, request: HttpRequest, phone_number_id: str) -> object:
+        number = find(store.numbers(), phone_number_id, "Phone number")
+        change_number(number, read_wrapped(request, "whatsapp_phone_number"))
+        return {"data": number.as_json()}
 
     def delete(self, request: HttpRequest, phone_number_id: str) -> object:
         start_teardown(find(store.numbers(), phone_number_id, "Phone number"))

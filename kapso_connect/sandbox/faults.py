@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from inspect import getdoc
 
 from . import fields
 from .fields import Invalid
@@ -12,6 +13,8 @@ RULE_KINDS = (
     "status",
     "html",
     "meta_error",
+    "cloudflare",
+    "cloudflare_1010",
     "hang",
     "slow",
     "close",
@@ -31,10 +34,11 @@ class Rule:
         A regular expression, searched for in ``METHOD /path`` (default: all requests).
     ``kind``
         ``status`` answers with an error (500), ``html`` with a proxy's error page (502),
-        ``meta_error`` with an error of Meta's (400), ``garbage`` with invalid JSON, ``empty`` with
-        an empty body, ``redirect`` with a redirect. ``hang`` never answers, ``slow`` sends a few
-        bytes at a time, ``close`` breaks the connection. ``apply_then_500`` and
-        ``apply_then_close`` execute the request first.
+        ``meta_error`` with an error of Meta's (400), ``cloudflare`` and ``cloudflare_1010`` with
+        the refusal of what stands in front of Kapso (403, as a page or as the text ``error code:
+        1010``), ``garbage`` with invalid JSON, ``empty`` with an empty body, ``redirect`` with a
+        redirect. ``hang`` never answers, ``slow`` sends a few bytes at a time, ``close`` breaks
+        the connection. ``apply_then_500`` and ``apply_then_close`` execute the request first.
     ``status``
         The HTTP status, if not the default one.
     ``retry_after``
@@ -88,6 +92,9 @@ class Faults:
         True records deliveries and never sends them.
     ``webhook_first``
         True delays the customer's redirect until the webhook was answered.
+    ``lag``
+        Seconds for which the API does not know a new number yet, although ``.created`` was sent.
+        For a number of requests instead of seconds, use a rule with the status 404.
     ``api``
         A list of rules for requests to the API; the first that matches a request is applied.
     """
@@ -99,7 +106,14 @@ class Faults:
     envelope: bool | str = False
     drop: bool = False
     webhook_first: bool = False
+    lag: float = 0.0
     api: list[Rule] = field(default_factory=list)
+
+
+def descriptions(described: type) -> dict[str, str]:
+    """Return what the docstring of Rule or Faults says about each field."""
+    found = re.findall(r"^``(\w+)``\n((?: {4}.*\n?)+)", getdoc(described) or "", re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}
 
 
 def _pattern(name: str, value: object) -> str:
@@ -121,7 +135,7 @@ def _envelope(name: str, value: object) -> bool | str:
     raise Invalid(f'{name} must be true, false or "type"')
 
 
-def _rule(name: str, value: object) -> Rule:
+def read_rule(name: str, value: object) -> Rule:
     item = fields.mapping(name, value)
     try:
         return Rule(**fields.read_strictly(RULE_SPEC, item, required="kind"))
@@ -147,5 +161,6 @@ FAULTS_SPEC: fields.Spec = {
     "envelope": _envelope,
     "drop": fields.boolean,
     "webhook_first": fields.boolean,
-    "api": fields.list_of(_rule),
+    "lag": fields.seconds,
+    "api": fields.list_of(read_rule),
 }

@@ -15,6 +15,14 @@ from .web import SandboxView, json_response
 HEALTH_CACHE = timedelta(minutes=3)
 # How long the answer is held after the first access error, the second in succession, …
 ERROR_HOLDS = tuple(timedelta(minutes=minutes) for minutes in (5, 15, 30, 60))
+# What numbers in these states at Meta can send.
+SENDING_BY_STATUS = {
+    "DISCONNECTED": "BLOCKED",
+    "BANNED": "BLOCKED",
+    "FLAGGED": "LIMITED",
+    "RESTRICTED": "LIMITED",
+    "RATE_LIMITED": "LIMITED",
+}
 PAYMENT_ERROR = {
     "error_code": "141006",
     "error_description": "There is an error with the payment method.",
@@ -107,12 +115,18 @@ def _answer(number: PhoneNumber, at: datetime) -> dict[str, Any]:
 
 def _messaging_health(number: PhoneNumber) -> dict[str, Any]:
     phone: dict[str, Any] = {"entity_type": "PHONE_NUMBER", "id": number.phone_number_id}
-    phone["can_send_message"] = "AVAILABLE"
-    if number.status == "DISCONNECTED":
-        phone["can_send_message"] = "BLOCKED"
-    elif number.name_status in ("DECLINED", "PENDING_REVIEW"):
+    phone["can_send_message"] = SENDING_BY_STATUS.get(number.status, "AVAILABLE")
+    if number.status == "CONNECTED" and number.name_status in ("DECLINED", "PENDING_REVIEW"):
         phone["can_send_message"] = "LIMITED"
         phone["additional_info"] = ["Your display name has not been approved yet."]
+    if phone["can_send_message"] != "AVAILABLE" and "additional_info" not in phone:
+        phone["errors"] = [
+            {
+                "error_code": "131031",
+                "error_description": f"The phone number is {number.status}.",
+                "possible_solution": "See what Meta's WhatsApp Manager says about the number.",
+            }
+        ]
     entities = [phone]
     if waba := number.business_account_id:
         account: dict[str, Any] = {"entity_type": "WABA", "id": waba}

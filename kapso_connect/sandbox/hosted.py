@@ -107,6 +107,8 @@ def _connect(request: HttpRequest, link: SetupLink) -> HttpResponse:
         event = payloads.CREATED_EVENT
     if link.provision_phone_number:
         link.provisioned_phone_number = _provisioned(number)
+    if link.meta_billing_mode == "partner_managed":
+        store.funding.setdefault(number.business_account_id or "", "funded")
     link.status = "used"
     link.whatsapp_setup_status = "completed"
     link.whatsapp_setup_error = None

@@ -34,15 +34,19 @@ def count_health_check() -> dict[str, str]:
     """Count a health check; return the headers of its answer. Raise ApiError over a limit."""
     at = now()
     calls = [call for call in store.health_calls if call + MINUTE > at]
+    used = {
+        name: [call for call in calls if call + window > at] for name, _, window in HEALTH_LIMITS
+    }
+    waits = [
+        (used[name][0] + window - at, f"{limit} health checks a {name.lower()}")
+        for name, limit, window in HEALTH_LIMITS
+        if len(used[name]) >= limit
+    ]
     headers: dict[str, str] = {}
-    waits: list[tuple[timedelta, str]] = []
-    for name, limit, window in HEALTH_LIMITS:
-        recent = [call for call in calls if call + window > at]
-        remaining = limit - len(recent)
+    for name, limit, _ in HEALTH_LIMITS:
+        remaining = limit - len(used[name]) - (0 if waits else 1)
         headers[f"X-Health-RateLimit-{name}-Limit"] = str(limit)
-        headers[f"X-Health-RateLimit-{name}-Remaining"] = str(max(0, remaining - 1))
-        if remaining <= 0:
-            waits.append((recent[-limit] + window - at, f"{limit} health checks a {name.lower()}"))
+        headers[f"X-Health-RateLimit-{name}-Remaining"] = str(remaining)
     if waits:
         wait, reason = max(waits)
         headers["Retry-After"] = str(int(wait.total_seconds()) + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import sys
 import traceback
@@ -24,15 +25,29 @@ from .web import error_response, json_response, read_json
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 MAX_REQUEST_BODY = 1024 * 1024
-API_PREFIX = "/platform/"
+API_PREFIXES = ("/platform/", "/meta/")
 ELSEWHERE_PATH = "/elsewhere"
-ERROR_TEXTS = {401: "Unauthorized", 402: "Upgrade your plan to use this", 429: "Too many requests"}
+UNKNOWN_NUMBER_TEXT = "WhatsApp configuration not found"
+ERROR_TEXTS = {
+    401: "Unauthorized",
+    402: "Upgrade your plan to use this",
+    404: UNKNOWN_NUMBER_TEXT,
+    429: "Too many requests",
+}
+NUMBER_PATH = re.compile(r"/platform/v1/whatsapp/phone_numbers/([^/]+)")
 JSON = "application/json"
+CLOUDFLARE_PAGE = b"""<!DOCTYPE html>
+<html lang="en-US"><head><title>Access denied | api.kapso.ai used Cloudflare</title></head>
+<body><h1>Error 1010</h1><p>The owner of this website (api.kapso.ai) has banned your access based
+on your browser's signature.</p></body></html>
+"""
 META_ERROR = {"message": "(#131000) Something went wrong", "type": "OAuthException", "code": 131000}
 # What the faults answer when the rule does not say otherwise: status, content type and body.
 FAULT_RESPONSES: dict[str, tuple[int, str, bytes]] = {
     "html": (502, "text/html", b"<html><body><h1>Bad gateway</h1></body></html>"),
     "meta_error": (400, JSON, json.dumps({"error": META_ERROR}).encode()),
+    "cloudflare": (403, "text/html; charset=UTF-8", CLOUDFLARE_PAGE),
+    "cloudflare_1010": (403, "text/plain; charset=UTF-8", b"error code: 1010"),
     "garbage": (200, JSON, b'{"data": [{"id": \xff\xfe\x00\x9d'),
     "redirect": (302, "text/html", b""),
     "empty": (200, JSON, b""),
@@ -83,7 +98,7 @@ class SandboxMiddleware:
             return error_response(
                 ApiError(413, f"The body is larger than {MAX_REQUEST_BODY} bytes")
             )
-        if not request.path.startswith((API_PREFIX, ELSEWHERE_PATH)):
+        if not request.path.startswith((*API_PREFIXES, ELSEWHERE_PATH)):
             return self.get_response(request)
         entry = _log(request)
         line = f"{request.method} {request.path}"
@@ -103,13 +118,17 @@ class SandboxMiddleware:
         return error_response(error) if isinstance(error, ApiError) else None
 
     def _answer(self, request: HttpRequest) -> HttpResponseBase:
-        if request.path.startswith(API_PREFIX) and not has_key(request):
+        if request.path.startswith(API_PREFIXES) and not has_key(request):
             return error_response(ApiError(401, "Unauthorized: invalid or missing API key"))
         try:
             with store.lock:
                 headers = count_request(request.headers.get("X-API-Key", ""))
         except ApiError as error:
             return error_response(error)
+        found = NUMBER_PATH.match(request.path)
+        with store.lock:
+            if found and store.is_lagging(found[1]):
+                return error_response(ApiError(404, UNKNOWN_NUMBER_TEXT))
         response = self.get_response(request)
         if response.status_code < 400:
             for name, value in headers.items():
@@ -163,6 +182,8 @@ def _fault_response(rule: Rule) -> HttpResponse:
         response = json_response(
             {"error": ERROR_TEXTS.get(status, f"Sandbox fault {status}")}, status
         )
+    if rule.kind.startswith("cloudflare"):
+        response["Server"] = "cloudflare"
     if rule.kind == "redirect":
         response["Location"] = rule.location or f"{store.options.base_url}{ELSEWHERE_PATH}"
     if rule.retry_after is not None:

@@ -1,47 +1,136 @@
-"""Pages that show what the sandbox holds and what it delivered."""
+"""Pages that show what the sandbox holds and what it delivered, with a button for each control."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, fields
+from typing import Any
 
+from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
+from django.utils.html import escape
+from django.utils.safestring import mark_safe
 
-from .control import resend
-from .state import store
+from . import forms
+from .faults import Faults, Rule, descriptions
+from .fields import ApiError
+from .state import find, store
 from .web import SandboxView
 
 ROWS_SHOWN = 200
 
 
+def latest(rows: Any) -> list[Any]:
+    return list(rows.values())[: -ROWS_SHOWN - 1 : -1]
+
+
 class IndexView(SandboxView):
     def get(self, request: HttpRequest) -> HttpResponse:
-        links = list(store.links.values())[: -ROWS_SHOWN - 1 : -1]
-        numbers = list(store.numbers().values())[: -ROWS_SHOWN - 1 : -1]
+        customers = store.customers
+        links = [(link, customers[link.customer_id].name) for link in latest(store.links)]
+        numbers = latest(store.numbers())
+        names = ("seed", "add_number", "default_webhook", "event", "reset")
         context = {
             "options": store.options,
-            "customers": list(store.customers.values())[: -ROWS_SHOWN - 1 : -1],
-            "links": [(link, store.customers[link.customer_id]) for link in links],
-            "numbers": [(n, store.customers.get(n.customer_id or "")) for n in numbers],
-            "webhooks": list(store.webhooks.values()),
+            "customers": latest(customers),
+            "links": [(link, name, forms.LinkForm.of(link, name)) for link, name in links],
+            "numbers": [(n, customers.get(n.customer_id or "")) for n in numbers],
+            "webhooks": [(w, forms.TestDeliveryForm.of(w)) for w in store.webhooks.values()],
             "deliveries": len(store.deliveries),
-            "faults": json.dumps(asdict(store.faults), indent=2),
+            "faults": faults_on(),
+            "forms": {name: forms.FORMS[name]() for name in names},
         }
         return render(request, "kapso_sandbox/index.html", context)
 
 
+class NumberPageView(SandboxView):
+    def get(self, request: HttpRequest, phone_number_id: str) -> HttpResponse:
+        number = store.numbers().get(phone_number_id)
+        if number is None:
+            context: dict[str, Any] = {"text": "This number does not exist, or not any more."}
+            return render(request, "kapso_sandbox/message.html", context, status=404)
+        context = {
+            "number": number,
+            "customer": store.customers.get(number.customer_id or ""),
+            "webhooks": [
+                w for w in store.webhooks.values() if w.phone_number_id == phone_number_id
+            ],
+            "forms": forms.of_number(number),
+        }
+        return render(request, "kapso_sandbox/number.html", context)
+
+
+def with_code(text: str) -> str:
+    """Return a part of a docstring in HTML: what is between double backticks as code."""
+    return mark_safe(re.sub(r"``(.+?)``", r"<code>\1</code>", escape(text)))  # noqa: S308
+
+
+def faults_on() -> list[str]:
+    """Return the names of the faults that are turned on."""
+    usual = asdict(Faults())
+    return [name for name, value in asdict(store.faults).items() if value != usual[name]]
+
+
+class FaultsPageView(SandboxView):
+    def get(self, request: HttpRequest) -> HttpResponse:
+        about = descriptions(Faults)
+        names = [field.name for field in fields(Faults) if field.name != "api"]
+        rules = [
+            (_set_fields(rule), forms.RemoveRuleForm.of(rule, place))
+            for place, rule in enumerate(store.faults.api)
+        ]
+        context = {
+            "faults": [
+                (name, with_code(about.get(name, "")), forms.FaultForm(target=name))
+                for name in names
+            ],
+            "rules": rules,
+            "rule_help": with_code(descriptions(Rule).get("kind", "")),
+            "forms": {
+                name: forms.FORMS[name]() for name in ("add_rule", "clear_faults", "rate_limit")
+            },
+            "on": faults_on(),
+        }
+        return render(request, "kapso_sandbox/faults.html", context)
+
+
+def _set_fields(rule: Rule) -> dict[str, Any]:
+    """Return what was given for a rule; the other fields have their defaults."""
+    usual = vars(Rule(rule.kind))
+    return {k: v for k, v in vars(rule).items() if k == "kind" or v != usual[k]}
+
+
+class PressView(SandboxView):
+    def post(self, request: HttpRequest, name: str) -> HttpResponse:
+        """Call the control of a form, and lead back to its page with a notice."""
+        form = find(forms.FORMS, name, "Form")(request.POST)
+        button = request.POST.get("button", next(iter(form.buttons)))
+        try:
+            find(form.buttons, button, "Button")
+            if form.is_valid():
+                messages.success(request, form.press(button))
+            else:
+                messages.error(request, _errors(form))
+        except ApiError as error:
+            messages.error(request, f"{error.text}.")
+        return HttpResponseRedirect(form.back())
+
+
+def _errors(form: forms.ControlForm) -> str:
+    return " ".join(
+        f"{form[name].label if name in form.fields else name}: {' '.join(map(str, texts))}"
+        for name, texts in form.errors.items()
+    )
+
+
 class DeliveriesView(SandboxView):
     def get(self, request: HttpRequest) -> HttpResponse:
-        latest = list(store.deliveries.values())[: -ROWS_SHOWN - 1 : -1]
-        rows = [delivery.as_json() for delivery in latest]
+        rows = [
+            (delivery.as_json(), forms.ResendForm(target=delivery.id))
+            for delivery in latest(store.deliveries)
+        ]
         return render(request, "kapso_sandbox/deliveries.html", {"rows": rows})
-
-
-class ResendView(SandboxView):
-    def post(self, request: HttpRequest, delivery_id: str) -> HttpResponse:
-        resend(delivery_id, new_key="new_key" in request.POST)
-        return HttpResponseRedirect("/deliveries")
 
 
 def elsewhere(request: HttpRequest) -> HttpResponse:

@@ -32,13 +32,15 @@ PROJECT_EVENTS = (
     "kapso_agent.run.failed",
     "kapso_agent.run.cancelled",
 )
+MESSAGE_RECEIVED_EVENT = "whatsapp.message.received"
+CONVERSATION_CREATED_EVENT = "whatsapp.conversation.created"
 NUMBER_EVENTS = (
-    "whatsapp.message.received",
+    MESSAGE_RECEIVED_EVENT,
     "whatsapp.message.sent",
     "whatsapp.message.delivered",
     "whatsapp.message.read",
     "whatsapp.message.failed",
-    "whatsapp.conversation.created",
+    CONVERSATION_CREATED_EVENT,
     "whatsapp.conversation.ended",
     "whatsapp.conversation.inactive",
     "whatsapp.contact.identity_changed",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.contrib.messages.storage.cookie import CookieStorage
 from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
 
 from .hosted import HEADINGS_BY_LANGUAGE
@@ -20,6 +21,13 @@ class RequestHandler(WSGIRequestHandler):
 
     def get_environ(self) -> dict[str, Any]:
         return {**super().get_environ(), CONNECTION_KEY: self.connection}
+
+
+class NoticeStorage(CookieStorage):
+    """Keeps the notices of the pages in a cookie. Its name differs from that of other sites on
+    this machine: a cookie is sent to all ports."""
+
+    cookie_name = "kapso_sandbox_notices"
 
 
 class Server(ThreadedWSGIServer):
@@ -37,6 +45,8 @@ def configure(*, verbose: bool, allowed_hosts: list[str]) -> None:
             "django.middleware.security.SecurityMiddleware",
             "django.middleware.clickjacking.XFrameOptionsMiddleware",
             "django.middleware.common.CommonMiddleware",  # Content-Length, thus keep-alive
+            "django.contrib.messages.middleware.MessageMiddleware",
+            "kapso_connect.sandbox.state_file.NoteChangesMiddleware",
             "kapso_connect.sandbox.middleware.SameSiteMiddleware",
             "kapso_connect.sandbox.middleware.SandboxMiddleware",
         ],
@@ -44,8 +54,14 @@ def configure(*, verbose: bool, allowed_hosts: list[str]) -> None:
             {
                 "BACKEND": "django.template.backends.django.DjangoTemplates",
                 "DIRS": [HERE / "templates"],
+                "OPTIONS": {
+                    "context_processors": [
+                        "django.contrib.messages.context_processors.messages",
+                    ]
+                },
             }
         ],
+        MESSAGE_STORAGE="kapso_connect.sandbox.server.NoticeStorage",
         DATABASES={},
         USE_TZ=True,
         TIME_ZONE="UTC",

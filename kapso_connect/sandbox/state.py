@@ -104,7 +104,14 @@ class SetupLink(Record):
 
 @dataclass
 class PhoneNumber(Record):
-    hidden = ("health", "health_until", "access_error", "access_errors", "payment_problem")
+    hidden = (
+        "health",
+        "health_until",
+        "access_error",
+        "access_errors",
+        "payment_problem",
+        "kind",
+    )
 
     phone_number_id: str
     display_phone_number: str
@@ -118,6 +125,9 @@ class PhoneNumber(Record):
     name_status: str | None = "APPROVED"
     code_verification_status: str | None = "COMPLETED"
     internal_id: str = field(default_factory=new_id)
+    kind: str = "production"
+    inbound_processing_enabled: bool = True
+    calls_enabled: bool = False
     health: dict[str, Any] | None = None  # the answer to the last health check
     health_until: datetime = field(default_factory=now)  # when it is checked again
     access_error: str = ""  # why Kapso cannot reach the number at Meta
@@ -130,7 +140,7 @@ class PhoneNumber(Record):
 
     @property
     def is_production(self) -> bool:
-        return self.phone_number_id != "sandbox"
+        return self.kind == "production"
 
     def change(self, values: Mapping[str, Any]) -> None:
         super().change(values)
@@ -147,14 +157,26 @@ class PhoneNumber(Record):
             "id": self.phone_number_id,
             "display_name": self.verified_name,
             "display_phone_number_normalized": self.normalized,
-            "inbound_processing_enabled": True,
-            "calls_enabled": False,
             "webhook_verified_at": self.created_at,
             "throughput_tier": "TIER_10K",
             "whatsapp_business_manager_messaging_limit": "10000",
             "is_official_business_account": False,
             "is_pin_enabled": not self.is_coexistence,
         }
+
+
+@dataclass
+class Conversation(Record):
+    """What one person and one number write to each other. ``person`` is the person's phone number
+    in digits, or their business-scoped user id."""
+
+    phone_number_id: str
+    person: str
+    id: str = field(default_factory=new_id)
+    last_inbound_at: datetime | None = None
+    last_outbound_at: datetime | None = None
+    messages_count: int = 0
+    last_message: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -192,6 +214,7 @@ class Delivery:
     attempts: list[dict[str, Any]] = field(default_factory=list)  # at, seconds, status, error
     created_at: datetime = field(default_factory=now)
     next_attempt_at: datetime | None = None
+    finished_at: datetime | None = None
     forced: bool = False  # sent even to a paused webhook
 
     def as_json(self) -> dict[str, Any]:
@@ -209,6 +232,7 @@ class Store:
     def __init__(self) -> None:
         self.options = Namespace()  # how the process was started: see __main__
         self.lock = threading.Condition()
+        self.changed = threading.Event()  # since it was last saved: see state_file
         self.project_id = new_id()
         self.reset()
 
@@ -218,8 +242,10 @@ class Store:
         self._numbers: dict[str, PhoneNumber] = {}
         self._gone_at: dict[str, datetime] = {}
         # Meta keeps the id of a phone number that is removed and added again.
-        self._id_of_digits: dict[str, str] = {}
-        self._generated = 0
+        self.ids_of_digits: dict[str, str] = {}
+        self.generated_numbers = 0
+        self.funding: dict[str, str] = {}  # the status by business_account_id; see accounts
+        self.conversations: dict[str, Conversation] = {}
         self.webhooks: dict[str, Webhook] = {}
         self.default_webhook_id = ""
         self.deliveries: dict[str, Delivery] = {}
@@ -290,8 +316,15 @@ class Store:
                 self.forget_number(phone_number_id)
         return self._numbers
 
+    def is_lagging(self, phone_number_id: str) -> bool:
+        """Return whether the API does not know that number yet, by the fault ``lag``."""
+        number = self._numbers.get(phone_number_id)
+        if number is None or not self.faults.lag:
+            return False
+        return number.created_at + timedelta(seconds=self.faults.lag) > now()
+
     def number_by_digits(self, digits: str) -> PhoneNumber | None:
-        return self.numbers().get(self._id_of_digits.get(digits, ""))
+        return self.numbers().get(self.ids_of_digits.get(digits, ""))
 
     def add_number(
         self, *, phone_number: str | None = None, phone_number_id: str | None = None, **values: Any
@@ -299,27 +332,43 @@ class Store:
         """Add a number, or replace it. ``phone_number`` is in E.164; None generates one."""
         display = self._generate_number() if phone_number is None else display_form(phone_number)
         number = PhoneNumber("", display, **values)
-        known = self._id_of_digits.get(number.normalized)
+        known = self.ids_of_digits.get(number.normalized)
         number.phone_number_id = phone_number_id or known or new_meta_id()
         number.name = number.name or number.verified_name or display
-        self._id_of_digits[number.normalized] = number.phone_number_id
+        self.ids_of_digits[number.normalized] = number.phone_number_id
         self._gone_at.pop(number.phone_number_id, None)
         self._numbers.pop(number.phone_number_id, None)  # it is the newest one now
         self._numbers[number.phone_number_id] = number
         return number
 
     def _generate_number(self) -> str:
-        line, area = divmod(self._generated, len(AREA_CODES))
-        self._generated += 1
+        line, area = divmod(self.generated_numbers, len(AREA_CODES))
+        self.generated_numbers += 1
         return f"+1 {AREA_CODES[area]}-555-{100 + line % 9900:04d}"
+
+    def restore_numbers(
+        self, numbers: dict[str, PhoneNumber], ids_of_digits: dict[str, str], generated: int
+    ) -> None:
+        """Replace the numbers, and what has to be known to add further ones."""
+        self._numbers, self._gone_at = numbers, {}
+        self.ids_of_digits, self.generated_numbers = ids_of_digits, generated
+
+    def is_torn_down(self, number: PhoneNumber) -> bool:
+        return number.phone_number_id in self._gone_at
 
     def tear_down_number(self, number: PhoneNumber) -> bool:
         """Start to remove a number. Return False when that has started already."""
-        if number.phone_number_id in self._gone_at:
+        if self.is_torn_down(number):
             return False
         duration = timedelta(seconds=self.options.teardown_seconds)
         self._gone_at[number.phone_number_id] = now() + duration
         return True
+
+    def change_number_id(self, number: PhoneNumber, phone_number_id: str) -> None:
+        self.forget_number(number.phone_number_id)
+        number.phone_number_id = phone_number_id
+        self.ids_of_digits[number.normalized] = phone_number_id
+        self._numbers[phone_number_id] = number
 
     def forget_number(self, phone_number_id: str) -> None:
         self._numbers.pop(phone_number_id, None)

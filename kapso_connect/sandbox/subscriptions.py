@@ -7,9 +7,9 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from . import fields, payloads
+from . import fields, messages, payloads
 from .fields import Invalid
-from .state import PhoneNumber, Webhook, find, store
+from .state import Delivery, PhoneNumber, Webhook, find, store
 from .web import SandboxView, page_of, query, read_object, read_wrapped
 from .webhooks import sender
 
@@ -140,15 +140,24 @@ class WebhookView(SandboxView):
 
 class WebhookTestView(SandboxView):
     def post(self, request: HttpRequest, webhook_id: str) -> object:
-        """Send a sample of one event of the webhook: the first, if the client does not choose."""
-        webhook = find(store.webhooks, webhook_id, "Webhook")
-        data = read_object(request)
-        if not webhook.events:
-            raise Invalid("The webhook has no events")
-        event = fields.text("event_type", data.get("event_type", webhook.events[0]))
-        if event not in webhook.events:
-            raise Invalid(f"event_type is not an event of this webhook: {event}")
-        sample = PhoneNumber("123456789012345", "+1 555-123-4567", business_account_id="0" * 15)
-        for delivery in sender.emit(event, payloads.build(event, sample), only=webhook):
-            delivery.forced = True
+        send_test_delivery(webhook_id, read_object(request))
         return {"data": {"success": True}}
+
+
+def send_test_delivery(webhook_id: str, data: Mapping[str, Any]) -> list[Delivery]:
+    """Send a sample of one event of the webhook: the first, if the client does not choose."""
+    webhook = find(store.webhooks, webhook_id, "Webhook")
+    if not webhook.events:
+        raise Invalid("The webhook has no events")
+    event = fields.text("event_type", data.get("event_type", webhook.events[0]))
+    if event not in webhook.events:
+        raise Invalid(f"event_type is not an event of this webhook: {event}")
+    sample = PhoneNumber("123456789012345", "+1 555-123-4567", business_account_id="0" * 15)
+    if webhook.phone_number_id is None:
+        payload = payloads.build(event, sample)
+    else:
+        payload = messages.sample(event, store.numbers().get(webhook.phone_number_id, sample))
+    deliveries = sender.emit(event, payload, only=webhook)
+    for delivery in deliveries:
+        delivery.forced = True
+    return deliveries

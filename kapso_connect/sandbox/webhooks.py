@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import timedelta
 from queue import SimpleQueue
@@ -19,6 +20,8 @@ from .state import Delivery, Webhook, new_id, now, store
 DELIVERY_TIMEOUT = 10
 DELIVERY_RETRY_DELAYS = (10, 40, 90)
 SENDER_THREADS = 16
+DEFAULT_WINDOW_SECONDS = 5
+MAX_BATCH_SIZE = 50
 PAUSE_WINDOW = timedelta(minutes=15)
 
 
@@ -27,7 +30,8 @@ class Sender:
         self._queue: SimpleQueue[list[Delivery]] = SimpleQueue()
         self._in_flight = 0
         self._held: dict[str, list[Delivery]] = {}  # by webhook, the newest first
-        self._batches: dict[tuple[str, str], list[Any]] = {}  # payloads by webhook and event
+        # Payloads by webhook, event and conversation; the fault's have no conversation.
+        self._batches: dict[tuple[str, str, str], list[Any]] = {}
 
     def start(self) -> None:
         for _ in range(SENDER_THREADS):
@@ -54,28 +58,78 @@ class Sender:
     ) -> list[Delivery]:
         """Send ``event`` to all webhooks that want it, or to one; return the new deliveries."""
         targets = [only] if only else list(_subscribers(event, payload))
-        return [d for webhook in targets for d in self._emit_to(webhook.id, event, payload, key)]
+        return [d for webhook in targets for d in self._emit_to(webhook, event, payload, key)]
+
+    def emit_in_order(
+        self, webhook: Webhook, events: Iterable[tuple[str, dict[str, Any]]]
+    ) -> list[Delivery]:
+        """Send events to one webhook, each after the one before was tried; return the deliveries.
+
+        A message that is held for a batch is in none of them yet.
+        """
+        chain: list[Delivery] = []
+        deliveries = [
+            delivery
+            for event, payload in events
+            for delivery in self._emit_to(webhook, event, payload, None, chain)
+        ]
+        if chain:
+            self._schedule(chain, store.faults.delay)
+        return deliveries
 
     def _emit_to(
-        self, webhook_id: str, event: str, payload: dict[str, Any], key: str | None
+        self,
+        webhook: Webhook,
+        event: str,
+        payload: dict[str, Any],
+        key: str | None,
+        chain: list[Delivery] | None = None,
     ) -> list[Delivery]:
         faults = store.faults
-        if faults.batch:
-            collected = self._batches.setdefault((webhook_id, event), [])
+        if webhook.kind == "meta":
+            body = _dump(payload)
+            key = key or hashlib.sha256(body).hexdigest()
+            return self._enqueue(Delivery(webhook.id, event, body, key), chain)
+        is_buffered = webhook.buffer_enabled and event == payloads.MESSAGE_RECEIVED_EVENT
+        if is_buffered or faults.batch:
+            conversation_id = _conversation_id(payload) if is_buffered else ""
+            limit = (webhook.max_buffer_size or MAX_BATCH_SIZE) if is_buffered else faults.batch
+            batch = (webhook.id, event, conversation_id)
+            collected = self._batches.setdefault(batch, [])
             collected.append(payload)
-            return self._send_batch(webhook_id, event) if len(collected) >= faults.batch else []
-        body: dict[str, Any] = payload
+            if len(collected) >= limit:
+                return self._send_batch(batch, chain)
+            if is_buffered and len(collected) == 1:
+                _start_timer(_window_seconds(webhook), self._send_due_batch, batch, collected)
+            return []
+        wrapped: dict[str, Any] = payload
         if faults.envelope:
-            body = {"type" if faults.envelope == "type" else "event": event, "data": payload}
-        return self._enqueue(Delivery(webhook_id, event, _dump(body), key or new_id()))
+            wrapped = {"type" if faults.envelope == "type" else "event": event, "data": payload}
+        delivery = Delivery(webhook.id, event, _dump(wrapped), key or new_id())
+        return self._enqueue(delivery, chain)
 
-    def _send_batch(self, webhook_id: str, event: str) -> list[Delivery]:
-        data = self._batches.pop((webhook_id, event))
-        info = {"size": len(data), "window_ms": 5000}
+    def _send_batch(
+        self, batch: tuple[str, str, str], chain: list[Delivery] | None = None
+    ) -> list[Delivery]:
+        webhook_id, event, conversation_id = batch
+        data = self._batches.pop(batch)
+        webhook = store.webhooks.get(webhook_id)
+        window = _window_seconds(webhook) if webhook else DEFAULT_WINDOW_SECONDS
+        info: dict[str, Any] = {"size": len(data), "window_ms": window * 1000}
+        if conversation_id:
+            info["conversation_id"] = conversation_id
         body = {"type": event, "batch": True, "data": data, "batch_info": info}
-        return self._enqueue(Delivery(webhook_id, event, _dump(body), new_id(), len(data)))
+        delivery = Delivery(webhook_id, event, _dump(body), new_id(), len(data))
+        return self._enqueue(delivery, chain)
 
-    def _enqueue(self, first: Delivery) -> list[Delivery]:
+    def _send_due_batch(self, batch: tuple[str, str, str], collected: list[Any]) -> None:
+        """Send a batch whose time is over, unless it was full and sent before."""
+        with store.lock:
+            if self._batches.get(batch) is collected:
+                self._send_batch(batch)
+
+    def _enqueue(self, first: Delivery, chain: list[Delivery] | None = None) -> list[Delivery]:
+        """Send a delivery and its duplicates, or append them to ``chain``, which is sent later."""
         faults = store.faults
         copies = [first, *(_copy(first) for _ in range(faults.duplicate))]
         for delivery in copies:
@@ -84,8 +138,10 @@ class Sender:
                 self._finish(delivery, "dropped")
             elif faults.reorder > 1:
                 delivery.state = "held"
-            else:
+            elif chain is None:
                 self._schedule([delivery], faults.delay)
+            else:
+                chain.append(delivery)
         if faults.reorder > 1 and not faults.drop:
             held = self._held[first.webhook_id] = [*copies, *self._held.get(first.webhook_id, [])]
             if len(held) >= faults.reorder * len(copies):
@@ -94,8 +150,8 @@ class Sender:
 
     def release(self) -> None:
         """Send the deliveries that were held for a batch or for another order."""
-        for webhook_id, event in list(self._batches):
-            self._send_batch(webhook_id, event)
+        for batch in list(self._batches):
+            self._send_batch(batch)
         for webhook_id in list(self._held):
             self._schedule(self._held.pop(webhook_id), store.faults.delay)
 
@@ -119,9 +175,7 @@ class Sender:
         if not delay:
             self._queue.put(chain)
             return
-        timer = threading.Timer(delay, self._queue.put, [chain])
-        timer.daemon = True
-        timer.start()
+        _start_timer(delay, self._queue.put, chain)
 
     def _work(self) -> None:
         while True:
@@ -158,6 +212,7 @@ class Sender:
     def _finish(self, delivery: Delivery, state: str) -> None:
         delivery.state = state
         delivery.next_attempt_at = None
+        delivery.finished_at = now()
         store.deliveries_done += 1
         store.lock.notify_all()
 
@@ -171,13 +226,34 @@ def _subscribers(event: str, payload: dict[str, Any]) -> Iterable[Webhook]:
             yield webhook
 
 
+def _conversation_id(payload: dict[str, Any]) -> str:
+    conversation = payload.get("conversation")
+    return str(conversation.get("id", "")) if isinstance(conversation, dict) else ""
+
+
+def _window_seconds(webhook: Webhook) -> int:
+    return webhook.buffer_window_seconds or DEFAULT_WINDOW_SECONDS
+
+
+def _start_timer(seconds: float, function: Callable[..., object], *arguments: object) -> None:
+    timer = threading.Timer(seconds, function, arguments)
+    timer.daemon = True
+    timer.start()
+
+
 def _dump(payload: object) -> bytes:
     return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _copy(delivery: Delivery) -> Delivery:
     return replace(
-        delivery, id=new_id(), state="pending", attempts=[], created_at=now(), next_attempt_at=None
+        delivery,
+        id=new_id(),
+        state="pending",
+        attempts=[],
+        created_at=now(),
+        next_attempt_at=None,
+        finished_at=None,
     )
 
 

@@ -36,6 +36,7 @@ class Sandbox:
     ``api_key`` is the only key accepted; ``retry_scale`` multiplies Kapso's 10, 40 and 90 s
     (0 retries at once); ``rate_limit`` is how many requests a minute a key has (0: no limit);
     ``teardown_seconds`` is how long a deleted number stays readable;
+    ``state`` is a file that keeps what the sandbox holds between starts;
     ``start_timeout`` is in seconds. Raise SandboxError when it does not start.
     """
 
@@ -49,6 +50,7 @@ class Sandbox:
         rate_limit: int = 0,
         teardown_seconds: float = 0.2,
         port: int = 0,
+        state: str | Path = "",
         start_timeout: float = 20.0,
     ) -> None:
         self.api_key = api_key
@@ -66,7 +68,7 @@ class Sandbox:
                     *("--port", str(port), "--api-key", api_key),
                     *("--webhook-url", webhook_url, "--webhook-secret", webhook_secret),
                     *("--retry-scale", str(retry_scale), "--rate-limit", str(rate_limit)),
-                    *("--teardown-seconds", str(teardown_seconds)),
+                    *("--teardown-seconds", str(teardown_seconds), "--state", str(state)),
                 ],
                 # The child stops when this pipe closes, so it never outlives a killed test run.
                 stdin=subprocess.PIPE,
@@ -126,7 +128,7 @@ class Sandbox:
         )
         if not response.ok:
             raise SandboxError(f"{method} {path}: {response.status_code} {response.text}")
-        result: dict[str, Any] = response.json()
+        result: dict[str, Any] = response.json() if response.content else {}
         return result
 
     def _object(self, method: str, path: str, body: object) -> dict[str, Any]:
@@ -198,6 +200,33 @@ class Sandbox:
         sent. ``customer_id`` moves the number to another customer."""
         return self._object("PATCH", f"/sandbox/numbers/{phone_number_id}", fields)
 
+    def delete_number(self, phone_number_id: str) -> None:
+        """Delete a number, as staff do it in Kapso: the webhook is sent, and it stays readable for
+        ``teardown_seconds``."""
+        self._call("DELETE", f"/sandbox/numbers/{phone_number_id}")
+
+    def change_device(self, phone_number_id: str, seconds: float = 60) -> None:
+        """Let the customer's phone change: the number is offboarded now, and reconnected after
+        ``seconds``."""
+        path = f"/sandbox/numbers/{phone_number_id}/device_change"
+        self._call("POST", path, {"seconds": seconds})
+
+    def receive_message(
+        self, phone_number_id: str, *, sender: str, body: str = "Hello"
+    ) -> list[str]:
+        """Let the person with the phone number ``sender`` write to a number. Return the ids of the
+        deliveries to its webhooks; a webhook with ``buffer_enabled`` gets its own later."""
+        path = f"/sandbox/numbers/{phone_number_id}/messages"
+        answer = self._call("POST", path, {"from": sender, "body": body})
+        deliveries: list[str] = answer["deliveries"]
+        return deliveries
+
+    def set_funding(self, business_account_id: str, status: str) -> None:
+        """Set whether Kapso pays Meta for a WhatsApp Business account: "funded", "pending",
+        "unknown", "not_funded" or "revoked". It is "not_funded" at first, and "funded" once a link
+        with ``meta_billing_mode="partner_managed"`` was completed."""
+        self._call("PATCH", f"/sandbox/accounts/{business_account_id}", {"funding": status})
+
     def patch_setup_link(self, setup_link_id: str, **fields: Any) -> dict[str, Any]:
         """Change any field of a setup link, such as ``expires_at="2020-01-01T00:00:00Z"``."""
         return self._object("PATCH", f"/sandbox/setup_links/{setup_link_id}", fields)
@@ -240,6 +269,15 @@ class Sandbox:
         if payload is not None:
             body["payload"] = payload
         return self._call("POST", "/sandbox/events", body)
+
+    def send_test(self, webhook_id: str, event: str | None = None) -> list[str]:
+        """Send the test delivery of a webhook, also to one that is paused. Return the ids of the
+        deliveries."""
+        body = {"event_type": event} if event else {}
+        ids: list[str] = self._call("POST", f"/sandbox/webhooks/{webhook_id}/test", body)[
+            "deliveries"
+        ]
+        return ids
 
     def deliveries(self) -> list[dict[str, Any]]:
         """Return the deliveries, oldest first, with their attempts."""

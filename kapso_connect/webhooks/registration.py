@@ -146,8 +146,14 @@ def points_to(webhook: KapsoWebhook, url: str) -> bool:
     sends: neither counts."""
     if webhook.kind != "kapso" or webhook.phone_number_id:
         return False
+    return is_same_target(webhook.url, url)
+
+
+def is_same_target(url: str, other: str) -> bool:
+    """Return True if both URLs lead to the same view, whether or not they have https, or a slash at
+    their end."""
     try:
-        return _host_and_path(urlsplit(webhook.url)) == _host_and_path(urlsplit(url))
+        return _host_and_path(urlsplit(url)) == _host_and_path(urlsplit(other))
     except ValueError:
         return False
 

@@ -191,6 +191,7 @@ PROVOKED: dict[tuple[int, str], Callable[[Site], HttpResponse]] = {
     (502, "kapso_plan"): lambda site: site.refresh({"kind": "status", "status": 402}),
     (502, "kapso_unexpected"): lambda site: site.refresh({"kind": "garbage"}),
     (503, "kapso_unavailable"): lambda site: site.refresh({"kind": "close"}),
+    (503, "kapso_blocked"): lambda site: site.refresh({"kind": "html", "status": 403}),
     (503, "kapso_rate_limited"): lambda site: site.refresh({"kind": "status", "status": 429}),
     (503, "kapso_outcome_unknown"): lambda site: site.create_link_with_faults(
         {"kind": "apply_then_close", "match": CREATE_LINK, "times": 1},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import re
 import string
 import subprocess
 import sys
@@ -14,13 +13,14 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-import yaml
+from django.views.debug import ExceptionReporter
 from hypothesis import given
 from hypothesis import strategies as st
 from openapi_core import OpenAPI
 from openapi_core.testing import MockRequest
 
 from kapso_connect.exceptions import (
+    KapsoBlocked,
     KapsoConflict,
     KapsoCredentialsError,
     KapsoError,
@@ -38,10 +38,13 @@ from kapso_connect.kapso.types import (
     KapsoCustomer,
     KapsoHealth,
     KapsoPhoneNumber,
+    KapsoSentMessage,
     KapsoSetupLink,
     KapsoWebhook,
+    KapsoWebhookDelivery,
 )
 from tests import ROOT
+from tests.contract import CONTRACT, find_path
 from tests.faulty_server import FaultyServer, Received, answer, raw
 
 CUSTOMER = "0b0e1d6e-55a5-4b0a-9d5c-0a4f4f3a2b11"
@@ -49,7 +52,7 @@ LINK = "7b1f3d7e-7d1c-4b57-8d57-1f1f0a5b6c22"
 WEBHOOK = "c5b0a1de-0d0e-4f5b-9a51-3a3b4c5d6e33"
 NUMBER = "106540352242922"
 BASE = "/platform/v1"
-CONTRACT = yaml.safe_load((ROOT / "tests" / "kapso-platform.openapi.yaml").read_text())
+META_BASE = "/meta/whatsapp/v24.0"
 MOMENT = "2026-01-02T03:04:05Z"
 
 Make = Callable[..., KapsoClient]
@@ -63,6 +66,7 @@ def strict(contract: dict[str, Any]) -> dict[str, Any]:
             for inner in schema["properties"].values():
                 inner["unevaluatedProperties"] = False
             schema["additionalProperties"] = False
+    contract["components"]["schemas"]["MessageSend"]["unevaluatedProperties"] = False
     return contract
 
 
@@ -80,13 +84,9 @@ def check_contract(request: Received) -> None:
             data=request.body or None,
         )
     )
-    path = request.path.removeprefix(BASE)
-    methods = next(
-        methods
-        for template, methods in CONTRACT["paths"].items()
-        if re.fullmatch(re.sub("{.*?}", "[^/]+", template), path)
-    )
-    operation = methods[request.method.lower()]
+    template = find_path(request.path)
+    assert template is not None
+    operation = CONTRACT["paths"][template][request.method.lower()]
     parameters = [
         CONTRACT["components"]["parameters"][p["$ref"].rpartition("/")[2]] if "$ref" in p else p
         for p in operation.get("parameters", [])
@@ -124,6 +124,13 @@ def changed(schema: str, /, **members: Any) -> dict[str, Any]:
 def listed(schema: str, *entries: dict[str, Any], pages: Any = 1) -> dict[str, Any]:
     meta = {"page": 1, "per_page": 100, "total_pages": pages, "total_count": 1}
     return {"data": [{**example(schema), **entry} for entry in entries], "meta": meta}
+
+
+def deliveries(*ids: str, after: str | None = None) -> dict[str, Any]:
+    """Return a page of webhook deliveries; ``after`` leads to the next one."""
+    following = f"https://api.kapso.ai/platform/v1/webhook_deliveries?after={after}"
+    paging = {"cursors": {"before": None, "after": after}, "next": following if after else None}
+    return {"data": [{**example("WebhookDelivery"), "id": pk} for pk in ids], "paging": paging}
 
 
 @pytest.fixture
@@ -165,6 +172,12 @@ FULL_OPTIONS = SetupLinkOptions.build(
 OPERATIONS = [
     pytest.param(
         lambda c: c.find_customer("crm/7 ü&x"), "CustomerList", f"GET {BASE}/customers", id="find"
+    ),
+    pytest.param(
+        lambda c: list(c.list_customers()),
+        "CustomerList",
+        f"GET {BASE}/customers",
+        id="list-customers",
     ),
     pytest.param(
         lambda c: c.create_customer(name="Ada", external_customer_id="7"),
@@ -231,6 +244,12 @@ OPERATIONS = [
         id="health",
     ),
     pytest.param(
+        lambda c: c.get_funding("123456789012345"),
+        {"data": {"status": "funded"}},
+        f"GET {BASE}/whatsapp/accounts/123456789012345/funding",
+        id="funding",
+    ),
+    pytest.param(
         lambda c: list(c.list_webhooks()),
         "WebhookList",
         f"GET {BASE}/whatsapp/webhooks",
@@ -251,6 +270,103 @@ OPERATIONS = [
         "WebhookOne",
         f"PATCH {BASE}/whatsapp/webhooks/{WEBHOOK}",
         id="update-webhook",
+    ),
+    pytest.param(
+        lambda c: c.delete_webhook(WEBHOOK),
+        None,
+        f"DELETE {BASE}/whatsapp/webhooks/{WEBHOOK}",
+        id="delete-webhook",
+    ),
+    pytest.param(
+        lambda c: c.create_phone_number(
+            CUSTOMER,
+            name="Main",
+            phone_number_id=NUMBER,
+            business_account_id="9",
+            access_token="EAAG",
+        ),
+        "PhoneNumberOne",
+        f"POST {BASE}/customers/{CUSTOMER}/whatsapp/phone_numbers",
+        id="create-number",
+    ),
+    pytest.param(
+        lambda c: c.update_phone_number(NUMBER, {"name": "Main", "calls_enabled": True}),
+        "PhoneNumberOne",
+        f"PATCH {BASE}/whatsapp/phone_numbers/{NUMBER}",
+        id="update-number",
+    ),
+    pytest.param(
+        lambda c: list(c.list_number_webhooks(NUMBER)),
+        "WebhookList",
+        f"GET {BASE}/whatsapp/phone_numbers/{NUMBER}/webhooks",
+        id="list-number-webhooks",
+    ),
+    pytest.param(
+        lambda c: c.create_number_webhook(
+            NUMBER,
+            url="https://site.example/hook",
+            secret_key="s",
+            events=["whatsapp.message.received"],
+            options={"buffer_enabled": True, "headers": {"X-A": "b"}},
+        ),
+        "WebhookOne",
+        f"POST {BASE}/whatsapp/phone_numbers/{NUMBER}/webhooks",
+        id="create-number-webhook",
+    ),
+    pytest.param(
+        lambda c: c.create_number_webhook(
+            NUMBER, url="https://site.example/hook", secret_key="s", kind="meta"
+        ),
+        "WebhookOne",
+        f"POST {BASE}/whatsapp/phone_numbers/{NUMBER}/webhooks",
+        id="create-meta-webhook",
+    ),
+    pytest.param(
+        lambda c: c.update_number_webhook(NUMBER, WEBHOOK, {"active": False}),
+        "WebhookOne",
+        f"PATCH {BASE}/whatsapp/phone_numbers/{NUMBER}/webhooks/{WEBHOOK}",
+        id="update-number-webhook",
+    ),
+    pytest.param(
+        lambda c: c.delete_number_webhook(NUMBER, WEBHOOK),
+        None,
+        f"DELETE {BASE}/whatsapp/phone_numbers/{NUMBER}/webhooks/{WEBHOOK}",
+        id="delete-number-webhook",
+    ),
+    pytest.param(
+        lambda c: list(
+            c.list_webhook_deliveries(
+                status="failed",
+                event="whatsapp.phone_number.created",
+                webhook_id=WEBHOOK,
+                errors_only=True,
+                period="7d",
+            )
+        ),
+        deliveries("1"),
+        f"GET {BASE}/webhook_deliveries",
+        id="list-deliveries",
+    ),
+    pytest.param(
+        lambda c: c.send_text(
+            NUMBER, to="+15551234567", body="Hi", preview_url=True, reply_to="wamid.1"
+        ),
+        "MessageSent",
+        f"POST {META_BASE}/{NUMBER}/messages",
+        id="send-text",
+    ),
+    pytest.param(
+        lambda c: c.send_template(
+            NUMBER,
+            to="US.13491208655302741918",
+            name="order_ready",
+            language="en_US",
+            components=[{"type": "body", "parameters": [{"type": "text", "text": "7"}]}],
+            callback_data="order-7",
+        ),
+        "MessageSent",
+        f"POST {META_BASE}/{NUMBER}/messages",
+        id="send-template",
     ),
     pytest.param(
         lambda c: c.test_webhook(WEBHOOK, event_type="whatsapp.phone_number.created"),
@@ -298,6 +414,30 @@ def test_every_request_keeps_to_the_contract(
     assert request.headers["x-api-key"] == "test-key"
     assert request.headers["user-agent"].startswith("django-kapso-connect/")
     check_contract(request)
+
+
+class CalledNames:
+    """Remembers which methods are called, and returns a list without entries."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.names.add(name)
+        return lambda *args, **kwargs: []
+
+
+def test_no_method_is_left_out_of_the_contract_check() -> None:
+    called = CalledNames()
+    for parameter in OPERATIONS:
+        call: Any = parameter.values[0]
+        call(called)
+    methods = {
+        name
+        for name, member in vars(KapsoClient).items()
+        if not name.startswith("_") and callable(member)
+    }
+    assert called.names == methods - {"close"}
 
 
 def test_requests_say_what_was_asked(server: FaultyServer, client: KapsoClient) -> None:
@@ -494,7 +634,7 @@ def test_each_refusal_is_one_class_with_kapsos_words(
 ) -> None:
     server.will(answer(status, body))
     if status == 403 and not body.startswith(b'{"error"'):
-        error = KapsoUnavailable  # Cloudflare's, which does not look at the key
+        error = KapsoBlocked  # Cloudflare's, which does not look at the key
     with pytest.raises(error) as caught:
         client.create_customer(name="Ada")
     assert type(caught.value) is error
@@ -639,6 +779,171 @@ def test_only_the_customer_asked_for_is_found(server: FaultyServer, client: Kaps
     assert customer.id == "2"
 
 
+# Webhook deliveries and messages
+
+
+def test_deliveries_come_page_by_page_by_their_cursors(
+    server: FaultyServer, client: KapsoClient
+) -> None:
+    server.will(
+        answer(200, deliveries("1", "2", after="c2")), answer(200, deliveries("3", after=None))
+    )
+    found = client.list_webhook_deliveries(errors_only=True)
+    first = next(found)
+    assert isinstance(first, KapsoWebhookDelivery)
+    assert (first.status, first.attempt_count, first.response_status) == ("pending", 1, 1)
+    assert len(server.requests) == 1
+    assert [delivery.id for delivery in found] == ["2", "3"]
+    assert [request.query for request in server.requests] == [
+        {"errors_only": "true", "limit": "100"},
+        {"errors_only": "true", "limit": "100", "after": "c2"},
+    ]
+    for request in server.requests:
+        check_contract(request)
+
+
+def test_a_full_page_without_next_is_not_taken_for_the_last(
+    server: FaultyServer, client: KapsoClient
+) -> None:
+    full = deliveries(*map(str, range(100)), after="c100")
+    full["paging"]["next"] = None
+    server.will(answer(200, full), answer(200, deliveries("last")))
+    assert len(list(client.list_webhook_deliveries())) == 101
+    server.will(answer(200, full), answer(200, deliveries(after="c100")))
+    assert len(list(client.list_webhook_deliveries())) == 100
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"data": [], "paging": {}}, "'cursors'"),
+        ({"data": []}, "'paging'"),
+        ({"data": {}, "paging": {"cursors": {}}}, "not a list"),
+        ({"data": [], "paging": {"cursors": {"after": 7}}}, "'after' is not a text"),
+        (deliveries("1", after="c1"), "came twice"),
+    ],
+)
+def test_deliveries_without_an_end_or_a_cursor_are_an_error(
+    server: FaultyServer, client: KapsoClient, body: Any, reason: str
+) -> None:
+    server.will(answer(200, body))
+    with pytest.raises(KapsoUnexpectedResponse, match=reason):
+        list(client.list_webhook_deliveries())
+
+
+def test_messages_say_what_was_asked(server: FaultyServer, client: KapsoClient) -> None:
+    server.will(answer(200, {"messages": [{"id": "wamid.9"}]}))
+    sent = client.send_text(NUMBER, to="15551234567", body="Hi")
+    assert sent == KapsoSentMessage(id="wamid.9")
+    client.send_template(NUMBER, to="US.1", name="ready", language="en_US")
+    client.send_text(NUMBER, to="1", body="Hi", reply_to="wamid.1", callback_data="7")
+    text, template, reply = (request.json for request in server.requests)
+    assert text == {
+        "messaging_product": "whatsapp",
+        "to": "15551234567",
+        "type": "text",
+        "text": {"body": "Hi"},
+    }
+    assert template == {
+        "messaging_product": "whatsapp",
+        "recipient": "US.1",
+        "type": "template",
+        "template": {"name": "ready", "language": {"code": "en_US"}},
+    }
+    assert reply["context"] == {"message_id": "wamid.1"}
+    assert reply["biz_opaque_callback_data"] == "7"
+
+
+@pytest.mark.parametrize("body", [{}, {"messages": []}, {"messages": [{}]}, {"messages": {}}])
+def test_a_message_without_an_id_may_have_been_sent(
+    server: FaultyServer, client: KapsoClient, body: Any
+) -> None:
+    server.will(answer(200, body))
+    with pytest.raises(KapsoUnexpectedResponse, match="send message") as caught:
+        client.send_text(NUMBER, to="15551234567", body="Hi")
+    assert caught.value.outcome_unknown
+    server.will(answer(503))
+    with pytest.raises(KapsoUnavailable) as unavailable:
+        client.send_text(NUMBER, to="15551234567", body="Hi")
+    assert unavailable.value.outcome_unknown
+    assert len(server.requests) == 2
+
+
+META_ERRORS = [
+    (400, 100, KapsoValidationError, "Correct the values"),
+    (422, 131047, KapsoValidationError, "Send an approved template"),
+    (400, 131042, KapsoValidationError, "payment problem"),
+    (400, 133010, KapsoValidationError, "connect the number again"),
+    (401, 190, KapsoValidationError, "connect the number again"),
+    (403, 10, KapsoValidationError, "connect the number again"),
+    (402, 131042, KapsoPlanError, "payment problem"),
+    (429, 130429, KapsoRateLimited, "Try again"),
+    (500, 131000, KapsoUnavailable, "check before you repeat"),
+]
+
+
+@pytest.mark.parametrize(("status", "code", "error", "next_step"), META_ERRORS)
+def test_metas_errors_have_its_code_and_its_words(
+    server: FaultyServer, make: Make, status: int, code: int, error: type, next_step: str
+) -> None:
+    body = {
+        "message": f"(#{code}) Title",
+        "type": "OAuthException",
+        "code": code,
+        "error_data": {"messaging_product": "whatsapp", "details": "Why it failed"},
+    }
+    server.will(answer(status, {"error": body}))
+    with pytest.raises(error) as caught:
+        make(attempts=1).send_text(NUMBER, to="15551234567", body="Hi")
+    assert type(caught.value) is error
+    assert caught.value.meta_code == code
+    message = str(caught.value)
+    assert f'"(#{code}) Title: Why it failed"' in message
+    assert next_step in message
+    assert ("Meta refused it" in message) is (status < 429)
+    server.will(answer(status, {"error": {"message": "Title", "code": code}}))
+    with pytest.raises(error, match=rf"Title \(code {code}\)"):
+        make(attempts=1).get_customer(CUSTOMER)
+
+
+def test_an_error_of_kapsos_has_no_code_of_metas(server: FaultyServer, client: KapsoClient) -> None:
+    for error in ("no", {"message": "no"}, {"message": "no", "code": True}):
+        server.will(answer(422, {"error": error}))
+        with pytest.raises(KapsoValidationError, match="Kapso rejected") as caught:
+            client.get_customer(CUSTOMER)
+        assert caught.value.meta_code is None
+
+
+SECRET = "Zq7pLx-vT2mWqYb9"
+SECRET_CALLS: list[Any] = [
+    lambda c: c.create_phone_number(
+        CUSTOMER, name="x", phone_number_id="1", business_account_id="2", access_token=SECRET
+    ),
+    lambda c: c.update_phone_number(NUMBER, {"access_token": SECRET}),
+    lambda c: c.update_phone_number(NUMBER, {"webhook_verify_token": SECRET}),
+    lambda c: c.create_webhook(url="https://x.example", secret_key=SECRET, events=[]),
+    lambda c: c.create_number_webhook(NUMBER, url="https://x.example", secret_key=SECRET),
+    lambda c: c.update_number_webhook(NUMBER, WEBHOOK, {"secret_key": SECRET}),
+]
+
+
+@pytest.mark.parametrize("call", SECRET_CALLS)
+def test_secrets_that_are_sent_are_not_quoted(
+    server: FaultyServer, client: KapsoClient, call: Any
+) -> None:
+    server.will(answer(422, {"error": f"{SECRET} is not valid"}))
+    with pytest.raises(KapsoValidationError, match=r"\*\*\* is not valid") as caught:
+        call(client)
+    assert SECRET in server.requests[0].body.decode()
+    traceback = caught.value.__traceback__
+    report = ExceptionReporter(None, type(caught.value), caught.value, traceback)
+    ours = [f for f in report.get_traceback_frames() if "kapso_connect" in f["filename"]]
+    assert len(ours) >= 3
+    assert SECRET not in report.get_traceback_text().replace("SECRET", "")
+    for frame in ours:
+        assert SECRET not in str(frame["vars"])
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -688,6 +993,8 @@ def test_any_member_of_an_answer_may_be_anything(
     target = target[0] if isinstance(target, list) else target
     if target:
         target[data.draw(st.sampled_from(sorted(target)))] = data.draw(JSON)
+    if "paging" in body:
+        body["paging"] = data.draw(st.fixed_dictionaries({"cursors": JSON, "next": JSON}) | JSON)
     if "meta" in body:
         body["meta"]["total_pages"] = data.draw(st.integers(-1, 3) | JSON)
     server.will(answer(200, body))

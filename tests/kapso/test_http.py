@@ -25,6 +25,8 @@ import pytest
 from django.views.debug import ExceptionReporter
 
 from kapso_connect.exceptions import (
+    KapsoBlocked,
+    KapsoCredentialsError,
     KapsoError,
     KapsoNotFound,
     KapsoRateLimited,
@@ -158,6 +160,32 @@ def test_a_429_without_a_usable_wait_is_repeated_a_few_times(
     with pytest.raises(KapsoRateLimited):
         post(client)
     assert 1 <= len(server.requests) <= 4
+
+
+@pytest.mark.parametrize("call", EVERY)
+@pytest.mark.parametrize("body", [b"error code: 1010", b"<h1>Blocked</h1>", b""])
+def test_request_that_never_reached_kapso_is_repeated(
+    server: FaultyServer, client: KapsoClient, call: Call, body: bytes
+) -> None:
+    server.will(answer(403, body), OK)
+    call(client)
+    assert len(server.requests) == 2
+    server.will(answer(403, body))
+    with pytest.raises(KapsoBlocked, match=r"front of Kapso refused .* IP address") as caught:
+        call(client)
+    assert "Set KAPSO_CONNECT" not in str(caught.value)
+    assert not caught.value.outcome_unknown
+    assert len(server.requests) == 2 + MAX_ATTEMPTS
+
+
+@pytest.mark.parametrize("call", EVERY)
+def test_refusal_of_kapsos_own_is_not_repeated(
+    server: FaultyServer, client: KapsoClient, call: Call
+) -> None:
+    server.will(answer(403, {"error": "no permission"}))
+    with pytest.raises(KapsoCredentialsError, match="Set KAPSO_CONNECT"):
+        call(client)
+    assert len(server.requests) == 1
 
 
 BROKEN = [

@@ -153,7 +153,7 @@ def test_working_installation_has_no_problems(here: str, sandbox: Sandbox) -> No
             "kapso.reachable",
             "clock",
         ),
-        *("kapso.key", "webhook.registered", "webhook.secret", "delivery"),
+        *("kapso.key", "webhook.registered", "webhook.secret", "deliveries", "delivery"),
     }
     assert found["database"]["data"]["vendor"]
     assert found["versions"]["data"]["Django"] == django.get_version()
@@ -645,7 +645,12 @@ def test_url_that_kapso_cannot_deliver_to(configure: Any) -> None:
     [
         ([answer(401, {"error": "no"})], "kapso.key", "problem", "refused the API key"),
         ([answer(402, {"error": "pay"})], "kapso.api", "problem", "plan"),
-        ([answer(403, b"error code: 1010")], "kapso.api", "problem", "whatever the API key (403)"),
+        (
+            [answer(403, b"error code: 1010")],
+            "kapso.api",
+            "problem",
+            "without looking at the API key",
+        ),
         (
             [answer(500, b"<h1>Zq7pLx-vT2mWqYb9-uR4kXw</h1>", content_type="text/html")],
             "kapso.api",
@@ -851,6 +856,126 @@ def doctor_process(
     assert leaked_parts(done.stdout + done.stderr) == []
     rows = json.loads(done.stdout)["findings"]
     return done.returncode, {row["check"]: row for row in rows}, done.stdout + done.stderr
+
+
+# Deliveries that Kapso has given up
+
+HOOK = "https://site.example/whatsapp/webhook/"
+
+
+def check_deliveries() -> dict[str, dict[str, Any]]:
+    """Make the check, as if the one of the API key had found no problem."""
+    diagnosis = Diagnosis()
+    diagnosis.findings = [doctor.Finding("kapso.key", Level.OK, "")]
+    try:
+        return by_name([row.as_json() for row in doctor.CHECKS["deliveries"](diagnosis)])
+    except doctor.Skipped as reason:
+        return {"deliveries": {"level": "skipped", "message": str(reason)}}
+
+
+def given_up(
+    status: int | None, *, url: str = HOOK, attempts: int = 4, pk: int = 1
+) -> dict[str, Any]:
+    created_at = clock.now() - timedelta(minutes=pk)
+    return {
+        "id": str(pk),
+        "event": CREATED,
+        "status": "failed",
+        "attempt_count": attempts,
+        "response_status": status,
+        "created_at": created_at.isoformat(),
+        "webhook_url": url,
+    }
+
+
+def list_of(*deliveries: dict[str, Any]) -> Any:
+    return answer(200, {"data": deliveries, "paging": {"cursors": {}, "next": None}})
+
+
+@pytest.mark.parametrize(
+    ("status", "attempts", "reason", "what", "hint"),
+    [
+        (None, 4, "no_answer", "no answer within 10 s", "certificate"),
+        (None, 0, "paused", "paused the webhook", "kapso_webhook"),
+        (401, 4, "signature", "refused the signature (401)", "kapso_webhook"),
+        (403, 4, "forbidden", "before it reached this package (403)", "without a login"),
+        (404, 4, "not_found", "no webhook at that URL (404)", "URLconf"),
+        (302, 4, "redirect", "a redirect", "PUBLIC_URL"),
+        (500, 4, "server_error", "the site failed (500)", "logs"),
+        (400, 4, "refused", "the site refused them (400)", "webhook.refused"),
+        (204, 4, "refused", "the site refused them (204)", "webhook.refused"),
+    ],
+)
+def test_failed_deliveries_are_explained(
+    configure: Any, status: int | None, attempts: int, reason: str, what: str, hint: str
+) -> None:
+    with FaultyServer() as kapso:
+        configure(API_BASE_URL=kapso.url, PUBLIC_URL="https://site.example")
+        kapso.will(list_of(given_up(status, attempts=attempts)))
+        found = check_deliveries()
+        assert kapso.requests[0].query == {"status": "failed", "period": "24h", "limit": "100"}
+    assert list(found) == [f"deliveries.{reason}"]
+    finding = found[f"deliveries.{reason}"]
+    assert finding["level"] == "warning"
+    assert what in finding["message"]
+    assert f"The latest: {CREATED}, 1 minute ago." in finding["message"]
+    assert hint in finding["hint"]
+    assert "kapso_sync" in finding["hint"]
+    statuses = [status] if status else []
+    assert finding["data"] == {"count": 1, "statuses": statuses, "events": [CREATED]}
+
+
+def test_failed_deliveries_are_counted_by_their_reason(configure: Any) -> None:
+    with FaultyServer() as kapso:
+        configure(API_BASE_URL=kapso.url, PUBLIC_URL="https://site.example")
+        kapso.will(
+            list_of(
+                given_up(502, pk=1),
+                given_up(500, pk=2, url="http://SITE.example/whatsapp/webhook"),
+                given_up(500, pk=3, url="https://other.example/whatsapp/webhook/"),
+                {**given_up(500, pk=4), "webhook_url": None},
+                given_up(401, pk=5),
+            )
+        )
+        found = check_deliveries()
+    assert found["deliveries.server_error"]["data"]["count"] == 2
+    assert "(500, 502)" in found["deliveries.server_error"]["message"]
+    assert found["deliveries.signature"]["data"]["count"] == 1
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("status", [401, 404, 422, 429, 503])
+def test_refused_list_of_deliveries_is_no_problem_of_the_site(configure: Any, status: int) -> None:
+    with FaultyServer() as kapso:
+        configure(API_BASE_URL=kapso.url, PUBLIC_URL="https://site.example", API_BUDGET=1)
+        kapso.will(answer(status, {"error": "no"}, {"Retry-After": "60"}))
+        finding = check_deliveries()["deliveries"]
+    assert finding["level"] == "skipped"
+    assert "list of deliveries could not be looked at" in finding["message"]
+    assert str(status) in finding["message"]
+
+
+def test_endless_list_of_deliveries_is_not_read_to_its_end(
+    configure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "DELIVERIES_EXAMINED", 2)
+    with FaultyServer() as kapso:
+        configure(API_BASE_URL=kapso.url, PUBLIC_URL="https://site.example")
+        paging = {"cursors": {"after": "x"}, "next": "https://kapso.example/x"}
+        page = [given_up(500, pk=1), given_up(500, pk=2)]
+        kapso.will(answer(200, {"data": page, "paging": paging}))
+        found = check_deliveries()
+        assert len(kapso.requests) == 1
+    assert found["deliveries.server_error"]["data"]["count"] == 2
+
+
+def test_deliveries_that_the_site_refused_are_reported(here: str, sandbox: Sandbox) -> None:
+    add_webhook(sandbox, here, secret_key="another")
+    assert check_deliveries()["deliveries"]["level"] == "ok"
+    sandbox.send_event(CREATED, payload={"phone_number_id": "1"})
+    sandbox.wait_for_deliveries(1)
+    found = check_deliveries()
+    assert found["deliveries.signature"]["data"]["count"] == 1
 
 
 @pytest.mark.slow

@@ -30,11 +30,11 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def test_health_is_recorded_with_its_errors_and_who_asked(
     sandbox: Sandbox, connection: Connection, actor: User
 ) -> None:
-    sandbox.patch_number(connection.phone_number_id, quality_rating="RED")
+    sandbox.patch_number(connection.phone_number_id, name_status="DECLINED")
     onboarding.check_health(connection, actor=actor)
     connection.refresh_from_db()
     assert connection.health_status == "degraded"
-    assert "quality_rating" in connection.health_error
+    assert "messaging_health" in connection.health_error
     assert connection.health_checked_at
     (event,) = events("health_checked")
     assert (event.actor, event.data["status"]) == (actor, "degraded")

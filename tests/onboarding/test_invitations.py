@@ -17,13 +17,14 @@ from django.utils import timezone
 
 from kapso_connect import db, onboarding, sync
 from kapso_connect.exceptions import InvalidOptions
+from kapso_connect.kapso import http
 from kapso_connect.kapso.client import KapsoClient
 from kapso_connect.models import Customer, InvitationBatch, SetupLink, TimelineEvent
 from kapso_connect.onboarding import invitations, numbers, setup_links
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.signals import setup_link_created
 from kapso_connect.testing import Sandbox
-from kapso_connect.utils import time_since
+from kapso_connect.utils import time_since, utc_now
 
 from ..clock import FakeClock
 from ..conftest import THOROUGH
@@ -200,6 +201,47 @@ def test_failed_requests_are_retried(sandbox: Sandbox) -> None:
     assert not invitations.work(batch.pk)
     assert invitations.progress(batch).done == 30
     assert len(links_at_kapso(sandbox)) == 30
+
+
+@pytest.mark.django_db(transaction=True)
+def test_batch_waits_before_it_reaches_the_rate_limit(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.set_rate_limit(60)
+    batch = started(30)
+    assert not invitations.work(batch.pk)
+    made = sandbox.requests()
+    assert 0 < len(made) <= 54
+    assert 429 not in {row["status"] for row in made}
+    reached = invitations.progress(batch)
+    assert (reached.failed, reached.left) == (0, 30 - reached.done)
+    assert reached.done
+    assert reached.due_at is not None
+    assert timedelta(seconds=30) < reached.due_at - utc_now() < timedelta(seconds=61)
+    assert set(batch.invitations.pending().values_list("attempts", flat=True)) == {0}
+    # A new minute begins.
+    sandbox.set_rate_limit(200)
+    monkeypatch.setattr(http, "_rate_limits", {})
+    make_due(batch)
+    invitations.work(batch.pk)
+    assert invitations.progress(batch).done == 30
+    assert len(links_at_kapso(sandbox)) == 30
+
+
+def test_request_that_is_blocked_on_its_way_is_tried_again_later(sandbox: Sandbox) -> None:
+    sandbox.faults(api=[{"match": CREATE_LINK, "kind": "html", "status": 403}])
+    batch = started(3)
+    invitations.work(batch.pk)
+    batch.refresh_from_db()
+    reached = invitations.progress(batch)
+    assert (batch.stopped, reached.failed, reached.left) == ("", 0, 3)
+    for invitation in batch.invitations.all():
+        assert invitation.last_error.startswith("Something in front of Kapso refused")
+        assert "API_KEY" not in invitation.last_error
+    sandbox.clear_faults()
+    make_due(batch)
+    invitations.work(batch.pk)
+    assert invitations.progress(batch).done == 3
 
 
 def test_permanent_failure_is_retried_only_on_request(sandbox: Sandbox) -> None:

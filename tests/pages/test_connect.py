@@ -52,6 +52,7 @@ from ..factories import (
     make_customer,
     make_link,
     read_only_database,
+    remote_customer,
     store_statuses,
 )
 from ..faults import around_api_requests
@@ -112,7 +113,8 @@ def test_get_changes_nothing(address: str, client: Client, sandbox: Sandbox) -> 
 
 
 def test_number_to_reconnect_is_shown(sandbox: Sandbox, client: Client) -> None:
-    customer = make_customer(kapso_id=None)
+    customer = remote_customer(sandbox)
+    sandbox.add_number(customer_id=customer.kapso_id, phone_number="+442071838750")
     onboarding.create_setup_link(customer, options={"reconnect_phone_number": "+442071838750"})
     page = text(client.get(connect_path(customer)))
     assert '<bdi dir="ltr">+44 20 7183 8750</bdi>' in page

@@ -5,59 +5,73 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 import requests
-import yaml
 from jsonschema import Draft202012Validator, FormatChecker
-from referencing import Registry, Resource
-from referencing.jsonschema import DRAFT202012
 
 from kapso_connect.testing import Sandbox
-from tests import ROOT
+from tests.contract import CONTRACT, META_PATH, PLATFORM_PATH, find_path
 
-CONTRACT = yaml.safe_load((ROOT / "tests" / "kapso-platform.openapi.yaml").read_text())
-REGISTRY = Registry().with_resource("urn:kapso", Resource(CONTRACT, DRAFT202012))
 ERROR = "#/components/schemas/Error"
 
 
 def check_against_contract(response: requests.Response) -> None:
-    """Fail unless the response has a status and a body that the contract allows."""
-    schema = _schema(response)
-    if schema is None:
+    """Fail unless the contract allows the response: its status, its headers and its body.
+
+    It has all headers that the contract names. What no operation of the contract answers (405, 413,
+    an unknown path) is an error in Kapso's form.
+    """
+    documented = documented_response(response)
+    for name, header in documented.get("headers", {}).items():
+        value: object = response.headers[name]
+        if resolve(header)["schema"]["type"] == "integer":
+            assert re.fullmatch("[0-9]+", str(value)), f"{name}: {value}"
+    if "content" not in documented:
         assert response.content == b""
         return
-    validator = Draft202012Validator(
-        {"$ref": f"urn:kapso{schema}"}, registry=REGISTRY, format_checker=FormatChecker()
-    )
-    validator.validate(response.json())
+    assert response.headers["Content-Type"] == "application/json"
+    validate(response.json(), documented["content"]["application/json"]["schema"])
 
 
-def _schema(response: requests.Response) -> str | None:
-    path = response.request.path_url.split("?")[0].removeprefix("/platform/v1")
+def documented_response(response: requests.Response) -> dict[str, Any]:
+    path = response.request.path_url.split("?")[0]
     method, status = str(response.request.method).lower(), str(response.status_code)
-    for template, operations in CONTRACT["paths"].items():
-        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path) and method in operations:
-            answers = operations[method]["responses"]
-            if status in answers:
-                pointer = f"#/paths/{template.replace('/', '~1')}/{method}/responses/{status}"
-                if "$ref" in answers[status]:
-                    return ERROR
-                content = "/content/application~1json/schema"
-                return f"{pointer}{content}" if "content" in answers[status] else None
+    operations = CONTRACT["paths"].get(find_path(path) or "", {})
+    answers = operations.get(method, {"responses": {}})["responses"]
+    if status in answers:
+        return resolve(answers[status])
     assert response.status_code >= 400, f"{method} {path} must not answer {status}"
-    return ERROR
+    return {"content": {"application/json": {"schema": {"$ref": ERROR}}}}
+
+
+def resolve(part: dict[str, Any]) -> dict[str, Any]:
+    """Return what a ``$ref`` of the contract refers to, or the part itself."""
+    if "$ref" not in part:
+        return part
+    found: Any = CONTRACT
+    for name in part["$ref"].removeprefix("#/").split("/"):
+        found = found[name]
+    return resolve(found)
+
+
+def validate(value: object, schema: dict[str, Any]) -> None:
+    """Fail unless ``value`` is valid against a schema of the contract."""
+    Draft202012Validator(
+        {**schema, "components": CONTRACT["components"]}, format_checker=FormatChecker()
+    ).validate(value)
 
 
 class Api:
     """A client of the Platform API; every response is checked against the contract."""
 
     def __init__(self, sandbox: Sandbox) -> None:
-        self.base = f"{sandbox.url}/platform/v1"
+        self.base = sandbox.url + PLATFORM_PATH
+        self.meta_base = sandbox.url + META_PATH
         self.http = requests.Session()
         self.http.headers["X-API-Key"] = sandbox.api_key
 
@@ -71,6 +85,29 @@ class Api:
         if body is not None:
             options["json"] = body
         return self.http.request(method, self.base + path, **options)
+
+    def send(self, phone_number_id: str, **message: Any) -> requests.Response:
+        """Send a message through Meta's API, a text unless ``message`` says otherwise."""
+        body = {
+            "messaging_product": "whatsapp",
+            "to": "15551234567",
+            "type": "text",
+            "text": {"body": "Hello"},
+            **message,
+        }
+        url = f"{self.meta_base}/{phone_number_id}/messages"
+        response = self.http.post(url, json=body, timeout=10, allow_redirects=False)
+        check_against_contract(response)
+        return response
+
+    def number_webhook(self, phone_number_id: str, **fields: Any) -> dict[str, Any]:
+        """Create a webhook of one number."""
+        fields = {"secret_key": "number-secret", **fields}
+        path = f"/whatsapp/phone_numbers/{phone_number_id}/webhooks"
+        response = self("POST", path, {"whatsapp_webhook": fields})
+        assert response.status_code == 201, response.text
+        webhook: dict[str, Any] = response.json()["data"]
+        return webhook
 
     def customer(self, name: str = "Acme", **fields: Any) -> dict[str, Any]:
         response = self("POST", "/customers", {"customer": {"name": name, **fields}})
@@ -139,6 +176,20 @@ def box_api(box: Sandbox) -> Iterator[Api]:
     api = Api(box)
     yield api
     api.http.close()
+
+
+@pytest.fixture
+def api_of() -> Iterator[Callable[[Sandbox], Api]]:
+    """Clients of sandboxes that a test starts itself."""
+    made: list[Api] = []
+
+    def api_of(sandbox: Sandbox) -> Api:
+        made.append(Api(sandbox))
+        return made[-1]
+
+    yield api_of
+    for api in made:
+        api.http.close()
 
 
 @pytest.fixture

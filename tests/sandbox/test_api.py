@@ -4,6 +4,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import requests
 
 from kapso_connect.testing import Sandbox
 
@@ -24,9 +25,12 @@ def error(response: Any) -> str:
 
 
 def test_its_lists_are_those_of_the_contract() -> None:
+    from kapso_connect.sandbox import payloads
+    from kapso_connect.sandbox.accounts import FUNDING_STATUSES
     from kapso_connect.sandbox.api import BILLING_MODE_NAMES, LINK_STATUSES, THEME_COLOR_NAMES
     from kapso_connect.sandbox.hosted import CONNECTION_TYPE_LABELS, HEADINGS_BY_LANGUAGE
     from kapso_connect.sandbox.state import ALL_CONNECTION_TYPES
+    from kapso_connect.sandbox.subscriptions import WEBHOOK_KINDS
     from tests.sandbox.support import CONTRACT
 
     schemas = CONTRACT["components"]["schemas"]
@@ -34,8 +38,12 @@ def test_its_lists_are_those_of_the_contract() -> None:
     assert [*ALL_CONNECTION_TYPES] == schemas["ConnectionTypes"]["items"]["enum"]
     assert [*CONNECTION_TYPE_LABELS] == [*ALL_CONNECTION_TYPES]
     assert [*BILLING_MODE_NAMES] == schemas["BillingMode"]["enum"]
+    assert [*FUNDING_STATUSES] == schemas["Funding"]["properties"]["status"]["enum"]
     assert [*LINK_STATUSES] == schemas["LinkStatus"]["enum"]
     assert set(THEME_COLOR_NAMES) == properties("Theme")
+    assert [*WEBHOOK_KINDS] == schemas["WebhookKind"]["enum"]
+    assert [*payloads.PROJECT_EVENTS] == schemas["ProjectEventName"]["enum"]
+    assert [*payloads.NUMBER_EVENTS] == schemas["NumberEventName"]["enum"]
 
 
 # Authentication and errors
@@ -90,24 +98,27 @@ def test_other_methods_are_405_with_the_allowed_ones(box_api: Api) -> None:
     assert response.headers["Allow"] == "GET, POST"
 
 
-WRAPPED = [
-    ("POST", "/customers", "customer"),
-    ("PATCH", "/customers/{customer}", "customer"),
-    ("POST", "/customers/{customer}/setup_links", "setup_link"),
-    ("PATCH", "/customers/{customer}/setup_links/{link}", "setup_link"),
-    ("POST", "/whatsapp/webhooks", "whatsapp_webhook"),
+WRAPPED = [  # and whether an empty object is refused
+    ("POST", "/customers", "customer", True),
+    ("PATCH", "/customers/{customer}", "customer", True),
+    ("POST", "/customers/{customer}/setup_links", "setup_link", False),
+    ("PATCH", "/customers/{customer}/setup_links/{link}", "setup_link", True),
+    ("POST", "/whatsapp/webhooks", "whatsapp_webhook", True),
 ]
 
 
-@pytest.mark.parametrize(("method", "path", "name"), WRAPPED)
+@pytest.mark.parametrize(("method", "path", "name", "refuses_empty"), WRAPPED)
 @pytest.mark.parametrize("inner", [None, {}, "text", []])
 def test_an_unwrapped_request_is_400_with_kapsos_text(
-    box_api: Api, method: str, path: str, name: str, inner: object
+    box_api: Api, method: str, path: str, name: str, refuses_empty: bool, inner: object
 ) -> None:
     customer = box_api.customer()
     path = path.format(customer=customer["id"], link=box_api.link(customer)["id"])
     body = {"name": "unwrapped"} if inner is None else {name: inner}
     response = box_api(method, path, body)
+    if inner == {} and not refuses_empty:
+        assert response.status_code == 201
+        return
     assert response.status_code == 400
     assert error(response) == f"param is missing or the value is empty or invalid: {name}"
 
@@ -201,7 +212,7 @@ def test_pages_hold_everything_once(box: Sandbox, box_api: Api) -> None:
     box.seed(250)
     ids: list[str] = []
     for page in range(1, 5):
-        answer = box_api("GET", f"/customers?page={page}&per_page=1000").json()
+        answer = box_api("GET", f"/customers?page={page}&per_page=100").json()
         assert answer["meta"] == {
             "page": page,
             "per_page": 100,
@@ -213,11 +224,58 @@ def test_pages_hold_everything_once(box: Sandbox, box_api: Api) -> None:
     assert len(box_api("GET", "/customers").json()["data"]) == 20
 
 
+def test_a_list_has_its_counts_and_links_in_headers(box: Sandbox, box_api: Api) -> None:
+    box.seed(5)
+    answer = box_api("GET", "/customers?page=2&per_page=2&name_contains=seed")
+    names = ("X-Total", "X-Total-Pages", "X-Per-Page", "X-Page")
+    assert [answer.headers[name] for name in names] == ["5", "3", "2", "2"]
+    pages = {}
+    for relation in ("first", "prev", "next", "last"):
+        url = answer.links[relation]["url"]
+        assert url.startswith(f"{box.url}/platform/v1/customers?")
+        assert "name_contains=seed" in url
+        pages[relation] = requests.get(url, headers={"X-API-Key": box.api_key}, timeout=10).json()[
+            "meta"
+        ]["page"]
+    assert pages == {"first": 1, "prev": 1, "next": 3, "last": 3}
+
+
 @pytest.mark.parametrize(
-    "query", ["page=0", "page=x", "page=-1", "per_page=1.5", "created_after=yesterday"]
+    ("query", "relations"),
+    [
+        ("page=1", {"first", "last"}),
+        ("per_page=2", {"first", "next", "last"}),
+        ("page=9&per_page=2", {"first", "prev", "last"}),
+        ("name_contains=nobody", {"first", "last"}),
+    ],
+)
+def test_a_list_links_to_the_pages_there_are(
+    box: Sandbox, box_api: Api, query: str, relations: set[str]
+) -> None:
+    box.seed(5)
+    assert set(box_api("GET", f"/customers?{query}").links) == relations
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "customers?page=0",
+        "customers?page=",
+        "customers?page=x",
+        "customers?page=-1",
+        "customers?page=1000000000",
+        "customers?per_page=1.5",
+        "customers?per_page=0",
+        "customers?per_page=101",
+        "customers?created_after=yesterday",
+        "customers?created_before=",
+        "whatsapp/phone_numbers?customer_id=1",
+        "whatsapp/phone_numbers?messaging_enabled=yes",
+        "whatsapp/webhooks?kind=other",
+    ],
 )
 def test_an_invalid_query_is_422(box_api: Api, query: str) -> None:
-    assert box_api("GET", f"/customers?{query}").status_code == 422
+    assert box_api("GET", f"/{query}").status_code == 422
 
 
 # Setup links
@@ -227,7 +285,7 @@ def test_a_new_link_has_kapsos_defaults_and_a_token_once(box: Sandbox, box_api: 
     customer = box_api.customer()
     link = box_api.link(customer)
     assert set(link) <= properties("SetupLink") | {"token"}
-    assert link["url"] == f"{box.url}/setup/{link.pop('token')}"
+    assert link["url"] == f"{box.url}/s/{link.pop('token')}"
     assert link["status"] == "active"
     assert link["whatsapp_setup_status"] == "pending"
     assert link["phone_number_country_isos"] == ["US"]
@@ -275,6 +333,9 @@ def test_a_link_keeps_its_options(box_api: Api) -> None:
         {"failure_redirect_url": 7},
         {"failure_redirect_url": "https://[broken"},
         {"allowed_origins": "https://site.example"},
+        {"allowed_origins": ["http://site.example"]},
+        {"allowed_origins": ["https://site.example/"]},
+        {"allowed_origins": ["https://user@site.example"]},
         {"allowed_connection_types": ["both"]},
         {"allowed_connection_types": "dedicated"},
         {"meta_billing_mode": "free"},
@@ -285,7 +346,6 @@ def test_a_link_keeps_its_options(box_api: Api) -> None:
         {"phone_number_country_isos": ["usa"]},
         {"phone_number_area_code": "415", "phone_number_country_isos": ["MX"]},
         {"reconnect_phone_number": "0151 123"},
-        {"reconnect_phone_number": "+14155550100", "allowed_connection_types": ["dedicated"]},
         {"language": "tlh"},
     ],
 )
@@ -303,14 +363,86 @@ def test_a_link_that_is_not_valid_is_422_and_revokes_nothing(
     ]
 
 
-def test_reconnecting_turns_provisioning_off_and_keeps_the_type(box: Sandbox, box_api: Api) -> None:
+def test_a_link_needs_no_options(box_api: Api) -> None:
+    path = f"/customers/{box_api.customer()['id']}/setup_links"
+    link = box_api("POST", path, {"setup_link": {}}).json()["data"]
+    assert link["meta_billing_mode"] == "customer_managed"
+    assert link["allowed_connection_types"] == ["coexistence", "dedicated"]
+
+
+@pytest.mark.parametrize("phone_number", ["+14155550100", "14155550100"])
+@pytest.mark.parametrize("types", [{}, {"allowed_connection_types": ["coexistence"]}])
+def test_a_link_reconnects_a_number_of_the_customer(
+    box: Sandbox, box_api: Api, phone_number: str, types: dict[str, Any]
+) -> None:
     customer = box_api.customer()
     box.add_number(customer_id=customer["id"], phone_number="+14155550100", is_coexistence=True)
-    link = box_api.link(
-        customer, reconnect_phone_number="+14155550100", provision_phone_number=True
-    )
+    link = box_api.link(customer, reconnect_phone_number=phone_number, **types)
+    assert link["reconnect_phone_number"] == "14155550100"
     assert link["provision_phone_number"] is False
     assert link["allowed_connection_types"] == ["coexistence"]
+    for change in (
+        {"provision_phone_number": True},
+        {"allowed_connection_types": ["dedicated"]},
+    ):
+        assert patch_link(box_api, customer, link, **change).status_code == 422
+
+
+SANDBOX_NUMBER = {"reconnect_phone_number": "that of a sandbox number"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        (
+            {"reconnect_phone_number": "+14155550199"},
+            "reconnect_phone_number must match an existing WhatsApp config for this customer",
+        ),
+        (
+            {"reconnect_phone_number": "+14155550101"},
+            "reconnect_phone_number must match an existing WhatsApp config for this customer",
+        ),
+        (
+            SANDBOX_NUMBER,
+            "reconnect_phone_number must match an existing WhatsApp config for this customer",
+        ),
+        ({"provision_phone_number": True}, "provision_phone_number can't be combined"),
+        ({"allowed_connection_types": ["coexistence"]}, "allowed_connection_types must be"),
+        (
+            {"allowed_connection_types": ["coexistence", "dedicated"]},
+            "allowed_connection_types must be",
+        ),
+    ],
+    ids=[
+        "unknown",
+        "another_customers",
+        "sandbox_number",
+        "provisioning",
+        "another_type",
+        "both_types",
+    ],
+)
+def test_a_link_that_cannot_reconnect_is_422_and_revokes_nothing(
+    box: Sandbox, box_api: Api, fields: dict[str, Any], text: str
+) -> None:
+    customer = box_api.customer()
+    box.add_number(customer_id=customer["id"], phone_number="+14155550100")
+    box.add_number(customer_id=box_api.customer("Other")["id"], phone_number="+14155550101")
+    if fields == SANDBOX_NUMBER:
+        ids = dict.fromkeys(("phone_number_id", "business_account_id", "access_token"), "sandbox")
+        body = {"whatsapp_phone_number": {"name": "Sandbox", "kind": "sandbox", **ids}}
+        answer = box_api("POST", f"/customers/{customer['id']}/whatsapp/phone_numbers", body)
+        digits = answer.json()["data"]["display_phone_number_normalized"]
+        fields = {"reconnect_phone_number": digits}
+    before = box_api.link(customer)
+    options = {"reconnect_phone_number": "+14155550100", **fields}
+    path = f"/customers/{customer['id']}/setup_links"
+    response = box_api("POST", path, {"setup_link": options})
+    assert response.status_code == 422
+    assert error(response).startswith(text)
+    assert [(row["id"], row["status"]) for row in box_api.links(customer)] == [
+        (before["id"], "active")
+    ]
 
 
 def patch_link(api: Api, customer: dict[str, Any], link: dict[str, Any], **fields: Any) -> Any:
@@ -333,11 +465,35 @@ def test_a_link_is_revoked_extended_and_rethemed_by_patch(box_api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"expires_at": "soon"}, {"status": "gone"}, {"theme_config": {"card_color": "x"}}]
+    "fields",
+    [
+        {"expires_at": "soon"},
+        {"status": "gone"},
+        {"status": "used"},
+        {"theme_config": {"card_color": "x"}},
+    ],
 )
 def test_a_patch_that_is_not_valid_is_422(box_api: Api, fields: dict[str, Any]) -> None:
     customer = box_api.customer()
     assert patch_link(box_api, customer, box_api.link(customer), **fields).status_code == 422
+
+
+def test_what_is_fixed_at_creation_is_ignored_in_a_patch(box_api: Api) -> None:
+    customer = box_api.customer()
+    link = box_api.link(customer)
+    changes = {"meta_billing_mode": "partner_managed", "reconnect_phone_number": "+14155550100"}
+    changed = patch_link(box_api, customer, link, **changes).json()["data"]
+    assert {name: changed[name] for name in changes} == {name: link[name] for name in changes}
+
+
+def test_empty_lists_stand_for_the_defaults(box: Sandbox, box_api: Api) -> None:
+    customer = box_api.customer()
+    link = box_api.link(customer, allowed_connection_types=["dedicated"])
+    empty: dict[str, Any] = {"allowed_connection_types": [], "phone_number_country_isos": []}
+    changed = patch_link(box_api, customer, link, **empty).json()["data"]
+    assert changed["allowed_connection_types"] == ["coexistence", "dedicated"]
+    assert changed["phone_number_country_isos"] == ["US"]
+    assert box.open_setup_page(link["url"]).status_code == 200
 
 
 def test_a_link_belongs_to_its_customer(box_api: Api) -> None:
@@ -364,8 +520,11 @@ def test_a_used_link_stays_used(box: Sandbox, box_api: Api) -> None:
     customer = box_api.customer()
     link = box_api.link(customer)
     box.complete(link["url"])
-    assert patch_link(box_api, customer, link, status="active").status_code == 422
+    for status in ("active", "expired", "revoked"):
+        assert patch_link(box_api, customer, link, status=status).status_code == 422
+    patch_link(box_api, customer, link, expires_at="2040-01-01T00:00:00Z")
     assert box_api.links(customer)[0]["status"] == "used"
+    assert box.open_setup_page(link["url"]).status_code == 200
 
 
 # Phone numbers
@@ -423,78 +582,3 @@ def test_a_number_that_is_added_again_keeps_metas_id(box: Sandbox, box_api: Api)
     time.sleep(0.25)
     path = f"/whatsapp/phone_numbers/{first['phone_number_id']}"
     assert box_api("GET", path).status_code == 200
-
-
-def test_health_follows_the_status_and_is_cached(box: Sandbox, box_api: Api) -> None:
-    number = box.add_number(status="DISCONNECTED")["phone_number_id"]
-    path = f"/whatsapp/phone_numbers/{number}/health"
-    first = box_api("GET", path).json()
-    assert first["status"] == "unhealthy"
-    box.patch_number(number, status="CONNECTED")
-    assert box_api("GET", path).json() == first
-
-
-def test_health_allows_five_requests_a_second(box: Sandbox, box_api: Api) -> None:
-    path = f"/whatsapp/phone_numbers/{box.add_number()['phone_number_id']}/health"
-    answers = [box_api("GET", path) for _ in range(6)]
-    assert [answer.status_code for answer in answers] == [200] * 5 + [429]
-    assert answers[-1].headers["Retry-After"] == "1"
-
-
-# Project webhooks
-
-
-def webhook_of(api: Api, **fields: Any) -> dict[str, Any]:
-    fields = {"url": "https://site.example/hook", **fields}
-    response = api("POST", "/whatsapp/webhooks", {"whatsapp_webhook": fields})
-    assert response.status_code == 201, response.text
-    return response.json()["data"]
-
-
-def test_a_webhook_is_created_read_changed_and_deleted(box_api: Api) -> None:
-    events = ["whatsapp.phone_number.created", "workflow.execution.failed", "kapso_agent.run.done"]
-    webhook = webhook_of(box_api, events=events, secret_key="s", headers={"X-Extra": "1"})
-    path = f"/whatsapp/webhooks/{webhook['id']}"
-    assert set(webhook) == properties("Webhook")
-    assert webhook["events"] == events
-    assert webhook["payload_version"] == "v2"
-    assert box_api("GET", path).json()["data"] == webhook
-    changed = box_api("PATCH", path, {"whatsapp_webhook": {"active": False}}).json()["data"]
-    assert changed["active"] is False
-    assert box_api("GET", "/whatsapp/webhooks?kind=kapso").json()["data"] == [changed]
-    assert box_api("GET", "/whatsapp/webhooks?kind=meta").json()["data"] == []
-    assert box_api("DELETE", path).status_code == 204
-    assert box_api("GET", "/whatsapp/webhooks").json()["data"] == []
-
-
-@pytest.mark.parametrize(
-    ("fields", "text"),
-    [
-        ({"active": True}, "url can't be blank"),
-        ({"url": "ftp://site.example"}, "url is not a valid URL"),
-        ({"url": "https://x.example", "events": ["whatsapp.nonsense"]}, "whatsapp.nonsense"),
-        ({"url": "https://x.example", "events": "all"}, "events must be a list"),
-        ({"url": "https://x.example", "kind": "other"}, "kind is not included"),
-        ({"url": "https://x.example", "active": "yes"}, "active must be true or false"),
-        ({"url": "https://x.example", "secret_key": 5}, "secret_key must be a string"),
-        ({"url": "https://x.example", "headers": {"X-A": "a\r\nb"}}, "headers must be"),
-        ({"url": "https://x.example", "payload_version": "v9"}, "payload_version"),
-    ],
-)
-def test_a_webhook_that_is_not_valid_is_422(
-    box_api: Api, fields: dict[str, Any], text: str
-) -> None:
-    response = box_api("POST", "/whatsapp/webhooks", {"whatsapp_webhook": fields})
-    assert response.status_code == 422
-    assert text in error(response)
-
-
-def test_a_webhook_for_an_unknown_number_is_404(box_api: Api) -> None:
-    fields = {"url": "https://x.example", "phone_number_id": "123"}
-    response = box_api("POST", "/whatsapp/webhooks", {"whatsapp_webhook": fields})
-    assert response.status_code == 404
-
-
-def test_testing_a_webhook_with_an_unknown_event_is_422(box_api: Api) -> None:
-    path = f"/whatsapp/webhooks/{webhook_of(box_api)['id']}/test"
-    assert box_api("POST", path, {"event_type": "nonsense"}).status_code == 422

@@ -11,7 +11,7 @@ import requests
 from kapso_connect.testing import Sandbox
 
 if TYPE_CHECKING:
-    from tests.sandbox.support import Api
+    from tests.sandbox.support import Api, Receiver
 
 pytest_plugins = ("tests.sandbox.support",)
 
@@ -23,6 +23,7 @@ NO_FAULTS = {
     "envelope": False,
     "drop": False,
     "webhook_first": False,
+    "lag": 0.0,
     "api": [],
 }
 
@@ -81,9 +82,10 @@ def test_a_fault_that_does_not_exist_is_422_and_changes_nothing(
 @pytest.mark.parametrize("status", [401, 402, 429, 500, 503])
 def test_the_api_can_answer_any_status(box: Sandbox, box_api: Api, status: int) -> None:
     box.faults(api=[rule("status", status=status, retry_after=7)])
-    response = box_api("GET", "/customers")
+    response = box_api.raw("GET", "/customers")
     assert response.status_code == status
     assert response.headers["Retry-After"] == "7"
+    assert set(response.json()) == {"error"}
 
 
 def test_a_fault_starts_after_some_requests_and_ends(box: Sandbox, box_api: Api) -> None:
@@ -104,6 +106,53 @@ def test_a_proxy_can_answer_in_html(box: Sandbox, box_api: Api) -> None:
     response = box_api.raw("GET", "/customers")
     assert response.status_code == 502
     assert response.headers["Content-Type"] == "text/html"
+
+
+@pytest.mark.parametrize(
+    ("kind", "content_type", "text"),
+    [
+        ("cloudflare", "text/html; charset=UTF-8", "Error 1010"),
+        ("cloudflare_1010", "text/plain; charset=UTF-8", "error code: 1010"),
+    ],
+)
+def test_cloudflare_can_refuse_before_the_key_is_looked_at(
+    box: Sandbox, box_api: Api, kind: str, content_type: str, text: str
+) -> None:
+    box.faults(api=[rule(kind)])
+    response = box_api.raw("GET", "/customers", headers={"X-API-Key": "wrong"})
+    assert response.status_code == 403
+    assert response.headers["Content-Type"] == content_type
+    assert response.headers["Server"] == "cloudflare"
+    assert text in response.text
+
+
+def test_the_api_can_lag_behind_the_event(
+    box: Sandbox, box_api: Api, box_receiver: Receiver
+) -> None:
+    old = box.add_number(created_at="2020-01-01T00:00:00Z")["phone_number_id"]
+    box.faults(lag=0.6)
+    new = box.add_number(webhook=True)["phone_number_id"]
+    box.wait_for_deliveries(1)
+    path = f"/whatsapp/phone_numbers/{new}"
+    for about in (path, f"{path}/health"):
+        answer = box_api("GET", about)
+        assert answer.status_code == 404
+        assert answer.json() == {"error": "WhatsApp configuration not found"}
+    listed = box_api("GET", "/whatsapp/phone_numbers").json()["data"]
+    assert [row["id"] for row in listed] == [old]
+    assert box_api("GET", f"/whatsapp/phone_numbers/{old}").status_code == 200
+    time.sleep(0.7)
+    assert box_api("GET", path).status_code == 200
+    assert len(box_api("GET", "/whatsapp/phone_numbers").json()["data"]) == 2
+
+
+def test_the_api_can_lag_for_some_requests(box: Sandbox, box_api: Api) -> None:
+    number = box.add_number()["phone_number_id"]
+    path = f"/whatsapp/phone_numbers/{number}"
+    box.faults(api=[{"match": f"GET .*{path}$", "kind": "status", "status": 404, "times": 1}])
+    first, second = box_api("GET", path), box_api("GET", path)
+    assert first.json() == {"error": "WhatsApp configuration not found"}
+    assert (first.status_code, second.status_code) == (404, 200)
 
 
 def test_the_answer_can_be_an_error_of_metas(box: Sandbox, box_api: Api) -> None:

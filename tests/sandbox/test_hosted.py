@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
@@ -9,7 +10,7 @@ import requests
 from kapso_connect.testing import Sandbox, SandboxError
 
 if TYPE_CHECKING:
-    from tests.sandbox.support import Api, Receiver
+    from tests.sandbox.support import Api
 
 pytest_plugins = ("tests.sandbox.support",)
 
@@ -117,7 +118,7 @@ def test_a_revoked_link_shows_a_page(box: Sandbox, box_api: Api) -> None:
 
 
 def test_an_unknown_token_is_404(box: Sandbox) -> None:
-    assert box.open_setup_page(f"{box.url}/setup/nothing").status_code == 404
+    assert box.open_setup_page(f"{box.url}/s/nothing").status_code == 404
 
 
 @pytest.mark.parametrize("outcome", ["connect", "facebook_auth_failed"])
@@ -184,21 +185,53 @@ def test_a_number_of_another_customer_moves(box: Sandbox, box_api: Api) -> None:
     assert after["customer_id"] == second["id"]
 
 
-def test_a_reconnect_link_reconnects_the_number(
-    box: Sandbox, box_api: Api, box_receiver: Receiver
+@pytest.mark.parametrize(
+    ("status", "events"),
+    [("DISCONNECTED", ["whatsapp.phone_number.reconnected"]), ("CONNECTED", [])],
+)
+@pytest.mark.parametrize("typed", [None, "+1 415-555-0100"])
+def test_a_reconnect_link_renews_the_number_in_place(
+    box: Sandbox, box_api: Api, status: str, events: list[str], typed: str | None
 ) -> None:
     customer = box_api.customer()
     number = box.add_number(
-        customer_id=customer["id"], phone_number="+14155550100", status="DISCONNECTED"
+        customer_id=customer["id"],
+        phone_number="+14155550100",
+        status=status,
+        access_error="The access token has expired",
     )
     link = link_of(box_api, customer, reconnect_phone_number="+14155550100")
+    box.hold_webhooks("https://site.example/hook")
     assert "+14155550100" in box.open_setup_page(link["url"]).text
-    box.complete(link["url"])
+    location = box.complete(link["url"], phone_number=typed)
+    assert f"phone_number_id={number['phone_number_id']}" in location
     (after,) = numbers(box)
     assert (after["phone_number_id"], after["status"]) == (number["phone_number_id"], "CONNECTED")
-    box.wait_for_deliveries(1)
-    event = box_receiver.received[0].headers["X-Webhook-Event"]
-    assert event == "whatsapp.phone_number.reconnected"
+    assert after["created_at"] == number["created_at"]
+    health = box_api("GET", f"/whatsapp/phone_numbers/{after['phone_number_id']}/health").json()
+    assert health["status"] == "healthy"
+    assert [row["event"] for row in box.deliveries()] == events
+
+
+@pytest.mark.parametrize("change", ["another_number", "moved", "gone"])
+def test_a_reconnect_link_fails_without_its_number(box: Sandbox, box_api: Api, change: str) -> None:
+    customer = box_api.customer()
+    number = box.add_number(customer_id=customer["id"], phone_number="+14155550100")
+    link = link_of(box_api, customer, reconnect_phone_number="+14155550100")
+    typed = None
+    if change == "another_number":
+        typed = "+14155550101"
+    elif change == "moved":
+        box.patch_number(number["phone_number_id"], customer_id=box_api.customer("Other")["id"])
+    else:
+        box_api("DELETE", f"/whatsapp/phone_numbers/{number['phone_number_id']}")
+        while numbers(box):
+            time.sleep(0.02)
+    before = numbers(box)
+    location = box.complete(link["url"], phone_number=typed)
+    assert location.endswith("error_code=phone_verification_failed")
+    assert numbers(box) == before
+    assert stored(box, link)["status"] == "active"
 
 
 def test_two_submissions_at_once_connect_once(box: Sandbox, box_api: Api) -> None:
@@ -244,5 +277,5 @@ def test_the_overview_shows_links_and_numbers(box: Sandbox, box_api: Api) -> Non
     link = link_of(box_api)
     box.add_number(phone_number="+14155550100")
     page = requests.get(box.url, timeout=10).text
-    assert f"/setup/{link['token']}" in page
+    assert f"/s/{link['token']}" in page
     assert "+1 415-555-0100" in page

@@ -29,6 +29,7 @@ WRITES = [
     ("POST", "/sandbox/webhook", {"url": "https://evil.example/", "secret": "known"}),
     ("POST", "/sandbox/events", {"event": "whatsapp.phone_number.created", "payload": {}}),
     ("POST", "/sandbox/reset", None),
+    ("POST", "/press/reset", None),
     ("DELETE", "/sandbox/faults", None),
     ("POST", "/platform/v1/customers", {"customer": {"name": "Acme"}}),
     ("PATCH", "/sandbox/numbers/1", {}),
@@ -105,12 +106,12 @@ def test_pages_of_other_sites_send_no_webhook_again(
 ) -> None:
     box.complete(box_api.link(box_api.customer())["url"])
     (delivery,) = box.wait_for_deliveries(1)
-    url = f"{box.url}/deliveries/{delivery['id']}/resend"
+    url, form = f"{box.url}/press/resend", {"target": delivery["id"], "button": "again"}
     headers = {"Origin": "https://evil.example"}
-    assert requests.post(url, headers=headers, timeout=10).status_code == 403
+    assert requests.post(url, data=form, headers=headers, timeout=10).status_code == 403
     assert len(box.deliveries()) == 1
     own = {"Origin": box.url, "Sec-Fetch-Site": "same-origin"}
-    assert requests.post(url, headers=own, timeout=10).status_code == 200
+    assert requests.post(url, data=form, headers=own, timeout=10).status_code == 200
     assert len(box.deliveries()) == 2
 
 
