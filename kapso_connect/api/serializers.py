@@ -48,7 +48,11 @@ CUSTOMER_HELP = "The id of a customer."
 CONNECTION_HELP = "The id of a connection."
 SETUP_LINK_HELP = "The id of a setup link."
 USER_HELP = "The primary key of a user of this site."
-STATUS_HELP = "The onboarding status of the customer."
+STATUS_HELP = (
+    "The onboarding status of the customer. `paused` means that Meta took the number off, after a "
+    "change of phone for example: it is usually back within minutes. If it is not after an hour, "
+    "the customer has to reconnect it."
+)
 SETUP_LINK_STATUS_HELP = "Whether the link can be used."
 CONNECTION_STATUS_HELP = "Whether the number is connected."
 PHONE_NUMBER_ID_HELP = "Meta's id of the number."
@@ -175,7 +179,9 @@ class StatusConnectionSerializer(serializers.Serializer[Connection]):
     disconnected_at = UtcDateTimeField(
         allow_null=True, help_text="When the number was last disconnected."
     )
-    disconnect_reason = serializers.CharField(help_text="Why the number was last disconnected.")
+    disconnect_reason = serializers.CharField(
+        help_text="Why the number was last disconnected: `offboarded` by Meta, which is a pause."
+    )
 
 
 class StatusLinkSerializer(serializers.Serializer[SetupLink]):
