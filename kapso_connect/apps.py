@@ -13,6 +13,7 @@ class KapsoConnectConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks  # noqa: F401  (registers the system checks)
+        from .onboarding import details  # noqa: F401  (what is done before a signal is sent)
 
         if settings.is_overridden("TASKS"):  # type: ignore[misc]
             # A backend that cannot run our tasks fails here, not with the first webhook.

@@ -43,6 +43,13 @@ SYNC_WEBHOOKS_BUDGET = 30.0
 """For processing stored webhooks in one run of ``kapso_sync``; the rest stays due. Each may wait
 for Kapso's API for ``REQUEST_BUDGET``."""
 
+SYNC_DETAILS_BUDGET = 20.0
+"""For the details of numbers whose signals are sent in one run of ``kapso_sync``."""
+
+DETAILS_BUDGET = 2.0
+"""For asking Kapso's API, before ``whatsapp_connected`` is sent, which number it is, if only a
+webhook has told of it. All numbers of one delivery share it."""
+
 SYNC_INVITATIONS_BUDGET = 5 * 60.0
 """For continuing unfinished batches of invitations in one run of ``kapso_sync``."""
 

@@ -64,6 +64,7 @@ EVENTS = {
     "timeline.disconnected": (INFO, "Disconnected: %(reason)r" + TIMELINE_SUFFIX),
     "timeline.reconnected": (INFO, "Reconnected" + TIMELINE_SUFFIX),
     "timeline.account_updated": (INFO, "Account updated: %(decision)s" + TIMELINE_SUFFIX),
+    "timeline.details_received": (INFO, "Details of the number received" + TIMELINE_SUFFIX),
     "timeline.health_checked": (INFO, "Health checked: %(health)s" + TIMELINE_SUFFIX),
     # Signals
     "signal.sent": (INFO, "The signal of event %(event_id)s (%(kind)s) was sent"),
@@ -80,6 +81,10 @@ EVENTS = {
         "No receiver in this process hears of event %(event_id)s (%(kind)s)",
     ),
     "signal.receiver_raised": (ERROR, "Receiver %(receiver)s raised %(error)s"),
+    "number.details_missing": (
+        WARNING,
+        "The details of connection %(connection_id)s are still missing: %(error)s",
+    ),
     # Setup links and customers' pages
     "redirect.unconfirmed": (
         INFO,

@@ -37,7 +37,7 @@ from .querysets import PrimaryQuerySet
 from .retries import Leased, LeasedQuerySet, Retryable, RetryableQuerySet, not_leased
 from .text import one_line
 from .translation import gettext_lazy as _
-from .utils import MAX_URL_LENGTH
+from .utils import MAX_URL_LENGTH, time_since
 
 
 def new_external_id() -> str:
@@ -84,6 +84,7 @@ class OnboardingStatus(models.TextChoices):
     CONFIRMING = "confirming", _("Being confirmed")
     FAILED = "failed", _("Failed")
     CONNECTED = "connected", _("Connected")
+    PAUSED = "paused", _("Paused by Meta")
     DISCONNECTED = "disconnected", _("Disconnected")
 
 
@@ -701,6 +702,12 @@ PENDING_REVIEW."""
 DISCONNECTED_BY_STAFF = "staff"
 """The reason of a disconnection that a member of staff asked for."""
 
+OFFBOARDED = "offboarded"
+"""The reason of a disconnection that was Meta's: a change of the customer's phone, for example."""
+
+USUAL_PAUSE = timedelta(hours=1)
+"""How long staff wait for Meta to connect a number again by itself. Usually it takes minutes."""
+
 
 CONNECTED_NEEDING_ATTENTION = {
     Attention.TEST_NUMBER: Q(phone_digits__startswith=TEST_NUMBER_DIGITS),
@@ -740,13 +747,15 @@ class ConnectionQuerySet(PrimaryQuerySet["Connection"]):
             )
         )
         invited_since = Q(customer__latest_setup_link__created_at__gt=F("disconnected_at"))
+        still_paused = Q(
+            disconnect_reason=OFFBOARDED, disconnected_at__gt=timezone.now() - USUAL_PAUSE
+        )
+        lost = {OnboardingStatus.DISCONNECTED, OnboardingStatus.PAUSED}
         return (
             self.ended()
             .exclude(disconnect_reason=DISCONNECTED_BY_STAFF)
-            .filter(
-                Q(customer__status=OnboardingStatus.DISCONNECTED)
-                | (lost_one_of_several & ~invited_since)
-            )
+            .exclude(still_paused)
+            .filter(Q(customer__status__in=lost) | (lost_one_of_several & ~invited_since))
         )
 
 
@@ -895,6 +904,18 @@ class Connection(models.Model):
         return self.status == self.Status.CONNECTED
 
     @property
+    def is_paused(self) -> bool:
+        """True if Meta took the number off, which it often puts right within minutes, and not the
+        customer: after a change of the phone, for example."""
+        return not self.is_connected and self.disconnect_reason == OFFBOARDED
+
+    @property
+    def is_paused_for_long(self) -> bool:
+        """True if ``USUAL_PAUSE`` is over: the customer has to connect the number again."""
+        since = self.disconnected_at
+        return self.is_paused and (since is None or time_since(since) >= USUAL_PAUSE)
+
+    @property
     def is_partner_managed(self) -> bool:
         """True if Kapso shall pay Meta: the number was connected with such a link."""
         return self.setup_link is not None and (
@@ -1008,6 +1029,7 @@ class TimelineEvent(Retryable):
         RECONNECTED = "reconnected", _("Reconnected")
         ACCOUNT_UPDATED = "account_updated", _("Account updated")
         HEALTH_CHECKED = "health_checked", _("Health checked")
+        DETAILS_RECEIVED = "details_received", _("Details received")
         WEBHOOK_RECEIVED = "webhook_received", _("Webhook received")
 
     kind = models.CharField(_("kind"), max_length=32, choices=Kind.choices)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,11 @@ SIGNALS: dict[str, tuple[dispatch.ConnectSignal, type[models.Model]]] = {
     Kind.WEBHOOK_RECEIVED: (signals.webhook_received, WebhookEvent),
 }
 """The signal of each kind of event, and its sender. The other kinds have no signal."""
+
+BEFORE_SENDING: dict[str, Callable[[TimelineEvent], bool]] = {}
+"""By kind of event, what is called before its signal is sent, and may change the event in memory.
+It returns True if that may have taken long. ``onboarding.details`` asks for what the receivers need
+to know of a new number."""
 
 LOG_FIELDS: dict[str, tuple[str, str]] = {
     Kind.SETUP_LINK_SENT: ("channel", "channel"),
@@ -196,6 +201,8 @@ def _send(event: TimelineEvent, *, needs_receiver: bool = True) -> bool:
     """
     signal, sender = SIGNALS[event.kind]
     started = time.monotonic()
+    prepare = BEFORE_SENDING.get(event.kind)
+    took_long = prepare is not None and prepare(event)
     arguments = signal_arguments(event)
     receivers = {
         name: receiver
@@ -209,7 +216,7 @@ def _send(event: TimelineEvent, *, needs_receiver: bool = True) -> bool:
         _log_unheard(event)
         error_text = NO_RECEIVER if needs_receiver else ""
     for position, (name, receiver) in enumerate(receivers.items()):
-        if position and not _renew_lease(event):
+        if (position or took_long) and not _renew_lease(event):
             return False  # another process calls the remaining ones
         try:
             dispatch.call(receiver, signal=signal, sender=sender, **arguments)

@@ -15,6 +15,15 @@ def only_digits(number: str) -> str:
     return re.sub(r"[^0-9]", "", number)
 
 
+def comparable_digits(number: str) -> str:
+    """Return the digits of ``number`` in the one form that numbers are compared in: of mobile
+    numbers in Mexico and Argentina without the 1 or 9 that may follow the country code."""
+    digits = only_digits(number)
+    if re.fullmatch("(521|549)[0-9]{10}", digits):
+        return digits[:2] + digits[3:]
+    return digits
+
+
 def searched_digits(text: str) -> str:
     """Return the digits that a number must contain to be found by ``text``; "" if ``text`` is no
     phone number: it has letters, or fewer than ``MIN_SEARCHED_DIGITS`` digits.
@@ -32,6 +41,9 @@ def format_phone_number(number: str) -> str:
     not a phone number."""
     import phonenumbers  # its metadata takes long to load
 
+    if re.fullmatch("521[0-9]{10}", only_digits(number)):
+        # WhatsApp still has the 1 of mobile numbers in Mexico, which numbering plans dropped.
+        return format_phone_number(comparable_digits(number)).replace("+52 ", "+52 1 ", 1)
     digits = number.strip()
     if digits and not digits.startswith("+"):
         digits = f"+{digits}"

@@ -31,6 +31,12 @@ whatsapp_connected = ConnectSignal(
 
     Sent once for each connection, whichever of webhook, redirect and sync reports it first.
 
+    The webhook says only ``phone_number_id``, so Kapso's API is asked for the rest before, for at
+    most 2 seconds. Where it does not answer in time, ``display_phone_number``, ``verified_name``,
+    ``connection_type``, ``business_account_id``, ``quality_rating`` and ``name_status`` of the
+    connection may be empty. ``kapso_sync`` adds them (the timeline shows "Details received"); no
+    signal is sent for that. ``provisioned_phone_number_id`` is only known from the browser.
+
     Arguments: ``connection``, ``customer``, ``setup_link`` (None if the number was not connected
     through a setup link of this site), ``source``, ``event``.
     """
@@ -39,8 +45,13 @@ whatsapp_connected = ConnectSignal(
 whatsapp_disconnected = ConnectSignal(
     """A number is no longer connected for its customer. ``sender=Connection``.
 
+    ``connection.is_paused`` is True if it was Meta that took the number off, as it often does when
+    the customer changes the phone. Usually ``whatsapp_reconnected`` follows within minutes, so do
+    not write to the customer at once. If the customer withdraws a paused number, or it is deleted,
+    this signal is sent again with that reason.
+
     Arguments: ``connection``, ``customer`` (who lost the number), ``setup_link`` (or None),
-    ``source``, ``event`` (``event.data["reason"]`` is the reason, if Kapso gave one).
+    ``source``, ``event`` (``event.data["reason"]`` is the reason: "offboarded" for such a pause).
     """
 )
 

@@ -21,7 +21,13 @@ from django.db import models
 from django.utils import timezone
 
 from . import db, outbox
-from .conf import SYNC_BUDGET, SYNC_INVITATIONS_BUDGET, SYNC_WEBHOOKS_BUDGET, get_conf
+from .conf import (
+    SYNC_BUDGET,
+    SYNC_DETAILS_BUDGET,
+    SYNC_INVITATIONS_BUDGET,
+    SYNC_WEBHOOKS_BUDGET,
+    get_conf,
+)
 from .db import retry_on_conflict
 from .exceptions import KapsoError, KapsoNotFound, TryLater
 from .kapso.client import KapsoClient
@@ -46,6 +52,7 @@ from .onboarding import (
     setup_links,
 )
 from .onboarding import status as onboarding_status
+from .onboarding.details import details_budget
 from .webhooks import inbox
 
 ItemT = TypeVar("ItemT")
@@ -247,7 +254,10 @@ def _work_on_queues(report: Report, dry_run: bool, progress: ProgressCallback) -
 
 
 def _send_signals(report: Report, progress: ProgressCallback) -> None:
-    _process_rows(report, "signals", _iterate_keys(_due_signals()), outbox.deliver, progress)
+    """Send the signals that are due. What the API does not say about their numbers within
+    ``SYNC_DETAILS_BUDGET`` seconds in all, the comparison with it adds."""
+    with details_budget(SYNC_DETAILS_BUDGET):
+        _process_rows(report, "signals", _iterate_keys(_due_signals()), outbox.deliver, progress)
 
 
 def _process_webhooks(

@@ -80,7 +80,8 @@ def other() -> Iterator[Receiver]:
 
 
 def connect() -> TimelineEvent:
-    onboarding.connect(make_customer(), numbers.Number(new_number_id()), source="webhook")
+    number = numbers.Number(new_number_id(), display_phone_number="+1 415-555-0100")
+    onboarding.connect(make_customer(), number, source="webhook")
     return TimelineEvent.objects.latest("pk")
 
 
@@ -610,6 +611,7 @@ def test_help_shows_what_each_signal_is_sent_with() -> None:
 
 def test_every_kind_of_event_but_some_has_a_public_signal() -> None:
     without_signal = {
+        "details_received",
         "health_checked",
         "setup_link_expired",
         "setup_link_extended",
@@ -626,7 +628,8 @@ def test_every_kind_of_event_but_some_has_a_public_signal() -> None:
 def test_a_signal_that_is_sent_immediately_costs_two_further_queries(receiver: Receiver) -> None:
     customer = make_customer()
     with CaptureQueriesContext(database) as captured:
-        onboarding.connect(customer, numbers.Number("1"), source="webhook")
+        number = numbers.Number("1", display_phone_number="+1 415-555-0100")
+        onboarding.connect(customer, number, source="webhook")
     assert receiver.calls
     assert len([q for q in captured if "connect_timelineevent" in q["sql"]]) <= 3
 

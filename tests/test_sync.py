@@ -611,6 +611,34 @@ def test_run_leaves_a_part_of_the_rate_limit_to_others(
     assert "kept for webhooks and customers" in report.errors[-1]
 
 
+@pytest.mark.parametrize("mode", ["partner_managed", "customer_managed"])
+def test_whether_kapso_pays_meta_is_asked_where_it_shall(sandbox: Sandbox, mode: str) -> None:
+    number = connected(sandbox)
+    (remote,) = numbers_at(sandbox)
+    account = number.business_account_id = remote["business_account_id"]
+    number.setup_link = make_link(number.customer, options={"meta_billing_mode": mode})
+    number.save()
+
+    def funding() -> tuple[str, bool]:
+        kapso_sync()
+        number.refresh_from_db()
+        return number.funding_status, number.funding_checked_at is not None
+
+    sandbox.set_funding(account, "pending")
+    is_asked = mode == "partner_managed"
+    assert funding() == ("pending" if is_asked else "", is_asked)
+    sandbox.set_funding(account, "not_funded")
+    funding()  # it was asked a moment ago
+    requests = [row["path"] for row in sandbox.requests()]
+    assert sum(path.endswith("/funding") for path in requests) == is_asked
+    Connection.objects.update(funding_checked_at=timezone.now() - timedelta(hours=2))
+    sandbox.faults(api=[{"match": "/funding", "kind": "status", "status": 404, "times": 1}])
+    assert funding()[0] == ("pending" if is_asked else "")  # unknown breaks nothing
+    sandbox.clear_faults()
+    Connection.objects.update(funding_checked_at=timezone.now() - timedelta(hours=2))
+    assert funding()[0] == ("not_funded" if is_asked else "")
+
+
 def test_failing_link_does_not_stop_the_others(sandbox: Sandbox) -> None:
     broken, revoked = (onboarding.create_setup_link(make_customer(kapso_id=None)) for _ in "ab")
     sandbox.patch_setup_link(revoked.kapso_id, status="revoked")
@@ -745,7 +773,7 @@ def test_number_of_queries_for_a_page_of_known_numbers(
     kapso_sync()
     assert Connection.objects.filter(status="connected").count() == 201
     before = len(sandbox.requests())
-    with django_assert_max_num_queries(22):
+    with django_assert_max_num_queries(23):
         kapso_sync()
     paths = [row["path"] for row in sandbox.requests()[before:]]
     assert paths == ["/platform/v1/whatsapp/phone_numbers"] * 3

@@ -90,7 +90,10 @@ class SetupLinkForm(forms.Form):
                 gettext_lazy("This site pays for the customer, with its credits at Kapso."),
             ),
         ],
-        help_text=gettext_lazy("This cannot be changed once the link has been created."),
+        help_text=gettext_lazy(
+            "This cannot be changed once the link has been created. Whether Kapso really pays is "
+            "shown with the number once it is connected."
+        ),
     )
     provision_phone_number = forms.BooleanField(
         label=gettext_lazy("Provide a phone number"),
@@ -286,7 +289,10 @@ class SetupLinkForm(forms.Form):
             yield self[f"own_{name}"], self[name]
 
     def _add_option_errors(self, error: InvalidOptions) -> None:
-        fields = {"allowed_connection_types": "connection_types"}
+        fields = {
+            "allowed_connection_types": "connection_types",
+            "allowed_origins": "connection_types",  # they need a single type
+        }
         for name, problem in error.errors.items():
             field = fields.get(name, name)
             if field in self.fields:

@@ -22,7 +22,7 @@ from ..translation import gettext as _
 from ..translation import gettext_lazy
 from ..utils import from_local_time, today
 from .base import AdminView, list_url
-from .display import badge, format_datetime, phone_number_html, shorten
+from .display import badge, format_datetime, health_details, phone_number_html, shorten
 from .forms import DayField
 from .permissions import can_view
 from .status import disconnect_reason
@@ -158,7 +158,7 @@ def _name_detail(number: Connection) -> SafeString:
 def _health_detail(number: Connection) -> SafeString:
     kind = "bad" if number.health_status == Health.UNHEALTHY else "busy"
     state = badge(kind, number.get_health_status_display())
-    return format_html("{} {}", state, shorten(number.health_error))
+    return format_html("{} {}", state, shorten(" ".join(health_details(number))))
 
 
 SHORT_NAME_STATUSES = {

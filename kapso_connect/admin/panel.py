@@ -165,9 +165,13 @@ def find_next_action(status: CustomerStatus, has_url: bool, has_email: bool) -> 
     match status.status:
         case OnboardingStatus.CONFIRMING:
             return ""
+        case OnboardingStatus.PAUSED if number and not number.is_paused_for_long:
+            return ""
         case OnboardingStatus.CONNECTED:
             return "health"
-        case OnboardingStatus.DISCONNECTED if number and number.display_phone_number:
+        case OnboardingStatus.DISCONNECTED | OnboardingStatus.PAUSED if (
+            number and number.display_phone_number
+        ):
             return "reconnect"
         # A customer whose attempt failed can try again with the same link.
         case OnboardingStatus.INVITED | OnboardingStatus.OPENED | OnboardingStatus.FAILED if (
@@ -219,5 +223,6 @@ def details(event: TimelineEvent) -> list[str]:
         Kind.DISCONNECTED: [DISCONNECT_REASONS.get(reason, reason)],
         Kind.HEALTH_CHECKED: [data.get("status"), data.get("error")],
         Kind.ACCOUNT_UPDATED: [data.get("event")],
+        Kind.DETAILS_RECEIVED: [data.get("display_phone_number"), data.get("verified_name")],
     }
     return [str(text)[:200] for text in texts.get(event.kind, []) if text]

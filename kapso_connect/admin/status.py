@@ -11,7 +11,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from ..kapso.error_codes import SETUP_ERRORS
-from ..models import Connection, Customer, OnboardingStatus, SetupLink
+from ..models import OFFBOARDED, Connection, Customer, OnboardingStatus, SetupLink
 from ..onboarding.status import CustomerStatus
 from ..owners import OwnerKey, owner_type
 from ..translation import gettext as _
@@ -25,6 +25,7 @@ STATUS_BADGES = {
     OnboardingStatus.CONFIRMING: "busy",
     OnboardingStatus.FAILED: "bad",
     OnboardingStatus.CONNECTED: "good",
+    OnboardingStatus.PAUSED: "busy",
     OnboardingStatus.DISCONNECTED: "bad",
 }
 
@@ -34,7 +35,9 @@ DISCONNECT_REASONS = {
     "moved": gettext_lazy("connected by another customer"),
     "no_customer": gettext_lazy("no longer this customer's at Kapso"),
     "not_found": gettext_lazy("no longer known to Kapso"),
-    "offboarded": gettext_lazy("the customer withdrew it from Kapso"),
+    OFFBOARDED: gettext_lazy("paused by Meta, after a change of phone for example"),
+    "partner_app_uninstalled": gettext_lazy("the customer removed the app of Kapso"),
+    "partner_removed": gettext_lazy("the customer withdrew the access"),
     "staff": gettext_lazy("by a member of staff"),
 }
 """Why a number was disconnected. Other reasons that Kapso gives are shown as they are."""
@@ -47,6 +50,13 @@ def failure_reason(link: SetupLink) -> str:
 
 def disconnect_reason(connection: Connection) -> str:
     return str(DISCONNECT_REASONS.get(connection.disconnect_reason, connection.disconnect_reason))
+
+
+def pause_advice(connection: Connection) -> str:
+    """Return what to do about a number that Meta has paused."""
+    if connection.is_paused_for_long:
+        return _("Not back after an hour: let the customer reconnect it")
+    return _("Usually back within minutes")
 
 
 def status_badge(status: CustomerStatus) -> SafeString:
@@ -72,6 +82,8 @@ def status_summary(status: CustomerStatus) -> SafeString:
                 ngettext("+%(n)s more", "+%(n)s more", status.more_connections)
                 % {"n": status.more_connections}
             )
+    elif status.status == OnboardingStatus.PAUSED and connection:
+        details += [phone_number_html(connection), pause_advice(connection)]
     elif status.status == OnboardingStatus.DISCONNECTED and connection:
         details += [phone_number_html(connection), disconnect_reason(connection)]
     cells = format_html_join(

@@ -48,7 +48,11 @@ CUSTOMER_HELP = "The id of a customer."
 CONNECTION_HELP = "The id of a connection."
 SETUP_LINK_HELP = "The id of a setup link."
 USER_HELP = "The primary key of a user of this site."
-STATUS_HELP = "The onboarding status of the customer."
+STATUS_HELP = (
+    "The onboarding status of the customer. `paused` means that Meta took the number off, after a "
+    "change of phone for example: it is usually back within minutes. If it is not after an hour, "
+    "the customer has to reconnect it."
+)
 SETUP_LINK_STATUS_HELP = "Whether the link can be used."
 CONNECTION_STATUS_HELP = "Whether the number is connected."
 PHONE_NUMBER_ID_HELP = "Meta's id of the number."
@@ -175,7 +179,9 @@ class StatusConnectionSerializer(serializers.Serializer[Connection]):
     disconnected_at = UtcDateTimeField(
         allow_null=True, help_text="When the number was last disconnected."
     )
-    disconnect_reason = serializers.CharField(help_text="Why the number was last disconnected.")
+    disconnect_reason = serializers.CharField(
+        help_text="Why the number was last disconnected: `offboarded` by Meta, which is a pause."
+    )
 
 
 class StatusLinkSerializer(serializers.Serializer[SetupLink]):
@@ -293,7 +299,8 @@ class OptionsSerializer(StrictSerializer):
         allow_empty=False,
         min_length=1,
         max_length=10,
-        help_text="The types that the customer can choose from; a single one is preselected.",
+        help_text="The types that the customer can choose from; a single one is preselected. With "
+        "reconnect_phone_number, only the type that the number has, or none.",
     )
     language = ChoiceField(
         "Language",
@@ -315,13 +322,20 @@ class OptionsSerializer(StrictSerializer):
         help_text="The area code of the provided number, three digits; United States only.",
     )
     meta_billing_mode = ChoiceField(
-        "BillingMode", BILLING_MODES, required=False, allow_null=True, help_text="Who pays Meta."
+        "BillingMode",
+        BILLING_MODES,
+        required=False,
+        allow_null=True,
+        help_text="Who pays Meta. "
+        "With partner_managed, see funding_status of the connection: a completed setup does not "
+        "say that Kapso pays.",
     )
     reconnect_phone_number = StrictCharField(
         required=False,
         allow_null=True,
         pattern=PHONE_NUMBER_PATTERN,
-        help_text="One of this customer's numbers, as +15551234567.",
+        help_text="One of this customer's numbers, as +15551234567. It keeps its connection type, "
+        "and no other number is provided.",
     )
 
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:

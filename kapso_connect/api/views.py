@@ -37,7 +37,6 @@ from ..models import Connection, Customer, SetupLink, Source, TimelineEvent
 from ..onboarding import health, remote_numbers, setup_links
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.status import get_statuses
-from ..phone_numbers import only_digits
 from ..utils import time_since
 from . import examples, idempotency, permissions, serializers
 from .browsable_api import BrowsableFilters, raw_data_form
@@ -515,15 +514,9 @@ class SetupLinks(Api):
     ) -> None:
         if with_token and not self.may_receive_token(self.request):
             raise ApiError("token_not_permitted")
-        reconnect = options.get("reconnect_phone_number")
-        if not reconnect:
-            return
-        if not self.is_permitted("reconnect", customer):
+        reconnects = bool(options.get("reconnect_phone_number"))
+        if reconnects and not self.is_permitted("reconnect", customer):
             raise PermissionDenied
-        if not customer.connections.filter(phone_digits=only_digits(reconnect)).exists():
-            raise invalid_value(
-                "options.reconnect_phone_number", "Must be one of this customer's numbers."
-            )
 
     def _create(
         self,

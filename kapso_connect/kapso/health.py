@@ -9,7 +9,7 @@ from ..text import one_line
 from .types import KapsoHealth
 
 MAX_PROBLEMS = 20
-MAX_TEXT_LENGTH = 500
+MAX_REASON_LENGTH = 500
 IMPAIRED = ("LIMITED", "BLOCKED")
 """Values of Meta's ``can_send_message`` that are a problem; the other one is AVAILABLE."""
 
@@ -95,4 +95,4 @@ def _mappings(value: object) -> list[Mapping[str, Any]]:
 def _text(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         return ""
-    return one_line(str(value))[:MAX_TEXT_LENGTH]
+    return one_line(str(value))[:MAX_REASON_LENGTH]

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..exceptions import InvalidOptions
+from ..phone_numbers import only_digits
 from ..translation import gettext as _
 from ..utils import MAX_URL_LENGTH, host_of
 from .languages import Language
@@ -37,6 +38,7 @@ THEME_COLORS = (
 COLOR_PATTERN = "#[0-9A-Fa-f]{6}"
 AREA_CODE_PATTERN = "[0-9]{3}"
 PHONE_NUMBER_PATTERN = r"\+[0-9 ().-]{5,30}"
+E164 = "[1-9][0-9]{6,14}"
 
 DEFAULT_COUNTRY = "US"
 """Where Kapso provides a number if no country is named."""
@@ -57,7 +59,9 @@ class SetupLinkOptions:
     ``success_redirect_url``, ``failure_redirect_url``
         Where Kapso sends the customer's browser afterwards; absolute http(s) URLs.
     ``allowed_origins``
-        Origins (``https://crm.example.com``) whose pages may embed the hosted page.
+        Origins of https (``https://crm.example.com``) whose pages may use the link with
+        ``@kapso/sdk``; who may embed the hosted page is not said by this. The SDK also needs an
+        active Multi-partner Solution, and exactly one connection type.
     ``allowed_connection_types``
         A list of values of ``ConnectionType``; a single one is preselected.
     ``language``
@@ -68,10 +72,12 @@ class SetupLinkOptions:
         Have Kapso provide a number, in one of these countries (ISO 3166, default ``["US"]``) and
         with this area code (three digits, United States only).
     ``meta_billing_mode``
-        One of ``BILLING_MODES``: who pays Meta. It cannot be changed after the link is created.
+        One of ``BILLING_MODES``: who pays Meta. It cannot be changed after the link is created. A
+        completed setup does not say that Kapso pays: ``Connection.funding_status`` does.
     ``reconnect_phone_number``
-        The number to connect again, as ``+15551234567``. Kapso then decides the connection type
-        and provides no number.
+        The number to connect again, one of the customer's, as ``+15551234567``. It keeps its
+        connection type: leave ``allowed_connection_types`` out, or give that one. Kapso provides
+        no other number with the same link.
     """
 
     success_redirect_url: str | None = None
@@ -141,15 +147,21 @@ def _excluded_by(source: Mapping[str, Any]) -> Sequence[str]:
 
 def _check_combinations(values: Mapping[str, Any], errors: dict[str, str]) -> None:
     if "reconnect_phone_number" in values:
-        if "allowed_connection_types" in values:
+        if _type_count(values) > 1:
             errors["allowed_connection_types"] = _(
-                "Leave this out when a number is reconnected: Kapso keeps the connection type it "
-                "had."
+                "Leave this out when a number is reconnected, or give the connection type that it "
+                "has: Kapso keeps it."
             )
         if values.get("provision_phone_number"):
             errors["provision_phone_number"] = _(
                 "A number cannot be provided and another one reconnected with the same link."
             )
+    elif "allowed_origins" in values and _type_count(values) != 1:
+        errors["allowed_origins"] = _(
+            "Pages of these origins use the link with @kapso/sdk, which needs exactly one entry in "
+            "allowed_connection_types, and an active Multi-partner Solution at Kapso. Leave the "
+            "origins out to use Kapso's hosted page only."
+        )
     if "phone_number_area_code" in values:
         if not values.get("provision_phone_number"):
             errors["phone_number_area_code"] = _(
@@ -159,6 +171,10 @@ def _check_combinations(values: Mapping[str, Any], errors: dict[str, str]) -> No
             errors["phone_number_area_code"] = _(
                 "Kapso supports area codes only in the United States."
             )
+
+
+def _type_count(values: Mapping[str, Any]) -> int:
+    return len(set(values.get("allowed_connection_types", ())))
 
 
 def provisioning_problem(options: Mapping[str, Any]) -> str:
@@ -239,9 +255,12 @@ def _url(value: object) -> str:
 def _origin(value: object) -> str:
     url = _url(value)
     parts = urlsplit(url)
-    if url != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc:
+    if url != f"https://{parts.netloc}" or "@" in parts.netloc:
         raise _InvalidValueError(
-            _("Must be an origin without a path, such as https://crm.example.com.")
+            _(
+                "Must be the https origin, without a path, of pages that use the link with "
+                "@kapso/sdk, such as https://crm.example.com."
+            )
         )
     return url
 
@@ -267,22 +286,13 @@ def is_color(value: object) -> bool:
 
 
 def _phone_number(value: object) -> str:
-    # Its metadata is large, and most processes never need it.
-    import phonenumbers
-
-    problem = _InvalidValueError(
-        _("Must be a phone number with its country code, such as +15551234567.")
-    )
-    if not re.fullmatch(PHONE_NUMBER_PATTERN, _text(value)):
-        raise problem
-    try:
-        number = phonenumbers.parse(_text(value))
-    except phonenumbers.NumberParseException:
-        raise problem from None
-    # Possible rather than valid: numbering plans change faster than the metadata.
-    if not phonenumbers.is_possible_number(number):
-        raise problem
-    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    # No stricter: numbering plans change, and Kapso knows numbers in forms that are out of use.
+    digits = only_digits(_text(value))
+    if not re.fullmatch(PHONE_NUMBER_PATTERN, _text(value)) or not re.fullmatch(E164, digits):
+        raise _InvalidValueError(
+            _("Must be a phone number with its country code, such as +15551234567.")
+        )
+    return f"+{digits}"
 
 
 _CHECKS: dict[str, Callable[[object], Any]] = {

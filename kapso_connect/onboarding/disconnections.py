@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from ..db import retry_on_conflict
 from ..exceptions import NeedsConfirmation, TryLater
-from ..models import Connection, Customer, WebhookEvent
+from ..models import OFFBOARDED, Connection, Customer, WebhookEvent
 from ..utils import as_aware, as_instant
 from .numbers import CHANGED_MEANWHILE, changed_since, lock_number, mark_disconnected
 from .status import update_status
@@ -27,12 +27,16 @@ def disconnect(
     occurred_at: datetime | None = None,
     data: Mapping[str, Any] | None = None,
     actor: AbstractBaseUser | None = None,
+    is_gone: bool = False,
 ) -> Connection | None:
     """Record that a number is no longer connected, once.
 
     ``customer`` is whose number it was, if known. ``asked_at`` is when the API was asked and
     confirmed it; None for what is not confirmed. ``occurred_at`` is when it happened, if the
     signed body of ``webhook_event`` says so. ``data``, such as ``reason``, goes to the timeline.
+
+    A number that Meta has paused is disconnected for good, with an event of its own, once another
+    reason is certain: Kapso has no such number (``is_gone``), or what says so happened later.
 
     A number that is not known here, because its ``created`` event is late, is recorded as
     disconnected for ``customer`` without an event: then the API is asked before the late event
@@ -43,6 +47,8 @@ def disconnect(
     send again; and TryLater with it if the number was connected after ``asked_at``.
     """
 
+    is_webhook = webhook_event is not None and asked_at is None
+
     def change() -> Connection | None:
         now = occurred_at or timezone.now()
         connection = lock_number(phone_number_id)
@@ -52,10 +58,12 @@ def disconnect(
             return Connection.objects.create(
                 phone_number_id=phone_number_id, customer=customer, disconnected_at=now
             )
-        if not connection.is_connected:
+        if not connection.is_connected and not _ends_pause(
+            connection, occurred_at, data or {}, is_gone=is_gone, is_webhook=is_webhook
+        ):
             return connection
         if asked_at is None and _needs_confirmation(
-            connection, customer, occurred_at, is_webhook=webhook_event is not None
+            connection, customer, occurred_at, is_webhook=is_webhook
         ):
             raise NeedsConfirmation
         if asked_at is not None and changed_since(connection, asked_at):
@@ -66,6 +74,26 @@ def disconnect(
         return connection
 
     return retry_on_conflict(change)
+
+
+def _ends_pause(
+    connection: Connection,
+    occurred_at: datetime | None,
+    data: Mapping[str, Any],
+    *,
+    is_gone: bool,
+    is_webhook: bool,
+) -> bool:
+    """Return whether a number that is not connected was only paused, and this report is, or may be,
+    about a disconnection for good."""
+    if not connection.is_paused or data.get("reason") == OFFBOARDED:
+        return False
+    if is_gone or not is_webhook:  # while it is paused, the API says that it is not connected
+        return is_gone
+    paused_at = connection.disconnected_at
+    if occurred_at is None or paused_at is None:
+        return True
+    return as_aware(occurred_at) > as_instant(paused_at)
 
 
 def _needs_confirmation(

@@ -55,6 +55,7 @@ def check_health(
             source=Source.SYNC,
             asked_at=asked_at,
             data={"reason": "not_found"},
+            is_gone=True,
         )
         raise NumberGone
     return ask_and_record(connection, client, actor=actor)

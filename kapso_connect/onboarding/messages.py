@@ -84,6 +84,8 @@ def staff_message(error: Exception) -> str:
         )
     elif isinstance(error, KapsoPlanError):
         text = _("Your Kapso plan does not include this. Upgrade it in Kapso, then try again.")
+    elif isinstance(error, KapsoRateLimited) and error.status is None:
+        text = _("Kapso allows only so many requests a minute. This goes on in the next one.")
     elif isinstance(error, KapsoRateLimited):
         text = _("Too many requests were sent to Kapso. Wait a minute, then try again.")
     elif isinstance(error, KapsoBlocked):

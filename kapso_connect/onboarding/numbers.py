@@ -107,7 +107,10 @@ def connect(
         if connection is None:
             connection = Connection(phone_number_id=number.phone_number_id)
         elif connection.is_connected and connection.customer_id == owner.pk:
-            _update_connected(connection, number, setup_link, overwrite=asked_at is not None)
+            connection.customer = owner
+            _update_connected(
+                connection, number, setup_link, source, overwrite=asked_at is not None
+            )
             return connection
         elif asked_at is None:
             raise NeedsConfirmation
@@ -279,10 +282,46 @@ def changed_since(connection: Connection, asked_at: datetime) -> bool:
     return any(moment is not None and as_instant(moment) >= since for moment in times)
 
 
+def add_details(connection: Connection, number: Number, *, source: str = "") -> Connection | None:
+    """Store what the API says about a number that was recorded without its details.
+
+    With a ``source``, this is recorded in the timeline: its signal was sent without them. Return
+    the connection as it is now; None if the number is not connected for this customer any more.
+    """
+
+    def change() -> Connection | None:
+        current = lock_number(connection.phone_number_id)
+        if current is None or not current.is_connected:
+            return None
+        if current.customer_id != connection.customer_id:
+            return None
+        _update_connected(current, number, None, source, overwrite=True)
+        return current
+
+    return retry_on_conflict(change)
+
+
 def _update_connected(
-    connection: Connection, number: Number, link: SetupLink | None, *, overwrite: bool
+    connection: Connection,
+    number: Number,
+    link: SetupLink | None,
+    source: str,
+    *,
+    overwrite: bool,
 ) -> None:
+    was_unknown = not connection.display_phone_number
     changed = _copy_details(connection, number, overwrite=overwrite)
+    if source and was_unknown and connection.display_phone_number:
+        outbox.record(
+            Kind.DETAILS_RECEIVED,
+            source=source,
+            customer=connection.customer,
+            connection=connection,
+            data={
+                name: getattr(connection, name)
+                for name in ("display_phone_number", "verified_name", "connection_type")
+            },
+        )
     if link is not None and connection.setup_link_id is None:
         connection.setup_link = link
         changed.append("setup_link")

@@ -13,7 +13,7 @@ from ..exceptions import KapsoNotFound, NumberMoved, TryLater
 from ..kapso.client import KapsoClient
 from ..kapso.types import KapsoPhoneNumber
 from ..models import Connection, Customer, SetupLink, Source, TimelineEvent, WebhookEvent
-from ..utils import as_instant, time_since
+from ..utils import as_aware, as_instant, time_since
 from .customers import customer_from_api
 from .disconnections import disconnect
 from .numbers import Number, connect
@@ -38,10 +38,12 @@ def refresh_number(
     client: KapsoClient,
     webhook_event: WebhookEvent | None = None,
     data: Mapping[str, Any] | None = None,
+    reconnected_at: datetime | None = None,
 ) -> Connection | None:
     """Fetch a number from the API and record its current state.
 
-    ``data`` goes to the timeline if the number turns out to be gone.
+    ``data`` goes to the timeline if the number turns out to be gone. ``reconnected_at`` is when it
+    was connected again, if the signed body of a webhook says so.
 
     Return the connection, or None for a number that is not, and never was, a customer's of this
     site. Raise TryLater if the API cannot tell yet, a KapsoError if it is unavailable, and
@@ -57,10 +59,17 @@ def refresh_number(
             webhook_event=webhook_event,
             asked_at=asked_at,
             data=data or {"reason": "not_found"},
+            is_gone=True,
         )
     customer = customer_from_api(remote.customer_id, client) if remote.customer_id else None
     return apply_remote_number(
-        customer, remote, asked_at=asked_at, source=source, webhook_event=webhook_event, data=data
+        customer,
+        remote,
+        asked_at=asked_at,
+        source=source,
+        webhook_event=webhook_event,
+        data=data,
+        reconnected_at=reconnected_at,
     )
 
 
@@ -113,10 +122,12 @@ def apply_remote_number(
     webhook_event: WebhookEvent | None = None,
     provisioned_phone_number_id: str = "",
     data: Mapping[str, Any] | None = None,
+    reconnected_at: datetime | None = None,
 ) -> Connection | None:
     """Record what ``remote``, read from the API, says about a number.
 
     ``asked_at`` is when the request began: what was recorded since then is newer and stays.
+    ``reconnected_at`` is as for ``refresh_number``.
     ``customer`` is the customer here with the id ``remote.customer_id``; None for a number of the
     Kapso project itself. Return and raise as ``refresh_number`` does.
     """
@@ -140,7 +151,10 @@ def apply_remote_number(
             # The same record that was disconnected: it stays readable for a moment.
             if status not in {"", "CONNECTED"}:
                 return known
-            if time_since(disconnected_at) < STALE_READ_WINDOW:
+            is_later = reconnected_at is not None and as_aware(reconnected_at) >= as_instant(
+                disconnected_at
+            )
+            if not is_later and time_since(disconnected_at) < STALE_READ_WINDOW:
                 raise TryLater("Kapso still shows the number as it was before it was disconnected.")
             if known.connected_at is not None:
                 kind = Kind.RECONNECTED

@@ -21,6 +21,7 @@ from ..models import (
 from .disconnections import disconnect
 from .remote_numbers import check_owner, confirm_owner
 from .setup_links import revoke_setup_link
+from .status import update_status
 
 
 def disconnect_number(
@@ -62,6 +63,7 @@ def disconnect_number(
     )
 
     def change() -> None:
+        owners = list(Customer.objects.locked().filter(pk=connection.customer_id))
         Customer.objects.filter(pk=connection.customer_id).update(connect_key=None)
         # The webhook about it may have been faster than the API's answer.
         TimelineEvent.objects.filter(
@@ -77,6 +79,7 @@ def disconnect_number(
             status=Connection.Status.DISCONNECTED,
             disconnected_at__gte=asked_at,
         ).update(disconnect_reason=DISCONNECTED_BY_STAFF)
+        update_status(*owners)
 
     retry_on_conflict(change)
     return disconnected or connection

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -18,13 +18,15 @@ from django.utils import timezone
 from .. import outbox
 from ..conf import get_conf
 from ..db import bulk_insert, refuse_in_transaction, retry_on_conflict
-from ..exceptions import KapsoError, KapsoNotFound, KapsoValidationError
+from ..exceptions import InvalidOptions, KapsoError, KapsoNotFound, KapsoValidationError
 from ..kapso.client import KapsoClient
 from ..kapso.error_codes import SETUP_ERRORS
 from ..kapso.languages import Language
 from ..kapso.setup_link_options import SetupLinkOptions
 from ..kapso.types import KapsoSetupLink
 from ..models import Connection, Customer, SetupLink, Source, TimelineEvent, new_connect_key
+from ..phone_numbers import comparable_digits, only_digits
+from ..translation import gettext as _
 from ..utils import as_aware, as_instant, reverse_path, validate_same_site_url
 from .customers import register
 from .status import OnboardingStatus, update_status
@@ -328,7 +330,8 @@ def _new_link(
 
 def build_options(customer: Customer, options: Mapping[str, Any] | None) -> SetupLinkOptions:
     """Return the options of a new link: this site's URLs, ``SETUP_LINK_DEFAULTS``, the customer's
-    language, and ``options``; later ones override earlier ones. Raise InvalidOptions."""
+    language, and ``options``; later ones override earlier ones. Raise InvalidOptions, also for a
+    number to reconnect that is not one of the customer's."""
     origin = get_conf().public_url
     if not origin:
         raise ImproperlyConfigured(
@@ -340,7 +343,39 @@ def build_options(customer: Customer, options: Mapping[str, Any] | None) -> Setu
         "failure_redirect_url": origin + reverse_path("kapso_connect:failed"),
     }
     language = {"language": customer.language} if customer.language in Language.values else {}
-    return SetupLinkOptions.build(urls, get_conf().setup_link_defaults, language, options)
+    built = SetupLinkOptions.build(urls, get_conf().setup_link_defaults, language, options)
+    if built.reconnect_phone_number is None or customer.pk is None:
+        return built
+    return _check_reconnection(customer, built, built.reconnect_phone_number)
+
+
+def _check_reconnection(
+    customer: Customer, options: SetupLinkOptions, phone_number: str
+) -> SetupLinkOptions:
+    """Return ``options`` with the number to reconnect as Kapso wrote it. Raise InvalidOptions for
+    what Kapso would refuse, as far as that is known here."""
+    wanted = comparable_digits(phone_number)
+    numbers = list(customer.connections.order_by("status", "-pk"))
+    number = next((n for n in numbers if comparable_digits(n.phone_digits) == wanted), None)
+    if number is None:
+        others = Connection.objects.connected().exclude(customer=customer)
+        may_be_theirs = not all(known.phone_digits for known in numbers) or not numbers
+        if may_be_theirs and not others.filter(phone_digits=only_digits(phone_number)).exists():
+            return options  # Kapso knows
+        raise InvalidOptions(
+            {"reconnect_phone_number": _("Must be one of this customer's numbers.")}
+        )
+    types = set(options.allowed_connection_types or ())
+    if types and number.connection_type and types != {number.connection_type}:
+        raise InvalidOptions(
+            {
+                "allowed_connection_types": _(
+                    "The number is connected as “%(type)s”, and reconnecting does not change that."
+                )
+                % {"type": number.get_connection_type_display()}
+            }
+        )
+    return replace(options, reconnect_phone_number=f"+{number.phone_digits}")
 
 
 def create(request: LinkRequest, client: KapsoClient) -> SetupLink:

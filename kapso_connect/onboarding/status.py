@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Count, Exists, F, Max, OuterRef, QuerySet, Subquery
+from django.db.models import Count, Exists, F, OuterRef, QuerySet, Subquery
 from django.utils import timezone
 
 from ..db import alias, retry_on_conflict
-from ..models import Connection, Customer, OnboardingStatus, SetupLink
+from ..models import OFFBOARDED, Connection, Customer, OnboardingStatus, SetupLink
 
 __all__ = [
     "CustomerStatus",
@@ -52,7 +52,8 @@ def _status_of(facts: Mapping[str, Any]) -> OnboardingStatus:
     can_connect = can_still_connect(facts["link_status"], facts["setup_status"])
     ended_at = facts["ended_at"]
     if ended_at is not None and not (can_connect and facts["invited_at"] > ended_at):
-        return OnboardingStatus.DISCONNECTED
+        is_paused = facts["ended_because"] == OFFBOARDED
+        return OnboardingStatus.PAUSED if is_paused else OnboardingStatus.DISCONNECTED
     if not can_connect:
         return OnboardingStatus.NOT_INVITED
     if facts["setup_status"] == SetupLink.SetupStatus.FAILED:
@@ -64,13 +65,14 @@ def _facts(customers: QuerySet[Customer]) -> Any:
     """Return dicts: each customer, its stored status, and what its status follows from."""
     connections = Connection.objects.filter(customer=OuterRef("pk"))
     links = SetupLink.objects.filter(customer=OuterRef("pk"))
-    ended = connections.ended().order_by().values("customer").annotate(at=Max("disconnected_at"))
+    ended = connections.ended().order_by(F("disconnected_at").desc(), "-pk")
     return customers.using(alias()).values(
         "pk",
         "status",
         is_connected=Exists(connections.connected()),
         is_unconfirmed=Exists(links.unconfirmed()),
-        ended_at=Subquery(ended.values("at")),
+        ended_at=Subquery(ended.values("disconnected_at")[:1]),
+        ended_because=Subquery(ended.values("disconnect_reason")[:1]),
         link_status=F("latest_setup_link__status"),
         setup_status=F("latest_setup_link__setup_status"),
         opened_at=F("latest_setup_link__opened_at"),

@@ -44,7 +44,7 @@ from ..exceptions import InvalidOptions, KapsoRateLimited, KapsoUnavailable
 from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, Action
 from ..kapso.languages import Language
 from ..log import log_event
-from ..models import Connection, Customer, SetupLink, Source
+from ..models import Connection, Customer, OnboardingStatus, SetupLink, Source
 from ..onboarding import numbers, redirects, renewal, setup_links
 from ..onboarding.connect_urls import (
     connect_path,
@@ -274,6 +274,7 @@ class ConnectView(PageView):
             ),
             has_failed=link.setup_status == SetupLink.SetupStatus.FAILED,
             is_waiting=link.unconfirmed_since is not None,
+            is_paused=customer.status == OnboardingStatus.PAUSED,
         )
 
     def redirect_to_token_in(self, text: str) -> HttpResponse:

@@ -120,7 +120,7 @@ def disconnect_customer(
     """Disconnect a number; ``whatsapp_disconnected`` is sent, with ``reason`` in ``event.data``."""
     with run_on_commit_callbacks():
         number, data = connection.phone_number_id, {"reason": reason}
-        onboarding.disconnect(number, source=source, asked_at=_later(), data=data)
+        onboarding.disconnect(number, source=source, asked_at=_later(), data=data, is_gone=True)
     connection.refresh_from_db()
     return connection
 

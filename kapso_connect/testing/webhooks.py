@@ -18,6 +18,7 @@ from django.urls import get_script_prefix
 from ..conf import get_conf
 from ..db import alias
 from ..models import Customer
+from ..sandbox.payloads import ACCOUNT_SOURCES, LIFECYCLE_SOURCES
 from ..sandbox.signing import webhook_headers
 from ..sandbox.state import new_meta_id
 from ..utils import is_loopback, reverse_path
@@ -46,7 +47,10 @@ def webhook_payload(
         payload["id"] = str(uuid.uuid4())
         payload["event"] = event
         payload["occurred_at"] = datetime.now().astimezone().isoformat()
+    if source_event := {**ACCOUNT_SOURCES, **LIFECYCLE_SOURCES}.get(event):
+        payload["source"] = {"provider": "meta", "event": source_event}
     if event.startswith("whatsapp.account."):
+        payload["id"] = f"wae_{uuid.uuid4().hex}"
         payload["business_account_id"] = new_meta_id()
         payload["phone_numbers"] = [{"id": number}]
     else:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from django.db.models import Q
 
 from ..exceptions import Ignored, NeedsConfirmation, UnprocessableEvent
-from ..models import Connection, Customer, Source, WebhookEvent
-from ..onboarding import accounts, customers, disconnections, numbers
+from ..models import OFFBOARDED, Connection, Customer, Source, WebhookEvent
+from ..onboarding import accounts, customers, details, disconnections, numbers
 from ..utils import as_aware, as_instant
 from .payloads import SAMPLE_NUMBER, AccountEvent, PhoneNumberEvent
 
 NUMBER_CREATED = "whatsapp.phone_number.created"
 NUMBER_RECONNECTED = "whatsapp.phone_number.reconnected"
+NUMBER_OFFBOARDED = "whatsapp.phone_number.offboarded"
+
+ACCOUNT_OFFBOARDED = "ACCOUNT_OFFBOARDED"
+"""Meta's name, in the ``source`` of an event, for what Kapso calls ``offboarded``."""
 
 CONNECTING_EVENTS = {NUMBER_CREATED, NUMBER_RECONNECTED}
 """After these events a number is connected; after the other events of a number it is not."""
@@ -57,7 +61,7 @@ def handle_created(event: PhoneNumberEvent, webhook_event: WebhookEvent) -> None
     """
     if not event.customer_id:
         raise Ignored(OWN_NUMBER)
-    numbers.connect(
+    connection = numbers.connect(
         customers.find_or_add_customer(event.customer_id, event.external_customer_id),
         numbers.Number(
             phone_number_id=event.phone_number_id,
@@ -68,6 +72,7 @@ def handle_created(event: PhoneNumberEvent, webhook_event: WebhookEvent) -> None
         webhook_event=webhook_event,
         is_locked=True,
     )
+    details.request_after_commit(connection)
 
 
 def handle_disconnected(event: PhoneNumberEvent, webhook_event: WebhookEvent) -> None:
@@ -86,16 +91,27 @@ def handle_disconnected(event: PhoneNumberEvent, webhook_event: WebhookEvent) ->
         source=Source.WEBHOOK,
         webhook_event=webhook_event,
         occurred_at=event.occurred_at if webhook_event.is_name_signed else None,
-        data=disconnection_data(webhook_event.event, event),
+        data=disconnection_data(event, webhook_event),
     )
     if connection is None:
         raise Ignored(OWN_NUMBER)
 
 
-def disconnection_data(event_name: str, event: PhoneNumberEvent) -> dict[str, str]:
-    """Return what the timeline keeps about why and by whom a number was disconnected."""
+def disconnection_data(event: PhoneNumberEvent, webhook_event: WebhookEvent) -> dict[str, str]:
+    """Return what the timeline keeps about why and by whom a number was disconnected.
+
+    The reason is ``OFFBOARDED`` only if the signed body says that it was Meta, whose pauses are
+    usually over within minutes.
+    """
+    event_name = webhook_event.event
+    is_signed = webhook_event.is_name_signed or event.source_event == ACCOUNT_OFFBOARDED
+    if event_name == NUMBER_OFFBOARDED:
+        reason = OFFBOARDED if is_signed else "disconnected"
+    else:
+        source = event.source_event if event.source_event != ACCOUNT_OFFBOARDED else ""
+        reason = event.reason or source.lower() or event_name.rpartition(".")[2]
     data = {
-        "reason": event.reason or event_name.rpartition(".")[2],
+        "reason": reason,
         "initiated_by": event.initiated_by,
         "event": event_name,
         "id": event.event_id,

@@ -18,7 +18,7 @@ from django.db import IntegrityError
 from django.utils import timezone
 
 from .. import db, outbox
-from ..conf import get_conf
+from ..conf import DETAILS_BUDGET, get_conf
 from ..db import on_commit, retry_on_conflict, task
 from ..exceptions import (
     Ignored,
@@ -31,6 +31,7 @@ from ..exceptions import (
 from ..kapso.client import KapsoClient
 from ..log import log_event
 from ..models import Source, TimelineEvent, WebhookEvent
+from ..onboarding.details import details_budget
 from ..onboarding.remote_numbers import STALE_READ_WINDOW, refresh_number
 from ..utils import as_instant, describe, time_since, utc_now
 from .handlers import CONNECTING_EVENTS, TEST_DELIVERY, apply, disconnection_data
@@ -100,7 +101,8 @@ def receive(messages: Sequence[Message]) -> Received:
         if repeated is None:
             raise
         new, again = [], [repeated]
-    stored = [event for message in new if (event := _store_once(message)) is not None]
+    with details_budget(DETAILS_BUDGET):
+        stored = [event for message in new if (event := _store_once(message)) is not None]
     duplicates = len(messages) - len(stored)
     if duplicates:
         first = messages[0]
@@ -371,7 +373,8 @@ def confirm(
             source=Source.WEBHOOK,
             client=client or KapsoClient.from_settings(budget=get_conf().request_budget),
             webhook_event=webhook_event,
-            data=None if connects else disconnection_data(webhook_event.event, event),
+            data=None if connects else disconnection_data(event, webhook_event),
+            reconnected_at=event.occurred_at if webhook_event.is_name_signed else None,
         )
     except (KapsoError, TryLater) as error:
         schedule_retry(webhook_event, str(error))
@@ -380,6 +383,9 @@ def confirm(
     is_fresh = time_since(event.occurred_at or webhook_event.received_at) < STALE_READ_WINDOW
     if is_connected and not connects and is_fresh:
         schedule_retry(webhook_event, "Kapso's API still shows the number as connected.")
+        return
+    if connects and not is_connected and event.occurred_at is not None and is_fresh:
+        schedule_retry(webhook_event, "Kapso's API does not show the number as connected yet.")
         return
     if is_connected == connects:
         finish(webhook_event, WebhookEvent.Status.PROCESSED)

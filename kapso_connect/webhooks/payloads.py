@@ -63,6 +63,7 @@ class PhoneNumberEvent:
     business_account_id: str
     reason: str
     initiated_by: str
+    source_event: str = ""
 
 
 @dataclass(frozen=True)
@@ -309,6 +310,7 @@ def parse_phone_number_event(payload: Mapping[str, Any]) -> PhoneNumberEvent:
         or _optional_id(source, "business_account_id"),
         reason=_text(disconnection, "reason"),
         initiated_by=_text(disconnection, "initiated_by"),
+        source_event=_text(source, "event"),
     )
 
 

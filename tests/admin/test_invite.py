@@ -381,6 +381,26 @@ def test_invalid_default_of_the_site_gets_a_message_and_kapso_is_not_asked(
     assert not sandbox.requests()
 
 
+def test_site_that_uses_the_sdk_needs_one_way_to_connect(
+    admin_client: Client, sandbox: Sandbox, configure: Any
+) -> None:
+    origins = ["https://site.example"]
+    configure(
+        SETUP_LINK_DEFAULTS={
+            "allowed_origins": origins,
+            "allowed_connection_types": ["dedicated"],
+        }
+    )
+    address = draft(admin_client, customers(1))
+    both = {**CHOICES, "connection_types": "coexistence,dedicated"}
+    errors = admin_client.post(address, both).context["form"].errors
+    assert list(errors) == ["connection_types"]
+    assert "@kapso/sdk" in str(errors)
+    assert not sandbox.requests()
+    create(admin_client, customers(1), connection_types="dedicated")
+    assert sent_options(sandbox)["allowed_origins"] == origins
+
+
 def test_customers_with_a_link_or_a_connection_are_marked(admin_client: Client) -> None:
     invited, connected, fresh = customers(3)
     make_link(invited)

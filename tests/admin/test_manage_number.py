@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from kapso_connect.admin.display import health_details
 from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.onboarding import connect_urls
 
@@ -59,12 +60,63 @@ def test_invalid_phone_number_is_refused_with_a_message(world: World, display: s
 
 
 def test_unhealthy_number_gets_a_message_with_the_reason(world: World) -> None:
-    world.sandbox.patch_number(world.number.phone_number_id, status="BANNED")
-    response = world.post("health")
-    assert messages(response).startswith("+1 415-555-0123: Unhealthy. ")
-    assert "messaging_health" in messages(response)
+    world.sandbox.patch_number(world.number.phone_number_id, payment_problem=True)
+    text = messages(world.post("health"))
+    assert text.startswith("+1 415-555-0123: Unhealthy. The WhatsApp Business account: There is an")
+    assert "payment method (141006). Meta advises: Add a valid payment method" in text
+    assert "This is about the payment to Meta, and can only be solved there" in text
     world.number.refresh_from_db()
     assert world.number.health_status == "unhealthy"
+    assert "can only be solved there" in world.panel()
+
+
+def test_disconnected_number_is_said_to_be(world: World) -> None:
+    world.sandbox.patch_number(world.number.phone_number_id, status="DISCONNECTED")
+    Connection.objects.update(health_problems=[{"check": "phone_number_connection"}])
+    world.number.refresh_from_db()
+    assert health_details(world.number) == ["The number's connection: no reason was given."]
+    Connection.objects.update(
+        health_problems=[
+            {"check": "webhook_verified", "description": "failed"},
+            {"check": "messaging_health", "entity": "BUSINESS", "description": "BLOCKED"},
+            {"check": "new_check", "entity": "NEW", "description": "Odd.", "code": "7"},
+        ]
+    )
+    world.number.refresh_from_db()
+    assert health_details(world.number) == [
+        "Kapso's webhook at Meta: no reason was given.",
+        "The business at Meta: Meta lets it send no messages.",
+        "NEW: Odd (7).",
+    ]
+
+
+def test_held_result_is_shown_instead_of_asking_again(world: World) -> None:
+    world.sandbox.patch_number(world.number.phone_number_id, access_error="Token expired")
+    for count in (1, 2):
+        text = messages(world.post("health"))
+        assert "Kapso's access to the number: Token expired." in text
+        assert "Kapso checks this number again after" in text
+        assert count * world.request_count("GET", "/health") == count
+        Connection.objects.update(health_checked_at=timezone.now() - timedelta(minutes=1))
+    assert kinds() == ["health_checked"]
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("", "Not checked yet"),
+        ("funded", "Funded"),
+        ("pending", "send no paid messages before"),
+        ("unknown", "look at the account in Kapso"),
+        ("not_funded", "does not pay for this account"),
+        ("revoked", "no longer pays for this account"),
+    ],
+)
+def test_staff_see_whether_kapso_pays_meta(world: World, status: str, words: str) -> None:
+    assert "Kapso pays Meta" not in world.panel()
+    SetupLink.objects.update(options={"meta_billing_mode": "partner_managed"})
+    Connection.objects.update(setup_link=world.link, funding_status=status)
+    assert words in world.panel()
 
 
 def test_a_double_click_asks_about_health_once(world: World) -> None:

@@ -102,6 +102,11 @@ CASES: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None]] = [
     ("Connected +1 555-123-4567 test number", [TEST_NUMBER], None),
     ("Connected 123", [{"phone_number_id": "123"}], None),
     (f"Disconnected {FORMATTED}", [{**NUMBER, **DISCONNECTED}], None),
+    (
+        f"Paused by Meta {FORMATTED} Not back after an hour: let the customer reconnect it",
+        [{**NUMBER, **DISCONNECTED, "disconnect_reason": "offboarded"}],
+        None,
+    ),
     *(
         (
             f"Disconnected {FORMATTED} {text}",
@@ -110,7 +115,7 @@ CASES: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None]] = [
         )
         for reason, text in [
             ("deleted", "removed from Kapso"),
-            ("offboarded", "the customer withdrew it from Kapso"),
+            ("partner_removed", "the customer withdrew the access"),
             ("moved", "connected by another customer"),
             ("not_found", "no longer known to Kapso"),
             ("staff", "by a member of staff"),

@@ -56,7 +56,10 @@ def populate() -> None:
         {"account_status": "restricted", "display_phone_number": "+49 30 901820"},
         {"name_status": "DECLINED", "verified_name": "شركة 🎈" * 40},
         {"name_status": "PENDING_REVIEW", "verified_name": "Bäckerei"},
-        {"health_status": Health.UNHEALTHY, "health_error": "token: expired " * 20},
+        {
+            "health_status": Health.UNHEALTHY,
+            "health_problems": [{"check": "token_validity", "description": "expired " * 20}],
+        },
         {
             "status": Connection.Status.DISCONNECTED,
             "connected_at": now - 2 * DAY,
@@ -93,6 +96,7 @@ def test_the_figures_are_text(admin_client: Client) -> None:
         '<p class="kapso-figure">1\xa0hour, 30\xa0minutes</p>'.replace("\xa0", " "),
         'Links that end within 3 days <span class="kapso-count">12</span>',
         'Test number <span class="kapso-count">1</span>',
+        "Unhealthy</span> Kapso&#x27;s access token: expired expired",
         'Display name not approved <span class="kapso-count">2</span>',
     ):
         assert row in page

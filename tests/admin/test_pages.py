@@ -32,7 +32,7 @@ from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.webhooks.payloads import MAX_PAYLOAD_DEPTH
 
 from ..conftest import THOROUGH
-from ..factories import make_connection, make_customer, make_link
+from ..factories import make_connection, make_customer, make_link, store_statuses
 from ..sites.host_site.admin import BakeryAdmin
 from ..sites.host_site.models import Bakery
 
@@ -467,6 +467,33 @@ def test_setup_link_page_has_buttons_for_its_actions(
     assert actions_on(page, link.customer) == []
 
 
+@pytest.mark.parametrize(
+    ("minutes", "advice", "next_action"),
+    [
+        (5, "It usually comes back by itself within minutes.", None),
+        (61, "it has not after an hour. Let the customer reconnect it.", "reconnect"),
+    ],
+)
+def test_panel_says_what_to_do_about_a_number_that_meta_paused(
+    admin_client: Client, minutes: int, advice: str, next_action: str | None
+) -> None:
+    connection = make_connection(
+        display_phone_number="+14155550123",
+        status="disconnected",
+        disconnect_reason="offboarded",
+        disconnected_at=timezone.now() - timedelta(minutes=minutes),
+    )
+    store_statuses()
+    page = admin_client.get(url("customer", "change", connection.customer_id)).content.decode()
+    assert "Paused by Meta" in page
+    assert advice in " ".join(page.split())
+    highlighted = re.findall(r'class="button kapso-next" href="[^"]*/whatsapp/[^"/]*/(\w+)/', page)
+    assert highlighted == ([next_action] if next_action else [])
+    listed = admin_client.get(url("customer", "changelist") + "?whatsapp_status=paused")
+    short = "Not back after an hour" if next_action else "Usually back within minutes"
+    assert short in listed.content.decode()
+
+
 @pytest.mark.parametrize("status", ["connected", "disconnected"])
 def test_connection_page_has_buttons_for_its_actions(admin_client: Client, status: str) -> None:
     connection = make_connection(
@@ -477,11 +504,19 @@ def test_connection_page_has_buttons_for_its_actions(admin_client: Client, statu
         health_error="No webhook",
         quality_rating="RED",
         name_status="DECLINED",
+        health_problems=[{"check": "token_validity", "description": "It expired <b>"}],
+        funding_status="not_funded",
     )
     page = admin_client.get(url("connection", "change", connection.pk)).content.decode()
     expected = NUMBER_ACTIONS if status == "connected" else NUMBER_ACTIONS[:2]
     assert actions_on(page, connection.customer) == expected
-    for fact in ("Unhealthy", "No webhook", "RED", "DECLINED"):
+    for fact in (
+        "Unhealthy",
+        "access token: It expired &lt;b&gt;.",
+        "RED",
+        "DECLINED",
+        "Not funded",
+    ):
         assert fact in page
     assert ("by a member of staff" in page) == (status == "disconnected")
 

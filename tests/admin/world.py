@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from datetime import datetime, timedelta
 from typing import Any
@@ -62,6 +63,12 @@ class World:
         self.user.is_superuser = True
         self.user.save()
 
+    def panel(self) -> str:
+        """Return the page with the panel."""
+        opts = Bakery._meta
+        url = reverse(f"admin:{opts.app_label}_{opts.model_name}_change", args=[self.bakery.pk])
+        return html.unescape(self.client.get(url).content.decode())
+
     def url(self, page: str, *, of: Any = None, number: Any = None) -> str:
         obj = of or self.bakery
         args = [obj.pk] + ([(number or self.number).pk] if page in NUMBER_PAGES else [])
@@ -70,8 +77,8 @@ class World:
 
     def form_version(self, page: str, **kwargs: Any) -> dict[str, str]:
         """What the form on a page sends back besides the reader's own choice."""
-        html = self.client.get(self.url(page, **kwargs)).content.decode()
-        found = re.search(r'name="version" value="([^"]*)"', html)
+        page_html = self.client.get(self.url(page, **kwargs)).content.decode()
+        found = re.search(r'name="version" value="([^"]*)"', page_html)
         return {"version": found[1]} if found else {}
 
     def post(self, page: str, data: dict[str, str] | None = None, **kwargs: Any) -> Any:

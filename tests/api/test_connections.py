@@ -107,6 +107,36 @@ def test_health_is_not_checked_again_at_once(caller: Caller, sandbox: Sandbox) -
     assert TimelineEvent.objects.filter(kind="health_checked").count() == 2
 
 
+def test_health_says_what_is_wrong_and_is_not_asked_for_while_it_is_held(
+    caller: Caller, sandbox: Sandbox
+) -> None:
+    number = remote_connection(sandbox)
+    sandbox.patch_number(number.phone_number_id, access_error="Token expired")
+    path = f"connections/{number.pk}/refresh/"
+    data = caller.post(path).json()
+    assert data["health_problems"] == [
+        {
+            "check": "phone_number_access",
+            "entity": "",
+            "code": "",
+            "description": "Token expired",
+            "solution": "",
+        }
+    ]
+    assert data["health_retry_after"] > data["health_checked_at"]
+    Connection.objects.update(health_checked_at=timezone.now() - timedelta(minutes=1))
+    again = caller.post(path).json()
+    assert again["health_problems"] == data["health_problems"]
+    assert sum(row["path"].endswith("/health") for row in sandbox.requests()) == 1
+
+
+def test_funding_is_represented(caller: Caller) -> None:
+    number = make_connection(funding_status="pending", funding_checked_at=timezone.now())
+    data = caller.get(f"connections/{number.pk}/").json()
+    assert data["funding_status"] == "pending"
+    assert data["funding_checked_at"] is not None
+
+
 def test_refresh_disconnects_a_number_that_kapso_no_longer_has(
     caller: Caller, sandbox: Sandbox
 ) -> None:

@@ -191,7 +191,7 @@ class Population:
             status="disconnected" if fate == "lost" else "connected",
             connected_at=min(connected_at, self.now),
             disconnected_at=self.now - timedelta(days=lot) if fate == "lost" else None,
-            disconnect_reason="offboarded" if fate == "lost" else "",
+            disconnect_reason="partner_removed" if fate == "lost" else "",
             name_status="DECLINED" if 10 <= lot < 20 else "APPROVED",
             account_status="restricted" if 20 <= lot < 25 else "active",
             health_status="unhealthy" if 30 <= lot < 40 else "healthy",

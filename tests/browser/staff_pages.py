@@ -110,7 +110,7 @@ def make_staff_world(sandbox: Sandbox) -> StaffWorld:
             "status": Connection.Status.DISCONNECTED,
             "connected_at": now - timedelta(days=2),
             "disconnected_at": now,
-            "disconnect_reason": "offboarded",
+            "disconnect_reason": "partner_removed",
         },
     ):
         make_connection(make_customer(name=f"With {next(iter(fields))}"), **fields)

@@ -68,7 +68,7 @@ def bakeries() -> list[Bakery]:
         status="disconnected",
         connected_at=now - 9 * day,
         disconnected_at=now + day,
-        disconnect_reason="offboarded",
+        disconnect_reason="partner_removed",
     )
     connected = Customer.objects.get(name=made[2].title)
     for number in ("+49 30 123456", "+1 555-123-4567"):

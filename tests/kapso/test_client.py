@@ -465,13 +465,17 @@ def test_requests_say_what_was_asked(server: FaultyServer, client: KapsoClient) 
     }
 
 
+HEALTH: dict[str, Any] = {"error": "text", "checks": {"token": {"passed": True}}}
+
+
 def test_answers_become_typed_values(server: FaultyServer, client: KapsoClient) -> None:
     moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
     server.will(
         answer(200, example("CustomerOne")),
         answer(200, example("SetupLinkCreated")),
         answer(200, example("PhoneNumberOne")),
-        answer(200, changed("Health", checks={"token": {"passed": True}})["data"]),
+        answer(200, changed("Health", **HEALTH)["data"]),
+        answer(200, changed("Health", **HEALTH)),  # as two projects' mocks wrap it
         answer(200, example("WebhookOne")),
     )
     assert client.get_customer(CUSTOMER) == KapsoCustomer(
@@ -484,9 +488,10 @@ def test_answers_become_typed_values(server: FaultyServer, client: KapsoClient) 
     number = client.get_phone_number(NUMBER)
     assert isinstance(number, KapsoPhoneNumber)
     assert (number.customer_id, number.is_coexistence) == (CUSTOMER, True)
-    assert client.get_phone_number_health(NUMBER) == KapsoHealth(
-        status="healthy", timestamp=moment, error="text", checks={"token": {"passed": True}}
-    )
+    for _ in ("bare", "wrapped"):
+        assert client.get_phone_number_health(NUMBER) == KapsoHealth(
+            status="healthy", timestamp=moment, retry_after=moment, **HEALTH
+        )
     webhook = client.update_webhook(WEBHOOK, {})
     assert isinstance(webhook, KapsoWebhook)
     assert webhook.events == ("text",)
@@ -603,6 +608,19 @@ def test_a_test_delivery_that_is_not_confirmed_is_an_error(
     for _ in range(2):
         with pytest.raises(KapsoUnexpectedResponse, match="test webhook"):
             client.test_webhook(WEBHOOK)
+
+
+def test_refused_health_check_says_why(server: FaultyServer, client: KapsoClient) -> None:
+    body = {"error": "Rate limit exceeded", "message": "60 health checks a minute"}
+    server.will(answer(429, body, {"Retry-After": "60"}))
+    words = "Rate limit exceeded: 60 health checks a minute"
+    with pytest.raises(KapsoRateLimited, match=words) as caught:
+        client.get_phone_number_health(NUMBER)
+    assert caught.value.retry_after == 60
+    server.will(
+        answer(200, {"status": "error", "timestamp": "2026-01-02T03:04:05Z", "checks": None})
+    )
+    assert client.get_phone_number_health(NUMBER).checks == {}
 
 
 ERRORS = [

@@ -25,8 +25,8 @@ SCHEMA = {
 FULL = {
     "success_redirect_url": "https://site.example/ok?x=1",
     "failure_redirect_url": "http://localhost:8000/no",
-    "allowed_origins": ["https://site.example", "http://[::1]:8000"],
-    "allowed_connection_types": ["coexistence", "dedicated"],
+    "allowed_origins": ["https://site.example", "https://[::1]:8000"],
+    "allowed_connection_types": ["dedicated"],
     "language": "pt",
     "theme_config": dict.fromkeys(setup_link_options.THEME_COLORS, "#00Ff00"),
     "provision_phone_number": True,
@@ -35,6 +35,7 @@ FULL = {
     "meta_billing_mode": "partner_managed",
 }
 PROVISIONED = {"provision_phone_number": True}
+ORIGINS = {"allowed_origins": ["https://site.example"]}
 RECONNECT = {"reconnect_phone_number": "+15551234567"}
 
 
@@ -88,6 +89,9 @@ def test_later_source_overrides_and_none_removes() -> None:
         ("allowed_origins", ["https://site.example?x"]),
         ("allowed_origins", ["https://me@site.example"]),
         ("allowed_origins", ["*"]),
+        ("allowed_origins", ["http://site.example"]),
+        ("allowed_origins", ["HTTPS://site.example"]),
+        ("allowed_origins", ["https://site.example "]),
         ("allowed_connection_types", ["both"]),
         ("allowed_connection_types", [["dedicated"]]),
         ("allowed_connection_types", "dedicated"),
@@ -115,8 +119,8 @@ def test_later_source_overrides_and_none_removes() -> None:
         ("reconnect_phone_number", 15551234567),
         ("reconnect_phone_number", "5551234567"),
         ("reconnect_phone_number", "+1555"),
-        ("reconnect_phone_number", "+155512345678"),
-        ("reconnect_phone_number", "+99912345678"),
+        ("reconnect_phone_number", "+1555123456789012"),
+        ("reconnect_phone_number", "+05551234567"),
         ("reconnect_phone_number", "+15551234567;ext=5"),
         ("redirect_url", "https://site.example"),
     ],
@@ -135,9 +139,18 @@ def test_all_problems_come_at_once() -> None:
     assert set(problems(["language"])) == {"options"}
 
 
-def test_a_number_is_sent_as_e164() -> None:
-    built = SetupLinkOptions.build({"reconnect_phone_number": "+1 (555) 123-4567"})
-    assert built.payload() == RECONNECT
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("+1 (555) 123-4567", "+15551234567"),
+        # Forms that numbering plans no longer have, but WhatsApp does.
+        ("+52 1 55 1234 5678", "+5215512345678"),
+        ("+54 9 11 2345-6789", "+5491123456789"),
+    ],
+)
+def test_a_number_is_sent_as_e164(given: str, sent: str) -> None:
+    built = SetupLinkOptions.build({"reconnect_phone_number": given})
+    assert built.payload() == {"reconnect_phone_number": sent}
 
 
 @pytest.mark.parametrize(
@@ -152,12 +165,32 @@ def test_a_number_is_sent_as_e164() -> None:
             {**PROVISIONED, "phone_number_area_code": "415", "phone_number_country_isos": ["BR"]},
             "phone_number_area_code",
         ),
-        ({**RECONNECT, "allowed_connection_types": ["dedicated"]}, "allowed_connection_types"),
+        (
+            {**RECONNECT, "allowed_connection_types": ["dedicated", "coexistence"]},
+            "allowed_connection_types",
+        ),
+        (ORIGINS, "allowed_origins"),
+        (
+            {**ORIGINS, "allowed_connection_types": ["dedicated", "coexistence"]},
+            "allowed_origins",
+        ),
         ({**RECONNECT, **PROVISIONED}, "provision_phone_number"),
     ],
 )
 def test_options_that_exclude_each_other(asked: dict[str, Any], wrong: str) -> None:
     assert set(problems(asked)) == {wrong}
+
+
+def test_sdk_needs_one_connection_type() -> None:
+    message = problems(ORIGINS)["allowed_origins"]
+    for need in ("@kapso/sdk", "exactly one", "allowed_connection_types", "Multi-partner Solution"):
+        assert need in message
+    assert "@kapso/sdk" in problems({"allowed_origins": ["http://a.example"]})["allowed_origins"]
+    one = {"allowed_connection_types": ["dedicated"]}
+    assert SetupLinkOptions.build(ORIGINS, one).payload() == {**ORIGINS, **one}
+    # Kapso sets the number's own.
+    assert SetupLinkOptions.build(ORIGINS, RECONNECT).payload() == {**ORIGINS, **RECONNECT}
+    assert SetupLinkOptions.build({**RECONNECT, **one}).payload() == {**RECONNECT, **one}
 
 
 def test_what_a_later_source_contradicts_is_dropped() -> None:
@@ -177,7 +210,7 @@ def test_what_a_later_source_contradicts_is_dropped() -> None:
 
 
 def test_an_earlier_source_does_not_overrule_a_later_one() -> None:
-    asked = {"allowed_connection_types": ["dedicated"]}
+    asked = {"allowed_connection_types": ["dedicated", "coexistence"]}
     assert set(problems(RECONNECT, asked)) == set(asked)
     assert set(problems(RECONNECT, PROVISIONED)) == set(PROVISIONED)
 
@@ -208,6 +241,6 @@ def test_what_is_valid_keeps_to_the_contract(source: dict[str, Any]) -> None:
     try:
         payload = SetupLinkOptions.build(source).payload()
     except InvalidOptions as invalid:
-        assert set(invalid.errors) == {"phone_number_area_code"}  # noqa: PT017
+        assert set(invalid.errors) <= {"phone_number_area_code", "allowed_origins"}  # noqa: PT017
     else:
         Draft202012Validator(SCHEMA).validate(payload)

@@ -693,6 +693,16 @@ def test_problems_of_the_api_are_reported(
 
 
 @pytest.mark.django_db
+def test_hint_does_not_blame_the_key_for_what_is_in_front_of_kapso(configure: Any) -> None:
+    configure(PUBLIC_URL="http://127.0.0.1:9")
+    with FaultyServer() as cloudflare:
+        cloudflare.will(answer(403, b"error code: 1010"))
+        configure(API_BASE_URL=cloudflare.url)
+        found = run()["kapso.api"]
+    assert "The key is not the reason" in found["hint"]
+
+
+@pytest.mark.django_db
 def test_hint_names_api_base_url_if_it_is_not_kapso(configure: Any) -> None:
     configure(PUBLIC_URL="http://127.0.0.1:9")
     with FaultyServer() as other:

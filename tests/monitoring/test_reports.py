@@ -23,7 +23,7 @@ from kapso_connect.monitoring import reports
 from kapso_connect.monitoring.reports import Period, Step
 from kapso_connect.onboarding import setup_links
 
-from ..factories import make_connection, make_customer, make_link
+from ..factories import make_connection, make_customer, make_link, store_statuses
 
 pytestmark = pytest.mark.django_db
 
@@ -208,6 +208,16 @@ def test_working_number_needs_no_attention(fields: dict[str, Any]) -> None:
     make_connection(**fields)
     found = reports.numbers_needing_attention()
     assert [why for why in Attention if found[why].listed] == []
+
+
+@pytest.mark.parametrize(("minutes", "needs"), [(50, False), (70, True)])
+def test_paused_number_needs_attention_after_an_hour(minutes: int, needs: bool) -> None:
+    lost_number(
+        disconnect_reason="offboarded",
+        disconnected_at=timezone.now() - timedelta(minutes=minutes),
+    )
+    store_statuses()
+    assert bool(needing(Attention.DISCONNECTED)) is needs
 
 
 def lost_number(**fields: Any) -> Connection:

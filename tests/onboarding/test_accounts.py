@@ -15,10 +15,13 @@ from kapso_connect.exceptions import KapsoRateLimited
 from kapso_connect.kapso.client import KapsoClient
 from kapso_connect.kapso.types import KapsoHealth
 from kapso_connect.models import Connection
+from kapso_connect.onboarding.funding import refresh_funding
+from kapso_connect.onboarding.numbers import Number
 from kapso_connect.testing import Sandbox
 from kapso_connect.webhooks import inbox
 
-from ..factories import SentSignals, listening, make_connection, post
+from ..factories import SentSignals, listening, make_connection, make_link, post
+from ..faulty_server import FaultyServer, answer
 from .support import events, last_delivery, reload
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -30,14 +33,74 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def test_health_is_recorded_with_its_errors_and_who_asked(
     sandbox: Sandbox, connection: Connection, actor: User
 ) -> None:
-    sandbox.patch_number(connection.phone_number_id, name_status="DECLINED")
+    sandbox.patch_number(connection.phone_number_id, payment_problem=True)
     onboarding.check_health(connection, actor=actor)
     connection.refresh_from_db()
-    assert connection.health_status == "degraded"
-    assert "messaging_health" in connection.health_error
+    assert connection.health_status == "unhealthy"
+    assert connection.health_error.startswith("messaging_health: There is an error with the paym")
+    assert connection.health_problems == [
+        {
+            "check": "messaging_health",
+            "entity": "WABA",
+            "code": "141006",
+            "description": "There is an error with the payment method.",
+            "solution": "Add a valid payment method to the WhatsApp Business Account at Meta.",
+        }
+    ]
     assert connection.health_checked_at
+    assert connection.health_retry_after is None
     (event,) = events("health_checked")
-    assert (event.actor, event.data["status"]) == (actor, "degraded")
+    assert (event.actor, event.data["status"]) == (actor, "unhealthy")
+    sandbox.patch_number(connection.phone_number_id, payment_problem=False)
+    onboarding.check_health(connection)
+    connection.refresh_from_db()
+    assert (connection.health_status, connection.health_problems) == ("healthy", [])
+
+
+def test_held_answer_is_not_asked_for_again(sandbox: Sandbox, connection: Connection) -> None:
+    sandbox.patch_number(connection.phone_number_id, access_error="Token expired")
+    onboarding.check_health(connection)
+    connection.refresh_from_db()
+    held_until = connection.health_retry_after
+    assert held_until is not None
+    assert timedelta(minutes=4) < held_until - timezone.now() < timedelta(minutes=6)
+    before = len(sandbox.requests())
+    again = onboarding.check_health(connection)
+    assert (again.status, again.error, again.retry_after) == ("error", "Token expired", held_until)
+    assert again.timestamp == connection.health_checked_at
+    assert len(sandbox.requests()) == before
+    assert len(events("health_checked")) == 1
+    # Once the time is over, and after the number was connected again, Kapso is asked.
+    Connection.objects.update(health_retry_after=timezone.now())
+    connection.refresh_from_db()
+    onboarding.check_health(connection)
+    assert len(events("health_checked")) == 2
+    now = timezone.now()
+    link = make_link(connection.customer)
+    number = Number(connection.phone_number_id)
+    onboarding.connect(connection.customer, number, source="sync", setup_link=link, asked_at=now)
+    connection.refresh_from_db()
+    assert connection.health_retry_after is None
+    Connection.objects.update(
+        status="disconnected", disconnected_at=now, health_retry_after=now + timedelta(hours=1)
+    )
+    onboarding.connect(
+        connection.customer, number, source="sync", asked_at=now + timedelta(seconds=1)
+    )
+    connection.refresh_from_db()
+    assert connection.health_retry_after is None
+
+
+def test_answer_is_held_for_an_hour_at_most(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = timezone.now()
+    odd = KapsoHealth("error", now, error="no", retry_after=now + timedelta(days=9000))
+    monkeypatch.setattr(KapsoClient, "get_phone_number_health", lambda *args: odd)
+    onboarding.check_health(connection)
+    connection.refresh_from_db()
+    assert connection.health_retry_after is not None
+    assert connection.health_retry_after < now + timedelta(minutes=61)
 
 
 def test_unknown_health_status_is_recorded_as_an_error(
@@ -48,6 +111,45 @@ def test_unknown_health_status_is_recorded_as_an_error(
     onboarding.check_health(connection)
     connection.refresh_from_db()
     assert (connection.health_status, len(connection.health_error)) == ("error", 2000)
+
+
+@pytest.mark.parametrize(
+    ("status", "recorded"), [("funded", "funded"), ("revoked", "revoked"), (None, "")]
+)
+def test_health_check_asks_whether_kapso_pays_meta(
+    sandbox: Sandbox, connection: Connection, status: str | None, recorded: str
+) -> None:
+    options = {"meta_billing_mode": "partner_managed"}
+    connection.setup_link = make_link(connection.customer, options=options)
+    account = sandbox.state()["phone_numbers"][0]["business_account_id"]
+    connection.business_account_id = account
+    connection.save()
+    if status:
+        sandbox.set_funding(account, status)
+    else:
+        sandbox.faults(api=[{"match": "/funding", "kind": "status", "status": 500}])
+    onboarding.check_health(connection)
+    assert connection.funding_status == recorded
+    connection.refresh_from_db()
+    assert (connection.health_status, connection.funding_status) == ("healthy", recorded)
+    assert connection.funding_checked_at is not None
+
+
+def test_unknown_funding_status_is_recorded_as_unknown(
+    connection: Connection, configure: Any
+) -> None:
+    options = {"meta_billing_mode": "partner_managed"}
+    connection.setup_link = make_link(connection.customer, options=options)
+    connection.business_account_id = "waba-1"
+    connection.save()
+    with FaultyServer() as kapso:
+        kapso.will(answer(200, {"data": {"status": "perhaps"}}))
+        configure(API_BASE_URL=kapso.url)
+        with KapsoClient.from_settings() as client:
+            assert refresh_funding(connection, client)
+            assert not refresh_funding(connection, client)
+    connection.refresh_from_db()
+    assert connection.funding_status == "unknown"
 
 
 def test_rate_limited_health_check_records_nothing(

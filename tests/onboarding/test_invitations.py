@@ -219,6 +219,7 @@ def test_batch_waits_before_it_reaches_the_rate_limit(
     assert reached.due_at is not None
     assert timedelta(seconds=30) < reached.due_at - utc_now() < timedelta(seconds=61)
     assert set(batch.invitations.pending().values_list("attempts", flat=True)) == {0}
+    assert batch.invitations.filter(last_error__startswith="Kapso allows only so many").exists()
     # A new minute begins.
     sandbox.set_rate_limit(200)
     monkeypatch.setattr(http, "_rate_limits", {})

@@ -69,8 +69,12 @@ def closed(connection: Connection, *, ago: timedelta = timedelta(minutes=30)) ->
 # Disconnected
 
 
-@pytest.mark.parametrize("event", [DISCONNECTED, OFFBOARDED])
-def test_disconnection_records_reason_and_time(connection: Connection, event: str) -> None:
+@pytest.mark.parametrize(
+    ("event", "reason"), [(DISCONNECTED, "ACCOUNT_REMOVED"), (OFFBOARDED, "offboarded")]
+)
+def test_disconnection_records_reason_and_time(
+    connection: Connection, event: str, reason: str
+) -> None:
     at = timezone.now() - timedelta(minutes=1)
     with listening() as heard:
         deliver(
@@ -80,7 +84,7 @@ def test_disconnection_records_reason_and_time(connection: Connection, event: st
             disconnection={"reason": "ACCOUNT_REMOVED", "initiated_by": "owner"},
         )
     sent = heard.only("whatsapp_disconnected")
-    assert sent["event"].data["reason"] == "ACCOUNT_REMOVED"
+    assert sent["event"].data["reason"] == reason
     assert sent["event"].data["initiated_by"] == "owner"
     assert sent["event"].occurred_at == at
     assert reload(connection).disconnected_at == at
@@ -327,6 +331,148 @@ def test_disconnection_from_the_future_happened_now(
         Connection.objects.update(disconnected_at=closed_at - timedelta(minutes=3))
         deliver(RECONNECTED, connection, at=timezone.now())
     assert heard.names() == ["whatsapp_reconnected"]
+
+
+# A device change, and other pauses
+
+
+@pytest.mark.parametrize("event", [OFFBOARDED, DISCONNECTED])
+def test_reconnection_within_two_minutes_is_recorded_at_once(
+    connection: Connection, sandbox: Sandbox, event: str
+) -> None:
+    now = timezone.now()
+    with listening() as heard:
+        deliver(event, connection, at=now - timedelta(seconds=90))
+        deliver(RECONNECTED, connection, at=now - timedelta(seconds=5))
+    assert heard.names() == ["whatsapp_disconnected", "whatsapp_reconnected"]
+    assert reload(connection).is_connected
+    assert last_delivery().status == "processed"
+
+
+@pytest.mark.parametrize("is_signed", [True, False])
+def test_reconnection_that_is_not_known_to_be_later_waits(
+    connection: Connection, sandbox: Sandbox, is_signed: bool
+) -> None:
+    now = timezone.now()
+    deliver(DISCONNECTED, connection, at=now - timedelta(seconds=30))
+    with listening() as heard:
+        if is_signed:
+            deliver(RECONNECTED, connection, at=now - timedelta(seconds=60))
+        else:
+            ids = connection.customer, connection.phone_number_id
+            post(payload_for(*ids, occurred_at=now.isoformat()), event=RECONNECTED)
+    assert heard == []
+    assert last_delivery().status == "pending"
+
+
+def test_reconnection_that_the_api_does_not_show_yet_is_tried_again(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    deliver(OFFBOARDED, connection, at=timezone.now() - timedelta(seconds=60))
+    sandbox.patch_number(connection.phone_number_id, status="DISCONNECTED")
+    with listening() as heard:
+        deliver(RECONNECTED, connection, at=timezone.now())
+        assert (last_delivery().status, heard) == ("pending", [])
+        sandbox.patch_number(connection.phone_number_id, status="CONNECTED")
+        run_due()
+    assert heard.names() == ["whatsapp_reconnected"]
+
+
+def paused(connection: Connection) -> Connection:
+    at = timezone.now() - timedelta(minutes=5)
+    source = {"provider": "meta", "event": "ACCOUNT_OFFBOARDED"}
+    deliver(OFFBOARDED, connection, at=at, source=source)
+    return reload(connection)
+
+
+def test_offboarding_is_a_pause_of_metas(connection: Connection) -> None:
+    with listening() as heard:
+        number = paused(connection)
+    assert heard.only("whatsapp_disconnected")["event"].data["reason"] == "offboarded"
+    assert (number.status, number.is_paused, number.is_paused_for_long) == (
+        "disconnected",
+        True,
+        False,
+    )
+    assert number.customer.status == "paused"
+    Connection.objects.update(disconnected_at=timezone.now() - timedelta(minutes=61))
+    assert reload(connection).is_paused_for_long
+
+
+@pytest.mark.parametrize(
+    ("event_in_source", "in_body", "is_paused"),
+    [
+        ("ACCOUNT_OFFBOARDED", True, True),
+        ("ACCOUNT_OFFBOARDED", False, True),
+        (None, True, True),
+        (None, False, False),
+    ],
+)
+def test_pause_is_believed_only_if_the_signed_body_says_so(
+    connection: Connection,
+    sandbox: Sandbox,
+    event_in_source: str | None,
+    in_body: bool,
+    is_paused: bool,
+) -> None:
+    sandbox.patch_number(connection.phone_number_id, status="DISCONNECTED")
+    payload = payload_for(connection.customer, connection.phone_number_id, id="1")
+    payload["occurred_at"] = timezone.now().isoformat()
+    if event_in_source:
+        payload["source"] = {"event": event_in_source}
+    if in_body:
+        payload["event"] = OFFBOARDED
+    post(payload, event=OFFBOARDED)
+    assert not reload(connection).is_connected
+    assert reload(connection).is_paused is is_paused
+
+
+@pytest.mark.parametrize(
+    ("source_event", "given", "reason"),
+    [
+        ("PARTNER_REMOVED", None, "partner_removed"),
+        ("PARTNER_APP_UNINSTALLED", None, "partner_app_uninstalled"),
+        ("PARTNER_REMOVED", "user_request", "user_request"),
+    ],
+)
+def test_reason_of_the_customers_withdrawal(
+    connection: Connection, source_event: str, given: str | None, reason: str
+) -> None:
+    disconnection = {"reason": given, "initiated_by": None}
+    source = {"event": source_event}
+    now = timezone.now()
+    deliver(DISCONNECTED, connection, at=now, source=source, disconnection=disconnection)
+    assert reload(connection).disconnect_reason == reason
+    assert reload(connection).customer.status == "disconnected"
+
+
+def test_withdrawal_of_a_paused_number_is_announced_once(connection: Connection) -> None:
+    number = paused(connection)
+    assert number.disconnected_at is not None
+    with listening() as heard:
+        deliver(DISCONNECTED, number, at=number.disconnected_at - timedelta(minutes=1))
+        assert heard == []
+        assert reload(connection).is_paused
+        for _ in range(2):
+            deliver(DISCONNECTED, number, at=number.disconnected_at + timedelta(minutes=1))
+        deliver(OFFBOARDED, number, at=number.disconnected_at + timedelta(minutes=2))
+    assert heard.only("whatsapp_disconnected")["event"].data["reason"] == "disconnected"
+    assert reload(connection).customer.status == "disconnected"
+
+
+def test_paused_number_that_was_deleted_is_gone_once_kapso_no_longer_has_it(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    number = paused(connection)
+    sandbox.patch_number(connection.phone_number_id, status="DISCONNECTED")
+    with listening() as heard:
+        deliver(DELETED, number)  # a replay, as far as anybody can tell
+        assert reload(connection).is_paused
+        sandbox.send_event(DELETED, phone_number_id=connection.phone_number_id)
+        wait_until_deleted(sandbox, connection)
+        deliver(DELETED, number)
+    assert heard.names() == ["whatsapp_disconnected"]
+    assert reload(connection).customer.status == "disconnected"
 
 
 # One budget

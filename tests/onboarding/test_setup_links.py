@@ -30,9 +30,10 @@ from kapso_connect.models import Customer, SetupLink, TimelineEvent
 from kapso_connect.onboarding import invitations, redirects, renewal, setup_links
 from kapso_connect.onboarding.numbers import Number
 from kapso_connect.onboarding.remote_numbers import refresh_number
+from kapso_connect.phone_numbers import only_digits
 from kapso_connect.testing import Sandbox
 
-from ..factories import listening, make_customer, make_link, remote_customer
+from ..factories import listening, make_connection, make_customer, make_link, remote_customer
 from .support import during_request, events, links_at_kapso
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -125,6 +126,65 @@ def test_options_override_the_customer_and_the_settings(sandbox: Sandbox, settin
     remote = sandbox.state()["setup_links"][-1]
     assert remote["id"] == link.kapso_id
     assert (remote["language"], remote["allowed_connection_types"]) == ("hi", ["dedicated"])
+
+
+@pytest.mark.parametrize(
+    ("known", "asked"),
+    [
+        ("+1 415-555-0123", "+14155550123"),
+        ("+52 1 55 1234 5678", "+52 55 1234 5678"),
+        ("+52 55 1234 5678", "+5215512345678"),
+        ("+54 9 11 2345-6789", "+541123456789"),
+        ("+99 912 345 678", "+99912345678"),
+    ],
+)
+def test_number_is_reconnected_as_kapso_wrote_it(sandbox: Sandbox, known: str, asked: str) -> None:
+    digits = f"+{only_digits(known)}"
+    row = sandbox.add_number(external_customer_id="acme", phone_number=digits)
+    customer = make_customer(kapso_id=row["customer_id"], external_customer_id="acme")
+    make_connection(customer, display_phone_number="+1 202-555-0100")
+    number = make_connection(
+        customer,
+        phone_number_id=row["phone_number_id"],
+        display_phone_number=known,
+        connection_type="dedicated",
+    )
+    sandbox.patch_number(number.phone_number_id, is_coexistence=False)
+    for types in ({}, {"allowed_connection_types": ["dedicated"]}):
+        options = {"reconnect_phone_number": asked, **types}
+        link = onboarding.create_setup_link(customer, options=options)
+        assert link.options["reconnect_phone_number"] == digits
+    before = len(sandbox.requests())
+    for changes, wrong in (
+        ({"allowed_connection_types": ["coexistence"]}, "allowed_connection_types"),
+        ({"provision_phone_number": True}, "provision_phone_number"),
+        ({"reconnect_phone_number": "+14155550199"}, "reconnect_phone_number"),
+    ):
+        options = {"reconnect_phone_number": asked, **changes}
+        with pytest.raises(InvalidOptions) as caught:
+            onboarding.create_setup_link(customer, options=options)
+        assert list(caught.value.errors) == [wrong]
+    assert len(sandbox.requests()) == before
+
+
+def test_kapso_decides_about_a_number_that_is_not_known_here(sandbox: Sandbox) -> None:
+    row = sandbox.add_number(external_customer_id="acme", phone_number="+14155550123")
+    customer = make_customer(kapso_id=row["customer_id"], external_customer_id="acme")
+    options = {"reconnect_phone_number": "+14155550123"}
+    assert onboarding.create_setup_link(customer, options=options)
+    before = len(sandbox.requests())
+    elsewhere = make_connection(display_phone_number="+1 415-555-0123")
+    with pytest.raises(InvalidOptions, match="one of this customer's"):
+        onboarding.create_setup_link(customer, options=options)
+    elsewhere.delete()
+    make_connection(customer, display_phone_number="+1 202-555-0100")
+    with pytest.raises(InvalidOptions, match="one of this customer's"):
+        onboarding.create_setup_link(customer, options=options)
+    assert len(sandbox.requests()) == before
+    # Connected by a webhook, which does not say the number.
+    make_connection(customer, phone_number_id=row["phone_number_id"])
+    link = onboarding.create_setup_link(customer, options=options)
+    assert link.options["reconnect_phone_number"] == "+14155550123"
 
 
 def test_invalid_options_are_rejected_before_any_request(sandbox: Sandbox) -> None:

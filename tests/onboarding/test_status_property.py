@@ -96,8 +96,13 @@ def expected_status(
     """Return the status of a customer and the key of its latest link, from all the rows."""
     latest = expected_latest_link(customer, links)
     own = [number for number in numbers if number.customer_id == customer.pk]
-    losses = [number.disconnected_at for number in own if number.connected_at]
-    lost_at = max((at for at in losses if at is not None), default=None)
+    losses = [
+        (number.disconnected_at, number.pk, number.disconnect_reason)
+        for number in own
+        if number.connected_at and number.disconnected_at and number.status == "disconnected"
+    ]
+    lost_at, _, lost_because = max(losses, default=(None, 0, ""))
+    lost = "paused" if lost_because == "offboarded" else "disconnected"
     if latest is None or latest.status == "revoked" or latest.setup_status == "completed":
         invitation = ""
     elif latest.setup_status == "failed":
@@ -113,7 +118,7 @@ def expected_status(
     elif any(link.unconfirmed_since for link in links if link.customer_id == customer.pk):
         status = "confirming"
     else:
-        status = invitation or ("disconnected" if lost_at else "not_invited")
+        status = invitation or (lost if lost_at else "not_invited")
     return status, latest.pk if latest else None
 
 

@@ -34,6 +34,7 @@ from kapso_connect.models import (
     IdempotentRequest,
     SetupLink,
     TimelineEvent,
+    new_connect_key,
 )
 from kapso_connect.onboarding.connect_urls import (
     RETURN_SECONDS,
@@ -52,6 +53,7 @@ from ..factories import (
     make_link,
     read_only_database,
     remote_customer,
+    store_statuses,
 )
 from ..faults import around_api_requests
 from .test_views import FAILED, SUCCESS, failed, success, text, visit
@@ -836,3 +838,17 @@ def test_staff_find_the_reference(admin_client: Client) -> None:
     page = text(admin_client.get(url, {"q": link.reference}))
     assert "Sought" in page
     assert "1 setup link" in page
+
+
+def test_customer_whose_number_meta_paused_is_told_so(client: Client) -> None:
+    customer = make_customer(connect_key=new_connect_key())
+    connection = make_connection(
+        customer,
+        status="disconnected",
+        disconnect_reason="offboarded",
+        disconnected_at=timezone.now(),
+    )
+    make_link(customer, is_latest=True, status="used", setup_status="completed")
+    store_statuses()
+    page = client.get(connect_path(connection.customer)).content.decode()
+    assert "WhatsApp has paused your number" in page

@@ -437,6 +437,10 @@ def test_phone_numbers_are_formatted() -> None:
 
     assert format_phone_number("+14155552671") == "+1 415-555-2671"
     assert format_phone_number("5511987654321") == "+55 11 98765-4321"
+    for mexican in ("+5215512345678", "5215512345678", "+52 1 55 1234 5678", "52 155 1234 5678"):
+        assert format_phone_number(mexican) == "+52 1 55 1234 5678"
+    assert format_phone_number("+525512345678") == "+52 55 1234 5678"
+    assert format_phone_number("+5491123456789") == "+54 9 11 2345-6789"
     assert format_phone_number("not a number") == "not a number"
     assert format_phone_number("") == ""
     assert is_test_number("+1 555-123-4567")

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,6 +167,13 @@ def with_links() -> dict[str, Any]:
 
 def toml(values: dict[str, str], separator: str) -> str:
     return separator.join(f'"{name}" = "{value}"' for name, value in values.items())
+
+
+@pytest.fixture
+def box() -> Iterator[Sandbox]:
+    """A sandbox in which a deleted number is gone at once, as schemathesis expects."""
+    with Sandbox(teardown_seconds=0) as sandbox:
+        yield sandbox
 
 
 @pytest.fixture

@@ -27,8 +27,9 @@ from kapso_connect.utils import time_since, validate_same_site_url
 OBJECTS_PER_QUERY = 500
 MAX_LISTED_PROBLEMS = 20
 
-MAX_IDLE_SECONDS = 60.0
-"""How long to wait for other processes, or for the next attempt, without any progress."""
+MAX_IDLE_SECONDS = 90.0
+"""How long to wait for other processes, or for the next attempt, without any progress. Longer than
+the minute for which Kapso's rate limit is."""
 
 HOW_TO_RESUME = "Nothing is lost. Continue with: manage.py kapso_invite --resume"
 
