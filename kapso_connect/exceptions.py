@@ -60,7 +60,8 @@ class KapsoValidationError(KapsoError):
 
 
 class KapsoRateLimited(KapsoError):
-    """Too many requests (429). Nothing was changed; try again later.
+    """Too many requests (429), or as many as a paced client makes (``status`` is None then).
+    Nothing was changed; try again later.
 
     ``retry_after`` is the number of seconds to wait, or None if Kapso gave none.
     """

@@ -625,6 +625,8 @@ def test_whether_kapso_pays_meta_is_asked_where_it_shall(sandbox: Sandbox, mode:
         return number.funding_status, number.funding_checked_at is not None
 
     sandbox.set_funding(account, "pending")
+    assert sync.run(dry_run=True).updated == 0
+    assert not any(row["path"].endswith("/funding") for row in sandbox.requests())
     is_asked = mode == "partner_managed"
     assert funding() == ("pending" if is_asked else "", is_asked)
     sandbox.set_funding(account, "not_funded")

@@ -7,6 +7,7 @@ from datetime import timezone as zones
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.utils import timezone
 
 from kapso_connect.admin.display import health_details
@@ -99,6 +100,7 @@ def test_held_result_is_shown_instead_of_asking_again(world: World) -> None:
         assert count * world.request_count("GET", "/health") == count
         Connection.objects.update(health_checked_at=timezone.now() - timedelta(minutes=1))
     assert kinds() == ["health_checked"]
+    assert LogEntry.objects.count() == 2  # of the customer and of the bakery, once
 
 
 @pytest.mark.parametrize(

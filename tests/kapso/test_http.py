@@ -436,10 +436,12 @@ def test_threads_share_connections_without_mixing_answers(server: FaultyServer, 
 
 FORKING = """
 import os, sys
+from kapso_connect.kapso import http
 from kapso_connect.kapso.client import KapsoClient
 client = KapsoClient("k", base_url=sys.argv[1])
 client.get_customer("parent")
 child = os.fork()
+assert len(http._rate_limits) == (0 if child == 0 else 1)
 for _ in range(5):
     assert client.get_customer("child" if child == 0 else "parent")
 if child:

@@ -62,6 +62,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 AWAY = {"match": ".*", "kind": "status", "status": 503}
 REFUSED = {"match": ".*", "kind": "status", "status": 401}
+BLOCKED = {"match": ".*", "kind": "html", "status": 403}
 
 
 @pytest.fixture(autouse=True)
@@ -193,7 +194,7 @@ def test_without_time_zones(sandbox: Sandbox, client: Client, settings: Any) -> 
     assert SetupLink.objects.count() == 2
 
 
-@pytest.mark.parametrize("fault", [AWAY, REFUSED], ids=["away", "refused"])
+@pytest.mark.parametrize("fault", [AWAY, BLOCKED, REFUSED], ids=["away", "blocked", "refused"])
 def test_kapso_errors_show_a_friendly_page(
     link: SetupLink, address: str, client: Client, sandbox: Sandbox, configure: Any, caplog: Any,
     fault: dict[str, Any],
@@ -204,7 +205,7 @@ def test_kapso_errors_show_a_friendly_page(
     with caplog.at_level(logging.WARNING, "kapso_connect"):
         response = client.post(address)
     assert response.status_code == 503
-    assert ("Retry-After" in response) == (fault is AWAY)
+    assert ("Retry-After" in response) == (fault is not REFUSED)
     page = text(response)
     assert "Try again" in page
     assert link.kapso_id[:8] in page
