@@ -12,6 +12,7 @@ from ..conf import get_conf
 from ..db import refuse_in_transaction, retry_on_conflict
 from ..exceptions import (
     KapsoError,
+    KapsoNotFound,
     KapsoValidationError,
     NeedsConfirmation,
     TryLater,
@@ -29,7 +30,7 @@ from .remote_numbers import (
     find_remote_number,
     is_closed,
 )
-from .setup_links import is_completed_at_kapso
+from .setup_links import find_remote_link, is_completed_at_kapso
 from .status import update_status
 
 
@@ -193,13 +194,26 @@ def _find_new_number(
 
 def _may_appear(link: SetupLink, number: Number, client: KapsoClient, *, by_visitor: bool) -> bool:
     """Return whether the API may show ``number`` soon: it was reported just now, by the visitor or
-    from a link that connected a number."""
+    from a link that was used."""
     is_reported = link.unconfirmed_phone_number_id == number.phone_number_id
     since = link.unconfirmed_since if is_reported else None
     if since is not None and time_since(since) >= NOT_SHOWN_YET_WINDOW:
         return False
     was_visitor = since is not None and link.unconfirmed_by_visitor
-    return by_visitor or was_visitor or is_completed_at_kapso(link, client)
+    return by_visitor or was_visitor or _was_used(link, client)
+
+
+def _was_used(link: SetupLink, client: KapsoClient) -> bool:
+    """Return whether the API says that a number was connected by ``link``, or is just now."""
+    try:
+        remote = find_remote_link(link, client)
+    except KapsoNotFound:  # The customer was deleted at Kapso, and the link with it.
+        return False
+    if remote is None:
+        return False
+    status = SetupLink.SetupStatus
+    is_connecting = remote.whatsapp_setup_status in {status.PROCESSING, status.COMPLETED}
+    return is_connecting or remote.status == SetupLink.Status.USED
 
 
 def _led_to_number(link: SetupLink, remote: KapsoPhoneNumber | None, client: KapsoClient) -> bool:

@@ -475,6 +475,42 @@ def test_deletion_delivered_before_creation_leaves_the_number_disconnected(
     assert not Connection.objects.get().is_connected
 
 
+@pytest.mark.parametrize("event", [CREATED, RECONNECTED])
+def test_number_that_was_created_again_is_waited_for(
+    connection: Connection, sandbox: Sandbox, event: str
+) -> None:
+    closed(connection)
+    sandbox.faults(api=[{"match": "phone_numbers/", "kind": "status", "status": 404, "times": 1}])
+    with listening() as heard:
+        post(payload_for(connection.customer, connection.phone_number_id), event=event)
+        assert last_delivery().status == "pending"
+        assert "does not show" in last_delivery().last_error
+        run_due()
+    assert len(heard) == 1
+    assert reload(connection).is_connected
+    assert last_delivery().status == "processed"
+
+
+def test_number_that_the_api_never_shows_is_not_waited_for_again(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    closed(connection)
+    sandbox.faults(api=[{"match": "phone_numbers/", "kind": "status", "status": 404}])
+    post(payload_for(connection.customer, connection.phone_number_id))
+    assert last_delivery().status == "pending"
+    long_after_it_was_received()
+    assert last_delivery().status == "ignored"
+    assert "Out of date" in last_delivery().last_error
+
+
+def test_number_that_the_api_does_not_have_after_its_deletion_is_disconnected_at_once(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    sandbox.faults(api=[{"match": "phone_numbers/", "kind": "status", "status": 404}])
+    post(payload_for(connection.customer, connection.phone_number_id), event=DELETED)
+    assert not reload(connection).is_connected
+
+
 def test_while_the_api_is_away_a_reconnection_waits(
     connection: Connection, sandbox: Sandbox
 ) -> None:
@@ -521,11 +557,36 @@ def test_number_that_moved_at_kapso_sends_an_event_for_both_customers(
     assert reload(connection).customer == new
 
 
+def test_number_that_the_api_still_shows_as_anothers_is_waited_for(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    new = remote_customer(sandbox)
+    post(payload_for(new, connection.phone_number_id))
+    assert last_delivery().status == "pending"
+    sandbox.patch_number(connection.phone_number_id, customer_id=new.kapso_id)
+    run_due()
+    assert reload(connection).customer == new
+    assert last_delivery().status == "processed"
+
+
+def test_creation_for_a_customer_under_a_new_id_at_kapso_is_not_waited_for(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    closed(connection)
+    payload = payload_for(connection.customer, connection.phone_number_id)
+    payload["customer"]["id"] = "another-id-at-kapso"
+    post(payload)
+    assert reload(connection).is_connected
+    assert last_delivery().status == "processed"
+
+
 def test_replayed_creation_does_not_move_a_number_back(
     connection: Connection, sandbox: Sandbox
 ) -> None:
     former = make_customer()
     with listening() as heard:
         post(payload_for(former, connection.phone_number_id))
+        long_after_it_was_received()
     assert heard == []
     assert reload(connection).customer == connection.customer
+    assert last_delivery().status == "ignored"
