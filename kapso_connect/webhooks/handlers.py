@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..exceptions import Ignored, NeedsConfirmation, UnknownCustomer
+from ..exceptions import Ignored, MalformedPayload, NeedsConfirmation, UnknownCustomer
 from ..models import Connection, Source, WebhookEvent
 from ..onboarding import accounts, customers, disconnections, numbers
 from ..utils import as_aware, as_instant
@@ -21,7 +21,7 @@ OWN_NUMBER = "The number belongs to the Kapso project itself, not to a customer.
 def apply(event: PhoneNumberEvent | AccountEvent, webhook_event: WebhookEvent) -> None:
     """Apply ``event``, which ``webhook_event`` stores. Call it inside ``retry_on_conflict``.
 
-    Raise Ignored or NeedsConfirmation where nothing follows from it.
+    Raise Ignored, NeedsConfirmation or MalformedPayload where nothing follows from it.
     """
     if isinstance(event, AccountEvent):
         handle_account_updated(event, webhook_event)
@@ -147,20 +147,25 @@ def handle_account_updated(event: AccountEvent, webhook_event: WebhookEvent) -> 
     """Record Meta's decision about an account.
 
     Raise Ignored if no connected number belongs to the account, which may be that of another site;
-    if only a header says which decision it is, which is not signed; if this or a newer decision is
-    already recorded; or if the decision is older than the connection. It never raises
-    NeedsConfirmation: the API says nothing about decisions.
+    if this or a newer decision is already recorded; or if the decision is older than the
+    connection. Raise MalformedPayload if only a header says which decision it is, which is not
+    signed. It never raises NeedsConfirmation: the API says nothing about decisions.
     """
     decision = webhook_event.event.rpartition(".")[2]
+    account_id, number_ids = event.business_account_id, event.phone_number_ids
+    if not accounts.affected_numbers(account_id, number_ids).exists():
+        is_sample = SAMPLE_NUMBER in number_ids
+        no_number = f"No connected number here belongs to the account {account_id}."
+        raise Ignored(TEST_DELIVERY if is_sample else no_number)
     if not webhook_event.is_name_signed and not is_borne_out(decision, event):
-        raise Ignored(
+        raise MalformedPayload(
             f"The signed body does not say that the account was {decision}; only a header does, "
             "which is not signed."
         )
-    affected, changed = accounts.update_account(
+    _affected, changed = accounts.update_account(
         decision,
-        business_account_id=event.business_account_id,
-        phone_number_ids=event.phone_number_ids,
+        business_account_id=account_id,
+        phone_number_ids=number_ids,
         source=Source.WEBHOOK,
         event_id=event.event_id,
         occurred_at=event.occurred_at,
@@ -168,12 +173,6 @@ def handle_account_updated(event: AccountEvent, webhook_event: WebhookEvent) -> 
         data=event.details,
         webhook_event=webhook_event,
     )
-    if not affected and SAMPLE_NUMBER in event.phone_number_ids:
-        raise Ignored(TEST_DELIVERY)
-    if not affected:
-        raise Ignored(
-            f"No connected number here belongs to the account {event.business_account_id}."
-        )
     if not changed:
         raise Ignored(
             "Out of date: this or a newer change of the account is already recorded, or the number "

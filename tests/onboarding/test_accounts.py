@@ -214,7 +214,7 @@ def test_decision_that_only_a_header_names_counts_if_the_body_bears_it_out(
         assert last_delivery().status == "processed"
     else:
         assert heard == []
-        assert last_delivery().status == "ignored"
+        assert last_delivery().status == "failed"
         assert "not signed" in last_delivery().last_error
 
 

@@ -268,7 +268,10 @@ FORMS = {
         *(RESTRICTED, "processed", {"account": "restricted"}),
     ),
     "restricted, name in the header": Form(
-        without(account(RESTRICTED), "event"), RESTRICTED, "ignored"
+        without(account(RESTRICTED), "event"), RESTRICTED, "failed"
+    ),
+    "restricted, name in the header, another site's account": Form(
+        without(account(RESTRICTED, waba="800", number="300"), "event"), RESTRICTED, "ignored"
     ),
     "restricted, no time": Form(
         without(account(RESTRICTED, **restriction), "occurred_at"), RESTRICTED, "failed"
