@@ -252,9 +252,7 @@ def _store_unconfirmed(link: SetupLink, number: Number, *, by_visitor: bool) -> 
 
 def _clear_unconfirmed(link: SetupLink, number: Number) -> None:
     """Forget that ``number`` was reported: the API has answered."""
-    row = SetupLink.objects.unconfirmed().filter(
-        pk=link.pk, unconfirmed_phone_number_id=number.phone_number_id
-    )
+    row = SetupLink.objects.filter(pk=link.pk, unconfirmed_phone_number_id=number.phone_number_id)
     if row.exists():
         _update(
             row,

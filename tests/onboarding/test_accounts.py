@@ -146,6 +146,13 @@ def test_replayed_decision_is_announced_once(connection: Connection, name: str) 
     assert last_delivery().status == "ignored"
 
 
+def test_decision_about_the_number_of_the_documentation_is_a_test(connection: Connection) -> None:
+    sample = [{"id": "123456789012345"}]
+    decide(account("disabled", connection, business_account_id="nobody", phone_numbers=sample))
+    assert last_delivery().status == "ignored"
+    assert "test delivery" in last_delivery().last_error
+
+
 def test_decision_about_an_account_of_another_site_is_ignored(connection: Connection) -> None:
     payload = account("disabled", connection, business_account_id="nobody", phone_numbers=[])
     assert decide(payload) == []

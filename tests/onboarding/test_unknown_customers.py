@@ -59,6 +59,19 @@ def test_customer_of_this_site_is_known_by_either_id(field: str) -> None:
     assert Connection.objects.connected().get().customer == known
 
 
+def test_number_of_the_project_itself_is_ignored_as_such(sandbox: Sandbox) -> None:
+    post({"phone_number_id": "1"}, event=CREATED)
+    assert last_delivery().last_error.startswith("The number belongs to the Kapso project itself")
+
+
+def test_number_that_has_no_customer_any_more_did_not_move(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    sandbox.patch_number(connection.phone_number_id, customer_id=None)
+    sync.run()
+    assert reload(connection).disconnect_reason == "no_customer"
+
+
 def move_to_another_site(connection: Connection, sandbox: Sandbox) -> str:
     """Move the number to an unknown customer, and return Kapso's id of that one."""
     other = sandbox.add_number(external_customer_id="other-site-1")

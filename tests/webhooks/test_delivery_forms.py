@@ -142,6 +142,9 @@ FORMS = {
     "v1, config is an id": Form(
         {**new, "whatsapp_config": "cfg_1"}, CREATED, "processed", CONNECTED
     ),
+    "v1, number in both": Form(
+        {**new, "whatsapp_config": {"phone_number_id": NEW_TOO}}, CREATED, "processed", CONNECTED
+    ),
     # Envelopes
     "envelope": Form({"event": CREATED, "data": new}, None, "processed", CONNECTED, CREATED),
     "envelope, type": Form({"type": CREATED, "data": new}, None, "processed", CONNECTED, CREATED),
@@ -188,6 +191,10 @@ FORMS = {
         *(CREATED, "processed processed", BOTH),
     ),
     "batch of nothing": Form({"type": CREATED, "batch": True, "data": []}, CREATED, ""),
+    "batch of nothing without a mark": Form({"data": []}, CREATED, "failed"),
+    "batch that is too large": Form(
+        {"batch": True, "data": [{}] * 1001}, None, "failed", name=UNNAMED_EVENT
+    ),
     "batch with something else": Form(
         {"type": CREATED, "batch": True, "data": [new, "x", new_too]},
         *(CREATED, "processed failed processed", BOTH),
