@@ -133,8 +133,7 @@ def _ask(link: SetupLink, number: Number, source: str, *, by_visitor: bool) -> C
         number = replace(number, phone_number_id=known.phone_number_id)
     if known is None or not known.display_phone_number:
         if number.phone_number_id:
-            is_expected = known is not None
-            remote = find_remote_number(number.phone_number_id, client, is_expected=is_expected)
+            remote = find_remote_number(number.phone_number_id, client)
         else:
             remote = _find_new_number(link, client, is_last_attempt=source == Source.SYNC)
         if remote is None:
@@ -172,7 +171,7 @@ def _find_new_number(
     remotes = [
         remote
         for remote in client.list_phone_numbers(customer_id=link.customer.kapso_id or "")
-        if remote.customer_id == link.customer.kapso_id and not is_closed(remote)
+        if not is_closed(remote)
     ]
     reconnected = only_digits(str(link.options.get("reconnect_phone_number") or ""))
     if reconnected:

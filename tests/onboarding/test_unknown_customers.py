@@ -139,6 +139,13 @@ def test_sync_leaves_the_numbers_of_unknown_customers_alone(
     assert Customer.objects.count() == before
 
 
+def test_sync_leaves_a_customer_alone_who_was_just_deleted_at_kapso(sandbox: Sandbox) -> None:
+    sandbox.add_number(external_customer_id="other-site-1")
+    sandbox.faults(api=[{"match": "/customers/", "kind": "status", "status": 404}])
+    report = sync.run()
+    assert (report.connected, report.ignored, report.errors) == (0, 0, [])
+
+
 def test_sync_disconnects_a_number_that_moved_to_an_unknown_customer(
     connection: Connection, sandbox: Sandbox
 ) -> None:

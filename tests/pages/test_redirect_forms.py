@@ -71,6 +71,12 @@ def two_old_numbers(scene: Scene) -> None:
     scene.sandbox.patch_number(scene.number, created_at="2026-01-01T00:00:00Z")
 
 
+def one_old_number(scene: Scene) -> None:
+    """It is not connected here, although Kapso has had it for long."""
+    two_old_numbers(scene)
+    remove_old_number(scene)
+
+
 def number_of_another_link(scene: Scene) -> None:
     """Connected by another link, after this one was created."""
     other = make_link(scene.link.customer, is_latest=False, status="used", setup_status="completed")
@@ -187,6 +193,7 @@ SUCCESSES = {
     # Which number? Where that is not clear, the customer waits.
     "no number, several new ones": (OLDEST, another_new_number, "waiting", "reported"),
     "no number, several old ones": (OLDEST, two_old_numbers, "waiting", "reported"),
+    "no number, one old one": (OLDEST, one_old_number, "connected", "connected"),
     "no number, only another link's": (OLDEST, number_of_another_link, "waiting", "reported"),
     "no number, a reconnected one": (OLDEST, reconnecting, "connected", "connected"),
     "no number, and the link is done": (OLDEST, completed, "connected", "connected"),
@@ -291,6 +298,8 @@ def test_form(
     assert response.status_code == status
     assert words in unescape(response.content.decode())
     assert recorded(link, number) == leads_to
+    others = Connection.objects.connected().exclude(phone_number_id=number)
+    assert not others.exists()
 
 
 def test_two_customers_are_kept_apart(sandbox: Sandbox, client: Client) -> None:
