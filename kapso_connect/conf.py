@@ -86,6 +86,10 @@ class Conf:
     ``SETUP_LINK_DEFAULTS``
         Default options for new setup links, under Kapso's names (see
         ``kapso_connect.kapso.setup_link_options.SetupLinkOptions``).
+    ``ADOPT_UNKNOWN_CUSTOMERS``
+        Whether a customer of the Kapso project that this site did not create becomes a customer
+        here when a number of theirs is connected. Turn it off where several sites or environments
+        share the project: what is not about customers of this site is ignored then.
     ``LOGO_URL``
         The logo at the top of customers' pages: a static file (``crm/logo.svg``) or a URL on this
         site (``/media/logo.png``).
@@ -127,6 +131,7 @@ class Conf:
     public_url: str = ""
     site_name: str = ""
     setup_link_defaults: Mapping[str, Any] = field(default_factory=dict)
+    adopt_unknown_customers: bool = True
     logo_url: str = ""
     contact_url: str = ""
     next_url: str = ""
@@ -208,6 +213,12 @@ def _rates(value: object) -> Mapping[str, str | None]:
     return {**DEFAULT_THROTTLE_RATES, **rates}
 
 
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"must be True or False, not {type(value).__name__}.")
+    return value
+
+
 def _positive(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"must be a number, not {type(value).__name__}.")
@@ -230,6 +241,7 @@ READERS: dict[str, Callable[[object], Any]] = {
     "PUBLIC_URL": _url,
     "SITE_NAME": _shown,
     "SETUP_LINK_DEFAULTS": _mapping,
+    "ADOPT_UNKNOWN_CUSTOMERS": _flag,
     "LOGO_URL": _shown,
     "CONTACT_URL": _contact,
     "NEXT_URL": _text,

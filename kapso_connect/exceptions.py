@@ -191,9 +191,15 @@ class Ignored(Exception):
     """An event requires no action. Store it with the message, which says why."""
 
 
-class UnprocessableEvent(Exception):
-    """An event is well-formed, but about nothing that exists here. Store it as failed, with the
-    message."""
+class UnknownCustomer(Ignored):
+    """Kapso's customer is not one of this site's, and ADOPT_UNKNOWN_CUSTOMERS is off. Store the
+    event with the message."""
+
+    def __init__(self, kapso_id: str) -> None:
+        super().__init__(
+            f"Kapso's customer {kapso_id} is not a customer of this site "
+            "(ADOPT_UNKNOWN_CUSTOMERS is off)."
+        )
 
 
 class MalformedBody(ValueError):

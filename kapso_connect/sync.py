@@ -107,6 +107,9 @@ class Report:
         How many setup links had ended, and how many invitations were processed.
     ``numbers``
         How many numbers Kapso listed.
+    ``ignored``
+        How many of these belong to customers that are none of this site's, while
+        ``ADOPT_UNKNOWN_CUSTOMERS`` is off.
     ``repaired``
         How many customers had a stored status that did not follow from their links and numbers.
     ``waiting``, ``failed``
@@ -125,6 +128,7 @@ class Report:
     links: int = 0
     invitations: int = 0
     numbers: int = 0
+    ignored: int = 0
     repaired: int = 0
     waiting: int = 0
     failed: int = 0
@@ -352,8 +356,9 @@ def _sync_numbers(
             connection.phone_number_id: connection
             for connection in Connection.objects.filter(phone_number_id__in=ids)
         }
-        if not dry_run:
+        if not (dry_run and get_conf().adopt_unknown_customers):
             customers.load(remote.customer_id for remote in page if remote.customer_id)
+        if not dry_run:
             new = [remote for remote in page if remote.phone_number_id not in known]
             connected = _connect_new_numbers(new, customers).keys()
             report.connected += len(connected)
@@ -375,7 +380,11 @@ def _connect_new_numbers(
     """Connect in bulk those of the ``new`` numbers that need no further checks, and return them by
     id. All other numbers are synchronised one by one."""
     candidates = [
-        remote for remote in new if remote.customer_id and not remote_numbers.is_closed(remote)
+        remote
+        for remote in new
+        if remote.customer_id
+        and remote.customer_id not in customers.foreign
+        and not remote_numbers.is_closed(remote)
     ]
     customers.add_new(remote.customer_id for remote in candidates if remote.customer_id)
     pairs = [
@@ -403,7 +412,10 @@ def _sync_number(
     started: datetime,
     dry_run: bool,
 ) -> None:
-    is_open = bool(remote.customer_id) and not remote_numbers.is_closed(remote)
+    is_foreign = remote.customer_id in customers.foreign
+    report.ignored += is_foreign
+    has_customer = bool(remote.customer_id) and not is_foreign
+    is_open = has_customer and not remote_numbers.is_closed(remote)
     was_open = known is not None and known.is_connected
     if dry_run:
         report.connected += is_open and not was_open
@@ -413,7 +425,7 @@ def _sync_number(
         return
     try:
         customer = customers.get(remote.customer_id)
-        if remote.customer_id and customer is None:
+        if has_customer and customer is None:
             return  # deleted from Kapso since the page was read
         if is_open and was_open and not _needs_update(known, customer, remote):
             return
@@ -497,6 +509,8 @@ class _CustomerCache:
         self.client = client
         self.local: dict[str, Customer] = {}
         self.remote: dict[str, KapsoCustomer] = {}
+        self.foreign: set[str | None] = set()
+        """Kapso's ids of those that are none of this site's, and must not become its customers."""
         self.unknown = 0
 
     def load(self, kapso_ids: Iterable[str]) -> None:
@@ -517,6 +531,20 @@ class _CustomerCache:
                     self.remote[kapso_id] = self.client.get_customer(kapso_id)
                 except KapsoNotFound:
                     continue
+        if not get_conf().adopt_unknown_customers:
+            self._find_foreign(unknown & self.remote.keys())
+
+    def _find_foreign(self, kapso_ids: Collection[str]) -> None:
+        """Add to ``foreign`` those that do not have an external id that this site gave them."""
+        external_ids = {
+            kapso_id: self.remote[kapso_id].external_customer_id for kapso_id in kapso_ids
+        }
+        known = set(
+            Customer.objects.filter(
+                external_customer_id__in=[value for value in external_ids.values() if value]
+            ).values_list("external_customer_id", flat=True)
+        )
+        self.foreign |= {kapso_id for kapso_id in kapso_ids if external_ids[kapso_id] not in known}
 
     def add_new(self, kapso_ids: Iterable[str]) -> None:
         """Add the customers among ``kapso_ids`` that only Kapso knows, several at a time."""
@@ -531,7 +559,7 @@ class _CustomerCache:
         return {kapso_id: add(self.remote[kapso_id]) for kapso_id in kapso_ids}
 
     def get(self, kapso_id: str | None) -> Customer | None:
-        if kapso_id is None:
+        if kapso_id is None or kapso_id in self.foreign:
             return None
         if kapso_id not in self.local and kapso_id in self.remote:
             self.local |= self._add([kapso_id])

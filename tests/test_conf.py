@@ -107,6 +107,8 @@ def test_urls_lose_their_trailing_slash() -> None:
         ("REQUEST_BUDGET", float("nan")),
         ("API_BUDGET", float("inf")),
         ("LEASE_SECONDS", 10**400),
+        ("ADOPT_UNKNOWN_CUSTOMERS", "False"),
+        ("ADOPT_UNKNOWN_CUSTOMERS", 0),
         ("RETRY_LIMIT", 10**10),
         ("MAX_WEBHOOK_BYTES", 1.5),
         ("RETRY_LIMIT", -1),

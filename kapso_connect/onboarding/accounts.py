@@ -11,7 +11,14 @@ from django.utils import timezone
 
 from .. import outbox
 from ..db import retry_on_conflict
-from ..models import AccountStatus, Connection, Customer, TimelineEvent, WebhookEvent
+from ..models import (
+    AccountStatus,
+    Connection,
+    ConnectionQuerySet,
+    Customer,
+    TimelineEvent,
+    WebhookEvent,
+)
 from ..utils import as_aware, as_instant
 
 Kind = TimelineEvent.Kind
@@ -45,13 +52,9 @@ def update_account(
     is older than the number's connection, or (other than a violation) than the last one recorded.
     """
 
-    is_affected = Q(phone_number_id__in=phone_number_ids)
-    if business_account_id:
-        is_affected |= Q(business_account_id=business_account_id)
-
     def change() -> tuple[int, int]:
         now = occurred_at or timezone.now()
-        numbers = Connection.objects.connected().filter(is_affected)
+        numbers = affected_numbers(business_account_id, phone_number_ids)
         customers = numbers.order_by().values("customer")
         owners = Customer.objects.locked().filter(pk__in=customers).in_bulk()
         affected = list(numbers.filter(customer__in=owners).select_for_update().order_by("pk"))
@@ -81,6 +84,16 @@ def update_account(
         return len(affected), len(changed)
 
     return retry_on_conflict(change)
+
+
+def affected_numbers(
+    business_account_id: str, phone_number_ids: Collection[str]
+) -> ConnectionQuerySet:
+    """Return the connected numbers that a decision about an account affects."""
+    is_affected = Q(phone_number_id__in=phone_number_ids)
+    if business_account_id:
+        is_affected |= Q(business_account_id=business_account_id)
+    return Connection.objects.connected().filter(is_affected)
 
 
 def _is_new(connection: Connection, name: str, event_id: str, occurred_at: datetime) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from django.db import DatabaseError, IntegrityError
+from django.db.models import Q
 from django.utils import timezone
 
+from ..conf import get_conf
 from ..db import atomic, retry_on_conflict
 from ..exceptions import KapsoConflict, KapsoError, KapsoValidationError
 from ..kapso.client import KapsoClient
@@ -95,12 +97,16 @@ def _record_registration(customer: Customer, remote: KapsoCustomer) -> Exception
     return None
 
 
-def customer_from_api(kapso_id: str, client: KapsoClient) -> Customer:
-    """Return the customer with Kapso's id, and add it from the API if it is not known here."""
+def customer_from_api(kapso_id: str, client: KapsoClient) -> Customer | None:
+    """Return the customer with Kapso's id, and add it from the API if it is not known here; None
+    if ADOPT_UNKNOWN_CUSTOMERS is off and it is none of this site's."""
     customer = Customer.objects.filter(kapso_id=kapso_id).first()
     if customer is not None:
         return customer
-    return add_customer_from_api(client.get_customer(kapso_id))
+    remote = client.get_customer(kapso_id)
+    if is_foreign(remote.id, remote.external_customer_id or ""):
+        return None
+    return add_customer_from_api(remote)
 
 
 def add_customer_from_api(remote: KapsoCustomer) -> Customer:
@@ -108,6 +114,19 @@ def add_customer_from_api(remote: KapsoCustomer) -> Customer:
     return retry_on_conflict(
         lambda: find_or_add_customer(remote.id, remote.external_customer_id or "", remote.name)
     )
+
+
+def is_known(kapso_id: str, external_customer_id: str) -> bool:
+    """Return whether a customer here has Kapso's id, or the external id that this site gave it."""
+    is_theirs = Q(kapso_id=kapso_id)
+    if external_customer_id:
+        is_theirs |= Q(external_customer_id=external_customer_id)
+    return Customer.objects.filter(is_theirs).exists()
+
+
+def is_foreign(kapso_id: str, external_customer_id: str) -> bool:
+    """Return whether a customer of Kapso's is none of this site's, and must not become one."""
+    return not get_conf().adopt_unknown_customers and not is_known(kapso_id, external_customer_id)
 
 
 def find_or_add_customer(kapso_id: str, external_customer_id: str, name: str = "") -> Customer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.db.models import Q, QuerySet
@@ -12,6 +12,7 @@ from ..conf import get_conf
 from ..db import refuse_in_transaction, retry_on_conflict
 from ..exceptions import (
     KapsoError,
+    KapsoNotFound,
     KapsoValidationError,
     NeedsConfirmation,
     TryLater,
@@ -20,10 +21,16 @@ from ..kapso.client import KapsoClient
 from ..kapso.types import KapsoPhoneNumber
 from ..log import log_event
 from ..models import Connection, Customer, SetupLink, Source
+from ..phone_numbers import only_digits
 from ..utils import as_instant, time_since
 from .numbers import Number, connect
-from .remote_numbers import NOT_SHOWN_YET_WINDOW, apply_remote_number, find_remote_number
-from .setup_links import is_completed_at_kapso
+from .remote_numbers import (
+    NOT_SHOWN_YET_WINDOW,
+    apply_remote_number,
+    find_remote_number,
+    is_closed,
+)
+from .setup_links import find_remote_link, is_completed_at_kapso
 from .status import update_status
 
 
@@ -63,8 +70,11 @@ def outcome_without_api(link: SetupLink, number: Number) -> Connected | Rejected
 
 
 def connected_number(link: SetupLink, number: Number) -> Connection | None:
-    """Return the connection, if ``number`` is connected for the link's customer."""
+    """Return the connection, if ``number`` is connected for the link's customer. Without an id, the
+    number is the one that the link connected."""
     connected = Connection.objects.connected().filter(customer=link.customer_id)
+    if not number.phone_number_id:
+        return connected.filter(setup_link=link).first()
     return connected.filter(phone_number_id=number.phone_number_id).first()
 
 
@@ -73,11 +83,15 @@ def confirm_redirect(
 ) -> Connected | Pending | Rejected:
     """Confirm with the API what a returning browser reports: that ``link`` led to ``number``.
 
+    The oldest form of the redirect does not say which number; ``number`` has no id then, and is
+    looked for among those of the link's customer.
+
     A redirect is unsigned, so the API decides, within ``REQUEST_BUDGET``: whether the number is the
     customer's, and whether this link connected it. While the API is unavailable, or may not show
     the number yet, the number is stored as unconfirmed. The first one that was reported stays, but
     one that was reported with ``by_visitor`` (by a browser with the visit cookie) replaces one that
-    was not.
+    was not. A number that is connected here for this customer stays connected, whatever the API
+    says, unless it says that the number does not work any more.
     Raise CalledInTransaction inside a transaction.
     """
     refuse_in_transaction()
@@ -96,6 +110,9 @@ def confirm_redirect(
     # One that does not appear stays until kapso_sync: a page that is loaded again waits no more.
     if outcome != NOT_FOUND or source == Source.SYNC:
         _clear_unconfirmed(link, number)
+    known = connected_number(link, number)
+    if isinstance(outcome, Rejected) and known is not None:
+        outcome = Connected(known)
     if isinstance(outcome, Rejected):
         log_event(
             "redirect.rejected",
@@ -114,8 +131,13 @@ def _ask(link: SetupLink, number: Number, source: str, *, by_visitor: bool) -> C
     )
     customer, remote = link.customer, None
     known = connected_number(link, number)
+    if known is not None:
+        number = replace(number, phone_number_id=known.phone_number_id)
     if known is None or not known.display_phone_number:
-        remote = find_remote_number(number.phone_number_id, client)
+        if number.phone_number_id:
+            remote = find_remote_number(number.phone_number_id, client)
+        else:
+            remote = _find_new_number(link, client, is_last_attempt=source == Source.SYNC)
         if remote is None:
             if _may_appear(link, number, client, by_visitor=by_visitor):
                 raise TryLater("Kapso's API does not show the number yet.")
@@ -138,14 +160,61 @@ def _ask(link: SetupLink, number: Number, source: str, *, by_visitor: bool) -> C
     return Connected(connection)
 
 
+def _find_new_number(
+    link: SetupLink, client: KapsoClient, *, is_last_attempt: bool
+) -> KapsoPhoneNumber | None:
+    """Return the number that ``link`` led to, as far as the numbers of its customer tell; None if
+    there is none.
+
+    It is the only one that no other link connected and that was added to Kapso since the link was
+    created, or else the only one that is not connected here. Of a link that reconnects a number, it
+    is that number. Raise TryLater if there are several, unless ``is_last_attempt``.
+    """
+    remotes = [
+        remote
+        for remote in client.list_phone_numbers(customer_id=link.customer.kapso_id or "")
+        if not is_closed(remote)
+    ]
+    reconnected = only_digits(str(link.options.get("reconnect_phone_number") or ""))
+    if reconnected:
+        found = [r for r in remotes if only_digits(r.display_phone_number or "") == reconnected]
+    else:
+        connected = dict(
+            Connection.objects.connected()
+            .filter(customer=link.customer_id)
+            .values_list("phone_number_id", "setup_link_id")
+        )
+        since = as_instant(link.created_at)
+        unknown = [r for r in remotes if r.phone_number_id not in connected]
+        without_link = [r for r in remotes if connected.get(r.phone_number_id) is None]
+        found = [r for r in without_link if as_instant(r.created_at) >= since] or unknown
+    if len(found) > 1 and not is_last_attempt:
+        raise TryLater("The customer has several new numbers.")
+    return found[0] if len(found) == 1 else None
+
+
 def _may_appear(link: SetupLink, number: Number, client: KapsoClient, *, by_visitor: bool) -> bool:
     """Return whether the API may show ``number`` soon: it was reported just now, by the visitor or
-    from a link that connected a number."""
+    from a link that was used."""
     is_reported = link.unconfirmed_phone_number_id == number.phone_number_id
     since = link.unconfirmed_since if is_reported else None
     if since is not None and time_since(since) >= NOT_SHOWN_YET_WINDOW:
         return False
-    return by_visitor or is_completed_at_kapso(link, client)
+    was_visitor = since is not None and link.unconfirmed_by_visitor
+    return by_visitor or was_visitor or _was_used(link, client)
+
+
+def _was_used(link: SetupLink, client: KapsoClient) -> bool:
+    """Return whether the API says that a number was connected by ``link``, or is just now."""
+    try:
+        remote = find_remote_link(link, client)
+    except KapsoNotFound:  # The customer was deleted at Kapso, and the link with it.
+        return False
+    if remote is None:
+        return False
+    status = SetupLink.SetupStatus
+    is_connecting = remote.whatsapp_setup_status in {status.PROCESSING, status.COMPLETED}
+    return is_connecting or remote.status == SetupLink.Status.USED
 
 
 def _led_to_number(link: SetupLink, remote: KapsoPhoneNumber | None, client: KapsoClient) -> bool:
@@ -159,8 +228,12 @@ def _led_to_number(link: SetupLink, remote: KapsoPhoneNumber | None, client: Kap
 
 
 def _store_unconfirmed(link: SetupLink, number: Number, *, by_visitor: bool) -> None:
+    # A redirect without a number must not keep the webhook about one from finding the link.
+    by_visitor = by_visitor and bool(number.phone_number_id)
     row = SetupLink.objects.filter(pk=link.pk).exclude(setup_status=SetupLink.SetupStatus.COMPLETED)
-    same = row.filter(unconfirmed_phone_number_id=number.phone_number_id)
+    same = row.filter(
+        unconfirmed_phone_number_id=number.phone_number_id, unconfirmed_since__isnull=False
+    )
     if same.exists():  # Reloading the page keeps the time.
         if by_visitor:
             _update(same, link, unconfirmed_by_visitor=True)

@@ -39,11 +39,13 @@ def refresh_number(
     webhook_event: WebhookEvent | None = None,
     data: Mapping[str, Any] | None = None,
     reconnected_at: datetime | None = None,
+    is_expected: bool = False,
 ) -> Connection | None:
     """Fetch a number from the API and record its current state.
 
     ``data`` goes to the timeline if the number turns out to be gone. ``reconnected_at`` is when it
-    was connected again, if the signed body of a webhook says so.
+    was connected again, if the signed body of a webhook says so. ``is_expected`` is True if the
+    number was just reported as connected, so that the API may not show it yet.
 
     Return the connection, or None for a number that is not, and never was, a customer's of this
     site. Raise TryLater if the API cannot tell yet, a KapsoError if it is unavailable, and
@@ -51,7 +53,7 @@ def refresh_number(
     """
     refuse_in_transaction()
     asked_at = timezone.now()
-    remote = find_remote_number(phone_number_id, client)
+    remote = find_remote_number(phone_number_id, client, is_expected=is_expected)
     if remote is None:
         return disconnect(
             phone_number_id,
@@ -73,13 +75,17 @@ def refresh_number(
     )
 
 
-def find_remote_number(phone_number_id: str, client: KapsoClient) -> KapsoPhoneNumber | None:
+def find_remote_number(
+    phone_number_id: str, client: KapsoClient, *, is_expected: bool = False
+) -> KapsoPhoneNumber | None:
     """Return a number as the API shows it; None if Kapso no longer has it. Raise TryLater for one
-    that was just connected here: the API may not show it yet."""
+    that was just connected here, or is expected: the API may not show it yet."""
     try:
         return client.get_phone_number(phone_number_id)
     except KapsoNotFound:
         known = Connection.objects.connected().filter(phone_number_id=phone_number_id).first()
+    if is_expected:
+        raise TryLater("Kapso's API does not show the number yet.")
     connected_at = known.connected_at if known else None
     if connected_at is not None and time_since(connected_at) < NOT_SHOWN_YET_WINDOW:
         raise TryLater("The number was just connected: the API may not show it yet.")
@@ -129,18 +135,20 @@ def apply_remote_number(
     ``asked_at`` is when the request began: what was recorded since then is newer and stays.
     ``reconnected_at`` is as for ``refresh_number``.
     ``customer`` is the customer here with the id ``remote.customer_id``; None for a number of the
-    Kapso project itself. Return and raise as ``refresh_number`` does.
+    Kapso project itself, or of a customer that is none of this site's. Return and raise as
+    ``refresh_number`` does.
     """
     number = Number.from_api(remote, provisioned_phone_number_id=provisioned_phone_number_id)
     known = Connection.objects.filter(phone_number_id=number.phone_number_id).first()
     status = (remote.status or "").upper()
     if customer is None or is_closed(remote):
+        without_customer = "moved" if remote.customer_id else "no_customer"
         return disconnect(
             number.phone_number_id,
             source=source,
             webhook_event=webhook_event,
             asked_at=asked_at,
-            data=data or {"reason": status.lower() if customer else "no_customer"},
+            data=data or {"reason": status.lower() if customer else without_customer},
         )
     kind = Kind.CONNECTED
     if known is not None and not known.is_connected and known.customer_id == customer.pk:

@@ -2,8 +2,8 @@
 
 A site customizes them with templates, or with subclasses of the views; see ``PageView``.
 
-A redirect is not signed: the format of its parameters is validated, and what they say counts only
-once the API has confirmed it. None of them is displayed.
+A redirect is not signed: what its parameters say counts only once the API has confirmed it. None of
+them is displayed. A malformed one is refused only if nothing can be done without it.
 """
 
 from __future__ import annotations
@@ -68,8 +68,13 @@ STOP_REFRESH_AFTER = timedelta(minutes=30)
 
 _id = _code = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _digits = re.compile(r"[0-9]{1,64}")
-_phone = re.compile(r"[+ ]?[0-9 ()./-]{1,40}")
+_not_in_a_code = re.compile(r"[^0-9A-Za-z_-]")
 
+ABSENT = {"", "null", "none", "undefined"}
+"""What a parameter without a value may be written as, in any case."""
+
+NO_ERROR_CODE = "unknown"
+"""What is recorded for a failure without an error code."""
 
 TOKEN = re.compile(r"(?<![0-9A-Za-z])[0-9A-Za-z]{1,32}\.[0-9A-Za-z_-]{43}(?![0-9A-Za-z])")
 """The token of a customer's own URL, wherever it stands in what a mail program made of it."""
@@ -181,18 +186,30 @@ class PageView(View):
         }
 
     def parameter(self, name: str, pattern: re.Pattern[str], *, required: bool = True) -> str:
-        """Return a query parameter; raise SuspiciousOperation if it is repeated, malformed or
-        missing."""
-        values = self.request.GET.getlist(name) or [""]
-        value = values[0]
-        if len(values) > 1 or ((value or required) and not pattern.fullmatch(value)):
+        """Return a query parameter; raise SuspiciousOperation if it is malformed, missing, or
+        repeated with another value."""
+        values = self.values(name)
+        value = values[0] if values else ""
+        if len(set(values)) > 1 or ((value or required) and not pattern.fullmatch(value)):
             raise SuspiciousOperation
         return value
+
+    def optional_parameter(self, name: str, pattern: re.Pattern[str]) -> str:
+        """Return a query parameter, or "" if it is malformed or missing."""
+        return next((value for value in self.values(name) if pattern.fullmatch(value)), "")
+
+    def values(self, name: str) -> list[str]:
+        """Return the values of a query parameter, without the blanks around them."""
+        values = [value.strip(" ") for value in self.request.GET.getlist(name)]
+        return [value for value in values if value.lower() not in ABSENT]
 
     def setup_link(self) -> SetupLink:
         """Return the setup link of a redirect, and switch to its customer's language."""
         kapso_id = self.parameter("setup_link_id", _id)
-        link = SetupLink.objects.select_related("customer").get(kapso_id=kapso_id)
+        links = SetupLink.objects.select_related("customer")
+        link = links.filter(kapso_id__in={kapso_id, kapso_id.lower()}).first()
+        if link is None:
+            raise SetupLink.DoesNotExist
         _activate_language(link.customer, link)
         return link
 
@@ -357,16 +374,12 @@ class SuccessView(PageView):
     """The target of ``success_redirect_url``: the customer has connected a number."""
 
     def get(self, request: HttpRequest) -> HttpResponse:
-        if self.parameter("status", _code, required=False) not in {"", "completed"}:
+        if self.parameter("status", _code, required=False).lower() not in {"", "completed"}:
             raise SuspiciousOperation
-        # Only the format is validated; their values come from the API.
-        self.parameter("display_phone_number", _phone, required=False)
-        self.parameter("business_account_id", _id, required=False)
+        # What else Kapso sends (the number itself, its account) comes from the API.
         number = numbers.Number(
-            phone_number_id=self.parameter("phone_number_id", _digits),
-            provisioned_phone_number_id=self.parameter(
-                "provisioned_phone_number_id", _id, required=False
-            ),
+            phone_number_id=self.parameter("phone_number_id", _digits, required=False),
+            provisioned_phone_number_id=self.optional_parameter("provisioned_phone_number_id", _id),
         )
         link = self.setup_link()
         is_visitor = has_visit_cookie(request, link.customer)
@@ -419,8 +432,8 @@ class FailedView(PageView):
     """The target of ``failure_redirect_url``: the customer could not connect a number."""
 
     def get(self, request: HttpRequest) -> HttpResponse:
-        code = self.parameter("error_code", _code)
         link = self.setup_link()
+        code = self.error_code()
         is_visitor = has_visit_cookie(request, link.customer)
         if request.method == "GET":  # HEAD changes nothing
             setup_links.record_failure(link, code, by_visitor=is_visitor)
@@ -441,6 +454,12 @@ class FailedView(PageView):
             contact_first=failure.action == Action.CONTACT,
             connect_path=connect_path(link.customer) if may_retry else "",
         )
+
+    def error_code(self) -> str:
+        """Return Kapso's error code, without what is in no code of its own."""
+        codes = [_not_in_a_code.sub("", value)[:64] for value in self.values("error_code")]
+        codes = [code.lower() if code.lower() in SETUP_ERRORS else code for code in codes if code]
+        return codes[0] if codes else NO_ERROR_CODE
 
 
 @login_not_required

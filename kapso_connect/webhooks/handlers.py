@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from django.db.models import Q
-
-from ..exceptions import Ignored, NeedsConfirmation, UnprocessableEvent
-from ..models import OFFBOARDED, Connection, Customer, Source, WebhookEvent
+from ..exceptions import Ignored, MalformedPayload, NeedsConfirmation, UnknownCustomer
+from ..models import OFFBOARDED, Connection, Source, WebhookEvent
 from ..onboarding import accounts, customers, details, disconnections, numbers
 from ..utils import as_aware, as_instant
 from .payloads import SAMPLE_NUMBER, AccountEvent, PhoneNumberEvent
@@ -27,13 +25,15 @@ OWN_NUMBER = "The number belongs to the Kapso project itself, not to a customer.
 def apply(event: PhoneNumberEvent | AccountEvent, webhook_event: WebhookEvent) -> None:
     """Apply ``event``, which ``webhook_event`` stores. Call it inside ``retry_on_conflict``.
 
-    Raise Ignored, UnprocessableEvent or NeedsConfirmation where nothing follows from it.
+    Raise Ignored, NeedsConfirmation or MalformedPayload where nothing follows from it.
     """
     if isinstance(event, AccountEvent):
         handle_account_updated(event, webhook_event)
         return
     if event.phone_number_id == SAMPLE_NUMBER and not is_sample_known(event):
         raise Ignored(TEST_DELIVERY)
+    if is_foreign(event):
+        refuse_foreign(event)
     if webhook_event.event == NUMBER_CREATED:
         handle_created(event, webhook_event)
     elif webhook_event.event == NUMBER_RECONNECTED:
@@ -47,10 +47,32 @@ def is_sample_known(event: PhoneNumberEvent) -> bool:
     developer has put a real customer into the documentation's sample."""
     if not event.customer_id:
         return Connection.objects.filter(phone_number_id=event.phone_number_id).exists()
-    is_theirs = Q(kapso_id=event.customer_id)
-    if event.external_customer_id:
-        is_theirs |= Q(external_customer_id=event.external_customer_id)
-    return Customer.objects.filter(is_theirs).exists()
+    return customers.is_known(event.customer_id, event.external_customer_id)
+
+
+def is_foreign(event: PhoneNumberEvent) -> bool:
+    """Return whether an event is about a customer of another site in the same Kapso project, as far
+    as ADOPT_UNKNOWN_CUSTOMERS tells."""
+    if not event.customer_id:
+        return False
+    return customers.is_foreign(event.customer_id, event.external_customer_id)
+
+
+def is_theirs(event: PhoneNumberEvent, connection: Connection) -> bool:
+    """Return whether ``connection`` is of the customer whom ``event`` names."""
+    customer = connection.customer
+    external_id = event.external_customer_id
+    return customer.kapso_id == event.customer_id or (
+        bool(external_id) and customer.external_customer_id == external_id
+    )
+
+
+def refuse_foreign(event: PhoneNumberEvent) -> None:
+    """Raise UnknownCustomer, or NeedsConfirmation if the number is connected here: it may have
+    moved to that customer."""
+    if Connection.objects.connected().filter(phone_number_id=event.phone_number_id).exists():
+        raise NeedsConfirmation
+    raise UnknownCustomer(event.customer_id)
 
 
 def handle_created(event: PhoneNumberEvent, webhook_event: WebhookEvent) -> None:
@@ -140,21 +162,26 @@ def handle_reconnected(event: PhoneNumberEvent, webhook_event: WebhookEvent) -> 
 def handle_account_updated(event: AccountEvent, webhook_event: WebhookEvent) -> None:
     """Record Meta's decision about an account.
 
-    Raise UnprocessableEvent if no connected number belongs to the account, or if only a header says
-    which decision it is, which is not signed; and Ignored if this or a newer decision is already
-    recorded, or the decision is older than the connection. It never raises NeedsConfirmation: the
-    API says nothing about decisions.
+    Raise Ignored if no connected number belongs to the account, which may be that of another site;
+    if this or a newer decision is already recorded; or if the decision is older than the
+    connection. Raise MalformedPayload if only a header says which decision it is, which is not
+    signed. It never raises NeedsConfirmation: the API says nothing about decisions.
     """
     decision = webhook_event.event.rpartition(".")[2]
+    account_id, number_ids = event.business_account_id, event.phone_number_ids
+    if not accounts.affected_numbers(account_id, number_ids).exists():
+        is_sample = SAMPLE_NUMBER in number_ids
+        no_number = f"No connected number here belongs to the account {account_id}."
+        raise Ignored(TEST_DELIVERY if is_sample else no_number)
     if not webhook_event.is_name_signed and not is_borne_out(decision, event):
-        raise UnprocessableEvent(
+        raise MalformedPayload(
             f"The signed body does not say that the account was {decision}; only a header does, "
             "which is not signed."
         )
-    affected, changed = accounts.update_account(
+    _affected, changed = accounts.update_account(
         decision,
-        business_account_id=event.business_account_id,
-        phone_number_ids=event.phone_number_ids,
+        business_account_id=account_id,
+        phone_number_ids=number_ids,
         source=Source.WEBHOOK,
         event_id=event.event_id,
         occurred_at=event.occurred_at,
@@ -162,12 +189,6 @@ def handle_account_updated(event: AccountEvent, webhook_event: WebhookEvent) -> 
         data=event.details,
         webhook_event=webhook_event,
     )
-    if not affected and SAMPLE_NUMBER in event.phone_number_ids:
-        raise Ignored(TEST_DELIVERY)
-    if not affected:
-        raise UnprocessableEvent(
-            f"No connected number here belongs to the account {event.business_account_id}."
-        )
     if not changed:
         raise Ignored(
             "Out of date: this or a newer change of the account is already recorded, or the number "

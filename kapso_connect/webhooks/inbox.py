@@ -26,18 +26,37 @@ from ..exceptions import (
     MalformedPayload,
     NeedsConfirmation,
     TryLater,
-    UnprocessableEvent,
+    UnknownCustomer,
 )
 from ..kapso.client import KapsoClient
 from ..log import log_event
 from ..models import Source, TimelineEvent, WebhookEvent
 from ..onboarding.details import details_budget
-from ..onboarding.remote_numbers import STALE_READ_WINDOW, refresh_number
+from ..onboarding.remote_numbers import (
+    NOT_SHOWN_YET_WINDOW,
+    STALE_READ_WINDOW,
+    refresh_number,
+)
 from ..utils import as_instant, describe, time_since, utc_now
-from .handlers import CONNECTING_EVENTS, TEST_DELIVERY, apply, disconnection_data
-from .payloads import PARSERS, Event, Message, PhoneNumberEvent, is_test, read
+from .handlers import (
+    CONNECTING_EVENTS,
+    TEST_DELIVERY,
+    apply,
+    disconnection_data,
+    is_foreign,
+    is_theirs,
+)
+from .payloads import (
+    PARSERS,
+    UNNAMED_EVENT,
+    Event,
+    Message,
+    PhoneNumberEvent,
+    is_test,
+    read,
+)
 
-EXPECTED_ERRORS = (Ignored, UnprocessableEvent, MalformedPayload, NeedsConfirmation)
+EXPECTED_ERRORS = (Ignored, MalformedPayload, NeedsConfirmation)
 """A handler raises these to decide what becomes of an event; any other error is a bug or an outage
 and is logged."""
 
@@ -161,7 +180,7 @@ def _apply_again(message: Message) -> WebhookEvent | None:
         retry_on_conflict(partial(apply, message.event, latest))
     except NeedsConfirmation:
         return latest if _ask_again(latest) else None
-    except (Ignored, UnprocessableEvent):
+    except Ignored:
         pass
     return latest
 
@@ -276,8 +295,10 @@ def _set_expected_outcome(webhook_event: WebhookEvent, event: Event | None, erro
     """Set the outcome that the event has if its handler raises nothing, so that the row is written
     only once. Does not save."""
     status = WebhookEvent.Status
-    if error:
+    if error and webhook_event.event in {UNNAMED_EVENT, *PARSERS}:
         finish(webhook_event, status.FAILED, error)
+    elif error:  # what this app does not act on is never an error
+        finish(webhook_event, status.IGNORED, error)
     elif is_test(webhook_event.payload):
         finish(webhook_event, status.IGNORED, TEST_DELIVERY)
     elif event is None:
@@ -365,8 +386,12 @@ def _apply(event: Event | None, error: str, webhook_event: WebhookEvent) -> None
 def confirm(
     event: PhoneNumberEvent, webhook_event: WebhookEvent, client: KapsoClient | None = None
 ) -> None:
-    """Apply what Kapso's API says about the number of an event that cannot be trusted alone."""
+    """Apply what Kapso's API says about the number of an event that cannot be trusted alone.
+
+    A number that was just reported as connected, and that the API does not show yet, is waited for.
+    """
     connects = webhook_event.event in CONNECTING_EVENTS
+    age = time_since(webhook_event.received_at)
     try:
         connection = refresh_number(
             event.phone_number_id,
@@ -375,20 +400,28 @@ def confirm(
             webhook_event=webhook_event,
             data=None if connects else disconnection_data(event, webhook_event),
             reconnected_at=event.occurred_at if webhook_event.is_name_signed else None,
+            is_expected=connects and age < NOT_SHOWN_YET_WINDOW,
         )
     except (KapsoError, TryLater) as error:
         schedule_retry(webhook_event, str(error))
         return
     is_connected = connection is not None and connection.is_connected
+    if connects and connection is not None and is_connected and not is_theirs(event, connection):
+        if age < NOT_SHOWN_YET_WINDOW:
+            schedule_retry(webhook_event, "Kapso's API still shows the number as another's.")
+            return
+        is_connected = False
     is_fresh = time_since(event.occurred_at or webhook_event.received_at) < STALE_READ_WINDOW
     if is_connected and not connects and is_fresh:
         schedule_retry(webhook_event, "Kapso's API still shows the number as connected.")
         return
-    if connects and not is_connected and event.occurred_at is not None and is_fresh:
-        schedule_retry(webhook_event, "Kapso's API does not show the number as connected yet.")
-        return
     if is_connected == connects:
         finish(webhook_event, WebhookEvent.Status.PROCESSED)
+    elif connects and is_foreign(event):
+        finish(webhook_event, WebhookEvent.Status.IGNORED, str(UnknownCustomer(event.customer_id)))
+    elif connects and event.occurred_at is not None and is_fresh:
+        schedule_retry(webhook_event, "Kapso's API does not show the number as connected yet.")
+        return
     else:
         finish(
             webhook_event, WebhookEvent.Status.IGNORED, "Out of date: Kapso's API says otherwise."
@@ -409,7 +442,7 @@ def classify_error(webhook_event: WebhookEvent, error: Exception) -> None:
         webhook_event.last_error = "Waiting for the API to confirm it."
     elif isinstance(error, Ignored):
         finish(webhook_event, status.IGNORED, str(error))
-    elif isinstance(error, (MalformedPayload, UnprocessableEvent)):
+    elif isinstance(error, MalformedPayload):
         finish(webhook_event, status.FAILED, str(error))
     elif isinstance(error, (IntegrityError, *db.OUTAGE_ERRORS)):
         webhook_event.status = status.PENDING

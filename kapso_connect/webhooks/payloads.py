@@ -33,6 +33,19 @@ here, it is a test delivery; for one who is, a developer is trying out the docum
 
 REDACTED = "***"
 
+ENVELOPE_FIELDS = {
+    *("data", "batch", "batch_info", "test"),
+    *("id", "created_at", "occurred_at", "timestamp", "project", "project_id"),
+}
+"""What an envelope may have beside the event's name. With anything else in it, and no name, an
+object is the payload."""
+
+CONFIG_FIELDS = ("phone_number_id", "business_account_id", "customer_id")
+"""What version 1 may have in ``whatsapp_config``."""
+
+FLAT_EVENTS = "kapso_agent."
+"""How the names of the events begin whose payload has a part called ``data``, and no envelope."""
+
 _separators = re.compile("[^a-z0-9]")
 # A value under one of these names is secret, whatever the name's case and separators are.
 _secret_name = re.compile(
@@ -105,10 +118,12 @@ class Message:
 
 
 def parse(body: bytes, headers: Mapping[str, str]) -> list[Message]:
-    """Return the events in a signed body, in any of Kapso's three forms: one event without its
-    name, one event in an envelope with its name, or a batch.
+    """Return the events in a signed body, in any of Kapso's three forms: one event as it is, one
+    event in an envelope, or a batch.
 
-    The event's name is taken from the body if it is there, since headers are not signed.
+    The event's name is taken from the body if it is there, since headers are not signed. An
+    envelope may have the name, or leave it to the header. A batch is marked in the body or in a
+    header, or is an envelope around a list.
     Raise MalformedBody if the body is not a JSON object.
     """
     try:
@@ -120,9 +135,8 @@ def parse(body: bytes, headers: Mapping[str, str]) -> list[Message]:
     header_name = headers.get("X-Webhook-Event", "")
     delivery = _Delivery(headers.get("X-Idempotency-Key", ""), header_name, body)
     data = parsed.get("data")
-    if isinstance(data, list) and (
-        parsed.get("batch") is True or headers.get("X-Webhook-Batch", "").lower() == "true"
-    ):
+    is_marked = parsed.get("batch") is True or headers.get("X-Webhook-Batch", "").lower() == "true"
+    if isinstance(data, list) and (is_marked or _is_plain_batch(parsed, header_name)):
         if len(data) > MAX_BATCH_SIZE:
             problem = f"A batch of {len(data)} events; at most {MAX_BATCH_SIZE} are allowed."
             return [delivery.message({"batch_size": len(data)}, _name_in_body(parsed), problem)]
@@ -147,10 +161,10 @@ class _Delivery:
         name = _name_in_body(batch) if batch else ""
         payload, error = item, ""
         if isinstance(item, dict):
-            if (own_name := _name_in_body(item)) and isinstance(item.get("data"), dict):
+            name = _name_in_body(item) or name
+            if isinstance(item.get("data"), dict) and _is_envelope(item, name or self.header_name):
                 around.append(item)
                 payload = item["data"]
-            name = own_name or name
         if not isinstance(payload, dict):
             payload, error = {"item": payload}, "An event must be an object."
         elif any(part.get("test") is True for part in around):
@@ -208,6 +222,26 @@ def _has_identity(payload: Mapping[str, Any]) -> bool:
     if payload.get("id") != payload.get("phone_number_id"):
         ids.append(payload.get("id"))
     return any(isinstance(value, (str, int)) and bool(value) for value in ids)
+
+
+def _is_envelope(item: Mapping[str, Any], name: str) -> bool:
+    """Return whether the ``data`` of ``item`` is the payload of the event called ``name``, and not
+    a part of the payload."""
+    if name.startswith(FLAT_EVENTS):
+        return False
+    return bool(_name_in_body(item)) or item.keys() <= ENVELOPE_FIELDS
+
+
+def _is_plain_batch(body: Mapping[str, Any], header_name: str) -> bool:
+    """Return whether ``body``, whose ``data`` is a list, is a batch that is not marked as one."""
+    items, name = body["data"], _name_in_body(body)
+    names = {"event", "type"} if name else set()
+    return (
+        bool(items)
+        and all(isinstance(item, dict) for item in items)
+        and body.keys() <= ENVELOPE_FIELDS | names
+        and not (name or header_name).startswith(FLAT_EVENTS)
+    )
 
 
 def _name_in_body(item: Mapping[str, Any]) -> str:
@@ -290,10 +324,12 @@ def _plain(name: str) -> str:
 
 
 def parse_phone_number_event(payload: Mapping[str, Any]) -> PhoneNumberEvent:
-    """Return the payload of ``whatsapp.phone_number.*``, in either form, as typed values.
+    """Return the payload of ``whatsapp.phone_number.*``, of version 2 or 1, as typed values.
 
+    Version 1 has ``customer_id``, and may have what is about the number in ``whatsapp_config``.
     Raise MalformedPayload, with a message for staff, if an id is missing or not an id.
     """
+    payload = _with_config(payload)
     customer = _object(payload, "customer")
     source = _object(payload, "source")
     disconnection = _object(payload, "disconnection")
@@ -312,6 +348,15 @@ def parse_phone_number_event(payload: Mapping[str, Any]) -> PhoneNumberEvent:
         initiated_by=_text(disconnection, "initiated_by"),
         source_event=_text(source, "event"),
     )
+
+
+def _with_config(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return ``payload`` with what version 1 has in ``whatsapp_config`` only."""
+    config = payload.get("whatsapp_config")
+    if not isinstance(config, dict):
+        return payload
+    names = [name for name in CONFIG_FIELDS if payload.get(name) is None and name in config]
+    return {**payload, **{name: config[name] for name in names}}
 
 
 def parse_account_event(payload: Mapping[str, Any]) -> AccountEvent:

@@ -17,7 +17,7 @@ from ..log import OutageEvent, log_event
 from ..utils import describe
 from .inbox import AlreadyStored, RepeatedTooOften, receive
 from .payloads import SIGNATURE_CHECK_BODY, parse
-from .signature import is_valid
+from .signature import find_signature, is_valid
 
 NOT_STORED = OutageEvent("webhook.not_stored")
 MAX_LOGGED_ERROR = 200
@@ -60,7 +60,7 @@ def _respond(request: HttpRequest) -> JsonResponse:
         return _refusal(error.status, str(error))
     if not conf.webhook_secret:
         log_event("webhook.no_secret")
-    if not is_valid(body, request.headers.get("X-Webhook-Signature", ""), conf.webhook_secret):
+    if not is_valid(body, find_signature(request.headers), conf.webhook_secret):
         return _refusal(401, WRONG_SIGNATURE)
     try:
         messages = parse(body, request.headers)

@@ -14,7 +14,7 @@ from kapso_connect import onboarding
 from kapso_connect.exceptions import KapsoRateLimited
 from kapso_connect.kapso.client import KapsoClient
 from kapso_connect.kapso.types import KapsoHealth
-from kapso_connect.models import Connection
+from kapso_connect.models import Connection, TimelineEvent, WebhookEvent
 from kapso_connect.onboarding.funding import refresh_funding
 from kapso_connect.onboarding.numbers import Number
 from kapso_connect.testing import Sandbox
@@ -248,17 +248,18 @@ def test_replayed_decision_is_announced_once(connection: Connection, name: str) 
     assert last_delivery().status == "ignored"
 
 
-def test_decision_about_an_unknown_account_fails_and_can_be_processed_again(
-    connection: Connection,
-) -> None:
+def test_decision_about_the_number_of_the_documentation_is_a_test(connection: Connection) -> None:
+    sample = [{"id": "123456789012345"}]
+    decide(account("disabled", connection, business_account_id="nobody", phone_numbers=sample))
+    assert last_delivery().status == "ignored"
+    assert "test delivery" in last_delivery().last_error
+
+
+def test_decision_about_an_account_of_another_site_is_ignored(connection: Connection) -> None:
     payload = account("disabled", connection, business_account_id="nobody", phone_numbers=[])
     assert decide(payload) == []
-    assert last_delivery().status == "failed"
+    assert last_delivery().status == "ignored"
     assert "nobody" in last_delivery().last_error
-    Connection.objects.update(business_account_id="nobody")
-    with listening() as heard:
-        assert inbox.process_again(last_delivery())
-    assert heard.names() == ["whatsapp_account_updated"]
 
 
 @pytest.mark.parametrize("name", ["disabled", "restricted", "reinstated", "violation"])
@@ -327,10 +328,11 @@ def test_decision_that_only_a_header_names_counts_if_the_body_bears_it_out(
 
 
 def test_decision_named_in_a_signed_envelope_can_be_processed_again(connection: Connection) -> None:
-    payload = account("disabled", connection, business_account_id="nobody", phone_numbers=[])
+    payload = account("disabled", connection)
     name = payload.pop("event")
     post({"event": name, "data": payload}, event=name)
-    assert "nobody" in last_delivery().last_error
-    Connection.objects.update(business_account_id="nobody")
+    Connection.objects.update(account_status="active", account_updated_at=None)
+    TimelineEvent.objects.all().delete()
+    WebhookEvent.objects.update(status="failed")
     assert inbox.process_again(last_delivery())
     assert reload(connection).account_status == "disabled"

@@ -59,6 +59,12 @@ def run_due() -> None:
         inbox.process(event.pk)
 
 
+def long_after_it_was_received() -> None:
+    """Process the inbox when the API has had time to show what was reported."""
+    WebhookEvent.objects.update(received_at=timezone.now() - timedelta(minutes=1))
+    run_due()
+
+
 def closed(connection: Connection, *, ago: timedelta = timedelta(minutes=30)) -> Connection:
     connection.status = "disconnected"
     connection.disconnected_at = timezone.now() - ago
@@ -572,6 +578,7 @@ def test_replayed_creation_does_not_reconnect(
     assert not reload(connection).is_connected
     with listening() as heard:
         assert post(captured, event=CREATED, key=str(uuid.uuid4())).status_code == 200
+        long_after_it_was_received()
     assert heard == []
     assert not reload(connection).is_connected
     assert last_delivery().status == "ignored"
@@ -586,7 +593,7 @@ def test_creation_replayed_during_the_teardown_waits_and_is_then_ignored(
         assert last_delivery().status == "pending"
         sandbox.send_event(DELETED, phone_number_id=connection.phone_number_id)
         wait_until_deleted(sandbox, connection)
-        run_due()
+        long_after_it_was_received()
     assert heard == []
     assert last_delivery().status == "ignored"
 
@@ -612,6 +619,42 @@ def test_deletion_delivered_before_creation_leaves_the_number_disconnected(
         post(payload_for(customer, "77"), event=CREATED)  # late; the API does not know it
     assert heard == []
     assert not Connection.objects.get().is_connected
+
+
+@pytest.mark.parametrize("event", [CREATED, RECONNECTED])
+def test_number_that_was_created_again_is_waited_for(
+    connection: Connection, sandbox: Sandbox, event: str
+) -> None:
+    closed(connection)
+    sandbox.faults(api=[{"match": "phone_numbers/", "kind": "status", "status": 404, "times": 1}])
+    with listening() as heard:
+        post(payload_for(connection.customer, connection.phone_number_id), event=event)
+        assert last_delivery().status == "pending"
+        assert "does not show" in last_delivery().last_error
+        run_due()
+    assert len(heard) == 1
+    assert reload(connection).is_connected
+    assert last_delivery().status == "processed"
+
+
+def test_number_that_the_api_never_shows_is_not_waited_for_again(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    closed(connection)
+    sandbox.faults(api=[{"match": "phone_numbers/", "kind": "status", "status": 404}])
+    post(payload_for(connection.customer, connection.phone_number_id))
+    assert last_delivery().status == "pending"
+    long_after_it_was_received()
+    assert last_delivery().status == "ignored"
+    assert "Out of date" in last_delivery().last_error
+
+
+def test_number_that_the_api_does_not_have_after_its_deletion_is_disconnected_at_once(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    sandbox.faults(api=[{"match": "phone_numbers/", "kind": "status", "status": 404}])
+    post(payload_for(connection.customer, connection.phone_number_id), event=DELETED)
+    assert not reload(connection).is_connected
 
 
 def test_while_the_api_is_away_a_reconnection_waits(
@@ -660,11 +703,36 @@ def test_number_that_moved_at_kapso_sends_an_event_for_both_customers(
     assert reload(connection).customer == new
 
 
+def test_number_that_the_api_still_shows_as_anothers_is_waited_for(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    new = remote_customer(sandbox)
+    post(payload_for(new, connection.phone_number_id))
+    assert last_delivery().status == "pending"
+    sandbox.patch_number(connection.phone_number_id, customer_id=new.kapso_id)
+    run_due()
+    assert reload(connection).customer == new
+    assert last_delivery().status == "processed"
+
+
+def test_creation_for_a_customer_under_a_new_id_at_kapso_is_not_waited_for(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    closed(connection)
+    payload = payload_for(connection.customer, connection.phone_number_id)
+    payload["customer"]["id"] = "another-id-at-kapso"
+    post(payload)
+    assert reload(connection).is_connected
+    assert last_delivery().status == "processed"
+
+
 def test_replayed_creation_does_not_move_a_number_back(
     connection: Connection, sandbox: Sandbox
 ) -> None:
     former = make_customer()
     with listening() as heard:
         post(payload_for(former, connection.phone_number_id))
+        long_after_it_was_received()
     assert heard == []
     assert reload(connection).customer == connection.customer
+    assert last_delivery().status == "ignored"

@@ -218,17 +218,91 @@ def test_while_the_api_is_away_the_number_stays_unconfirmed(
 NOT_SHOWN = {"match": "phone_numbers/", "kind": "status", "status": 404}
 
 
-@pytest.mark.parametrize("by_visitor", [True, False])
+@pytest.mark.parametrize(
+    "at_kapso",
+    [
+        None,
+        {"status": "used", "whatsapp_setup_status": "completed"},
+        {"status": "active", "whatsapp_setup_status": "processing"},
+        {"status": "used", "whatsapp_setup_status": "pending"},
+    ],
+)
 def test_number_that_the_api_does_not_show_yet_is_waited_for(
-    sandbox: Sandbox, by_visitor: bool
+    sandbox: Sandbox, at_kapso: dict[str, str] | None
 ) -> None:
     link, number = link_and_number(sandbox)
-    if not by_visitor:  # Then Kapso has to say that the link connected a number.
+    if at_kapso:  # Not by the visitor: then Kapso has to say that the link was used.
         link = onboarding.create_setup_link(link.customer)
-        sandbox.patch_setup_link(link.kapso_id, status="used", whatsapp_setup_status="completed")
+        sandbox.patch_setup_link(link.kapso_id, **at_kapso)
     sandbox.faults(api=[{**NOT_SHOWN, "times": 1}])
-    assert redirects.confirm_redirect(link, number, by_visitor=by_visitor) == Pending()
+    assert redirects.confirm_redirect(link, number, by_visitor=at_kapso is None) == Pending()
     assert confirmed(link, number).is_connected
+
+
+def test_sync_keeps_a_visitors_report_that_the_api_does_not_show_yet(sandbox: Sandbox) -> None:
+    link, number = link_and_number(sandbox)
+    sandbox.faults(api=[NOT_SHOWN])
+    assert redirects.confirm_redirect(link, number, by_visitor=True) == Pending()
+    link.refresh_from_db()
+    assert redirects.confirm_redirect(link, number, source="sync") == Pending()
+    link.refresh_from_db()
+    assert link.unconfirmed_phone_number_id == number.phone_number_id
+
+
+def test_details_of_a_known_number_are_filled_in_when_the_api_answers(sandbox: Sandbox) -> None:
+    link, number = link_and_number(sandbox, phone_number="+14155552671")
+    onboarding.connect(link.customer, Number(number.phone_number_id), source="webhook")
+    sandbox.faults(api=[{"match": "phone_numbers", "kind": "status", "status": 403}])
+    assert confirmed(link, number).display_phone_number == ""
+    sandbox.clear_faults()
+    assert confirmed(link, number).display_phone_number == "+1 415-555-2671"
+
+
+# Without a number
+
+
+def test_report_without_a_number_is_settled_by_sync(sandbox: Sandbox) -> None:
+    link, number = link_and_number(sandbox)
+    sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 503}])
+    for _ in range(2):
+        assert redirects.confirm_redirect(link, Number(""), by_visitor=True) == Pending()
+        link.refresh_from_db()
+    assert (link.unconfirmed_phone_number_id, link.unconfirmed_since is not None) == ("", True)
+    assert Customer.objects.get(pk=link.customer_id).status == "confirming"
+    sandbox.clear_faults()
+    assert redirects.confirm_redirect(link, Number(""), source="sync") == Connected(
+        Connection.objects.get(phone_number_id=number.phone_number_id)
+    )
+    link.refresh_from_db()
+    assert (link.setup_status, link.unconfirmed_since) == ("completed", None)
+
+
+def test_report_without_a_number_keeps_no_webhook_from_finding_the_link(sandbox: Sandbox) -> None:
+    link, number = link_and_number(sandbox)
+    sandbox.add_number(customer_id=link.customer.kapso_id)
+    assert redirects.confirm_redirect(link, Number(""), by_visitor=True) == Pending()
+    connection = onboarding.connect(link.customer, number, source="webhook")
+    assert connection.setup_link == link
+
+
+def test_report_without_a_number_is_forgotten_where_no_number_is_new(sandbox: Sandbox) -> None:
+    link, _number = link_and_number(sandbox)
+    sandbox.add_number(customer_id=link.customer.kapso_id)
+    assert redirects.confirm_redirect(link, Number("")) == Pending()
+    link.refresh_from_db()
+    assert isinstance(redirects.confirm_redirect(link, Number(""), source="sync"), Rejected)
+    link.refresh_from_db()
+    assert link.unconfirmed_since is None
+    assert not Connection.objects.exists()
+
+
+def test_number_that_follows_a_report_without_one_is_waited_for(sandbox: Sandbox) -> None:
+    link, number = link_and_number(sandbox)
+    sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 503}])
+    assert redirects.confirm_redirect(link, Number("")) == Pending()
+    assert redirects.confirm_redirect(link, number) == Pending()
+    link.refresh_from_db()
+    assert link.unconfirmed_phone_number_id == number.phone_number_id
 
 
 def test_number_that_the_webhook_connected_before_the_api_shows_it(sandbox: Sandbox) -> None:

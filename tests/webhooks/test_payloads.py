@@ -86,6 +86,21 @@ def test_a_flat_payload_with_a_type_of_its_own_is_no_envelope() -> None:
     assert (message.name, message.payload) == ("whatsapp.message.received", body)
 
 
+@pytest.mark.parametrize("field", [{"event": "kapso_agent.run.completed"}, {}])
+@pytest.mark.parametrize("data", [{"phone_number_id": "1"}, [{"phone_number_id": "1"}]])
+def test_what_an_agent_run_calls_data_is_a_part_of_it(field, data) -> None:
+    body = {**field, "id": "run_1", "created_at": NOW, "data": data}
+    (message,) = read(body, x_webhook_event="kapso_agent.run.completed")
+    assert (message.name, message.payload) == ("kapso_agent.run.completed", body)
+
+
+@pytest.mark.parametrize("more", [{"note": "x"}, {"type": "image"}, {"data": [1]}])
+def test_what_no_envelope_has_makes_a_payload_of_it(more) -> None:
+    for body in ({"data": NUMBER, **more}, {"data": [NUMBER], **more}):
+        (message,) = read(body, x_webhook_event="custom.event")
+        assert message.payload == body
+
+
 def test_a_name_is_missing() -> None:
     assert read({})[0].name == UNNAMED_EVENT
 
@@ -197,6 +212,9 @@ def test_a_time_without_a_zone_is_in_utc() -> None:
         ({"type": NAME, "batch": True, "data": [NUMBER]}, True),
         ({"batch": True, "data": [NUMBER]}, False),
         ({"batch": True, "data": [{**NUMBER, "event": NAME}]}, True),
+        ({"data": NUMBER}, False),
+        ({"data": [NUMBER]}, False),
+        ({"type": NAME, "data": [NUMBER]}, True),
         ({"type": "image", **NUMBER}, False),
     ],
 )
@@ -246,9 +264,9 @@ def test_no_key_makes_another_delivery_look_stored() -> None:
     found = [
         *digests(NUMBER, ""),
         *digests(NUMBER, derived),
-        *digests(batch, "k", x_webhook_batch="true"),
         *digests(batch, "k"),
         *digests(batch, "k:0"),
+        *digests({**batch, "more": 1}, "k"),
         *digests(NUMBER, "K"),
         *digests(NUMBER, "k"),
     ]
