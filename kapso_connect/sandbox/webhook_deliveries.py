@@ -52,7 +52,8 @@ def _filtered(request: HttpRequest) -> list[Delivery]:
     status = query(request, "status", fields.choice(*DELIVERY_STATUSES))
     event, webhook_id = query(request, "event"), query(request, "webhook_id", fields.uuid)
     errors_only = query(request, "errors_only", fields.choice("true", "false")) == "true"
-    since = now() - DELIVERY_PERIODS[query(request, "period", fields.choice(*DELIVERY_PERIODS)) or "24h"]
+    period = query(request, "period", fields.choice(*DELIVERY_PERIODS)) or "24h"
+    since = now() - DELIVERY_PERIODS[period]
     return [
         row
         for row in store.deliveries.values()
