@@ -14,7 +14,7 @@ from .state import Delivery, now, store
 from .web import SandboxView, page_size, query
 
 DELIVERY_STATUSES = ("pending", "delivered", "failed")
-PERIODS = {"24h": timedelta(days=1), "7d": timedelta(days=7), "30d": timedelta(days=30)}
+DELIVERY_PERIODS = {"24h": timedelta(days=1), "7d": timedelta(days=7), "30d": timedelta(days=30)}
 STATUS_BY_STATE = {
     "pending": "pending",
     "held": "pending",
@@ -52,7 +52,8 @@ def _filtered(request: HttpRequest) -> list[Delivery]:
     status = query(request, "status", fields.choice(*DELIVERY_STATUSES))
     event, webhook_id = query(request, "event"), query(request, "webhook_id", fields.uuid)
     errors_only = query(request, "errors_only", fields.choice("true", "false")) == "true"
-    since = now() - PERIODS[query(request, "period", fields.choice(*PERIODS)) or "24h"]
+    period = query(request, "period", fields.choice(*DELIVERY_PERIODS)) or "24h"
+    since = now() - DELIVERY_PERIODS[period]
     return [
         row
         for row in store.deliveries.values()

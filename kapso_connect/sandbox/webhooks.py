@@ -21,7 +21,7 @@ DELIVERY_TIMEOUT = 10
 DELIVERY_RETRY_DELAYS = (10, 40, 90)
 SENDER_THREADS = 16
 DEFAULT_WINDOW_SECONDS = 5
-MAX_BATCH_SIZE = 50
+DEFAULT_BATCH_SIZE = 50
 PAUSE_WINDOW = timedelta(minutes=15)
 
 
@@ -93,7 +93,7 @@ class Sender:
         is_buffered = webhook.buffer_enabled and event == payloads.MESSAGE_RECEIVED_EVENT
         if is_buffered or faults.batch:
             conversation_id = _conversation_id(payload) if is_buffered else ""
-            limit = (webhook.max_buffer_size or MAX_BATCH_SIZE) if is_buffered else faults.batch
+            limit = (webhook.max_buffer_size or DEFAULT_BATCH_SIZE) if is_buffered else faults.batch
             batch = (webhook.id, event, conversation_id)
             collected = self._batches.setdefault(batch, [])
             collected.append(payload)
