@@ -110,10 +110,10 @@ def confirm_redirect(
     # One that does not appear stays until kapso_sync: a page that is loaded again waits no more.
     if outcome != NOT_FOUND or source == Source.SYNC:
         _clear_unconfirmed(link, number)
-    known = connected_number(link, number)
-    if isinstance(outcome, Rejected) and known is not None:
-        outcome = Connected(known)
     if isinstance(outcome, Rejected):
+        known = connected_number(link, number)
+        if known is not None:
+            return Connected(known)
         log_event(
             "redirect.rejected",
             setup_link_id=link.pk,
