@@ -196,8 +196,12 @@ class UnknownCustomer(Ignored):
     event with the message."""
 
     def __init__(self, kapso_id: str) -> None:
-        super().__init__(
-            f"Kapso's customer {kapso_id} is not a customer of this site "
+        super().__init__(kapso_id)
+        self.kapso_id = kapso_id
+
+    def __str__(self) -> str:
+        return (
+            f"Kapso's customer {self.kapso_id} is not a customer of this site "
             "(ADOPT_UNKNOWN_CUSTOMERS is off)."
         )
 

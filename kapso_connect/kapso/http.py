@@ -115,7 +115,7 @@ META_NEXT_STEPS = {
 }
 """What to do next, for each of these error codes of Meta's."""
 
-SECRET_FIELDS = frozenset({"access_token", "secret_key", "webhook_verify_token"})
+SECRET_REQUEST_FIELDS = frozenset({"access_token", "secret_key", "webhook_verify_token"})
 """Fields of a request whose values no error may quote."""
 
 TRY_LATER = "Try again later."
@@ -649,7 +649,7 @@ def _secrets_in(body: Mapping[str, Any] | None) -> list[str]:
         for wrapped in (body or {}).values()
         if isinstance(wrapped, Mapping)
         for name, value in wrapped.items()
-        if name in SECRET_FIELDS and isinstance(value, str) and value
+        if name in SECRET_REQUEST_FIELDS and isinstance(value, str) and value
     ]
 
 

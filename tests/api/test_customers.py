@@ -227,6 +227,12 @@ def test_filter_by_status(caller: Caller) -> None:
     make_connection(
         make_customer(name="disconnected"), status="disconnected", disconnected_at=timezone.now()
     )
+    make_connection(
+        make_customer(name="paused"),
+        status="disconnected",
+        disconnect_reason="offboarded",
+        disconnected_at=timezone.now(),
+    )
     for status in OnboardingStatus.values:
         assert names(caller, f"status={status}") == [status]
         (row,) = caller.get(f"customers/?status={status}").json()["results"]
