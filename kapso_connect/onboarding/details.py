@@ -66,6 +66,13 @@ def complete_event(event: TimelineEvent) -> bool:
     is_told_by_webhook = event.source == Source.WEBHOOK
     if connection is None or not is_told_by_webhook or not _are_missing(connection):
         return False
+    # Meanwhile the customer's browser may have returned, whose redirect was confirmed by the API.
+    connection = Connection.objects.filter(pk=connection.pk).first()
+    if connection is None:
+        return False
+    event.connection = connection
+    if not _are_missing(connection):
+        return False
     complete = _ask_and_store(connection)
     if complete is not None:
         event.connection = complete

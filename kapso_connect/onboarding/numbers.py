@@ -285,7 +285,7 @@ def changed_since(connection: Connection, asked_at: datetime) -> bool:
 def add_details(connection: Connection, number: Number, *, source: str = "") -> Connection | None:
     """Store what the API says about a number that was recorded without its details.
 
-    With a ``source``, this is recorded in the timeline: its signal was sent without them. Return
+    With a ``source``, this is recorded in the timeline if its signal was sent without them. Return
     the connection as it is now; None if the number is not connected for this customer any more.
     """
 
@@ -311,7 +311,7 @@ def _update_connected(
 ) -> None:
     was_unknown = not connection.display_phone_number
     changed = _copy_details(connection, number, overwrite=overwrite)
-    if source and was_unknown and connection.display_phone_number:
+    if source and was_unknown and connection.display_phone_number and _was_announced(connection):
         outbox.record(
             Kind.DETAILS_RECEIVED,
             source=source,
@@ -331,6 +331,11 @@ def _update_connected(
         changed.append("health_retry_after")
     if changed:
         connection.save(update_fields=[*changed, "updated_at"])
+
+
+def _was_announced(connection: Connection) -> bool:
+    """Return whether all receivers have been told that the number is connected."""
+    return not connection.events.undelivered().filter(kind=Kind.CONNECTED).exists()
 
 
 def _copy_details(connection: Connection, number: Number, *, overwrite: bool) -> list[str]:

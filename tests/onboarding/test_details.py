@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import pytest
+from django.db import transaction
+from django.db.models.signals import post_save
+from django.utils import timezone
 
 from kapso_connect import outbox, sync
 from kapso_connect.models import Connection, Customer, TimelineEvent, WebhookEvent
 from kapso_connect.onboarding import details
+from kapso_connect.onboarding.numbers import Number, connect
 from kapso_connect.testing import Sandbox
 from kapso_connect.webhooks import inbox
 
@@ -149,6 +154,31 @@ def test_all_numbers_of_a_delivery_share_one_budget(
         post({"type": CREATED, "batch": True, "data": payloads})
         assert 0.3 < time.monotonic() - started < 0.8
     assert heard.names() == ["whatsapp_connected"] * 3
+
+
+def test_redirect_that_is_faster_than_the_signal_adds_them(
+    customer: Customer, number: dict[str, Any], sandbox: Sandbox
+) -> None:
+    sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 401}])
+    known = Number(number["phone_number_id"], display_phone_number="+1 415-555-0100")
+
+    def redirect_is_confirmed(sender: Any, instance: Connection, created: bool, **_: Any) -> None:
+        if created:
+            confirmed = partial(
+                connect, customer, known, source="redirect", asked_at=timezone.now()
+            )
+            transaction.on_commit(confirmed)
+
+    post_save.connect(redirect_is_confirmed, sender=Connection)
+    try:
+        with listening() as heard:
+            post(created(customer, number))
+    finally:
+        post_save.disconnect(redirect_is_confirmed, sender=Connection)
+    shown = heard.only("whatsapp_connected")["connection"].display_phone_number
+    assert shown == known.display_phone_number
+    assert events("details_received") == []
+    assert sandbox.requests() == []
 
 
 def test_number_that_has_moved_keeps_what_the_webhook_said(
