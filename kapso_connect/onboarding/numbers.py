@@ -334,8 +334,9 @@ def _update_connected(
 
 
 def _was_announced(connection: Connection) -> bool:
-    """Return whether all receivers have been told that the number is connected."""
-    return not connection.events.undelivered().filter(kind=Kind.CONNECTED).exists()
+    """Return whether a receiver has been told that the number is connected."""
+    latest = connection.events.filter(kind=Kind.CONNECTED).order_by("pk").last()
+    return latest is not None and bool(latest.receivers)
 
 
 def _copy_details(connection: Connection, number: Number, *, overwrite: bool) -> list[str]:

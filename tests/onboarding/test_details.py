@@ -73,6 +73,7 @@ def test_receivers_get_the_details(customer: Customer, number: dict[str, Any]) -
 def test_details_without_receivers(customer: Customer, number: dict[str, Any]) -> None:
     post(created(customer, number))
     check_details(Connection.objects.get(), number)
+    assert events("details_received") == []  # nobody was told without them
 
 
 def test_worker_asks_where_a_queue_runs(
