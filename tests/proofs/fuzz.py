@@ -339,6 +339,7 @@ def may_write(environ: dict[str, Any], sql: str) -> bool:
         return is_signed(environ)
     redirect_writes = (
         'UPDATE "kapso_connect_setuplink"',
+        'UPDATE "kapso_connect_customer" SET "status"',  # being confirmed
         'INSERT INTO "kapso_connect_timelineevent"',
     )
     return LINK in environ["QUERY_STRING"] and sql.startswith(redirect_writes)
