@@ -391,6 +391,24 @@ def paused(connection: Connection) -> Connection:
     return reload(connection)
 
 
+def test_withdrawal_at_the_moment_of_the_pause_counts(connection: Connection) -> None:
+    number = paused(connection)
+    deliver(DISCONNECTED, number, at=number.disconnected_at)
+    assert reload(connection).customer.status == "disconnected"
+
+
+def test_status_of_who_lost_a_number_that_another_customer_connects(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    former = paused(connection).customer
+    other = remote_customer(sandbox)
+    sandbox.patch_number(connection.phone_number_id, customer_id=other.kapso_id)
+    post(payload_for(other, connection.phone_number_id))
+    assert reload(connection).customer == other
+    former.refresh_from_db()
+    assert former.status == "not_invited"
+
+
 def test_offboarding_is_a_pause_of_metas(connection: Connection) -> None:
     with listening() as heard:
         number = paused(connection)
