@@ -397,6 +397,17 @@ def test_withdrawal_at_the_moment_of_the_pause_counts(connection: Connection) ->
     assert reload(connection).customer.status == "disconnected"
 
 
+def test_pause_ends_although_the_events_name_no_customer(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    for event, seconds in [(OFFBOARDED, 60), (RECONNECTED, 5)]:
+        at = (timezone.now() - timedelta(seconds=seconds)).isoformat()
+        number = {"phone_number_id": connection.phone_number_id}
+        post({**number, "event": event, "occurred_at": at}, event=event)
+    assert reload(connection).is_connected
+    assert last_delivery().status == "processed"
+
+
 def test_status_of_who_lost_a_number_that_another_customer_connects(
     connection: Connection, sandbox: Sandbox
 ) -> None:
