@@ -77,6 +77,8 @@ def complete_event(event: TimelineEvent) -> bool:
     if complete is not None:
         event.connection = complete
     else:
+        # Asking took time: receivers get the number as it is now.
+        event.connection = Connection.objects.filter(pk=connection.pk).first() or connection
         db.enqueue_later_on_commit(request_details, connection.pk, utc_now() + DETAILS_RETRY_DELAY)
     return True
 

@@ -93,7 +93,7 @@ def _ends_pause(
     paused_at = connection.disconnected_at
     if occurred_at is None or paused_at is None:
         return True
-    return as_aware(occurred_at) > as_instant(paused_at)
+    return as_aware(occurred_at) >= as_instant(paused_at)
 
 
 def _needs_confirmation(

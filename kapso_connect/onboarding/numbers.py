@@ -122,6 +122,8 @@ def connect(
                 connection, former_owner, source, webhook_event, now, {"reason": "moved"}
             )
         if connection.customer_id not in {None, owner.pk}:
+            if former_owner is None:
+                former_owner = Customer.objects.locked().get(pk=connection.customer_id)
             _forget_former_owner(connection)
         connection.customer = owner
         connection.status = Connection.Status.CONNECTED

@@ -59,7 +59,9 @@ def is_foreign(event: PhoneNumberEvent) -> bool:
 
 
 def is_theirs(event: PhoneNumberEvent, connection: Connection) -> bool:
-    """Return whether ``connection`` is of the customer whom ``event`` names."""
+    """Return whether ``connection`` is of the customer whom ``event`` names, if any."""
+    if not event.customer_id:
+        return True
     customer = connection.customer
     external_id = event.external_customer_id
     return customer.kapso_id == event.customer_id or (
@@ -145,11 +147,12 @@ def handle_reconnected(event: PhoneNumberEvent, webhook_event: WebhookEvent) -> 
     """For a number that is connected here, record only when it was reported as connected: what is
     reported later, but happened before, must not close it.
 
-    Raise NeedsConfirmation for any other, and Ignored for a number of the Kapso project itself.
+    Raise NeedsConfirmation for any other, and Ignored for an unknown number of the Kapso project
+    itself.
     """
-    if not event.customer_id:
-        raise Ignored(OWN_NUMBER)
     connection = numbers.lock_number(event.phone_number_id)
+    if connection is None and not event.customer_id:
+        raise Ignored(OWN_NUMBER)
     if connection is None or not connection.is_connected:
         raise NeedsConfirmation
     known, reported = connection.reported_connected_at, event.occurred_at

@@ -29,7 +29,7 @@ from ..factories import (
     remote_customer,
 )
 from ..faulty_server import FaultyServer, hung
-from .support import events
+from .support import during_request, events
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -200,6 +200,19 @@ def test_number_that_is_disconnected_meanwhile_is_not_reopened(
         queued.task.call(*queued.args)
     assert heard.only("whatsapp_connected")["connection"].display_phone_number == ""
     assert not Connection.objects.get().is_connected
+
+
+def test_receivers_see_what_happened_while_the_api_was_asked(
+    customer: Customer, number: dict[str, Any], sandbox: Sandbox
+) -> None:
+    with listening() as heard:
+        during_request(
+            sandbox,
+            GET_NUMBER,
+            lambda: Connection.objects.update(status="disconnected"),
+            lambda: post(created(customer, number)),
+        )
+    assert not heard.only("whatsapp_connected")["connection"].is_connected
 
 
 def test_signal_is_sent_once_whatever_asking_raises(

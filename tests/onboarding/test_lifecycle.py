@@ -391,6 +391,35 @@ def paused(connection: Connection) -> Connection:
     return reload(connection)
 
 
+def test_withdrawal_at_the_moment_of_the_pause_counts(connection: Connection) -> None:
+    number = paused(connection)
+    deliver(DISCONNECTED, number, at=number.disconnected_at)
+    assert reload(connection).customer.status == "disconnected"
+
+
+def test_pause_ends_although_the_events_name_no_customer(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    for event, seconds in [(OFFBOARDED, 60), (RECONNECTED, 5)]:
+        at = (timezone.now() - timedelta(seconds=seconds)).isoformat()
+        number = {"phone_number_id": connection.phone_number_id}
+        post({**number, "event": event, "occurred_at": at}, event=event)
+    assert reload(connection).is_connected
+    assert last_delivery().status == "processed"
+
+
+def test_status_of_who_lost_a_number_that_another_customer_connects(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    former = paused(connection).customer
+    other = remote_customer(sandbox)
+    sandbox.patch_number(connection.phone_number_id, customer_id=other.kapso_id)
+    post(payload_for(other, connection.phone_number_id))
+    assert reload(connection).customer == other
+    former.refresh_from_db()
+    assert former.status == "not_invited"
+
+
 def test_offboarding_is_a_pause_of_metas(connection: Connection) -> None:
     with listening() as heard:
         number = paused(connection)
