@@ -91,11 +91,11 @@ class OnboardingStatus(models.TextChoices):
 class Funding(models.TextChoices):
     """Whether Kapso pays Meta for the WhatsApp Business account of a number."""
 
-    FUNDED = "funded", _("Funded")
-    PENDING = "pending", _("Pending")
+    FUNDED = "funded", _("Yes")
+    PENDING = "pending", _("Not yet")
     UNKNOWN = "unknown", _("Unknown")
-    NOT_FUNDED = "not_funded", _("Not funded")
-    REVOKED = "revoked", _("Revoked")
+    NOT_FUNDED = "not_funded", _("No")
+    REVOKED = "revoked", _("No longer")
 
 
 class Attention(models.TextChoices):

@@ -132,8 +132,11 @@ class ConnectionAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("health details"))
     def health_findings(self, connection: Connection) -> SafeString | str:
-        texts = ((text,) for text in health_details(connection))
-        return format_html_join("", "<div><bdi>{}</bdi></div>", texts) or EMPTY
+        texts = [(text,) for text in health_details(connection)]
+        if not texts:
+            return EMPTY
+        items = format_html_join("", "<li><bdi>{}</bdi></li>", texts)
+        return format_html('<ul class="kapso-problems">{}</ul>', items)
 
     @admin.display(description=gettext_lazy("account status"))
     def account_state(self, connection: Connection) -> SafeString:

@@ -11,7 +11,7 @@ from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from ..models import Connection, Funding, Health
+from ..models import Connection, Funding, Health, OnboardingStatus
 from ..onboarding.health import is_held
 from ..onboarding.messages import health_message
 from ..phone_numbers import format_phone_number
@@ -72,6 +72,8 @@ def phone_number_html(connection: Connection) -> SafeString:
 
 @admin.display(description=gettext_lazy("status"), ordering="status")
 def connection_badge(connection: Connection) -> SafeString:
+    if connection.is_paused:
+        return badge("busy", OnboardingStatus.PAUSED.label)
     kind = "good" if connection.is_connected else "neutral"
     return badge(kind, connection.get_status_display())
 
@@ -94,15 +96,25 @@ def health_badge(connection: Connection) -> SafeString | str:
 
 def health_details(connection: Connection) -> list[str]:
     """Return what the last health check found wrong, and until when Kapso repeats its result."""
-    texts = [health_message(problem) for problem in connection.health_problems]
-    if connection.health_error and not texts:
-        texts.append(connection.health_error)
-    if is_held(connection):
-        texts.append(
-            _("Kapso checks this number again after %(time)s; until then the result is the same.")
-            % {"time": format_datetime(connection.health_retry_after)}
-        )
-    return texts
+    texts = [*problem_texts(connection), hold_text(connection)]
+    return [text for text in texts if text]
+
+
+def problem_texts(connection: Connection) -> list[str]:
+    """Return what the last health check found wrong."""
+    if connection.health_problems:
+        return [health_message(problem) for problem in connection.health_problems]
+    return [connection.health_error] if connection.health_error else []
+
+
+def hold_text(connection: Connection) -> str:
+    """Return until when Kapso repeats the result of the last health check, or "" if it does not."""
+    until = connection.health_retry_after
+    if until is None or not is_held(connection):
+        return ""
+    return _(
+        "Kapso will check this number again after %(time)s. Until then, the result stays the same."
+    ) % {"time": date_format(to_local_time(until), "DATETIME_FORMAT")}
 
 
 FUNDING_BADGES = {
@@ -113,16 +125,12 @@ FUNDING_BADGES = {
     Funding.REVOKED: "bad",
 }
 FUNDING_ADVICE = {
-    Funding.PENDING: gettext_lazy("Kapso has not confirmed it yet: send no paid messages before."),
+    Funding.PENDING: gettext_lazy("Do not send paid messages until Kapso has confirmed it."),
     Funding.UNKNOWN: gettext_lazy(
-        "Kapso cannot tell: look at the account in Kapso before you send paid messages."
+        "Kapso cannot tell. Look at the account in Kapso before you send paid messages."
     ),
-    Funding.NOT_FUNDED: gettext_lazy(
-        "Kapso does not pay for this account, so paid messages fail: ask Kapso's support."
-    ),
-    Funding.REVOKED: gettext_lazy(
-        "Kapso no longer pays for this account, so paid messages fail: ask Kapso's support."
-    ),
+    Funding.NOT_FUNDED: gettext_lazy("Paid messages fail until it does. Ask Kapso's support."),
+    Funding.REVOKED: gettext_lazy("Paid messages fail until it does again. Ask Kapso's support."),
 }
 
 

@@ -91,7 +91,7 @@ class SetupLinkForm(forms.Form):
             ),
         ],
         help_text=gettext_lazy(
-            "This cannot be changed once the link has been created. Whether Kapso really pays is "
+            "This cannot be changed once the link has been created. Whether Kapso pays Meta is "
             "shown with the number once it is connected."
         ),
     )

@@ -32,8 +32,9 @@ from .display import (
     copy_field,
     funding_badge,
     health_badge,
-    health_details,
+    hold_text,
     phone_number_html,
+    problem_texts,
 )
 from .invite import InviteMixin
 from .manage_link import ExtendView, RevokeView
@@ -195,7 +196,8 @@ def panel_numbers(customer: Customer) -> Iterator[dict[str, Any]]:
             "name_status": NAME_STATUSES.get(name, name),
             "quality": QUALITY_RATINGS.get(quality, quality),
             "health": health_badge(connection),
-            "health_details": health_details(connection),
+            "problems": problem_texts(connection),
+            "hold": hold_text(connection),
             "funding": funding_badge(connection),
         }
 
@@ -223,6 +225,6 @@ def details(event: TimelineEvent) -> list[str]:
         Kind.DISCONNECTED: [DISCONNECT_REASONS.get(reason, reason)],
         Kind.HEALTH_CHECKED: [data.get("status"), data.get("error")],
         Kind.ACCOUNT_UPDATED: [data.get("event")],
-        Kind.DETAILS_RECEIVED: [data.get("display_phone_number"), data.get("verified_name")],
+        Kind.DETAILS_RECEIVED: [data.get("verified_name")],
     }
     return [str(text)[:200] for text in texts.get(event.kind, []) if text]

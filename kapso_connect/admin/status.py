@@ -35,9 +35,9 @@ DISCONNECT_REASONS = {
     "moved": gettext_lazy("connected by another customer"),
     "no_customer": gettext_lazy("no longer this customer's at Kapso"),
     "not_found": gettext_lazy("no longer known to Kapso"),
-    OFFBOARDED: gettext_lazy("paused by Meta, after a change of phone for example"),
-    "partner_app_uninstalled": gettext_lazy("the customer removed the app of Kapso"),
-    "partner_removed": gettext_lazy("the customer withdrew the access"),
+    OFFBOARDED: gettext_lazy("paused by Meta, for example after a change of phone"),
+    "partner_app_uninstalled": gettext_lazy("the customer removed Kapso's app"),
+    "partner_removed": gettext_lazy("the customer withdrew Kapso's access"),
     "staff": gettext_lazy("by a member of staff"),
 }
 """Why a number was disconnected. Other reasons that Kapso gives are shown as they are."""

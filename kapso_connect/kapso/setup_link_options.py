@@ -158,9 +158,9 @@ def _check_combinations(values: Mapping[str, Any], errors: dict[str, str]) -> No
             )
     elif "allowed_origins" in values and _type_count(values) != 1:
         errors["allowed_origins"] = _(
-            "Pages of these origins use the link with @kapso/sdk, which needs exactly one entry in "
-            "allowed_connection_types, and an active Multi-partner Solution at Kapso. Leave the "
-            "origins out to use Kapso's hosted page only."
+            "Pages of allowed_origins use the link with @kapso/sdk, which needs exactly one "
+            "connection type (allowed_connection_types), and an active Multi-partner Solution at "
+            "Kapso. Leave allowed_origins out to use Kapso's hosted page only."
         )
     if "phone_number_area_code" in values:
         if not values.get("provision_phone_number"):

@@ -751,11 +751,11 @@ class Migration(migrations.Migration):
                     models.CharField(
                         blank=True,
                         choices=[
-                            ("funded", "Funded"),
-                            ("pending", "Pending"),
+                            ("funded", "Yes"),
+                            ("pending", "Not yet"),
                             ("unknown", "Unknown"),
-                            ("not_funded", "Not funded"),
-                            ("revoked", "Revoked"),
+                            ("not_funded", "No"),
+                            ("revoked", "No longer"),
                         ],
                         max_length=16,
                         verbose_name="Kapso pays Meta",

@@ -34,7 +34,7 @@ HEALTH_CHECKS = {
 }
 ENTITIES = {
     "PHONE_NUMBER": gettext_lazy("The phone number"),
-    "WABA": gettext_lazy("The WhatsApp Business account"),
+    "WABA": gettext_lazy("The WhatsApp Business Account"),
     "BUSINESS": gettext_lazy("The business at Meta"),
     "APP": gettext_lazy("The app at Meta"),
     "MESSAGE_TEMPLATE": gettext_lazy("A message template"),
@@ -48,8 +48,8 @@ def health_message(problem: Mapping[str, str]) -> str:
     states = {
         "": _("no reason was given"),
         "failed": _("no reason was given"),
-        "BLOCKED": _("Meta lets it send no messages"),
-        "LIMITED": _("Meta limits what it may send"),
+        "BLOCKED": _("Meta does not let it send messages"),
+        "LIMITED": _("Meta limits what it can send"),
         "DISCONNECTED": _("it is disconnected"),
     }
     description = problem.get("description", "")
@@ -63,8 +63,8 @@ def health_message(problem: Mapping[str, str]) -> str:
     if code == PAYMENT_PROBLEM:
         sentences.append(
             _(
-                "This is about the payment to Meta, and can only be solved there: the owner of the "
-                "account has to add a payment method that works in Meta's Business Manager."
+                "This can only be solved at Meta: the owner of the account has to add a working "
+                "payment method in Meta's Business Manager."
             )
         )
     return " ".join(sentences)
@@ -85,7 +85,7 @@ def staff_message(error: Exception) -> str:
     elif isinstance(error, KapsoPlanError):
         text = _("Your Kapso plan does not include this. Upgrade it in Kapso, then try again.")
     elif isinstance(error, KapsoRateLimited) and error.status is None:
-        text = _("Kapso allows only so many requests a minute. This goes on in the next one.")
+        text = _("Kapso allows only so many requests a minute. This continues in the next minute.")
     elif isinstance(error, KapsoRateLimited):
         text = _("Too many requests were sent to Kapso. Wait a minute, then try again.")
     elif isinstance(error, KapsoBlocked):

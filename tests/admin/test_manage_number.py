@@ -63,12 +63,12 @@ def test_invalid_phone_number_is_refused_with_a_message(world: World, display: s
 def test_unhealthy_number_gets_a_message_with_the_reason(world: World) -> None:
     world.sandbox.patch_number(world.number.phone_number_id, payment_problem=True)
     text = messages(world.post("health"))
-    assert text.startswith("+1 415-555-0123: Unhealthy. The WhatsApp Business account: There is an")
+    assert text.startswith("+1 415-555-0123: Unhealthy. The WhatsApp Business Account: There is an")
     assert "payment method (141006). Meta advises: Add a valid payment method" in text
-    assert "This is about the payment to Meta, and can only be solved there" in text
+    assert "This can only be solved at Meta: the owner" in text
     world.number.refresh_from_db()
     assert world.number.health_status == "unhealthy"
-    assert "can only be solved there" in world.panel()
+    assert "can only be solved at Meta" in world.panel()
 
 
 def test_disconnected_number_is_said_to_be(world: World) -> None:
@@ -86,7 +86,7 @@ def test_disconnected_number_is_said_to_be(world: World) -> None:
     world.number.refresh_from_db()
     assert health_details(world.number) == [
         "Kapso's webhook at Meta: no reason was given.",
-        "The business at Meta: Meta lets it send no messages.",
+        "The business at Meta: Meta does not let it send messages.",
         "NEW: Odd (7).",
     ]
 
@@ -96,7 +96,8 @@ def test_held_result_is_shown_instead_of_asking_again(world: World) -> None:
     for count in (1, 2):
         text = messages(world.post("health"))
         assert "Kapso's access to the number: Token expired." in text
-        assert "Kapso checks this number again after" in text
+        assert "Kapso will check this number again after" in text
+        assert "Kapso will check this number again after" in world.panel()
         assert count * world.request_count("GET", "/health") == count
         Connection.objects.update(health_checked_at=timezone.now() - timedelta(minutes=1))
     assert kinds() == ["health_checked"]
@@ -107,11 +108,11 @@ def test_held_result_is_shown_instead_of_asking_again(world: World) -> None:
     ("status", "words"),
     [
         ("", "Not checked yet"),
-        ("funded", "Funded"),
-        ("pending", "send no paid messages before"),
-        ("unknown", "look at the account in Kapso"),
-        ("not_funded", "does not pay for this account"),
-        ("revoked", "no longer pays for this account"),
+        ("funded", "Yes"),
+        ("pending", "until Kapso has confirmed it"),
+        ("unknown", "Look at the account in Kapso"),
+        ("not_funded", "Paid messages fail until it does."),
+        ("revoked", "Paid messages fail until it does again."),
     ],
 )
 def test_staff_see_whether_kapso_pays_meta(world: World, status: str, words: str) -> None:

@@ -115,7 +115,7 @@ CASES: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None]] = [
         )
         for reason, text in [
             ("deleted", "removed from Kapso"),
-            ("partner_removed", "the customer withdrew the access"),
+            ("partner_removed", "the customer withdrew Kapso's access"),
             ("moved", "connected by another customer"),
             ("not_found", "no longer known to Kapso"),
             ("staff", "by a member of staff"),

@@ -471,7 +471,7 @@ def test_setup_link_page_has_buttons_for_its_actions(
     ("minutes", "advice", "next_action"),
     [
         (5, "It usually comes back by itself within minutes.", None),
-        (61, "it has not after an hour. Let the customer reconnect it.", "reconnect"),
+        (61, "This one has not after an hour: let the customer reconnect it.", "reconnect"),
     ],
 )
 def test_panel_says_what_to_do_about_a_number_that_meta_paused(
@@ -490,6 +490,7 @@ def test_panel_says_what_to_do_about_a_number_that_meta_paused(
     highlighted = re.findall(r'class="button kapso-next" href="[^"]*/whatsapp/[^"/]*/(\w+)/', page)
     assert highlighted == ([next_action] if next_action else [])
     listed = admin_client.get(url("customer", "changelist") + "?whatsapp_status=paused")
+    assert "Disconnected" not in re.findall(r"kapso-badge[^>]*>([^<]*)", page)
     short = "Not back after an hour" if next_action else "Usually back within minutes"
     assert short in listed.content.decode()
 
@@ -515,7 +516,7 @@ def test_connection_page_has_buttons_for_its_actions(admin_client: Client, statu
         "access token: It expired &lt;b&gt;.",
         "RED",
         "DECLINED",
-        "Not funded",
+        "Paid messages fail",
     ):
         assert fact in page
     assert ("by a member of staff" in page) == (status == "disconnected")

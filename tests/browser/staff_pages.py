@@ -13,14 +13,18 @@ from django.urls import reverse
 from django.utils import timezone
 from playwright.sync_api import Page
 
-from kapso_connect import onboarding
+from kapso_connect import onboarding, outbox
+from kapso_connect.kapso.setup_link_options import PARTNER_MANAGED
 from kapso_connect.models import (
+    OFFBOARDED,
     Connection,
     Customer,
+    Funding,
     Health,
     Invitation,
     InvitationBatch,
     SetupLink,
+    Source,
     TimelineEvent,
     WebhookEvent,
 )
@@ -30,6 +34,33 @@ from kapso_connect.testing import Sandbox
 from ..factories import make_connection, make_customer, make_link
 from ..sites.host_site.models import Shop
 
+PROBLEMS = [
+    {
+        "check": "messaging_health",
+        "entity": "WABA",
+        "code": "141006",
+        "description": "There is an error with the payment method. This will block business "
+        "initiated conversations.",
+        "solution": "There was an error with your payment method. Please add a new payment method "
+        "to the account.",
+    },
+    {
+        "check": "messaging_health",
+        "entity": "BUSINESS",
+        "code": "141010",
+        "description": "The business has not passed business verification, so the number of people "
+        "that it can write to first is limited. " + "It is looked at again. " * 12,
+        "solution": "Visit business settings and start or resolve the business verification "
+        "request: https://business.facebook.com/settings/security?business_id=100000000000001",
+    },
+    {
+        "check": "phone_number_connection",
+        "entity": "",
+        "code": "",
+        "description": "DISCONNECTED",
+        "solution": "",
+    },
+]
 AWKWARD = "مخبز 🥐 <b>Ünïcode</b> " + "long" * 40
 
 
@@ -54,6 +85,13 @@ class StaffWorld:
 
     def first(self, model: Any) -> str:
         return self.url(model, "change", model._default_manager.first().pk)
+
+    def named(self, name: str) -> str:
+        return self.url(Customer, "change", Customer.objects.get(name=name).pk)
+
+    def number_of(self, name: str) -> str:
+        number = Connection.objects.filter(customer__name=name).latest("pk")
+        return self.url(Connection, "change", number.pk)
 
     def manage(self, page: str) -> str:
         return self.url(Shop, f"whatsapp_{page}", self.shop.pk)
@@ -129,7 +167,56 @@ def make_staff_world(sandbox: Sandbox) -> StaffWorld:
         last_error="A receiver raised.",
         next_attempt_at=None,
     )
+    make_numbers_in_trouble()
     return StaffWorld(shop, customer, number, staff)
+
+
+def make_numbers_in_trouble() -> None:
+    """Numbers that Meta has paused, that are not healthy, and that Kapso shall pay for."""
+    now = timezone.now()
+    for name, pause in {
+        "Paused": timedelta(minutes=5),
+        "Paused for long": timedelta(hours=2),
+    }.items():
+        make_connection(
+            make_customer(name=name),
+            display_phone_number="+52 55 1234 5678",
+            status=Connection.Status.DISCONNECTED,
+            connected_at=now - timedelta(days=2),
+            disconnected_at=now - pause,
+            disconnect_reason=OFFBOARDED,
+        )
+    make_connection(
+        make_customer(name="Held"),
+        display_phone_number="+54 11 2345 6789",
+        verified_name="Held & Co.",
+        quality_rating="YELLOW",
+        health_status=Health.UNHEALTHY,
+        health_problems=PROBLEMS,
+        health_checked_at=now,
+        health_retry_after=now + timedelta(minutes=30),
+    )
+    paid = make_customer(name="Paid for")
+    link = make_link(paid, options={"meta_billing_mode": PARTNER_MANAGED})
+    for funding in ("", *Funding.values):
+        make_connection(
+            paid,
+            setup_link=link,
+            display_phone_number="+49 30 123456",
+            verified_name=f"Billing {funding}",
+            connection_type="dedicated",
+            health_status=Health.HEALTHY,
+            health_checked_at=now,
+            funding_status=funding,
+            funding_checked_at=now if funding else None,
+        )
+    outbox.record(
+        TimelineEvent.Kind.DETAILS_RECEIVED,
+        source=Source.SYNC,
+        customer=paid,
+        connection=paid.connections.first(),
+        data={"display_phone_number": "+49 30 123456", "verified_name": "Billing"},
+    )
 
 
 Address = Callable[[StaffWorld], str]
@@ -142,6 +229,11 @@ PAGES: dict[str, Address] = {
     "customer-awkward": lambda world: world.url(
         Customer, "change", Customer.objects.get(name=AWKWARD).pk
     ),
+    "customer-paused": lambda world: world.named("Paused"),
+    "customer-paused-for-long": lambda world: world.named("Paused for long"),
+    "customer-held": lambda world: world.named("Held"),
+    "customer-paid-for": lambda world: world.named("Paid for"),
+    "customers-paused": lambda world: world.url(Customer) + "?whatsapp_status=paused",
     "customer-new": lambda world: world.url(Customer, "add"),
     "overview": lambda world: world.url(Customer, "overview"),
     "overview-refused": lambda world: world.url(Customer, "overview") + "?days=8",
@@ -151,6 +243,9 @@ PAGES: dict[str, Address] = {
     "link": lambda world: world.first(SetupLink),
     "connections": lambda world: world.url(Connection),
     "connection": lambda world: world.url(Connection, "change", world.number.pk),
+    "connection-paused": lambda world: world.number_of("Paused"),
+    "connection-held": lambda world: world.number_of("Held"),
+    "connection-paid-for": lambda world: world.number_of("Paid for"),
     "timeline": lambda world: world.url(TimelineEvent),
     "event": lambda world: world.first(TimelineEvent),
     "inbox": lambda world: world.url(WebhookEvent),

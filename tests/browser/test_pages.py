@@ -23,11 +23,16 @@ from kapso_connect.testing import Sandbox
 from kapso_connect.translation import gettext
 
 from ..conftest import THOROUGH
-from ..factories import allow_questions
+from ..factories import allow_questions, store_statuses
 from .support import DESKTOP, Visitor, assert_accessible, path_of
 
 PHONE = {"width": 320, "height": 640}
 NUMBER = "+1 415-555-0123"
+PAUSED = (
+    "WhatsApp has paused your number. This happens when you change your phone, for example. It "
+    "usually comes back by itself within minutes. If it is not back after an hour, connect it "
+    "again."
+)
 SCRIPTS = pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no_scripts"])
 LANGUAGES = pytest.mark.parametrize("language", Language.values)
 AWAY = {"match": "phone_numbers", "kind": "status", "status": 503}
@@ -371,6 +376,15 @@ def test_every_other_page(
     connect(page)
     page.goto(address)
     see("connected", "WhatsApp is connected")
+
+    Connection.objects.update(
+        status="disconnected", disconnect_reason="offboarded", disconnected_at=timezone.now()
+    )
+    store_statuses(customer)
+    page.goto(address)
+    with translation.override(language):
+        expect(page.get_by_text(gettext(PAUSED))).to_be_visible()
+    look(visitor, page, f"paused-{language}-{appearance}")
 
     Customer.objects.update(connect_key=None)
     page.goto(address)
