@@ -736,6 +736,10 @@ class ConnectionQuerySet(PrimaryQuerySet["Connection"]):
             disconnected_at__isnull=False,
         )
 
+    def paused(self) -> ConnectionQuerySet:
+        """Return the numbers that Meta took off the Cloud API, and has not put back."""
+        return self.filter(status=Connection.Status.DISCONNECTED, disconnect_reason=OFFBOARDED)
+
     def needing_attention(self, why: str) -> ConnectionQuerySet:
         """Return the numbers that need attention because of ``why``, a value of ``Attention``."""
         if condition := CONNECTED_NEEDING_ATTENTION.get(Attention(why)):

@@ -491,7 +491,9 @@ def _disconnect_missing(
     if dry_run:
         report.disconnected += len(missing)
         return
-    for number in Connection.objects.filter(pk__in=missing).values_list(
+    # Those that Meta had paused may have been deleted since.
+    paused = [pk for pk in _iterate_keys(Connection.objects.paused()) if pk not in seen]
+    for number in Connection.objects.filter(pk__in=[*missing, *paused]).values_list(
         "phone_number_id", flat=True
     ):
         try:

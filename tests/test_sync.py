@@ -376,6 +376,26 @@ def test_numbers_without_a_customer_are_ignored(sandbox: Sandbox) -> None:
     assert not Connection.objects.exists()
 
 
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_paused_numbers_that_were_deleted_are_found(sandbox: Sandbox, is_listed: bool) -> None:
+    customer = remote_customer(sandbox)
+    (number,) = sandbox.state()["phone_numbers"]
+    if is_listed:
+        sandbox.patch_number(number["phone_number_id"], status="DISCONNECTED")
+    make_connection(
+        customer,
+        phone_number_id=number["phone_number_id"] if is_listed else "100000000000001",
+        status="disconnected",
+        disconnect_reason="offboarded",
+        disconnected_at=timezone.now() - timedelta(hours=1),
+    )
+    with listening("whatsapp_disconnected") as heard:
+        for _ in range(2):
+            sync.run()
+    paused = Connection.objects.paused().exists()
+    assert (paused, len(heard)) == ((True, 0) if is_listed else (False, 1))
+
+
 def test_numbers_deleted_without_a_webhook_are_found(sandbox: Sandbox) -> None:
     gone = make_connection(connected_at=timezone.now() - timedelta(minutes=1))
     with listening() as heard:
@@ -775,7 +795,7 @@ def test_number_of_queries_for_a_page_of_known_numbers(
     kapso_sync()
     assert Connection.objects.filter(status="connected").count() == 201
     before = len(sandbox.requests())
-    with django_assert_max_num_queries(23):
+    with django_assert_max_num_queries(24):
         kapso_sync()
     paths = [row["path"] for row in sandbox.requests()[before:]]
     assert paths == ["/platform/v1/whatsapp/phone_numbers"] * 3

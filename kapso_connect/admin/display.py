@@ -113,7 +113,7 @@ def hold_text(connection: Connection) -> str:
     if until is None or not is_held(connection):
         return ""
     return _(
-        "Kapso will check this number again after %(time)s. Until then, the result stays the same."
+        "After %(time)s, Kapso will check this number again. Until then, the result stays the same."
     ) % {"time": date_format(to_local_time(until), "DATETIME_FORMAT")}
 
 

@@ -16,6 +16,7 @@ from django.views.decorators.debug import sensitive_variables
 from ..kapso.error_codes import SETUP_ERRORS
 from ..models import Connection, Customer, SetupLink, TimelineEvent
 from ..onboarding.connect_urls import connect_url
+from ..onboarding.health import is_held
 from ..onboarding.status import (
     NOT_INVITED,
     CustomerStatus,
@@ -169,7 +170,7 @@ def find_next_action(status: CustomerStatus, has_url: bool, has_email: bool) -> 
         case OnboardingStatus.PAUSED if number and not number.is_paused_for_long:
             return ""
         case OnboardingStatus.CONNECTED:
-            return "health"
+            return "" if number is None or is_held(number) else "health"
         case OnboardingStatus.DISCONNECTED | OnboardingStatus.PAUSED if (
             number and number.display_phone_number
         ):

@@ -29,6 +29,9 @@ Kind = TimelineEvent.Kind
 NOT_SHOWN_DELAY = 0.5
 """Seconds until a number is asked for again that the API does not show yet."""
 
+MAX_ATTEMPTS_WITH_DETAILS = 2
+"""Later attempts at a signal ask for nothing: the first processes may have died while asking."""
+
 DETAILS_RETRY_DELAY = timedelta(minutes=1)
 
 _deadline: ContextVar[float | None] = ContextVar("kapso_connect_details_deadline", default=None)
@@ -63,8 +66,8 @@ def complete_event(event: TimelineEvent) -> bool:
     """Before its signal is sent, ask for the details of the number of an event that only a webhook
     has told of. Return False if nothing is missing."""
     connection = event.connection
-    is_told_by_webhook = event.source == Source.WEBHOOK
-    if connection is None or not is_told_by_webhook or not _are_missing(connection):
+    may_ask = event.source == Source.WEBHOOK and event.attempts <= MAX_ATTEMPTS_WITH_DETAILS
+    if connection is None or not may_ask or not _are_missing(connection):
         return False
     # Meanwhile the customer's browser may have returned, whose redirect was confirmed by the API.
     connection = Connection.objects.filter(pk=connection.pk).first()

@@ -40,6 +40,7 @@ from ..onboarding.remote_numbers import (
 from ..utils import as_instant, describe, time_since, utc_now
 from .handlers import (
     CONNECTING_EVENTS,
+    NUMBER_OFFBOARDED,
     TEST_DELIVERY,
     apply,
     disconnection_data,
@@ -111,6 +112,11 @@ def receive(messages: Sequence[Message]) -> Received:
     Raise a database error, or AlreadyStored, if an event could not be stored: Kapso then has to
     send it again. Raise RepeatedTooOften for a body that was sent again and again.
     """
+    with details_budget(DETAILS_BUDGET):
+        return _receive(messages)
+
+
+def _receive(messages: Sequence[Message]) -> Received:
     again: list[WebhookEvent] = []
     try:
         new = _without_duplicates(messages) if messages else []
@@ -120,8 +126,7 @@ def receive(messages: Sequence[Message]) -> Received:
         if repeated is None:
             raise
         new, again = [], [repeated]
-    with details_budget(DETAILS_BUDGET):
-        stored = [event for message in new if (event := _store_once(message)) is not None]
+    stored = [event for message in new if (event := _store_once(message)) is not None]
     duplicates = len(messages) - len(stored)
     if duplicates:
         first = messages[0]
@@ -414,6 +419,10 @@ def confirm(
     is_fresh = time_since(event.occurred_at or webhook_event.received_at) < STALE_READ_WINDOW
     if is_connected and not connects and is_fresh:
         schedule_retry(webhook_event, "Kapso's API still shows the number as connected.")
+        return
+    may_be_deleted = not connects and webhook_event.event != NUMBER_OFFBOARDED
+    if may_be_deleted and is_fresh and connection is not None and connection.is_paused:
+        schedule_retry(webhook_event, "Kapso's API still shows the paused number.")
         return
     if is_connected == connects:
         finish(webhook_event, WebhookEvent.Status.PROCESSED)

@@ -157,6 +157,18 @@ def test_all_numbers_of_a_delivery_share_one_budget(
     assert heard.names() == ["whatsapp_connected"] * 3
 
 
+@pytest.mark.parametrize(("attempts", "asks"), [(1, True), (2, False)])
+def test_processes_that_die_while_asking_do_not_keep_the_signal(
+    customer: Customer, number: dict[str, Any], sandbox: Sandbox, attempts: int, asks: bool
+) -> None:
+    with listening() as heard, queue_without_worker():
+        post(created(customer, number))
+        TimelineEvent.objects.update(attempts=attempts, next_attempt_at=timezone.now())
+        (queued,) = outbox.deliver_event.get_backend().results
+        queued.task.call(*queued.args)
+    assert bool(heard.only("whatsapp_connected")["connection"].display_phone_number) is asks
+
+
 def test_redirect_that_is_faster_than_the_signal_adds_them(
     customer: Customer, number: dict[str, Any], sandbox: Sandbox
 ) -> None:

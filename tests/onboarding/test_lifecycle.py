@@ -501,13 +501,24 @@ def test_paused_number_that_was_deleted_is_gone_once_kapso_no_longer_has_it(
     number = paused(connection)
     sandbox.patch_number(connection.phone_number_id, status="DISCONNECTED")
     with listening() as heard:
-        deliver(DELETED, number)  # a replay, as far as anybody can tell
-        assert reload(connection).is_paused
+        deliver(DELETED, number)  # a replay, as far as anybody can tell, or the teardown has begun
+        assert (reload(connection).is_paused, last_delivery().status) == (True, "pending")
         sandbox.send_event(DELETED, phone_number_id=connection.phone_number_id)
         wait_until_deleted(sandbox, connection)
-        deliver(DELETED, number)
+        run_due()
     assert heard.names() == ["whatsapp_disconnected"]
     assert reload(connection).customer.status == "disconnected"
+
+
+def test_deletion_of_a_paused_number_that_stays_at_kapso_changes_nothing(
+    connection: Connection, sandbox: Sandbox
+) -> None:
+    number = paused(connection)
+    sandbox.patch_number(connection.phone_number_id, status="DISCONNECTED")
+    deliver(DELETED, number)
+    WebhookEvent.objects.update(received_at=timezone.now() - timedelta(minutes=3))
+    run_due()
+    assert (reload(connection).is_paused, last_delivery().status) == (True, "processed")
 
 
 # One budget
