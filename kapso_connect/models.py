@@ -106,6 +106,7 @@ class Attention(models.TextChoices):
     DISCONNECTED = "disconnected", _("Disconnected, not invited since")
     NAME = "name", _("Display name not approved")
     HEALTH = "health", _("Not healthy")
+    FUNDING = "funding", _("Not paid for by Kapso")
 
 
 MAX_NAME_LENGTH = 255
@@ -714,6 +715,7 @@ CONNECTED_NEEDING_ATTENTION = {
     Attention.RESTRICTED: ~Q(account_status=AccountStatus.ACTIVE),
     Attention.NAME: ~Q(name_status__in=APPROVED_NAMES),
     Attention.HEALTH: ~Q(health_status__in=["", Health.HEALTHY]),
+    Attention.FUNDING: Q(funding_status__in=[Funding.NOT_FUNDED, Funding.REVOKED]),
 }
 """Which of the numbers that are connected need attention, by the reason."""
 

@@ -23,6 +23,7 @@ from kapso_connect.models import Connection, SetupLink, TimelineEvent, WebhookEv
 from kapso_connect.onboarding.numbers import Number
 from kapso_connect.testing import Sandbox
 
+from .admin.world import World, messages
 from .factories import (
     allow_questions,
     listening,
@@ -46,6 +47,7 @@ OUTAGES: dict[str, dict[str, Any] | None] = {
     "500": {"kind": "status", "status": 500},
     "503": {"kind": "status", "status": 503, "retry_after": 30},
     "html": {"kind": "html"},
+    "blocked": {"kind": "cloudflare"},
     "garbage": {"kind": "garbage"},
     "empty": {"kind": "empty"},
     "redirect": {"kind": "redirect"},
@@ -174,3 +176,24 @@ def test_short_rate_limit_is_waited_for(what: str, sandbox: Sandbox) -> None:
         call_command("kapso_sync", stdout=StringIO())
         assert Connection.objects.get().is_connected
     assert 1 <= time.monotonic() - started < 5
+
+
+def test_refusal_in_front_of_kapso_is_never_said_to_be_about_the_key(
+    sandbox: Sandbox, configure: Any, client: Client
+) -> None:
+    world = World(sandbox, client)
+    world.allow_all()
+    configure(REQUEST_BUDGET=BUDGET, API_BUDGET=0.2, PUBLIC_URL="https://site.example")
+    sandbox.faults(api=[{"kind": "cloudflare"}])
+    refresh = f"/api/whatsapp/connections/{world.number.pk}/refresh/"
+    texts = [
+        client.post(refresh, content_type="application/json").json()["message"],
+        messages(world.post("health")),
+    ]
+    for command in ("kapso_webhook", "kapso_sync"):
+        with pytest.raises(CommandError) as caught:
+            call_command(command, stdout=StringIO())
+        texts.append(str(caught.value))
+    for text in texts:
+        assert "in front of Kapso refused this server's request" in text
+        assert "API_KEY" not in text

@@ -22,7 +22,14 @@ from ..translation import gettext as _
 from ..translation import gettext_lazy
 from ..utils import from_local_time, today
 from .base import AdminView, list_url
-from .display import badge, format_datetime, health_details, phone_number_html, shorten
+from .display import (
+    badge,
+    format_datetime,
+    funding_badge,
+    health_details,
+    phone_number_html,
+    shorten,
+)
 from .forms import DayField
 from .permissions import can_view
 from .status import disconnect_reason
@@ -173,6 +180,7 @@ ATTENTION_DETAILS: dict[Attention, Callable[[Connection], object]] = {
     Attention.DISCONNECTED: _disconnected_detail,
     Attention.NAME: _name_detail,
     Attention.HEALTH: _health_detail,
+    Attention.FUNDING: funding_badge,
 }
 
 

@@ -243,7 +243,7 @@ def _kapso_error(error: KapsoError, *, with_details: bool) -> ApiError:
     if error.outcome_unknown:
         return ApiError("kapso_outcome_unknown")
     code = next(code for kind, code in KAPSO_ERROR_CODES.items() if isinstance(error, kind))
-    is_about_the_request = ERRORS[code][0] < 500
+    is_about_the_request = ERRORS[code][0] < 500 or code == "kapso_rate_limited"
     return ApiError(
         code,
         str(error) if with_details and is_about_the_request else "",

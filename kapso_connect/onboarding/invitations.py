@@ -514,7 +514,7 @@ def _handle_error(
     elif isinstance(error, KapsoRateLimited):
         pause = timedelta(seconds=error.retry_after or 60)
         # It says nothing about this customer, so it does not count as an attempt.
-        invitation.last_error = staff_message(error)
+        invitation.last_error = staff_message(error)[:2000]
         _release(invitation, pause)
         waiting = Invitation.objects.waiting().filter(batch=batch)
         waiting.due().update(next_attempt_at=utc_now() + pause)

@@ -87,7 +87,7 @@ def staff_message(error: Exception) -> str:
     elif isinstance(error, KapsoRateLimited) and error.status is None:
         text = _("Kapso allows only so many requests a minute. This continues in the next minute.")
     elif isinstance(error, KapsoRateLimited):
-        text = _("Too many requests were sent to Kapso. Wait a minute, then try again.")
+        text = _("Kapso has had too many requests, and nothing was changed. %(detail)s")
     elif isinstance(error, KapsoBlocked):
         text = _(
             "Something in front of Kapso refused this server's request; the API key was not looked "

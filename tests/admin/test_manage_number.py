@@ -15,6 +15,7 @@ from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.onboarding import connect_urls
 
 from ..clock import FakeClock
+from ..faulty_server import FaultyServer, answer
 from .world import (
     NUMBER,
     World,
@@ -147,6 +148,19 @@ def test_number_that_kapso_no_longer_has_is_disconnected(world: World) -> None:
     response = world.post("health")
     assert "is now marked as disconnected" in messages(response)
     assert kinds() == ["disconnected"]
+
+
+def test_refused_health_check_says_why_and_when_to_try_again(
+    world: World, configure: Any
+) -> None:
+    with FaultyServer() as kapso:
+        body = {"data": world.sandbox.state()["phone_numbers"][0]}
+        reason = {"error": "Too many requests", "message": "Health limit of the project: 60/min"}
+        kapso.will(answer(200, body), answer(429, reason, {"Retry-After": "40"}))
+        configure(API_BASE_URL=kapso.url, API_BUDGET=5)
+        text = messages(world.post("health"))
+    assert "Health limit of the project: 60/min" in text
+    assert "Try again in 40 seconds" in text
 
 
 @pytest.mark.parametrize("action", ["health", "disconnect"])

@@ -56,6 +56,7 @@ def populate() -> None:
         {"account_status": "restricted", "display_phone_number": "+49 30 901820"},
         {"name_status": "DECLINED", "verified_name": "شركة 🎈" * 40},
         {"name_status": "PENDING_REVIEW", "verified_name": "Bäckerei"},
+        {"funding_status": "not_funded"},
         {
             "health_status": Health.UNHEALTHY,
             "health_problems": [{"check": "token_validity", "description": "expired " * 20}],
@@ -232,7 +233,7 @@ def test_each_list_leads_to_all_that_it_counts(
     listings = re.findall(
         r'kapso-count">(\d+)</span></h.>\s*<div class="kapso-listing">(.*?)</div>', page, re.DOTALL
     )
-    assert len(listings) == 6
+    assert len(listings) == 7
     for count, listing in listings:
         *row_urls, list_url = re.findall(r'href="([^"]+)"', listing)
         assert parse_qs(urlsplit(list_url).query)

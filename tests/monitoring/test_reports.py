@@ -15,6 +15,7 @@ from kapso_connect.models import (
     AccountStatus,
     Attention,
     Connection,
+    Funding,
     Health,
     SetupLink,
     TimelineEvent,
@@ -179,6 +180,8 @@ def needing(why: Attention) -> list[Connection]:
         (Attention.HEALTH, {"health_status": Health.UNHEALTHY}),
         (Attention.HEALTH, {"health_status": Health.DEGRADED}),
         (Attention.HEALTH, {"health_status": Health.ERROR}),
+        (Attention.FUNDING, {"funding_status": Funding.NOT_FUNDED}),
+        (Attention.FUNDING, {"funding_status": Funding.REVOKED}),
     ],
     ids=lambda value: str(value) if isinstance(value, Attention) else next(iter(value.values())),
 )
@@ -201,6 +204,8 @@ def test_connected_number_needs_attention(why: Attention, fields: dict[str, Any]
         {"name_status": "AVAILABLE_WITHOUT_REVIEW"},
         {"name_status": "NONE"},
         {"health_status": Health.HEALTHY},
+        {"funding_status": Funding.FUNDED},
+        {"funding_status": Funding.PENDING},
     ],
     ids=lambda fields: next(iter(fields.values()), "nothing known"),
 )
