@@ -244,7 +244,7 @@ class EventForm(ControlForm):
 
     def press(self, button: str) -> str:
         values = self.filled()
-        values["event"] = values.pop("other_event", None) or values["event"]
+        values["event"] = values.pop("other_event", None) or values.get("event", "")
         if values.pop("keep"):
             values["apply"] = False
         return _sent(values["event"], control.send_event(values)[1])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
+from django.urls import resolve
 from django.utils.html import escape
 from django.utils.safestring import mark_safe
 
@@ -19,10 +20,18 @@ from .state import find, store
 from .web import SandboxView
 
 ROWS_SHOWN = 200
+AnyForm = TypeVar("AnyForm", bound=forms.ControlForm)
 
 
 def latest(rows: Any) -> list[Any]:
     return list(rows.values())[: -ROWS_SHOWN - 1 : -1]
+
+
+def filled(request: HttpRequest, form: AnyForm) -> AnyForm:
+    """Return the form as it was sent with this request, if it was refused; else ``form``."""
+    sent = getattr(request, "refused_form", None)
+    is_it = isinstance(sent, type(form)) and sent.target_id == form.target_id
+    return cast(AnyForm, sent) if is_it else form
 
 
 class IndexView(SandboxView):
@@ -39,7 +48,7 @@ class IndexView(SandboxView):
             "webhooks": [(w, forms.TestDeliveryForm.of(w)) for w in store.webhooks.values()],
             "deliveries": len(store.deliveries),
             "faults": faults_on(),
-            "forms": {name: forms.FORMS[name]() for name in names},
+            "forms": {name: filled(request, forms.FORMS[name]()) for name in names},
         }
         return render(request, "kapso_sandbox/index.html", context)
 
@@ -56,7 +65,9 @@ class NumberPageView(SandboxView):
             "webhooks": [
                 w for w in store.webhooks.values() if w.phone_number_id == phone_number_id
             ],
-            "forms": forms.of_number(number),
+            "forms": {
+                name: filled(request, form) for name, form in forms.of_number(number).items()
+            },
         }
         return render(request, "kapso_sandbox/number.html", context)
 
@@ -76,19 +87,21 @@ class FaultsPageView(SandboxView):
     def get(self, request: HttpRequest) -> HttpResponse:
         about = descriptions(Faults)
         names = [field.name for field in fields(Faults) if field.name != "api"]
+        switches = {name: forms.FaultForm(target=name) for name in names}
         rules = [
             (_set_fields(rule), forms.RemoveRuleForm.of(rule, place))
             for place, rule in enumerate(store.faults.api)
         ]
         context = {
             "faults": [
-                (name, with_code(about.get(name, "")), forms.FaultForm(target=name))
-                for name in names
+                (name, with_code(about.get(name, "")), filled(request, form))
+                for name, form in switches.items()
             ],
             "rules": rules,
             "rule_help": with_code(descriptions(Rule).get("kind", "")),
             "forms": {
-                name: forms.FORMS[name]() for name in ("add_rule", "clear_faults", "rate_limit")
+                name: filled(request, forms.FORMS[name]())
+                for name in ("add_rule", "clear_faults", "rate_limit")
             },
             "on": faults_on(),
         }
@@ -103,18 +116,29 @@ def _set_fields(rule: Rule) -> dict[str, Any]:
 
 class PressView(SandboxView):
     def post(self, request: HttpRequest, name: str) -> HttpResponse:
-        """Call the control of a form, and lead back to its page with a notice."""
+        """Call the control of a form, and lead back to its page with a notice. If it is refused,
+        show the page with the form as it was filled in."""
         form = find(forms.FORMS, name, "Form")(request.POST)
         button = request.POST.get("button", next(iter(form.buttons)))
         try:
             find(form.buttons, button, "Button")
             if form.is_valid():
                 messages.success(request, form.press(button))
-            else:
-                messages.error(request, _errors(form))
+                return HttpResponseRedirect(form.back())
+            messages.error(request, _errors(form))
         except ApiError as error:
             messages.error(request, f"{error.text}.")
-        return HttpResponseRedirect(form.back())
+        return _show_again(request, form)
+
+
+def _show_again(request: HttpRequest, form: forms.ControlForm) -> HttpResponse:
+    request.refused_form = form  # type: ignore[attr-defined]
+    page = resolve(form.back().partition("#")[0])
+    view: Any = page.func
+    response: HttpResponse = view.view_class().get(request, **page.kwargs)
+    if response.status_code == 200:
+        response.status_code = 422
+    return response
 
 
 def _errors(form: forms.ControlForm) -> str:

@@ -5,8 +5,10 @@ Not kept: faults, deliveries and the log of requests, which belong to one run.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -14,13 +16,18 @@ from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from .middleware import SAFE_METHODS
 from .state import Conversation, Customer, PhoneNumber, Record, SetupLink, Webhook, store
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 FORMAT = "kapso_connect sandbox 1"
 PLAIN_DICTS = ("funding", "account_events")
@@ -35,17 +42,24 @@ class StateFile:
     """The file that ``store`` is kept in.
 
     ``load`` reads it, and ``start`` keeps it up to date from then on. It is replaced as a whole, so
-    that it can be read at any time, also after a kill.
+    that it can be read at any time, also after a kill. A second file beside it, which is locked,
+    keeps other sandboxes away until this process has ended.
     """
 
     def __init__(self, path: str) -> None:
         self.path = Path(path).resolve()
         self._saved = b""
         self._stopped = False
+        self._lock: IO[bytes] | None = None
         self._thread = threading.Thread(target=self._keep, daemon=True)
 
     def load(self) -> None:
-        """Put what the file holds into the store, if there is one. Raise StateFileError."""
+        """Put what the file holds into the store, if there is one. Raise StateFileError, also if
+        another sandbox has it."""
+        self._lock = _lock(self.path)
+        for left_behind in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.new"):
+            with suppress(OSError):  # a kill came while it was written
+                left_behind.unlink()
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
@@ -95,9 +109,30 @@ class StateFile:
                 print(error, flush=True)
 
 
+def _lock(path: Path) -> IO[bytes]:
+    """Lock the state file for as long as this process runs. Raise StateFileError."""
+    try:
+        file = path.with_name(f".{path.name}.lock").open("wb")
+    except OSError as error:
+        raise StateFileError(f"{path} cannot be written: {error}") from None
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.close()
+        reason = "is used by another sandbox. Stop that one, or name another file"
+        raise StateFileError(f"{path} {reason}") from None
+    except OSError:  # a file system without locks
+        pass
+    return file
+
+
 def _replace(path: Path, content: bytes) -> None:
     """Replace the file at once; only its owner may read it."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    directory, prefix = path.parent, f".{path.name}."
+    descriptor, name = tempfile.mkstemp(".new", prefix, directory)  # mode 0600
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

@@ -150,9 +150,7 @@ def test_number_that_kapso_no_longer_has_is_disconnected(world: World) -> None:
     assert kinds() == ["disconnected"]
 
 
-def test_refused_health_check_says_why_and_when_to_try_again(
-    world: World, configure: Any
-) -> None:
+def test_refused_health_check_says_why_and_when_to_try_again(world: World, configure: Any) -> None:
     with FaultyServer() as kapso:
         body = {"data": world.sandbox.state()["phone_numbers"][0]}
         reason = {"error": "Too many requests", "message": "Health limit of the project: 60/min"}

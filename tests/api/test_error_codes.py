@@ -246,7 +246,9 @@ def test_retry_after_comes_from_kapso(site: Site, seconds: int | None, expected:
     assert answer.headers["Retry-After"] == expected
 
 
-@pytest.mark.parametrize(("status", "is_shown"), [(409, True), (422, True), (429, True), (401, False)])
+@pytest.mark.parametrize(
+    ("status", "is_shown"), [(409, True), (422, True), (429, True), (401, False)]
+)
 def test_staff_read_what_kapso_says_about_their_request(
     site: Site, status: int, is_shown: bool
 ) -> None:

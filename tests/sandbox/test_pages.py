@@ -14,7 +14,7 @@ import requests
 
 from kapso_connect.sandbox import urls
 from kapso_connect.sandbox.faults import RULE_KINDS, Faults, Rule, descriptions
-from kapso_connect.sandbox.forms import FORMS
+from kapso_connect.sandbox.forms import FORMS, NumberForm
 from kapso_connect.testing import Sandbox
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def test_customers_and_numbers_are_added(box: Sandbox, browser: Browser) -> None
         ("add_number", {"customer_id": "nobody"}, "nobody is not one of the available choices"),
         ("default_webhook", {}, "The URL is missing."),
         ("default_webhook", {"url": "nowhere"}, "url is not a valid URL."),
+        ("event", {}, "event can't be blank"),
         ("event", {"event": CREATED, "payload": "{"}, "Enter a valid JSON."),
         ("event", {"event": CREATED}, "phone_number_id (a number of the sandbox) or payload"),
         ("event", {"event": CREATED, "payload": "7"}, "payload must be an object"),
@@ -115,6 +116,37 @@ def test_what_cannot_be_is_refused_with_a_reason(
     usual = next(iter(FORMS[form].buttons))
     assert text in browser.press(form, fields.pop("button", usual), **fields)
     assert box.state() == before
+
+
+@pytest.mark.parametrize(
+    ("form", "field", "typed", "others"),
+    [
+        ("event", "payload", '{"a": ', {"event": CREATED}),
+        ("event", "idempotency_key", "ä", {"event": CREATED, "payload": "{}"}),
+        ("add_rule", "match", "^GET (", {"kind": "close"}),
+        ("rate_limit", "limit", "-7", {}),
+        ("fault", "value", "soon", {"target": "delay"}),
+        ("device", "seconds", "soon", {}),
+        ("number_webhook", "url", "nowhere/at all", {"secret_key": "s"}),
+    ],
+)
+def test_a_refused_form_keeps_what_was_typed(
+    browser: Browser, number: str, form: str, field: str, typed: str, others: dict[str, str]
+) -> None:
+    target = number if issubclass(FORMS[form], NumberForm) else ""
+    data = {"target": target, **others, field: typed}
+    answer = browser.http.post(f"{browser.url}/press/{form}", data=data, timeout=10)
+    assert answer.status_code == 422
+    sent = [
+        part
+        for part in re.findall(rf'action="/press/{form}".*?</form>', answer.text, re.DOTALL)
+        if typed in unescape(part)
+    ]
+    assert len(sent) == 1
+    assert f'value="{data["target"]}"' in sent[0] or not data["target"]
+    before = answer.text.partition(sent[0])[0]
+    _others, closed, after = before.rpartition("<details>")
+    assert not closed or "</details>" in after
 
 
 def test_notices_do_not_take_the_place_of_those_of_a_site_on_this_machine(box: Sandbox) -> None:

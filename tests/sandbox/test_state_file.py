@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +78,7 @@ def test_it_continues_with_what_it_held(
         box._process.wait(10)
     if os.name != "nt":
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert list(path.parent.iterdir()) == [path]
+    assert {file.name for file in path.parent.iterdir()} == {path.name, f".{path.name}.lock"}
     with Sandbox(state=path, webhook_url=WEBHOOK) as box:
         assert contents(box) == before
         assert "It continues with 1 customer, 2 setup links, 1 number, 1 webhook of" in box.output()
@@ -188,3 +190,34 @@ def test_without_it_says_what_is_lost() -> None:
 
 def test_nothing_is_said_of_an_empty_sandbox() -> None:
     assert "Forgotten" not in run("--webhook-url", WEBHOOK).stdout
+
+
+def test_two_sandboxes_cannot_use_one_file(path: Path) -> None:
+    with Sandbox(state=path) as box:
+        box.seed(1, 1)
+        wait_until(lambda: "seed-1" in path.read_text())
+        before = path.read_text()
+        done = run("--state", str(path))
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"{path} is used by another sandbox. Stop that one, or name another file\n"
+        )
+        assert path.read_text() == before
+    assert run("--state", str(path)).returncode == 0
+
+
+def test_a_kill_in_the_middle_of_changes_leaves_a_whole_file(path: Path) -> None:
+    for _ in range(3):
+        with Sandbox(state=path) as box, ThreadPoolExecutor(4) as pool:
+            known = len(box.state()["customers"])
+            path.with_name(f".{path.name}.abc.new").write_text("secrets")
+            for _ in range(40):
+                pool.submit(box.seed, 20, 1, prefix=secrets.token_hex())
+            wait_until(lambda known=known: len(json.loads(path.read_text())["customers"]) > known)
+            box._process.kill()
+            box._process.wait(10)
+        kept = json.loads(path.read_text())
+        assert len(kept["customers"]) > known
+        assert len(kept["customers"]) == len(kept["phone_numbers"])
+    assert run("--state", str(path)).returncode == 0
+    assert {file.name for file in path.parent.iterdir()} == {path.name, f".{path.name}.lock"}
