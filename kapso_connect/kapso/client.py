@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -33,6 +33,28 @@ MAX_DELIVERIES_PER_PAGE = 100
 
 MAX_ATTEMPTS = 4
 """How often one request is made at most."""
+
+
+def _member(answer: object, name: str) -> Any:
+    if not isinstance(answer, Mapping) or name not in answer:
+        raise UnusableResponse(f"the answer has no {name!r}")
+    return answer[name]
+
+
+def _data(answer: object) -> Any:
+    return _member(answer, "data")
+
+
+def _data_or_all(answer: object) -> Any:
+    """Return ``data``, or the answer itself if it has none, as that about a number's health."""
+    return answer["data"] if isinstance(answer, Mapping) and "data" in answer else answer
+
+
+def _first_message(answer: object) -> Any:
+    messages = _member(answer, "messages")
+    if not isinstance(messages, list) or not messages:
+        raise UnusableResponse("'messages' is not a list with an entry")
+    return messages[0]
 
 
 class KapsoClient:
@@ -276,7 +298,7 @@ class KapsoClient:
     def get_phone_number_health(self, phone_number_id: str) -> KapsoHealth:
         """Return a number's health. Kapso allows 5 of these a second and 60 a minute."""
         path = ["whatsapp", "phone_numbers", phone_number_id, "health"]
-        return self._one(KapsoHealth, "get phone number health", "GET", path, is_bare=True)
+        return self._one(KapsoHealth, "get phone number health", "GET", path, select=_data_or_all)
 
     def get_funding(self, business_account_id: str) -> KapsoFunding:
         """Return whether Kapso pays Meta for a WhatsApp Business account, as it does for those that
@@ -468,13 +490,16 @@ class KapsoClient:
             body["context"] = {"message_id": reply_to}
         if callback_data is not None:
             body["biz_opaque_callback_data"] = callback_data
-        operation, path = "send message", [phone_number_id, "messages"]
-        try:
-            answer = self._call(operation, "POST", path, body=body, api_path=META_API_PATH)
-            return parse(KapsoSentMessage, _first(_member(answer, "messages")))
-        except UnusableResponse as problem:
-            reason = str(problem)
-        raise self._transport.unexpected_response(operation, "POST", reason)
+        path = [phone_number_id, "messages"]
+        return self._one(
+            KapsoSentMessage,
+            "send message",
+            "POST",
+            path,
+            body,
+            select=_first_message,
+            api_path=META_API_PATH,
+        )
 
     # Requests and answers
 
@@ -487,13 +512,14 @@ class KapsoClient:
         path: Sequence[str],
         body: Mapping[str, Any] | None = None,
         *,
-        is_bare: bool = False,
+        select: Callable[[Any], Any] = _data,
+        api_path: str = API_PATH,
     ) -> ValueT:
-        """Return the answer's ``data``; with ``is_bare``, the answer itself if it has none."""
+        """Return the part of the answer that ``select`` returns; by default its ``data``."""
         # The answer is not assigned to a name: error reports show the locals of this frame.
         try:
             return parse(
-                kind, _data(self._call(operation, method, path, body=body), is_bare=is_bare)
+                kind, select(self._call(operation, method, path, body=body, api_path=api_path))
             )
         except UnusableResponse as problem:
             reason = str(problem)
@@ -583,24 +609,6 @@ class KapsoClient:
 
 def _query_value(value: str | datetime) -> str:
     return value if isinstance(value, str) else value.astimezone(timezone.utc).isoformat()
-
-
-def _data(answer: object, *, is_bare: bool) -> Any:
-    if is_bare and not (isinstance(answer, Mapping) and "data" in answer):
-        return answer
-    return _member(answer, "data")
-
-
-def _member(answer: object, name: str) -> Any:
-    if not isinstance(answer, Mapping) or name not in answer:
-        raise UnusableResponse(f"the answer has no {name!r}")
-    return answer[name]
-
-
-def _first(entries: object) -> object:
-    if not isinstance(entries, list) or not entries:
-        raise UnusableResponse("the answer has an empty list, or none")
-    return entries[0]
 
 
 def _delivery_page(answer: object) -> tuple[list[KapsoWebhookDelivery], str | None]:

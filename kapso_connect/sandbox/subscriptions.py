@@ -1,4 +1,4 @@
-"""Webhook subscriptions: of the project, and the rules for those of one phone number."""
+"""Webhook subscriptions, of the project and of one phone number."""
 
 from __future__ import annotations
 
@@ -106,13 +106,25 @@ def add_webhook(data: Mapping[str, Any], *, phone_number_id: str | None = None) 
     return webhook
 
 
+def _webhooks_of(phone_number_id: str | None) -> dict[str, Webhook]:
+    """Return the webhooks of a number; None stands for those of the project and of all numbers."""
+    if phone_number_id is None:
+        return store.webhooks
+    find(store.numbers(), phone_number_id, "Phone number")
+    rows = store.webhooks.values()
+    return {row.id: row for row in rows if row.phone_number_id == phone_number_id}
+
+
+def _listed(request: HttpRequest, phone_number_id: str | None = None) -> list[Webhook]:
+    rows = list(reversed(_webhooks_of(phone_number_id).values()))
+    kind = query(request, "kind", fields.choice(*WEBHOOK_KINDS))
+    return [row for row in rows if not kind or row.kind == kind]
+
+
 class WebhooksView(SandboxView):
     def get(self, request: HttpRequest) -> object:
         """List the webhooks of the project and of all numbers."""
-        rows = list(reversed(store.webhooks.values()))
-        if kind := query(request, "kind", fields.choice(*WEBHOOK_KINDS)):
-            rows = [row for row in rows if row.kind == kind]
-        return page_of(request, rows)
+        return page_of(request, _listed(request))
 
     def post(self, request: HttpRequest) -> object:
         data = read_wrapped(request, "whatsapp_webhook")
@@ -123,17 +135,40 @@ class WebhooksView(SandboxView):
         return 201, {"data": add_webhook(data, phone_number_id=phone_number_id).as_json()}
 
 
-class WebhookView(SandboxView):
-    def get(self, request: HttpRequest, webhook_id: str) -> object:
-        return {"data": find(store.webhooks, webhook_id, "Webhook").as_json()}
+class NumberWebhooksView(SandboxView):
+    def get(self, request: HttpRequest, phone_number_id: str) -> object:
+        rows = _listed(request, phone_number_id)
+        if part := query(request, "url_contains"):
+            rows = [row for row in rows if part in row.url]
+        if active := query(request, "active", fields.choice("true", "false")):
+            rows = [row for row in rows if row.active == (active == "true")]
+        return page_of(request, rows)
 
-    def patch(self, request: HttpRequest, webhook_id: str) -> object:
-        webhook = find(store.webhooks, webhook_id, "Webhook")
+    def post(self, request: HttpRequest, phone_number_id: str) -> object:
+        find(store.numbers(), phone_number_id, "Phone number")
+        data = read_wrapped(request, "whatsapp_webhook")
+        return 201, {"data": add_webhook(data, phone_number_id=phone_number_id).as_json()}
+
+
+class WebhookView(SandboxView):
+    """A webhook; under the path of a number, one of that number."""
+
+    def get(
+        self, request: HttpRequest, webhook_id: str, phone_number_id: str | None = None
+    ) -> object:
+        return {"data": find(_webhooks_of(phone_number_id), webhook_id, "Webhook").as_json()}
+
+    def patch(
+        self, request: HttpRequest, webhook_id: str, phone_number_id: str | None = None
+    ) -> object:
+        webhook = find(_webhooks_of(phone_number_id), webhook_id, "Webhook")
         change_webhook(webhook, read_wrapped(request, "whatsapp_webhook"))
         return {"data": webhook.as_json()}
 
-    def delete(self, request: HttpRequest, webhook_id: str) -> object:
-        find(store.webhooks, webhook_id, "Webhook")
+    def delete(
+        self, request: HttpRequest, webhook_id: str, phone_number_id: str | None = None
+    ) -> object:
+        find(_webhooks_of(phone_number_id), webhook_id, "Webhook")
         del store.webhooks[webhook_id]
         return 204, None
 

@@ -11,7 +11,6 @@ from . import (
     hosted,
     messages,
     middleware,
-    number_webhooks,
     numbers,
     pages,
     subscriptions,
@@ -30,11 +29,11 @@ platform = [
     path("whatsapp/phone_numbers/<phone_number_id>/health", health.HealthView.as_view()),
     path(
         "whatsapp/phone_numbers/<phone_number_id>/webhooks",
-        number_webhooks.NumberWebhooksView.as_view(),
+        subscriptions.NumberWebhooksView.as_view(),
     ),
     path(
         "whatsapp/phone_numbers/<phone_number_id>/webhooks/<webhook_id>",
-        number_webhooks.NumberWebhookView.as_view(),
+        subscriptions.WebhookView.as_view(),
     ),
     path("whatsapp/accounts/<business_account_id>/funding", accounts.FundingView.as_view()),
     path("whatsapp/webhooks", subscriptions.WebhooksView.as_view()),
