@@ -234,7 +234,7 @@ def test_missing_key_is_not_called_a_rejected_one(world: World, configure: Any, 
 FAULTS = {
     "away": ({"kind": "status", "status": 503}, "Kapso did not respond"),
     "key": ({"kind": "status", "status": 401}, "rejected this site's API key"),
-    "too often": ({"kind": "status", "status": 429, "retry_after": 600}, "Wait a minute"),
+    "too often": ({"kind": "status", "status": 429, "retry_after": 600}, "had too many requests"),
     "nonsense": ({"kind": "html", "status": 200}, "unexpected response"),
 }
 
