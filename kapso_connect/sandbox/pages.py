@@ -136,8 +136,6 @@ def _show_again(request: HttpRequest, form: forms.ControlForm) -> HttpResponse:
     page = resolve(form.back().partition("#")[0])
     view: Any = page.func
     response: HttpResponse = view.view_class().get(request, **page.kwargs)
-    if response.status_code == 200:
-        response.status_code = 422
     return response
 
 

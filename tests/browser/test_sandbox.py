@@ -84,7 +84,6 @@ def test_every_kind_of_button_is_pressed(box: Sandbox, visitor: Visitor, scripts
     page.get_by_role("button", name="Send every event there").click()
     expect(page.get_by_role("alert")).to_have_text("The URL is missing.")
     visitor.look(page, "sandbox-error")
-    unfold("Where every event goes")
     page.locator("#webhooks").get_by_label("URL").fill(NOWHERE)
     press("Send every event there", f"Every event goes to {NOWHERE}.")
     page.get_by_label("Event to").select_option("whatsapp.account.violation")

@@ -136,7 +136,7 @@ def test_a_refused_form_keeps_what_was_typed(
     target = number if issubclass(FORMS[form], NumberForm) else ""
     data = {"target": target, **others, field: typed}
     answer = browser.http.post(f"{browser.url}/press/{form}", data=data, timeout=10)
-    assert answer.status_code == 422
+    assert answer.status_code == 200
     sent = [
         part
         for part in re.findall(rf'action="/press/{form}".*?</form>', answer.text, re.DOTALL)
