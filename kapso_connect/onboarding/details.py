@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
+from functools import partial
 
 from .. import db, outbox
 from ..conf import DETAILS_BUDGET
@@ -51,7 +52,12 @@ def request_after_commit(connection: Connection) -> None:
     """Ask for the details of ``connection`` after the commit, if they are missing and no signal is
     sent: before a signal, ``complete_event`` does it."""
     if _are_missing(connection) and not outbox.has_receivers(Kind.CONNECTED):
-        db.enqueue_on_commit(request_details, connection.pk)
+        immediately = db.runs_immediately(request_details)
+        db.enqueue_on_commit(
+            request_details,
+            connection.pk,
+            run_immediately=partial(_ask_and_store, connection) if immediately else None,
+        )
 
 
 @task()

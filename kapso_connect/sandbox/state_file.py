@@ -8,7 +8,6 @@ from __future__ import annotations
 import glob
 import json
 import os
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -18,16 +17,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from django.core.files import locks
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from .middleware import SAFE_METHODS
 from .state import Conversation, Customer, PhoneNumber, Record, SetupLink, Webhook, store
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
 
 FORMAT = "kapso_connect sandbox 1"
 PLAIN_DICTS = ("funding", "account_events")
@@ -115,17 +110,11 @@ def _lock(path: Path) -> IO[bytes]:
         file = path.with_name(f".{path.name}.lock").open("wb")
     except OSError as error:
         raise StateFileError(f"{path} cannot be written: {error}") from None
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
+    has_locks = bool(locks.LOCK_EX)
+    if has_locks and not locks.lock(file, locks.LOCK_EX | locks.LOCK_NB):
         file.close()
         reason = "is used by another sandbox. Stop that one, or name another file"
-        raise StateFileError(f"{path} {reason}") from None
-    except OSError:  # a file system without locks
-        pass
+        raise StateFileError(f"{path} {reason}")
     return file
 
 
