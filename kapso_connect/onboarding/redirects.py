@@ -21,7 +21,7 @@ from ..kapso.client import KapsoClient
 from ..kapso.types import KapsoPhoneNumber
 from ..log import log_event
 from ..models import Connection, Customer, SetupLink, Source
-from ..phone_numbers import only_digits
+from ..phone_numbers import comparable_digits
 from ..utils import as_instant, time_since
 from .numbers import Number, connect
 from .remote_numbers import (
@@ -175,9 +175,11 @@ def _find_new_number(
         for remote in client.list_phone_numbers(customer_id=link.customer.kapso_id or "")
         if not is_closed(remote)
     ]
-    reconnected = only_digits(str(link.options.get("reconnect_phone_number") or ""))
+    reconnected = comparable_digits(str(link.options.get("reconnect_phone_number") or ""))
     if reconnected:
-        found = [r for r in remotes if only_digits(r.display_phone_number or "") == reconnected]
+        found = [
+            r for r in remotes if comparable_digits(r.display_phone_number or "") == reconnected
+        ]
     else:
         connected = dict(
             Connection.objects.connected()

@@ -1,4 +1,4 @@
-"""The Platform API under ``/platform/v1``: the endpoints of Kapso's contract, and no others."""
+"""Customers and their setup links. ``urls`` names the modules of the other endpoints."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from . import fields, payloads
+from . import fields
 from .fields import Invalid
 from .hosted import HEADINGS_BY_LANGUAGE
-from .numbers import change_number
-from .state import ALL_CONNECTION_TYPES, Customer, PhoneNumber, find, store
+from .numbers import start_teardown
+from .state import ALL_CONNECTION_TYPES, Customer, find, find_customer, store
 from .web import SandboxView, page_of, query, read_wrapped
-from .webhooks import sender
 
 LINK_STATUSES = ("active", "used", "expired", "revoked")
 BILLING_MODE_NAMES = ("customer_managed", "partner_managed")
@@ -94,17 +93,17 @@ class CustomersView(SandboxView):
 
 class CustomerView(SandboxView):
     def get(self, request: HttpRequest, customer_id: str) -> object:
-        return {"data": find(store.customers, customer_id, "Customer").as_json()}
+        return {"data": find_customer(customer_id).as_json()}
 
     def patch(self, request: HttpRequest, customer_id: str) -> object:
-        customer = find(store.customers, customer_id, "Customer")
+        customer = find_customer(customer_id)
         values = fields.read(CUSTOMER_SPEC, read_wrapped(request, "customer"))
         _check_external_id(values, customer_id)
         customer.change(values)
         return {"data": customer.as_json()}
 
     def delete(self, request: HttpRequest, customer_id: str) -> object:
-        customer = find(store.customers, customer_id, "Customer")
+        customer = find_customer(customer_id)
         for number in store.numbers().values():
             if number.customer_id == customer_id:
                 start_teardown(number)
@@ -117,7 +116,7 @@ class CustomerView(SandboxView):
 
 class SetupLinksView(SandboxView):
     def get(self, request: HttpRequest, customer_id: str) -> object:
-        find(store.customers, customer_id, "Customer")
+        find_customer(customer_id)
         rows = store.links_of(customer_id)
         rows.sort(key=lambda link: link.created_at, reverse=True)
         if status := query(request, "status", fields.choice(*LINK_STATUSES)):
@@ -125,7 +124,7 @@ class SetupLinksView(SandboxView):
         return page_of(request, rows)
 
     def post(self, request: HttpRequest, customer_id: str) -> object:
-        customer = find(store.customers, customer_id, "Customer")
+        customer = find_customer(customer_id)
         data = read_wrapped(request, "setup_link", may_be_empty=True)
         values = fields.read(LINK_CREATE_SPEC, data)
         countries = values.get("phone_number_country_isos") or ["US"]
@@ -171,7 +170,7 @@ def _complete_options(values: dict[str, Any], own_types: list[str]) -> None:
 class SetupLinkView(SandboxView):
     def patch(self, request: HttpRequest, customer_id: str, setup_link_id: str) -> object:
         """Change the link; one that becomes active again revokes the customer's others."""
-        find(store.customers, customer_id, "Customer")
+        find_customer(customer_id)
         links = {link.id: link for link in store.links_of(customer_id)}
         link = find(links, setup_link_id, "Setup link")
         values = fields.read(LINK_PATCH_SPEC, read_wrapped(request, "setup_link"))
@@ -185,41 +184,3 @@ class SetupLinkView(SandboxView):
         if before != "active" and link.current_status == "active":
             store.revoke_others(link)
         return {"data": link.as_json()}
-
-
-# Phone numbers
-
-
-class PhoneNumbersView(SandboxView):
-    def get(self, request: HttpRequest) -> object:
-        rows = list(reversed(store.numbers().values()))
-        rows = [row for row in rows if not store.is_lagging(row.phone_number_id)]
-        checks = {"phone_number_id": fields.text, "business_account_id": fields.text}
-        for name, check in {**checks, "customer_id": fields.uuid}.items():
-            if value := query(request, name, check):
-                rows = [row for row in rows if getattr(row, name) == value]
-        if part := query(request, "name_contains"):
-            rows = [row for row in rows if part.lower() in row.name.lower()]
-        if enabled := query(request, "messaging_enabled", fields.choice("true", "false")):
-            rows = [row for row in rows if (row.status == "CONNECTED") == (enabled == "true")]
-        return page_of(request, rows)
-
-
-class PhoneNumberView(SandboxView):
-    def get(self, request: HttpRequest, phone_number_id: str) -> object:
-        return {"data": find(store.numbers(), phone_number_id, "Phone number").as_json()}
-
-    def patch(self, request: HttpRequest, phone_number_id: str) -> object:
-        number = find(store.numbers(), phone_number_id, "Phone number")
-        change_number(number, read_wrapped(request, "whatsapp_phone_number"))
-        return {"data": number.as_json()}
-
-    def delete(self, request: HttpRequest, phone_number_id: str) -> object:
-        start_teardown(find(store.numbers(), phone_number_id, "Phone number"))
-        return 204, None
-
-
-def start_teardown(number: PhoneNumber) -> None:
-    """Start to remove a number. The webhook is sent at once; it stays readable a bit longer."""
-    if store.tear_down_number(number):
-        sender.emit(payloads.DELETED_EVENT, payloads.build(payloads.DELETED_EVENT, number))

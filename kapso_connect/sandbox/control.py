@@ -10,11 +10,21 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from . import accounts, api, fields, messages, payloads, subscriptions
+from . import accounts, api, fields, messages, numbers, payloads, subscriptions
 from .faults import FAULTS_SPEC, Faults, Rule, read_rule
 from .fields import ApiError, Invalid
 from .middleware import has_key
-from .state import Customer, Delivery, PhoneNumber, SetupLink, Webhook, find, store
+from .state import (
+    Customer,
+    Delivery,
+    PhoneNumber,
+    SetupLink,
+    Webhook,
+    find,
+    find_customer,
+    find_number,
+    store,
+)
 from .web import SandboxView, query, read_object
 from .webhooks import sender
 
@@ -173,7 +183,7 @@ def add_number(values: Data) -> PhoneNumber:
 
 def _owner(customer_id: str | None, external_id: str | None) -> Customer | None:
     if customer_id is not None:
-        return find(store.customers, customer_id, "Customer")
+        return find_customer(customer_id)
     if external_id is None:
         return None
     known = store.customer_by_external_id(external_id)
@@ -194,21 +204,21 @@ def _add_number(owner: Customer | None, values: dict[str, Any], *, announce: boo
 
 def change_number(phone_number_id: str, values: Data) -> PhoneNumber:
     """Change any field of a number; no webhook is sent."""
-    number = find(store.numbers(), phone_number_id, "Phone number")
+    number = find_number(phone_number_id)
     data = fields.read_strictly(NUMBER_PATCH_SPEC, values)
     if data.get("customer_id") is not None:
-        find(store.customers, data["customer_id"], "Customer")
+        find_customer(data["customer_id"])
     number.change(data)
     return number
 
 
 def delete_number(phone_number_id: str) -> None:
-    api.start_teardown(find(store.numbers(), phone_number_id, "Phone number"))
+    numbers.start_teardown(find_number(phone_number_id))
 
 
 def receive_message(phone_number_id: str, values: Data) -> list[Delivery]:
     """Let a person write to a number; return the deliveries to the number's webhooks."""
-    number = find(store.numbers(), phone_number_id, "Phone number")
+    number = find_number(phone_number_id)
     data = fields.read_strictly(MESSAGE_SPEC, values, required="from")
     return messages.receive_message(number, data["from"], data.get("body", "Hello"))
 
@@ -224,7 +234,7 @@ def change_account(business_account_id: str, values: Data) -> dict[str, Any]:
 def change_device(phone_number_id: str, values: Data) -> float:
     """Let the customer's phone change: Meta takes the number off the API, and gives it back after
     ``seconds``. Return these."""
-    number = find(store.numbers(), phone_number_id, "Phone number")
+    number = find_number(phone_number_id)
     data = fields.read_strictly(DEVICE_CHANGE_SPEC, values)
     seconds: float = data.get("seconds", DEVICE_CHANGE_SECONDS)
     about = {"phone_number_id": phone_number_id}
@@ -264,7 +274,7 @@ def _payload_of_number(data: dict[str, Any]) -> dict[str, Any]:
     """Return the body of the event for a number, and change the number as the event says."""
     if "phone_number_id" not in data:
         return {}
-    event, number = data["event"], find(store.numbers(), data["phone_number_id"], "Phone number")
+    event, number = data["event"], find_number(data["phone_number_id"])
     names = ("legacy", "reason", "initiated_by", "source_event")
     options = {name: data[name] for name in names if name in data}
     if event in payloads.NUMBER_EVENTS:

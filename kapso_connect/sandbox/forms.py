@@ -12,7 +12,7 @@ from django import forms
 from . import accounts, control, payloads, subscriptions
 from .faults import RULE_KINDS, Faults, Rule
 from .fields import Invalid
-from .state import Delivery, PhoneNumber, SetupLink, Webhook, find, now, store
+from .state import Delivery, PhoneNumber, SetupLink, Webhook, find, find_number, now, store
 
 CHOICES_SHOWN = 200
 STATUSES_OFFERED = ("CONNECTED", "DISCONNECTED", "PENDING", "FLAGGED", "RESTRICTED", "BANNED")
@@ -386,7 +386,7 @@ class NumberWebhookForm(NumberForm):
     )
 
     def press(self, button: str) -> str:
-        find(store.numbers(), self.target_id, "Phone number")
+        find_number(self.target_id)
         values = {**self.filled(), "events": list(payloads.NUMBER_EVENTS)}
         webhook = subscriptions.add_webhook(values, phone_number_id=self.target_id)
         return f"Messages of this number go to {webhook.url}."

@@ -17,7 +17,7 @@ from django.http import HttpRequest, HttpResponse
 
 from . import fields, payloads
 from .fields import ApiError, Invalid
-from .state import Conversation, Delivery, PhoneNumber, find, now, store
+from .state import Conversation, Delivery, PhoneNumber, find_number, now, store
 from .web import SandboxView, json_response, read_object, timestamp
 from .webhooks import sender
 
@@ -121,7 +121,7 @@ class MetaRefusal(Exception):
 
 class MessagesView(SandboxView):
     def post(self, request: HttpRequest, phone_number_id: str) -> object:
-        number = find(store.numbers(), phone_number_id, "Phone number")
+        number = find_number(phone_number_id)
         try:
             data = read_object(request)
             person = _check(number, data)

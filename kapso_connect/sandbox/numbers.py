@@ -1,4 +1,4 @@
-"""Numbers that are connected with Meta's credentials, and changes of a number."""
+"""Phone numbers: listed, changed, removed, and connected with Meta's credentials."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from django.http import HttpRequest
 
 from . import fields, payloads
 from .fields import ApiError, Invalid
-from .state import PhoneNumber, find, store
-from .web import SandboxView, read_wrapped
+from .state import PhoneNumber, find_customer, find_number, store
+from .web import SandboxView, flag, page_of, query, read_wrapped
 from .webhooks import sender
 
 NUMBER_KINDS = ("production", "sandbox")
@@ -35,10 +35,46 @@ SHOWN_FIELDS = (
 )
 
 
+class PhoneNumbersView(SandboxView):
+    def get(self, request: HttpRequest) -> object:
+        rows = list(reversed(store.numbers().values()))
+        rows = [row for row in rows if not store.is_lagging(row.phone_number_id)]
+        checks = {"phone_number_id": fields.text, "business_account_id": fields.text}
+        for name, check in {**checks, "customer_id": fields.uuid}.items():
+            if value := query(request, name, check):
+                rows = [row for row in rows if getattr(row, name) == value]
+        if part := query(request, "name_contains"):
+            rows = [row for row in rows if part.lower() in row.name.lower()]
+        enabled = flag(request, "messaging_enabled")
+        if enabled is not None:
+            rows = [row for row in rows if (row.status == "CONNECTED") == enabled]
+        return page_of(request, rows)
+
+
+class PhoneNumberView(SandboxView):
+    def get(self, request: HttpRequest, phone_number_id: str) -> object:
+        return {"data": find_number(phone_number_id).as_json()}
+
+    def patch(self, request: HttpRequest, phone_number_id: str) -> object:
+        number = find_number(phone_number_id)
+        change_number(number, read_wrapped(request, "whatsapp_phone_number"))
+        return {"data": number.as_json()}
+
+    def delete(self, request: HttpRequest, phone_number_id: str) -> object:
+        start_teardown(find_number(phone_number_id))
+        return 204, None
+
+
+def start_teardown(number: PhoneNumber) -> None:
+    """Start to remove a number. The webhook is sent at once; it stays readable a bit longer."""
+    if store.tear_down_number(number):
+        sender.emit(payloads.DELETED_EVENT, payloads.build(payloads.DELETED_EVENT, number))
+
+
 class CustomerNumbersView(SandboxView):
     def post(self, request: HttpRequest, customer_id: str) -> object:
         """Connect a number with credentials of Meta's; any that look like some are accepted."""
-        customer = find(store.customers, customer_id, "Customer")
+        customer = find_customer(customer_id)
         values = fields.read(NUMBER_SPEC, read_wrapped(request, "whatsapp_phone_number"))
         for name in ("name", *CREDENTIALS):
             if name not in values:

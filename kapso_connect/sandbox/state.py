@@ -388,6 +388,14 @@ def find(rows: Mapping[str, Found], key: str, what: str) -> Found:
     return rows[key]
 
 
+def find_customer(customer_id: str) -> Customer:
+    return find(store.customers, customer_id, "Customer")
+
+
+def find_number(phone_number_id: str) -> PhoneNumber:
+    return find(store.numbers(), phone_number_id, "Phone number")
+
+
 def display_form(phone_number: str) -> str:
     """+14155550100 → +1 415-555-0100, as Meta writes it."""
     try:

@@ -9,8 +9,8 @@ from django.http import HttpRequest
 
 from . import fields, messages, payloads
 from .fields import Invalid
-from .state import Delivery, PhoneNumber, Webhook, find, store
-from .web import SandboxView, page_of, query, read_object, read_wrapped
+from .state import Delivery, PhoneNumber, Webhook, find, find_number, store
+from .web import SandboxView, flag, page_of, query, read_object, read_wrapped
 from .webhooks import sender
 
 WEBHOOK_KINDS = ("kapso", "meta")
@@ -110,7 +110,7 @@ def _webhooks_of(phone_number_id: str | None) -> dict[str, Webhook]:
     """Return the webhooks of a number; None stands for those of the project and of all numbers."""
     if phone_number_id is None:
         return store.webhooks
-    find(store.numbers(), phone_number_id, "Phone number")
+    find_number(phone_number_id)
     rows = store.webhooks.values()
     return {row.id: row for row in rows if row.phone_number_id == phone_number_id}
 
@@ -131,7 +131,7 @@ class WebhooksView(SandboxView):
         phone_number_id = None
         if "phone_number_id" in data:
             phone_number_id = fields.meta_id("phone_number_id", data["phone_number_id"])
-            find(store.numbers(), phone_number_id, "Phone number")
+            find_number(phone_number_id)
         return 201, {"data": add_webhook(data, phone_number_id=phone_number_id).as_json()}
 
 
@@ -140,12 +140,13 @@ class NumberWebhooksView(SandboxView):
         rows = _listed(request, phone_number_id)
         if part := query(request, "url_contains"):
             rows = [row for row in rows if part in row.url]
-        if active := query(request, "active", fields.choice("true", "false")):
-            rows = [row for row in rows if row.active == (active == "true")]
+        active = flag(request, "active")
+        if active is not None:
+            rows = [row for row in rows if row.active == active]
         return page_of(request, rows)
 
     def post(self, request: HttpRequest, phone_number_id: str) -> object:
-        find(store.numbers(), phone_number_id, "Phone number")
+        find_number(phone_number_id)
         data = read_wrapped(request, "whatsapp_webhook")
         return 201, {"data": add_webhook(data, phone_number_id=phone_number_id).as_json()}
 

@@ -24,8 +24,8 @@ platform = [
     path("customers/<customer_id>/setup_links", api.SetupLinksView.as_view()),
     path("customers/<customer_id>/setup_links/<setup_link_id>", api.SetupLinkView.as_view()),
     path("customers/<customer_id>/whatsapp/phone_numbers", numbers.CustomerNumbersView.as_view()),
-    path("whatsapp/phone_numbers", api.PhoneNumbersView.as_view()),
-    path("whatsapp/phone_numbers/<phone_number_id>", api.PhoneNumberView.as_view()),
+    path("whatsapp/phone_numbers", numbers.PhoneNumbersView.as_view()),
+    path("whatsapp/phone_numbers/<phone_number_id>", numbers.PhoneNumberView.as_view()),
     path("whatsapp/phone_numbers/<phone_number_id>/health", health.HealthView.as_view()),
     path(
         "whatsapp/phone_numbers/<phone_number_id>/webhooks",

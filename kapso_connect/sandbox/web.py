@@ -103,6 +103,12 @@ def query(request: HttpRequest, name: str, check: fields.Check = fields.text) ->
     return None if value is None else check(name, value)
 
 
+def flag(request: HttpRequest, name: str) -> bool | None:
+    """Return a query parameter that is true or false; None when it is missing."""
+    value = query(request, name, fields.choice("true", "false"))
+    return None if value is None else value == "true"
+
+
 def page_of(request: HttpRequest, rows: Sequence[Record]) -> HttpResponse:
     """Return one page of ``rows``, filtered by created_after and created_before, with its meta and
     headers."""

@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from . import fields
 from .fields import Invalid
 from .state import Delivery, now, store
-from .web import SandboxView, page_size, query
+from .web import SandboxView, flag, page_size, query
 
 DELIVERY_STATUSES = ("pending", "delivered", "failed")
 DELIVERY_PERIODS = {"24h": timedelta(days=1), "7d": timedelta(days=7), "30d": timedelta(days=30)}
@@ -51,7 +51,7 @@ def _filtered(request: HttpRequest) -> list[Delivery]:
     """Return the deliveries that the query asks for, the oldest first."""
     status = query(request, "status", fields.choice(*DELIVERY_STATUSES))
     event, webhook_id = query(request, "event"), query(request, "webhook_id", fields.uuid)
-    errors_only = query(request, "errors_only", fields.choice("true", "false")) == "true"
+    errors_only = flag(request, "errors_only")
     period = query(request, "period", fields.choice(*DELIVERY_PERIODS)) or "24h"
     since = now() - DELIVERY_PERIODS[period]
     return [

@@ -99,6 +99,14 @@ def reconnecting(scene: Scene) -> None:
     scene.link.save()
 
 
+def reconnecting_in_mexico(scene: Scene) -> None:
+    """Kapso writes the number with the 1 of WhatsApp, the link without it."""
+    reconnecting(scene)
+    scene.sandbox.patch_number(scene.number, display_phone_number="+52 1 55 1234 5678")
+    scene.link.options = {"reconnect_phone_number": "+525512345678"}
+    scene.link.save()
+
+
 def completed(scene: Scene) -> None:
     """This link has connected the number already."""
     scene.link.status, scene.link.setup_status = "used", "completed"
@@ -196,6 +204,7 @@ SUCCESSES = {
     "no number, one old one": (OLDEST, one_old_number, "connected", "connected"),
     "no number, only another link's": (OLDEST, number_of_another_link, "waiting", "reported"),
     "no number, a reconnected one": (OLDEST, reconnecting, "connected", "connected"),
+    "no number, one of Mexico": (OLDEST, reconnecting_in_mexico, "connected", "connected"),
     "no number, and the link is done": (OLDEST, completed, "connected", "connected"),
     "no number, and the link is done, API away": (
         OLDEST,
