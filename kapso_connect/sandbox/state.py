@@ -389,10 +389,12 @@ def find(rows: Mapping[str, Found], key: str, what: str) -> Found:
 
 
 def find_customer(customer_id: str) -> Customer:
+    """Return the customer with that id, or refuse with 404."""
     return find(store.customers, customer_id, "Customer")
 
 
 def find_number(phone_number_id: str) -> PhoneNumber:
+    """Return the number with that id, or refuse with 404."""
     return find(store.numbers(), phone_number_id, "Phone number")
 
 
