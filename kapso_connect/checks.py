@@ -33,13 +33,13 @@ from django.urls import (
 from django.utils import translation
 from django.utils.module_loading import import_string
 
-from . import db, outbox, utils
+from . import db, outbox, theme, utils
 from .conf import KAPSO_WEBHOOK_TIMEOUT, Conf, get_conf
 from .exceptions import InvalidOptions
 from .kapso.setup_link_options import SetupLinkOptions
 from .models import WhatsAppRelation
 from .owners import owner_model
-from .pages import theme, views
+from .pages import views
 
 MIN_WEBHOOK_SECRET_LENGTH = 16
 """A shorter one is reported before a site is deployed."""

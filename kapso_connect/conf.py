@@ -14,8 +14,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.signals import setting_changed
+from django.core.validators import validate_email
+from django.utils.functional import Promise
 
 from .text import one_line
 
@@ -25,6 +27,7 @@ DEFAULT_THROTTLE_RATES = {"read": "600/min", "write": "60/min", "kapso": "30/min
 MAX_NUMBER = 10**9
 """For each setting that is a number; databases and timers cannot compute with any."""
 
+LANGUAGE_CODE = re.compile("[a-z]{2,3}(-[a-z0-9]{2,8})*")
 THROTTLE_RATE = re.compile("[1-9][0-9]{0,8}/(s|sec|second|m|min|minute|h|hour|d|day)")
 
 KAPSO_WEBHOOK_TIMEOUT = 10.0
@@ -91,13 +94,49 @@ class Conf:
         here when a number of theirs is connected. Turn it off where several sites or environments
         share the project: what is not about customers of this site is ignored then.
     ``LOGO_URL``
-        The logo at the top of customers' pages: a static file (``crm/logo.svg``) or a URL on this
-        site (``/media/logo.png``).
+        The logo at the top of customers' pages and e-mails: a static file (``crm/logo.svg``) or a
+        URL on this site (``/media/logo.png``). It is also the icon in the browser's tab.
+    ``LOGO_DARK_URL``
+        The logo in dark mode. Without it, ``LOGO_URL`` is shown on a light plate there.
+    ``LOGO_HAS_NAME``
+        Whether the logo shows the name of this site, so that it is not written beside it.
+    ``SHARE_IMAGE_URL``
+        The picture in a preview of a connect URL, in a chat for example: a PNG or JPEG file of
+        1200 by 630 pixels, given like ``LOGO_URL``.
     ``CONTACT_URL``
         Where customers can get help: a ``mailto:``, ``tel:`` or https URL, or a path.
+    ``PRIVACY_URL``
+        Your privacy policy: an https URL, or a path.
+    ``TERMS_URL``
+        Your terms of service: an https URL, or a path.
     ``NEXT_URL``
         The page of this site that customers continue to after connecting, such as ``/welcome/``.
         The setup link or the customer's owner may name another one.
+    ``INVITATION_TEXT``
+        A sentence of your own on the invitation and in its e-mail: why to connect a number. A text,
+        or a translated one (``gettext_lazy``).
+    ``COST_TEXT``
+        What connecting a number costs your customers, in a sentence of your own, like
+        ``INVITATION_TEXT``. Without it, nothing is said about your prices.
+    ``NEXT_TEXT``
+        What happens after a number is connected, in a sentence of your own, like
+        ``INVITATION_TEXT``.
+    ``SHOW_INVITER``
+        Whether customers see the name of the member of staff who created their invitation.
+    ``EXTRA_LANGUAGES``
+        Codes of languages, such as ``["de"]``, that your project translates the customers' pages
+        into, besides the six that come with this package.
+    ``EMAIL_REPLY_TO``
+        The address that answers to e-mails for customers go to. By default that of ``CONTACT_URL``,
+        if it is a ``mailto:`` URL.
+    ``EMAIL_REMINDER_DAYS``
+        After how many days ``kapso_sync`` sends a customer who was invited by e-mail, and has not
+        connected a number, one reminder. By default none is sent.
+    ``EMAIL_FAILED``
+        Whether ``kapso_sync`` sends an e-mail to a customer whose attempt failed, with what to do
+        now.
+    ``EMAIL_CONNECTED``
+        Whether a customer gets an e-mail when a number is connected.
     ``REQUEST_BUDGET``
         Seconds that one webhook delivery or one page view may spend on Kapso's API in total. Kapso
         waits 10 seconds for the answer to a webhook.
@@ -133,8 +172,22 @@ class Conf:
     setup_link_defaults: Mapping[str, Any] = field(default_factory=dict)
     adopt_unknown_customers: bool = True
     logo_url: str = ""
+    logo_dark_url: str = ""
+    logo_has_name: bool = False
+    share_image_url: str = ""
     contact_url: str = ""
+    privacy_url: str = ""
+    terms_url: str = ""
     next_url: str = ""
+    invitation_text: str | Promise = ""
+    cost_text: str | Promise = ""
+    next_text: str | Promise = ""
+    show_inviter: bool = False
+    extra_languages: tuple[str, ...] = ()
+    email_reply_to: str = ""
+    email_reminder_days: int | None = None
+    email_failed: bool = False
+    email_connected: bool = False
     request_budget: float = 5.0
     api_budget: float = 12.0
     max_webhook_bytes: int = 1024 * 1024
@@ -165,6 +218,36 @@ def _shown(value: object) -> str:
 
 def _url(value: object) -> str:
     return _text(value).rstrip("/")
+
+
+def _words(value: object) -> str | Promise:
+    # A translated text is read when a page is shown, in its language.
+    return value if isinstance(value, Promise) else _shown(value)
+
+
+def _page(value: object) -> str:
+    url = _shown(value)
+    if url and (url.startswith("//") or not url.startswith(("https://", "http://", "/"))):
+        raise ValueError("must start with https:// or /.")
+    return url
+
+
+def _address(value: object) -> str:
+    address = _shown(value)
+    try:
+        if address:
+            validate_email(address)
+    except ValidationError:
+        raise ValueError("must be an e-mail address.") from None
+    return address
+
+
+def _languages(value: object) -> tuple[str, ...]:
+    codes = tuple(code.lower() for code in _texts(value, "a list of language codes"))
+    for code in codes:
+        if not LANGUAGE_CODE.fullmatch(code):
+            raise ValueError(f'must have codes such as "de", not {code!r}.')
+    return codes
 
 
 def _contact(value: object) -> str:
@@ -243,8 +326,22 @@ READERS: dict[str, Callable[[object], Any]] = {
     "SETUP_LINK_DEFAULTS": _mapping,
     "ADOPT_UNKNOWN_CUSTOMERS": _flag,
     "LOGO_URL": _shown,
+    "LOGO_DARK_URL": _shown,
+    "LOGO_HAS_NAME": _flag,
+    "SHARE_IMAGE_URL": _shown,
     "CONTACT_URL": _contact,
+    "PRIVACY_URL": _page,
+    "TERMS_URL": _page,
     "NEXT_URL": _text,
+    "INVITATION_TEXT": _words,
+    "COST_TEXT": _words,
+    "NEXT_TEXT": _words,
+    "SHOW_INVITER": _flag,
+    "EXTRA_LANGUAGES": _languages,
+    "EMAIL_REPLY_TO": _address,
+    "EMAIL_REMINDER_DAYS": _positive_int,
+    "EMAIL_FAILED": _flag,
+    "EMAIL_CONNECTED": _flag,
     "REQUEST_BUDGET": _positive,
     "API_BUDGET": _positive,
     "MAX_WEBHOOK_BYTES": _positive_int,
@@ -279,7 +376,7 @@ def get_conf() -> Conf:
             read = READERS[key](value)
         except ValueError as error:
             raise ImproperlyConfigured(f"{SETTING}[{key!r}] {error}") from None
-        if read != "":
+        if isinstance(read, Promise) or read != "":
             values[key.lower()] = read
     return Conf(**values)
 

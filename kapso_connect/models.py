@@ -27,9 +27,10 @@ from django.utils.functional import cached_property
 
 from .exceptions import ExternalIdTaken
 from .fields import InstantField
-from .kapso.languages import Language, find_language
+from .kapso.languages import find_language
 from .kapso.setup_link_options import PARTNER_MANAGED
 from .kapso.types import ConnectionType
+from .languages import language_choices
 from .log import log_event
 from .owners import OwnerKey, owner_key, owner_type
 from .phone_numbers import TEST_NUMBER_DIGITS, is_test_number, only_digits, searched_digits
@@ -311,8 +312,8 @@ class Customer(models.Model):
     email = models.EmailField(_("e-mail"), blank=True)
     language = models.CharField(
         _("language"),
-        max_length=2,
-        choices=Language.choices,
+        max_length=16,
+        choices=language_choices,
         blank=True,
         help_text=_("Language of the hosted page; empty means that of the customer's browser."),
     )
@@ -602,6 +603,14 @@ class SetupLink(Leased):
         null=True,
         editable=False,
         help_text="No view of the success page asks the API about this link before.",
+    )
+    reminded_at = models.DateTimeField(
+        _("reminded"), null=True, blank=True, help_text=_("When a reminder was last e-mailed.")
+    )
+    failure_emailed_at = models.DateTimeField(
+        null=True,
+        editable=False,
+        help_text="When the e-mail about the failed attempt was sent.",
     )
     checked_at = models.DateTimeField(
         _("checked"), null=True, blank=True, help_text=_("When the API was last asked about it.")

@@ -15,7 +15,7 @@ from django.utils.formats import date_format
 from ..exceptions import InvalidOptions
 from ..kapso.languages import Language
 from ..kapso.setup_link_options import DEFAULT_COUNTRY, SetupLinkOptions, provisioning_problem
-from ..pages.theme import low_contrast_pairs
+from ..theme import low_contrast_pairs
 from ..translation import gettext as _
 from ..translation import gettext_lazy
 from ..utils import (

@@ -27,7 +27,6 @@ from django.http import (
 )
 from django.shortcuts import render
 from django.template.loader import render_to_string
-from django.urls import NoReverseMatch
 from django.utils import timezone, translation
 from django.utils.cache import patch_vary_headers
 from django.utils.decorators import method_decorator
@@ -37,7 +36,8 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.debug import sensitive_variables
 from django.views.generic import View
 
-from .. import exceptions
+from .. import exceptions, theme
+from ..branding import branding
 from ..conf import get_conf
 from ..db import OUTAGE_ERRORS, non_atomic
 from ..exceptions import InvalidOptions, KapsoRateLimited, KapsoUnavailable
@@ -55,8 +55,8 @@ from ..onboarding.connect_urls import (
 )
 from ..phone_numbers import format_phone_number
 from ..translation import gettext
-from ..utils import reverse_path, static_url, time_since, validate_same_site_url
-from . import questions, theme
+from ..utils import reverse_path, time_since, validate_same_site_url
+from . import questions
 from .rate_limit import seconds_until_allowed
 
 REFRESH_SECONDS = 3
@@ -171,17 +171,8 @@ class PageView(View):
         invalid. ``context`` is what the view passes: ``customer`` and ``link`` (the setup link) on
         all pages but the last two. Extend it in a subclass; not called for the page after an error.
         """
-        conf = get_conf()
-        link = context.get("link")
-        link_theme = link.options.get("theme_config") if link else None
-        colors = theme.to_path(link_theme or conf.setup_link_defaults.get("theme_config") or {})
         return {
-            "site_name": conf.display_name,
-            "logo_url": _logo_url(conf.logo_url),
-            "styles_url": static_url("kapso_connect/pages.css"),
-            "script_url": static_url("kapso_connect/pages.js"),
-            "contact_url": conf.contact_url,
-            "theme_url": _theme_url(colors) if colors.strip("-") else "",
+            **branding(context.get("link")),
             **context,
         }
 
@@ -483,19 +474,3 @@ def _activate_language(customer: Customer, link: SetupLink | None) -> None:
     chosen = (link.options.get("language") if link else "") or customer.language
     if chosen in Language.values:
         translation.activate(chosen)
-
-
-def _theme_url(colors: str) -> str:
-    """Return the URL of the stylesheet, or "" if the site leaves its pattern out."""
-    try:
-        return reverse_path("kapso_connect:theme", args=[colors])
-    except NoReverseMatch:
-        return ""
-
-
-def _logo_url(logo: str) -> str:
-    """Return the URL of the logo, or "" if it is a static file that this site does not have."""
-    public_url = get_conf().public_url
-    if not logo or logo.startswith("/") or (public_url and logo.startswith(f"{public_url}/")):
-        return logo
-    return static_url(logo)

@@ -26,7 +26,7 @@ from django.utils import timezone, translation
 from django.utils.html import escape
 from django.utils.log import AdminEmailHandler
 
-from kapso_connect import onboarding
+from kapso_connect import onboarding, theme
 from kapso_connect.kapso.setup_link_options import THEME_COLORS
 from kapso_connect.models import (
     Connection,
@@ -43,7 +43,7 @@ from kapso_connect.onboarding.connect_urls import (
     returning_customer,
     with_customer_token,
 )
-from kapso_connect.pages import rate_limit, theme, views
+from kapso_connect.pages import rate_limit, views
 from kapso_connect.testing import Sandbox
 
 from ..factories import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from ..kapso.setup_link_options import THEME_COLORS, is_color
+from .kapso.setup_link_options import THEME_COLORS, is_color
 
 DEFAULT_COLORS = {
     "primary_color": "#12715b",
