@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..kapso.setup_link_options import PARTNER_MANAGED, ConnectionType
+from ..kapso.setup_link_options import PARTNER_MANAGED
+from ..kapso.types import ConnectionType
 from ..models import SetupLink
 from ..translation import gettext as _
 
@@ -101,8 +102,8 @@ def _reconnected(payment: list[str]) -> Expectations:
         "again",
         _("The same number again"),
         _(
-            "Choose the same business, WhatsApp Business account and number as before. With another "
-            "number it does not work."
+            "Choose the same business, WhatsApp Business account and number as before. It does not "
+            "work with another number."
         ),
     )
     return Expectations(
