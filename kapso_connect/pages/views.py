@@ -385,7 +385,7 @@ class ConnectView(PageView):
         conf = get_conf()
         is_paused = customer.status == OnboardingStatus.PAUSED and not link.is_revocable
         has_failed = link.setup_status == SetupLink.SetupStatus.FAILED
-        paused = Connection.objects.paused().filter(customer=customer) if is_paused else []
+        paused = Connection.objects.paused().filter(customer=customer)
         is_paused_for_long = is_paused and any(number.is_paused_for_long for number in paused)
         return self.page(
             "connect",
