@@ -13,6 +13,7 @@ from django.views.generic.base import ContextMixin
 from . import languages, theme
 from .conf import Conf, get_conf
 from .models import SetupLink
+from .text import one_line
 from .utils import reverse_path, static_url
 
 SHARE_IMAGE = "kapso_connect/share.png"
@@ -73,6 +74,13 @@ def theme_of(link: SetupLink | None) -> Any:
     """Return the ``theme_config`` of ``link``, or else that of ``SETUP_LINK_DEFAULTS``."""
     of_link = link.options.get("theme_config") if link else None
     return of_link or get_conf().setup_link_defaults.get("theme_config") or {}
+
+
+def inviter_name(link: SetupLink) -> str:
+    """Return the full name of who created ``link``, if the site shows it to customers; else ""."""
+    user = link.created_by if get_conf().show_inviter else None
+    full_name = getattr(user, "get_full_name", None)
+    return one_line(str(full_name())) if callable(full_name) else ""
 
 
 def file_url(path: str) -> str:

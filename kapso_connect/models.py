@@ -579,6 +579,11 @@ class SetupLink(Leased):
     opened_at = models.DateTimeField(
         _("opened"), null=True, blank=True, help_text=_("When the customer first opened it.")
     )
+    last_opened_at = models.DateTimeField(
+        null=True,
+        editable=False,
+        help_text="When the button of the invitation last led to it.",
+    )
     expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
     last_error_code = models.CharField(_("last error code"), max_length=64, blank=True)
     unconfirmed_phone_number_id = models.CharField(
@@ -737,6 +742,13 @@ class ConnectionQuerySet(PrimaryQuerySet["Connection"]):
     def connected(self) -> ConnectionQuerySet:
         """Return the numbers that are connected now."""
         return self.filter(status=Connection.Status.CONNECTED)
+
+    def usable(self) -> ConnectionQuerySet:
+        """Return the connected numbers that are the customers' own, and whose accounts Meta has not
+        restricted or disabled."""
+        needs = CONNECTED_NEEDING_ATTENTION
+        unusable = needs[Attention.TEST_NUMBER] | needs[Attention.RESTRICTED]
+        return self.connected().exclude(unusable)
 
     def ended(self) -> ConnectionQuerySet:
         """Return the numbers that were connected once, and are not now."""
@@ -941,6 +953,16 @@ class Connection(models.Model):
     def is_test_number(self) -> bool:
         """True for one of Meta's display-name-only test numbers."""
         return is_test_number(self.display_phone_number)
+
+    @property
+    def is_restricted(self) -> bool:
+        """True if Meta has restricted or disabled the account of the number."""
+        return self.account_status != AccountStatus.ACTIVE
+
+    @property
+    def is_name_approved(self) -> bool:
+        """False if Meta has not approved the verified name, or not yet."""
+        return self.name_status in APPROVED_NAMES
 
 
 class WebhookEventQuerySet(RetryableQuerySet["WebhookEvent"]):

@@ -12,8 +12,8 @@ from django.core.signing import BadSignature, Signer, TimestampSigner
 from django.http import HttpRequest, HttpResponseBase
 
 from ..conf import get_conf
-from ..models import Customer
-from ..utils import reverse_path
+from ..models import Customer, SetupLink
+from ..utils import reverse_path, time_since
 
 VISIT_COOKIE = "kapso_connect_token"
 """The cookie of a browser in which a customer's connect URL was opened. Django's error reports hide
@@ -39,6 +39,10 @@ def _url_signer() -> Signer:
 
 def _visit_signer() -> TimestampSigner:
     return TimestampSigner(salt="kapso_connect.visit", sep=SEPARATOR)
+
+
+def _failure_signer() -> Signer:
+    return Signer(salt="kapso_connect.failure", sep=SEPARATOR)
 
 
 def _return_signer() -> TimestampSigner:
@@ -102,6 +106,24 @@ def has_visit_cookie(request: HttpRequest, customer: Customer) -> bool:
     except BadSignature:
         return False
     return key == customer.connect_key
+
+
+def failure_token(customer: Customer) -> str:
+    """Return the part of a link's ``failure_redirect_url`` by which ``has_failure_token``
+    recognizes a browser that comes back from Kapso without a cookie."""
+    return _failure_signer().sign(str(customer.pk))
+
+
+def has_failure_token(token: str, link: SetupLink) -> bool:
+    """Return whether ``token`` is that of the link's customer, and the button of the invitation led
+    to ``link`` within ``VISIT_SECONDS``."""
+    try:
+        pk = _failure_signer().unsign(token)
+    except BadSignature:
+        return False
+    since = link.last_opened_at
+    is_recent = since is not None and time_since(since).total_seconds() < VISIT_SECONDS
+    return is_recent and pk == str(link.customer_id)
 
 
 def with_customer_token(url: str, customer: Customer) -> str:

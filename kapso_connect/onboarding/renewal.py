@@ -84,11 +84,12 @@ def _read_latest_link(customer: Customer) -> SetupLink | None:
 
 
 def is_onboarded(customer: Customer, latest: SetupLink | None) -> bool:
-    """Return whether ``customer`` has nothing left to do: a number is connected, and the ``latest``
-    link is not an invitation to connect another one."""
+    """Return whether ``customer`` has nothing left to do: a number of their own is connected, whose
+    account Meta has not restricted, and the ``latest`` link is not an invitation to connect another
+    one."""
     if latest is not None and latest.is_revocable:
         return False
-    return Connection.objects.connected().filter(customer=customer).exists()
+    return Connection.objects.usable().filter(customer=customer).exists()
 
 
 def _check_link(link: SetupLink, client: KapsoClient) -> bool:

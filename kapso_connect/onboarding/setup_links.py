@@ -28,6 +28,7 @@ from ..models import Connection, Customer, SetupLink, Source, TimelineEvent, new
 from ..phone_numbers import comparable_digits, only_digits
 from ..translation import gettext as _
 from ..utils import as_aware, as_instant, reverse_path, validate_same_site_url
+from .connect_urls import failure_token
 from .customers import register
 from .status import OnboardingStatus, update_status
 
@@ -217,7 +218,7 @@ def ask(request: LinkRequest, client: KapsoClient) -> KapsoSetupLink:
         return found
     started = timezone.now()
     try:
-        return client.create_setup_link(kapso_id, request.options.payload())
+        return client.create_setup_link(kapso_id, _sent_options(request))
     except KapsoError as error:
         # The link may exist. If the search fails as well, the first error is raised.
         with suppress(KapsoError):
@@ -225,6 +226,21 @@ def ask(request: LinkRequest, client: KapsoClient) -> KapsoSetupLink:
             if created:
                 return created
         raise
+
+
+def _sent_options(request: LinkRequest) -> dict[str, Any]:
+    """Return the options for Kapso. This site's own failure page gets a token in its URL, by which
+    it recognizes the customer's browser without a cookie; the token is not stored."""
+    options = request.options.payload()
+    if options.get("failure_redirect_url") == failure_url():
+        path = reverse_path("kapso_connect:failed", args=[failure_token(request.customer)])
+        options["failure_redirect_url"] = get_conf().public_url + path
+    return options
+
+
+def failure_url() -> str:
+    """Return the URL of this site's own failure page."""
+    return get_conf().public_url + reverse_path("kapso_connect:failed")
 
 
 def _find_unrecorded(
@@ -340,7 +356,7 @@ def build_options(customer: Customer, options: Mapping[str, Any] | None) -> Setu
         )
     urls = {
         "success_redirect_url": origin + reverse_path("kapso_connect:success"),
-        "failure_redirect_url": origin + reverse_path("kapso_connect:failed"),
+        "failure_redirect_url": failure_url(),
     }
     language = {"language": customer.language} if customer.language in Language.values else {}
     built = SetupLinkOptions.build(urls, get_conf().setup_link_defaults, language, options)
@@ -420,6 +436,8 @@ def record_opened(link: SetupLink, *, source: str) -> bool:
     def change() -> bool:
         now = timezone.now()
         customers = list(Customer.objects.locked().filter(pk=link.customer_id))
+        if source == Source.REDIRECT:
+            SetupLink.objects.filter(pk=link.pk).update(last_opened_at=now)
         if not SetupLink.objects.filter(pk=link.pk, opened_at=None).update(opened_at=now):
             return False
         link.opened_at = now

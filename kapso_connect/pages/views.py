@@ -12,6 +12,7 @@ import logging
 import math
 import re
 import traceback
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -38,7 +39,7 @@ from django.views.decorators.debug import sensitive_variables
 from django.views.generic import View
 
 from .. import exceptions, theme
-from ..branding import branding
+from ..branding import branding, inviter_name
 from ..conf import get_conf
 from ..db import OUTAGE_ERRORS, non_atomic
 from ..exceptions import InvalidOptions, KapsoRateLimited, KapsoUnavailable
@@ -52,14 +53,16 @@ from ..onboarding.connect_urls import (
     connect_qr_path,
     connect_url,
     customer_from_token,
+    has_failure_token,
     has_visit_cookie,
     set_visit_cookie,
     with_customer_token,
 )
+from ..onboarding.expectations import expectations
 from ..phone_numbers import format_phone_number
 from ..qr import has_qr_codes, qr_svg
 from ..translation import gettext
-from ..utils import reverse_path, time_since, validate_same_site_url
+from ..utils import reverse_path, time_since, to_local_time, validate_same_site_url
 from . import questions
 from .browsers import is_in_app_browser
 from .rate_limit import seconds_until_allowed
@@ -84,6 +87,9 @@ NO_ERROR_CODE = "unknown"
 TOKEN = re.compile(r"(?<![0-9A-Za-z])[0-9A-Za-z]{1,32}\.[0-9A-Za-z_-]{43}(?![0-9A-Za-z])")
 """The token of a customer's own URL, wherever it stands in what a mail program made of it."""
 
+ENDED_LINK_CODES = {"already_used", "link_expired"}
+"""The error codes of a link that may have connected a number before."""
+
 IS_PAGE = "kapso_connect.is_page"
 """The key in ``request.META`` of requests for the customers' pages."""
 
@@ -101,6 +107,37 @@ def _hide_url(record: logging.LogRecord) -> bool:
 
 
 logging.getLogger("django.request").addFilter(_hide_url)
+
+
+@dataclass(frozen=True)
+class ConnectedNumber:
+    """A number on the success page."""
+
+    phone_number: str
+    """In international form; empty if it is not known yet."""
+    verified_name: str
+    chat_url: str
+    """WhatsApp's URL that opens a chat with the number; empty for one that cannot be used."""
+    problem: str
+    """Why the number cannot be used as it should: "test", "restricted", "name" or "declined"."""
+
+    @classmethod
+    def of(cls, connection: Connection) -> ConnectedNumber:
+        problem = ""
+        if connection.is_test_number:
+            problem = "test"
+        elif connection.is_restricted:
+            problem = "restricted"
+        elif not connection.is_name_approved:
+            problem = "name" if connection.name_status == "PENDING_REVIEW" else "declined"
+        digits = connection.phone_digits
+        can_chat = digits and problem not in {"test", "restricted"}
+        return cls(
+            format_phone_number(connection.display_phone_number),
+            connection.verified_name,
+            f"https://wa.me/{digits}" if can_chat else "",
+            problem,
+        )
 
 
 # Error reports show no locals of the frames below ``dispatch``: they contain the request.
@@ -212,20 +249,90 @@ class PageView(View):
     def success(
         self, link: SetupLink | None, connections: list[Connection], *, is_customer: bool
     ) -> HttpResponse:
-        """Return the success page. The link to the site's next page identifies the visitor only if
-        ``is_customer`` is true."""
+        """Return the success page. Only if ``is_customer`` is true, the link to the site's next
+        page identifies the visitor, and a number that cannot be used can be replaced."""
         connection = connections[0]
+        customer = connection.customer
         next_url = self.get_next_url(connection, link)
         if next_url and is_customer:
-            next_url = with_customer_token(next_url, connection.customer)
+            next_url = with_customer_token(next_url, customer)
+        is_usable = any(not (c.is_test_number or c.is_restricted) for c in connections)
         return self.page(
             "success",
-            customer=connection.customer,
+            customer=customer,
             link=link,
             connection=connection,
-            phone_numbers=[format_phone_number(c.display_phone_number) for c in connections],
+            numbers=[ConnectedNumber.of(connection) for connection in connections],
+            is_usable=is_usable,
+            connect_path=connect_path(customer) if is_customer and not is_usable else "",
             next_url=next_url,
+            next_text=get_conf().next_text,
         )
+
+    def is_connected(self, customer: Customer) -> bool:
+        """Return whether ``customer`` sees the success page: a number is connected, and the latest
+        link is no invitation to connect another one."""
+        latest = customer.latest_setup_link
+        is_invited = latest is not None and latest.is_revocable
+        return not is_invited and Connection.objects.connected().filter(customer=customer).exists()
+
+    def success_of(self, customer: Customer, link: SetupLink, *, is_customer: bool) -> HttpResponse:
+        """Return the success page with all numbers of ``customer`` that are connected."""
+        connected = Connection.objects.connected().filter(customer=customer)
+        connections = list(connected.order_by("-connected_at", "-pk"))
+        for connection in connections:
+            connection.customer = customer
+        return self.success(link, connections, is_customer=is_customer)
+
+    def unconfirmed(self, link: SetupLink, *, is_customer: bool) -> HttpResponse | None:
+        """Return the page for the number that a redirect from ``link`` reported, if Kapso has not
+        confirmed it: asks once more, if that is allowed now. None if there is no such number."""
+        if link.unconfirmed_since is None:
+            return None
+        number = numbers.Number(phone_number_id=link.unconfirmed_phone_number_id)
+        match self.confirm(link, number, by_visitor=link.unconfirmed_by_visitor):
+            case redirects.Connected(connection):
+                return self.success(link, [connection], is_customer=is_customer)
+            case redirects.Pending():
+                return self.waiting(link, is_customer=is_customer)
+            case redirects.Rejected():
+                return None
+
+    def confirm(
+        self, link: SetupLink, number: numbers.Number, *, by_visitor: bool
+    ) -> redirects.Connected | redirects.Pending | redirects.Rejected:
+        """Return what the redirect means. Kapso is asked only if that is needed and allowed now."""
+        outcome = redirects.outcome_without_api(link, number)
+        if outcome is not None:
+            return outcome
+        if self.request.method == "GET":  # HEAD changes nothing
+            with questions.question_about(link, by_visitor=by_visitor) as may_ask:
+                if may_ask:
+                    return redirects.confirm_redirect(link, number, by_visitor=by_visitor)
+        known = redirects.connected_number(link, number)
+        return redirects.Connected(known) if known else redirects.Pending()
+
+    def waiting(self, link: SetupLink, *, is_customer: bool) -> HttpResponse:
+        """Return the page that reloads itself, less often after a minute, until the number is
+        confirmed. After that minute, a customer can start again."""
+        link.refresh_from_db(fields=["unconfirmed_since"])
+        waited = time_since(link.unconfirmed_since or timezone.now())
+        takes_long = waited >= SLOW_REFRESH_AFTER
+        seconds = SLOW_REFRESH_SECONDS if takes_long else REFRESH_SECONDS
+        response = self.page(
+            "waiting",
+            status=202,
+            customer=link.customer,
+            link=link,
+            state="long" if takes_long else "short",
+            takes_long=takes_long,
+            refresh_seconds=seconds if waited < STOP_REFRESH_AFTER else 0,
+            connect_path=connect_path(link.customer) if takes_long and is_customer else "",
+        )
+        if not takes_long:
+            # For browsers without JavaScript; pages.js cancels it.
+            response.headers["Refresh"] = str(max(5, seconds))
+        return response
 
     def get_next_url(self, connection: Connection, link: SetupLink | None) -> str:
         """Return the page of this site that the success page links to, or "".
@@ -273,22 +380,35 @@ class ConnectView(PageView):
         if customer is None or link is None:
             return self.page("withdrawn", status=410)
         _activate_language(customer, link)
-        connected = Connection.objects.connected().filter(customer=customer)
-        connections = list(connected.order_by("-connected_at", "-pk"))
-        if connections and renewal.is_onboarded(customer, link):
-            return self.success(link, connections, is_customer=True)
+        if self.is_connected(customer):
+            return self.success_of(customer, link, is_customer=True)
+        link.customer = customer
+        return self.unconfirmed(link, is_customer=True) or self.invitation(customer, link)
+
+    def invitation(self, customer: Customer, link: SetupLink) -> HttpResponse:
+        """Return the page with the button that leads to Kapso."""
+        conf = get_conf()
+        is_paused = customer.status == OnboardingStatus.PAUSED and not link.is_revocable
+        has_failed = link.setup_status == SetupLink.SetupStatus.FAILED
+        paused = Connection.objects.paused().filter(customer=customer)
+        is_paused_for_long = is_paused and any(number.is_paused_for_long for number in paused)
         return self.page(
             "connect",
             customer=customer,
             link=link,
-            connect_path=connect_path(customer),
+            # Meta usually connects it again by itself.
+            connect_path="" if is_paused and not is_paused_for_long else connect_path(customer),
+            expectations=expectations(link),
+            inviter=inviter_name(link),
+            invitation_text=conf.invitation_text,
+            cost_text=conf.cost_text,
             reconnect_number=format_phone_number(
                 str(link.options.get("reconnect_phone_number") or "")
             ),
-            has_failed=link.setup_status == SetupLink.SetupStatus.FAILED,
-            is_waiting=link.unconfirmed_since is not None,
-            is_paused=customer.status == OnboardingStatus.PAUSED,
-            is_in_app_browser=is_in_app_browser(request.headers.get("User-Agent", "")),
+            failure=SETUP_ERRORS.get(link.last_error_code, UNKNOWN_ERROR) if has_failed else None,
+            is_paused=is_paused,
+            is_paused_for_long=is_paused_for_long,
+            is_in_app_browser=is_in_app_browser(self.request.headers.get("User-Agent", "")),
             qr_url=_qr_url(customer),
         )
 
@@ -314,7 +434,13 @@ class ConnectView(PageView):
         }
         if seconds := seconds_until_allowed(customer):
             log_event("page.rate_limited", customer_id=customer.pk)
-            response = self.page("busy", status=429, minutes=math.ceil(seconds / 60), **context)
+            response = self.page(
+                "busy",
+                status=429,
+                minutes=math.ceil(seconds / 60),
+                retry_at=to_local_time(timezone.now() + timedelta(seconds=seconds)),
+                **context,
+            )
             response.headers["Retry-After"] = str(seconds)
             return response
         try:
@@ -404,71 +530,40 @@ class SuccessView(PageView):
                 # The ids in the URL can be read in logs and browser histories, the cookie cannot.
                 return self.success(link, [connection], is_customer=is_visitor)
             case redirects.Pending():
-                return self.waiting(link)
+                return self.waiting(link, is_customer=is_visitor)
             case redirects.Rejected():
                 return self.page("invalid", status=404)
-
-    def confirm(
-        self, link: SetupLink, number: numbers.Number, *, by_visitor: bool
-    ) -> redirects.Connected | redirects.Pending | redirects.Rejected:
-        """Return what the redirect means. Kapso is asked only if that is needed and allowed now."""
-        outcome = redirects.outcome_without_api(link, number)
-        if outcome is not None:
-            return outcome
-        if self.request.method == "GET":  # HEAD changes nothing
-            with questions.question_about(link, by_visitor=by_visitor) as may_ask:
-                if may_ask:
-                    return redirects.confirm_redirect(link, number, by_visitor=by_visitor)
-        known = redirects.connected_number(link, number)
-        return redirects.Connected(known) if known else redirects.Pending()
-
-    def waiting(self, link: SetupLink) -> HttpResponse:
-        """Return the page that reloads itself, less often after a minute, until the number is
-        confirmed."""
-        link.refresh_from_db(fields=["unconfirmed_since"])
-        waited = time_since(link.unconfirmed_since or timezone.now())
-        takes_long = waited >= SLOW_REFRESH_AFTER
-        seconds = SLOW_REFRESH_SECONDS if takes_long else REFRESH_SECONDS
-        response = self.page(
-            "waiting",
-            status=202,
-            customer=link.customer,
-            link=link,
-            state="long" if takes_long else "short",
-            takes_long=takes_long,
-            refresh_seconds=seconds if waited < STOP_REFRESH_AFTER else 0,
-        )
-        if not takes_long:
-            # For browsers without JavaScript; pages.js cancels it.
-            response.headers["Refresh"] = str(max(5, seconds))
-        return response
 
 
 class FailedView(PageView):
     """The target of ``failure_redirect_url``: the customer could not connect a number."""
 
-    def get(self, request: HttpRequest) -> HttpResponse:
+    def get(self, request: HttpRequest, token: str = "") -> HttpResponse:  # nosec B107
         link = self.setup_link()
         code = self.error_code()
-        is_visitor = has_visit_cookie(request, link.customer)
-        if request.method == "GET":  # HEAD changes nothing
-            setup_links.record_failure(link, code, by_visitor=is_visitor)
-            link.refresh_from_db(fields=["setup_status"])
-        failure = SETUP_ERRORS.get(code, UNKNOWN_ERROR)
-        is_completed = link.setup_status == SetupLink.SetupStatus.COMPLETED
         # The customer's permanent URL and the link's URL are secret. The id in this page's URL is
         # not: it is in logs and browser histories. So the button is shown only to a browser with
-        # the cookie that the permanent URL sets; others are asked to open that URL again.
-        may_retry = not is_completed and is_visitor
+        # the cookie that the permanent URL sets, and soon after it led to Kapso also to one without
+        # cookies, which comes back with the token; others are asked to open that URL again.
+        is_visitor = has_visit_cookie(request, link.customer) or has_failure_token(token, link)
+        if code in ENDED_LINK_CODES:
+            page = self.unconfirmed(link, is_customer=is_visitor)
+            if page is not None:
+                return page
+        if request.method == "GET":  # HEAD changes nothing
+            setup_links.record_failure(link, code, by_visitor=is_visitor)
+        customer = link.customer
+        if self.is_connected(customer):
+            return self.success_of(customer, link, is_customer=is_visitor)
+        failure = SETUP_ERRORS.get(code, UNKNOWN_ERROR)
         return self.page(
             "failed",
-            customer=link.customer,
+            customer=customer,
             link=link,
             failure=failure,
-            is_completed=is_completed,
             label=failure.action.label,
             contact_first=failure.action == Action.CONTACT,
-            connect_path=connect_path(link.customer) if may_retry else "",
+            connect_path=connect_path(customer) if is_visitor else "",
         )
 
     def error_code(self) -> str:

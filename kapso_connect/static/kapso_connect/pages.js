@@ -1,5 +1,38 @@
 "use strict";
 
+// While the site answers, a button shows that it was pressed, and is not pressed again.
+(() => {
+  const pressed = new Map();
+
+  addEventListener("submit", (event) => {
+    const form = event.target;
+    const button = form.querySelector("button");
+    if (!form.dataset.kapsoPending || !button) return;
+    if (pressed.has(button)) {
+      event.preventDefault();
+      return;
+    }
+    pressed.set(button, button.textContent);
+    button.textContent = form.dataset.kapsoPending;
+    button.setAttribute("aria-disabled", "true");
+  });
+
+  // The browser's Back button may show the page as it was left.
+  addEventListener("pageshow", () => {
+    for (const [button, text] of pressed) {
+      button.textContent = text;
+      button.removeAttribute("aria-disabled");
+    }
+    pressed.clear();
+  });
+})();
+
+// A time of day is that of the visitor, not of the site.
+for (const time of document.querySelectorAll("[data-kapso-clock]")) {
+  const options = { hour: "numeric", minute: "2-digit" };
+  time.textContent = new Date(time.dateTime).toLocaleTimeString(document.documentElement.lang, options);
+}
+
 // The waiting page checks in the background until its status changes.
 (() => {
   const status = document.querySelector("[data-kapso-refresh]");
@@ -7,16 +40,20 @@
 
   const MAX_FAILURES_TO_SLOW_DOWN = 5;
   let failures = 0;
+  let timer = 0;
+  let isAsking = false;
 
   const schedule = (retryAfter = 0) => {
     const seconds = Number(status.dataset.kapsoRefresh);
     // After each failure it waits twice as long as before.
     const wait = seconds * 2 ** Math.min(failures, MAX_FAILURES_TO_SLOW_DOWN);
-    if (seconds) setTimeout(refresh, Math.max(wait, retryAfter) * 1000);
+    clearTimeout(timer);
+    if (seconds) timer = setTimeout(refresh, Math.max(wait, retryAfter) * 1000);
   };
 
   const refresh = async () => {
     let retryAfter = 0;
+    isAsking = true;
     try {
       const response = document.hidden ? null : await fetch(location.href, { cache: "no-store" });
       if (response?.status === 202) {
@@ -39,8 +76,17 @@
     } catch {
       // The phone may be offline for a moment: try again.
       failures += 1;
+    } finally {
+      isAsking = false;
     }
     schedule(retryAfter);
+  };
+
+  // Whoever comes back to the page, or gets a signal again, waits no longer.
+  const refreshNow = () => {
+    if (document.hidden || isAsking) return;
+    clearTimeout(timer);
+    refresh();
   };
 
   addEventListener("load", () => {
@@ -48,5 +94,7 @@
     // readers start the page again.
     window.stop();
     schedule();
+    document.addEventListener("visibilitychange", refreshNow);
+    addEventListener("online", refreshNow);
   });
 })();
