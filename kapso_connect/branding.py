@@ -86,10 +86,12 @@ def inviter_name(link: SetupLink) -> str:
 def file_url(path: str) -> str:
     """Return the URL of a picture in the settings, or "" if it is a static file that this site does
     not have."""
-    public_url = get_conf().public_url
-    if not path or path.startswith("/") or (public_url and path.startswith(f"{public_url}/")):
-        return path
-    return static_url(path)
+    return static_url(path) if is_static_file(path) else path
+
+
+def is_static_file(path: str) -> bool:
+    """Return whether a picture in the settings is a static file, not a URL."""
+    return bool(path) and not path.startswith("/") and "://" not in path
 
 
 def absolute_url(url: str) -> str:
