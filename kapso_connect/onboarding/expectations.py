@@ -125,8 +125,8 @@ def _keep(*, has_choice: bool = False) -> NumberOption:
         _("Keep your WhatsApp Business app")
         if has_choice
         else _("You keep your WhatsApp Business app"),
-        _("You scan a QR code in the app. Your chats stay, and you can go on writing in the app."),
-        _("Good if you answer your customers on your phone.") if has_choice else "",
+        _("You scan a QR code in the app. Your chats stay, and you can go on writing there."),
+        _("Good if you answer customers on your phone.") if has_choice else "",
     )
 
 
@@ -135,10 +135,10 @@ def _leave(*, has_choice: bool = False) -> NumberOption:
         "leave",
         _("Move the number out of the app") if has_choice else _("This number leaves the app"),
         _(
-            "You get a code by text message or call. After that, the number no longer works in the "
-            "WhatsApp apps, so first save the chats that you need."
+            "You get a code by text message or call. The number then no longer works in WhatsApp's "
+            "apps: first save the chats that you need."
         ),
-        _("Good for a number that nobody uses in the app.") if has_choice else "",
+        _("Good for a number without the app.") if has_choice else "",
     )
 
 

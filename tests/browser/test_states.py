@@ -1,0 +1,134 @@
+"""Every state of the customers' pages, in every language, size and colour scheme."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from kapso_connect.kapso.languages import Language
+from kapso_connect.testing import Sandbox
+
+from ..conftest import THOROUGH
+from .customer_pages import SETTINGS, STATES, World, open_state
+from .support import Visitor, assert_accessible
+
+SMALL, PHONE, DESKTOP = (
+    {"width": 320, "height": 640},
+    {"width": 390, "height": 844},
+    {"width": 1280, "height": 800},
+)
+SIZES = (SMALL, PHONE, DESKTOP)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+TOO_WIDE = """() => [...document.querySelectorAll("body *")]
+    .filter((element) => element.getBoundingClientRect().right > innerWidth + 0.5
+        || element.getBoundingClientRect().left < -0.5)
+    .map((element) => element.outerHTML.slice(0, 200))"""
+
+BROKEN_WORDS = r"""() => {
+    const broken = [];
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    for (let node; (node = texts.nextNode()); ) {
+        if (!node.parentElement.checkVisibility()) continue;
+        for (const word of node.data.matchAll(/[^\s\u2010\u2011\u00ad-]+/g)) {
+            const range = document.createRange();
+            range.setStart(node, word.index);
+            range.setEnd(node, word.index + word[0].length);
+            const lines = new Set([...range.getClientRects()].map((rect) => Math.round(rect.top)));
+            if (lines.size > 1) broken.push(word[0]);
+        }
+    }
+    return broken;
+}"""
+
+
+@pytest.fixture
+def world(site: str, sandbox: Sandbox, configure: Any, monkeypatch: pytest.MonkeyPatch) -> World:
+    configure(**SETTINGS)
+    return World(site, sandbox, monkeypatch)
+
+
+def expected_tags(language: str) -> dict[str, str]:
+    return {
+        "lang": {"pt": "pt-BR"}.get(language, language),
+        "dir": "rtl" if language == "ar" else "ltr",
+    }
+
+
+@pytest.mark.parametrize("language", Language.values)
+@pytest.mark.parametrize("name", STATES)
+def test_every_state_is_whole_and_accessible(
+    world: World, visitor: Visitor, name: str, language: str
+) -> None:
+    world.language = language
+    page = visitor.window(PHONE, locale=language)
+    open_state(page, world, name)
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    for attribute, value in expected_tags(language).items():
+        expect(page.locator("html")).to_have_attribute(attribute, value)
+    schemes = ("light", "dark") if THOROUGH or language == "en" else ("light",)
+    for scheme in schemes:
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        for size in SIZES:
+            page.set_viewport_size(size)  # type: ignore[arg-type]
+            visitor.shoot(page, f"state-{name}-{language}-{scheme}-{size['width']}")
+            assert page.evaluate(TOO_WIDE) == []
+            assert page.evaluate(BROKEN_WORDS) == []
+        page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+        unfold(page)
+        assert_accessible(page)
+    forget_statuses(visitor)
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_every_state_without_scripts_and_cookies(world: World, visitor: Visitor, name: str) -> None:
+    page = visitor.window(PHONE, java_script_enabled=False)
+    page.context.route("**/*", _without_cookies)
+    open_state(page, world, name)
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    visitor.shoot(page, f"state-{name}-no-scripts")
+    summaries = page.locator("summary:visible")
+    for index in range(summaries.count()):
+        summaries.nth(index).click()
+        expect(page.locator("details[open]")).to_have_count(index + 1)
+    forget_statuses(visitor)
+
+
+def _without_cookies(route: Any) -> None:
+    headers = {k: v for k, v in route.request.headers.items() if k != "cookie"}
+    route.continue_(headers=headers)
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_text_of_double_size_breaks_no_word(world: World, visitor: Visitor, name: str) -> None:
+    page = visitor.window(SMALL)
+    open_state(page, world, name)
+    page.evaluate("document.documentElement.style.fontSize = '200%'")
+    unfold(page)
+    visitor.shoot(page, f"state-{name}-double")
+    assert page.evaluate(BROKEN_WORDS) == []
+    assert page.evaluate(TOO_WIDE) == []
+    forget_statuses(visitor)
+
+
+@pytest.mark.parametrize("name", [name for name in STATES if name.startswith("connect")])
+def test_button_is_on_the_first_screen_of_a_phone(
+    world: World, visitor: Visitor, name: str
+) -> None:
+    page = visitor.window(PHONE)
+    open_state(page, world, name)
+    box = page.locator("form button").bounding_box()
+    assert box is not None
+    assert box["y"] + box["height"] <= PHONE["height"]
+
+
+def unfold(page: Page) -> None:
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+
+
+def forget_statuses(visitor: Visitor) -> None:
+    """The browser itself notes the status of each page that is not a usual one."""
+    visitor.complaints[:] = [text for text in visitor.complaints if "status of" not in text]
