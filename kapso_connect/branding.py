@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
+from django.conf import settings
 from django.urls import NoReverseMatch
+from django.utils import translation
 from django.utils.html import format_html
+from django.views.generic.base import ContextMixin
 
 from . import languages, theme
-from .conf import get_conf
+from .conf import Conf, get_conf
 from .models import SetupLink
 from .text import one_line
 from .utils import reverse_path, static_url
 
+SHARE_IMAGE = "kapso_connect/share.png"
+"""The picture in a preview of a connect URL, if the site has none of its own."""
+
+PHOTO_TYPES = (".png", ".jpg", ".jpeg")
+"""The pictures that every chat app can show."""
+
+
+class BrandingMixin(ContextMixin):
+    """For a site's own class-based view whose template extends ``kapso_connect/base.html``."""
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return {**site_branding(), **super().get_context_data(**kwargs)}
+
+
+def site_branding(link: SetupLink | None = None) -> dict[str, Any]:
+    """Return the context that a page of the site's own needs to extend ``kapso_connect/base.html``.
+
+    Its language is Django's active one, as the page's words are the site's own. Its colours are
+    those of ``link``, or else those of ``SETUP_LINK_DEFAULTS``.
+    """
+    return {
+        **branding(link),
+        "language": translation.get_language() or settings.LANGUAGE_CODE,
+        "direction": "rtl" if translation.get_language_bidi() else "ltr",
+    }
+
 
 def branding(link: SetupLink | None = None) -> dict[str, Any]:
-    """Return the context of ``kapso_connect/base.html``, in the language that is active now.
+    """Return the context of ``kapso_connect/base.html`` for a page or an e-mail of this package.
 
-    The colours are those of ``link``, or else those of ``SETUP_LINK_DEFAULTS``.
+    Its language is the active one, or English if this package's texts are not in that language.
     """
     conf = get_conf()
     language = languages.current_language()
@@ -31,6 +59,8 @@ def branding(link: SetupLink | None = None) -> dict[str, Any]:
         "logo_url": file_url(conf.logo_url),
         "logo_dark_url": file_url(conf.logo_dark_url),
         "logo_has_name": conf.logo_has_name,
+        "icon_url": file_url(conf.logo_url),
+        "share_image_url": _share_image_url(conf),
         "contact_url": conf.contact_url,
         "privacy_url": conf.privacy_url,
         "terms_url": conf.terms_url,
@@ -56,15 +86,29 @@ def inviter_name(link: SetupLink) -> str:
 def file_url(path: str) -> str:
     """Return the URL of a picture in the settings, or "" if it is a static file that this site does
     not have."""
-    public_url = get_conf().public_url
-    if not path or path.startswith("/") or (public_url and path.startswith(f"{public_url}/")):
-        return path
-    return static_url(path)
+    return static_url(path) if is_static_file(path) else path
+
+
+def is_static_file(path: str) -> bool:
+    """Return whether a picture in the settings is a static file, not a URL."""
+    return bool(path) and not path.startswith("/") and "://" not in path
 
 
 def absolute_url(url: str) -> str:
     """Return a URL of this site with its origin, for e-mails and for other sites."""
-    return url if not url or urlsplit(url).netloc else get_conf().public_url + url
+    public_url = get_conf().public_url
+    if url.startswith("//"):  # that of a static file may be
+        return f"{public_url.partition('://')[0]}:{url}"
+    return public_url + url if url.startswith("/") else url
+
+
+def _share_image_url(conf: Conf) -> str:
+    """Return the absolute URL of the picture in a preview of a connect URL, or "" if there is
+    none."""
+    is_photo = conf.logo_url.partition("?")[0].lower().endswith(PHOTO_TYPES)
+    logo = conf.logo_url if is_photo else ""
+    url = file_url(conf.share_image_url) or file_url(logo) or file_url(SHARE_IMAGE)
+    return absolute_url(url) if conf.public_url else ""
 
 
 def _theme_url(colors: str) -> str:

@@ -34,6 +34,7 @@ from django.utils import translation
 from django.utils.module_loading import import_string
 
 from . import db, outbox, theme, utils
+from .branding import is_static_file
 from .conf import KAPSO_WEBHOOK_TIMEOUT, Conf, get_conf
 from .exceptions import InvalidOptions
 from .kapso.setup_link_options import SetupLinkOptions
@@ -67,7 +68,8 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         *_api_base_url(conf),
         *_public_url(conf),
         *_link_defaults(conf),
-        *_page_settings(conf),
+        *_next_url(conf),
+        *_pictures(conf),
         *_observers(conf),
         *_api_permissions(conf),
         *_time_limits(conf),
@@ -318,7 +320,7 @@ def _link_defaults(conf: Conf) -> Iterator[CheckMessage]:
         )
 
 
-def _page_settings(conf: Conf) -> Iterator[CheckMessage]:
+def _next_url(conf: Conf) -> Iterator[CheckMessage]:
     try:
         utils.validate_same_site_url(conf.next_url)
     except InvalidOptions:
@@ -328,32 +330,60 @@ def _page_settings(conf: Conf) -> Iterator[CheckMessage]:
             hint="Give a path, such as /welcome/.",
             id="kapso_connect.E004",
         )
-    logo = conf.logo_url
-    if logo.startswith("//") or ("://" in logo and not logo.startswith(f"{conf.public_url}/")):
-        yield Error(
-            "KAPSO_CONNECT['LOGO_URL'] is on another site: customers' pages load nothing from "
-            "other sites.",
-            hint="Give the path of a static file, such as crm/logo.svg, or /media/logo.png.",
-            id="kapso_connect.E005",
+
+
+def _pictures(conf: Conf) -> Iterator[CheckMessage]:
+    for name, picture in _given_pictures(conf):
+        is_url = picture.startswith("//") or "://" in picture
+        if is_url and not picture.startswith(f"{conf.public_url}/"):
+            yield Error(
+                f"KAPSO_CONNECT[{name!r}] is on another site: customers' pages load nothing from "
+                "other sites.",
+                hint="Give the path of a static file, such as crm/logo.svg, or /media/logo.png.",
+                id="kapso_connect.E005",
+            )
+        elif is_static_file(picture) and not _has_static_file(picture):
+            yield Warning(
+                f"KAPSO_CONNECT[{name!r}] is {picture!r}, and there is no such static file: the "
+                "customers' pages do without it.",
+                hint="Give the path below a static folder, such as crm/logo.svg for "
+                "crm/static/crm/logo.svg; or silence this warning if another server has the file.",
+                id="kapso_connect.W029",
+            )
+    for name, given in (
+        ("LOGO_DARK_URL", conf.logo_dark_url),
+        ("LOGO_HAS_NAME", conf.logo_has_name),
+    ):
+        if given and not conf.logo_url:
+            yield Warning(
+                f"KAPSO_CONNECT[{name!r}] has no effect without LOGO_URL.",
+                hint="Set LOGO_URL, too, or leave both out.",
+                id="kapso_connect.W033",
+            )
+    if conf.share_image_url.partition("?")[0].lower().endswith((".svg", ".svgz")):
+        yield Warning(
+            "KAPSO_CONNECT['SHARE_IMAGE_URL'] is an SVG file, which chat apps do not show in the "
+            "preview of a URL.",
+            hint="Give a PNG or JPEG file of 1200 by 630 pixels.",
+            id="kapso_connect.W034",
         )
 
-    elif logo and not logo.startswith("/") and "://" not in logo:
-        yield from _static_logo(logo)
+
+def _given_pictures(conf: Conf) -> list[tuple[str, str]]:
+    pictures = {
+        "LOGO_URL": conf.logo_url,
+        "LOGO_DARK_URL": conf.logo_dark_url,
+        "SHARE_IMAGE_URL": conf.share_image_url,
+    }
+    return [(name, picture) for name, picture in pictures.items() if picture]
 
 
-def _static_logo(logo: str) -> Iterator[CheckMessage]:
+def _has_static_file(path: str) -> bool:
     if not apps.is_installed("django.contrib.staticfiles"):
-        return
+        return True  # nobody knows; W014 reports it
     from django.contrib.staticfiles import finders
 
-    if finders.find(logo) is None:
-        yield Warning(
-            f"KAPSO_CONNECT['LOGO_URL'] is {logo!r}, and there is no such static file: the "
-            "customers' pages have no logo.",
-            hint="Give the path below a static folder, such as crm/logo.svg for "
-            "crm/static/crm/logo.svg; or silence this warning if another server has the file.",
-            id="kapso_connect.W029",
-        )
+    return finders.find(path) is not None
 
 
 def _api_permissions(conf: Conf) -> Iterator[CheckMessage]:
@@ -491,9 +521,8 @@ def check_deployment(**kwargs: Any) -> list[CheckMessage]:
 
 def _static_files(conf: Conf) -> Iterator[CheckMessage]:
     """Check that the storage has what the pages need: collectstatic has run."""
-    logo = conf.logo_url
-    is_static = logo and not logo.startswith("/") and "://" not in logo
-    for path in ["kapso_connect/pages.css", *([logo] if is_static else [])]:
+    pictures = [picture for _name, picture in _given_pictures(conf) if is_static_file(picture)]
+    for path in ["kapso_connect/pages.css", *pictures]:
         try:
             static(path)
         except Exception as error:

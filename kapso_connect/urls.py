@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from django.urls import path, re_path
 
-from .pages.views import ConnectView, FailedView, MistypedView, SuccessView, theme_css
+from .pages.views import (
+    ConnectQRView,
+    ConnectView,
+    FailedView,
+    MistypedView,
+    SuccessView,
+    theme_css,
+)
 from .webhooks.views import webhook
 
 app_name = "kapso_connect"
@@ -12,6 +19,7 @@ app_name = "kapso_connect"
 urlpatterns = [
     path("webhook/", webhook, name="webhook"),
     path("connect/<str:token>/", ConnectView.as_view(), name="connect"),
+    path("connect/<str:token>/qr.svg", ConnectQRView.as_view(), name="connect_qr"),
     path("success/", SuccessView.as_view(), name="success"),
     path("failed/", FailedView.as_view(), name="failed"),
     path("failed/<str:token>/", FailedView.as_view(), name="failed"),

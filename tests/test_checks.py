@@ -50,6 +50,8 @@ def _ready_for_deployment(settings: Any, tmp_path: Path, sqlite_options: None) -
     settings.KAPSO_CONNECT = GOOD
 
 
+STATIC = "kapso_connect/share.png"
+
 OF_SETTINGS = ["kapso_connect", "urls"]
 """The tags of the checks of settings."""
 
@@ -120,6 +122,17 @@ SANDBOX = {"API_BASE_URL": "http://127.0.0.1:8900"}
         ({"LOGO_URL": "//elsewhere.example/logo.png"}, {"E005"}),
         ({"LOGO_URL": "crm/no-such-logo.svg"}, {"W029"}),
         ({"LOGO_URL": "kapso_connect/pages.css"}, set()),
+        ({"LOGO_URL": STATIC, "LOGO_DARK_URL": "https://elsewhere.example/dark.png"}, {"E005"}),
+        ({"LOGO_URL": STATIC, "LOGO_DARK_URL": "crm/no-such-logo.svg"}, {"W029"}),
+        ({"LOGO_URL": STATIC, "LOGO_DARK_URL": STATIC, "LOGO_HAS_NAME": True}, set()),
+        ({"LOGO_DARK_URL": STATIC}, {"W033"}),
+        ({"LOGO_HAS_NAME": True}, {"W033"}),
+        ({"LOGO_HAS_NAME": False}, set()),
+        ({"SHARE_IMAGE_URL": "//elsewhere.example/share.png"}, {"E005"}),
+        ({"SHARE_IMAGE_URL": "crm/no-such-picture.png"}, {"W029"}),
+        ({"SHARE_IMAGE_URL": STATIC}, set()),
+        ({"SHARE_IMAGE_URL": f"{GOOD['PUBLIC_URL']}/media/share.jpg"}, set()),
+        ({"SHARE_IMAGE_URL": "/media/Share.SVG?v=2"}, {"W034"}),
         (themed(text_color="#999999"), {"W007"}),
         (themed(primary_color="#888888", primary_foreground_color="#ffffff"), {"W007"}),
         (themed(primary_color="#888888"), set()),
@@ -354,11 +367,13 @@ def test_rest_api_without_its_app_is_reported(settings: Any) -> None:
 
 def test_static_files_without_a_url_are_reported(settings: Any, configure: Any) -> None:
     settings.STORAGES = {**settings.STORAGES, "staticfiles": {"BACKEND": MANIFEST}}
-    configure(LOGO_URL="kapso_connect/pages.js")
+    logo, dark, share = "kapso_connect/pages.js", "kapso_connect/admin.css", STATIC
+    configure(LOGO_URL=logo, LOGO_DARK_URL=dark, SHARE_IMAGE_URL=share)
     messages = checks.check_deployment()
-    assert [m.id for m in messages] == ["kapso_connect.W030"] * 2
-    assert "kapso_connect/pages.css" in messages[0].msg
-    assert "kapso_connect/pages.js" in messages[1].msg
+    assert [m.id for m in messages] == ["kapso_connect.W030"] * 4
+    files = ("kapso_connect/pages.css", logo, dark, share)
+    for message, file in zip(messages, files, strict=True):
+        assert file in message.msg
 
 
 def test_missing_templates_are_reported(settings: Any) -> None:

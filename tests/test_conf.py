@@ -3,10 +3,20 @@ from __future__ import annotations
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
+from django.utils import translation
+from django.utils.translation import gettext_lazy
 
 from kapso_connect.conf import READERS, Conf, get_conf
 
-TEXTS = ["API_KEY", "SITE_NAME", "LOGO_URL", "NEXT_URL", "CONTACT_URL", "API_BASE_URL"]
+PAGES = ["PRIVACY_URL", "TERMS_URL"]
+PICTURES = ["LOGO_URL", "LOGO_DARK_URL", "SHARE_IMAGE_URL"]
+SENTENCES = ["INVITATION_TEXT", "COST_TEXT", "NEXT_TEXT"]
+TEXTS = [
+    *("API_KEY", "SITE_NAME", "NEXT_URL", "CONTACT_URL", "API_BASE_URL"),
+    *PAGES,
+    *PICTURES,
+    *SENTENCES,
+]
 
 
 def test_defaults() -> None:
@@ -55,14 +65,14 @@ def test_none_is_the_same_as_left_out(name: str) -> None:
         assert get_conf() == default
 
 
-@pytest.mark.parametrize("name", [*TEXTS, "PUBLIC_URL", "WEBHOOK_SECRET"])
+@pytest.mark.parametrize("name", [*TEXTS, "PUBLIC_URL", "WEBHOOK_SECRET", "EMAIL_REPLY_TO"])
 def test_an_empty_text_is_the_same_as_left_out(name: str) -> None:
     """The line of a variable in a file may have nothing behind the equals sign."""
     with override_settings(KAPSO_CONNECT={name: " \n"}):
         assert get_conf() == Conf()
 
 
-@pytest.mark.parametrize("name", ["SITE_NAME", "LOGO_URL", "CONTACT_URL"])
+@pytest.mark.parametrize("name", ["SITE_NAME", "CONTACT_URL", *PAGES, *PICTURES, *SENTENCES])
 def test_what_pages_show_can_be_shown(name: str) -> None:
     """A variable of an environment that is not UTF-8 has characters that no page can contain."""
     with override_settings(KAPSO_CONNECT={name: "/s\udcfc\u00df\u202e"}):
@@ -86,6 +96,30 @@ def test_blanks_around_texts_are_ignored() -> None:
         conf = get_conf()
     assert [getattr(conf, name.lower()) for name in TEXTS] == [f"/{name}" for name in TEXTS]
     assert conf.observers == ("a.b",)
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("url", ["https://a.example/privacy", "http://localhost/", "/privacy/"])
+def test_pages_are_urls_or_paths(name: str, url: str) -> None:
+    with override_settings(KAPSO_CONNECT={name: url}):
+        assert getattr(get_conf(), name.lower()) == url
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_translated_sentences_are_read_when_they_are_shown(name: str) -> None:
+    """The setting is read once, for customers of all languages."""
+    with override_settings(KAPSO_CONNECT={name: gettext_lazy("Yes")}):
+        sentence = getattr(get_conf(), name.lower())
+    shown = {}
+    for language in ("en", "es"):
+        with translation.override(language):
+            shown[language] = str(sentence)
+    assert shown == {"en": "Yes", "es": "Sí"}
+
+
+def test_codes_of_languages_are_in_lower_case() -> None:
+    with override_settings(KAPSO_CONNECT={"EXTRA_LANGUAGES": [" de", "zh-Hans", ""]}):
+        assert get_conf().extra_languages == ("de", "zh-hans")
 
 
 def test_urls_lose_their_trailing_slash() -> None:
@@ -119,6 +153,27 @@ def test_urls_lose_their_trailing_slash() -> None:
         ("API_THROTTLE_RATES", {"read": "30"}),
         ("API_THROTTLE_RATES", {"read": "0/min"}),
         ("API_THROTTLE_RATES", {"read": 30}),
+        ("LOGO_HAS_NAME", "True"),
+        ("SHOW_INVITER", 1),
+        ("EMAIL_FAILED", "no"),
+        ("EMAIL_CONNECTED", "yes"),
+        ("EMAIL_REMINDER_DAYS", 0),
+        ("EMAIL_REMINDER_DAYS", 1.5),
+        ("EMAIL_REMINDER_DAYS", True),
+        ("EMAIL_REPLY_TO", "Ada"),
+        ("EMAIL_REPLY_TO", "Ada <ada@example.com>"),
+        ("EMAIL_REPLY_TO", ["ada@example.com"]),
+        ("PRIVACY_URL", "privacy/"),
+        ("PRIVACY_URL", "mailto:ada@example.com"),
+        ("TERMS_URL", "//elsewhere.example/"),
+        ("TERMS_URL", "javascript:alert(1)"),
+        ("INVITATION_TEXT", 7),
+        ("COST_TEXT", {"en": "Nothing"}),
+        ("NEXT_TEXT", ["a", "b"]),
+        ("EXTRA_LANGUAGES", "de"),
+        ("EXTRA_LANGUAGES", ["German"]),
+        ("EXTRA_LANGUAGES", ["de_AT"]),
+        ("EXTRA_LANGUAGES", ["de", None]),
         ("API_KYE", "typo"),
     ],
 )

@@ -22,6 +22,8 @@ MARK = re.compile(r"<!-- from the code: (\w+) -->")
 KINDS = {
     "_secrets": "a text, or a list of texts",
     "_paths": "a list of dotted paths",
+    "_languages": "a list of language codes",
+    "_flag": "True or False",
     "_mapping": "a dict",
     "_rates": "a dict",
     "_positive": "a number",
@@ -59,7 +61,7 @@ def settings() -> str:
     for name, reader in READERS.items():
         default = getattr(defaults, name.lower())
         kind = KINDS.get(reader.__name__, "a text")
-        shown = f"`{default!r}`" if default not in ("", ()) else "none"
+        shown = f"`{default!r}`" if default not in ("", (), None) else "none"
         parts.append(f"## {name}\n\n{described.pop(name)}\n\n*{kind}; default: {shown}*\n")
     if described:
         raise ValueError(f"Described, but no settings: {', '.join(described)}")

@@ -1,4 +1,4 @@
-"""QR codes, if segno is installed. Their size on a page is that of .kapso-qr in admin.css."""
+"""QR codes on staff's pages. Their size there is that of .kapso-qr in admin.css."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
 from ..models import Customer
+from ..qr import qr_svg
 from ..translation import gettext as _
 
 
@@ -14,16 +15,11 @@ def qr_label(customer: Customer) -> str:
 
 
 def qr_code(url: str, label: object) -> SafeString | None:
-    """Return ``url`` as an SVG with ``label`` for screen readers; None if segno is not installed.
-
-    It is black on white in dark mode too, as cameras need it.
-    """
-    try:
-        import segno
-    except ImportError:
+    """Return ``url`` as a QR code with ``label`` for screen readers; None if segno is not
+    installed."""
+    svg = qr_svg(url)
+    if not svg:
         return None
-    code = segno.make(url, error="m", micro=False)
-    svg = code.svg_inline(border=4, dark="#000", light="#fff", omitsize=True)
     # segno's SVG contains no text.
     return format_html(
         '<div class="kapso-qr" role="img" aria-label="{}">{}</div>',

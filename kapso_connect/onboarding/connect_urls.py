@@ -61,9 +61,19 @@ def connect_url(customer: Customer) -> str:
 
 def connect_path(customer: Customer) -> str:
     """Return the path of ``connect_url``, without this site's origin."""
+    return _path("connect", customer)
+
+
+def connect_qr_path(customer: Customer) -> str:
+    """Return the path of a picture with ``connect_url`` as a QR code; "" as for ``connect_url``."""
+    return _path("connect_qr", customer)
+
+
+def _path(name: str, customer: Customer) -> str:
     if not customer.connect_key:
         return ""
-    return reverse_path("kapso_connect:connect", args=[_url_signer().sign(customer.connect_key)])
+    token = _url_signer().sign(customer.connect_key)
+    return reverse_path(f"kapso_connect:{name}", args=[token])
 
 
 def customer_from_token(token: str) -> Customer | None:

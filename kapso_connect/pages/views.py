@@ -28,6 +28,7 @@ from django.http import (
 )
 from django.shortcuts import render
 from django.template.loader import render_to_string
+from django.urls import NoReverseMatch
 from django.utils import timezone, translation
 from django.utils.cache import patch_vary_headers
 from django.utils.decorators import method_decorator
@@ -49,6 +50,8 @@ from ..models import Connection, Customer, OnboardingStatus, SetupLink, Source
 from ..onboarding import numbers, redirects, renewal, setup_links
 from ..onboarding.connect_urls import (
     connect_path,
+    connect_qr_path,
+    connect_url,
     customer_from_token,
     has_failure_token,
     has_visit_cookie,
@@ -57,9 +60,11 @@ from ..onboarding.connect_urls import (
 )
 from ..onboarding.expectations import expectations
 from ..phone_numbers import format_phone_number
+from ..qr import has_qr_codes, qr_svg
 from ..translation import gettext
 from ..utils import reverse_path, time_since, to_local_time, validate_same_site_url
 from . import questions
+from .browsers import is_in_app_browser
 from .rate_limit import seconds_until_allowed
 
 REFRESH_SECONDS = 3
@@ -403,6 +408,8 @@ class ConnectView(PageView):
             failure=SETUP_ERRORS.get(link.last_error_code, UNKNOWN_ERROR) if has_failed else None,
             is_paused=is_paused,
             is_paused_for_long=is_paused_for_long,
+            is_in_app_browser=is_in_app_browser(self.request.headers.get("User-Agent", "")),
+            qr_url=_qr_url(customer),
         )
 
     def redirect_to_token_in(self, text: str) -> HttpResponse:
@@ -466,6 +473,24 @@ class ConnectView(PageView):
         response.headers["Refresh"] = f"0; url={link.url}"
         set_visit_cookie(request, response, customer)
         return response
+
+
+class ConnectQRView(PageView):
+    """The customer's permanent URL as a QR code, to continue on a phone. Not cached, as the URL is
+    secret; and without segno, there is none."""
+
+    def get(self, request: HttpRequest, token: str) -> HttpResponse:
+        customer = customer_from_token(token)
+        svg = qr_svg(connect_url(customer)) if customer and customer.latest_setup_link else ""
+        if not svg:
+            raise Http404
+        response = HttpResponse(svg, content_type="image/svg+xml")
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+    def page(self, page: str, *, status: int = 200, **context: Any) -> HttpResponse:
+        """Return an empty response instead of a page: nobody sees it."""
+        return HttpResponse(status=status)
 
 
 class MistypedView(ConnectView):
@@ -555,6 +580,14 @@ def theme_css(request: HttpRequest, colors: str) -> HttpResponse:
     response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response
+
+
+def _qr_url(customer: Customer) -> str:
+    """Return the URL of the customer's QR code, or "" if this site has none."""
+    try:
+        return connect_qr_path(customer) if has_qr_codes() else ""
+    except NoReverseMatch:  # the site leaves its pattern out
+        return ""
 
 
 def _browser_language(request: HttpRequest) -> str:

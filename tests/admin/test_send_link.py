@@ -196,7 +196,7 @@ def test_the_qr_code_has_a_label_and_leads_to_the_customers_url(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = world.client.get(world.url("qr")).content.decode()
-    assert '<svg viewBox="' in page
+    assert '<svg xmlns="http://www.w3.org/2000/svg" viewBox="' in page
     assert 'role="img" aria-label="QR code with the WhatsApp setup link of Süß"' in page
     assert connect_urls.connect_url(world.customer) in page
     assert world.link.url not in page
