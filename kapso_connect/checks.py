@@ -515,7 +515,7 @@ def check_deployment(**kwargs: Any) -> list[CheckMessage]:
         *_secrets(conf),
         *_environment(conf),
         *_static_files(conf),
-        *_mail(),
+        *_mail(conf),
     ]
 
 
@@ -624,16 +624,38 @@ def _environment(conf: Conf) -> Iterator[CheckMessage]:
         )
 
 
-def _mail() -> Iterator[CheckMessage]:
+def _email_settings(conf: Conf) -> Iterator[CheckMessage]:
+    given = {
+        "EMAIL_REMINDER_DAYS": conf.email_reminder_days is not None,
+        "EMAIL_FAILED": conf.email_failed,
+        "EMAIL_CONNECTED": conf.email_connected,
+    }
+    names = [f"KAPSO_CONNECT[{name!r}]" for name, is_given in given.items() if is_given]
+    if names and not (conf.email_reply_to or conf.contact_url):
+        yield Warning(
+            f"Customers get e-mails by themselves ({', '.join(names)}), and are not told how to "
+            "answer.",
+            hint="Set EMAIL_REPLY_TO or CONTACT_URL.",
+            id="kapso_connect.W035",
+        )
+
+
+def _mail(conf: Conf) -> Iterator[CheckMessage]:
     from django.core.mail.backends.smtp import EmailBackend
 
     backend = _mail_backend()
     if not isinstance(backend, EmailBackend):
         return
     if backend.timeout is None:
+        also = (
+            " With KAPSO_CONNECT['EMAIL_CONNECTED'], Kapso has to wait, too, and takes its webhook "
+            "for undelivered."
+            if conf.email_connected
+            else ""
+        )
         yield Warning(
             "Sending e-mail has no timeout: while a mail server does not answer, whoever sends an "
-            "invitation has to wait.",
+            f"invitation has to wait.{also}",
             hint='Set EMAIL_TIMEOUT (from Django 6.1 on, "timeout" in the OPTIONS of MAILERS) to '
             "10 seconds.",
             id="kapso_connect.W022",

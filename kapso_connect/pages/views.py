@@ -42,7 +42,7 @@ from .. import exceptions, theme
 from ..branding import branding, inviter_name
 from ..conf import get_conf
 from ..db import OUTAGE_ERRORS, non_atomic
-from ..exceptions import InvalidOptions, KapsoRateLimited, KapsoUnavailable
+from ..exceptions import KapsoRateLimited, KapsoUnavailable
 from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, Action
 from ..kapso.languages import Language
 from ..log import log_event
@@ -53,6 +53,7 @@ from ..onboarding.connect_urls import (
     connect_qr_path,
     connect_url,
     customer_from_token,
+    find_next_url,
     has_failure_token,
     has_visit_cookie,
     set_visit_cookie,
@@ -62,7 +63,7 @@ from ..onboarding.expectations import expectations
 from ..phone_numbers import format_phone_number
 from ..qr import has_qr_codes, qr_svg
 from ..translation import gettext
-from ..utils import reverse_path, time_since, to_local_time, validate_same_site_url
+from ..utils import reverse_path, time_since, to_local_time
 from . import questions
 from .browsers import is_in_app_browser
 from .rate_limit import seconds_until_allowed
@@ -340,23 +341,7 @@ class PageView(View):
         It is the ``next_url`` of the link, or else the result of the owner's
         ``get_whatsapp_next_url(connection)``, or else ``NEXT_URL``.
         """
-        owner: Any = connection.customer.get_owner()
-        url = link.next_url if link else ""
-        try:
-            if not url and hasattr(owner, "get_whatsapp_next_url"):
-                url = owner.get_whatsapp_next_url(connection) or ""
-            return validate_same_site_url(url or get_conf().next_url)
-        except InvalidOptions:
-            log_event("page.next_url_refused", customer_id=connection.customer_id)
-        except Exception as error:
-            log_event(
-                "page.next_url_error",
-                customer_id=connection.customer_id,
-                owner=type(owner).__name__,
-                error=type(error).__name__,
-                exc_info=True,
-            )
-        return ""
+        return find_next_url(connection, link)
 
 
 # The POST needs no CSRF token: it acts for whoever has the URL, not for the logged-in user, so
