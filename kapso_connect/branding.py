@@ -50,23 +50,25 @@ def branding(link: SetupLink | None = None) -> dict[str, Any]:
     """
     conf = get_conf()
     language = languages.current_language()
-    colors = theme.to_path(theme_of(link))
+    colors = theme_of(link)
+    logo, dark_logo = file_url(conf.logo_url), file_url(conf.logo_dark_url)
+    path = theme.to_path(colors)
     return {
         "site_name": conf.display_name,
         "site": format_html("<bdi>{}</bdi>", conf.display_name),
         "language": languages.html_language(language),
         "direction": languages.direction(language),
-        "logo_url": file_url(conf.logo_url),
-        "logo_dark_url": file_url(conf.logo_dark_url),
+        "logo_url": (theme.is_dark(colors) and dark_logo) or logo,
+        "logo_dark_url": dark_logo,
         "logo_has_name": conf.logo_has_name,
-        "icon_url": file_url(conf.logo_url),
+        "icon_url": logo,
         "share_image_url": _share_image_url(conf),
         "contact_url": conf.contact_url,
         "privacy_url": conf.privacy_url,
         "terms_url": conf.terms_url,
         "styles_url": static_url("kapso_connect/pages.css"),
         "script_url": static_url("kapso_connect/pages.js"),
-        "theme_url": _theme_url(colors) if colors.strip("-") else "",
+        "theme_url": _theme_url(path) if path.strip("-") else "",
     }
 
 

@@ -310,12 +310,12 @@ def _link_defaults(conf: Conf) -> Iterator[CheckMessage]:
             id="kapso_connect.E003",
         )
         options = SetupLinkOptions()
-    colors = theme.full_theme(options.theme_config or {})
-    for text, behind, contrast in theme.low_contrast_pairs(colors):
+    for problem in theme.problems(options.theme_config):
         yield Warning(
-            f"The theme_config of KAPSO_CONNECT['SETUP_LINK_DEFAULTS'] is hard to read: {text} on "
-            f"{behind} has a contrast of {contrast:.1f}.",
-            hint=f"Choose colours with a contrast of at least {theme.MIN_CONTRAST}.",
+            f"The theme_config of KAPSO_CONNECT['SETUP_LINK_DEFAULTS'] makes Kapso's page hard to "
+            f"read: {problem}.",
+            hint=f"Choose colours with a contrast of at least {theme.MIN_CONTRAST}. The pages of "
+            "this site use other colours where they have to.",
             id="kapso_connect.W007",
         )
 

@@ -86,6 +86,10 @@ EVENTS = {
         "The details of connection %(connection_id)s are still missing: %(error)s",
     ),
     # Setup links and customers' pages
+    "setup_link.hard_to_read": (
+        WARNING,
+        "Kapso's page of setup link %(setup_link_id)s may be hard to read: %(problems)s",
+    ),
     "redirect.unconfirmed": (
         INFO,
         "The redirect of setup link %(setup_link_id)s waits for confirmation by Kapso's API",

@@ -1,11 +1,18 @@
-"""The colours of the customers' pages, with the names of Kapso's ``theme_config``, and the contrast
-of text in them."""
+"""The colours of the customers' pages and e-mails: those of a ``theme_config``, made readable.
+
+A theme may have any of the twelve colours of Kapso's ``theme_config``. Missing colours follow from
+those that are given. A given text that cannot be read is moved away from its surface: pages of this
+site are always readable. Kapso's hosted page uses a theme as it is; see ``problems``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from .kapso.setup_link_options import THEME_COLORS, is_color
+from .translation import gettext as _
 
 DEFAULT_COLORS = {
     "primary_color": "#12715b",
@@ -21,49 +28,154 @@ DEFAULT_COLORS = {
     "destructive_color": "#a32020",
     "destructive_foreground_color": "#ffffff",
 }
-"""The colours that a theme does not set; ``pages.css`` has the same ones."""
+"""The colours of pages without a theme. ``pages.css`` has the same ones."""
+
+DARK_COLORS = {
+    "primary_color": "#5fd3b2",
+    "primary_foreground_color": "#06231b",
+    "background_color": "#101614",
+    "text_color": "#e9efec",
+    "muted_text_color": "#a9b7b1",
+    "card_color": "#1a2320",
+    "muted_color": "#232e2a",
+    "border_color": "#33403b",
+    "secondary_color": "#2f3d38",
+    "secondary_foreground_color": "#e9efec",
+    "destructive_color": "#ff9c9c",
+    "destructive_foreground_color": "#3b0a0a",
+}
+"""The colours of pages without a theme in dark mode. ``pages.css`` has the same ones."""
+
+SURFACES = ("card", "background", "muted")
+"""What texts stand on. The first one that a theme gives is the one that the others follow."""
+
+FILLS = ("primary", "secondary", "destructive")
+"""What buttons and marks are filled with, each with a foreground of its own."""
 
 TEXT_PAIRS = (
-    ("text_color", "background_color"),
-    ("text_color", "card_color"),
-    ("text_color", "muted_color"),
-    ("muted_text_color", "background_color"),
-    ("muted_text_color", "card_color"),
-    ("muted_text_color", "muted_color"),
-    ("primary_foreground_color", "primary_color"),
-    ("secondary_foreground_color", "secondary_color"),
-    ("destructive_foreground_color", "destructive_color"),
+    *(
+        (text, f"{surface}_color")
+        for surface in SURFACES
+        for text in ("text_color", "muted_text_color")
+    ),
+    *((f"{fill}_foreground_color", f"{fill}_color") for fill in FILLS),
 )
-"""Colours of text, each with a background that it appears on."""
+"""The colour of each text, and that of what it stands on."""
 
-FILL_COLORS = ("primary", "secondary", "destructive")
-"""Colours of filled areas, each with its own foreground: they suit a light and a dark page."""
+LOGO_PLATE = "--kapso-plate:#fff;--kapso-plate-padding:.375rem;"
+"""The variables of the plate behind a logo on a dark page; ``pages.css`` has the same ones."""
 
 MIN_CONTRAST = 4.5
 """The contrast ratio of text that WCAG 2 requires at level AA."""
 
+MIN_CONTROL_CONTRAST = 3.0
+"""The contrast ratio of a control's edge that WCAG 2 requires at level AA."""
 
-def full_theme(theme: Mapping[str, str]) -> dict[str, str]:
-    """Return ``theme`` with all twelve colours. Missing ones are the defaults, or a readable
-    foreground for a given fill colour."""
-    colors = {**DEFAULT_COLORS, **theme}
-    for name in FILL_COLORS:
-        fill, foreground = f"{name}_color", f"{name}_foreground_color"
-        if fill in theme and foreground not in theme:
-            colors[foreground] = max(
-                ("#ffffff", "#000000"), key=lambda c: contrast_of(c, theme[fill])
-            )
+BLACK, WHITE = "#000000", "#ffffff"
+
+
+class Problem(NamedTuple):
+    """A text that a theme makes hard to read: the names of the two colours, such as ``text_color``
+    and ``card_color``, the colours, and their contrast ratio, rounded down to one decimal.
+
+    ``is_default`` says that the theme does not set the colour behind the text.
+    """
+
+    text: str
+    behind: str
+    text_color: str
+    behind_color: str
+    contrast: float
+    is_default: bool
+
+    def __str__(self) -> str:
+        default = "the default " if self.is_default else ""
+        return (
+            f"{self.text} {self.text_color} on {default}{self.behind} {self.behind_color} has a "
+            f"contrast of {self.contrast}"
+        )
+
+    def warning(self) -> str:
+        """Return the problem, and what follows from it, for those who chose the colours."""
+        message = (
+            _("%(text)s on the default %(behind)s has a contrast of %(contrast)s, below 4.5.")
+            if self.is_default
+            else _("%(text)s on %(behind)s has a contrast of %(contrast)s, below 4.5.")
+        )
+        problem = message % {
+            "text": f"{self.text} {self.text_color}",
+            "behind": f"{self.behind} {self.behind_color}",
+            "contrast": self.contrast,
+        }
+        effect = _(
+            "Kapso's page may be hard to read. The pages of this site use other colours where they "
+            "have to."
+        )
+        return f"{problem} {effect}"
+
+
+def problems(theme: object) -> list[Problem]:
+    """Return the texts that ``theme``, a ``theme_config``, makes hard to read.
+
+    Only texts whose colour is given count: a missing one is chosen to be readable. Behind them is
+    the given colour, or else the one of ``DEFAULT_COLORS``. Invalid values are ignored.
+    """
+    given = _valid_colors(theme)
+    found = []
+    for text, behind in TEXT_PAIRS:
+        if text in given:
+            behind_color = given.get(behind, DEFAULT_COLORS[behind])
+            contrast = contrast_of(given[text], behind_color)
+            if contrast < MIN_CONTRAST:
+                is_default = behind not in given
+                rounded = math.floor(contrast * 10) / 10
+                found.append(Problem(text, behind, given[text], behind_color, rounded, is_default))
+    return found
+
+
+def resolve(theme: object, *, dark: bool) -> dict[str, str]:
+    """Return all colours of a page with ``theme``, a ``theme_config``, in light or dark mode.
+
+    The keys are the names of ``THEME_COLORS``, and for each fill ``primary_border_color`` (of a
+    button), for the other surfaces ``text_on_background_color``,
+    ``muted_text_on_background_color``, ``text_on_muted_color`` and ``muted_text_on_muted_color``;
+    ``text_color`` and ``muted_text_color`` are for the card. The values are as ``#1a2b3c``.
+
+    Surfaces and fills are as given. Every text has a contrast of at least 4.5, and a button's
+    border one of at least 3 to the card, and to the background as well unless the two leave no such
+    colour. A dark theme is the same in both modes; a light one gives dark mode its fills only.
+    Invalid values are ignored.
+    """
+    given = _valid_colors(theme)
+    is_dark_theme = is_dark(given)
+    base = DARK_COLORS if is_dark_theme else DEFAULT_COLORS
+    if dark and not is_dark_theme:
+        given = {
+            name: color
+            for fill in FILLS
+            if given.keys() & {f"{fill}_color", f"{fill}_foreground_color"}
+            for name, color in _fill_colors(fill, given, base).items()
+        }
+        base = DARK_COLORS
+    surfaces = _surface_colors(given, base)
+    card = surfaces["card_color"]
+    border = _shifted(card, base["card_color"], base["border_color"])
+    colors = {**surfaces, "border_color": given.get("border_color", border)}
+    for surface in SURFACES:
+        colors |= _text_colors(surface, given, surfaces[f"{surface}_color"])
+    for fill in FILLS:
+        colors |= _fill_colors(fill, given, base)
+        edge = _edge(colors[f"{fill}_color"], card, surfaces["background_color"])
+        colors[f"{fill}_border_color"] = edge
     return colors
 
 
-def low_contrast_pairs(theme: Mapping[str, str]) -> Iterator[tuple[str, str, float]]:
-    """Yield the ``TEXT_PAIRS`` in ``theme`` whose contrast ratio is below ``MIN_CONTRAST``, and the
-    ratio. ``theme`` maps names to colours such as ``#1a2b3c``."""
-    for text, background in TEXT_PAIRS:
-        if text in theme and background in theme:
-            contrast = contrast_of(theme[text], theme[background])
-            if contrast < MIN_CONTRAST:
-                yield text, background, contrast
+def stylesheet(theme: object) -> str:
+    """Return the colours of ``theme`` as CSS variables, for light and dark mode."""
+    light, dark = (_variables(resolve(theme, dark=dark)) for dark in (False, True))
+    if is_dark(theme):
+        return f":root{{color-scheme:dark;{light}{LOGO_PLATE}}}\n"
+    return f":root{{{light}}}\n@media (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
 
 
 def contrast_of(one: str, other: str) -> float:
@@ -72,22 +184,11 @@ def contrast_of(one: str, other: str) -> float:
     return (lighter + 0.05) / (darker + 0.05)
 
 
-def _luminance(color: str) -> float:
-    parts = (int(color[at : at + 2], 16) / 255 for at in (1, 3, 5))
-    red, green, blue = (
-        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
-    )
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
 def to_path(theme: object) -> str:
     """Return ``theme`` as a part of the URL of its stylesheet. Invalid colours are left out: a
     mistake in the settings does not break the page."""
-    colors = theme if isinstance(theme, Mapping) else {}
-    return "-".join(
-        str(colors.get(name)).removeprefix("#").lower() if is_color(colors.get(name)) else ""
-        for name in THEME_COLORS
-    )
+    colors = _valid_colors(theme)
+    return "-".join(colors.get(name, "").removeprefix("#") for name in THEME_COLORS)
 
 
 def from_path(colors: str) -> dict[str, str]:
@@ -96,27 +197,127 @@ def from_path(colors: str) -> dict[str, str]:
     return {name: f"#{color}" for name, color in pairs if color}
 
 
-def stylesheet(theme: Mapping[str, str]) -> str:
-    """Return the colours of ``theme`` as CSS variables.
+def _valid_colors(theme: object) -> dict[str, str]:
+    colors = theme if isinstance(theme, Mapping) else {}
+    return {name: colors[name].lower() for name in THEME_COLORS if is_color(colors.get(name))}
 
-    A light theme applies to dark mode only with its fill colours; a dark theme applies to both.
-    """
-    colors = full_theme(theme)
-    if _luminance(colors["card_color"]) < _luminance(colors["text_color"]):
-        return f":root{{color-scheme:dark;{_variables(colors, THEME_COLORS)}}}\n"
-    given_fills = {
-        name for name in FILL_COLORS if {f"{name}_color", f"{name}_foreground_color"} & set(theme)
-    }
-    fills = [name for name in THEME_COLORS if name.split("_")[0] in given_fills]
-    surfaces = [name for name in THEME_COLORS if name not in fills]
-    in_light_mode = f":root{{{_variables(colors, surfaces)}}}"
-    return (
-        f":root{{{_variables(colors, fills)}}}\n"
-        f"@media not all and (prefers-color-scheme:dark){{{in_light_mode}}}\n"
+
+def is_dark(theme: object) -> bool:
+    """Return whether a theme is dark: by its surfaces, or without any by a light text colour."""
+    given = _valid_colors(theme)
+    surface = next((given[f"{s}_color"] for s in SURFACES if f"{s}_color" in given), None)
+    if surface:
+        return _black_or_white_on(surface) == WHITE
+    text = given.get("text_color")
+    return text is not None and contrast_of(text, DARK_COLORS["card_color"]) > contrast_of(
+        text, DEFAULT_COLORS["card_color"]
     )
 
 
-def _variables(colors: Mapping[str, str], names: Iterable[str]) -> str:
+def _surface_colors(given: Mapping[str, str], base: Mapping[str, str]) -> dict[str, str]:
+    """Return the colours of the surfaces. A missing one is as far from the first one that is given
+    as the defaults are from each other, if given texts that can be read there can be read on it."""
+    names = [f"{surface}_color" for surface in SURFACES]
+    first = next((name for name in names if name in given), "card_color")
+    color = given.get(first, base[first])
+    texts = [given[name] for name in ("text_color", "muted_text_color") if name in given]
+    texts = [text for text in texts if contrast_of(text, color) >= MIN_CONTRAST]
+    derived = {name: _shifted(color, base[first], base[name]) for name in names}
+    for name, candidate in derived.items():
+        if any(contrast_of(text, candidate) < MIN_CONTRAST for text in texts):
+            derived[name] = color
+    return {name: given.get(name, derived[name]) for name in names}
+
+
+def _text_colors(surface: str, given: Mapping[str, str], behind: str) -> dict[str, str]:
+    """Return the two colours of text on ``surface``, which has the colour ``behind``."""
+    ink = _black_or_white_on(behind)
+    defaults = DARK_COLORS if ink == WHITE else DEFAULT_COLORS
+    text, muted = (
+        _readable(defaults[name], behind, otherwise=ink)
+        for name in ("text_color", "muted_text_color")
+    )
+    if "text_color" in given:
+        text = _readable(given["text_color"], behind, otherwise=text)
+        muted = _readable(_mixed(text, behind, 0.25), behind, otherwise=text)
+    if "muted_text_color" in given:
+        muted = _readable(given["muted_text_color"], behind, otherwise=muted)
+    where = "" if surface == "card" else f"_on_{surface}"
+    return {f"text{where}_color": text, f"muted_text{where}_color": muted}
+
+
+def _fill_colors(fill: str, given: Mapping[str, str], base: Mapping[str, str]) -> dict[str, str]:
+    """Return the colour of a fill and its foreground. A given fill is kept; a missing one suits the
+    given foreground."""
+    fill_name, text_name = f"{fill}_color", f"{fill}_foreground_color"
+    color, text = given.get(fill_name), given.get(text_name, base[text_name])
+    if color is None:
+        color = _readable(base[fill_name], text, otherwise=_black_or_white_on(text))
+    text = _readable(text, color, otherwise=_black_or_white_on(color))
+    return {fill_name: color, text_name: text}
+
+
+def _readable(color: str, behind: str, otherwise: str) -> str:
+    """Return ``color``, moved away from ``behind`` only as far as it has to be to be read there;
+    ``otherwise`` if that is not possible."""
+    if contrast_of(color, behind) >= MIN_CONTRAST:
+        return color
+    darker, lighter = _luminance(behind) > _luminance(color), _luminance(behind) < _luminance(color)
+    if not darker and not lighter:
+        return otherwise
+    moved = _towards(WHITE if lighter else BLACK, color)
+    return next((one for one in moved if contrast_of(one, behind) >= MIN_CONTRAST), otherwise)
+
+
+def _edge(fill: str, *surfaces: str) -> str:
+    """Return ``fill``, moved only as far as it has to be to be told from all ``surfaces``, or from
+    the first one if that is not possible."""
+    for wanted in (surfaces, surfaces[:1]):
+        for pair in zip(_towards(BLACK, fill), _towards(WHITE, fill), strict=True):
+            for color in pair:
+                if all(contrast_of(color, surface) >= MIN_CONTROL_CONTRAST for surface in wanted):
+                    return color
+    return _black_or_white_on(surfaces[0])
+
+
+def _towards(end: str, color: str) -> Iterator[str]:
+    return (_mixed(color, end, step / 255) for step in range(256))
+
+
+def _black_or_white_on(color: str) -> str:
+    return max((WHITE, BLACK), key=lambda ink: contrast_of(ink, color))
+
+
+def _shifted(color: str, start: str, end: str) -> str:
+    """Return ``color``, changed as ``start`` is to become ``end``."""
+    parts = zip(_parts(color), _parts(start), _parts(end), strict=True)
+    return _color(*(min(max(part + b - a, 0), 255) for part, a, b in parts))
+
+
+def _mixed(color: str, other: str, share: float) -> str:
+    """Return a mixture with this share of ``other``, from 0 to 1."""
+    parts = zip(_parts(color), _parts(other), strict=True)
+    return _color(*(round(a + (b - a) * share) for a, b in parts))
+
+
+def _luminance(color: str) -> float:
+    shares = (part / 255 for part in _parts(color))
+    red, green, blue = (
+        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _parts(color: str) -> tuple[int, int, int]:
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+
+
+def _color(red: int, green: int, blue: int) -> str:
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _variables(colors: Mapping[str, str]) -> str:
     return "".join(
-        f"--kapso-{name.removesuffix('_color').replace('_', '-')}:{colors[name]};" for name in names
+        f"--kapso-{name.removesuffix('_color').replace('_', '-')}:{color};"
+        for name, color in colors.items()
     )

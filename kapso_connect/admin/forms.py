@@ -15,7 +15,7 @@ from django.utils.formats import date_format
 from ..exceptions import InvalidOptions
 from ..kapso.languages import Language
 from ..kapso.setup_link_options import DEFAULT_COUNTRY, SetupLinkOptions, provisioning_problem
-from ..theme import low_contrast_pairs
+from ..theme import problems
 from ..translation import gettext as _
 from ..translation import gettext_lazy
 from ..utils import (
@@ -240,7 +240,7 @@ class SetupLinkForm(forms.Form):
             except InvalidOptions as error:
                 self._add_option_errors(error)
         if not self.errors and self.unreadable() and not data["accept_contrast"]:
-            self.add_error("accept_contrast", _("Some text would be hard to read:"))
+            self.add_error("accept_contrast", _("Some text would be hard to read on Kapso's page:"))
         return data
 
     def options(self) -> dict[str, Any]:
@@ -268,15 +268,19 @@ class SetupLinkForm(forms.Form):
         """Return a message for each text that the chosen colours make hard to read."""
         own = self.own_colors()
         return [
-            _("%(text)s on %(behind)s: contrast %(contrast).1f, below 4.5.")
+            (
+                _("%(text)s on %(behind)s (default): contrast %(contrast).1f, below 4.5.")
+                if problem.is_default
+                else _("%(text)s on %(behind)s: contrast %(contrast).1f, below 4.5.")
+            )
             % {
-                "text": COLORS[text].label,
-                "behind": COLORS[behind].label,
-                "contrast": contrast,
+                "text": COLORS[problem.text].label,
+                "behind": COLORS[problem.behind].label,
+                "contrast": problem.contrast,
             }
-            for text, behind, contrast in low_contrast_pairs({**self.default_theme, **own})
+            for problem in problems({**self.default_theme, **own})
             # The site's own colours are not the user's to change.
-            if text in own or behind in own
+            if problem.text in own or problem.behind in own
         ]
 
     @property

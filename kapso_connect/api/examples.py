@@ -36,6 +36,7 @@ SETUP_LINK: Example = {
     "status": "active",
     "setup_status": "pending",
     "error_code": "",
+    "warnings": [],
     "is_latest": True,
     "opened_at": None,
     "expires_at": "2026-03-02T12:00:00Z",

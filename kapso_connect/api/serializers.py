@@ -30,6 +30,7 @@ from ..models import (
 )
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.status import CustomerStatus, OnboardingStatus
+from ..theme import problems
 from ..utils import MAX_URL_LENGTH
 from . import examples
 from .fields import (
@@ -400,6 +401,10 @@ class SetupLinkSerializer(StatusLinkSerializer):
     )
     is_latest = serializers.BooleanField(help_text="Whether it is the customer's latest link.")
     options = serializers.DictField(help_text="The options that were sent to Kapso.")
+    warnings = serializers.SerializerMethodField(
+        help_text="What is doubtful about the options, in sentences for people: colours that make "
+        "Kapso's page hard to read. Empty if nothing is."
+    )
     next_url = serializers.CharField(
         help_text="The page of this site that the success page links to."
     )
@@ -413,6 +418,9 @@ class SetupLinkSerializer(StatusLinkSerializer):
 
     def get_url(self, link: SetupLink) -> str | None:
         return link.url if self.context["view"].shows_urls(link.customer) else None
+
+    def get_warnings(self, link: SetupLink) -> list[str]:
+        return [problem.warning() for problem in problems(link.options.get("theme_config"))]
 
     def get_created_by(self, link: SetupLink) -> str | None:
         return visible_user(link.created_by_id, self.context)

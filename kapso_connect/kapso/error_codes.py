@@ -14,7 +14,7 @@ class Action(models.TextChoices):
     """The best next step after a failed setup; the labels are those of the page's button."""
 
     TRY_AGAIN = "try_again", _("Try again")
-    OTHER_NUMBER = "other_number", _("Use another number")
+    OTHER_NUMBER = "other_number", _("Try again")
     FRESH_LINK = "fresh_link", _("Get a fresh link")
     CONTACT = "contact", _("Try again")
 
@@ -34,8 +34,8 @@ SETUP_ERRORS: dict[str, SetupError] = {
         _("The login was not completed"),
         _("The Facebook login was closed or cancelled before it was done."),
         _(
-            "Try again, and keep the login window open until it says you are finished. You need a "
-            "Facebook account that is allowed to manage your business."
+            "Try again, and keep the login window open until it says you are finished. Use a "
+            "Facebook account that can manage your business."
         ),
     ),
     "phone_verification_failed": SetupError(
@@ -48,8 +48,8 @@ SETUP_ERRORS: dict[str, SetupError] = {
         Action.OTHER_NUMBER,
     ),
     "waba_limit_reached": SetupError(
-        _("Your business has too many WhatsApp accounts"),
-        _("Meta allows a business only a certain number of them, and yours has reached it."),
+        _("Your business has reached its limit of WhatsApp Business accounts"),
+        _("Meta allows a business only a certain number of them."),
         _(
             "Try again and choose one of your existing accounts, instead of creating a new one. Or "
             "first open Meta Business Suite and remove one that you no longer use."

@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Case, Q, When
 from django.utils import timezone
 
-from .. import outbox
+from .. import outbox, theme
 from ..conf import get_conf
 from ..db import bulk_insert, refuse_in_transaction, retry_on_conflict
 from ..exceptions import InvalidOptions, KapsoError, KapsoNotFound, KapsoValidationError
@@ -24,6 +24,7 @@ from ..kapso.error_codes import SETUP_ERRORS
 from ..kapso.languages import Language
 from ..kapso.setup_link_options import SetupLinkOptions
 from ..kapso.types import KapsoSetupLink
+from ..log import log_event
 from ..models import Connection, Customer, SetupLink, Source, TimelineEvent, new_connect_key
 from ..phone_numbers import comparable_digits, only_digits
 from ..translation import gettext as _
@@ -260,7 +261,7 @@ def record(answers: Sequence[tuple[LinkRequest, KapsoSetupLink]]) -> list[SetupL
     in the same order; None for a customer who no longer exists."""
     pks = [request.customer.pk for request, _ in answers]
 
-    def change() -> list[SetupLink | None]:
+    def change() -> tuple[list[SetupLink | None], list[SetupLink]]:
         # Two members of staff may invite the same customer at once: the lock makes the second
         # wait, and Kapso's own times say which link is still active there.
         customers = Customer.objects.locked().in_bulk(pks)
@@ -305,9 +306,18 @@ def record(answers: Sequence[tuple[LinkRequest, KapsoSetupLink]]) -> list[SetupL
                 link.token = remote.token
                 if request.on_recorded is not None:
                     request.on_recorded(link)
-        return links
+        return links, new
 
-    return retry_on_conflict(change)
+    links, new = retry_on_conflict(change)
+    for link in new:
+        if problems := theme.problems(link.options.get("theme_config")):
+            log_event(
+                "setup_link.hard_to_read",
+                setup_link_id=link.pk,
+                customer_id=link.customer_id,
+                problems="; ".join(map(str, problems)),
+            )
+    return links
 
 
 def _new_link(

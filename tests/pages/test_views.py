@@ -20,7 +20,12 @@ from hypothesis import strategies as st
 from kapso_connect import onboarding
 from kapso_connect.kapso.error_codes import SETUP_ERRORS
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
-from kapso_connect.onboarding.connect_urls import VISIT_SECONDS, connect_path, set_visit_cookie
+from kapso_connect.onboarding.connect_urls import (
+    VISIT_SECONDS,
+    connect_path,
+    failure_token,
+    set_visit_cookie,
+)
 from kapso_connect.sandbox.hosted import SETUP_ERROR_TEXTS
 from kapso_connect.testing import Sandbox
 
@@ -157,7 +162,7 @@ def test_missing_link(claimable, client: Client) -> None:
     link, number = claimable
     response = client.get(success(link, number, setup_link_id=""))
     assert response.status_code == 400
-    assert "ask for a new one" in text(response)
+    assert "ask us for a new one" in text(response)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +222,7 @@ def test_names_are_escaped(claimable, client: Client) -> None:
     link, number = claimable
     Customer.objects.update(name="<script>alert(1)</script>")
     page = text(client.get(success(link, number)))
-    assert "<script" not in page
+    assert "<script>" not in page
     assert "&lt;script&gt;" in page
 
 
@@ -238,7 +243,7 @@ def test_failure_is_explained_and_recorded(client: Client, code: str) -> None:
     failure = SETUP_ERRORS[code]
     for words in (failure.title, failure.cause, failure.advice):
         assert str(words) in unescape(text(response))
-    assert f'ask for help: <bdi dir="ltr">{link.kapso_id[:8]}<' in text(response)
+    assert f'Reference for support: <bdi dir="ltr">{link.kapso_id[:8]}<' in text(response)
     assert heard.only("whatsapp_setup_failed")["error_code"] == code
     link.refresh_from_db()
     assert link.last_error_code == code
@@ -253,7 +258,7 @@ def test_retry_button_requires_the_visit_cookie(client: Client) -> None:
         page = text(client.get(failed(link, "facebook_auth_failed")))
         assert "<form" not in page
         assert link.url not in page
-        assert "open the invitation you received again" in page
+        assert "reopen your invitation" in page
     client.cookies["kapso_connect_token"] = visit(link.customer)
     page = text(client.get(failed(link, "facebook_auth_failed")))
     assert f'action="{connect_path(link.customer)}"' in page
@@ -274,12 +279,78 @@ def test_visit_cookie_expires_and_ends_with_the_invitation(client: Client) -> No
     assert "<form" not in text(client.get(failed(link, "link_expired")))
 
 
-def test_connected_customer_is_not_asked_to_retry(client: Client) -> None:
+@pytest.mark.parametrize("code", ["already_used", "link_expired", "facebook_auth_failed"])
+@pytest.mark.parametrize("is_latest", [True, False])
+def test_connected_customer_sees_success(client: Client, code: str, is_latest: bool) -> None:
+    """Also from a link of theirs that was replaced."""
+    customer = make_customer(connect_key="mine")
+    old = make_link(customer, status="revoked")
+    link = make_link(customer, setup_status="completed", status="used")
+    make_connection(customer, setup_link=link, display_phone_number="+442071838750")
+    response = client.get(failed(link if is_latest else old, code))
+    assert response.status_code == 200
+    assert "WhatsApp is connected" in text(response)
+    assert "+44 20 7183 8750" in text(response)
+    assert "used already" not in text(response)
+
+
+def test_link_whose_number_is_being_confirmed_has_not_failed(
+    client: Client, sandbox: Sandbox
+) -> None:
+    sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 503}])
+    link = make_link(
+        make_customer(connect_key="mine"),
+        unconfirmed_phone_number_id="1",
+        unconfirmed_since=timezone.now(),
+    )
+    response = client.get(failed(link, "already_used"))
+    assert response.status_code == 202
+    assert "We are waiting for WhatsApp to confirm" in text(response)
+    link.refresh_from_db()
+    assert link.setup_status == "pending"
+
+
+def test_former_customer_sees_the_failure(client: Client) -> None:
     link = make_link(make_customer(connect_key="mine"), setup_status="completed", status="used")
     client.cookies["kapso_connect_token"] = visit(link.customer)
     page = text(client.get(failed(link, "already_used")))
-    assert "There is nothing more to do" in page
-    assert "<form" not in page
+    assert "This link has been used already" in page
+    assert "<form" in page
+
+
+# Without cookies, the failure URL that Kapso was given has a token.
+
+
+def test_kapso_gets_a_failure_url_with_a_token_that_is_not_stored(sandbox: Sandbox) -> None:
+    link = onboarding.create_setup_link(remote_customer(sandbox))
+    sent = sandbox.requests()[-1]["body"]["setup_link"]["failure_redirect_url"]
+    assert sent == f"https://site.example{FAILED}{failure_token(link.customer)}/"
+    assert link.options["failure_redirect_url"] == f"https://site.example{FAILED}"
+    other = onboarding.create_setup_link(
+        link.customer, options={"failure_redirect_url": "https://elsewhere.example/"}
+    )
+    sent = sandbox.requests()[-1]["body"]["setup_link"]["failure_redirect_url"]
+    assert sent == other.options["failure_redirect_url"] == "https://elsewhere.example/"
+
+
+def test_browser_without_cookies_can_try_again_soon_after_it_left(client: Client) -> None:
+    link = make_link(make_customer(connect_key="mine"))
+    other = make_link(make_customer(connect_key="others"), last_opened_at=timezone.now())
+
+    def page(token: str) -> str:
+        url = failed(link, "facebook_auth_failed").replace(FAILED, f"{FAILED}{token}/")
+        return text(client.get(url))
+
+    token = failure_token(link.customer)
+    assert "<form" not in page(token), "nobody left for Kapso"
+    link.last_opened_at = timezone.now()
+    link.save()
+    assert f'action="{connect_path(link.customer)}"' in page(token)
+    for wrong in (failure_token(other.customer), token[:-1], "x"):
+        assert "<form" not in page(wrong)
+    link.last_opened_at = timezone.now() - timedelta(seconds=VISIT_SECONDS + 1)
+    link.save()
+    assert "<form" not in page(token)
 
 
 def test_unknown_code_has_general_texts_and_is_stored(client: Client) -> None:
@@ -394,7 +465,7 @@ def test_pages_have_nothing_inline(claimable, client: Client) -> None:
     for url in (success(link, number), failed(link, "waba_limit_reached"), SUCCESS):
         page = text(client.get(url))
         assert "<style" not in page
-        assert "<script" not in page
+        assert "<script>" not in page
         assert "style=" not in page
 
 
