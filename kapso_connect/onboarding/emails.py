@@ -28,6 +28,8 @@ from ..conf import get_conf
 from ..db import retry_on_conflict
 from ..exceptions import CannotInvite, NoConnectUrl, NoEmailAddress
 from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR
+from ..kapso.languages import Language
+from ..languages import default_language, find_page_language
 from ..models import Connection, Customer, SetupLink
 from ..phone_numbers import format_phone_number
 from ..text import isolated, one_line
@@ -248,9 +250,14 @@ def _logo(context: dict[str, Any]) -> dict[str, Any]:
 
 
 def invitation_language(customer: Customer, link: SetupLink | None) -> str:
-    """Return the code of the language in which to write to ``customer`` about ``link``."""
+    """Return the code of the language in which to write to ``customer`` about ``link``: the link's,
+    else the customer's, else that of LANGUAGE_CODE if this package's texts are in it, else English.
+    """
+    if not settings.USE_I18N:
+        return Language.ENGLISH.value
     of_link = link.options.get("language") if link else ""
-    return of_link or customer.language or settings.LANGUAGE_CODE
+    known = find_page_language(of_link) or find_page_language(customer.language)
+    return known or default_language()
 
 
 def send_error_message(error: Exception) -> str:

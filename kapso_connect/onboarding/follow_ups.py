@@ -48,7 +48,8 @@ REMINDED_STATUSES = (OnboardingStatus.INVITED, OnboardingStatus.OPENED)
 
 def links_to_remind_of() -> PrimaryQuerySet[SetupLink]:
     """Return the links whose customers are due for a reminder: they were last e-mailed an
-    invitation ``EMAIL_REMINDER_DAYS`` days ago, have a connect URL, and have not come back from Kapso."""
+    invitation ``EMAIL_REMINDER_DAYS`` days ago, have a connect URL, and have not come back from
+    Kapso."""
     days = get_conf().email_reminder_days
     if days is None:
         return SetupLink.objects.none()

@@ -153,7 +153,9 @@ customer = Customer.objects.for_owner(company)
 print(client.get("/welcome/1/").status_code)
 answer = client.get(with_customer_token("/welcome/1/", customer))
 print(answer.status_code, answer["Location"])
-assert b"Welcome, " in client.get("/welcome/1/").content
+page = client.get("/welcome/1/").content.decode()
+assert "Welcome, " in page
+assert "/static/kapso_connect/pages.css" in page
 answer = client.post("/welcome/1/", {"opening_hours": "9 to 5"}, follow=True)
 print(answer.status_code, answer.request["PATH_INFO"])
 answer = client.post("/welcome/2/", {"messages_a_day": "30"}, follow=True)
@@ -174,6 +176,7 @@ def test_pages_of_its_own(site: NewSite) -> None:
         "True",
         "#5b2a86",
         "Example CRM: one step to WhatsApp, Ada's Bakery",
+        *("Example CRM True", "Example CRM True"),
     ]
 
 
@@ -194,10 +197,13 @@ answer = client.get(connect_path(customer))
 print(answer.resolver_match.func.view_class.__name__)
 print(answer.context["hotline"])
 print(answer.context["site_name"])
-success = render_to_string("kapso_connect/success.html", {"next_url": "/next/"})
+success = render_to_string("kapso_connect/success.html", {"next_url": "/next/", "is_usable": True})
 print("tomorrow morning" in success and "/next/" in success)
 print(link.options["theme_config"]["primary_color"])
 print(invitation_message(customer, link).subject)
+for path in ("/thanks/", "/thanks/again/"):
+    answer = client.get(path)
+    print(answer.context["site_name"], "We call you on Monday." in answer.content.decode())
 """
 
 
