@@ -81,6 +81,7 @@ STOP_REFRESH_AFTER = timedelta(minutes=30)
 
 _id = _code = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _digits = re.compile(r"[0-9]{1,64}")
+_kept = re.compile(r"[0-9A-Za-z_.:+ -]{1,200}")
 _not_in_a_code = re.compile(r"[^0-9A-Za-z_-]")
 
 ABSENT = {"", "null", "none", "undefined"}
@@ -595,23 +596,28 @@ def _qr_url(customer: Customer) -> str:
 
 def language_links(request: HttpRequest) -> list[dict[str, Any]]:
     """Return the links of the page to itself in each language: ``url``, ``language`` (a tag of
-    HTML), ``direction``, ``name`` and ``is_current``. None with USE_I18N off."""
+    HTML), ``direction``, ``name`` and ``is_current``. None with USE_I18N off.
+
+    The URLs have the other parameters of the page, without malformed ones.
+    """
     if not settings.USE_I18N:
         return []
-    parameters = _parameters(request).copy()
-    links = []
-    for code in languages.page_languages():
-        parameters[LANGUAGE_PARAMETER] = code
-        links.append(
-            {
-                "url": f"?{parameters.urlencode()}",
-                "language": languages.html_language(code),
-                "direction": languages.direction(code),
-                "name": languages.native_name(code),
-                "is_current": code == languages.current_language(),
-            }
-        )
-    return links
+    kept = [
+        (name, value)
+        for name, values in _parameters(request).lists()
+        for value in values
+        if name != LANGUAGE_PARAMETER and _kept.fullmatch(name) and _kept.fullmatch(value)
+    ]
+    return [
+        {
+            "url": f"?{urlencode([*kept, (LANGUAGE_PARAMETER, code)])}",
+            "language": languages.html_language(code),
+            "direction": languages.direction(code),
+            "name": languages.native_name(code),
+            "is_current": code == languages.current_language(),
+        }
+        for code in languages.page_languages()
+    ]
 
 
 def _parameters(request: HttpRequest) -> QueryDict:
