@@ -28,6 +28,9 @@ MAX_NUMBER = 10**9
 """For each setting that is a number; databases and timers cannot compute with any."""
 
 LANGUAGE_CODE = re.compile("[a-z]{2,3}(-[a-z0-9]{2,8})*")
+MAX_LANGUAGE_CODE = 16
+"""Characters of a customer's language."""
+
 THROTTLE_RATE = re.compile("[1-9][0-9]{0,8}/(s|sec|second|m|min|minute|h|hour|d|day)")
 
 KAPSO_WEBHOOK_TIMEOUT = 10.0
@@ -245,7 +248,7 @@ def _address(value: object) -> str:
 def _languages(value: object) -> tuple[str, ...]:
     codes = tuple(code.lower() for code in _texts(value, "a list of language codes"))
     for code in codes:
-        if not LANGUAGE_CODE.fullmatch(code):
+        if not LANGUAGE_CODE.fullmatch(code) or len(code) > MAX_LANGUAGE_CODE:
             raise ValueError(f'must have codes such as "de", not {code!r}.')
     return codes
 

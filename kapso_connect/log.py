@@ -102,6 +102,10 @@ EVENTS = {
         WARNING,
         "Setup link %(setup_link_id)s could not be checked: %(error)s",
     ),
+    "setup_link.language_not_set": (
+        WARNING,
+        "The language of setup link %(setup_link_id)s could not be changed at Kapso: %(error)s",
+    ),
     "page.rate_limited": (INFO, "Too many requests from customer %(customer_id)s"),
     "page.try_again_later": (
         WARNING,

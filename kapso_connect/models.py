@@ -25,12 +25,12 @@ from django.utils import timezone
 from django.utils.crypto import get_random_string
 from django.utils.functional import cached_property
 
+from .conf import MAX_LANGUAGE_CODE
 from .exceptions import ExternalIdTaken
 from .fields import InstantField
-from .kapso.languages import find_language
 from .kapso.setup_link_options import PARTNER_MANAGED
 from .kapso.types import ConnectionType
-from .languages import language_choices
+from .languages import language_choices, validate_language
 from .log import log_event
 from .owners import OwnerKey, owner_key, owner_type
 from .phone_numbers import TEST_NUMBER_DIGITS, is_test_number, only_digits, searched_digits
@@ -167,7 +167,7 @@ class CustomerQuerySet(PrimaryQuerySet["Customer"]):
 
         With multi-table inheritance the owner is the row of the topmost parent, whose children have
         the same customer. Raise ValueError for an object that is not saved or has a composite
-        primary key, for a language that Kapso does not have and for a value that is too long
+        primary key, for a language that pages are not in and for a value that is too long
         (except a name, which is cut); and ExternalIdTaken for the id of another owner's customer.
         """
         if owner.pk is None:
@@ -262,12 +262,12 @@ class CustomerQuerySet(PrimaryQuerySet["Customer"]):
 def _validated(values: dict[str, Any]) -> dict[str, Any]:
     """Return the ``values`` of a customer's fields as every database can store them.
 
-    A name that is too long is cut. Raise ValueError for another one, and for a language that Kapso
-    does not have.
+    A name that is too long is cut. Raise ValueError for another one, and for a language that pages
+    are not in.
     """
     values = {**values, "name": str(values["name"])[:MAX_NAME_LENGTH]}
     if "language" in values:
-        values["language"] = find_language(values["language"])
+        values["language"] = validate_language(str(values["language"]))
     for name in {"email", "external_customer_id", "kapso_id"}.intersection(values):
         values[name] = str(values[name])
         field: Any = Customer._meta.get_field(name)
@@ -312,10 +312,12 @@ class Customer(models.Model):
     email = models.EmailField(_("e-mail"), blank=True)
     language = models.CharField(
         _("language"),
-        max_length=16,
+        max_length=MAX_LANGUAGE_CODE,
         choices=language_choices,
         blank=True,
-        help_text=_("Language of the hosted page; empty means that of the customer's browser."),
+        help_text=_(
+            "Language of the customer's pages and e-mails; empty means that of the browser."
+        ),
     )
     connect_key = models.CharField(
         _("connect key"),
@@ -382,8 +384,8 @@ class Customer(models.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save the customer. An existing row keeps the fields ``WRITTEN_BY_ONBOARDING``, which may
         have changed since this object was read, unless ``update_fields`` names them; and its
-        ``kapso_id``, if this object has none. Raise ValueError for a language that Kapso does not
-        have."""
+        ``kapso_id``, if this object has none. Raise ValueError for a language that pages are not
+        in, unless the row has it already."""
         is_new = self._state.adding or kwargs.get("force_insert")
         if not is_new and kwargs.get("update_fields") is None:
             left_out = self.WRITTEN_BY_ONBOARDING | self.get_deferred_fields()
@@ -396,7 +398,13 @@ class Customer(models.Model):
             ]
         written = kwargs.get("update_fields")
         if written is None or "language" in written:
-            self.language = find_language(self.language)
+            try:
+                self.language = validate_language(str(self.language or ""))
+            except ValueError:
+                # EXTRA_LANGUAGES had it once. Other fields can be saved nevertheless.
+                rows = type(self).objects.filter(pk=self.pk, language=self.language)
+                if is_new or not rows.exists():
+                    raise
         super().save(*args, **kwargs)
 
     def get_owner(self) -> models.Model | None:

@@ -136,6 +136,8 @@ SANDBOX = {"API_BASE_URL": "http://127.0.0.1:8900"}
         (themed(text_color="#999999"), {"W007"}),
         (themed(primary_color="#888888", primary_foreground_color="#ffffff"), {"W007"}),
         (themed(primary_color="#888888"), set()),
+        (themed(card_color="#000000"), set()),
+        (themed(card_color="#000000", text_color="#eeeeee"), {"W007"}),
         (
             {
                 "LOGO_URL": f"{GOOD['PUBLIC_URL']}/media/logo.png",

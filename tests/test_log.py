@@ -378,6 +378,22 @@ def test_a_rejected_redirect(client: Client, sandbox: Sandbox) -> None:
     }
 
 
+def test_colours_that_are_hard_to_read(sandbox: Sandbox) -> None:
+    colors = {"primary_color": "#ffd400"}
+    onboarding.create_setup_link(make_customer(kapso_id=None), options={"theme_config": colors})
+    assert "setup_link.hard_to_read" not in names()
+    colors["primary_foreground_color"] = "#ffffff"
+    link = onboarding.create_setup_link(
+        make_customer(kapso_id=None), options={"theme_config": colors}
+    )
+    assert only("setup_link.hard_to_read") == {
+        "setup_link_id": link.pk,
+        "customer_id": link.customer_id,
+        "problems": "primary_foreground_color #ffffff on primary_color #ffd400 has a contrast of "
+        "1.4",
+    }
+
+
 def test_a_customer_who_has_to_wait(client: Client, sandbox: Sandbox, configure: Any) -> None:
     configure(REQUEST_BUDGET=0.3)
     link = onboarding.create_setup_link(make_customer(kapso_id=None))

@@ -126,7 +126,9 @@ def names_in_css(colors: dict[str, str]) -> dict[str, str]:
 
 
 def test_the_stylesheet_of_the_pages_has_the_default_colours() -> None:
-    css = Path(finders.find("kapso_connect/pages.css")).read_text(encoding="utf-8")
+    path = finders.find("kapso_connect/pages.css")
+    assert path
+    css = Path(path).read_text(encoding="utf-8")
     light, dark = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
     assert variables(light) == names_in_css(theme.resolve({}, dark=False))
     assert variables(dark) == names_in_css(theme.resolve({}, dark=True))

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from ..db import atomic
 from ..exceptions import ExternalIdTaken
-from ..kapso.languages import find_language
+from ..languages import find_page_language
 from ..models import Customer
 from ..owners import owner_key, owner_type
 from ..translation import gettext as _
@@ -170,7 +170,7 @@ def _update_customer(customer: Customer, data: Mapping[str, Any]) -> list[str]:
 
 def clean_customer_data(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the non-empty fields of ``data``, cut to a Customer's lengths; ``language`` is ""
-    unless Kapso has it. Raise ImproperlyConfigured for a field that a site cannot set."""
+    unless pages are in it. Raise ImproperlyConfigured for a field that a site cannot set."""
     known = ", ".join(MAX_LENGTHS)
     if not isinstance(data, Mapping):
         raise ImproperlyConfigured(
@@ -186,8 +186,5 @@ def clean_customer_data(data: Mapping[str, Any]) -> dict[str, Any]:
         if value not in (None, ""):
             clean[name] = str(value).replace("\0", "")[: MAX_LENGTHS[name]]
     if "language" in clean:
-        try:
-            clean["language"] = find_language(clean["language"])
-        except ValueError:
-            clean["language"] = ""
+        clean["language"] = find_page_language(clean["language"])
     return clean

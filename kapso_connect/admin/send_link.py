@@ -11,12 +11,11 @@ from django.contrib import messages
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, IntegrityError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.utils.translation import get_language_info
-from django.utils.translation import gettext as django_gettext
 from django.views.generic import TemplateView
 
 from .. import exceptions
 from ..db import atomic
+from ..languages import html_language, language_choices
 from ..log import log_event
 from ..models import SetupLink, TimelineEvent
 from ..onboarding import customers, emails, setup_links
@@ -167,9 +166,5 @@ def sent_events(link: SetupLink, channel: str) -> Any:
 
 
 def language_context(code: str) -> dict[str, str]:
-    """Return a language's code, and its name in the current language."""
-    try:
-        name = django_gettext(get_language_info(code)["name"])
-    except KeyError:
-        name = code
-    return {"language": name, "language_code": code}
+    """Return the ``lang`` attribute of a language's texts, and its name in the current language."""
+    return {"language": dict(language_choices())[code], "language_code": html_language(code)}

@@ -18,6 +18,7 @@ from ..kapso.setup_link_options import (
     provisioning_problem,
 )
 from ..kapso.types import ConnectionType
+from ..languages import language_choices, page_languages
 from ..models import (
     AccountStatus,
     Connection,
@@ -134,11 +135,11 @@ class CustomerSerializer(StrictSerializer):
         help_text="The address that invitations are sent to.",
     )
     language = ChoiceField(
-        "Language",
+        "CustomerLanguage",
         Language.choices,
         required=False,
         allow_blank=True,
-        help_text="The language of the hosted page; empty for that of the customer's browser.",
+        help_text="The language of pages and e-mails; empty for that of the customer's browser.",
     )
     kapso_id = serializers.CharField(
         read_only=True,
@@ -155,6 +156,11 @@ class CustomerSerializer(StrictSerializer):
         fields = super().get_fields()
         if not self.context["view"].sets_external_ids:
             fields["external_customer_id"].read_only = True
+        language: Any = fields["language"]
+        language.choices = language_choices()
+        language.error_messages["invalid_choice"] = (
+            f"Must be one of: {', '.join(page_languages())}."
+        )
         return fields
 
 

@@ -19,6 +19,14 @@ from django.utils import translation
 
 from ..conf import get_conf
 from ..exceptions import CannotInvite, NoConnectUrl, NoEmailAddress
+from ..kapso.languages import Language
+from ..languages import (
+    current_language,
+    default_language,
+    direction,
+    find_page_language,
+    html_language,
+)
 from ..models import Customer, SetupLink
 from ..text import one_line
 from ..translation import gettext as _
@@ -60,8 +68,8 @@ def invitation_message(customer: Customer, link: SetupLink) -> EmailMultiAlterna
             _("There is no link to send to %(customer)s. Create a setup link first.")
             % {"customer": customer}
         )
-    context = _context(customer, link, url)
     with translation.override(invitation_language(customer, link)):
+        context = _context(customer, link, url)
         subject, text, html = (
             render_to_string(f"kapso_connect/email/{name}", context)
             for name in ("invitation_subject.txt", "invitation.txt", "invitation.html")
@@ -89,12 +97,21 @@ def _context(customer: Customer, link: SetupLink, url: str) -> dict[str, Any]:
         "link": link,
         "url": url,
         "site_name": one_line(get_conf().display_name),
+        "language": html_language(current_language()),
+        "direction": direction(current_language()),
     }
 
 
 def invitation_language(customer: Customer, link: SetupLink) -> str:
-    """Return the code of the language in which to write to ``customer`` about ``link``."""
-    return link.options.get("language") or customer.language or settings.LANGUAGE_CODE
+    """Return the code of the language in which to write to ``customer`` about ``link``: the link's,
+    else the customer's, else that of LANGUAGE_CODE if this package's texts are in it, else English.
+    """
+    if not settings.USE_I18N:
+        return Language.ENGLISH.value
+    known = find_page_language(link.options.get("language")) or find_page_language(
+        customer.language
+    )
+    return known or default_language()
 
 
 def send_error_message(error: Exception) -> str:

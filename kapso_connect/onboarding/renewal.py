@@ -37,13 +37,16 @@ RENEWAL_POLL_SECONDS = 0.1
 """Seconds between two checks whether another request has created the link."""
 
 
-def usable_setup_link(customer: Customer, *, may_ask: bool = True) -> SetupLink:
+def usable_setup_link(
+    customer: Customer, *, may_ask: bool = True, client: KapsoClient | None = None
+) -> SetupLink:
     """Return a setup link that ``customer`` can use now; create one if the latest has ended.
 
     A link has ended when it expired, was used, or was replaced by one made in Kapso's dashboard.
     The new link gets the old link's options and ``next_url``. However many requests ask at the same
     moment, one link is created: a second one would revoke the first, which a customer may be using
-    already. All API requests together take at most ``REQUEST_BUDGET``. While the API is
+    already. All API requests together take at most ``REQUEST_BUDGET``, or what ``client`` has left
+    of its budget. While the API is
     unavailable, or with ``may_ask`` False, a link that is usable as far as this site knows is
     returned unchecked.
 
@@ -57,7 +60,7 @@ def usable_setup_link(customer: Customer, *, may_ask: bool = True) -> SetupLink:
         raise AlreadyConnected
     if latest is None:
         raise InvitationWithdrawn
-    client = KapsoClient.from_settings(budget=get_conf().request_budget)
+    client = client or KapsoClient.from_settings(budget=get_conf().request_budget)
     try:
         if not may_ask:
             raise KapsoUnavailable("Kapso's API was slow a moment ago, so it was not asked.")

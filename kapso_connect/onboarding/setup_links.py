@@ -368,7 +368,11 @@ def build_options(customer: Customer, options: Mapping[str, Any] | None) -> Setu
         "success_redirect_url": origin + reverse_path("kapso_connect:success"),
         "failure_redirect_url": failure_url(),
     }
-    language = {"language": customer.language} if customer.language in Language.values else {}
+    language: dict[str, str | None] = {}
+    if customer.language:
+        # One that Kapso does not have goes before the default all the same.
+        known = customer.language in Language.values
+        language["language"] = customer.language if known else None
     built = SetupLinkOptions.build(urls, get_conf().setup_link_defaults, language, options)
     if built.reconnect_phone_number is None or customer.pk is None:
         return built
@@ -462,6 +466,43 @@ def record_opened(link: SetupLink, *, source: str) -> bool:
         return True
 
     return retry_on_conflict(change)
+
+
+def set_language(link: SetupLink, language: str, client: KapsoClient | None = None) -> None:
+    """Keep a ``language`` of the pages as the one of the customer of ``link``, who chose it.
+
+    If Kapso has it, its hosted page is changed as well, with ``client``; without one, or after an
+    error, which is logged, that page stays as it is. Raise CalledInTransaction inside a
+    transaction.
+    """
+    refuse_in_transaction()
+    customer = link.customer
+    options = {name: value for name, value in link.options.items() if name != "language"}
+    if link.options.get("language") == language:
+        options["language"] = language
+    elif client is not None and language in Language.values:
+        try:
+            client.update_setup_link(customer.kapso_id or "", link.kapso_id, {"language": language})
+            options["language"] = language
+        except KapsoError as error:
+            log_event(
+                "setup_link.language_not_set",
+                setup_link_id=link.pk,
+                customer_id=link.customer_id,
+                error=str(error),
+            )
+
+    if (customer.language, link.options) == (language, options):
+        return
+    # A link without a language is in the customer's.
+    customer.language, link.options = language, options
+
+    def change() -> None:
+        rows = Customer.objects.filter(pk=customer.pk)
+        rows.update(language=language, updated_at=timezone.now())
+        SetupLink.objects.filter(pk=link.pk).update(options=options)
+
+    retry_on_conflict(change)
 
 
 def record_failure(

@@ -360,6 +360,29 @@ def test_low_contrast_has_to_be_confirmed(admin_client: Client, sandbox: Sandbox
     assert sent_options(sandbox)["theme_config"]["text_color"] == "#999999"
 
 
+def test_low_contrast_to_a_default_has_to_be_confirmed(
+    admin_client: Client, sandbox: Sandbox
+) -> None:
+    address = draft(admin_client, customers(1))
+    chosen = {"own_text_color": "on", "text_color": "#eeeeee"}
+    response = start(admin_client, address, **chosen)
+    assert response.context["form"].unreadable() == [
+        "Text on Card (default): contrast 1.1, below 4.5.",
+        "Text on Page (default): contrast 1.0, below 4.5.",
+        "Text on Muted area (default): contrast 1.0, below 4.5.",
+    ]
+    assert not link_requests(sandbox)
+    start(admin_client, address, **chosen, accept_contrast="on")
+    assert sent_options(sandbox)["theme_config"] == {"text_color": "#eeeeee"}
+
+
+def test_colours_whose_text_is_chosen_by_us_need_no_confirmation(
+    admin_client: Client, sandbox: Sandbox
+) -> None:
+    create(admin_client, customers(1), own_card_color="on", card_color="#000000")
+    assert sent_options(sandbox)["theme_config"] == {"card_color": "#000000"}
+
+
 def test_low_contrast_of_the_sites_own_colours_needs_no_confirmation(
     admin_client: Client, sandbox: Sandbox, configure: Any
 ) -> None:

@@ -69,6 +69,21 @@ def test_all_options(caller: Caller, sandbox: Sandbox) -> None:
     assert options.items() <= data["options"].items()
 
 
+def test_colours_that_are_hard_to_read_get_warnings(caller: Caller, sandbox: Sandbox) -> None:
+    customer = make_customer(kapso_id=None)
+    colors = {"primary_color": "#ffd400", "primary_foreground_color": "#ffffff"}
+    body = {"customer": customer.pk, "options": {"theme_config": colors}}
+    data = created(caller, body)
+    assert data["options"]["theme_config"] == colors
+    assert data["warnings"] == [
+        "primary_foreground_color #ffffff on primary_color #ffd400 has a contrast of 1.4, below "
+        "4.5. Kapso's page may be hard to read. The pages of this site use other colours where "
+        "they have to."
+    ]
+    assert caller.get(f"setup-links/{data['id']}/").json()["warnings"] == data["warnings"]
+    assert created(caller, {"customer": customer.pk})["warnings"] == []
+
+
 def test_null_removes_a_default(caller: Caller, sandbox: Sandbox, configure: Any) -> None:
     defaults = {"language": "es", "meta_billing_mode": "partner_managed"}
     configure(SETUP_LINK_DEFAULTS=defaults)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import polib
 import pytest
 from playwright.sync_api import Page, expect
 
 from kapso_connect.kapso.languages import Language
 from kapso_connect.testing import Sandbox
 
+from .. import ROOT
 from ..conftest import THOROUGH
 from .customer_pages import SETTINGS, STATES, World, open_state
 from .support import Visitor, assert_accessible
@@ -51,6 +54,34 @@ def world(site: str, sandbox: Sandbox, configure: Any, monkeypatch: pytest.Monke
     return World(site, sandbox, monkeypatch)
 
 
+def long_texts(language: str) -> dict[str, str]:
+    """The longer texts of the catalog by their English ones, without those that have fields."""
+    path = ROOT / "kapso_connect" / "locale" / language / "LC_MESSAGES" / "django.po"
+    found = {}
+    for entry in polib.pofile(str(path)):
+        if len(entry.msgid) >= 20 and not re.search("[%<{]", entry.msgid):
+            found[entry.msgid] = entry.msgstr
+    return found
+
+
+TEXTS = {language: long_texts(language) for language in Language.values if language != "en"}
+TEXTS["en"] = {text: text for text in TEXTS["es"]}
+
+
+def languages_of(text: str) -> set[str]:
+    """The languages whose catalogs have what is written there."""
+    text = " ".join(text.split())
+    return {
+        language
+        for language, texts in TEXTS.items()
+        if any(
+            translated and translated in text
+            for english, translated in texts.items()
+            if language == "en" or translated != english
+        )
+    }
+
+
 def expected_tags(language: str) -> dict[str, str]:
     return {
         "lang": {"pt": "pt-BR"}.get(language, language),
@@ -69,6 +100,9 @@ def test_every_state_is_whole_and_accessible(
     expect(page.get_by_role("heading", level=1)).to_have_count(1)
     for attribute, value in expected_tags(language).items():
         expect(page.locator("html")).to_have_attribute(attribute, value)
+    unfold(page)
+    words = page.locator("main").inner_text()
+    assert languages_of(words) == {language}, words
     schemes = ("light", "dark") if THOROUGH or language == "en" else ("light",)
     for scheme in schemes:
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
@@ -78,7 +112,6 @@ def test_every_state_is_whole_and_accessible(
             assert page.evaluate(TOO_WIDE) == []
             assert page.evaluate(BROKEN_WORDS) == []
         page.set_viewport_size(PHONE)  # type: ignore[arg-type]
-        unfold(page)
         assert_accessible(page)
     forget_statuses(visitor)
 
