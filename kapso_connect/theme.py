@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 from .kapso.setup_link_options import THEME_COLORS, is_color
@@ -265,15 +266,22 @@ def _readable(color: str, behind: str, otherwise: str) -> str:
     return next((one for one in moved if contrast_of(one, behind) >= MIN_CONTRAST), otherwise)
 
 
-def _edge(fill: str, *surfaces: str) -> str:
-    """Return ``fill``, moved only as far as it has to be to be told from all ``surfaces``, or from
-    the first one if that is not possible."""
-    for wanted in (surfaces, surfaces[:1]):
-        for pair in zip(_towards(BLACK, fill), _towards(WHITE, fill), strict=True):
-            for color in pair:
-                if all(contrast_of(color, surface) >= MIN_CONTROL_CONTRAST for surface in wanted):
-                    return color
-    return _black_or_white_on(surfaces[0])
+def _edge(fill: str, card: str, background: str) -> str:
+    """Return ``fill``, moved only as far as it has to be to be told from ``card`` and
+    ``background``, or from ``card`` alone if there is no such colour."""
+    fitting = (
+        color
+        for pair in zip(_towards(BLACK, fill), _towards(WHITE, fill), strict=True)
+        for color in pair
+        if contrast_of(color, card) >= MIN_CONTROL_CONTRAST
+    )
+    first = next(fitting)
+    both = (
+        color
+        for color in chain([first], fitting)
+        if contrast_of(color, background) >= MIN_CONTROL_CONTRAST
+    )
+    return next(both, first)
 
 
 def _towards(end: str, color: str) -> Iterator[str]:
