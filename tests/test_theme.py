@@ -158,7 +158,14 @@ def test_default_colours_stay_as_they_are(defaults: dict[str, str], dark: bool) 
     [
         # The other surfaces are as near as the defaults are to each other.
         ({"card_color": "#ffffff"}, {"background_color": "#f4f6f5", "muted_color": "#eef2f0"}),
-        ({"card_color": "#000000"}, {"background_color": "#000000", "muted_color": "#090b0a"}),
+        (
+            {"card_color": "#000000"},
+            {
+                "background_color": "#000000",
+                "muted_color": "#090b0a",
+                "border_color": "#191d1b",
+            },
+        ),
         ({"card_color": "#fff3e0"}, {"background_color": "#f4ead6", "muted_color": "#eee6d1"}),
         ({"background_color": "#000000"}, {"card_color": "#0a0d0c", "text_color": "#e9efec"}),
         ({"background_color": "#fff3e0"}, {"card_color": "#fffcea", "text_color": "#17211d"}),
@@ -228,6 +235,20 @@ def test_light_theme_gives_dark_mode_its_fills_only() -> None:
     assert page["primary_border_color"] != default["primary_border_color"]
     same = [name for name in default if not name.startswith("primary")]
     assert {name: page[name] for name in same} == {name: default[name] for name in same}
+
+
+def test_a_given_foreground_has_the_same_fill_in_both_modes() -> None:
+    colors = {"primary_foreground_color": "#ffffff"}
+    for dark in (False, True):
+        page = theme.resolve(colors, dark=dark)
+        assert page["primary_color"] == DEFAULT_COLORS["primary_color"]
+        assert page["primary_foreground_color"] == "#ffffff"
+
+
+def test_where_no_edge_suits_card_and_background_it_suits_the_card() -> None:
+    colors = {"card_color": "#1e40af", "background_color": "#ffffff"}
+    page = theme.resolve(colors, dark=False)
+    assert page["primary_border_color"] == page["primary_color"] == DARK_COLORS["primary_color"]
 
 
 @pytest.mark.parametrize("colors", [{"card_color": "#101020"}, {"text_color": "#f0f0f0"}], ids=str)

@@ -4,6 +4,7 @@ built wheel, each continuing the page that it names."""
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator
