@@ -14,6 +14,9 @@ class KapsoConnectConfig(AppConfig):
     def ready(self) -> None:
         from . import checks  # noqa: F401  (registers the system checks)
         from .onboarding import details  # noqa: F401  (what is done before a signal is sent)
+        from .onboarding.follow_ups import connect_receiver
+
+        connect_receiver()
 
         if settings.is_overridden("TASKS"):  # type: ignore[misc]
             # A backend that cannot run our tasks fails here, not with the first webhook.

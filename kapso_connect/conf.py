@@ -27,6 +27,8 @@ DEFAULT_THROTTLE_RATES = {"read": "600/min", "write": "60/min", "kapso": "30/min
 MAX_NUMBER = 10**9
 """For each setting that is a number; databases and timers cannot compute with any."""
 
+MAX_DAYS = 365
+
 LANGUAGE_CODE = re.compile("[a-z]{2,3}(-[a-z0-9]{2,8})*")
 MAX_LANGUAGE_CODE = 16
 """Characters of a customer's language."""
@@ -58,6 +60,9 @@ webhook has told of it. All numbers of one delivery share it."""
 
 SYNC_INVITATIONS_BUDGET = 5 * 60.0
 """For continuing unfinished batches of invitations in one run of ``kapso_sync``."""
+
+SYNC_EMAILS_BUDGET = 60.0
+"""For sending reminders, and e-mails about failed attempts, in one run of ``kapso_sync``."""
 
 DOCTOR_BUDGET = 10.0
 """For each check of ``kapso_doctor`` that asks Kapso's API."""
@@ -134,7 +139,7 @@ class Conf:
         if it is a ``mailto:`` URL.
     ``EMAIL_REMINDER_DAYS``
         After how many days ``kapso_sync`` sends a customer who was invited by e-mail, and has not
-        connected a number, one reminder. By default none is sent.
+        connected a number, one reminder: 1 to 365. By default none is sent.
     ``EMAIL_FAILED``
         Whether ``kapso_sync`` sends an e-mail to a customer whose attempt failed, with what to do
         now.
@@ -320,6 +325,13 @@ def _positive_int(value: object) -> int:
     return number
 
 
+def _days(value: object) -> int:
+    number = _positive_int(value)
+    if number > MAX_DAYS:
+        raise ValueError(f"must not be above {MAX_DAYS}.")
+    return number
+
+
 READERS: dict[str, Callable[[object], Any]] = {
     "API_KEY": _text,
     "API_BASE_URL": _url,
@@ -342,7 +354,7 @@ READERS: dict[str, Callable[[object], Any]] = {
     "SHOW_INVITER": _flag,
     "EXTRA_LANGUAGES": _languages,
     "EMAIL_REPLY_TO": _address,
-    "EMAIL_REMINDER_DAYS": _positive_int,
+    "EMAIL_REMINDER_DAYS": _days,
     "EMAIL_FAILED": _flag,
     "EMAIL_CONNECTED": _flag,
     "REQUEST_BUDGET": _positive,

@@ -65,6 +65,7 @@ EVENTS = {
     "timeline.reconnected": (INFO, "Reconnected" + TIMELINE_SUFFIX),
     "timeline.account_updated": (INFO, "Account updated: %(decision)s" + TIMELINE_SUFFIX),
     "timeline.details_received": (INFO, "Details of the number received" + TIMELINE_SUFFIX),
+    "timeline.email_sent": (INFO, "E-mail sent: %(message_kind)s" + TIMELINE_SUFFIX),
     "timeline.health_checked": (INFO, "Health checked: %(health)s" + TIMELINE_SUFFIX),
     # Signals
     "signal.sent": (INFO, "The signal of event %(event_id)s (%(kind)s) was sent"),
@@ -135,6 +136,10 @@ EVENTS = {
     ),
     "email.failed": (WARNING, "No e-mail for customer %(customer_id)s: %(error)s"),
     "email.retry_scheduled": (WARNING, "No e-mail for customer %(customer_id)s yet: %(error)s"),
+    "email.unrecorded": (
+        ERROR,
+        "An e-mail to customer %(customer_id)s was sent, but is not in the timeline: %(error)s",
+    ),
     # The REST API
     "rest.rate_limit_failed": (ERROR, "The rate limit could not be checked: %(error)s"),
     "rest.failed": (ERROR, "The REST API answered %(status)s %(code)s: %(error)s"),

@@ -1069,6 +1069,7 @@ class TimelineEvent(Retryable):
         SETUP_LINK_SENT = "setup_link_sent", _("Setup link sent")
         SETUP_LINK_OPENED = "setup_link_opened", _("Setup link opened")
         SETUP_FAILED = "setup_failed", _("Setup failed")
+        EMAIL_SENT = "email_sent", _("E-mail sent")
         CONNECTED = "connected", _("Connected")
         DISCONNECTED = "disconnected", _("Disconnected")
         RECONNECTED = "reconnected", _("Reconnected")

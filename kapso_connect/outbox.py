@@ -41,9 +41,13 @@ LOG_FIELDS: dict[str, tuple[str, str]] = {
     Kind.DISCONNECTED: ("reason", "reason"),
     Kind.ACCOUNT_UPDATED: ("decision", "event"),
     Kind.HEALTH_CHECKED: ("health", "status"),
+    Kind.EMAIL_SENT: ("message_kind", "message"),
 }
 """The field that is logged besides the ids, by kind of event, and its key in ``data``."""
 
+
+EMAIL_RECEIVER = "kapso_connect.email_connected"
+"""The name of this package's own receiver of ``whatsapp_connected``, with ``EMAIL_CONNECTED``."""
 
 NO_RECEIVER = (
     "No receiver to call is connected in this process. Connect receivers in AppConfig.ready(), so "
@@ -56,6 +60,13 @@ def has_receivers(kind: str) -> bool:
     """Return True if a receiver is connected to the signal of this kind of event."""
     signal, sender = SIGNALS.get(kind, (None, None))
     return signal is not None and signal.has_listeners(sender)
+
+
+def has_site_receivers(kind: str) -> bool:
+    """Return True if a receiver other than this package's own is connected to the signal of this
+    kind of event."""
+    signal, sender = SIGNALS.get(kind, (None, None))
+    return signal is not None and bool(signal.named_receivers(sender).keys() - {EMAIL_RECEIVER})
 
 
 def record(kind: str, *, source: str, **fields: Any) -> TimelineEvent:
@@ -215,6 +226,8 @@ def _send(event: TimelineEvent, *, needs_receiver: bool = True) -> bool:
     if not receivers:
         _log_unheard(event)
         error_text = NO_RECEIVER if needs_receiver else ""
+    elif not has_site_receivers(event.kind):
+        _log_unheard(event)
     for position, (name, receiver) in enumerate(receivers.items()):
         if (position or took_long) and not _renew_lease(event):
             return False  # another process calls the remaining ones

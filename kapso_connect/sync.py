@@ -44,6 +44,7 @@ from .models import (
 )
 from .onboarding import (
     customers,
+    follow_ups,
     funding,
     invitations,
     numbers,
@@ -86,6 +87,7 @@ ROW_NAMES = {
     "signals": "Signal of event",
     "redirects": "Redirect of setup link",
     "numbers": "Number",
+    "emails": "E-mail about setup link",
 }
 """What a row is called whose step failed."""
 
@@ -105,6 +107,8 @@ class Report:
         How many numbers were found to be connected, disconnected, or to have changed data.
     ``links``, ``invitations``
         How many setup links had ended, and how many invitations were processed.
+    ``emails``
+        How many reminders, and e-mails about failed attempts, were sent.
     ``numbers``
         How many numbers Kapso listed.
     ``ignored``
@@ -127,6 +131,7 @@ class Report:
     updated: int = 0
     links: int = 0
     invitations: int = 0
+    emails: int = 0
     numbers: int = 0
     ignored: int = 0
     repaired: int = 0
@@ -217,6 +222,7 @@ def run(
         if not dry_run:
             _send_signals(report, advance)  # of what was found
         _repair_statuses(report, dry_run, advance)
+        _send_emails(report, dry_run, advance)
     report.count_errors()
     webhooks, signals = WebhookEvent.objects, TimelineEvent.objects
     report.waiting = webhooks.waiting().count() + signals.waiting().count()
@@ -641,3 +647,21 @@ def _repair_statuses(report: Report, dry_run: bool, progress: ProgressCallback) 
             was, now = changed
             log_event("status.repaired", customer_id=customer_id, was=was, now=now)
         progress("statuses", report.repaired)
+
+
+# E-mails
+
+
+def _send_emails(report: Report, dry_run: bool, progress: ProgressCallback) -> None:
+    """Send reminders, and e-mails about failed attempts, where the settings say so."""
+    if dry_run:
+        report.emails = follow_ups.count_due()
+        return
+
+    def on_sent() -> None:
+        report.emails += 1
+        progress("emails", report.emails)
+
+    follow_ups.send_due(
+        on_sent=on_sent, on_error=lambda link, error: report.add_error("emails", link.pk, error)
+    )

@@ -14,6 +14,11 @@ NUMBER_SIGNS = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890
 JOINERS = frozenset("\u200c\u200d")
 """They shape the letters beside them, and join emoji."""
 
+RIGHT_TO_LEFT = {"R", "AL", "AN"}
+"""Directions of letters and digits that are written from right to left, or among such letters."""
+
+FIRST_STRONG_ISOLATE, POP_DIRECTIONAL_ISOLATE = "\u2068", "\u2069"
+
 VIRAMA = 9
 """The combining class of the signs of Indic scripts after which a joiner may end a word."""
 
@@ -47,3 +52,13 @@ def _is_needed(before: str, after: str) -> bool:
     if before and unicodedata.combining(before) == VIRAMA:
         return True
     return all(one > "\u058f" and unicodedata.category(one)[0] in "LMS" for one in (before, after))
+
+
+def isolated(text: str, direction: str) -> str:
+    """Return ``text`` so that it does not reorder a text in ``direction``, "ltr" or "rtl", that it
+    is put into: between U+2068 and U+2069, unless all of it is written from left to right."""
+    if direction == "ltr" and not any(
+        unicodedata.bidirectional(one) in RIGHT_TO_LEFT for one in text
+    ):
+        return text
+    return f"{FIRST_STRONG_ISOLATE}{text}{POP_DIRECTIONAL_ISOLATE}"

@@ -75,6 +75,13 @@ SEND_CHANNELS = {
 }
 
 
+EMAILS = {
+    "reminder": gettext_lazy("as a reminder"),
+    "failed": gettext_lazy("about the attempt that failed"),
+    "connected": gettext_lazy("about the connected number"),
+}
+
+
 class StatusPanel(InviteMixin):
     """Adds the panel to the change page of a ModelAdmin, and the pages that its buttons lead to."""
 
@@ -218,9 +225,13 @@ def panel_timeline(customer: Customer) -> Iterator[dict[str, Any]]:
 def details(event: TimelineEvent) -> list[str]:
     """Return the texts shown after the kind of an event."""
     data = event.data if isinstance(event.data, dict) else {}
-    reason, code, channel = (str(data.get(k) or "") for k in ("reason", "error_code", "channel"))
+    reason, code, channel, message = (
+        str(data.get(k) or "") for k in ("reason", "error_code", "channel", "message")
+    )
+    email = [EMAILS.get(message, message), data.get("to")]
     texts: dict[str, list[Any]] = {
-        Kind.SETUP_LINK_SENT: [SEND_CHANNELS.get(channel, channel), data.get("to")],
+        Kind.SETUP_LINK_SENT: [SEND_CHANNELS.get(channel, channel), *email],
+        Kind.EMAIL_SENT: email,
         Kind.SETUP_LINK_REVOKED: [_("replaced by a new one") if reason else ""],
         Kind.SETUP_FAILED: [SETUP_ERRORS[code].title if code in SETUP_ERRORS else code],
         Kind.DISCONNECTED: [DISCONNECT_REASONS.get(reason, reason)],

@@ -422,9 +422,10 @@ def _check_receivers(run: Diagnosis) -> Iterator[Finding]:
     recent = TimelineEvent.objects.filter(
         kind=TimelineEvent.Kind.CONNECTED, occurred_at__gte=clock.now() - UNHEARD_PERIOD
     )
-    unheard = recent.filter(delivered_at__isnull=False, receivers=[]).count()
-    is_heard = recent.exclude(receivers=[]).exists()
-    has_receivers = outbox.has_receivers(TimelineEvent.Kind.CONNECTED)
+    by_nobody = models.Q(receivers=[]) | models.Q(receivers=[outbox.EMAIL_RECEIVER])
+    unheard = recent.filter(by_nobody, delivered_at__isnull=False).count()
+    is_heard = recent.exclude(by_nobody).exists()
+    has_receivers = outbox.has_site_receivers(TimelineEvent.Kind.CONNECTED)
     hint = (
         "Connect receivers in AppConfig.ready(), so that every process has them: kapso_sync and "
         "task workers, too."

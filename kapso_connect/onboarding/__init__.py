@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from .connect_urls import connect_path, connect_url
 from .disconnections import disconnect
-from .emails import send_invitation
+from .emails import send_invitation, send_reminder
 from .health import check_health
 from .numbers import connect
 from .removal import disconnect_number
@@ -29,4 +29,5 @@ __all__ = [
     "extend_setup_link",
     "revoke_setup_link",
     "send_invitation",
+    "send_reminder",
 ]

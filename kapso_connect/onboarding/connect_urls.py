@@ -6,14 +6,17 @@ signed, and become invalid when the customer's ``connect_key`` changes.
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from django.core.signing import BadSignature, Signer, TimestampSigner
 from django.http import HttpRequest, HttpResponseBase
 
 from ..conf import get_conf
-from ..models import Customer, SetupLink
-from ..utils import reverse_path, time_since
+from ..exceptions import InvalidOptions
+from ..log import log_event
+from ..models import Connection, Customer, SetupLink
+from ..utils import reverse_path, time_since, validate_same_site_url
 
 VISIT_COOKIE = "kapso_connect_token"
 """The cookie of a browser in which a customer's connect URL was opened. Django's error reports hide
@@ -124,6 +127,31 @@ def has_failure_token(token: str, link: SetupLink) -> bool:
     since = link.last_opened_at
     is_recent = since is not None and time_since(since).total_seconds() < VISIT_SECONDS
     return is_recent and pk == str(link.customer_id)
+
+
+def find_next_url(connection: Connection, link: SetupLink | None) -> str:
+    """Return the page of this site that its customer continues to after connecting, or "".
+
+    It is the ``next_url`` of the link, or else the result of the owner's
+    ``get_whatsapp_next_url(connection)``, or else ``NEXT_URL``.
+    """
+    owner: Any = connection.customer.get_owner()
+    url = link.next_url if link else ""
+    try:
+        if not url and hasattr(owner, "get_whatsapp_next_url"):
+            url = owner.get_whatsapp_next_url(connection) or ""
+        return validate_same_site_url(url or get_conf().next_url)
+    except InvalidOptions:
+        log_event("page.next_url_refused", customer_id=connection.customer_id)
+    except Exception as error:
+        log_event(
+            "page.next_url_error",
+            customer_id=connection.customer_id,
+            owner=type(owner).__name__,
+            error=type(error).__name__,
+            exc_info=True,
+        )
+    return ""
 
 
 def with_customer_token(url: str, customer: Customer) -> str:

@@ -427,15 +427,22 @@ def create(request: LinkRequest, client: KapsoClient) -> SetupLink:
 
 
 def record_sent(
-    link: SetupLink, channel: str, *, actor: AbstractBaseUser | None = None, to: str = ""
+    link: SetupLink,
+    channel: str,
+    *,
+    source: str = Source.MANUAL,
+    actor: AbstractBaseUser | None = None,
+    to: str = "",
+    message: str = "",
 ) -> TimelineEvent:
     """Record that ``link`` was given to its customer by ``channel``: email, copy, qr or share.
-    ``to`` is the e-mail address."""
-    data = {"channel": channel, "to": to} if to else {"channel": channel}
+    ``to`` is the e-mail address; ``message`` is "reminder" for a reminder."""
+    given = {"channel": channel, "to": to, "message": message}
+    data = {name: value for name, value in given.items() if value}
     return retry_on_conflict(
         lambda: outbox.record(
             Kind.SETUP_LINK_SENT,
-            source=Source.MANUAL,
+            source=source,
             customer=link.customer,
             setup_link=link,
             actor=actor,

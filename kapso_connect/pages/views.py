@@ -45,7 +45,7 @@ from .. import exceptions, languages, theme
 from ..branding import branding, inviter_name
 from ..conf import get_conf
 from ..db import OUTAGE_ERRORS, non_atomic
-from ..exceptions import InvalidOptions, KapsoRateLimited, KapsoUnavailable
+from ..exceptions import KapsoRateLimited, KapsoUnavailable
 from ..kapso.client import KapsoClient
 from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, Action
 from ..kapso.languages import Language
@@ -57,6 +57,7 @@ from ..onboarding.connect_urls import (
     connect_qr_path,
     connect_url,
     customer_from_token,
+    find_next_url,
     has_failure_token,
     has_visit_cookie,
     set_visit_cookie,
@@ -66,7 +67,7 @@ from ..onboarding.expectations import expectations
 from ..phone_numbers import format_phone_number
 from ..qr import has_qr_codes, qr_svg
 from ..translation import gettext
-from ..utils import reverse_path, time_since, to_local_time, validate_same_site_url
+from ..utils import reverse_path, time_since, to_local_time
 from . import questions
 from .browsers import is_in_app_browser
 from .rate_limit import seconds_until_allowed
@@ -80,6 +81,7 @@ STOP_REFRESH_AFTER = timedelta(minutes=30)
 
 _id = _code = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _digits = re.compile(r"[0-9]{1,64}")
+_kept = re.compile(r"[0-9A-Za-z_.:+ -]{1,200}")
 _not_in_a_code = re.compile(r"[^0-9A-Za-z_-]")
 
 ABSENT = {"", "null", "none", "undefined"}
@@ -352,23 +354,7 @@ class PageView(View):
         It is the ``next_url`` of the link, or else the result of the owner's
         ``get_whatsapp_next_url(connection)``, or else ``NEXT_URL``.
         """
-        owner: Any = connection.customer.get_owner()
-        url = link.next_url if link else ""
-        try:
-            if not url and hasattr(owner, "get_whatsapp_next_url"):
-                url = owner.get_whatsapp_next_url(connection) or ""
-            return validate_same_site_url(url or get_conf().next_url)
-        except InvalidOptions:
-            log_event("page.next_url_refused", customer_id=connection.customer_id)
-        except Exception as error:
-            log_event(
-                "page.next_url_error",
-                customer_id=connection.customer_id,
-                owner=type(owner).__name__,
-                error=type(error).__name__,
-                exc_info=True,
-            )
-        return ""
+        return find_next_url(connection, link)
 
 
 # The POST needs no CSRF token: it acts for whoever has the URL, not for the logged-in user, so
@@ -610,23 +596,28 @@ def _qr_url(customer: Customer) -> str:
 
 def language_links(request: HttpRequest) -> list[dict[str, Any]]:
     """Return the links of the page to itself in each language: ``url``, ``language`` (a tag of
-    HTML), ``direction``, ``name`` and ``is_current``. None with USE_I18N off."""
+    HTML), ``direction``, ``name`` and ``is_current``. None with USE_I18N off.
+
+    The URLs have the other parameters of the page, without malformed ones.
+    """
     if not settings.USE_I18N:
         return []
-    parameters = _parameters(request).copy()
-    links = []
-    for code in languages.page_languages():
-        parameters[LANGUAGE_PARAMETER] = code
-        links.append(
-            {
-                "url": f"?{parameters.urlencode()}",
-                "language": languages.html_language(code),
-                "direction": languages.direction(code),
-                "name": languages.native_name(code),
-                "is_current": code == languages.current_language(),
-            }
-        )
-    return links
+    kept = [
+        (name, value)
+        for name, values in _parameters(request).lists()
+        for value in values
+        if name != LANGUAGE_PARAMETER and _kept.fullmatch(name) and _kept.fullmatch(value)
+    ]
+    return [
+        {
+            "url": f"?{urlencode([*kept, (LANGUAGE_PARAMETER, code)])}",
+            "language": languages.html_language(code),
+            "direction": languages.direction(code),
+            "name": languages.native_name(code),
+            "is_current": code == languages.current_language(),
+        }
+        for code in languages.page_languages()
+    ]
 
 
 def _parameters(request: HttpRequest) -> QueryDict:

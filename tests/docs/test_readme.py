@@ -207,6 +207,61 @@ for path in ("/thanks/", "/thanks/again/"):
 """
 
 
+def test_a_seventh_language(site: NewSite) -> None:
+    if shutil.which("msgfmt") is None:
+        pytest.skip("GNU gettext is not installed.")
+    german = site.branch("languages")
+    page = "how-to/languages.md"
+    german.execute(page, last="Get the texts")
+    count, *_ = german.shell(TRANSLATE).splitlines()
+    assert int(count) > 50
+    german.execute_block(blocks_of(DOCS / page)[1])  # as after an upgrade
+    german.execute(page, first="Use it")
+    assert "no issues" in german.output
+    assert german.shell(SHOW_GERMAN).splitlines() == [
+        "de",
+        "True",
+        "[Connect WhatsApp] True",
+        "de ['de']",
+        "True",
+    ]
+
+
+TRANSLATE = """
+import polib
+catalog = polib.pofile("locale/de/LC_MESSAGES/django.po")
+for entry in catalog:
+    assert not entry.msgstr and entry.msgctxt == "WhatsApp"
+    if entry.msgid_plural:
+        entry.msgstr_plural = {0: f"[{entry.msgid}]", 1: f"[{entry.msgid_plural}]"}
+    else:
+        entry.msgstr = f"[{entry.msgid}]"
+catalog.save()
+print(len(catalog))
+"""
+
+SHOW_GERMAN = """
+import re
+from django.test import Client
+from kapso_connect.models import Customer
+from kapso_connect.onboarding import create_setup_link
+from kapso_connect.onboarding.connect_urls import connect_path
+from kapso_connect.onboarding.emails import invitation_message
+
+customer = Customer.objects.create(name="Bäckerei", email="ada@example.com", language="de-AT")
+link = create_setup_link(customer)
+page = Client().get(connect_path(customer))
+text = page.content.decode()
+print(page["Content-Language"])
+print('<html lang="de" dir="ltr">' in text)
+button = re.search(r"<button[^>]*>(.*?)</button>", text, re.DOTALL)[1].strip()
+print(button, ' lang="de" hreflang="de" dir="ltr" aria-current="true">Deutsch</a>' in text)
+print(customer.language, re.findall('aria-current="true">.*|<html lang="(.*?)"', text)[:1])
+message = invitation_message(customer, link)
+print(message.subject.startswith("[") and '<html lang="de"' in message.alternatives[0][0])
+"""
+
+
 def test_moving_from_an_own_webhook_announces_nothing_again(companies: NewSite) -> None:
     moving = companies.branch("migrating")
     page = "how-to/migrating.md"

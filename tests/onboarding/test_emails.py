@@ -117,7 +117,7 @@ def test_subject_contains_the_name_of_the_site(configure: Any) -> None:
     subject, text, html = parts(*invited())
     assert subject == "Connect your WhatsApp number to Ada's CRM & more"
     assert "Ada's CRM & more invites" in text
-    assert "Ada&#x27;s CRM &amp; more invites" in html
+    assert "<bdi>Ada&#x27;s CRM &amp; more</bdi> invites" in html
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,10 @@ def test_subject_contains_the_name_of_the_site(configure: Any) -> None:
     [
         ({"language": "ar"}, "es", "pt", "ar"),
         ({}, "es", "pt", "es"),
-        ({}, "", "pt", "pt"),
+        ({}, "", "pt", "pt-BR"),
+        ({}, "", "pt-pt", "pt-BR"),
+        ({}, "", "ur", "en"),
+        ({"language": "gone"}, "", "hi", "hi"),
     ],
 )
 def test_language_is_that_of_the_link_then_the_customer_then_the_site(
