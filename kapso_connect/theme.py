@@ -64,6 +64,9 @@ TEXT_PAIRS = (
 )
 """The colour of each text, and that of what it stands on."""
 
+VERSION = 1
+"""Part of the URL of a theme's stylesheet: another one when the same theme gets other colours."""
+
 LOGO_PLATE = "--kapso-plate:#fff;--kapso-plate-padding:.375rem;"
 """The variables of the plate behind a logo on a dark page; ``pages.css`` has the same ones."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -333,3 +334,16 @@ def test_invalid_colours_are_left_out(colors: Any) -> None:
 def test_a_theme_is_the_same_after_its_way_through_the_url(colors: dict[str, str]) -> None:
     again = theme.from_path(theme.to_path(colors))
     assert again == {name: color.lower() for name, color in colors.items()}
+
+
+def test_other_colours_of_the_same_theme_get_another_url() -> None:
+    themes = [
+        {},
+        {"primary_color": "#ffb300"},
+        {"card_color": "#101020"},
+        {"text_color": "#777777"},
+    ]
+    sheets = "".join(theme.stylesheet(colors) for colors in themes)
+    digests = {1: "a2d6bc28e605db00"}
+    digest = hashlib.sha256(sheets.encode()).hexdigest()[:16]
+    assert digest == digests[theme.VERSION], "raise theme.VERSION: browsers keep stylesheets"
