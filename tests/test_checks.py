@@ -519,6 +519,28 @@ def test_email_without_timeout_or_sender_is_reported(settings: Any) -> None:
     assert ids(deploy=True) == set()
 
 
+def test_email_without_timeout_lets_kapso_wait_too(settings: Any, configure: Any) -> None:
+    configure_email(settings, SMTP, None)
+    for is_on in (False, True):
+        configure(EMAIL_CONNECTED=is_on)
+        [found] = [m for m in checks.check_deployment() if m.id == "kapso_connect.W022"]
+        assert ("EMAIL_CONNECTED" in found.msg) == is_on
+
+
+@pytest.mark.parametrize(
+    "given", [{"EMAIL_REMINDER_DAYS": 3}, {"EMAIL_FAILED": True}, {"EMAIL_CONNECTED": True}]
+)
+def test_emails_that_nobody_can_answer_are_reported(given: dict[str, Any], configure: Any) -> None:
+    configure(CONTACT_URL="")
+    assert ids() == set()
+    configure(**given)
+    assert ids() == {"W035"}
+    configure(CONTACT_URL="tel:+14155550100")
+    assert ids() == set()
+    configure(CONTACT_URL="", EMAIL_REPLY_TO="crm@example.com")
+    assert ids() == set()
+
+
 @pytest.mark.skipif(django.VERSION < (6, 1), reason="Nothing is deprecated yet.")
 def test_deprecated_email_settings_are_checked(settings: Any) -> None:
     with warnings.catch_warnings():

@@ -160,6 +160,7 @@ def test_urls_lose_their_trailing_slash() -> None:
         ("EMAIL_REMINDER_DAYS", 0),
         ("EMAIL_REMINDER_DAYS", 1.5),
         ("EMAIL_REMINDER_DAYS", True),
+        ("EMAIL_REMINDER_DAYS", 366),
         ("EMAIL_REPLY_TO", "Ada"),
         ("EMAIL_REPLY_TO", "Ada <ada@example.com>"),
         ("EMAIL_REPLY_TO", ["ada@example.com"]),

@@ -612,6 +612,7 @@ def test_help_shows_what_each_signal_is_sent_with() -> None:
 def test_every_kind_of_event_but_some_has_a_public_signal() -> None:
     without_signal = {
         "details_received",
+        "email_sent",
         "health_checked",
         "setup_link_expired",
         "setup_link_extended",

@@ -7,12 +7,12 @@ Each is off without its setting. ``kapso_sync`` sends the first two, a receiver 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
+from django.conf import settings
 from django.core.mail import EmailMessage
 from django.core.signals import setting_changed
 from django.db.models import Exists, F, OuterRef, Subquery
@@ -57,7 +57,7 @@ def links_to_remind_of() -> PrimaryQuerySet[SetupLink]:
     period = {"occurred_at__lte": latest, "occurred_at__gt": latest - REMINDER_WINDOW}
     by_email = TimelineEvent.objects.filter(kind=Kind.SETUP_LINK_SENT, data__channel="email")
     reminders = by_email.filter(data__message=emails.REMINDER)
-    invitations = by_email.exclude(data__message=emails.REMINDER)
+    invitations = by_email.filter(data__message__isnull=True)
     of_customer = {"customer": OuterRef("customer")}
     last = invitations.filter(**of_customer).order_by("-occurred_at").values("occurred_at")[:1]
     links: Any = (
@@ -250,10 +250,9 @@ def connect_receiver(*, setting: str = SETTING, **kwargs: Any) -> None:
     it."""
     if setting != SETTING:
         return
-    try:
-        is_on = get_conf().email_connected
-    except ImproperlyConfigured:  # reported by a check
-        is_on = False
+    # While settings change, what ``get_conf`` returns may be neither the old nor the new.
+    given = getattr(settings, SETTING, None)
+    is_on = isinstance(given, Mapping) and given.get("EMAIL_CONNECTED") is True
     signal, name = signals.whatsapp_connected, outbox.EMAIL_RECEIVER
     if is_on:
         signal.connect(email_connected, sender=Connection, dispatch_uid=name)

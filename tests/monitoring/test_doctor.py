@@ -560,6 +560,15 @@ def test_numbers_that_no_receiver_heard_of_are_reported() -> None:
     assert "AppConfig.ready()" in found["hint"]
 
 
+@pytest.mark.django_db
+def test_own_email_about_the_connection_is_no_receiver_of_the_site(configure: Any) -> None:
+    configure(EMAIL_CONNECTED=True)
+    make_connected(outbox.EMAIL_RECEIVER)
+    assert offline()["receivers"]["data"] == {"unheard": 1, "has_receivers": False}
+    make_connected(outbox.EMAIL_RECEIVER, "crm.receivers.welcome")
+    assert offline()["receivers"]["level"] == "warning"
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(("count", "level"), [(0, None), (1, None), (2, "problem"), (9, "problem")])
 def test_key_of_another_project_is_reported(
