@@ -1,4 +1,4 @@
-"""The language of the customers' pages: which one, the switch, and names inside of its sentences."""
+"""The language of the customers' pages: which one, the switch, and names in its sentences."""
 
 from __future__ import annotations
 
