@@ -98,12 +98,13 @@ def test_no_page_of_customers_localizes_an_id(
 ) -> None:
     configure(REQUEST_BUDGET=0.1)
     waiting = make_link(make_customer(pk=23456789))  # Kapso cannot be asked here
+    failed = make_link(make_customer(pk=23456790))
     back = {"setup_link_id": world.link.kapso_id, "phone_number_id": world.number.phone_number_id}
     connect = connect_path(world.customer)
     pages = {
         "connect": client.get(connect),
         "success": client.get("/whatsapp/success/", back),
-        "failed": client.get("/whatsapp/failed/", {**back, "error_code": "link_expired"}),
+        "failed": client.get("/whatsapp/failed/", {"setup_link_id": failed.kapso_id}),
         "invalid": client.get("/whatsapp/success/"),
         "waiting": client.get("/whatsapp/success/", {**back, "setup_link_id": waiting.kapso_id}),
     }
