@@ -389,6 +389,9 @@ def test_every_setting_is_described_with_its_default(reference: ModuleType) -> N
     assert all(len(text.split("\n*")[0].strip()) > 20 for text in parts.values())
     assert "default: `300.0`" in parts["LEASE_SECONDS"]
     assert "default: none" in parts["API_KEY"]
+    assert "*True or False; default: `False`*" in parts["SHOW_INVITER"]
+    assert "*a list of language codes; default: none*" in parts["EXTRA_LANGUAGES"]
+    assert "*a whole number; default: none*" in parts["EMAIL_REMINDER_DAYS"]
 
 
 def test_every_option_of_a_link_is_described_with_its_values(reference: ModuleType) -> None:
