@@ -74,6 +74,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         *_next_url(conf),
         *_pictures(conf),
         *_extra_languages(conf),
+        *_email_settings(conf),
         *_observers(conf),
         *_api_permissions(conf),
         *_time_limits(conf),

@@ -28,6 +28,7 @@ KINDS = {
     "_rates": "a dict",
     "_positive": "a number",
     "_positive_int": "a whole number",
+    "_days": "a whole number",
 }
 """The types that the readers of settings accept; the others accept a string."""
 
