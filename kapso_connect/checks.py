@@ -70,6 +70,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         *_link_defaults(conf),
         *_next_url(conf),
         *_pictures(conf),
+        *_email_settings(conf),
         *_observers(conf),
         *_api_permissions(conf),
         *_time_limits(conf),
