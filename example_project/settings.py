@@ -178,6 +178,11 @@ KAPSO_CONNECT = {
     "PUBLIC_URL": env.str(
         "KAPSO_PUBLIC_URL", default="http://127.0.0.1:8000" if USES_SANDBOX else ""
     ),
+    "SITE_NAME": "Example CRM",
+    "LOGO_URL": "crm/logo.svg",
+    "LOGO_DARK_URL": "crm/logo-dark.svg",
+    "CONTACT_URL": f"mailto:{DEFAULT_FROM_EMAIL}",
+    "INVITATION_TEXT": "Your customers can then book and ask by WhatsApp.",
 }
 
 if not DEBUG:

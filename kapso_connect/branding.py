@@ -114,8 +114,9 @@ def _share_image_url(conf: Conf) -> str:
 
 
 def _theme_url(colors: str) -> str:
-    """Return the URL of the stylesheet, or "" if the site leaves its pattern out."""
+    """Return the URL of the stylesheet, or "" if the site leaves its pattern out. Browsers keep the
+    stylesheet of a URL for long."""
     try:
-        return reverse_path("kapso_connect:theme", args=[colors])
+        return f"{reverse_path('kapso_connect:theme', args=[colors])}?{theme.VERSION}"
     except NoReverseMatch:
         return ""

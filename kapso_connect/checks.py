@@ -5,6 +5,7 @@ Ids starting with E are errors, which stop manage.py commands; those with W are 
 
 from __future__ import annotations
 
+import gettext
 from collections.abc import Collection, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,10 +38,12 @@ from . import db, outbox, theme, utils
 from .branding import is_static_file
 from .conf import KAPSO_WEBHOOK_TIMEOUT, Conf, get_conf
 from .exceptions import InvalidOptions
+from .kapso.languages import Language
 from .kapso.setup_link_options import SetupLinkOptions
 from .models import WhatsAppRelation
 from .owners import owner_model
 from .pages import views
+from .translation import CONTEXT
 
 MIN_WEBHOOK_SECRET_LENGTH = 16
 """A shorter one is reported before a site is deployed."""
@@ -71,6 +74,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         *_next_url(conf),
         *_pictures(conf),
         *_email_settings(conf),
+        *_extra_languages(conf),
         *_observers(conf),
         *_api_permissions(conf),
         *_time_limits(conf),
@@ -377,6 +381,39 @@ def _given_pictures(conf: Conf) -> list[tuple[str, str]]:
         "SHARE_IMAGE_URL": conf.share_image_url,
     }
     return [(name, picture) for name, picture in pictures.items() if picture]
+
+
+def _extra_languages(conf: Conf) -> Iterator[CheckMessage]:
+    if conf.extra_languages and not settings.USE_I18N:
+        yield Warning(
+            "KAPSO_CONNECT['EXTRA_LANGUAGES'] is set, but USE_I18N is off: customers' pages and "
+            "e-mails are in English only.",
+            hint="Set USE_I18N to True, or leave EXTRA_LANGUAGES out.",
+            id="kapso_connect.W038",
+        )
+        return
+    for code in conf.extra_languages:
+        if not _is_translated(code):
+            yield Warning(
+                f"KAPSO_CONNECT['EXTRA_LANGUAGES'] has {code!r}, but no catalog translates the "
+                "customers' pages into it, so that their texts are declared to be in a language "
+                "that they are not in.",
+                hint="Translate them: see “Add a language” in the documentation. Is the folder in "
+                "LOCALE_PATHS, and was manage.py compilemessages run?",
+                id="kapso_connect.W039",
+            )
+
+
+def _is_translated(code: str) -> bool:
+    """Return whether the site's catalogs, or those of its apps, have a text of the pages."""
+    locale, text = translation.to_locale(code), "Connect WhatsApp"
+    folders = [f"{app.path}/locale" for app in apps.get_app_configs()]
+    for folder in [*settings.LOCALE_PATHS, *folders]:
+        # Not Django's own function, which falls back to the language of the site.
+        catalog = gettext.translation("django", str(folder), [locale], fallback=True)
+        if catalog.pgettext(CONTEXT, text) != text:
+            return True
+    return code.startswith(f"{Language.ENGLISH.value}-")
 
 
 def _has_static_file(path: str) -> bool:

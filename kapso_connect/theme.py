@@ -8,7 +8,9 @@ site are always readable. Kapso's hosted page uses a theme as it is; see ``probl
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Mapping
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from .kapso.setup_link_options import THEME_COLORS, is_color
@@ -61,6 +63,9 @@ TEXT_PAIRS = (
     *((f"{fill}_foreground_color", f"{fill}_color") for fill in FILLS),
 )
 """The colour of each text, and that of what it stands on."""
+
+VERSION = 1
+"""Part of the URL of a theme's stylesheet: another one when the same theme gets other colours."""
 
 LOGO_PLATE = "--kapso-plate:#fff;--kapso-plate-padding:.375rem;"
 """The variables of the plate behind a logo on a dark page; ``pages.css`` has the same ones."""
@@ -172,9 +177,10 @@ def resolve(theme: object, *, dark: bool) -> dict[str, str]:
 
 def stylesheet(theme: object) -> str:
     """Return the colours of ``theme`` as CSS variables, for light and dark mode."""
-    light, dark = (_variables(resolve(theme, dark=dark)) for dark in (False, True))
+    light = _variables(resolve(theme, dark=False))
     if is_dark(theme):
         return f":root{{color-scheme:dark;{light}{LOGO_PLATE}}}\n"
+    dark = _variables(resolve(theme, dark=True))
     return f":root{{{light}}}\n@media (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
 
 
@@ -262,26 +268,38 @@ def _readable(color: str, behind: str, otherwise: str) -> str:
     ``otherwise`` if that is not possible."""
     if contrast_of(color, behind) >= MIN_CONTRAST:
         return color
-    darker, lighter = _luminance(behind) > _luminance(color), _luminance(behind) < _luminance(color)
-    if not darker and not lighter:
+    if _luminance(color) == _luminance(behind):
         return otherwise
-    moved = _towards(WHITE if lighter else BLACK, color)
-    return next((one for one in moved if contrast_of(one, behind) >= MIN_CONTRAST), otherwise)
+    moved = _moved(color, behind, MIN_CONTRAST, lighter=_luminance(color) > _luminance(behind))
+    return moved if contrast_of(moved, behind) >= MIN_CONTRAST else otherwise
 
 
-def _edge(fill: str, *surfaces: str) -> str:
-    """Return ``fill``, moved only as far as it has to be to be told from all ``surfaces``, or from
-    the first one if that is not possible."""
-    for wanted in (surfaces, surfaces[:1]):
-        for pair in zip(_towards(BLACK, fill), _towards(WHITE, fill), strict=True):
-            for color in pair:
-                if all(contrast_of(color, surface) >= MIN_CONTROL_CONTRAST for surface in wanted):
-                    return color
-    return _black_or_white_on(surfaces[0])
+def _edge(fill: str, card: str, background: str) -> str:
+    """Return ``fill``, moved only as far as it has to be to be told from ``card`` and
+    ``background``, or from ``card`` alone if there is no such colour."""
+    candidates = [fill] + [
+        _moved(fill, surface, MIN_CONTROL_CONTRAST, lighter=lighter)
+        for surface in (card, background)
+        for lighter in (False, True)
+    ]
+    candidates.sort(key=partial(contrast_of, fill))
+    fitting = [color for color in candidates if contrast_of(color, card) >= MIN_CONTROL_CONTRAST]
+    both = (color for color in fitting if contrast_of(color, background) >= MIN_CONTROL_CONTRAST)
+    return next(both, fitting[0])
 
 
-def _towards(end: str, color: str) -> Iterator[str]:
-    return (_mixed(color, end, step / 255) for step in range(256))
+def _moved(color: str, behind: str, contrast: float, *, lighter: bool) -> str:
+    """Return ``color``, mixed with as little white (or black, unless ``lighter``) as makes it
+    lighter (or darker) than ``behind`` with this contrast ratio; white (or black) if nothing
+    does."""
+    ink = WHITE if lighter else BLACK
+
+    def is_enough(step: int) -> bool:
+        mixed = _mixed(color, ink, step / 255)
+        is_beyond = (_luminance(mixed) > _luminance(behind)) == lighter
+        return is_beyond and contrast_of(mixed, behind) >= contrast
+
+    return _mixed(color, ink, bisect_left(range(255), True, key=is_enough) / 255)
 
 
 def _black_or_white_on(color: str) -> str:
@@ -300,6 +318,7 @@ def _mixed(color: str, other: str, share: float) -> str:
     return _color(*(round(a + (b - a) * share) for a, b in parts))
 
 
+@lru_cache(maxsize=1024)
 def _luminance(color: str) -> float:
     shares = (part / 255 for part in _parts(color))
     red, green, blue = (

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import django
+import polib
 import pytest
 from django.conf.urls.i18n import i18n_patterns
 from django.core.checks import run_checks
@@ -499,6 +500,34 @@ def test_public_host_missing_from_allowed_hosts_is_reported(
 ) -> None:
     settings.ALLOWED_HOSTS = allowed
     assert ids(deploy=True) == expected
+
+
+def test_extra_language_without_translations_is_reported(settings: Any, tmp_path: Path) -> None:
+    settings.LOCALE_PATHS = [tmp_path]
+    settings.LANGUAGE_CODE = "es"  # whose texts are shown instead of those that are missing
+    settings.KAPSO_CONNECT = {**GOOD, "EXTRA_LANGUAGES": ["de", "fr-ca", "en-gb"]}
+    with translation.override("hi"):
+        found = [m for m in checks.check_settings() if m.id == "kapso_connect.W039"]
+    assert [message.msg.partition(", but")[0] for message in found] == [
+        "KAPSO_CONNECT['EXTRA_LANGUAGES'] has 'de'",
+        "KAPSO_CONNECT['EXTRA_LANGUAGES'] has 'fr-ca'",
+    ]
+    for locale in ("de", "fr"):
+        catalog = polib.POFile()
+        catalog.metadata = {"Content-Type": "text/plain; charset=utf-8"}
+        text = polib.POEntry(msgid="Connect WhatsApp", msgctxt="WhatsApp", msgstr="Verbinden")
+        catalog.append(text)
+        (tmp_path / locale / "LC_MESSAGES").mkdir(parents=True)
+        catalog.save_as_mofile(str(tmp_path / locale / "LC_MESSAGES" / "django.mo"))
+    assert ids(tags=OF_SETTINGS) == set()
+
+
+def test_extra_language_that_cannot_be_used_is_reported(settings: Any) -> None:
+    settings.KAPSO_CONNECT = {**GOOD, "EXTRA_LANGUAGES": ["de"]}
+    settings.USE_I18N = False
+    assert ids(tags=OF_SETTINGS) == {"W038"}
+    settings.KAPSO_CONNECT = GOOD
+    assert ids(tags=OF_SETTINGS) == set()
 
 
 def configure_email(settings: Any, backend: str, timeout: int | None) -> None:

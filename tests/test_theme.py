@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,14 @@ def test_default_colours_stay_as_they_are(defaults: dict[str, str], dark: bool) 
     [
         # The other surfaces are as near as the defaults are to each other.
         ({"card_color": "#ffffff"}, {"background_color": "#f4f6f5", "muted_color": "#eef2f0"}),
-        ({"card_color": "#000000"}, {"background_color": "#000000", "muted_color": "#090b0a"}),
+        (
+            {"card_color": "#000000"},
+            {
+                "background_color": "#000000",
+                "muted_color": "#090b0a",
+                "border_color": "#191d1b",
+            },
+        ),
         ({"card_color": "#fff3e0"}, {"background_color": "#f4ead6", "muted_color": "#eee6d1"}),
         ({"background_color": "#000000"}, {"card_color": "#0a0d0c", "text_color": "#e9efec"}),
         ({"background_color": "#fff3e0"}, {"card_color": "#fffcea", "text_color": "#17211d"}),
@@ -228,6 +236,20 @@ def test_light_theme_gives_dark_mode_its_fills_only() -> None:
     assert page["primary_border_color"] != default["primary_border_color"]
     same = [name for name in default if not name.startswith("primary")]
     assert {name: page[name] for name in same} == {name: default[name] for name in same}
+
+
+def test_a_given_foreground_has_the_same_fill_in_both_modes() -> None:
+    colors = {"primary_foreground_color": "#ffffff"}
+    for dark in (False, True):
+        page = theme.resolve(colors, dark=dark)
+        assert page["primary_color"] == DEFAULT_COLORS["primary_color"]
+        assert page["primary_foreground_color"] == "#ffffff"
+
+
+def test_where_no_edge_suits_card_and_background_it_suits_the_card() -> None:
+    colors = {"card_color": "#1e40af", "background_color": "#ffffff"}
+    page = theme.resolve(colors, dark=False)
+    assert page["primary_border_color"] == page["primary_color"] == DARK_COLORS["primary_color"]
 
 
 @pytest.mark.parametrize("colors", [{"card_color": "#101020"}, {"text_color": "#f0f0f0"}], ids=str)
@@ -312,3 +334,16 @@ def test_invalid_colours_are_left_out(colors: Any) -> None:
 def test_a_theme_is_the_same_after_its_way_through_the_url(colors: dict[str, str]) -> None:
     again = theme.from_path(theme.to_path(colors))
     assert again == {name: color.lower() for name, color in colors.items()}
+
+
+def test_other_colours_of_the_same_theme_get_another_url() -> None:
+    themes = [
+        {},
+        {"primary_color": "#ffb300"},
+        {"card_color": "#101020"},
+        {"text_color": "#777777"},
+    ]
+    sheets = "".join(theme.stylesheet(colors) for colors in themes)
+    digests = {1: "a2d6bc28e605db00"}
+    digest = hashlib.sha256(sheets.encode()).hexdigest()[:16]
+    assert digest == digests[theme.VERSION], "raise theme.VERSION: browsers keep stylesheets"

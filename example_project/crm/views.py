@@ -6,6 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 
+from kapso_connect.branding import site_branding
 from kapso_connect.onboarding.connect_urls import returning_customer
 
 from .models import Company
@@ -36,11 +37,10 @@ def welcome(request: HttpRequest) -> HttpResponse:
         return redirect("welcome")
     company = Company.objects.filter(pk=request.session.get(COMPANY_SESSION_KEY)).first()
     if company is None:
-        return render(request, "crm/welcome.html", status=403)
+        return render(request, "crm/welcome.html", site_branding(), status=403)
     form = WelcomeForm(request.POST or None, instance=company)
     is_done = request.method == "POST" and form.is_valid()
     if is_done:
         form.save()
-    return render(
-        request, "crm/welcome.html", {"company": company, "form": form, "is_done": is_done}
-    )
+    context = {**site_branding(), "company": company, "form": form, "is_done": is_done}
+    return render(request, "crm/welcome.html", context)

@@ -127,7 +127,7 @@ class Story:
             page = self.choose(customer, code)
             again = customer.get(page.url)
         failure = SETUP_ERRORS[code]
-        expect(page.url.startswith(f"{self.demo.site_url}/whatsapp/failed/?"), "no redirect", page)
+        expect(page.url.startswith(f"{self.demo.site_url}/whatsapp/failed/"), "no redirect", page)
         for words in (failure.title, failure.cause, failure.advice):
             expect(page.status == 200 and str(words) in page.text, f"it lacks “{words}”", page)
         expect(again.text == page.text, "the page changes when it is loaded again", again)

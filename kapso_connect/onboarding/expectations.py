@@ -63,7 +63,7 @@ def _chosen(given: Mapping[str, Any], payment: list[str]) -> Expectations:
     if len(types) > 1:
         options = [_keep(has_choice=True), _leave(has_choice=True)]
         phone = _("The phone that has the number")
-        step = _("You enter your number. You scan a QR code or get a code to confirm it.")
+        step = _("You enter your number, and scan a QR code or enter a code to confirm it.")
     elif ConnectionType.COEXISTENCE in types:
         options, phone = [_keep()], phones[ConnectionType.COEXISTENCE]
         step = _("You enter your number and scan a QR code in the WhatsApp Business app.")
@@ -138,7 +138,7 @@ def _leave(*, has_choice: bool = False) -> NumberOption:
             "You get a code by text message or call. The number then no longer works in WhatsApp's "
             "apps: first save the chats that you need."
         ),
-        _("Good for a number without the app.") if has_choice else "",
+        _("Good for a number that is not used in the app.") if has_choice else "",
     )
 
 

@@ -15,9 +15,7 @@ import traceback
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlencode
 
-from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import SuspiciousOperation
 from django.core.signing import BadSignature
@@ -27,7 +25,6 @@ from django.http import (
     HttpResponse,
     HttpResponseBase,
     HttpResponseRedirect,
-    QueryDict,
 )
 from django.shortcuts import render
 from django.template.loader import render_to_string
@@ -35,7 +32,6 @@ from django.urls import NoReverseMatch
 from django.utils import timezone, translation
 from django.utils.cache import patch_vary_headers
 from django.utils.decorators import method_decorator
-from django.utils.translation.trans_real import parse_accept_lang_header
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.debug import sensitive_variables
@@ -48,7 +44,6 @@ from ..db import OUTAGE_ERRORS, non_atomic
 from ..exceptions import KapsoRateLimited, KapsoUnavailable
 from ..kapso.client import KapsoClient
 from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, Action
-from ..kapso.languages import Language
 from ..log import log_event
 from ..models import Connection, Customer, OnboardingStatus, SetupLink, Source
 from ..onboarding import numbers, redirects, renewal, setup_links
@@ -70,6 +65,13 @@ from ..translation import gettext
 from ..utils import reverse_path, time_since, to_local_time
 from . import questions
 from .browsers import is_in_app_browser
+from .language import (
+    activate_language,
+    chosen_language,
+    language_links,
+    visitor_language,
+    with_chosen_language,
+)
 from .rate_limit import seconds_until_allowed
 
 REFRESH_SECONDS = 3
@@ -94,9 +96,6 @@ TOKEN = re.compile(r"(?<![0-9A-Za-z])[0-9A-Za-z]{1,32}\.[0-9A-Za-z_-]{43}(?![0-9
 
 ENDED_LINK_CODES = {"already_used", "link_expired"}
 """The error codes of a link that may have connected a number before."""
-
-LANGUAGE_PARAMETER = "language"
-"""The query parameter with the language that the visitor chose on the page."""
 
 IS_PAGE = "kapso_connect.is_page"
 """The key in ``request.META`` of requests for the customers' pages."""
@@ -164,7 +163,7 @@ class PageView(View):
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         request.META[IS_PAGE] = True
-        with translation.override(_visitor_language(request)):
+        with translation.override(visitor_language(request)):
             try:
                 response = self.respond(request, *args, **kwargs)
             except Exception as error:
@@ -228,7 +227,7 @@ class PageView(View):
             **context,
         }
         if context.get("connect_path"):
-            context["connect_path"] = _with_chosen_language(self.request, context["connect_path"])
+            context["connect_path"] = with_chosen_language(self.request, context["connect_path"])
         return context
 
     def parameter(self, name: str, pattern: re.Pattern[str], *, required: bool = True) -> str:
@@ -256,7 +255,7 @@ class PageView(View):
         link = links.filter(kapso_id__in={kapso_id, kapso_id.lower()}).first()
         if link is None:
             raise SetupLink.DoesNotExist
-        _activate_language(self.request, link.customer, link)
+        activate_language(self.request, link.customer, link)
         return link
 
     def success(
@@ -376,7 +375,7 @@ class ConnectView(PageView):
         link = customer.latest_setup_link if customer else None
         if customer is None or link is None:
             return self.page("withdrawn", status=410)
-        _activate_language(request, customer, link)
+        activate_language(request, customer, link)
         if self.is_connected(customer):
             return self.success_of(customer, link, is_customer=True)
         link.customer = customer
@@ -417,14 +416,14 @@ class ConnectView(PageView):
             raise BadSignature
         customer_from_token(found[0])
         path = reverse_path("kapso_connect:connect", args=[found[0]])
-        return HttpResponseRedirect(_with_chosen_language(self.request, path))
+        return HttpResponseRedirect(with_chosen_language(self.request, path))
 
     def post(self, request: HttpRequest, token: str) -> HttpResponse:
         customer = customer_from_token(token)
         if customer is None:
             return self.page("withdrawn", status=410)
         latest = customer.latest_setup_link
-        _activate_language(request, customer, latest)
+        activate_language(request, customer, latest)
         context = {
             "customer": customer,
             "link": latest,
@@ -446,12 +445,12 @@ class ConnectView(PageView):
                 may_ask = not questions.is_slow()
                 client = KapsoClient.from_settings(budget=get_conf().request_budget)
                 link = renewal.usable_setup_link(customer, may_ask=may_ask, client=client)
-                if language := _chosen_language(request):
+                if language := chosen_language(request):
                     setup_links.set_language(link, language, client if may_ask else None)
         except (exceptions.InvitationWithdrawn, Customer.DoesNotExist):
             return self.page("withdrawn", status=410)
         except exceptions.AlreadyConnected:
-            path = _with_chosen_language(request, connect_path(customer))
+            path = with_chosen_language(request, connect_path(customer))
             return HttpResponseRedirect(path, status=303)
         except (exceptions.RenewalInProgress, KapsoUnavailable, KapsoRateLimited) as error:
             log_event(
@@ -591,65 +590,3 @@ def _qr_url(customer: Customer) -> str:
         return connect_qr_path(customer) if has_qr_codes() else ""
     except NoReverseMatch:  # the site leaves its pattern out
         return ""
-
-
-def language_links(request: HttpRequest) -> list[dict[str, Any]]:
-    """Return the links of the page to itself in each language: ``url``, ``language`` (a tag of
-    HTML), ``direction``, ``name`` and ``is_current``. None with USE_I18N off."""
-    if not settings.USE_I18N:
-        return []
-    parameters = _parameters(request).copy()
-    links = []
-    for code in languages.page_languages():
-        parameters[LANGUAGE_PARAMETER] = code
-        links.append(
-            {
-                "url": f"?{parameters.urlencode()}",
-                "language": languages.html_language(code),
-                "direction": languages.direction(code),
-                "name": languages.native_name(code),
-                "is_current": code == languages.current_language(),
-            }
-        )
-    return links
-
-
-def _parameters(request: HttpRequest) -> QueryDict:
-    try:
-        return request.GET
-    except SuspiciousOperation:  # too many: the page says that its URL is invalid
-        return QueryDict()
-
-
-def _chosen_language(request: HttpRequest) -> str:
-    """Return the language that the visitor chose by one of ``language_links``, or ""."""
-    return languages.find_page_language(_parameters(request).get(LANGUAGE_PARAMETER))
-
-
-def _with_chosen_language(request: HttpRequest, path: str) -> str:
-    """Return the path of a page with the language that the visitor chose."""
-    language = _chosen_language(request)
-    return f"{path}?{urlencode({LANGUAGE_PARAMETER: language})}" if language else path
-
-
-def _visitor_language(request: HttpRequest) -> str:
-    """Return the language for a visitor who is not known as a customer yet."""
-    if not settings.USE_I18N:
-        return Language.ENGLISH.value
-    wanted = parse_accept_lang_header(request.headers.get("Accept-Language", ""))
-    codes = [
-        _parameters(request).get(LANGUAGE_PARAMETER),
-        *(code for code, weight in wanted if weight),
-    ]
-    codes.append(translation.get_language())
-    known = (found for code in codes if (found := languages.find_page_language(code)))
-    return next(known, languages.default_language())
-
-
-def _activate_language(request: HttpRequest, customer: Customer, link: SetupLink | None) -> None:
-    """Switch to the language of the link, or else the customer's, until ``dispatch`` resets it;
-    unless the visitor chose one."""
-    codes = [link.options.get("language") if link else "", customer.language]
-    known = [found for code in codes if (found := languages.find_page_language(code))]
-    if known and not _chosen_language(request):
-        translation.activate(known[0])

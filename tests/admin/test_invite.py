@@ -376,6 +376,19 @@ def test_low_contrast_to_a_default_has_to_be_confirmed(
     assert sent_options(sandbox)["theme_config"] == {"text_color": "#eeeeee"}
 
 
+def test_contrast_to_the_sites_own_colours_counts(
+    admin_client: Client, sandbox: Sandbox, configure: Any
+) -> None:
+    surfaces = dict.fromkeys(["background_color", "muted_color", "card_color"], "#333333")
+    configure(SETUP_LINK_DEFAULTS={"theme_config": surfaces})
+    address = draft(admin_client, customers(1))
+    response = start(admin_client, address, own_text_color="on", text_color="#000000")
+    assert response.context["form"].unreadable() == [
+        f"Text on {surface}: contrast 1.6, below 4.5." for surface in ("Card", "Page", "Muted area")
+    ]
+    assert not link_requests(sandbox)
+
+
 def test_colours_whose_text_is_chosen_by_us_need_no_confirmation(
     admin_client: Client, sandbox: Sandbox
 ) -> None:

@@ -231,6 +231,28 @@ def test_a_customer_can_be_added_and_edited(admin_client: Client) -> None:
     )
 
 
+def test_a_customer_can_have_a_language_that_the_site_adds(
+    admin_client: Client, configure: Any
+) -> None:
+    configure(EXTRA_LANGUAGES=["de"])
+    page = admin_client.get(url("customer", "add")).content.decode()
+    assert '<option value="de">German</option>' in page
+    assert '<option value="pt">Portuguese (Brazil)</option>' in page
+    given = {"name": "ACME", "external_customer_id": "a-1", "email": "", "language": "de"}
+    admin_client.post(url("customer", "add"), given)
+    customer = Customer.objects.get()
+    assert customer.language == "de"
+    page = admin_client.get(f"{url('customer')}?language=de").content.decode()
+    assert "ACME" in page
+    configure(EXTRA_LANGUAGES=[])
+    page = admin_client.get(url("customer", "change", customer.pk))
+    assert page.status_code == 200
+    response = admin_client.post(
+        url("customer", "change", customer.pk), {**given, "name": "New", "language": ""}
+    )
+    assert response.status_code == 302
+
+
 def test_a_customer_with_a_history_can_still_be_saved(admin_client: Client) -> None:
     make_world(0, 1)
     customer = Customer.objects.get()

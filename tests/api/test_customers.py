@@ -46,6 +46,28 @@ def test_a_customer_is_created(caller: Caller) -> None:
     assert answer.json()["external_customer_id"] == customer.external_customer_id != ""
 
 
+def test_language_may_be_one_that_the_site_adds(caller: Caller, configure: Any) -> None:
+    def patch(**body: str) -> Any:
+        return caller.send("PATCH", f"customers/{Customer.objects.get().pk}/", body)
+
+    configure(EXTRA_LANGUAGES=["de"])
+    answer = caller.post("customers/", {"name": "Ada", "language": "de"})
+    assert (answer.status_code, answer.json()["language"]) == (201, "de")
+    (error,) = patch(language="fr").json()["fields"]["language"]
+    assert error == {
+        "code": "invalid_choice",
+        "message": "Must be one of: en, es, pt, hi, id, ar, de.",
+    }
+    document = caller.get("schema/").json()
+    schemas = document["components"]["schemas"]
+    assert "de" in schemas["KapsoCustomerLanguage"]["enum"]
+    assert "de" not in schemas["KapsoLanguage"]["enum"]
+    configure(EXTRA_LANGUAGES=[])
+    assert patch(language="de").status_code == 400
+    answer = patch(name="New")
+    assert (answer.status_code, answer.json()["language"]) == (200, "de")
+
+
 def test_times_are_in_utc_in_every_time_zone(caller: Caller, settings: Any) -> None:
     settings.TIME_ZONE = "Asia/Kolkata"
     with timezone.override("Asia/Kolkata"):

@@ -47,6 +47,7 @@ EXECUTED = {
         "how-to/own-model",
         "how-to/wizard",
         "how-to/templates",
+        "how-to/languages",
         "how-to/migrating",
     )
 }
@@ -420,7 +421,7 @@ def test_every_model_is_described_with_its_fields(reference: ModuleType) -> None
     text = reference.models()
     for name in ("Customer", "SetupLink", "Connection", "WebhookEvent", "TimelineEvent"):
         assert f"## {name}\n" in text
-    assert "| `language` | text, up to 2 | Language of the hosted page;" in text
+    assert "| `language` | text, up to 16 | Language of the customer's pages and e-mails;" in text
     assert "### objects.for_owner(owner, \\*\\*defaults)" in text
     assert "`kapso_connect.create_setup_link`" in text
 

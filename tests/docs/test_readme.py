@@ -4,6 +4,7 @@ built wheel, each continuing the page that it names."""
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -204,6 +205,63 @@ print(invitation_message(customer, link).subject)
 for path in ("/thanks/", "/thanks/again/"):
     answer = client.get(path)
     print(answer.context["site_name"], "We call you on Monday." in answer.content.decode())
+"""
+
+
+def test_a_seventh_language(site: NewSite) -> None:
+    if shutil.which("msgfmt") is None:
+        pytest.skip("GNU gettext is not installed.")
+    german = site.branch("languages")
+    page = "how-to/languages.md"
+    german.execute(page, last="Get the texts")
+    count, *_ = german.shell(TRANSLATE).splitlines()
+    assert int(count) > 50
+    german.execute_block(blocks_of(DOCS / page)[1])  # as after an upgrade
+    german.execute(page, first="Use it")
+    assert "no issues" in german.output
+    assert german.shell(SHOW_GERMAN).splitlines() == [
+        "de",
+        "True",
+        "[Connect WhatsApp] True",
+        "de ['de']",
+        "True",
+    ]
+
+
+TRANSLATE = """
+import polib
+catalog = polib.pofile("locale/de/LC_MESSAGES/django.po")
+for entry in catalog:
+    assert not entry.msgstr and entry.msgctxt == "WhatsApp"
+    if entry.msgid_plural:
+        entry.msgstr_plural = {0: f"[{entry.msgid}]", 1: f"[{entry.msgid_plural}]"}
+    else:
+        entry.msgstr = f"[{entry.msgid}]"
+catalog.save()
+print(len(catalog))
+"""
+
+SHOW_GERMAN = """
+import re
+from django.test import Client
+from django.test.utils import setup_test_environment
+from kapso_connect.models import Customer
+from kapso_connect.onboarding import create_setup_link
+from kapso_connect.onboarding.connect_urls import connect_path
+from kapso_connect.onboarding.emails import invitation_message
+
+setup_test_environment()
+customer = Customer.objects.create(name="Bäckerei", email="ada@example.com", language="de-AT")
+link = create_setup_link(customer)
+page = Client().get(connect_path(customer))
+text = page.content.decode()
+print(page["Content-Language"])
+print('<html lang="de" dir="ltr">' in text)
+button = re.search(r"<button[^>]*>(.*?)</button>", text, re.DOTALL)[1].strip()
+print(button, ' lang="de" hreflang="de" dir="ltr" aria-current="true">Deutsch</a>' in text)
+print(customer.language, re.findall('<html lang="(.*?)"', text))
+message = invitation_message(customer, link)
+print(message.subject.startswith("[") and '<html lang="de"' in message.alternatives[0][0])
 """
 
 

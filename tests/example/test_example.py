@@ -110,7 +110,9 @@ def test_whatever_others_can_reach_needs_a_secret_key() -> None:
 
 
 def test_the_sandboxs_known_secrets_are_not_used_on_a_server_in_debug() -> None:
-    source = "from example_project.settings import *; print(DEBUG, list(KAPSO_CONNECT.values()))"
+    source = (
+        "from example_project.settings import *; print(DEBUG, list(KAPSO_CONNECT.values())[:4])"
+    )
     server = {"SECRET_KEY": "x" * 50, "DEBUG": "on", "KAPSO_PUBLIC_URL": "https://crm.example.com"}
     expected = "True ['', 'https://api.kapso.ai', '', 'https://crm.example.com']"
     assert python("-c", source, **server).stdout.strip() == expected

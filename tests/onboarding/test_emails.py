@@ -134,6 +134,9 @@ def test_subject_contains_the_name_of_the_site(configure: Any) -> None:
         ({"language": "ar"}, "es", "pt", "ar"),
         ({}, "es", "pt", "es"),
         ({}, "", "pt", "pt-BR"),
+        ({}, "", "pt-pt", "pt-BR"),
+        ({}, "", "ur", "en"),
+        ({"language": "gone"}, "", "hi", "hi"),
     ],
 )
 def test_language_is_that_of_the_link_then_the_customer_then_the_site(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import logging
 import sys
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from django.db import OperationalError
 from django.test import Client
 from django.urls import Resolver404, resolve
-from pytest_django.live_server_helper import LiveServer
 
 from kapso_connect.models import Customer, SetupLink, new_connect_key
 from kapso_connect.onboarding.connect_urls import connect_path, connect_qr_path, connect_url
@@ -106,20 +103,6 @@ def test_token_is_in_no_log_after_an_error(
     assert token_in(path) not in caplog.text
     assert client.post(path).status_code == 405
     assert token_in(path) not in caplog.text
-
-
-def test_head_has_the_headers_without_the_picture(live_server: LiveServer, path: str) -> None:
-    server = urlsplit(live_server.url)
-    answers = {}
-    for method in ("GET", "HEAD"):
-        connection = http.client.HTTPConnection(str(server.hostname), server.port, timeout=10)
-        connection.request(method, path)
-        response = connection.getresponse()
-        headers = {k: v for k, v in response.getheaders() if k not in {"Date", "Expires"}}
-        answers[method] = (response.status, headers, response.read())
-        connection.close()
-    assert answers["GET"][2]
-    assert answers["HEAD"] == (*answers["GET"][:2], b"")
 
 
 def test_the_page_knows_browsers_inside_of_apps(link: SetupLink, client: Client) -> None:
