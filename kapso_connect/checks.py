@@ -73,6 +73,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         *_link_defaults(conf),
         *_next_url(conf),
         *_pictures(conf),
+        *_email_settings(conf),
         *_extra_languages(conf),
         *_email_settings(conf),
         *_observers(conf),

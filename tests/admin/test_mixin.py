@@ -365,6 +365,7 @@ def test_the_timeline_says_what_happened_and_who_did_it(admin_client: Client) ->
     for kind, fields in {
         "setup_link_sent": {"actor": user, "data": {"channel": "email", "to": "a@example.com"}},
         "setup_failed": {"data": {"error_code": "waba_limit_reached"}},
+        "email_sent": {"data": {"message": "failed", "to": "b@example.com"}},
         "disconnected": {"data": {"reason": "moved"}, "connection": number},
         "health_checked": {"data": {"status": "degraded", "error": "<b>"}},
         "webhook_received": {"data": ["not", "a", "dict"]},
@@ -374,6 +375,7 @@ def test_the_timeline_says_what_happened_and_who_did_it(admin_client: Client) ->
     page = text_of(read(admin_client, change_url(bakery)))
     for text in [
         "Setup link sent · by e-mail · a@example.com Waiting grace",
+        "E-mail sent · about the attempt that failed · b@example.com",
         f"Setup failed · {SETUP_ERRORS['waba_limit_reached'].title}",
         f"Disconnected · connected by another customer · {FORMATTED}",
         "Health checked · degraded · &lt;b&gt;",
