@@ -26,7 +26,7 @@ from kapso_connect.kapso.languages import Language
 from kapso_connect.languages import NATIVE_NAMES, direction, html_language
 from kapso_connect.models import Customer, SetupLink, TimelineEvent, new_connect_key
 from kapso_connect.onboarding.connect_urls import VISIT_COOKIE, connect_path
-from kapso_connect.pages import rate_limit
+from kapso_connect.pages import questions, rate_limit
 from kapso_connect.testing import Sandbox
 from tests import ROOT
 
@@ -398,12 +398,27 @@ def test_choice_is_kept_when_the_button_is_pressed(
     assert client.get(failed(link, "link_expired"))["Content-Language"] == "es"
     onboarding.send_invitation(link.customer, link)
     assert '<html lang="es" dir="ltr">' in str(mail.outbox[0].alternatives[0][0])
-    # Kapso is not asked a second time.
-    asked = [request["method"] for request in sandbox.requests()]
+    # Pressed again, it has nothing to change.
+    asked = methods(sandbox)
+    changed_at = Customer.objects.get().updated_at
     client.post(f"{connect_path(link.customer)}?language=es")
-    more = [request["method"] for request in sandbox.requests()][len(asked) :]
     assert "PATCH" in asked
-    assert "PATCH" not in more
+    assert "PATCH" not in methods(sandbox)[len(asked) :]
+    assert Customer.objects.get().updated_at == changed_at
+
+
+def methods(sandbox: Sandbox) -> list[str]:
+    return [request["method"] for request in sandbox.requests()]
+
+
+def test_while_kapso_is_slow_it_is_not_asked_to_change_its_page(
+    link: SetupLink, client: Client, sandbox: Sandbox
+) -> None:
+    caches["default"].set(questions.SLOW_KEY, True)
+    asked = len(methods(sandbox))
+    assert client.post(f"{connect_path(link.customer)}?language=es").status_code == 200
+    assert len(methods(sandbox)) == asked
+    assert Customer.objects.get().language == "es"
 
 
 def test_without_a_choice_the_button_changes_no_language(
