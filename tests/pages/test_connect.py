@@ -790,7 +790,7 @@ def test_stylesheet_has_the_links_colours(client: Client, settings: Any) -> None
     for colors in ({"primary_color": "#AB12CD"}, dict.fromkeys(THEME_COLORS, "#ab12cd")):
         SetupLink.objects.update(options={"theme_config": colors})
         page = text(client.get(connect_path(customer)))
-        url = f"/whatsapp/theme/{theme.to_path(colors)}.css"
+        url = f"/whatsapp/theme/{theme.to_path(colors)}.css?{theme.VERSION}"
         assert f'href="{url}"' in page
         response = Client().get(url)
         assert response["Content-Type"] == "text/css"
