@@ -48,8 +48,8 @@ def invited(language: str, **options: Any) -> tuple[Customer, SetupLink]:
         name=LONG, email="ada@example.com", language=language, connect_key=new_connect_key()
     )
     user = make_user(f"inviter-{customer.pk}", first_name="Ida", last_name="Kim")
-    failed = {"last_error_code": "phone_verification_failed"}
-    return customer, make_link(customer, options=options, created_by=user, **failed)
+    fields: dict[str, Any] = {"options": options, "created_by": user}
+    return customer, make_link(customer, last_error_code="phone_verification_failed", **fields)
 
 
 def connected(language: str, **options: Any) -> EmailMultiAlternatives:
