@@ -70,7 +70,7 @@ def see(visitor: Visitor, page: Page, message: EmailMultiAlternatives, name: str
     page.set_content(str(message.alternatives[0][0]), wait_until="networkidle")
     expect(page.get_by_role("heading", level=1)).to_have_count(1)
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=scheme)
         for width in (320, 600):
             page.set_viewport_size({"width": width, "height": 800})
             visitor.shoot(page, f"email-{name}-{scheme}-{width}")
