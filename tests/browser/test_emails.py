@@ -48,8 +48,8 @@ def invited(language: str, **options: Any) -> tuple[Customer, SetupLink]:
         name=LONG, email="ada@example.com", language=language, connect_key=new_connect_key()
     )
     user = make_user(f"inviter-{customer.pk}", first_name="Ida", last_name="Kim")
-    failed = {"last_error_code": "phone_verification_failed"}
-    return customer, make_link(customer, options=options, created_by=user, **failed)
+    fields: dict[str, Any] = {"options": options, "created_by": user}
+    return customer, make_link(customer, last_error_code="phone_verification_failed", **fields)
 
 
 def connected(language: str, **options: Any) -> EmailMultiAlternatives:
@@ -70,7 +70,7 @@ def see(visitor: Visitor, page: Page, message: EmailMultiAlternatives, name: str
     page.set_content(str(message.alternatives[0][0]), wait_until="networkidle")
     expect(page.get_by_role("heading", level=1)).to_have_count(1)
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=scheme)
         for width in (320, 600):
             page.set_viewport_size({"width": width, "height": 800})
             visitor.shoot(page, f"email-{name}-{scheme}-{width}")

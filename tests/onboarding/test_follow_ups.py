@@ -14,6 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from kapso_connect import outbox, sync
+from kapso_connect.db import atomic
 from kapso_connect.exceptions import CalledInTransaction, NoEmailAddress
 from kapso_connect.models import (
     Connection,
@@ -74,7 +75,7 @@ def send() -> list[str]:
     """Send what is due; return the subjects."""
     before = len(outbox_of.outbox)
     follow_ups.send_due()
-    return [message.subject for message in outbox_of.outbox[before:]]
+    return [str(message.subject) for message in outbox_of.outbox[before:]]
 
 
 @pytest.fixture
@@ -187,6 +188,7 @@ def _forget_address(link: SetupLink) -> None:
 )
 def test_no_reminder_after(reminders: None, change: Callable[[SetupLink], None]) -> None:
     change(invited())
+    assert follow_ups.count_due() == 0
     assert send() == []
 
 
@@ -243,6 +245,7 @@ def test_failure_is_explained_after_an_hour_and_not_after_a_week(
 def test_customer_who_went_on_gets_no_email_about_the_failure(failures: None) -> None:
     for change in (_connect, _withdraw):
         change(failed())
+    assert follow_ups.count_due() == 0
     assert send() == []
 
 
@@ -376,7 +379,7 @@ def test_customer_who_connects_during_the_run_is_not_reminded(reminders: None) -
 @pytest.mark.django_db(transaction=True)
 def test_nothing_is_sent_inside_a_transaction(reminders: None) -> None:
     invited()
-    with outbox.db.atomic(), pytest.raises(CalledInTransaction):
+    with atomic(), pytest.raises(CalledInTransaction):
         follow_ups.send_due()
     assert outbox_of.outbox == []
 
