@@ -1126,6 +1126,11 @@ class TimelineEvent(Retryable):
     occurred_at = models.DateTimeField(_("occurred"), default=timezone.now)
     delivered_at = models.DateTimeField(_("signal delivered"), null=True, blank=True)
     receivers = models.JSONField(_("successful receivers"), default=list, blank=True)
+    needs_site_receiver = models.BooleanField(
+        default=False,
+        editable=False,
+        help_text="Whether a receiver of the site's was connected where the event was recorded.",
+    )
 
     objects = TimelineEventQuerySet.as_manager()
 

@@ -86,6 +86,7 @@ def record_all(events: Iterable[TimelineEvent]) -> None:
     events = list(events)
     immediately = db.runs_immediately(deliver_event)
     for event in events:
+        event.needs_site_receiver = has_site_receivers(event.kind)
         if not has_receivers(event.kind):
             event.finish()
             event.delivered_at = timezone.now()
@@ -223,11 +224,11 @@ def _send(event: TimelineEvent, *, needs_receiver: bool = True) -> bool:
     errors: dict[str, str] = {}
     interruption: BaseException | None = None
     error_text = ""
-    if not receivers:
+    is_unheard = not has_site_receivers(event.kind)
+    if not receivers or is_unheard:
         _log_unheard(event)
-        error_text = NO_RECEIVER if needs_receiver else ""
-    elif not has_site_receivers(event.kind):
-        _log_unheard(event)
+    if needs_receiver and (not receivers or (is_unheard and event.needs_site_receiver)):
+        error_text = NO_RECEIVER
     for position, (name, receiver) in enumerate(receivers.items()):
         if (position or took_long) and not _renew_lease(event):
             return False  # another process calls the remaining ones

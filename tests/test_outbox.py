@@ -534,6 +534,30 @@ def test_process_without_receivers_leaves_the_signal_to_one_that_has_them(
     assert receiver.calls == [event.pk]
 
 
+def test_process_with_only_our_email_leaves_the_signal_to_one_that_has_the_sites_receiver(
+    receiver: Receiver, configure: Any
+) -> None:
+    configure(EMAIL_CONNECTED=True)
+    with queue_without_worker():
+        event = connect()
+    signals.whatsapp_connected.disconnect(receiver)
+    assert not outbox.deliver(event.pk)
+    event.refresh_from_db()
+    assert event.receivers == [outbox.EMAIL_RECEIVER]
+    assert "AppConfig.ready()" in event.last_error
+    signals.whatsapp_connected.connect(receiver)
+    TimelineEvent.objects.undelivered().filter(pk=event.pk).retry_now()
+    assert outbox.deliver(event.pk)
+    assert len(receiver.calls) == 1
+
+
+def test_our_email_alone_is_enough_where_the_site_has_no_receiver(configure: Any) -> None:
+    configure(EMAIL_CONNECTED=True)
+    with queue_without_worker():
+        event = connect()
+    assert outbox.deliver(event.pk)
+
+
 def test_event_whose_receiver_was_removed_is_done_when_staff_send_it_again(
     receiver: Receiver,
 ) -> None:
