@@ -144,7 +144,7 @@ class Conf:
         Whether ``kapso_sync`` sends an e-mail to a customer whose attempt failed, with what to do
         now.
     ``EMAIL_CONNECTED``
-        Whether a customer gets an e-mail when a number is connected.
+        Whether a customer gets an e-mail when a number is connected with a setup link of this site.
     ``REQUEST_BUDGET``
         Seconds that one webhook delivery or one page view may spend on Kapso's API in total. Kapso
         waits 10 seconds for the answer to a webhook.

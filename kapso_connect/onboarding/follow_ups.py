@@ -223,13 +223,15 @@ def _write(statement: Callable[[], int]) -> int:
 
 
 def email_connected(connection: Connection, source: str, **kwargs: Any) -> None:
-    """A receiver of ``whatsapp_connected``: tell the customer.
+    """A receiver of ``whatsapp_connected``: tell the customer who used a setup link of this site. A
+    number that ``kapso_sync`` finds without one may have been connected for long.
 
     Raise only what says that the e-mail was not sent and may be later; then the outbox calls again.
     Other errors are logged.
     """
     customer = connection.customer
-    if connection.is_test_number or not connection.is_connected or not customer.email:
+    is_answer = connection.setup_link_id is not None and connection.is_connected
+    if not is_answer or connection.is_test_number or not customer.email:
         return
     try:
         emails.connected_message(connection).send()

@@ -470,6 +470,16 @@ def test_no_email_about(fields: dict[str, Any], configure: Any, on_commit: Any) 
     assert TimelineEvent.objects.get(kind=Kind.CONNECTED).delivered_at is not None
 
 
+def test_no_email_about_a_number_that_was_connected_elsewhere(configure: Any) -> None:
+    """As kapso_sync finds them when a site is new."""
+    configure(EMAIL_CONNECTED=True)
+    with queue_without_worker():
+        connect()
+    Connection.objects.update(setup_link=None)
+    assert outbox.deliver(TimelineEvent.objects.get(kind=Kind.CONNECTED).pk)
+    assert outbox_of.outbox == []
+
+
 def test_no_email_about_a_number_that_is_disconnected_again(configure: Any) -> None:
     configure(EMAIL_CONNECTED=True)
     with queue_without_worker():
