@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -173,6 +173,7 @@ class LinkRequest:
 
     customer: Customer
     options: SetupLinkOptions
+    sent_options: dict[str, Any] = field(repr=False)
     next_url: str
     created_by: AbstractBaseUser | None
     known_ids: Collection[str]
@@ -200,9 +201,11 @@ def prepare(
     """
     if known_ids is None:
         known_ids = set(customer.setup_links.values_list("kapso_id", flat=True))
+    built = build_options(customer, options)
     return LinkRequest(
         customer,
-        build_options(customer, options),
+        built,
+        _sent_options(customer, built),
         validate_same_site_url(next_url),
         created_by if isinstance(created_by, AbstractBaseUser) else None,
         known_ids,
@@ -219,7 +222,7 @@ def ask(request: LinkRequest, client: KapsoClient) -> KapsoSetupLink:
         return found
     started = timezone.now()
     try:
-        return client.create_setup_link(kapso_id, _sent_options(request))
+        return client.create_setup_link(kapso_id, request.sent_options)
     except KapsoError as error:
         # The link may exist. If the search fails as well, the first error is raised.
         with suppress(KapsoError):
@@ -229,14 +232,14 @@ def ask(request: LinkRequest, client: KapsoClient) -> KapsoSetupLink:
         raise
 
 
-def _sent_options(request: LinkRequest) -> dict[str, Any]:
+def _sent_options(customer: Customer, options: SetupLinkOptions) -> dict[str, Any]:
     """Return the options for Kapso. This site's own failure page gets a token in its URL, by which
     it recognizes the customer's browser without a cookie; the token is not stored."""
-    options = request.options.payload()
-    if options.get("failure_redirect_url") == failure_url():
-        path = reverse_path("kapso_connect:failed", args=[failure_token(request.customer)])
-        options["failure_redirect_url"] = get_conf().public_url + path
-    return options
+    sent = options.payload()
+    if sent.get("failure_redirect_url") == failure_url():
+        path = reverse_path("kapso_connect:failed", args=[failure_token(customer)])
+        sent["failure_redirect_url"] = get_conf().public_url + path
+    return sent
 
 
 def failure_url() -> str:

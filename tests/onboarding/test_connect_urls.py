@@ -13,13 +13,16 @@ from django.urls import include, path
 from django.utils import translation
 
 from kapso_connect import onboarding
+from kapso_connect.onboarding import invitations
 from kapso_connect.onboarding.connect_urls import (
     connect_path,
     customer_from_token,
+    failure_token,
     returning_customer,
     with_customer_token,
 )
 from kapso_connect.onboarding.setup_links import build_options
+from kapso_connect.testing import Sandbox
 from kapso_connect.webhooks.registration import webhook_url
 
 from ..cases import combinations
@@ -107,3 +110,19 @@ def test_page_in_the_language_of_the_browser_links_to_urls_of_the_site(client: C
     assert 'lang="es"' in page
     assert "/es/" not in page
     assert f'action="{connect_path(customer)}"' in page
+
+
+@override_settings(ROOT_URLCONF=Prefixed, LANGUAGES=[("en", "English"), ("de", "German")])
+def test_links_of_a_batch_come_back_with_a_token_in_the_language_of_who_invites(
+    sandbox: Sandbox,
+) -> None:
+    """Kapso is asked in other threads, where another language is active."""
+    customer = make_customer(kapso_id=None)
+    batch = invitations.make_batch([customer.pk])
+    assert invitations.start(batch)
+    with translation.override("de"):
+        invitations.work(batch.pk)
+    [sent] = [r["body"] for r in sandbox.requests() if r["path"].endswith("/setup_links")]
+    url = sent["setup_link"]["failure_redirect_url"]
+    customer.refresh_from_db()
+    assert url == f"https://site.example/de/whatsapp/failed/{failure_token(customer)}/"
