@@ -73,7 +73,6 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         *_link_defaults(conf),
         *_next_url(conf),
         *_pictures(conf),
-        *_email_settings(conf),
         *_extra_languages(conf),
         *_email_settings(conf),
         *_observers(conf),
@@ -384,6 +383,14 @@ def _given_pictures(conf: Conf) -> list[tuple[str, str]]:
     return [(name, picture) for name, picture in pictures.items() if picture]
 
 
+def _has_static_file(path: str) -> bool:
+    if not apps.is_installed("django.contrib.staticfiles"):
+        return True  # nobody knows; W014 reports it
+    from django.contrib.staticfiles import finders
+
+    return finders.find(path) is not None
+
+
 def _extra_languages(conf: Conf) -> Iterator[CheckMessage]:
     if conf.extra_languages and not settings.USE_I18N:
         yield Warning(
@@ -417,12 +424,20 @@ def _is_translated(code: str) -> bool:
     return code.startswith(f"{Language.ENGLISH.value}-")
 
 
-def _has_static_file(path: str) -> bool:
-    if not apps.is_installed("django.contrib.staticfiles"):
-        return True  # nobody knows; W014 reports it
-    from django.contrib.staticfiles import finders
-
-    return finders.find(path) is not None
+def _email_settings(conf: Conf) -> Iterator[CheckMessage]:
+    given = {
+        "EMAIL_REMINDER_DAYS": conf.email_reminder_days is not None,
+        "EMAIL_FAILED": conf.email_failed,
+        "EMAIL_CONNECTED": conf.email_connected,
+    }
+    names = [f"KAPSO_CONNECT[{name!r}]" for name, is_given in given.items() if is_given]
+    if names and not (conf.email_reply_to or conf.contact_url):
+        yield Warning(
+            f"Customers get e-mails by themselves ({', '.join(names)}), and are not told how to "
+            "answer.",
+            hint="Set EMAIL_REPLY_TO or CONTACT_URL.",
+            id="kapso_connect.W035",
+        )
 
 
 def _api_permissions(conf: Conf) -> Iterator[CheckMessage]:
@@ -660,22 +675,6 @@ def _environment(conf: Conf) -> Iterator[CheckMessage]:
             "webhooks and customers are refused.",
             hint=f"Add {host!r} to ALLOWED_HOSTS.",
             id="kapso_connect.W021",
-        )
-
-
-def _email_settings(conf: Conf) -> Iterator[CheckMessage]:
-    given = {
-        "EMAIL_REMINDER_DAYS": conf.email_reminder_days is not None,
-        "EMAIL_FAILED": conf.email_failed,
-        "EMAIL_CONNECTED": conf.email_connected,
-    }
-    names = [f"KAPSO_CONNECT[{name!r}]" for name, is_given in given.items() if is_given]
-    if names and not (conf.email_reply_to or conf.contact_url):
-        yield Warning(
-            f"Customers get e-mails by themselves ({', '.join(names)}), and are not told how to "
-            "answer.",
-            hint="Set EMAIL_REPLY_TO or CONTACT_URL.",
-            id="kapso_connect.W035",
         )
 
 
