@@ -968,6 +968,12 @@ class Connection(models.Model):
         return self.account_status != AccountStatus.ACTIVE
 
     @property
+    def is_usable(self) -> bool:
+        """True for a number of the customer's own whose account Meta has not restricted or
+        disabled."""
+        return not (self.is_test_number or self.is_restricted)
+
+    @property
     def is_name_approved(self) -> bool:
         """False if Meta has not approved the verified name, or not yet."""
         return self.name_status in APPROVED_NAMES

@@ -34,7 +34,7 @@ from ..onboarding.connect_urls import connect_path, find_next_url, with_customer
 from ..translation import gettext
 from ..utils import time_since
 from . import questions
-from .connected_numbers import ConnectedNumber
+from .connected_number import ConnectedNumber
 from .language import activate_language, language_links, visitor_language, with_chosen_language
 from .parameters import ID, parameter
 
@@ -157,17 +157,17 @@ class PageView(View):
         activate_language(self.request, link.customer, link)
         return link
 
-    def success(
-        self, link: SetupLink | None, connections: list[Connection], *, is_customer: bool
+    def success_page(
+        self, link: SetupLink, connections: list[Connection], *, is_customer: bool
     ) -> HttpResponse:
-        """Return the success page. Only if ``is_customer`` is true, the link to the site's next
-        page identifies the visitor, and a number that cannot be used can be replaced."""
-        connection = connections[0]
-        customer = connection.customer
+        """Return the page that shows these ``connections`` of the customer of ``link``. Only if
+        ``is_customer`` is true, the URL of the site's next page identifies the visitor, and a
+        number that cannot be used can be replaced."""
+        customer, connection = link.customer, connections[0]
         next_url = self.get_next_url(connection, link)
         if next_url and is_customer:
             next_url = with_customer_token(next_url, customer)
-        is_usable = any(not (c.is_test_number or c.is_restricted) for c in connections)
+        is_usable = any(connection.is_usable for connection in connections)
         return self.page(
             "success",
             customer=customer,
@@ -180,32 +180,30 @@ class PageView(View):
             next_text=get_conf().next_text,
         )
 
-    def is_connected(self, customer: Customer) -> bool:
-        """Return whether ``customer`` sees the success page: a number is connected, and the latest
-        link is no invitation to connect another one."""
+    def connected_numbers(self, customer: Customer) -> list[Connection]:
+        """Return the numbers that are connected, the latest first; none if the latest link is an
+        invitation to connect another one."""
         latest = customer.latest_setup_link
-        is_invited = latest is not None and latest.is_revocable
-        return not is_invited and Connection.objects.connected().filter(customer=customer).exists()
-
-    def success_of(self, customer: Customer, link: SetupLink, *, is_customer: bool) -> HttpResponse:
-        """Return the success page with all numbers of ``customer`` that are connected."""
+        if latest is not None and latest.is_revocable:
+            return []
         connected = Connection.objects.connected().filter(customer=customer)
         connections = list(connected.order_by("-connected_at", "-pk"))
         for connection in connections:
             connection.customer = customer
-        return self.success(link, connections, is_customer=is_customer)
+        return connections
 
-    def unconfirmed(self, link: SetupLink, *, is_customer: bool) -> HttpResponse | None:
-        """Return the page for the number that a redirect from ``link`` reported, if Kapso has not
-        confirmed it: asks once more, if that is allowed now. None if there is no such number."""
+    def unconfirmed_page(self, link: SetupLink, *, is_customer: bool) -> HttpResponse | None:
+        """Return the page for the number that a redirect from ``link`` reported and Kapso has not
+        confirmed yet; ask Kapso once more, if that is allowed now. Return None if there is no such
+        number."""
         if link.unconfirmed_since is None:
             return None
         number = numbers.Number(phone_number_id=link.unconfirmed_phone_number_id)
         match self.confirm(link, number, by_visitor=link.unconfirmed_by_visitor):
             case redirects.Connected(connection):
-                return self.success(link, [connection], is_customer=is_customer)
+                return self.success_page(link, [connection], is_customer=is_customer)
             case redirects.Pending():
-                return self.waiting(link, is_customer=is_customer)
+                return self.waiting_page(link, is_customer=is_customer)
             case redirects.Rejected():
                 return None
 
@@ -223,10 +221,9 @@ class PageView(View):
         known = redirects.connected_number(link, number)
         return redirects.Connected(known) if known else redirects.Pending()
 
-    def waiting(self, link: SetupLink, *, is_customer: bool) -> HttpResponse:
+    def waiting_page(self, link: SetupLink, *, is_customer: bool) -> HttpResponse:
         """Return the page that reloads itself, less often after a minute, until the number is
         confirmed. After that minute, a customer can start again."""
-        link.refresh_from_db(fields=["unconfirmed_since"])
         waited = time_since(link.unconfirmed_since or timezone.now())
         takes_long = waited >= SLOW_REFRESH_AFTER
         seconds = SLOW_REFRESH_SECONDS if takes_long else REFRESH_SECONDS

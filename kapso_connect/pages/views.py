@@ -90,12 +90,12 @@ class ConnectView(PageView):
         if customer is None or link is None:
             return self.page("withdrawn", status=410)
         activate_language(request, customer, link)
-        if self.is_connected(customer):
-            return self.success_of(customer, link, is_customer=True)
         link.customer = customer
-        return self.unconfirmed(link, is_customer=True) or self.invitation(customer, link)
+        if connections := self.connected_numbers(customer):
+            return self.success_page(link, connections, is_customer=True)
+        return self.unconfirmed_page(link, is_customer=True) or self.invitation_page(customer, link)
 
-    def invitation(self, customer: Customer, link: SetupLink) -> HttpResponse:
+    def invitation_page(self, customer: Customer, link: SetupLink) -> HttpResponse:
         """Return the page with the button that leads to Kapso."""
         conf = get_conf()
         is_paused = customer.status == OnboardingStatus.PAUSED and not link.is_revocable
@@ -242,13 +242,13 @@ class SuccessView(PageView):
             ),
         )
         link = self.setup_link()
-        is_visitor = has_visit_cookie(request, link.customer)
-        match self.confirm(link, number, by_visitor=is_visitor):
+        is_customer = has_visit_cookie(request, link.customer)
+        match self.confirm(link, number, by_visitor=is_customer):
             case redirects.Connected(connection):
                 # The ids in the URL can be read in logs and browser histories, the cookie cannot.
-                return self.success(link, [connection], is_customer=is_visitor)
+                return self.success_page(link, [connection], is_customer=is_customer)
             case redirects.Pending():
-                return self.waiting(link, is_customer=is_visitor)
+                return self.waiting_page(link, is_customer=is_customer)
             case redirects.Rejected():
                 return self.page("invalid", status=404)
 
@@ -263,16 +263,16 @@ class FailedView(PageView):
         # not: it is in logs and browser histories. So the button is shown only to a browser with
         # the cookie that the permanent URL sets, and soon after it led to Kapso also to one without
         # cookies, which comes back with the token; others are asked to open that URL again.
-        is_visitor = has_visit_cookie(request, link.customer) or has_failure_token(token, link)
+        is_customer = has_visit_cookie(request, link.customer) or has_failure_token(token, link)
         if code in ENDED_LINK_CODES:
-            page = self.unconfirmed(link, is_customer=is_visitor)
+            page = self.unconfirmed_page(link, is_customer=is_customer)
             if page is not None:
                 return page
         if request.method == "GET":  # HEAD changes nothing
-            setup_links.record_failure(link, code, by_visitor=is_visitor)
+            setup_links.record_failure(link, code, by_visitor=is_customer)
         customer = link.customer
-        if self.is_connected(customer):
-            return self.success_of(customer, link, is_customer=is_visitor)
+        if connections := self.connected_numbers(customer):
+            return self.success_page(link, connections, is_customer=is_customer)
         failure = SETUP_ERRORS.get(code, UNKNOWN_ERROR)
         return self.page(
             "failed",
@@ -281,7 +281,7 @@ class FailedView(PageView):
             failure=failure,
             label=failure.action.label,
             contact_first=failure.action == Action.CONTACT,
-            connect_path=connect_path(customer) if is_visitor else "",
+            connect_path=connect_path(customer) if is_customer else "",
         )
 
 

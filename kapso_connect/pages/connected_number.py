@@ -30,7 +30,7 @@ class ConnectedNumber:
         elif not connection.is_name_approved:
             problem = "name" if connection.name_status == "PENDING_REVIEW" else "declined"
         digits = connection.phone_digits
-        can_chat = digits and problem not in {"test", "restricted"}
+        can_chat = digits and connection.is_usable
         return cls(
             format_phone_number(connection.display_phone_number),
             connection.verified_name,
