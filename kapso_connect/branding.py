@@ -33,20 +33,21 @@ class BrandingMixin(ContextMixin):
 def site_branding(link: SetupLink | None = None) -> dict[str, Any]:
     """Return the context that a page of the site's own needs to extend ``kapso_connect/base.html``.
 
-    Its language is Django's active one, as the page's words are the site's own. Its colours are
-    those of ``link``, or else those of ``SETUP_LINK_DEFAULTS``.
+    Its language is Django's active one, as the texts of the page are the site's own. Its colours
+    are those of ``link``, or else those of ``SETUP_LINK_DEFAULTS``.
     """
     return {
-        **branding(link),
+        **base_context(link),
         "language": translation.get_language() or settings.LANGUAGE_CODE,
         "direction": "rtl" if translation.get_language_bidi() else "ltr",
     }
 
 
-def branding(link: SetupLink | None = None) -> dict[str, Any]:
-    """Return the context of ``kapso_connect/base.html`` for a page or an e-mail of this package.
+def base_context(link: SetupLink | None = None) -> dict[str, Any]:
+    """Return the context of ``base.html`` for a page or an e-mail of this package.
 
-    Its language is the active one, or English if this package's texts are not in that language.
+    Its language is the active one, or English if this package's texts are not in that language. Its
+    colours are those of ``link``, or else those of ``SETUP_LINK_DEFAULTS``.
     """
     conf = get_conf()
     language = languages.current_language()

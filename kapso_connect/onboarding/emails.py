@@ -23,7 +23,7 @@ from django.utils import timezone, translation
 from django.utils.html import format_html
 
 from .. import theme
-from ..branding import absolute_url, branding, inviter_name, theme_of
+from ..branding import absolute_url, base_context, inviter_name, theme_of
 from ..conf import get_conf
 from ..db import retry_on_conflict
 from ..exceptions import CannotInvite, NoConnectUrl, NoEmailAddress
@@ -185,7 +185,7 @@ def _context(customer: Customer, link: SetupLink | None, **more: Any) -> dict[st
     shown.name = one_line(customer.name)  # this object may not have been saved
     reconnected = str(link.options.get("reconnect_phone_number") or "") if link else ""
     return {
-        **branding(link),
+        **base_context(link),
         "customer": shown,
         "link": link,
         "light": theme.resolve(colors, dark=False),
@@ -211,13 +211,16 @@ CODES = ("reference", "reconnect_number", "phone_number", "contact")
 """What is written from left to right in every language."""
 
 
+def _with_names(context: dict[str, Any]) -> dict[str, Any]:
+    return {**context, "name": context["customer"].name, "site": context["site_name"]}
+
+
 def _in_text(context: dict[str, Any]) -> dict[str, Any]:
     """Return ``context`` for a template of plain text."""
     contact_url = str(context["contact_url"])
     is_page = contact_url.startswith(("http://", "https://"))
     contact = contact_url if is_page else unquote(urlsplit(contact_url).path)
-    names = {**context, "name": context["customer"].name, "site": context["site_name"]}
-    shown = {**names, "contact": contact}
+    shown = {**_with_names(context), "contact": contact}
     direction = str(context["direction"])
     for name in (*NAMES, *CODES):
         if shown.get(name):
@@ -227,7 +230,7 @@ def _in_text(context: dict[str, Any]) -> dict[str, Any]:
 
 def _in_html(context: dict[str, Any]) -> dict[str, Any]:
     """Return ``context`` for a template of HTML."""
-    shown = {**context, "name": context["customer"].name, "site": context["site_name"]}
+    shown = _with_names(context)
     for name in NAMES:
         if shown.get(name):
             shown[name] = format_html("<bdi>{}</bdi>", shown[name])

@@ -24,7 +24,7 @@ from django.views.decorators.debug import sensitive_variables
 from django.views.generic import View
 
 from .. import languages
-from ..branding import branding
+from ..branding import base_context
 from ..conf import get_conf
 from ..db import OUTAGE_ERRORS, non_atomic
 from ..log import log_event
@@ -139,7 +139,7 @@ class PageView(View):
         all pages but the last two. Extend it in a subclass; not called for the page after an error.
         """
         context = {
-            **branding(context.get("link")),
+            **base_context(context.get("link")),
             "language_links": language_links(self.request),
             **context,
         }

@@ -63,7 +63,7 @@ __all__ = [
 ]
 
 TOKEN = re.compile(r"(?<![0-9A-Za-z])[0-9A-Za-z]{1,32}\.[0-9A-Za-z_-]{43}(?![0-9A-Za-z])")
-"""The token of a customer's own URL, wherever it stands in what a mail program made of it."""
+"""The token of a connect URL, wherever it stands in what a mail program made of it."""
 
 ENDED_LINK_CODES = {"already_used", "link_expired"}
 """The error codes of a link that may have connected a number before."""
@@ -74,7 +74,7 @@ ENDED_LINK_CODES = {"already_used", "link_expired"}
 # without cookies, in the in-app browsers that open links in e-mails.
 @method_decorator(csrf_exempt, name="dispatch")
 class ConnectView(PageView):
-    """The customer's permanent URL: an invitation, whose button leads to a usable setup link.
+    """The connect URL: an invitation, whose button leads to a usable setup link.
 
     GET and HEAD change nothing, since mail scanners follow links, too.
     """
@@ -123,8 +123,8 @@ class ConnectView(PageView):
         )
 
     def redirect_to_token_in(self, text: str) -> HttpResponse:
-        """Redirect to the customer's own URL if ``text`` is its token and what a mail program or a
-        person put around it; raise BadSignature if it is not."""
+        """Redirect to the connect URL whose token is in ``text``, among what a mail program or a
+        person put around it; raise BadSignature if there is none."""
         found = TOKEN.search(text)
         if found is None or found[0] == text:
             raise BadSignature
@@ -192,8 +192,8 @@ class ConnectView(PageView):
 
 
 class ConnectQRView(PageView):
-    """The customer's permanent URL as a QR code, to continue on a phone. Not cached, as the URL is
-    secret; and without segno, there is none."""
+    """The connect URL as a QR code, to continue on a phone. Browsers do not store it, as the URL is
+    secret. Without segno, it is not found."""
 
     def get(self, request: HttpRequest, token: str) -> HttpResponse:
         customer = customer_from_token(token)
@@ -259,10 +259,10 @@ class FailedView(PageView):
     def get(self, request: HttpRequest, token: str = "") -> HttpResponse:  # nosec B107
         link = self.setup_link()
         code = error_code(request)
-        # The customer's permanent URL and the link's URL are secret. The id in this page's URL is
-        # not: it is in logs and browser histories. So the button is shown only to a browser with
-        # the cookie that the permanent URL sets, and soon after it led to Kapso also to one without
-        # cookies, which comes back with the token; others are asked to open that URL again.
+        # The connect URL and the setup link's URL are secret. The id in this page's URL is not: it
+        # is in logs and browser histories. So the button is shown only to the customer's browser.
+        # It has the visit cookie, or comes back soon with the token that Kapso was given for a
+        # browser without cookies. Others are asked to open the connect URL again.
         is_customer = has_visit_cookie(request, link.customer) or has_failure_token(token, link)
         if code in ENDED_LINK_CODES:
             page = self.unconfirmed_page(link, is_customer=is_customer)
