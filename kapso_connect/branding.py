@@ -53,7 +53,6 @@ def base_context(link: SetupLink | None = None) -> dict[str, Any]:
     language = languages.current_language()
     colors = theme_of(link)
     logo, dark_logo = file_url(conf.logo_url), file_url(conf.logo_dark_url)
-    path = theme.to_path(colors)
     return {
         "site_name": conf.display_name,
         "site": format_html("<bdi>{}</bdi>", conf.display_name),
@@ -69,7 +68,7 @@ def base_context(link: SetupLink | None = None) -> dict[str, Any]:
         "terms_url": conf.terms_url,
         "styles_url": static_url("kapso_connect/pages.css"),
         "script_url": static_url("kapso_connect/pages.js"),
-        "theme_url": _theme_url(path) if path.strip("-") else "",
+        "theme_url": _theme_url(theme.to_path(colors)),
     }
 
 
@@ -97,6 +96,11 @@ def is_static_file(path: str) -> bool:
     return bool(path) and not path.startswith("/") and "://" not in path
 
 
+def is_svg(url: str) -> bool:
+    """Return whether a picture is an SVG file. Most chat apps and mail programs do not show it."""
+    return url.partition("?")[0].lower().endswith((".svg", ".svgz"))
+
+
 def absolute_url(url: str) -> str:
     """Return a URL of this site with its origin, for e-mails and for other sites."""
     public_url = get_conf().public_url
@@ -115,8 +119,10 @@ def _share_image_url(conf: Conf) -> str:
 
 
 def _theme_url(colors: str) -> str:
-    """Return the URL of the stylesheet, or "" if the site leaves its pattern out. Browsers keep the
-    stylesheet of a URL for long."""
+    """Return the URL of the stylesheet with these ``colors``; "" if there are none, or if the site
+    leaves its pattern out. Browsers keep the stylesheet of a URL for long, hence the version."""
+    if not colors.strip("-"):
+        return ""
     try:
         return f"{reverse_path('kapso_connect:theme', args=[colors])}?{theme.VERSION}"
     except NoReverseMatch:

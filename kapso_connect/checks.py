@@ -35,7 +35,7 @@ from django.utils import translation
 from django.utils.module_loading import import_string
 
 from . import db, outbox, theme, utils
-from .branding import is_static_file
+from .branding import is_static_file, is_svg
 from .conf import KAPSO_WEBHOOK_TIMEOUT, Conf, get_conf
 from .exceptions import InvalidOptions
 from .kapso.languages import Language
@@ -365,7 +365,7 @@ def _pictures(conf: Conf) -> Iterator[CheckMessage]:
                 hint="Set LOGO_URL, too, or leave both out.",
                 id="kapso_connect.W033",
             )
-    if conf.share_image_url.partition("?")[0].lower().endswith((".svg", ".svgz")):
+    if is_svg(conf.share_image_url):
         yield Warning(
             "KAPSO_CONNECT['SHARE_IMAGE_URL'] is an SVG file, which chat apps do not show in the "
             "preview of a URL.",

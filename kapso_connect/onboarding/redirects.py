@@ -179,7 +179,7 @@ def _find_new_number(
         for remote in client.list_phone_numbers(customer_id=link.customer.kapso_id or "")
         if not is_closed(remote)
     ]
-    reconnected = comparable_digits(str(link.options.get("reconnect_phone_number") or ""))
+    reconnected = comparable_digits(link.reconnect_number)
     if reconnected:
         found = [
             r for r in remotes if comparable_digits(r.display_phone_number or "") == reconnected

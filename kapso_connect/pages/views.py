@@ -28,7 +28,7 @@ from ..branding import inviter_name
 from ..conf import get_conf
 from ..exceptions import KapsoRateLimited, KapsoUnavailable
 from ..kapso.client import KapsoClient
-from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, Action
+from ..kapso.error_codes import Action, find_error
 from ..log import log_event
 from ..models import Connection, Customer, OnboardingStatus, SetupLink, Source
 from ..onboarding import numbers, redirects, renewal, setup_links
@@ -112,10 +112,8 @@ class ConnectView(PageView):
             inviter=inviter_name(link),
             invitation_text=conf.invitation_text,
             cost_text=conf.cost_text,
-            reconnect_number=format_phone_number(
-                str(link.options.get("reconnect_phone_number") or "")
-            ),
-            failure=SETUP_ERRORS.get(link.last_error_code, UNKNOWN_ERROR) if has_failed else None,
+            reconnect_number=format_phone_number(link.reconnect_number),
+            failure=find_error(link.last_error_code) if has_failed else None,
             is_paused=is_paused,
             is_paused_for_long=is_paused_for_long,
             is_in_app_browser=is_in_app_browser(self.request.headers.get("User-Agent", "")),
@@ -138,22 +136,11 @@ class ConnectView(PageView):
             return self.page("withdrawn", status=410)
         latest = customer.latest_setup_link
         activate_language(request, customer, latest)
-        context = {
-            "customer": customer,
-            "link": latest,
-            "connect_path": connect_path(customer),
-        }
+        path = connect_path(customer)
+        context = {"customer": customer, "link": latest, "connect_path": path}
         if seconds := seconds_until_allowed(customer):
             log_event("page.rate_limited", customer_id=customer.pk)
-            response = self.page(
-                "busy",
-                status=429,
-                minutes=math.ceil(seconds / 60),
-                retry_at=to_local_time(timezone.now() + timedelta(seconds=seconds)),
-                **context,
-            )
-            response.headers["Retry-After"] = str(seconds)
-            return response
+            return self.busy_page(seconds, **context)
         try:
             with questions.noting_slowness():
                 may_ask = not questions.is_slow()
@@ -164,8 +151,7 @@ class ConnectView(PageView):
         except (exceptions.InvitationWithdrawn, Customer.DoesNotExist):
             return self.page("withdrawn", status=410)
         except exceptions.AlreadyConnected:
-            path = with_chosen_language(request, connect_path(customer))
-            return HttpResponseRedirect(path, status=303)
+            return HttpResponseRedirect(with_chosen_language(request, path), status=303)
         except (exceptions.RenewalInProgress, KapsoUnavailable, KapsoRateLimited) as error:
             log_event(
                 "page.try_again_later", customer_id=customer.pk, error=str(error) or repr(error)
@@ -188,6 +174,18 @@ class ConnectView(PageView):
         response = self.page("leaving", customer=customer, link=link, url=link.url)
         response.headers["Refresh"] = f"0; url={link.url}"
         set_visit_cookie(request, response, customer)
+        return response
+
+    def busy_page(self, seconds: int, **context: Any) -> HttpResponse:
+        """Return the page that asks the customer to wait for ``seconds``."""
+        response = self.page(
+            "busy",
+            status=429,
+            minutes=math.ceil(seconds / 60),
+            retry_at=to_local_time(timezone.now() + timedelta(seconds=seconds)),
+            **context,
+        )
+        response.headers["Retry-After"] = str(seconds)
         return response
 
 
@@ -273,7 +271,7 @@ class FailedView(PageView):
         customer = link.customer
         if connections := self.connected_numbers(customer):
             return self.success_page(link, connections, is_customer=is_customer)
-        failure = SETUP_ERRORS.get(code, UNKNOWN_ERROR)
+        failure = find_error(code)
         return self.page(
             "failed",
             customer=customer,
