@@ -33,26 +33,26 @@ class BrandingMixin(ContextMixin):
 def site_branding(link: SetupLink | None = None) -> dict[str, Any]:
     """Return the context that a page of the site's own needs to extend ``kapso_connect/base.html``.
 
-    Its language is Django's active one, as the page's words are the site's own. Its colours are
-    those of ``link``, or else those of ``SETUP_LINK_DEFAULTS``.
+    Its language is Django's active one, as the texts of the page are the site's own. Its colours
+    are those of ``link``, or else those of ``SETUP_LINK_DEFAULTS``.
     """
     return {
-        **branding(link),
+        **base_context(link),
         "language": translation.get_language() or settings.LANGUAGE_CODE,
         "direction": "rtl" if translation.get_language_bidi() else "ltr",
     }
 
 
-def branding(link: SetupLink | None = None) -> dict[str, Any]:
-    """Return the context of ``kapso_connect/base.html`` for a page or an e-mail of this package.
+def base_context(link: SetupLink | None = None) -> dict[str, Any]:
+    """Return the context of ``base.html`` for a page or an e-mail of this package.
 
-    Its language is the active one, or English if this package's texts are not in that language.
+    Its language is the active one, or English if this package's texts are not in that language. Its
+    colours are those of ``link``, or else those of ``SETUP_LINK_DEFAULTS``.
     """
     conf = get_conf()
     language = languages.current_language()
     colors = theme_of(link)
     logo, dark_logo = file_url(conf.logo_url), file_url(conf.logo_dark_url)
-    path = theme.to_path(colors)
     return {
         "site_name": conf.display_name,
         "site": format_html("<bdi>{}</bdi>", conf.display_name),
@@ -68,7 +68,7 @@ def branding(link: SetupLink | None = None) -> dict[str, Any]:
         "terms_url": conf.terms_url,
         "styles_url": static_url("kapso_connect/pages.css"),
         "script_url": static_url("kapso_connect/pages.js"),
-        "theme_url": _theme_url(path) if path.strip("-") else "",
+        "theme_url": _theme_url(theme.to_path(colors)),
     }
 
 
@@ -96,6 +96,11 @@ def is_static_file(path: str) -> bool:
     return bool(path) and not path.startswith("/") and "://" not in path
 
 
+def is_svg(url: str) -> bool:
+    """Return whether a picture is an SVG file. Most chat apps and mail programs do not show it."""
+    return url.partition("?")[0].lower().endswith((".svg", ".svgz"))
+
+
 def absolute_url(url: str) -> str:
     """Return a URL of this site with its origin, for e-mails and for other sites."""
     public_url = get_conf().public_url
@@ -114,8 +119,10 @@ def _share_image_url(conf: Conf) -> str:
 
 
 def _theme_url(colors: str) -> str:
-    """Return the URL of the stylesheet, or "" if the site leaves its pattern out. Browsers keep the
-    stylesheet of a URL for long."""
+    """Return the URL of the stylesheet with these ``colors``; "" if there are none, or if the site
+    leaves its pattern out. Browsers keep the stylesheet of a URL for long, hence the version."""
+    if not colors.strip("-"):
+        return ""
     try:
         return f"{reverse_path('kapso_connect:theme', args=[colors])}?{theme.VERSION}"
     except NoReverseMatch:

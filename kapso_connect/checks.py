@@ -35,7 +35,7 @@ from django.utils import translation
 from django.utils.module_loading import import_string
 
 from . import db, outbox, theme, utils
-from .branding import is_static_file
+from .branding import is_static_file, is_svg
 from .conf import KAPSO_WEBHOOK_TIMEOUT, Conf, get_conf
 from .exceptions import InvalidOptions
 from .kapso.languages import Language
@@ -73,7 +73,6 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         *_link_defaults(conf),
         *_next_url(conf),
         *_pictures(conf),
-        *_email_settings(conf),
         *_extra_languages(conf),
         *_email_settings(conf),
         *_observers(conf),
@@ -366,7 +365,7 @@ def _pictures(conf: Conf) -> Iterator[CheckMessage]:
                 hint="Set LOGO_URL, too, or leave both out.",
                 id="kapso_connect.W033",
             )
-    if conf.share_image_url.partition("?")[0].lower().endswith((".svg", ".svgz")):
+    if is_svg(conf.share_image_url):
         yield Warning(
             "KAPSO_CONNECT['SHARE_IMAGE_URL'] is an SVG file, which chat apps do not show in the "
             "preview of a URL.",
@@ -382,6 +381,14 @@ def _given_pictures(conf: Conf) -> list[tuple[str, str]]:
         "SHARE_IMAGE_URL": conf.share_image_url,
     }
     return [(name, picture) for name, picture in pictures.items() if picture]
+
+
+def _has_static_file(path: str) -> bool:
+    if not apps.is_installed("django.contrib.staticfiles"):
+        return True  # nobody knows; W014 reports it
+    from django.contrib.staticfiles import finders
+
+    return finders.find(path) is not None
 
 
 def _extra_languages(conf: Conf) -> Iterator[CheckMessage]:
@@ -417,12 +424,20 @@ def _is_translated(code: str) -> bool:
     return code.startswith(f"{Language.ENGLISH.value}-")
 
 
-def _has_static_file(path: str) -> bool:
-    if not apps.is_installed("django.contrib.staticfiles"):
-        return True  # nobody knows; W014 reports it
-    from django.contrib.staticfiles import finders
-
-    return finders.find(path) is not None
+def _email_settings(conf: Conf) -> Iterator[CheckMessage]:
+    given = {
+        "EMAIL_REMINDER_DAYS": conf.email_reminder_days is not None,
+        "EMAIL_FAILED": conf.email_failed,
+        "EMAIL_CONNECTED": conf.email_connected,
+    }
+    names = [f"KAPSO_CONNECT[{name!r}]" for name, is_given in given.items() if is_given]
+    if names and not (conf.email_reply_to or conf.contact_url):
+        yield Warning(
+            f"Customers get e-mails by themselves ({', '.join(names)}), and are not told how to "
+            "answer.",
+            hint="Set EMAIL_REPLY_TO or CONTACT_URL.",
+            id="kapso_connect.W035",
+        )
 
 
 def _api_permissions(conf: Conf) -> Iterator[CheckMessage]:
@@ -660,22 +675,6 @@ def _environment(conf: Conf) -> Iterator[CheckMessage]:
             "webhooks and customers are refused.",
             hint=f"Add {host!r} to ALLOWED_HOSTS.",
             id="kapso_connect.W021",
-        )
-
-
-def _email_settings(conf: Conf) -> Iterator[CheckMessage]:
-    given = {
-        "EMAIL_REMINDER_DAYS": conf.email_reminder_days is not None,
-        "EMAIL_FAILED": conf.email_failed,
-        "EMAIL_CONNECTED": conf.email_connected,
-    }
-    names = [f"KAPSO_CONNECT[{name!r}]" for name, is_given in given.items() if is_given]
-    if names and not (conf.email_reply_to or conf.contact_url):
-        yield Warning(
-            f"Customers get e-mails by themselves ({', '.join(names)}), and are not told how to "
-            "answer.",
-            hint="Set EMAIL_REPLY_TO or CONTACT_URL.",
-            id="kapso_connect.W035",
         )
 
 

@@ -30,7 +30,7 @@ from .exceptions import ExternalIdTaken
 from .fields import InstantField
 from .kapso.setup_link_options import PARTNER_MANAGED
 from .kapso.types import ConnectionType
-from .languages import language_choices, validate_language
+from .languages import find_page_language, language_choices, validate_language
 from .log import log_event
 from .owners import OwnerKey, owner_key, owner_type
 from .phone_numbers import TEST_NUMBER_DIGITS, is_test_number, only_digits, searched_digits
@@ -401,11 +401,16 @@ class Customer(models.Model):
             try:
                 self.language = validate_language(str(self.language or ""))
             except ValueError:
-                # EXTRA_LANGUAGES had it once. Other fields can be saved nevertheless.
+                # Other fields can be saved after EXTRA_LANGUAGES has lost the language of the row.
                 rows = type(self).objects.filter(pk=self.pk, language=self.language)
                 if is_new or not rows.exists():
                     raise
         super().save(*args, **kwargs)
+
+    def find_language(self, link: SetupLink | None) -> str:
+        """Return the language of ``link``, or else the customer's; "" if pages are in neither."""
+        of_link = link.options.get("language") if link else ""
+        return find_page_language(of_link) or find_page_language(self.language)
 
     def get_owner(self) -> models.Model | None:
         """Return the owner, or None if there is none, or none any more.
@@ -712,6 +717,11 @@ class SetupLink(Leased):
         )
 
     @property
+    def reconnect_number(self) -> str:
+        """The number that the link is to connect again; "" if it is not for a certain one."""
+        return str(self.options.get("reconnect_phone_number") or "")
+
+    @property
     def reference(self) -> str:
         """A short code that customers give to staff. The admin's search finds the link, and its
         customer, by it."""
@@ -966,6 +976,12 @@ class Connection(models.Model):
     def is_restricted(self) -> bool:
         """True if Meta has restricted or disabled the account of the number."""
         return self.account_status != AccountStatus.ACTIVE
+
+    @property
+    def is_usable(self) -> bool:
+        """True for a number of the customer's own whose account Meta has not restricted or
+        disabled."""
+        return not (self.is_test_number or self.is_restricted)
 
     @property
     def is_name_approved(self) -> bool:

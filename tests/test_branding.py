@@ -14,7 +14,7 @@ from django.test import RequestFactory
 from django.utils import translation
 from django.views.generic import TemplateView
 
-from kapso_connect.branding import BrandingMixin, absolute_url, branding, site_branding
+from kapso_connect.branding import BrandingMixin, absolute_url, base_context, site_branding
 
 MANIFEST = "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"
 SITE = "https://site.example"
@@ -38,7 +38,7 @@ DEFAULT_PICTURE = f"{SITE}/static/kapso_connect/share.png"
 )
 def test_picture_of_a_preview(configure: Any, given: dict[str, str], picture: str) -> None:
     configure(**given)
-    assert branding()["share_image_url"] == picture
+    assert base_context()["share_image_url"] == picture
 
 
 def test_picture_that_a_storage_does_not_have_is_replaced_by_the_next(
@@ -46,9 +46,9 @@ def test_picture_that_a_storage_does_not_have_is_replaced_by_the_next(
 ) -> None:
     settings.STORAGES = {**settings.STORAGES, "staticfiles": {"BACKEND": MANIFEST}}
     configure(SHARE_IMAGE_URL="crm/away.png", LOGO_URL="/media/logo.png")
-    assert branding()["share_image_url"] == f"{SITE}/media/logo.png"
+    assert base_context()["share_image_url"] == f"{SITE}/media/logo.png"
     configure(SHARE_IMAGE_URL="crm/away.png", LOGO_URL="crm/gone.png")
-    assert branding()["share_image_url"] == "", "nor has it the package's own"
+    assert base_context()["share_image_url"] == "", "nor has it the package's own"
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_static_files_may_be_on_another_host(
 ) -> None:
     configure(PUBLIC_URL=public_url)
     settings.STATIC_URL = static_url
-    assert branding()["share_image_url"] == picture
+    assert base_context()["share_image_url"] == picture
 
 
 def test_no_url_stays_none() -> None:
@@ -78,9 +78,9 @@ def test_picture_of_the_package_has_the_size_that_previews_need() -> None:
 
 
 def test_the_logo_is_the_icon(configure: Any) -> None:
-    assert branding()["icon_url"] == ""
+    assert base_context()["icon_url"] == ""
     configure(LOGO_URL="crm/logo.svg")
-    assert branding()["icon_url"] == "/static/crm/logo.svg"
+    assert base_context()["icon_url"] == "/static/crm/logo.svg"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_language_of_our_pages_and_of_a_sites_own(
     active: str, ours: tuple[str, str], own: tuple[str, str]
 ) -> None:
     with translation.override(active):
-        assert (branding()["language"], branding()["direction"]) == ours
+        assert (base_context()["language"], base_context()["direction"]) == ours
         assert (site_branding()["language"], site_branding()["direction"]) == own
 
 

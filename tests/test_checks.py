@@ -58,13 +58,14 @@ OF_SETTINGS = ["kapso_connect", "urls"]
 
 
 def ids(*, deploy: bool = False, tags: list[str] | None = None) -> set[str]:
-    """Run all checks, or those with one of the tags; return the numbers of our messages, each with
-    a hint."""
+    """Run all checks, or those with one of the tags; return the numbers of our messages, each of
+    which is given once, with a hint."""
     messages = run_checks(include_deployment_checks=deploy, tags=tags)
-    found = {str(m.id): m for m in messages if str(m.id).startswith("kapso_connect.")}
-    for message in found.values():
+    ours = [message for message in messages if str(message.id).startswith("kapso_connect.")]
+    for message in ours:
         assert message.hint or message.id == "kapso_connect.E001"
-    return {number.removeprefix("kapso_connect.") for number in found}
+        assert ours.count(message) == 1, "said twice"
+    return {str(message.id).removeprefix("kapso_connect.") for message in ours}
 
 
 @pytest.mark.parametrize("deploy", [False, True])

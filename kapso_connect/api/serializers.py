@@ -7,7 +7,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, Action
+from ..kapso.error_codes import SETUP_ERRORS, Action, find_error
 from ..kapso.languages import Language
 from ..kapso.setup_link_options import (
     AREA_CODE_PATTERN,
@@ -268,7 +268,7 @@ def status_body(customer: Customer, status: CustomerStatus) -> dict[str, Any]:
 
 def failure_body(kapso_code: str) -> dict[str, Any]:
     """Return how a failed setup is explained to the customer, by the error code from Kapso."""
-    known = SETUP_ERRORS.get(kapso_code, UNKNOWN_ERROR)
+    known = find_error(kapso_code)
     return {
         "code": kapso_code if kapso_code in SETUP_ERRORS else "unknown",
         "kapso_code": kapso_code,

@@ -74,10 +74,15 @@ SETUP_ERRORS: dict[str, SetupError] = {
     ),
 }
 
-# For a code that is not in SETUP_ERRORS: Kapso may add codes.
 UNKNOWN_ERROR = SetupError(
     _("WhatsApp could not be connected"),
     _("Something went wrong while your number was being connected."),
     _("Contact us and tell us the reference below, and we will find out what happened."),
     Action.CONTACT,
 )
+"""The error for a code that is not in ``SETUP_ERRORS``, as Kapso may add codes."""
+
+
+def find_error(code: str) -> SetupError:
+    """Return the error for one of Kapso's codes, or ``UNKNOWN_ERROR``."""
+    return SETUP_ERRORS.get(code, UNKNOWN_ERROR)

@@ -13,7 +13,7 @@ from django.db import models
 from django.db.models import Count, F, Q
 from django.db.models.fields.json import KT
 
-from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR, SetupError
+from ..kapso.error_codes import SetupError, find_error
 from ..models import (
     CONNECTED_NEEDING_ATTENTION,
     Attention,
@@ -142,7 +142,7 @@ def failures(period: Period) -> Failures:
         [
             FailureCount(
                 code=row["code"] or "",
-                failure=SETUP_ERRORS.get(row["code"] or "", UNKNOWN_ERROR),
+                failure=find_error(row["code"] or ""),
                 times=row["times"],
                 customers=row["customers"],
                 rate=percentage(row["times"], total),

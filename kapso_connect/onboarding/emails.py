@@ -23,13 +23,13 @@ from django.utils import timezone, translation
 from django.utils.html import format_html
 
 from .. import theme
-from ..branding import absolute_url, branding, inviter_name, theme_of
+from ..branding import absolute_url, base_context, inviter_name, is_svg, theme_of
 from ..conf import get_conf
 from ..db import retry_on_conflict
 from ..exceptions import CannotInvite, NoConnectUrl, NoEmailAddress
-from ..kapso.error_codes import SETUP_ERRORS, UNKNOWN_ERROR
+from ..kapso.error_codes import find_error
 from ..kapso.languages import Language
-from ..languages import default_language, find_page_language
+from ..languages import default_language
 from ..models import Connection, Customer, SetupLink
 from ..phone_numbers import format_phone_number
 from ..text import isolated, one_line
@@ -95,7 +95,7 @@ def reminder_message(customer: Customer, link: SetupLink) -> EmailMultiAlternati
 def failed_message(customer: Customer, link: SetupLink) -> EmailMultiAlternatives:
     """Return the e-mail that tells ``customer`` why the attempt with ``link`` failed, and what to
     do now; see ``invitation_message``."""
-    failure = SETUP_ERRORS.get(link.last_error_code, UNKNOWN_ERROR)
+    failure = find_error(link.last_error_code)
     return _message("failed", customer, link, url=_url_to_send(customer), failure=failure)
 
 
@@ -183,16 +183,15 @@ def _context(customer: Customer, link: SetupLink | None, **more: Any) -> dict[st
     conf, colors = get_conf(), theme_of(link)
     shown = copy(customer)
     shown.name = one_line(customer.name)  # this object may not have been saved
-    reconnected = str(link.options.get("reconnect_phone_number") or "") if link else ""
     return {
-        **branding(link),
+        **base_context(link),
         "customer": shown,
         "link": link,
         "light": theme.resolve(colors, dark=False),
         "dark": theme.resolve(colors, dark=True),
         "expectations": expectations(link) if link else None,
         "inviter": inviter_name(link) if link else "",
-        "reconnect_number": format_phone_number(reconnected),
+        "reconnect_number": format_phone_number(link.reconnect_number if link else ""),
         "reference": link.reference if link else "",
         "invitation_text": conf.invitation_text,
         "cost_text": conf.cost_text,
@@ -211,13 +210,16 @@ CODES = ("reference", "reconnect_number", "phone_number", "contact")
 """What is written from left to right in every language."""
 
 
+def _with_names(context: dict[str, Any]) -> dict[str, Any]:
+    return {**context, "name": context["customer"].name, "site": context["site_name"]}
+
+
 def _in_text(context: dict[str, Any]) -> dict[str, Any]:
     """Return ``context`` for a template of plain text."""
     contact_url = str(context["contact_url"])
     is_page = contact_url.startswith(("http://", "https://"))
     contact = contact_url if is_page else unquote(urlsplit(contact_url).path)
-    names = {**context, "name": context["customer"].name, "site": context["site_name"]}
-    shown = {**names, "contact": contact}
+    shown = {**_with_names(context), "contact": contact}
     direction = str(context["direction"])
     for name in (*NAMES, *CODES):
         if shown.get(name):
@@ -227,7 +229,7 @@ def _in_text(context: dict[str, Any]) -> dict[str, Any]:
 
 def _in_html(context: dict[str, Any]) -> dict[str, Any]:
     """Return ``context`` for a template of HTML."""
-    shown = {**context, "name": context["customer"].name, "site": context["site_name"]}
+    shown = _with_names(context)
     for name in NAMES:
         if shown.get(name):
             shown[name] = format_html("<bdi>{}</bdi>", shown[name])
@@ -238,7 +240,7 @@ def _logo(context: dict[str, Any]) -> dict[str, Any]:
     """Return the logo's URLs as mail programs need them. Most of them do not show SVG files: the
     name of the site stands there then."""
     logo, dark_logo = (
-        "" if urlsplit(url).path.lower().endswith((".svg", ".svgz")) else absolute_url(url)
+        "" if is_svg(url) else absolute_url(url)
         for url in (context["logo_url"], context["logo_dark_url"])
     )
     is_on_dark = theme.is_dark(theme_of(context["link"]))
@@ -255,9 +257,7 @@ def invitation_language(customer: Customer, link: SetupLink | None) -> str:
     """
     if not settings.USE_I18N:
         return Language.ENGLISH.value
-    of_link = link.options.get("language") if link else ""
-    known = find_page_language(of_link) or find_page_language(customer.language)
-    return known or default_language()
+    return customer.find_language(link) or default_language()
 
 
 def send_error_message(error: Exception) -> str:

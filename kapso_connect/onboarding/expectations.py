@@ -47,7 +47,7 @@ def expectations(link: SetupLink) -> Expectations:
     """Return what the customer of ``link`` can expect."""
     given = link.options
     payment = [] if given.get("meta_billing_mode") == PARTNER_MANAGED else [_payment_method()]
-    if given.get("reconnect_phone_number"):
+    if link.reconnect_number:
         return _reconnected(payment)
     if given.get("provision_phone_number"):
         return _provisioned(payment)

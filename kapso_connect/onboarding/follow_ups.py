@@ -142,7 +142,7 @@ class FollowUp:
         try:
             message = self.message(link)
         except CannotInvite:
-            self._claim(link, now)  # it would be no different next time
+            self._claim(link, now)  # the next run could not send it either
             raise
         if not self._claim(link, now):
             return False
@@ -209,7 +209,7 @@ def _due() -> Iterator[tuple[SetupLink, FollowUp]]:
 
 
 def _record_sent(message: str, customer: Customer, *, source: str, **fields: Any) -> None:
-    """Add an e-mail that has no setup link in it, or is no invitation, to the timeline."""
+    """Add an e-mail to the timeline that is neither an invitation nor a reminder."""
     data = {"message": message, "to": customer.email}
     retry_on_conflict(
         lambda: outbox.record(
@@ -223,11 +223,11 @@ def _write(statement: Callable[[], int]) -> int:
 
 
 def email_connected(connection: Connection, source: str, **kwargs: Any) -> None:
-    """A receiver of ``whatsapp_connected``: tell the customer who used a setup link of this site. A
-    number that ``kapso_sync`` finds without one may have been connected for long.
+    """Tell a customer who used a setup link of this site by e-mail: a receiver of
+    ``whatsapp_connected``. A number that ``kapso_sync`` finds may have been connected for long.
 
-    Raise only what says that the e-mail was not sent and may be later; then the outbox calls again.
-    Other errors are logged.
+    Raise only an error after which the e-mail may be sent later: the outbox calls again then. Other
+    errors are logged.
     """
     customer = connection.customer
     is_answer = connection.setup_link_id is not None and connection.is_connected
@@ -252,7 +252,7 @@ def connect_receiver(*, setting: str = SETTING, **kwargs: Any) -> None:
     it."""
     if setting != SETTING:
         return
-    # While settings change, what ``get_conf`` returns may be neither the old nor the new.
+    # Not by ``get_conf``, which raises for any other setting that is invalid.
     given = getattr(settings, SETTING, None)
     is_on = isinstance(given, Mapping) and given.get("EMAIL_CONNECTED") is True
     signal, name = signals.whatsapp_connected, outbox.EMAIL_RECEIVER

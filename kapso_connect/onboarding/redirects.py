@@ -73,9 +73,13 @@ def connected_number(link: SetupLink, number: Number) -> Connection | None:
     """Return the connection, if ``number`` is connected for the link's customer. Without an id, the
     number is the one that the link connected."""
     connected = Connection.objects.connected().filter(customer=link.customer_id)
-    if not number.phone_number_id:
-        return connected.filter(setup_link=link).first()
-    return connected.filter(phone_number_id=number.phone_number_id).first()
+    if number.phone_number_id:
+        known = connected.filter(phone_number_id=number.phone_number_id).first()
+    else:
+        known = connected.filter(setup_link=link).first()
+    if known is not None:
+        known.customer = link.customer
+    return known
 
 
 def confirm_redirect(
@@ -175,7 +179,7 @@ def _find_new_number(
         for remote in client.list_phone_numbers(customer_id=link.customer.kapso_id or "")
         if not is_closed(remote)
     ]
-    reconnected = comparable_digits(str(link.options.get("reconnect_phone_number") or ""))
+    reconnected = comparable_digits(link.reconnect_number)
     if reconnected:
         found = [
             r for r in remotes if comparable_digits(r.display_phone_number or "") == reconnected
@@ -267,8 +271,8 @@ def _clear_unconfirmed(link: SetupLink, number: Number) -> None:
 
 
 def _update(rows: QuerySet[SetupLink], link: SetupLink, **changes: Any) -> bool:
-    """Change ``rows``, which are ``link`` or nothing, and the status of its customer. Return
-    whether there was a row."""
+    """Change ``rows``, which are ``link`` or nothing, and ``link`` with it; and the status of its
+    customer. Return whether there was a row."""
 
     def change() -> bool:
         customers = list(Customer.objects.locked().filter(pk=link.customer_id))
@@ -276,4 +280,8 @@ def _update(rows: QuerySet[SetupLink], link: SetupLink, **changes: Any) -> bool:
         update_status(*customers)
         return bool(updated)
 
-    return retry_on_conflict(change)
+    is_updated = retry_on_conflict(change)
+    if is_updated:
+        for name, value in changes.items():
+            setattr(link, name, value)
+    return is_updated

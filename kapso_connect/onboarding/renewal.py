@@ -46,9 +46,8 @@ def usable_setup_link(
     The new link gets the old link's options and ``next_url``. However many requests ask at the same
     moment, one link is created: a second one would revoke the first, which a customer may be using
     already. All API requests together take at most ``REQUEST_BUDGET``, or what ``client`` has left
-    of its budget. While the API is
-    unavailable, or with ``may_ask`` False, a link that is usable as far as this site knows is
-    returned unchecked.
+    of its budget. While the API is unavailable, or with ``may_ask`` False, a link that is usable as
+    far as this site knows is returned unchecked.
 
     Raise InvitationWithdrawn, AlreadyConnected or RenewalInProgress; a KapsoError if Kapso refuses
     or is unavailable; InvalidOptions, ImproperlyConfigured and CalledInTransaction as

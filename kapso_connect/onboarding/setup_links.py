@@ -479,11 +479,11 @@ def record_opened(link: SetupLink, *, source: str) -> bool:
 
 
 def set_language(link: SetupLink, language: str, client: KapsoClient | None = None) -> None:
-    """Keep a ``language`` of the pages as the one of the customer of ``link``, who chose it.
+    """Store the ``language`` that the customer of ``link`` chose, one of the pages' languages.
 
-    If Kapso has it, its hosted page is changed as well, with ``client``; without one, or after an
-    error, which is logged, that page stays as it is. Raise CalledInTransaction inside a
-    transaction.
+    If Kapso has this language, ``client`` sets it for the hosted page, too. Without a ``client``,
+    or after an error (it is logged), the hosted page stays as it is. Raise CalledInTransaction
+    inside a transaction.
     """
     refuse_in_transaction()
     customer = link.customer
@@ -522,8 +522,8 @@ def record_failure(
 
     A redirect is unsigned, so anybody who has the link's id can report anything. Therefore each
     known code is added to the timeline once, and all unknown codes together once. An unknown code
-    replaces no known one as the link's error code, and without ``by_visitor`` (a browser with the
-    visit cookie) no code replaces one that such a browser reported. With ``Source.SYNC``, Kapso's
+    replaces no known one as the link's error code, and without ``by_visitor`` (the customer's
+    browser) no code replaces one that such a browser reported. With ``Source.SYNC``, Kapso's
     API reported the failure. Return whether the timeline got an event; a link that was completed
     gets none.
     """

@@ -82,9 +82,8 @@ def visitor_language(request: HttpRequest) -> str:
 
 
 def activate_language(request: HttpRequest, customer: Customer, link: SetupLink | None) -> None:
-    """Switch to the language of the link, or else the customer's, until ``dispatch`` resets it;
-    unless the visitor chose one."""
-    codes = [link.options.get("language") if link else "", customer.language]
-    known = [found for code in codes if (found := languages.find_page_language(code))]
-    if known and not chosen_language(request):
-        translation.activate(known[0])
+    """Switch to the language of the link, or else the customer's, unless the visitor chose one.
+    ``PageView.dispatch`` switches back."""
+    language = customer.find_language(link)
+    if language and not chosen_language(request):
+        translation.activate(language)

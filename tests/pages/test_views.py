@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from kapso_connect import onboarding
 from kapso_connect.kapso.error_codes import SETUP_ERRORS
-from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
+from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent, new_connect_key
 from kapso_connect.onboarding.connect_urls import (
     VISIT_SECONDS,
     connect_path,
@@ -157,6 +157,21 @@ def test_waiting_customer_may_leave_after_a_while(claimable, sandbox, client: Cl
     response = client.get(success(link, number))
     assert "Refresh" not in response
     assert "You can close this page" in text(response)
+
+
+def test_number_that_the_customer_reports_starts_the_wait_anew(
+    claimable, sandbox, client: Client
+) -> None:
+    link, number = claimable
+    link.customer.connect_key = new_connect_key()
+    link.customer.save(update_fields=["connect_key"])
+    since = timezone.now() - timedelta(minutes=3)
+    SetupLink.objects.update(unconfirmed_phone_number_id="100200300", unconfirmed_since=since)
+    sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 503}])
+    client.cookies["kapso_connect_token"] = visit(link.customer)
+    assert "there is nothing you need to do" in text(client.get(success(link, number)))
+    link.refresh_from_db()
+    assert link.unconfirmed_phone_number_id == number
 
 
 def test_missing_link(claimable, client: Client) -> None:
