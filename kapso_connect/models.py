@@ -316,7 +316,8 @@ class Customer(models.Model):
         choices=language_choices,
         blank=True,
         help_text=_(
-            "Language of the customer's pages and e-mails; empty means that of the browser."
+            "Language of the customer's pages and e-mails. Empty means the browser's, and in "
+            "e-mails this site's."
         ),
     )
     connect_key = models.CharField(

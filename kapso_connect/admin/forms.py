@@ -269,9 +269,9 @@ class SetupLinkForm(forms.Form):
         own = self.own_colors()
         return [
             (
-                _("%(text)s on %(behind)s (default): contrast %(contrast).1f, below 4.5.")
+                _("“%(text)s” on “%(behind)s” (default): contrast %(contrast).1f, below 4.5.")
                 if problem.is_default
-                else _("%(text)s on %(behind)s: contrast %(contrast).1f, below 4.5.")
+                else _("“%(text)s” on “%(behind)s”: contrast %(contrast).1f, below 4.5.")
             )
             % {
                 "text": COLORS[problem.text].label,

@@ -42,15 +42,13 @@ from .manage_link import ExtendView, RevokeView
 from .manage_number import DisconnectView, HealthView, ReconnectView
 from .qr import qr_code, qr_label
 from .send_link import CopiedView, EmailView, QRCodeView, ShareView
-from .status import DISCONNECT_REASONS, disconnect_reason, failure_reason, status_badge
-from .timeline_events import signal_badge
+from .status import disconnect_reason, failure_reason, status_badge
+from .timeline_events import event_details, signal_badge
 
 PANEL_ROWS = 20
 """How many of the customer's numbers and events the panel shows, the newest first."""
 
 PANEL_TEMPLATE = "admin/kapso_connect/panel.html"
-Kind = TimelineEvent.Kind
-
 QUALITY_RATINGS = {
     "GREEN": gettext_lazy("High"),
     "YELLOW": gettext_lazy("Medium"),
@@ -65,20 +63,6 @@ NAME_STATUSES = {
     "EXPIRED": gettext_lazy("approval expired"),
     "PENDING_REVIEW": gettext_lazy("waiting for Meta's approval"),
     "NONE": gettext_lazy("not submitted to Meta"),
-}
-
-SEND_CHANNELS = {
-    "email": gettext_lazy("by e-mail"),
-    "copy": gettext_lazy("copied"),
-    "qr": gettext_lazy("as a QR code"),
-    "share": gettext_lazy("as a text to share"),
-}
-
-
-EMAILS = {
-    "reminder": gettext_lazy("as a reminder"),
-    "failed": gettext_lazy("about the attempt that failed"),
-    "connected": gettext_lazy("about the connected number"),
 }
 
 
@@ -216,27 +200,7 @@ def panel_timeline(customer: Customer) -> Iterator[dict[str, Any]]:
     for event in events.order_by("-occurred_at", "-pk")[:PANEL_ROWS]:
         yield {
             "event": event,
-            "details": details(event),
+            "details": event_details(event),
             "number": phone_number_html(event.connection) if event.connection else "",
             "signal": signal_badge(event),
         }
-
-
-def details(event: TimelineEvent) -> list[str]:
-    """Return the texts shown after the kind of an event."""
-    data = event.data if isinstance(event.data, dict) else {}
-    reason, code, channel, message = (
-        str(data.get(k) or "") for k in ("reason", "error_code", "channel", "message")
-    )
-    email = [EMAILS.get(message, message), data.get("to")]
-    texts: dict[str, list[Any]] = {
-        Kind.SETUP_LINK_SENT: [SEND_CHANNELS.get(channel, channel), *email],
-        Kind.EMAIL_SENT: email,
-        Kind.SETUP_LINK_REVOKED: [_("replaced by a new one") if reason else ""],
-        Kind.SETUP_FAILED: [SETUP_ERRORS[code].title if code in SETUP_ERRORS else code],
-        Kind.DISCONNECTED: [DISCONNECT_REASONS.get(reason, reason)],
-        Kind.HEALTH_CHECKED: [data.get("status"), data.get("error")],
-        Kind.ACCOUNT_UPDATED: [data.get("event")],
-        Kind.DETAILS_RECEIVED: [data.get("verified_name")],
-    }
-    return [str(text)[:200] for text in texts.get(event.kind, []) if text]

@@ -7,14 +7,32 @@ from typing import Any, ClassVar
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from .. import outbox
+from ..kapso.error_codes import SETUP_ERRORS
 from ..models import TimelineEvent
 from ..translation import gettext as _
 from ..translation import gettext_lazy
 from .display import EMPTY, badge, json_block, text_block
 from .run_again import RunAgainAdmin
+from .status import DISCONNECT_REASONS
+
+Kind = TimelineEvent.Kind
+
+SEND_CHANNELS = {
+    "email": gettext_lazy("by e-mail"),
+    "copy": gettext_lazy("copied"),
+    "qr": gettext_lazy("as a QR code"),
+    "share": gettext_lazy("as a text to share"),
+}
+
+EMAILS = {
+    "reminder": gettext_lazy("as a reminder"),
+    "failed": gettext_lazy("about the attempt that failed"),
+    "connected": gettext_lazy("about the connected number"),
+}
 
 
 class SignalFilter(admin.SimpleListFilter):
@@ -45,6 +63,26 @@ def signal_badge(event: TimelineEvent) -> SafeString:
     if event.next_attempt_at is not None:
         return badge("busy", _("Waiting"))
     return badge("bad", _("Failed"))
+
+
+def event_details(event: TimelineEvent) -> list[str]:
+    """Return the texts that are shown after the kind of an event."""
+    data = event.data if isinstance(event.data, dict) else {}
+    reason, code, channel, message = (
+        str(data.get(k) or "") for k in ("reason", "error_code", "channel", "message")
+    )
+    email = [EMAILS.get(message, message), data.get("to")]
+    texts: dict[str, list[Any]] = {
+        Kind.SETUP_LINK_SENT: [SEND_CHANNELS.get(channel, channel), *email],
+        Kind.EMAIL_SENT: email,
+        Kind.SETUP_LINK_REVOKED: [_("replaced by a new one") if reason else ""],
+        Kind.SETUP_FAILED: [SETUP_ERRORS[code].title if code in SETUP_ERRORS else code],
+        Kind.DISCONNECTED: [DISCONNECT_REASONS.get(reason, reason)],
+        Kind.HEALTH_CHECKED: [data.get("status"), data.get("error")],
+        Kind.ACCOUNT_UPDATED: [data.get("event")],
+        Kind.DETAILS_RECEIVED: [data.get("verified_name")],
+    }
+    return [str(text)[:200] for text in texts.get(event.kind, []) if text]
 
 
 @admin.register(TimelineEvent)
@@ -100,8 +138,10 @@ class TimelineEventAdmin(RunAgainAdmin):
         return row.delivered_at is None
 
     @admin.display(description=gettext_lazy("event"), ordering="kind")
-    def what(self, event: TimelineEvent) -> str:
-        return event.get_kind_display()
+    def what(self, event: TimelineEvent) -> SafeString:
+        texts = ((text,) for text in event_details(event))
+        more = format_html_join("", " · <bdi>{}</bdi>", texts)
+        return format_html("{}{}", event.get_kind_display(), more)
 
     @admin.display(description=gettext_lazy("by"))
     def by(self, event: TimelineEvent) -> str | None:

@@ -29,6 +29,7 @@ from ..db import retry_on_conflict
 from ..exceptions import CannotInvite, NoConnectUrl, NoEmailAddress
 from ..kapso.error_codes import find_error
 from ..kapso.languages import Language
+from ..kapso.types import ConnectionType
 from ..languages import default_language
 from ..models import Connection, Customer, SetupLink
 from ..phone_numbers import format_phone_number
@@ -110,6 +111,7 @@ def connected_message(connection: Connection) -> EmailMultiAlternatives:
         connection=connection,
         phone_number=format_phone_number(connection.display_phone_number),
         verified_name=connection.verified_name,
+        keeps_app=connection.connection_type == ConnectionType.COEXISTENCE,
         next_text=get_conf().next_text,
         next_url=absolute_url(find_next_url(connection, link)),
     )
@@ -203,7 +205,8 @@ def _context(customer: Customer, link: SetupLink | None, **more: Any) -> dict[st
     }
 
 
-NAMES = ("name", "site", "inviter", "verified_name")
+SITE_TEXTS = ("invitation_text", "cost_text", "next_text")
+NAMES = ("name", "site", "inviter", "verified_name", *SITE_TEXTS)
 """What others wrote, and is put into texts of any language and direction."""
 
 CODES = ("reference", "reconnect_number", "phone_number", "contact")

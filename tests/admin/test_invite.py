@@ -354,7 +354,8 @@ def test_low_contrast_has_to_be_confirmed(admin_client: Client, sandbox: Sandbox
         "background_color": "#ffffff",
     }
     response = start(admin_client, address, **chosen)
-    assert "Text on Page: contrast 2.8, below 4.5." in response.content.decode()
+    assert "“Text” on “Page”: contrast 2.8, below 4.5." in response.content.decode()
+    assert '<label class="vCheckboxLabel" for="id_accept_contrast">' in response.content.decode()
     assert not link_requests(sandbox)
     start(admin_client, address, **chosen, accept_contrast="on")
     assert sent_options(sandbox)["theme_config"]["text_color"] == "#999999"
@@ -367,9 +368,9 @@ def test_low_contrast_to_a_default_has_to_be_confirmed(
     chosen = {"own_text_color": "on", "text_color": "#eeeeee"}
     response = start(admin_client, address, **chosen)
     assert response.context["form"].unreadable() == [
-        "Text on Card (default): contrast 1.1, below 4.5.",
-        "Text on Page (default): contrast 1.0, below 4.5.",
-        "Text on Muted area (default): contrast 1.0, below 4.5.",
+        "“Text” on “Card” (default): contrast 1.1, below 4.5.",
+        "“Text” on “Page” (default): contrast 1.0, below 4.5.",
+        "“Text” on “Muted area” (default): contrast 1.0, below 4.5.",
     ]
     assert not link_requests(sandbox)
     start(admin_client, address, **chosen, accept_contrast="on")
@@ -384,7 +385,8 @@ def test_contrast_to_the_sites_own_colours_counts(
     address = draft(admin_client, customers(1))
     response = start(admin_client, address, own_text_color="on", text_color="#000000")
     assert response.context["form"].unreadable() == [
-        f"Text on {surface}: contrast 1.6, below 4.5." for surface in ("Card", "Page", "Muted area")
+        f"“Text” on “{surface}”: contrast 1.6, below 4.5."
+        for surface in ("Card", "Page", "Muted area")
     ]
     assert not link_requests(sandbox)
 

@@ -383,6 +383,16 @@ def test_the_timeline_says_what_happened_and_who_did_it(admin_client: Client) ->
         assert text in page
 
 
+def test_list_of_the_timeline_tells_a_reminder_from_an_invitation(admin_client: Client) -> None:
+    _bakery, customer = invited_bakery()
+    data = {"channel": "email", "to": "a@example.com"}
+    for more in ({}, {"message": "reminder"}):
+        customer.events.create(kind="setup_link_sent", source="sync", data={**data, **more})
+    page = text_of(read(admin_client, reverse("admin:kapso_connect_timelineevent_changelist")))
+    assert page.count("Setup link sent · by e-mail · a@example.com") == 1
+    assert page.count("Setup link sent · by e-mail · as a reminder · a@example.com") == 1
+
+
 def test_the_panel_leaves_the_sites_own_page_as_it_is(admin_client: Client) -> None:
     bakery, _customer = new_bakery()
     page = read(admin_client, change_url(bakery))

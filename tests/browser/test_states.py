@@ -158,6 +158,29 @@ def test_button_is_on_the_first_screen_of_a_phone(
     assert box["y"] + box["height"] <= PHONE["height"]
 
 
+def test_logo_has_rounded_corners_only_on_its_plate(
+    world: World, visitor: Visitor, configure: Any
+) -> None:
+    configure(**SETTINGS, LOGO_URL="kapso_connect/share.png")
+    page = visitor.window(PHONE)
+    open_state(page, world, "success")
+    for scheme, radius in (("light", "0px"), ("dark", "6px")):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        expect(page.locator(".kapso-logo img")).to_have_css("border-radius", radius)
+
+
+@pytest.mark.parametrize(
+    ("language", "turn"), [("en", "none"), ("ar", "matrix(-1, 0, 0, 1, 0, 0)")]
+)
+def test_icon_that_points_to_the_side_follows_the_text(
+    world: World, visitor: Visitor, language: str, turn: str
+) -> None:
+    world.language = language
+    page = visitor.window(PHONE)
+    open_state(page, world, "connect-leave")
+    expect(page.locator(".kapso-options .kapso-icon")).to_have_css("transform", turn)
+
+
 def unfold(page: Page) -> None:
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
 

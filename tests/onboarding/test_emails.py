@@ -308,6 +308,22 @@ def test_names_are_isolated_where_they_could_reorder_the_text(name: str, configu
     assert "<bdi>مخبز!</bdi>" in html
 
 
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("invitation", ["INVITATION_TEXT", "COST_TEXT"]),
+        ("reminder", ["INVITATION_TEXT", "COST_TEXT"]),
+        ("connected", ["NEXT_TEXT"]),
+    ],
+)
+def test_sites_own_sentences_are_isolated(name: str, texts: list[str], configure: Any) -> None:
+    configure(**dict.fromkeys(texts, "One inbox."))
+    _message, text, html = arrived(MESSAGES[name](language="ar"))
+    assert text.count("\u2068One inbox.\u2069") == len(texts)
+    body = html[html.index("<h1") :]
+    assert body.count("<bdi>One inbox.</bdi>") == len(texts)
+
+
 @pytest.mark.parametrize("name", MESSAGES)
 def test_language_without_translation_gives_english_that_says_so(name: str, settings: Any) -> None:
     settings.LANGUAGE_CODE = "ur"
@@ -364,6 +380,13 @@ def test_connected_has_the_number_and_no_url_that_identifies_the_customer(config
         assert "https://site.example/welcome/" in part
         assert str(customer.connect_key) not in part
         assert connect_urls.CUSTOMER_PARAMETER + "=" not in part
+
+
+@pytest.mark.parametrize(("kind", "keeps_app"), [("coexistence", True), ("dedicated", False)])
+def test_connected_says_how_to_end_it_in_the_app(kind: str, keeps_app: bool) -> None:
+    for part in arrived(connected(connection_type=kind))[1:]:
+        assert "remove Kapso in Meta Business Suite" in part
+        assert ("In the WhatsApp Business app: Settings" in part) == keeps_app
 
 
 def test_connected_with_a_restricted_account_promises_nothing() -> None:

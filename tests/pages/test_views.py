@@ -378,6 +378,15 @@ def test_unknown_code_has_general_texts_and_is_stored(client: Client) -> None:
     assert link.last_error_code == "meta_on_strike"
 
 
+@pytest.mark.parametrize("code", ["meta_on_strike", "phone_verification_failed"])
+def test_failure_page_offers_contact_once(client: Client, code: str, configure: Any) -> None:
+    configure(CONTACT_URL="mailto:help@crumb.example")
+    link = make_link()
+    page = text(client.get(failed(link, code)))
+    assert page.count("mailto:help@crumb.example") == 1
+    assert link.reference in page
+
+
 def test_failure_of_an_unknown_link(client: Client) -> None:
     assert client.get(failed(SetupLink(kapso_id="nobody"), "already_used")).status_code == 404
 

@@ -17,11 +17,11 @@ from kapso_connect.utils import describe
 class Command(KapsoCommand):
     help = (
         "Finishes interrupted work (stored webhooks, undelivered signals, unconfirmed redirects, "
-        "invitations), compares numbers and links with Kapso's API, and verifies the stored "
-        "statuses of customers. Run it from cron, as often as every minute, on any number of "
-        "machines. Exit status: 0 success, 1 something could not be done and will be tried again, "
-        "2 something has failed permanently and needs attention in the admin, 130 interrupted by "
-        "Ctrl-C, 143 by SIGTERM."
+        "invitations), compares numbers and links with Kapso's API, verifies the stored statuses "
+        "of customers, and sends the reminders and e-mails about failed attempts that are due. Run "
+        "it from cron, as often as every minute, on any number of machines. Exit status: 0 "
+        "success, 1 something could not be done and will be tried again, 2 something has failed "
+        "permanently and needs attention in the admin, 130 interrupted by Ctrl-C, 143 by SIGTERM."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
