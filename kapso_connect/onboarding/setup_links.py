@@ -696,8 +696,8 @@ def find_open_link(
 def complete(link: SetupLink) -> None:
     """Record that ``link`` connected a number."""
     link.opened_at = link.opened_at or timezone.now()
-    for field, value in COMPLETED_FIELDS.items():
-        setattr(link, field, value)
+    for name, value in COMPLETED_FIELDS.items():
+        setattr(link, name, value)
     link.save(update_fields=["opened_at", *COMPLETED_FIELDS])
 
 
