@@ -304,8 +304,8 @@ def record(answers: Sequence[tuple[LinkRequest, KapsoSetupLink]]) -> list[SetupL
         for (request, remote), link in zip(answers, links, strict=True):
             if link is not None:
                 # The caller's object is brought up to date.
-                for field in Customer.WRITTEN_BY_ONBOARDING:
-                    setattr(request.customer, field, getattr(link.customer, field))
+                for name in Customer.WRITTEN_BY_ONBOARDING:
+                    setattr(request.customer, name, getattr(link.customer, name))
                 link.token = remote.token
                 if request.on_recorded is not None:
                     request.on_recorded(link)
@@ -696,8 +696,8 @@ def find_open_link(
 def complete(link: SetupLink) -> None:
     """Record that ``link`` connected a number."""
     link.opened_at = link.opened_at or timezone.now()
-    for field, value in COMPLETED_FIELDS.items():
-        setattr(link, field, value)
+    for name, value in COMPLETED_FIELDS.items():
+        setattr(link, name, value)
     link.save(update_fields=["opened_at", *COMPLETED_FIELDS])
 
 

@@ -129,7 +129,8 @@ class ConnectedNumber:
     """Why the number cannot be used as it should: "test", "restricted", "name" or "declined"."""
 
     @classmethod
-    def of(cls, connection: Connection) -> ConnectedNumber:
+    def of(cls, connection: Connection, *, is_named: bool) -> ConnectedNumber:
+        """Return the number; unless ``is_named``, without what tells which one it is."""
         problem = ""
         if connection.is_test_number:
             problem = "test"
@@ -137,6 +138,8 @@ class ConnectedNumber:
             problem = "restricted"
         elif not connection.is_name_approved:
             problem = "name" if connection.name_status == "PENDING_REVIEW" else "declined"
+        if not is_named:
+            return cls("", "", "", problem)
         digits = connection.phone_digits
         can_chat = digits and problem not in {"test", "restricted"}
         return cls(
@@ -262,21 +265,30 @@ class PageView(View):
         self, link: SetupLink | None, connections: list[Connection], *, is_customer: bool
     ) -> HttpResponse:
         """Return the success page. Only if ``is_customer`` is true, the link to the site's next
-        page identifies the visitor, and a number that cannot be used can be replaced."""
+        page identifies the visitor, and a number that cannot be used can be replaced. Others see
+        only the number that they have come back with."""
         connection = connections[0]
         customer = connection.customer
+        named = self.optional_parameter("phone_number_id", _digits)
+        is_recognized = is_customer or named in {c.phone_number_id for c in connections}
         next_url = self.get_next_url(connection, link)
         if next_url and is_customer:
             next_url = with_customer_token(next_url, customer)
         is_usable = any(not (c.is_test_number or c.is_restricted) for c in connections)
+        latest = customer.latest_setup_link
+        can_replace = is_customer and not renewal.is_onboarded(customer, latest)
         return self.page(
             "success",
             customer=customer,
             link=link,
             connection=connection,
-            numbers=[ConnectedNumber.of(connection) for connection in connections],
+            numbers=[
+                ConnectedNumber.of(c, is_named=is_customer or c.phone_number_id == named)
+                for c in connections
+            ],
+            is_recognized=is_recognized,
             is_usable=is_usable,
-            connect_path=connect_path(customer) if is_customer and not is_usable else "",
+            connect_path=connect_path(customer) if can_replace else "",
             next_url=next_url,
             next_text=get_conf().next_text,
         )
