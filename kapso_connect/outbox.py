@@ -49,6 +49,10 @@ LOG_FIELDS: dict[str, tuple[str, str]] = {
 EMAIL_RECEIVER = "kapso_connect.email_connected"
 """The name of this package's own receiver of ``whatsapp_connected``, with ``EMAIL_CONNECTED``."""
 
+NONE_OF_THE_SITE = "none of this site's"
+"""What stands among the names of an event's receivers if this package's own was the only one where
+the event was recorded."""
+
 NO_RECEIVER = (
     "No receiver to call is connected in this process. Connect receivers in AppConfig.ready(), so "
     "that kapso_sync and task workers have them, too."
@@ -89,7 +93,10 @@ def record_all(events: Iterable[TimelineEvent]) -> None:
         if not has_receivers(event.kind):
             event.finish()
             event.delivered_at = timezone.now()
-        elif immediately:
+            continue
+        if not has_site_receivers(event.kind):
+            event.receivers = [NONE_OF_THE_SITE]
+        if immediately:
             event.set_lease()
     bulk_insert(events)
     for event in events:
@@ -228,6 +235,8 @@ def _send(event: TimelineEvent, *, needs_receiver: bool = True) -> bool:
         error_text = NO_RECEIVER if needs_receiver else ""
     elif not has_site_receivers(event.kind):
         _log_unheard(event)
+        if needs_receiver and NONE_OF_THE_SITE not in event.receivers:
+            error_text = NO_RECEIVER
     for position, (name, receiver) in enumerate(receivers.items()):
         if (position or took_long) and not _renew_lease(event):
             return False  # another process calls the remaining ones
@@ -247,7 +256,8 @@ def _send(event: TimelineEvent, *, needs_receiver: bool = True) -> bool:
         else:
             event.receivers.append(name)
     if errors:
-        error_text = "\n".join(f"{name}: {error}" for name, error in errors.items())
+        described = [f"{name}: {error}" for name, error in errors.items()]
+        error_text = "\n".join([error_text, *described] if error_text else described)
     try:
         _record_outcome(event, error_text, sorted(errors), time.monotonic() - started)
     finally:

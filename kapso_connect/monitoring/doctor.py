@@ -422,7 +422,8 @@ def _check_receivers(run: Diagnosis) -> Iterator[Finding]:
     recent = TimelineEvent.objects.filter(
         kind=TimelineEvent.Kind.CONNECTED, occurred_at__gte=clock.now() - UNHEARD_PERIOD
     )
-    by_nobody = models.Q(receivers=[]) | models.Q(receivers=[outbox.EMAIL_RECEIVER])
+    own = [outbox.NONE_OF_THE_SITE, outbox.EMAIL_RECEIVER]
+    by_nobody = models.Q(receivers=[]) | models.Q(receivers=own)
     unheard = recent.filter(by_nobody, delivered_at__isnull=False).count()
     is_heard = recent.exclude(by_nobody).exists()
     has_receivers = outbox.has_site_receivers(TimelineEvent.Kind.CONNECTED)

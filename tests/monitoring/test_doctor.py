@@ -563,7 +563,7 @@ def test_numbers_that_no_receiver_heard_of_are_reported() -> None:
 @pytest.mark.django_db
 def test_own_email_about_the_connection_is_no_receiver_of_the_site(configure: Any) -> None:
     configure(EMAIL_CONNECTED=True)
-    make_connected(outbox.EMAIL_RECEIVER)
+    make_connected(outbox.NONE_OF_THE_SITE, outbox.EMAIL_RECEIVER)
     assert offline()["receivers"]["data"] == {"unheard": 1, "has_receivers": False}
     make_connected(outbox.EMAIL_RECEIVER, "crm.receivers.welcome")
     assert offline()["receivers"]["level"] == "warning"
