@@ -248,7 +248,8 @@ def _send(event: TimelineEvent, *, needs_receiver: bool = True) -> bool:
         else:
             event.receivers.append(name)
     if errors:
-        error_text = "\n".join(f"{name}: {error}" for name, error in errors.items())
+        described = [f"{name}: {error}" for name, error in errors.items()]
+        error_text = "\n".join([error_text, *described] if error_text else described)
     try:
         _record_outcome(event, error_text, sorted(errors), time.monotonic() - started)
     finally:

@@ -43,7 +43,8 @@ def usable_setup_link(
     """Return a setup link that ``customer`` can use now; create one if the latest has ended.
 
     A link has ended when it expired, was used, or was replaced by one made in Kapso's dashboard.
-    The new link gets the old link's options and ``next_url``. However many requests ask at the same
+    The new link gets the old link's options and ``next_url``, but does not reconnect a number that
+    the old one reconnected already. However many requests ask at the same
     moment, one link is created: a second one would revoke the first, which a customer may be using
     already. All API requests together take at most ``REQUEST_BUDGET``, or what ``client`` has left
     of its budget. While the API is unavailable, or with ``may_ask`` False, a link that is usable as
@@ -86,12 +87,16 @@ def _read_latest_link(customer: Customer) -> SetupLink | None:
 
 
 def is_onboarded(customer: Customer, latest: SetupLink | None) -> bool:
-    """Return whether ``customer`` has nothing left to do: a number of their own is connected, whose
-    account Meta has not restricted, and the ``latest`` link is not an invitation to connect another
-    one."""
+    """Return whether ``customer`` has nothing left to do: the ``latest`` link is not an invitation
+    to connect another number, and the one that it connected is the customer's own, and its account
+    is not restricted. Where no number of that link is connected, any of the customer's counts."""
     if latest is not None and latest.is_revocable:
         return False
-    return Connection.objects.usable().filter(customer=customer).exists()
+    numbers = Connection.objects.filter(customer=customer)
+    of_latest = numbers.filter(setup_link=latest) if latest else numbers.none()
+    if of_latest.connected().exists():
+        numbers = of_latest
+    return numbers.usable().exists()
 
 
 def _check_link(link: SetupLink, client: KapsoClient) -> bool:
@@ -146,6 +151,9 @@ def _renew(link: SetupLink, client: KapsoClient) -> SetupLink:
     options = {
         name: value for name, value in link.options.items() if not name.endswith("_redirect_url")
     }
+    if link.setup_status == SetupLink.SetupStatus.COMPLETED:
+        # It was connected again. If it cannot be used all the same, another number may be.
+        options.pop("reconnect_phone_number", None)
     request = prepare(customer, options=options, next_url=link.next_url, since=since)
     try:
         new_link = create(request, client)

@@ -304,8 +304,8 @@ def record(answers: Sequence[tuple[LinkRequest, KapsoSetupLink]]) -> list[SetupL
         for (request, remote), link in zip(answers, links, strict=True):
             if link is not None:
                 # The caller's object is brought up to date.
-                for field in Customer.WRITTEN_BY_ONBOARDING:
-                    setattr(request.customer, field, getattr(link.customer, field))
+                for name in Customer.WRITTEN_BY_ONBOARDING:
+                    setattr(request.customer, name, getattr(link.customer, name))
                 link.token = remote.token
                 if request.on_recorded is not None:
                     request.on_recorded(link)

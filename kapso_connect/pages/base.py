@@ -29,14 +29,14 @@ from ..conf import get_conf
 from ..db import OUTAGE_ERRORS, non_atomic
 from ..log import log_event
 from ..models import Connection, Customer, SetupLink
-from ..onboarding import numbers, redirects
+from ..onboarding import numbers, redirects, renewal
 from ..onboarding.connect_urls import connect_path, find_next_url, with_customer_token
 from ..translation import gettext
 from ..utils import time_since
 from . import questions
 from .connected_number import ConnectedNumber
 from .language import activate_language, language_links, visitor_language, with_chosen_language
-from .parameters import ID, parameter
+from .parameters import DIGITS, ID, optional_parameter, parameter
 
 REFRESH_SECONDS = 3
 """How often the waiting page refreshes at first."""
@@ -162,20 +162,28 @@ class PageView(View):
     ) -> HttpResponse:
         """Return the page that shows these ``connections`` of the customer of ``link``. Only if
         ``is_customer`` is true, the URL of the site's next page identifies the visitor, and a
-        number that cannot be used can be replaced."""
+        number that cannot be used can be replaced. Others see only the number that they have come
+        back with."""
         customer, connection = link.customer, connections[0]
+        named = optional_parameter(self.request, "phone_number_id", DIGITS)
+        is_recognized = is_customer or named in {c.phone_number_id for c in connections}
         next_url = self.get_next_url(connection, link)
         if next_url and is_customer:
             next_url = with_customer_token(next_url, customer)
         is_usable = any(connection.is_usable for connection in connections)
+        can_replace = is_customer and not renewal.is_onboarded(customer, customer.latest_setup_link)
         return self.page(
             "success",
             customer=customer,
             link=link,
             connection=connection,
-            numbers=[ConnectedNumber.of(connection) for connection in connections],
+            numbers=[
+                ConnectedNumber.of(c, is_named=is_customer or c.phone_number_id == named)
+                for c in connections
+            ],
+            is_recognized=is_recognized,
             is_usable=is_usable,
-            connect_path=connect_path(customer) if is_customer and not is_usable else "",
+            connect_path=connect_path(customer) if can_replace else "",
             next_url=next_url,
             next_text=get_conf().next_text,
         )

@@ -21,7 +21,8 @@ class ConnectedNumber:
     """Why the number cannot be used as it should: "test", "restricted", "name" or "declined"."""
 
     @classmethod
-    def of(cls, connection: Connection) -> ConnectedNumber:
+    def of(cls, connection: Connection, *, is_named: bool) -> ConnectedNumber:
+        """Return the number; unless ``is_named``, without what tells which one it is."""
         problem = ""
         if connection.is_test_number:
             problem = "test"
@@ -29,6 +30,8 @@ class ConnectedNumber:
             problem = "restricted"
         elif not connection.is_name_approved:
             problem = "name" if connection.name_status == "PENDING_REVIEW" else "declined"
+        if not is_named:
+            return cls("", "", "", problem)
         digits = connection.phone_digits
         can_chat = digits and connection.is_usable
         return cls(

@@ -529,6 +529,27 @@ def test_repeated_connected_email_does_not_repeat_the_sites_receivers(
     assert heard.names() == ["whatsapp_connected"]
 
 
+def test_email_does_not_replace_the_sites_receivers_of_another_process(
+    configure: Any, on_commit: Any
+) -> None:
+    """They may be connected where the number was recorded, and not where the signal is sent."""
+    configure(EMAIL_CONNECTED=True)
+    with queue_without_worker(), listening(), on_commit():
+        connect()
+    event = TimelineEvent.objects.get(kind=Kind.CONNECTED)
+    assert not outbox.deliver(event.pk)
+    assert len(outbox_of.outbox) == 1
+    event.refresh_from_db()
+    assert (event.delivered_at, event.last_error) == (None, outbox.NO_RECEIVER)
+    assert event.next_attempt_at is not None
+    with listening() as heard:
+        outbox.resend(event)
+    assert heard.names() == ["whatsapp_connected"]
+    event.refresh_from_db()
+    assert event.delivered_at is not None
+    assert len(outbox_of.outbox) == 1
+
+
 def test_setting_connects_and_disconnects_the_receiver(configure: Any) -> None:
     assert not outbox.has_receivers(Kind.CONNECTED)
     configure(EMAIL_CONNECTED=True)

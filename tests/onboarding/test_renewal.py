@@ -151,6 +151,40 @@ def test_link_that_reconnected_a_known_number_is_not_renewed(sandbox: Sandbox) -
     assert len(statuses_at_kapso(sandbox)) == 2
 
 
+def test_restricted_number_that_was_reconnected_can_be_replaced_by_another(
+    sandbox: Sandbox,
+) -> None:
+    customer = make_customer(kapso_id=None)
+    first = onboarding.create_setup_link(customer)
+    sandbox.complete(first.url, phone_number="+442071838750")
+    with pytest.raises(exceptions.AlreadyConnected):
+        renewal.usable_setup_link(customer)
+    again = onboarding.create_setup_link(
+        customer, options={"reconnect_phone_number": "+442071838750"}, next_url="/welcome/"
+    )
+    sandbox.complete(again.url)
+    Connection.objects.update(account_status="restricted")
+    fresh = renewal.usable_setup_link(customer)
+    assert fresh != again
+    assert "reconnect_phone_number" not in fresh.options
+    assert fresh.next_url == "/welcome/"
+    assert renewal.usable_setup_link(customer) == fresh, "one link, however often it is asked for"
+
+
+def test_link_that_reconnects_a_number_is_renewed_as_such(sandbox: Sandbox) -> None:
+    customer = make_customer(kapso_id=None)
+    sandbox.complete(onboarding.create_setup_link(customer).url, phone_number="+442071838750")
+    with pytest.raises(exceptions.AlreadyConnected):
+        renewal.usable_setup_link(customer)
+    again = onboarding.create_setup_link(
+        customer, options={"reconnect_phone_number": "+442071838750"}
+    )
+    expire(again, sandbox)
+    fresh = renewal.usable_setup_link(customer)
+    assert fresh != again
+    assert fresh.options["reconnect_phone_number"] == "+442071838750"
+
+
 def test_connected_customer_who_is_invited_again_gets_the_new_link(
     link: SetupLink, sandbox: Sandbox
 ) -> None:

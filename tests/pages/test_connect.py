@@ -397,6 +397,33 @@ def test_number_that_cannot_be_used_is_no_success_and_can_be_replaced(
     assert customer.latest_setup_link.url in text(response)
 
 
+def test_test_number_beside_an_own_number_can_be_replaced(client: Client, sandbox: Sandbox) -> None:
+    """The customer was invited to connect another number, and got one of Meta's."""
+    customer = connected_customer(display_phone_number="+1 555-123-4567")
+    own = make_connection(customer, display_phone_number="+4930901820", setup_link=None)
+    client.cookies["kapso_connect_token"] = visit(customer)
+    link = customer.latest_setup_link
+    assert link is not None
+    number = Connection.objects.exclude(pk=own.pk).get().phone_number_id
+    for url in (connect_path(customer), success(link, number)):
+        assert f'action="{connect_path(customer)}"' in text(client.get(url))
+    assert client.post(connect_path(customer)).status_code == 200
+    customer.refresh_from_db()
+    assert customer.latest_setup_link != link
+
+
+def test_button_for_an_older_number_that_cannot_be_used_is_not_shown_in_vain(
+    client: Client, sandbox: Sandbox
+) -> None:
+    customer = connected_customer()
+    old = make_link(customer, is_latest=False, status="used", setup_status="completed")
+    restricted = make_connection(customer, setup_link=old, account_status="restricted")
+    client.cookies["kapso_connect_token"] = visit(customer)
+    for url in (connect_path(customer), success(old, restricted.phone_number_id)):
+        assert "<form" not in text(client.get(url))
+    assert client.post(connect_path(customer)).status_code == 303
+
+
 @pytest.mark.parametrize(
     ("status", "words"),
     [("PENDING_REVIEW", "still reviewing the name"), ("DECLINED", "has not approved the name")],

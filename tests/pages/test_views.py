@@ -303,11 +303,40 @@ def test_connected_customer_sees_success(client: Client, code: str, is_latest: b
     old = make_link(customer, status="revoked")
     link = make_link(customer, setup_status="completed", status="used")
     make_connection(customer, setup_link=link, display_phone_number="+442071838750")
+    client.cookies["kapso_connect_token"] = visit(customer)
     response = client.get(failed(link if is_latest else old, code))
     assert response.status_code == 200
     assert "WhatsApp is connected" in text(response)
     assert "+44 20 7183 8750" in text(response)
     assert "used already" not in text(response)
+
+
+@pytest.mark.parametrize("problem", [{}, {"name_status": "PENDING_REVIEW"}])
+def test_whoever_knows_only_the_id_of_a_link_sees_no_number_or_name(
+    client: Client, problem: dict[str, str]
+) -> None:
+    """Ids of links are in logs and browser histories."""
+    customer = make_customer(connect_key="mine", email="ada@example.com")
+    old = make_link(customer, status="revoked")
+    link = make_link(customer, setup_status="completed", status="used")
+    number = make_connection(
+        customer,
+        setup_link=link,
+        display_phone_number="+442071838750",
+        verified_name="Süß Ltd.",
+        **problem,
+    )
+    without_number = f"{SUCCESS}?setup_link_id={link.kapso_id}&status=completed"
+    known = [without_number, *(failed(one, "already_used") for one in (old, link))]
+    secrets = ("7183", customer.name, "Süß Ltd.", customer.email, number.phone_number_id)
+    for url in known:
+        page = text(client.get(url))
+        assert "WhatsApp is connected" in page
+        assert [secret for secret in secrets if secret in unescape(page)] == []
+    assert "+44 20 7183 8750" in text(client.get(success(link, number.phone_number_id)))
+    client.cookies["kapso_connect_token"] = visit(customer)
+    for url in known:
+        assert "+44 20 7183 8750" in text(client.get(url))
 
 
 def test_link_whose_number_is_being_confirmed_has_not_failed(
