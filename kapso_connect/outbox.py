@@ -45,7 +45,6 @@ LOG_FIELDS: dict[str, tuple[str, str]] = {
 }
 """The field that is logged besides the ids, by kind of event, and its key in ``data``."""
 
-
 EMAIL_RECEIVER = "kapso_connect.email_connected"
 """The name of this package's own receiver of ``whatsapp_connected``, with ``EMAIL_CONNECTED``."""
 
@@ -222,11 +221,8 @@ def _send(event: TimelineEvent, *, needs_receiver: bool = True) -> bool:
     }
     errors: dict[str, str] = {}
     interruption: BaseException | None = None
-    error_text = ""
-    if not receivers:
-        _log_unheard(event)
-        error_text = NO_RECEIVER if needs_receiver else ""
-    elif not has_site_receivers(event.kind):
+    error_text = NO_RECEIVER if needs_receiver and not receivers else ""
+    if not receivers or not has_site_receivers(event.kind):
         _log_unheard(event)
     for position, (name, receiver) in enumerate(receivers.items()):
         if (position or took_long) and not _renew_lease(event):

@@ -80,6 +80,7 @@ EMAILS = {
     "failed": gettext_lazy("about the attempt that failed"),
     "connected": gettext_lazy("about the connected number"),
 }
+"""What an e-mail was about, by the ``message`` of its event. An invitation has none."""
 
 
 class StatusPanel(InviteMixin):
