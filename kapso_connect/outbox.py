@@ -45,7 +45,6 @@ LOG_FIELDS: dict[str, tuple[str, str]] = {
 }
 """The field that is logged besides the ids, by kind of event, and its key in ``data``."""
 
-
 EMAIL_RECEIVER = "kapso_connect.email_connected"
 """The name of this package's own receiver of ``whatsapp_connected``, with ``EMAIL_CONNECTED``."""
 
