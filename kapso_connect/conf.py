@@ -103,7 +103,8 @@ class Conf:
         share the project: what is not about customers of this site is ignored then.
     ``LOGO_URL``
         The logo at the top of customers' pages and e-mails: a static file (``crm/logo.svg``) or a
-        URL on this site (``/media/logo.png``). It is also the icon in the browser's tab.
+        URL on this site (``/media/logo.png``). It is also the icon in the browser's tab. E-mails
+        show the name in place of an SVG file.
     ``LOGO_DARK_URL``
         The logo in dark mode. Without it, ``LOGO_URL`` is shown on a light plate there.
     ``LOGO_HAS_NAME``

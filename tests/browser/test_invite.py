@@ -85,7 +85,7 @@ def test_chosen_colours_are_previewed(
     expect(button).to_have_css("background-color", "rgb(37, 99, 235)")
     page.get_by_label("Button", exact=True).check()
     submit(page).click()
-    expect(page.get_by_text("Text on the button on Button: contrast 2.")).to_be_visible()
+    expect(page.get_by_text("“Text on the button” on “Button”: contrast 2.")).to_be_visible()
     visitor.look(page, f"invite-contrast-{scheme}")
     assert not sandbox.requests()
     page.get_by_label("Use these colours anyway").check()

@@ -424,7 +424,7 @@ def test_every_model_is_described_with_its_fields(reference: ModuleType) -> None
     text = reference.models()
     for name in ("Customer", "SetupLink", "Connection", "WebhookEvent", "TimelineEvent"):
         assert f"## {name}\n" in text
-    assert "| `language` | text, up to 16 | Language of the customer's pages and e-mails;" in text
+    assert "| `language` | text, up to 16 | Language of the customer's pages and e-mails." in text
     assert "### objects.for_owner(owner, \\*\\*defaults)" in text
     assert "`kapso_connect.create_setup_link`" in text
 
