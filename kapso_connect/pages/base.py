@@ -170,8 +170,12 @@ class PageView(View):
         next_url = self.get_next_url(connection, link)
         if next_url and is_customer:
             next_url = with_customer_token(next_url, customer)
-        is_usable = any(connection.is_usable for connection in connections)
-        can_replace = is_customer and not renewal.is_onboarded(customer, customer.latest_setup_link)
+        usable = [connection for connection in connections if connection.is_usable]
+        can_replace = (
+            is_customer
+            and len(usable) < len(connections)
+            and not renewal.is_onboarded(customer, customer.latest_setup_link)
+        )
         return self.page(
             "success",
             customer=customer,
@@ -182,7 +186,7 @@ class PageView(View):
                 for c in connections
             ],
             is_recognized=is_recognized,
-            is_usable=is_usable,
+            is_usable=bool(usable),
             connect_path=connect_path(customer) if can_replace else "",
             next_url=next_url,
             next_text=get_conf().next_text,
