@@ -74,7 +74,6 @@ SEND_CHANNELS = {
     "share": gettext_lazy("as a text to share"),
 }
 
-
 EMAILS = {
     "reminder": gettext_lazy("as a reminder"),
     "failed": gettext_lazy("about the attempt that failed"),
