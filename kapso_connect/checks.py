@@ -433,8 +433,8 @@ def _email_settings(conf: Conf) -> Iterator[CheckMessage]:
     names = [f"KAPSO_CONNECT[{name!r}]" for name, is_given in given.items() if is_given]
     if names and not (conf.email_reply_to or conf.contact_url):
         yield Warning(
-            f"Customers get e-mails by themselves ({', '.join(names)}), and are not told how to "
-            "answer.",
+            f"E-mails are sent to customers automatically ({', '.join(names)}), and do not say how "
+            "to answer.",
             hint="Set EMAIL_REPLY_TO or CONTACT_URL.",
             id="kapso_connect.W035",
         )

@@ -29,7 +29,7 @@ MAX_NUMBER = 10**9
 
 MAX_DAYS = 365
 
-LANGUAGE_CODE = re.compile("[a-z]{2,3}(-[a-z0-9]{2,8})*")
+LANGUAGE_CODE_PATTERN = re.compile("[a-z]{2,3}(-[a-z0-9]{2,8})*")
 MAX_LANGUAGE_CODE = 16
 """Characters of a customer's language."""
 
@@ -234,14 +234,14 @@ def _words(value: object) -> str | Promise:
     return value if isinstance(value, Promise) else _shown(value)
 
 
-def _page(value: object) -> str:
+def _page_url(value: object) -> str:
     url = _shown(value)
     if url and (url.startswith("//") or not url.startswith(("https://", "http://", "/"))):
         raise ValueError("must start with https:// or /.")
     return url
 
 
-def _address(value: object) -> str:
+def _email(value: object) -> str:
     address = _shown(value)
     try:
         if address:
@@ -254,7 +254,7 @@ def _address(value: object) -> str:
 def _languages(value: object) -> tuple[str, ...]:
     codes = tuple(code.lower() for code in _texts(value, "a list of language codes"))
     for code in codes:
-        if not LANGUAGE_CODE.fullmatch(code) or len(code) > MAX_LANGUAGE_CODE:
+        if not LANGUAGE_CODE_PATTERN.fullmatch(code) or len(code) > MAX_LANGUAGE_CODE:
             raise ValueError(f'must have codes such as "de", not {code!r}.')
     return codes
 
@@ -346,15 +346,15 @@ READERS: dict[str, Callable[[object], Any]] = {
     "LOGO_HAS_NAME": _flag,
     "SHARE_IMAGE_URL": _shown,
     "CONTACT_URL": _contact,
-    "PRIVACY_URL": _page,
-    "TERMS_URL": _page,
+    "PRIVACY_URL": _page_url,
+    "TERMS_URL": _page_url,
     "NEXT_URL": _text,
     "INVITATION_TEXT": _words,
     "COST_TEXT": _words,
     "NEXT_TEXT": _words,
     "SHOW_INVITER": _flag,
     "EXTRA_LANGUAGES": _languages,
-    "EMAIL_REPLY_TO": _address,
+    "EMAIL_REPLY_TO": _email,
     "EMAIL_REMINDER_DAYS": _days,
     "EMAIL_FAILED": _flag,
     "EMAIL_CONNECTED": _flag,

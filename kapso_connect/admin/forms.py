@@ -12,10 +12,10 @@ from django.contrib.admin.widgets import AdminRadioSelect
 from django.http import QueryDict
 from django.utils.formats import date_format
 
+from .. import theme
 from ..exceptions import InvalidOptions
 from ..kapso.languages import Language
 from ..kapso.setup_link_options import DEFAULT_COUNTRY, SetupLinkOptions, provisioning_problem
-from ..theme import problems
 from ..translation import gettext as _
 from ..translation import gettext_lazy
 from ..utils import (
@@ -127,8 +127,8 @@ class SetupLinkForm(forms.Form):
         self, data: QueryDict | None, defaults: Mapping[str, Any], *, recipients: int | None = None
     ) -> None:
         self.defaults = defaults
-        theme = defaults.get("theme_config")
-        self.default_theme: Mapping[str, str] = theme if isinstance(theme, Mapping) else {}
+        colors = defaults.get("theme_config")
+        self.default_theme: Mapping[str, str] = colors if isinstance(colors, Mapping) else {}
         initial = self.initial_from(defaults)
         if data is not None:
             data = data.copy()
@@ -278,7 +278,7 @@ class SetupLinkForm(forms.Form):
                 "behind": COLORS[problem.behind].label,
                 "contrast": problem.contrast,
             }
-            for problem in problems({**self.default_theme, **own})
+            for problem in theme.problems({**self.default_theme, **own})
             # The site's own colours are not the user's to change.
             if problem.text in own or problem.behind in own
         ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from .. import theme
 from ..kapso.error_codes import SETUP_ERRORS, Action, find_error
 from ..kapso.languages import Language
 from ..kapso.setup_link_options import (
@@ -31,7 +32,6 @@ from ..models import (
 )
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.status import CustomerStatus, OnboardingStatus
-from ..theme import problems
 from ..utils import MAX_URL_LENGTH
 from . import examples
 from .fields import (
@@ -426,7 +426,7 @@ class SetupLinkSerializer(StatusLinkSerializer):
         return link.url if self.context["view"].shows_urls(link.customer) else None
 
     def get_warnings(self, link: SetupLink) -> list[str]:
-        return [problem.warning() for problem in problems(link.options.get("theme_config"))]
+        return [problem.warning() for problem in theme.problems(link.options.get("theme_config"))]
 
     def get_created_by(self, link: SetupLink) -> str | None:
         return visible_user(link.created_by_id, self.context)

@@ -1,4 +1,4 @@
-"""E-mails that are sent by themselves: a reminder, "it did not work", "you are connected".
+"""E-mails that are sent automatically: a reminder, "it did not work", "you are connected".
 
 Each is off without its setting. ``kapso_sync`` sends the first two, a receiver of
 ``whatsapp_connected`` the third. An e-mail that may have been sent is not sent again.

@@ -20,14 +20,15 @@ from ..models import Customer, SetupLink
 LANGUAGE_PARAMETER = "language"
 """The query parameter with the language that the visitor chose on the page."""
 
-_kept = re.compile(r"[0-9A-Za-z_.:+ -]{1,200}")
+KEPT = re.compile(r"[0-9A-Za-z_.:+ -]{1,200}")
+"""The names and values of other parameters that the links of the page to itself keep."""
 
 
 def language_links(request: HttpRequest) -> list[dict[str, Any]]:
     """Return the links of the page to itself in each language: ``url``, ``language`` (a tag of
-    HTML), ``direction``, ``name`` and ``is_current``. None with USE_I18N off.
+    HTML), ``direction``, ``name`` and ``is_current``. The list is empty with USE_I18N off.
 
-    The URLs have the other parameters of the page, without malformed ones.
+    The URLs keep the other parameters of the page, except malformed ones.
     """
     if not settings.USE_I18N:
         return []
@@ -35,7 +36,7 @@ def language_links(request: HttpRequest) -> list[dict[str, Any]]:
         (name, value)
         for name, values in _parameters(request).lists()
         for value in values
-        if name != LANGUAGE_PARAMETER and _kept.fullmatch(name) and _kept.fullmatch(value)
+        if name != LANGUAGE_PARAMETER and KEPT.fullmatch(name) and KEPT.fullmatch(value)
     ]
     return [
         {
@@ -68,7 +69,8 @@ def with_chosen_language(request: HttpRequest, path: str) -> str:
 
 
 def visitor_language(request: HttpRequest) -> str:
-    """Return the language for a visitor who is not known as a customer yet."""
+    """Return the language for a visitor who is not known as a customer yet: the one that was chosen
+    on the page, else of the browser, else of the site."""
     if not settings.USE_I18N:
         return Language.ENGLISH.value
     wanted = parse_accept_lang_header(request.headers.get("Accept-Language", ""))
