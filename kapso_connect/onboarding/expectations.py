@@ -84,8 +84,8 @@ def _provisioned(payment: list[str]) -> Expectations:
         "new",
         _("You get a new number"),
         _(
-            "Kapso provides it, so there is nothing to choose or to confirm. The numbers that you "
-            "have now stay as they are."
+            "Kapso provides it, so there is nothing to choose or confirm. The numbers you have now "
+            "stay as they are."
         ),
     )
     return Expectations(
@@ -135,10 +135,10 @@ def _leave(*, has_choice: bool = False) -> NumberOption:
         "leave",
         _("Move the number out of the app") if has_choice else _("This number leaves the app"),
         _(
-            "You get a code by text message or call. The number then no longer works in WhatsApp's "
-            "apps: first save the chats that you need."
+            "You get a code by text message or call. After that, the number no longer works in "
+            "WhatsApp's apps, so save the chats you need first."
         ),
-        _("Good for a number that is not used in the app.") if has_choice else "",
+        _("Good for a number that you do not use in the app.") if has_choice else "",
     )
 
 

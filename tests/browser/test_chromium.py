@@ -99,6 +99,6 @@ def test_a_link_is_used_once(visitor: Visitor, link: SetupLink) -> None:
     page = visitor.window(PHONE)
     connect(page, link.url)
     page.goto(link.url)
-    expect(page.get_by_role("heading", level=1)).to_have_text("This link has been used already")
+    expect(page.get_by_role("heading", level=1)).to_have_text("WhatsApp is connected")
     kinds = TimelineEvent.objects.values_list("kind", flat=True)
     assert sorted(kinds) == ["connected", "setup_link_created"]

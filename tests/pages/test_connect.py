@@ -159,7 +159,7 @@ def test_invitation_says_what_happens_to_the_number(
         assert OPTION_TEXTS[other][1] not in page
     assert ("Display name only" in page) == (kind != "new")
     keeps_app = kind in {"keep", "choice"}
-    assert ("Settings, Account, Business Platform" in page) == keeps_app
+    assert ("Settings › Account › Business Platform" in page) == keeps_app
     assert ("read what you write there" in page) == keeps_app
 
 
@@ -369,7 +369,7 @@ def test_success_page_names_the_number_and_what_comes_next(client: Client, confi
 
 
 UNUSABLE = {
-    "test": ({"display_phone_number": "+1 555-123-4567"}, "a test number of Meta"),
+    "test": ({"display_phone_number": "+1 555-123-4567"}, "one of Meta's test numbers"),
     "restricted": ({"account_status": "restricted"}, "Meta has restricted"),
     "disabled": ({"account_status": "disabled"}, "Meta has restricted"),
 }
