@@ -596,7 +596,7 @@ def test_only_the_token_of_a_customer_is_recognized(address: str, client: Client
     assert client.post(f"{address}>").status_code == 404
 
 
-@pytest.mark.parametrize("page", ["success", "failed"])
+@pytest.mark.parametrize("page", ["success", "failed", "failed/a.token"])
 @pytest.mark.parametrize("appends_slash", [True, False])
 def test_redirect_without_the_slash_is_not_lost(
     client: Client, settings: Any, page: str, appends_slash: bool
