@@ -26,7 +26,7 @@ from ..log import log_event
 from ..models import Connection, Customer, OnboardingStatus, SetupLink, Source, TimelineEvent
 from ..querysets import PrimaryQuerySet
 from . import emails, setup_links
-from .mailer import Mailer, SendFailure, classify_error
+from .mailer import Mailer, NotSentYet, SendFailure, classify_error
 
 Kind = TimelineEvent.Kind
 
@@ -225,8 +225,8 @@ def _write(statement: Callable[[], int]) -> int:
 def email_connected(connection: Connection, source: str, **kwargs: Any) -> None:
     """A receiver of ``whatsapp_connected``: tell the customer.
 
-    Raise only what says that the e-mail was not sent and may be later; then the outbox calls again.
-    Other errors are logged.
+    Raise NotSentYet if the e-mail was not sent and may be later; then the outbox calls again. Other
+    errors are logged.
     """
     customer = connection.customer
     if connection.is_test_number or not connection.is_connected or not customer.email:
@@ -235,7 +235,7 @@ def email_connected(connection: Connection, source: str, **kwargs: Any) -> None:
         emails.connected_message(connection).send()
     except Exception as error:
         if classify_error(error) is SendFailure.TEMPORARY:
-            raise
+            raise NotSentYet(error) from None
         log_event("email.failed", customer_id=customer.pk, error=type(error).__name__)
         return
     try:
