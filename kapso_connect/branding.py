@@ -82,7 +82,7 @@ def inviter_name(link: SetupLink) -> str:
     """Return the full name of who created ``link``, if the site shows it to customers; else ""."""
     user = link.created_by if get_conf().show_inviter else None
     full_name = getattr(user, "get_full_name", None)
-    return one_line(str(full_name())) if callable(full_name) else ""
+    return one_line(str(full_name() or "")) if callable(full_name) else ""
 
 
 def file_url(path: str) -> str:

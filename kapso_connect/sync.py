@@ -29,7 +29,7 @@ from .conf import (
     get_conf,
 )
 from .db import retry_on_conflict
-from .exceptions import KapsoError, KapsoNotFound, TryLater
+from .exceptions import CannotInvite, KapsoError, KapsoNotFound, TryLater
 from .kapso.client import KapsoClient
 from .kapso.types import KapsoCustomer, KapsoPhoneNumber
 from .log import log_event
@@ -150,13 +150,16 @@ class Report:
         """Return the counts in one line."""
         return ", ".join(f"{name} {count}" for name, count in self.counts().items())
 
-    def add_error(self, step: str, row_id: object, error: Exception) -> None:
+    def add_error(
+        self, step: str, row_id: object, error: Exception, *, has_traceback: bool = True
+    ) -> None:
         """Log that a row could not be recovered, once for each kind of error and step: in an
         outage, a traceback for each row would say no more."""
         kind = type(error).__name__
         self._failed_rows[step, kind] += 1
         if self._failed_rows[step, kind] == 1:
-            log_event("sync.error", step=step, row_id=row_id, error=kind, exc_info=error)
+            exc_info = has_traceback and error
+            log_event("sync.error", step=step, row_id=row_id, error=kind, exc_info=exc_info)
             self.errors.append(f"{ROW_NAMES[step]} {row_id}: {error}")
 
     def count_errors(self) -> None:
@@ -662,6 +665,9 @@ def _send_emails(report: Report, dry_run: bool, progress: ProgressCallback) -> N
         report.emails += 1
         progress("emails", report.emails)
 
-    follow_ups.send_due(
-        on_sent=on_sent, on_error=lambda link, error: report.add_error("emails", link.pk, error)
-    )
+    def on_error(link: SetupLink, error: Exception) -> None:
+        # What a mail server or an invitation refuses has the address or the name in its text.
+        is_refusal = isinstance(error, (OSError, CannotInvite))
+        report.add_error("emails", link.pk, error, has_traceback=not is_refusal)
+
+    follow_ups.send_due(on_sent=on_sent, on_error=on_error)

@@ -25,5 +25,6 @@ urlpatterns = [
     path("failed/<str:token>/", FailedView.as_view(), name="failed"),
     re_path(r"^theme/((?:[0-9a-f]{6})?(?:-(?:[0-9a-f]{6})?){11})\.css\Z", theme_css, name="theme"),
     re_path(r"^(?P<page>success|failed)\Z", MistypedView.as_view()),
+    re_path(r"^(?P<page>failed)/(?P<token>[^/]+)\Z", MistypedView.as_view()),
     re_path(r"^(?:connect|success|failed)(?P<token>(?:/[\s\S]*)?)\Z", MistypedView.as_view()),
 ]

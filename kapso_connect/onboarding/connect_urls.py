@@ -1,7 +1,8 @@
 """Signed URLs and cookies that identify a customer.
 
 A customer's connect URL stays the same when its setup link is renewed. All of these values are
-signed, and become invalid when the customer's ``connect_key`` changes.
+signed. They become invalid when the customer's ``connect_key`` changes, except the token in a
+failure URL: Kapso gets it before the customer has a key.
 """
 
 from __future__ import annotations

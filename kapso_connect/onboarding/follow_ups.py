@@ -26,7 +26,7 @@ from ..log import log_event
 from ..models import Connection, Customer, OnboardingStatus, SetupLink, Source, TimelineEvent
 from ..querysets import PrimaryQuerySet
 from . import emails, setup_links
-from .mailer import Mailer, SendFailure, classify_error
+from .mailer import Mailer, NotSentYet, SendFailure, classify_error
 
 Kind = TimelineEvent.Kind
 
@@ -226,7 +226,7 @@ def email_connected(connection: Connection, source: str, **kwargs: Any) -> None:
     """Tell a customer who used a setup link of this site by e-mail: a receiver of
     ``whatsapp_connected``. A number that ``kapso_sync`` finds may have been connected for long.
 
-    Raise only an error after which the e-mail may be sent later: the outbox calls again then. Other
+    Raise NotSentYet if the e-mail was not sent and may be later; then the outbox calls again. Other
     errors are logged.
     """
     customer = connection.customer
@@ -237,7 +237,7 @@ def email_connected(connection: Connection, source: str, **kwargs: Any) -> None:
         emails.connected_message(connection).send()
     except Exception as error:
         if classify_error(error) is SendFailure.TEMPORARY:
-            raise
+            raise NotSentYet(error) from None
         log_event("email.failed", customer_id=customer.pk, error=type(error).__name__)
         return
     try:

@@ -93,6 +93,15 @@ class Mailer:
                 connection.close()
 
 
+class NotSentYet(Exception):
+    """An e-mail was not sent, and may be later. The message has no address, so that it can be
+    logged: mail servers name the recipients in theirs."""
+
+    def __init__(self, error: Exception) -> None:
+        codes = "".join(f" {code}" for code in _smtp_codes(error))
+        super().__init__(f"{type(error).__name__}{codes}")
+
+
 def classify_error(error: Exception) -> SendFailure:
     """Return what is known of an e-mail whose sending raised ``error``.
 

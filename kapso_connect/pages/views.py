@@ -216,7 +216,7 @@ class MistypedView(ConnectView):
     ) -> HttpResponse:
         if page:  # Only the slash at the end is missing.
             query = request.META.get("QUERY_STRING", "")
-            url = reverse_path(f"kapso_connect:{page}")
+            url = reverse_path(f"kapso_connect:{page}", args=[token] if token else [])
             return HttpResponseRedirect(f"{url}?{query}" if query else url)
         return self.redirect_to_token_in(token)
 

@@ -265,6 +265,17 @@ def test_invitation_says_who_invites_if_the_site_shows_it(configure: Any) -> Non
     assert "<bdi>Ida Kim</bdi> (<bdi>Crumb</bdi>) invites you" in html
 
 
+def test_inviter_whose_user_model_has_no_name_is_not_named(configure: Any) -> None:
+    user: Any = make_user("ida")
+    user.get_full_name = lambda: None
+    configure(SHOW_INVITER=True, SITE_NAME="Crumb")
+    customer, link = invited()
+    link.created_by = user
+    _message, text, _html = arrived(emails.invitation_message(customer, link))
+    assert "Crumb invites you" in text
+    assert "None" not in text
+
+
 @pytest.mark.parametrize("name", ["invitation", "reminder"])
 def test_sites_own_sentences_are_in_the_language_of_the_email(name: str, configure: Any) -> None:
     configure(INVITATION_TEXT=gettext_lazy("Yes"), COST_TEXT="Free of charge.")

@@ -309,6 +309,24 @@ def test_only_what_was_surely_not_sent_is_sent_later(
     assert ("email.failed" in events) != is_due_again
 
 
+def test_address_that_is_refused_is_in_no_log(
+    reminders: None, configure: Any, settings: Any, sandbox: Sandbox, on_commit: Any, caplog: Any
+) -> None:
+    sandbox.faults(api=[AWAY])
+    with SMTPServer(answer=_refuse("RCPT", "450 Busy")) as server:
+        use_mail_server(settings, server)
+        invited(email="ada@example.com")
+        invited(email="not an address of ada@example.com")
+        sync.run()
+        configure(EMAIL_CONNECTED=True)
+        with on_commit():
+            connect()
+    events = {getattr(row, "kapso_event", "") for row in caplog.records}
+    assert events >= {"sync.error", "signal.receiver_raised"}
+    assert "ada@example.com" not in caplog.text
+    assert "450" in TimelineEvent.objects.get(kind=Kind.CONNECTED).last_error
+
+
 def test_mail_server_that_is_away_is_asked_once_a_run(reminders: None, settings: Any) -> None:
     for _ in range(3):
         invited()
