@@ -54,12 +54,16 @@ def world(site: str, sandbox: Sandbox, configure: Any, monkeypatch: pytest.Monke
     return World(site, sandbox, monkeypatch)
 
 
+LONG = 20
+"""Characters of a text that occurs by chance in no other language."""
+
+
 def long_texts(language: str) -> dict[str, str]:
     """The longer texts of the catalog by their English ones, without those that have fields."""
     path = ROOT / "kapso_connect" / "locale" / language / "LC_MESSAGES" / "django.po"
     found = {}
     for entry in polib.pofile(str(path)):
-        if len(entry.msgid) >= 20 and not re.search("[%<{]", entry.msgid):
+        if len(entry.msgid) >= LONG and not re.search("[%<{]", entry.msgid):
             found[entry.msgid] = entry.msgstr
     return found
 
@@ -75,7 +79,7 @@ def languages_of(text: str) -> set[str]:
         language
         for language, texts in TEXTS.items()
         if any(
-            translated and translated in text
+            len(translated) >= LONG and translated in text
             for english, translated in texts.items()
             if language == "en" or translated != english
         )
