@@ -25,7 +25,7 @@ from kapso_connect.models import (
     new_connect_key,
 )
 from kapso_connect.onboarding import connect_urls, emails, follow_ups, numbers, send_reminder
-from kapso_connect.onboarding.setup_links import record_failure, record_sent
+from kapso_connect.onboarding.setup_links import record_failure, record_opened, record_sent
 from kapso_connect.testing import Sandbox
 
 from ..factories import (
@@ -247,6 +247,19 @@ def test_customer_who_went_on_gets_no_email_about_the_failure(failures: None) ->
 
 
 # What goes wrong
+
+
+@pytest.mark.parametrize("make", [invited, failed])
+def test_customer_who_is_trying_just_now_gets_no_email(
+    reminders: None, configure: Any, make: Callable[[], SetupLink]
+) -> None:
+    configure(EMAIL_REMINDER_DAYS=3, EMAIL_FAILED=True, SITE_NAME="Crumb")
+    link = make()
+    record_opened(link, source=Source.REDIRECT)
+    assert send() == []
+    long_ago = timezone.now() - timedelta(hours=2)
+    SetupLink.objects.update(last_opened_at=long_ago)
+    assert len(send()) == 1
 
 
 def test_invalid_address_is_tried_once_and_reported(reminders: None) -> None:
