@@ -26,6 +26,7 @@ from kapso_connect.models import (
 )
 from kapso_connect.onboarding import connect_urls, emails, follow_ups, numbers, send_reminder
 from kapso_connect.onboarding.setup_links import record_failure, record_opened, record_sent
+from kapso_connect.signals import whatsapp_connected
 from kapso_connect.testing import Sandbox
 
 from ..factories import (
@@ -545,6 +546,23 @@ def test_repeated_connected_email_does_not_repeat_the_sites_receivers(
         outbox.resend(TimelineEvent.objects.get(kind=Kind.CONNECTED))
         assert server.recipients == ["ada@example.com"]
     assert heard.names() == ["whatsapp_connected"]
+
+
+def test_sites_receivers_do_not_wait_for_the_mail_server(configure: Any, on_commit: Any) -> None:
+    configure(EMAIL_CONNECTED=True)
+    sent_before: list[int] = []
+
+    def receiver(**arguments: Any) -> None:
+        sent_before.append(len(outbox_of.outbox))
+
+    whatsapp_connected.connect(receiver)  # after this package's own
+    try:
+        with on_commit():
+            connect()
+    finally:
+        whatsapp_connected.disconnect(receiver)
+    assert sent_before == [0]
+    assert len(outbox_of.outbox) == 1
 
 
 def test_email_does_not_replace_the_sites_receivers_of_another_process(
