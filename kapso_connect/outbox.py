@@ -220,6 +220,8 @@ def _send(event: TimelineEvent, *, needs_receiver: bool = True) -> bool:
         for name, receiver in signal.named_receivers(sender).items()
         if name not in event.receivers
     }
+    if EMAIL_RECEIVER in receivers:  # last: the mail server may be slow
+        receivers[EMAIL_RECEIVER] = receivers.pop(EMAIL_RECEIVER)
     errors: dict[str, str] = {}
     interruption: BaseException | None = None
     error_text = ""

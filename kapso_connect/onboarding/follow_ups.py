@@ -85,13 +85,18 @@ def failed_links() -> PrimaryQuerySet[SetupLink]:
 
 
 def _latest_links(**customer: Any) -> PrimaryQuerySet[SetupLink]:
-    """Return the latest links of customers that have these fields, and whose connect URLs work."""
+    """Return the latest links of customers that have these fields, and whose connect URLs work.
+
+    A link whose button was pressed within ``FAILURE_DELAY`` is left out: the customer may be
+    connecting a number just now.
+    """
     conditions = {f"customer__{name}": value for name, value in customer.items()}
     return (
         SetupLink.objects.filter(
             customer__latest_setup_link=F("pk"), customer__connect_key__isnull=False, **conditions
         )
         .exclude(customer__email="")
+        .exclude(last_opened_at__gt=timezone.now() - FAILURE_DELAY)
         .order_by("pk")
     )
 

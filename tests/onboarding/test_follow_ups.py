@@ -26,7 +26,8 @@ from kapso_connect.models import (
     new_connect_key,
 )
 from kapso_connect.onboarding import connect_urls, emails, follow_ups, numbers, send_reminder
-from kapso_connect.onboarding.setup_links import record_failure, record_sent
+from kapso_connect.onboarding.setup_links import record_failure, record_opened, record_sent
+from kapso_connect.signals import whatsapp_connected
 from kapso_connect.testing import Sandbox
 
 from ..factories import (
@@ -250,6 +251,19 @@ def test_customer_who_went_on_gets_no_email_about_the_failure(failures: None) ->
 
 
 # What goes wrong
+
+
+@pytest.mark.parametrize("make", [invited, failed])
+def test_customer_who_is_trying_just_now_gets_no_email(
+    reminders: None, configure: Any, make: Callable[[], SetupLink]
+) -> None:
+    configure(EMAIL_REMINDER_DAYS=3, EMAIL_FAILED=True, SITE_NAME="Crumb")
+    link = make()
+    record_opened(link, source=Source.REDIRECT)
+    assert send() == []
+    long_ago = timezone.now() - timedelta(hours=2)
+    SetupLink.objects.update(last_opened_at=long_ago)
+    assert len(send()) == 1
 
 
 def test_invalid_address_is_tried_once_and_reported(reminders: None) -> None:
@@ -545,6 +559,23 @@ def test_repeated_connected_email_does_not_repeat_the_sites_receivers(
         outbox.resend(TimelineEvent.objects.get(kind=Kind.CONNECTED))
         assert server.recipients == ["ada@example.com"]
     assert heard.names() == ["whatsapp_connected"]
+
+
+def test_sites_receivers_do_not_wait_for_the_mail_server(configure: Any, on_commit: Any) -> None:
+    configure(EMAIL_CONNECTED=True)
+    sent_before: list[int] = []
+
+    def receiver(**arguments: Any) -> None:
+        sent_before.append(len(outbox_of.outbox))
+
+    whatsapp_connected.connect(receiver)  # after this package's own
+    try:
+        with on_commit():
+            connect()
+    finally:
+        whatsapp_connected.disconnect(receiver)
+    assert sent_before == [0]
+    assert len(outbox_of.outbox) == 1
 
 
 def test_email_does_not_replace_the_sites_receivers_of_another_process(
