@@ -43,12 +43,12 @@ def usable_setup_link(
     """Return a setup link that ``customer`` can use now; create one if the latest has ended.
 
     A link has ended when it expired, was used, or was replaced by one made in Kapso's dashboard.
-    The new link gets the old link's options and ``next_url``, but does not reconnect a number that
-    the old one reconnected already. However many requests ask at the same
-    moment, one link is created: a second one would revoke the first, which a customer may be using
-    already. All API requests together take at most ``REQUEST_BUDGET``, or what ``client`` has left
-    of its budget. While the API is unavailable, or with ``may_ask`` False, a link that is usable as
-    far as this site knows is returned unchecked.
+    The new link gets the old link's options and ``next_url``, but does not reconnect or provide a
+    number that the old one connected already. However many requests ask at the same moment, one
+    link is created: a second one would revoke the first, which a customer may be using already. All
+    API requests together take at most ``REQUEST_BUDGET``, or what ``client`` has left of its
+    budget. While the API is unavailable, or with ``may_ask`` False, a link that is usable as far as
+    this site knows is returned unchecked.
 
     Raise InvitationWithdrawn, AlreadyConnected or RenewalInProgress; a KapsoError if Kapso refuses
     or is unavailable; InvalidOptions, ImproperlyConfigured and CalledInTransaction as
@@ -152,8 +152,12 @@ def _renew(link: SetupLink, client: KapsoClient) -> SetupLink:
         name: value for name, value in link.options.items() if not name.endswith("_redirect_url")
     }
     if link.setup_status == SetupLink.SetupStatus.COMPLETED:
-        # It was connected again. If it cannot be used all the same, another number may be.
-        options.pop("reconnect_phone_number", None)
+        # If the number cannot be used all the same, another of the customer's own may be. Kapso
+        # would provide another one at the site's cost.
+        for name in ("reconnect_phone_number", "phone_number_area_code"):
+            options.pop(name, None)
+        if options.get("provision_phone_number"):
+            options["provision_phone_number"] = False  # also where it is a default
     request = prepare(customer, options=options, next_url=link.next_url, since=since)
     try:
         new_link = create(request, client)

@@ -59,6 +59,8 @@ def _parameters(request: HttpRequest) -> QueryDict:
 
 def chosen_language(request: HttpRequest) -> str:
     """Return the language that the visitor chose by one of ``language_links``, or ""."""
+    if not settings.USE_I18N:
+        return ""
     return languages.find_page_language(_parameters(request).get(LANGUAGE_PARAMETER))
 
 

@@ -171,6 +171,21 @@ def test_restricted_number_that_was_reconnected_can_be_replaced_by_another(
     assert renewal.usable_setup_link(customer) == fresh, "one link, however often it is asked for"
 
 
+def test_restricted_number_that_was_provided_is_not_replaced_at_the_sites_cost(
+    sandbox: Sandbox, configure: Any
+) -> None:
+    configure(SETUP_LINK_DEFAULTS={"provision_phone_number": True, "phone_number_area_code": "415"})
+    link = onboarding.create_setup_link(make_customer(kapso_id=None))
+    sandbox.complete(link.url)
+    with pytest.raises(exceptions.AlreadyConnected):
+        renewal.usable_setup_link(link.customer)
+    Connection.objects.update(account_status="restricted")
+    fresh = renewal.usable_setup_link(link.customer)
+    assert fresh != link
+    assert not fresh.options.get("provision_phone_number")
+    assert "phone_number_area_code" not in fresh.options
+
+
 def test_link_that_reconnects_a_number_is_renewed_as_such(sandbox: Sandbox) -> None:
     customer = make_customer(kapso_id=None)
     sandbox.complete(onboarding.create_setup_link(customer).url, phone_number="+442071838750")

@@ -807,11 +807,13 @@ def test_without_translations(address: str, client: Client, settings: Any) -> No
     chosen.clear()
     try:
         response = client.get(address, headers={"Accept-Language": "ar"})
+        client.post(f"{address}?language=es")
     finally:
         chosen.clear()
     assert '<html lang="en" dir="ltr">' in text(response)
     assert response["Content-Language"] == "en"
     assert "kapso-languages" not in text(response)
+    assert not Customer.objects.filter(language="es").exists()
 
 
 # Colours
