@@ -14,7 +14,7 @@ class KapsoConnectConfig(AppConfig):
     def ready(self) -> None:
         from . import checks  # noqa: F401  (registers the system checks)
         from .onboarding import details  # noqa: F401  (what is done before a signal is sent)
-        from .onboarding.follow_ups import connect_receiver
+        from .onboarding.automatic_emails import connect_receiver
 
         connect_receiver()
 

@@ -43,8 +43,8 @@ from .models import (
     WebhookEvent,
 )
 from .onboarding import (
+    automatic_emails,
     customers,
-    follow_ups,
     funding,
     invitations,
     numbers,
@@ -658,7 +658,7 @@ def _repair_statuses(report: Report, dry_run: bool, progress: ProgressCallback) 
 def _send_emails(report: Report, dry_run: bool, progress: ProgressCallback) -> None:
     """Send reminders, and e-mails about failed attempts, where the settings say so."""
     if dry_run:
-        report.emails = follow_ups.count_due()
+        report.emails = automatic_emails.count_due()
         return
 
     def on_sent() -> None:
@@ -670,4 +670,4 @@ def _send_emails(report: Report, dry_run: bool, progress: ProgressCallback) -> N
         is_refusal = isinstance(error, (OSError, CannotInvite))
         report.add_error("emails", link.pk, error, has_traceback=not is_refusal)
 
-    follow_ups.send_due(on_sent=on_sent, on_error=on_error)
+    automatic_emails.send_due(on_sent=on_sent, on_error=on_error)

@@ -2,8 +2,8 @@
 connected, that an attempt failed.
 
 Their texts are in the templates ``kapso_connect/email/…_subject.txt``, ``….txt`` and ``….html``,
-which a site may override. They are sent as the site sends all its e-mail. ``follow_ups`` sends
-those that no member of staff sends.
+which a site may override. They are sent as the site sends all its e-mail. ``automatic_emails``
+sends those that no member of staff sends.
 """
 
 from __future__ import annotations

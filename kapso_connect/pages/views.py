@@ -117,6 +117,7 @@ class ConnectView(PageView):
             is_paused=is_paused,
             is_paused_for_long=is_paused_for_long,
             is_in_app_browser=is_in_app_browser(self.request.headers.get("User-Agent", "")),
+            connect_url=connect_url(customer),
             qr_url=_qr_url(customer),
         )
 

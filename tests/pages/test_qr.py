@@ -109,7 +109,10 @@ def test_token_is_in_no_log_after_an_error(
 def test_the_page_knows_browsers_inside_of_apps(link: SetupLink, client: Client) -> None:
     page = client.get(connect_path(link.customer))
     assert page.context["is_in_app_browser"] is False
+    shown = f'dir="ltr">{connect_url(link.customer)}<'
+    assert shown not in page.content.decode()
     agent = "Mozilla/5.0 (Linux; Android 14; SM-A146U; wv) AppleWebKit/537.36"
     page = client.get(connect_path(link.customer), headers={"User-Agent": agent})
     assert page.context["is_in_app_browser"] is True
+    assert shown in page.content.decode(), "to be copied to another browser"
     assert "no-store" in page["Cache-Control"]

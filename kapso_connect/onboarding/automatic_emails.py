@@ -97,7 +97,6 @@ def _latest_links(**customer: Any) -> PrimaryQuerySet[SetupLink]:
         )
         .exclude(customer__email="")
         .exclude(last_opened_at__gt=timezone.now() - FAILURE_DELAY)
-        .order_by("pk")
     )
 
 
@@ -122,11 +121,11 @@ def send_due(
     refuse_in_transaction()
     deadline = time.monotonic() + SYNC_EMAILS_BUDGET
     with Mailer() as mailer:
-        for link, follow_up in _due():
+        for link, email in _due():
             if mailer.outage or time.monotonic() >= deadline:
                 break
             try:
-                is_sent = follow_up.send(link, mailer)
+                is_sent = email.send(link, mailer)
             except Exception as error:
                 on_error(link, error)
                 continue
@@ -134,7 +133,7 @@ def send_due(
                 on_sent()
 
 
-class FollowUp:
+class AutomaticEmail:
     """An e-mail that is sent once for a link. ``claimed_at`` is the field that says when."""
 
     claimed_at: str
@@ -181,7 +180,7 @@ class FollowUp:
         raise NotImplementedError
 
 
-class Reminder(FollowUp):
+class Reminder(AutomaticEmail):
     claimed_at = "reminded_at"
     statuses = REMINDED_STATUSES
 
@@ -193,7 +192,7 @@ class Reminder(FollowUp):
         setup_links.record_sent(link, "email", source=Source.SYNC, to=to, message=emails.REMINDER)
 
 
-class FailureEmail(FollowUp):
+class FailureEmail(AutomaticEmail):
     claimed_at = "failure_emailed_at"
     statuses = (OnboardingStatus.FAILED,)
 
@@ -204,13 +203,14 @@ class FailureEmail(FollowUp):
         _record_sent("failed", link.customer, source=Source.SYNC, setup_link=link)
 
 
-def _due() -> Iterator[tuple[SetupLink, FollowUp]]:
+def _due() -> Iterator[tuple[SetupLink, AutomaticEmail]]:
     left = MAX_EMAILS_PER_RUN
     kinds = ((failed_links, FailureEmail()), (links_to_remind_of, Reminder()))
-    for find, follow_up in kinds:
-        links = list(find().select_related("customer", "created_by")[:left])
+    for find, email in kinds:
+        # At random: addresses that are refused for now each time do not keep the others waiting.
+        links = list(find().select_related("customer", "created_by").order_by("?")[:left])
         left -= len(links)
-        yield from ((link, follow_up) for link in links)
+        yield from ((link, email) for link in links)
 
 
 def _record_sent(message: str, customer: Customer, *, source: str, **fields: Any) -> None:
