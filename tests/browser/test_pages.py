@@ -464,6 +464,22 @@ def test_a_sites_own_colours(
     assert page.evaluate("document.querySelector('header img').naturalWidth") > 0
 
 
+def test_logo_without_a_size_of_its_own_is_seen(
+    invite: Callable[..., str], visitor: Visitor, configure: Any
+) -> None:
+    configure(LOGO_URL="/media/logo.svg")
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 96 48"><circle r="9"/></svg>'
+    page = visitor.window(PHONE)
+    page.route(
+        "**/media/logo.svg", lambda route: route.fulfill(body=svg, content_type="image/svg+xml")
+    )
+    page.goto(invite())
+    box = page.locator("header img").bounding_box()
+    assert box is not None
+    assert (round(box["width"]), round(box["height"])) == (96, 48)
+    visitor.shoot(page, "logo")
+
+
 def test_with_the_keyboard_alone(invite: Callable[..., str], visitor: Visitor) -> None:
     page = visitor.window(PHONE)
     page.goto(invite())
