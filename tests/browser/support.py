@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from django.http import HttpRequest, HttpResponseBase
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Route,
+    sync_playwright,
+)
 
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1280, "height": 800}
@@ -132,3 +139,10 @@ def assert_accessible(page: Page) -> None:
 
 def path_of(page: Page) -> str:
     return re.sub(r"^https?://[^/]+|\?.*$", "", page.url)
+
+
+def refuse_cookies(route: Route) -> None:
+    """Let the browser store no cookie of a response, as one that blocks them."""
+    response = route.fetch(max_redirects=0)
+    headers = {k: v for k, v in response.headers.items() if k != "set-cookie"}
+    route.fulfill(response=response, headers=headers)

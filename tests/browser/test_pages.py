@@ -25,7 +25,7 @@ from kapso_connect.translation import gettext
 
 from ..conftest import THOROUGH
 from ..factories import allow_questions
-from .support import DESKTOP, Visitor, assert_accessible, path_of
+from .support import DESKTOP, Visitor, assert_accessible, path_of, refuse_cookies
 
 PHONE = {"width": 320, "height": 640}
 NUMBER = "+1 415-555-0123"
@@ -320,11 +320,7 @@ def test_without_cookies_a_failed_customer_can_try_again(
 ) -> None:
     page = visitor.window(PHONE)
 
-    def without_cookies(route: Route) -> None:
-        headers = {k: v for k, v in route.request.headers.items() if k != "cookie"}
-        route.continue_(headers=headers)
-
-    page.route("**/whatsapp/**", without_cookies)
+    page.route("**/whatsapp/**", refuse_cookies)
     page.goto(invite())
     press(page)
     page.get_by_role("button", name="facebook_auth_failed").click()
@@ -335,14 +331,15 @@ def test_without_cookies_a_failed_customer_can_try_again(
 
 
 @pytest.mark.parametrize("event", ["visibilitychange", "online"])
-def test_who_comes_back_waits_no_longer(waiting: Page, sandbox: Sandbox, event: str) -> None:
-    # As after a minute: the page asks every half minute.
-    waiting.evaluate("document.querySelector('[data-kapso-refresh]').dataset.kapsoRefresh = 600")
+def test_who_comes_back_waits_no_longer(
+    waiting: Page, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    monkeypatch.setattr(base, "REFRESH_SECONDS", 600)
     with waiting.expect_response("**/success/**"):
-        pass  # what was due before
+        pass  # from now on, the page asks every ten minutes
+    expect(waiting.locator("[data-kapso-refresh]")).to_have_attribute("data-kapso-refresh", "600")
     sandbox.faults(api=[])
     allow_questions()
-    waiting.evaluate("document.querySelector('[data-kapso-refresh]').dataset.kapsoRefresh = 600")
     target = "document" if event == "visibilitychange" else "window"
     waiting.evaluate(f"{target}.dispatchEvent(new Event('{event}'))")
     expect(waiting.get_by_role("heading")).to_have_text("WhatsApp is connected", timeout=8_000)
