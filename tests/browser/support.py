@@ -142,7 +142,8 @@ def path_of(page: Page) -> str:
 
 
 def refuse_cookies(route: Route) -> None:
-    """Let the browser store no cookie of a response, as one that blocks them."""
-    response = route.fetch(max_redirects=0)
+    """Let the browser keep no cookie of the site, as one that blocks them."""
+    response = route.fetch(max_redirects=0)  # stores the cookies of the response
+    route.request.frame.page.context.clear_cookies()
     headers = {k: v for k, v in response.headers.items() if k != "set-cookie"}
     route.fulfill(response=response, headers=headers)
