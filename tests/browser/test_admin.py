@@ -122,6 +122,7 @@ def test_staff_copy_the_customers_url(
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     with page.expect_response("**/copied/"):
         page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_text("Copied")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == connect_url(customer)
     with page.expect_response("**/qr/"):
         page.locator("summary", has_text="QR code").click()

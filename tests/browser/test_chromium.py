@@ -74,6 +74,7 @@ def test_staff_invites_and_the_customer_connects(
     visitor.look(staff, "3-setup-link")
     staff.context.grant_permissions(["clipboard-read", "clipboard-write"])
     staff.get_by_role("button", name="Copy").click()
+    expect(staff.get_by_text("Copied")).to_be_visible()
     assert staff.evaluate("navigator.clipboard.readText()") == address
 
     page = visitor.window(PHONE)
