@@ -35,7 +35,15 @@ from .log import log_event
 from .owners import OwnerKey, owner_key, owner_type
 from .phone_numbers import TEST_NUMBER_DIGITS, is_test_number, only_digits, searched_digits
 from .querysets import PrimaryQuerySet
-from .retries import Leased, LeasedQuerySet, Retryable, RetryableQuerySet, not_leased
+from .retries import (
+    Dismissable,
+    DismissableQuerySet,
+    Leased,
+    LeasedQuerySet,
+    Retryable,
+    RetryableQuerySet,
+    not_leased,
+)
 from .text import one_line
 from .translation import gettext_lazy as _
 from .utils import MAX_URL_LENGTH, time_since
@@ -349,11 +357,18 @@ class Customer(models.Model):
         related_name="+",
         verbose_name=_("latest setup link"),
     )
+    erased_at = models.DateTimeField(
+        _("erased"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("When the customer's personal data were erased. Empty if they were not."),
+    )
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated"), auto_now=True)
 
     WRITTEN_BY_ONBOARDING: ClassVar[frozenset[str]] = frozenset(
-        {"connect_key", "status", "status_changed_at", "latest_setup_link"}
+        {"connect_key", "status", "status_changed_at", "latest_setup_link", "erased_at"}
     )
 
     objects = CustomerQuerySet.as_manager()
@@ -376,7 +391,10 @@ class Customer(models.Model):
                 fields=["owner_type", "status", "owner_id"], name="kapso_connect_owner_status"
             ),
         ]
-        permissions = [("create_setup_link", _("Can create WhatsApp setup links"))]
+        permissions = [
+            ("create_setup_link", _("Can create WhatsApp setup links")),
+            ("erase_customer", _("Can erase the data of WhatsApp customers")),
+        ]
 
     def __str__(self) -> str:
         name: str = self.name
@@ -990,17 +1008,18 @@ class Connection(models.Model):
         return self.name_status in APPROVED_NAMES
 
 
-class WebhookEventQuerySet(RetryableQuerySet["WebhookEvent"]):
+class WebhookEventQuerySet(DismissableQuerySet["WebhookEvent"]):
     def waiting(self) -> WebhookEventQuerySet:
         """Return the deliveries that will be retried automatically."""
         return self.filter(status=WebhookEvent.Status.PENDING)
 
     def failed(self) -> WebhookEventQuerySet:
-        """Return the deliveries that failed and will not be retried automatically."""
-        return self.filter(status=WebhookEvent.Status.FAILED)
+        """Return the deliveries that failed, will not be retried automatically, and were not
+        dismissed."""
+        return self.filter(status=WebhookEvent.Status.FAILED, dismissed_at=None)
 
 
-class WebhookEvent(Retryable):
+class WebhookEvent(Dismissable):
     """The inbox: every signed delivery from Kapso, stored as it arrived, before it is processed."""
 
     class Status(models.TextChoices):
@@ -1057,7 +1076,7 @@ class WebhookEvent(Retryable):
         return f"{self.event} {self.idempotency_key}"
 
 
-class TimelineEventQuerySet(RetryableQuerySet["TimelineEvent"]):
+class TimelineEventQuerySet(DismissableQuerySet["TimelineEvent"]):
     def undelivered(self) -> TimelineEventQuerySet:
         """Return the events whose signal has not been delivered to all receivers."""
         return self.filter(delivered_at=None)
@@ -1067,11 +1086,12 @@ class TimelineEventQuerySet(RetryableQuerySet["TimelineEvent"]):
         return self.undelivered().filter(next_attempt_at__isnull=False)
 
     def failed(self) -> TimelineEventQuerySet:
-        """Return the undelivered events whose signal will not be sent automatically."""
-        return self.undelivered().filter(next_attempt_at=None)
+        """Return the undelivered events whose signal will not be sent automatically, and that were
+        not dismissed."""
+        return self.undelivered().filter(next_attempt_at=None, dismissed_at=None)
 
 
-class TimelineEvent(Retryable):
+class TimelineEvent(Dismissable):
     """The timeline: one row for each change of state. It is also the outbox of signals.
 
     ``delivered_at`` is when all receivers of the signal had returned without raising.
@@ -1174,8 +1194,16 @@ class InvitationBatchQuerySet(PrimaryQuerySet["InvitationBatch"]):
 
 
 class InvitationBatch(models.Model):
-    """Setup links that a member of staff requested together, for one or more customers."""
+    """Setup links that a member of staff requested together, for one or more customers; or
+    reminders of the links that they have."""
 
+    class Purpose(models.TextChoices):
+        INVITE = "invite", _("Invitations")
+        REMIND = "remind", _("Reminders")
+
+    purpose = models.CharField(
+        _("purpose"), max_length=16, choices=Purpose.choices, default=Purpose.INVITE
+    )
     options = models.JSONField(
         _("options"), default=dict, blank=True, help_text=_("The options sent to Kapso.")
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, TypeVar
 
+from django.conf import settings
 from django.db import connections, models
 from django.db.models import F, Q
 
@@ -218,6 +219,34 @@ class Retryable(Leased):
     def finish(self) -> None:
         """Record that no further attempt is needed. Does not save."""
         self.next_attempt_at = self.leased_at = self.leased_until = None
+
+
+class DismissableQuerySet(RetryableQuerySet[RetryableT]):
+    def dismissed(self) -> DismissableQuerySet[RetryableT]:
+        """Return the rows that a member of staff has dismissed."""
+        return self.filter(dismissed_at__isnull=False)
+
+
+class Dismissable(Retryable):
+    """Work that failed permanently, and that a member of staff may dismiss: it needs no attention
+    any more. Running it again takes that back."""
+
+    dismissed_at = models.DateTimeField(_("dismissed"), null=True, blank=True, editable=False)
+    dismissed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="+",
+        verbose_name=_("dismissed by"),
+    )
+    dismissed_because = models.CharField(
+        _("why dismissed"), max_length=200, blank=True, editable=False
+    )
+
+    class Meta:
+        abstract = True
 
 
 def _new_lease() -> dict[str, datetime]:

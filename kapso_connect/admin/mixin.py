@@ -21,7 +21,9 @@ from .panel import StatusPanel
 from .status import StatusFilter, owners_of, status_summary
 
 STATUS_COLUMN = "whatsapp_status"
-CREATE_LINKS_ACTION = "create_setup_links"
+PACKAGE_ACTIONS = {"create_setup_links": "create_setup_link"}
+"""The actions that the mixin adds to the site's own, and who may run each: those for whom
+``has_<…>_permission`` is true."""
 
 HOOKS = frozenset(
     {
@@ -98,12 +100,13 @@ class SetupLinkAdminMixin(StatusPanel):
         # Since 6.1 Django calls this for the change page, too.
         location = {} if action_location is None else {"action_location": action_location}
         actions = super().get_actions(request, **location)
-        is_off = self.actions is None or IS_POPUP_VAR in request.GET
-        if not is_off and self.has_create_setup_link_permission(request):
-            # Not in ``actions``, which the site's own would replace.
-            action = self.get_action(CREATE_LINKS_ACTION, **location)
-            if action is not None:
-                actions.setdefault(CREATE_LINKS_ACTION, action)
+        if self.actions is None or IS_POPUP_VAR in request.GET:
+            return actions
+        # Not in ``actions``, which the site's own would replace.
+        for name, permission in PACKAGE_ACTIONS.items():
+            action = self.get_action(name, **location)
+            if action is not None and getattr(self, f"has_{permission}_permission")(request):
+                actions.setdefault(name, action)
         return actions
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
