@@ -12,7 +12,6 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from django.views.generic import TemplateView
 
-from ..conf import get_conf
 from ..models import Invitation, InvitationBatch
 from ..onboarding import invitations
 from ..onboarding.connect_urls import connect_url
@@ -21,7 +20,7 @@ from ..translation import gettext_lazy
 from ..utils import time_since, to_local_time, utc_now
 from .display import copy_field
 from .history import log_changes
-from .invite_options import BATCH_WORK_SECONDS, InvitePermissionView, OptionsView, work_now
+from .invite_options import InvitePermissionView, OptionsView, work_here, work_now
 
 BATCH_ROWS_PER_PAGE = 50
 
@@ -64,9 +63,7 @@ class ProgressView(InvitePermissionView, TemplateView):
             log_changes(request, [self.batch], _("Resumed the batch of invitations."))
             work_now(self.batch)
         elif request.POST.get("do") == "work":
-            invitations.work(
-                self.batch.pk, seconds=BATCH_WORK_SECONDS, budget=get_conf().api_budget
-            )
+            work_here(self.batch)
         return HttpResponseRedirect(request.get_full_path())
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:

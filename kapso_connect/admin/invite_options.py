@@ -133,7 +133,12 @@ class OptionsView(InvitePermissionView, FormView):  # type: ignore[type-arg]
 def work_now(batch: InvitationBatch) -> None:
     """Work on the batch in this request if there are no task workers."""
     if not invitations.is_background():
-        invitations.work(batch.pk, seconds=BATCH_WORK_SECONDS, budget=get_conf().api_budget)
+        work_here(batch)
+
+
+def work_here(batch: InvitationBatch) -> None:
+    """Work on the batch in this request for ``BATCH_WORK_SECONDS``."""
+    invitations.work(batch.pk, seconds=BATCH_WORK_SECONDS, budget=get_conf().api_budget)
 
 
 def batch_customers(batch: InvitationBatch) -> QuerySet[Customer]:

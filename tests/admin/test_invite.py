@@ -20,7 +20,7 @@ from django.test import Client
 from django.utils import timezone
 
 from kapso_connect import onboarding
-from kapso_connect.admin import invite
+from kapso_connect.admin import invite_options
 from kapso_connect.kapso.setup_link_options import THEME_COLORS
 from kapso_connect.models import Customer, Invitation, InvitationBatch, SetupLink
 from kapso_connect.onboarding import invitations
@@ -1054,7 +1054,7 @@ def test_no_transaction_is_open_while_kapso_is_asked(
 def test_one_request_works_for_a_limited_time(
     admin_client: Client, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(invite, "BATCH_WORK_SECONDS", 0)
+    monkeypatch.setattr(invite_options, "BATCH_WORK_SECONDS", 0)
     page = create(admin_client, customers(2))
     assert "2 left" in page
     assert 'data-kapso-poll="100"' in page
@@ -1063,7 +1063,7 @@ def test_one_request_works_for_a_limited_time(
 def test_a_batch_too_large_to_log_one_by_one_is_logged_as_one(
     admin_client: Client, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(invite, "MAX_LOGGED_CUSTOMERS", 2)
+    monkeypatch.setattr(invite_options, "MAX_LOGGED_CUSTOMERS", 2)
     create(admin_client, customers(3))
     (entry,) = LogEntry.objects.all()
     assert entry.get_edited_object() == InvitationBatch.objects.get()
