@@ -135,8 +135,9 @@ def start(
     """Start a draft: set the options of its links, and let them be created.
 
     ``options`` and ``next_url`` are those of ``onboarding.create_setup_link``; with ``send_email``
-    each customer is sent the link. Reminders need none of these. Return False if the batch was started before; nothing changes
-    then. Raise InvalidOptions and ImproperlyConfigured before anything is started.
+    each customer is sent the link. Reminders need none of these. Return False if the batch was
+    started before; nothing changes then. Raise InvalidOptions and ImproperlyConfigured before
+    anything is started.
     """
     next_url = validate_same_site_url(next_url)
     setup_links.build_options(Customer(), options)
@@ -230,8 +231,8 @@ class Progress:
 
     ``due_at`` is when the next of those ``left`` can be tried; None if all of them are in progress,
     or none is left. Of ``emails_unknown`` it is not known whether they were sent;
-    ``emails_waiting`` are part of ``left``. ``left_out`` are part of ``done``: those whom a batch
-    that sends e-mails sent none.
+    ``emails_waiting`` and ``in_progress`` are part of ``left``. ``left_out`` are part of ``done``:
+    those whom a batch that sends e-mails sent none.
     """
 
     total: int
@@ -243,11 +244,18 @@ class Progress:
     emails_unknown: int
     emails_waiting: int
     left_out: int
+    in_progress: int
     due_at: datetime | None
 
     @property
     def ended(self) -> int:
         return self.done + self.failed
+
+    @property
+    def is_waiting(self) -> bool:
+        """True if what is left can only be tried later."""
+        is_later = self.due_at is not None and self.due_at > utc_now()
+        return bool(self.left and not self.in_progress and is_later)
 
     @property
     def has_problems(self) -> bool:
@@ -262,9 +270,9 @@ def progress(batch: InvitationBatch) -> Progress:
 
 def progress_of_many(batches: Iterable[InvitationBatch]) -> dict[int, Progress]:
     """Return the progress of each of ``batches`` by its primary key, in one query."""
-    none = dict.fromkeys(_progress_counts(), 0) | {"due_at": None}
+    none: dict[str, Any] = dict.fromkeys(_progress_counts(), 0) | {"due_at": None}
     found = {batch.pk: Progress(**none) for batch in batches}
-    rows = Invitation.objects.filter(batch__in=list(found)).order_by().values("batch")
+    rows: Any = Invitation.objects.filter(batch__in=list(found)).order_by().values("batch")
     for counts in rows.annotate(**_progress_counts()):
         pk = counts.pop("batch")
         found[pk] = Progress(**counts)
@@ -284,6 +292,7 @@ def _progress_counts() -> dict[str, Any]:
         "emails_unknown": Count("pk", filter=Q(email_status=Email.UNKNOWN)),
         "emails_waiting": Count("pk", filter=Q(email_status=Email.WAITING)),
         "left_out": Count("pk", filter=Q(status=status.DONE, email_status=Email.NOT_SENT)),
+        "in_progress": Count("pk", filter=Q(status=status.PENDING, leased_until__gt=utc_now())),
         "due_at": Min("next_attempt_at", filter=Q(not_leased(), status=status.PENDING)),
     }
 
@@ -455,8 +464,8 @@ def _links_to_remind_of(invitations: Collection[Invitation]) -> dict[Invitation,
     """Return the links of those who can be reminded now, and leave the others out."""
     elsewhere = _in_progress_elsewhere(invitations)
     rows = Customer.objects.filter(pk__in=[invitation.customer_id for invitation in invitations])
-    rows = reminders.with_obstacle(rows.select_related("latest_setup_link"))
-    customers: dict[int, Any] = {customer.pk: customer for customer in rows}
+    annotated = reminders.with_obstacle(rows.select_related("latest_setup_link"))
+    customers = {customer.pk: customer for customer in annotated}
     links: dict[Invitation, SetupLink] = {}
     for invitation in invitations:
         customer = customers.get(invitation.customer_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from django.db import models
 from django.db.models import Case, Exists, OuterRef, Q, Value, When
@@ -29,7 +30,7 @@ class Obstacle(models.TextChoices):
     RECENT = "recent", _("was e-mailed the link less than a day ago")
 
 
-def with_obstacle(customers: models.QuerySet[Customer]) -> models.QuerySet[Customer]:
+def with_obstacle(customers: models.QuerySet[Customer]) -> models.QuerySet[Any]:
     """Annotate ``customers`` with ``obstacle``: an ``Obstacle``, or "" for those to remind."""
     since = timezone.now() - PAUSE
     reminded = SetupLink.objects.filter(customer=OuterRef("pk"), reminded_at__gt=since)
