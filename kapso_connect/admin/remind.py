@@ -16,7 +16,7 @@ from django.views.generic import TemplateView
 
 from .. import exceptions
 from ..models import Customer, SetupLink
-from ..onboarding import emails, invitations
+from ..onboarding import emails, invitations, setup_links
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.messages import staff_message
 from ..onboarding.reminders import REMINDED_STATUSES, Obstacle, with_obstacle
@@ -101,6 +101,11 @@ class RemindView(RemindPermissionView, TemplateView):
         if not self.counts:
             self.add_message(_("The customers have been deleted."), messages.ERROR)
             return self.redirect_to_changelist()
+        try:
+            setup_links.build_options(Customer(), None)  # personal links need the same settings
+        except (ImproperlyConfigured, NoReverseMatch, exceptions.InvalidOptions) as error:
+            self.add_message(staff_message(error), messages.ERROR)
+            return self.redirect_to_changelist()
         return super().dispatch(request, *args, **kwargs)
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
@@ -128,8 +133,8 @@ class RemindView(RemindPermissionView, TemplateView):
         link = customer.latest_setup_link
         try:
             message = emails.reminder_message(customer, link)
-        except (exceptions.CannotInvite, ImproperlyConfigured, NoReverseMatch) as error:
-            return {"problem": staff_message(error)}
+        except exceptions.CannotInvite as error:
+            return {"problem": str(error)}
         text = str(message.body)
         if not self.model_admin.has_create_setup_link_permission(self.request):
             text = text.replace(connect_url(customer), _("[the customer's personal link]"))
@@ -141,12 +146,8 @@ class RemindView(RemindPermissionView, TemplateView):
         }
 
     def post(self, request: HttpRequest) -> HttpResponse:
-        try:
-            is_started = invitations.start(self.batch)
-        except (ImproperlyConfigured, NoReverseMatch, exceptions.InvalidOptions) as error:
-            self.add_message(staff_message(error), messages.ERROR)
-            return HttpResponseRedirect(request.path)
-        if is_started:
-            log_batch(self.model_admin, request, self.batch, _("Requested a reminder by e-mail."))
+        if invitations.start(self.batch):
+            entry = _("Requested a reminder by e-mail.")
+            log_batch(self.model_admin, request, self.batch, entry)
             work_now(self.batch)
         return HttpResponseRedirect(request.path)
