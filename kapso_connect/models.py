@@ -1300,6 +1300,11 @@ class InvitationBatch(models.Model):
     def __str__(self) -> str:
         return str(self.pk)
 
+    @property
+    def is_reminder(self) -> bool:
+        """True if it reminds customers, and creates no links."""
+        return self.purpose == self.Purpose.REMIND
+
 
 class InvitationQuerySet(RetryableQuerySet["Invitation"]):
     def pending(self) -> InvitationQuerySet:

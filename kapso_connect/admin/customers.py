@@ -84,7 +84,11 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         overview_url = self.view_url("overview") if overview.can_view_overview(request) else ""
-        context = {"overview_url": overview_url, **(extra_context or {})}
+        context = {
+            "overview_url": overview_url,
+            "can_remind": self.has_send_setup_link_permission(request),
+            **(extra_context or {}),
+        }
         return super().changelist_view(request, context)
 
     # The page of one customer
