@@ -202,7 +202,9 @@ class CustomerQuerySet(PrimaryQuerySet["Customer"]):
         none."""
         # MySQL and MariaDB take "Ab3" for "aB3".
         if getattr(customer, field) == value:
-            unowned = self.filter(Q(owner_type=None) | Q(owner_id=None), pk=customer.pk)
+            unowned = self.filter(
+                Q(owner_type=None) | Q(owner_id=None), pk=customer.pk, erased_at=None
+            )
             if unowned.update(**ownership) or self.filter(pk=customer.pk, **ownership).exists():
                 customer.refresh_from_db()
                 return customer
@@ -412,6 +414,8 @@ class Customer(models.Model):
         ]
 
     def __str__(self) -> str:
+        if self.erased_at is not None:
+            return _("Erased customer %(id)s") % {"id": self.pk}
         name: str = self.name
         return name
 
