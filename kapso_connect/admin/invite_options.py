@@ -25,19 +25,15 @@ from ..translation import gettext_lazy, ngettext
 from ..utils import as_stored, from_timestamp, utc_now
 from . import forms
 from .base import AdminView
-from .customer_data import CUSTOMERS_PER_QUERY
 from .display import CONFIRMATION_ROWS
 from .draft_customers import DraftCustomers, batch_customers
-from .history import log_changes
+from .history import log_batch
 
 BATCH_WORK_SECONDS = 4.0
 """How long one request works on a batch, if there are no task workers."""
 
 RECENTLY = timedelta(days=1)
 """How long staff are told of a link that somebody else created for a customer."""
-
-MAX_LOGGED_CUSTOMERS = 5000
-"""The most customers of a batch that get an entry each in the admin's history."""
 
 
 class InvitePermissionView(AdminView):
@@ -153,7 +149,9 @@ class OptionsView(InvitePermissionView, FormView):  # type: ignore[type-arg]
             return self.form_invalid(form)
         if invited:
             self.say_who_was_left_out()
-            self.log_batch()
+            log_batch(
+                self.model_admin, self.request, self.batch, _("Requested a WhatsApp setup link.")
+            )
             work_now(self.batch)
         return HttpResponseRedirect(self.request.path)
 
@@ -164,24 +162,6 @@ class OptionsView(InvitePermissionView, FormView):  # type: ignore[type-arg]
                 "%(count)s customer was left out.", "%(count)s customers were left out.", count
             )
             self.add_message(text % {"count": count}, messages.INFO)
-
-    def log_batch(self) -> None:
-        """Log in the admin's history of each customer and object who requested a link; if there
-        are too many, only in that of the batch. The timelines have it in either case."""
-        entry = _("Requested a WhatsApp setup link.")
-        pks = list(
-            self.batch.invitations.values_list("customer_id", flat=True)[: MAX_LOGGED_CUSTOMERS + 1]
-        )
-        if len(pks) > MAX_LOGGED_CUSTOMERS:
-            log_changes(self.request, [self.batch], entry)
-            return
-        for start in range(0, len(pks), CUSTOMERS_PER_QUERY):
-            customers = list(
-                Customer.objects.filter(pk__in=pks[start : start + CUSTOMERS_PER_QUERY])
-            )
-            objs = self.model_admin.find_objects(self.request, customers).values()
-            owners = [obj for obj in objs if not isinstance(obj, Customer)]
-            log_changes(self.request, [*customers, *owners], entry)
 
 
 def work_now(batch: InvitationBatch) -> None:
