@@ -15,16 +15,18 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern
 from django.utils.safestring import SafeString
 
-from ..models import Customer
+from ..models import Connection, ConnectionQuerySet, Customer
 from ..onboarding.status import NOT_INVITED, CustomerStatus, get_statuses
 from ..translation import gettext_lazy
 from .batches import batch_notices
+from .check_health import CheckHealthMixin
 from .panel import StatusPanel
-from .status import StatusFilter, owners_of, status_summary
+from .status import AttentionFilter, StatusFilter, owners_of, status_summary
 
 STATUS_COLUMN = "whatsapp_status"
 PACKAGE_ACTIONS = {
     "create_setup_links": "create_setup_link",
+    "check_health": "check_health",
     "send_reminders": "send_setup_link",
 }
 """The actions that the mixin adds to the site's own, and who may run each: those for whom
@@ -46,9 +48,9 @@ HOOKS = frozenset(
 """What the mixin extends of a ModelAdmin."""
 
 
-class SetupLinkAdminMixin(StatusPanel):
-    """Adds to a ModelAdmin whose objects are customers of the site: a column, a filter, actions,
-    and a panel on the change page. If it has ``search_fields``, the search also finds objects by
+class SetupLinkAdminMixin(CheckHealthMixin, StatusPanel):
+    """Adds to a ModelAdmin whose objects are customers of the site: a column, filters, actions, and
+    a panel on the change page. If it has ``search_fields``, the search also finds objects by
     their customers: see ``CustomerQuerySet.search``.
 
         @admin.register(Company)
@@ -56,6 +58,10 @@ class SetupLinkAdminMixin(StatusPanel):
 
     Override ``get_customer_data`` if the model's fields have other names.
     """
+
+    search_help_text = gettext_lazy(
+        "Also finds the customer's name, e-mail, external id, phone number, or reference."
+    )
 
     def check(self, **kwargs: Any) -> list[CheckMessage]:
         return [*super().check(**kwargs), *self._check_bases()]
@@ -89,7 +95,8 @@ class SetupLinkAdminMixin(StatusPanel):
 
     def get_list_filter(self, request: HttpRequest) -> Any:
         filters = super().get_list_filter(request)
-        return filters if StatusFilter in filters else [*filters, StatusFilter]
+        own = (StatusFilter, AttentionFilter)
+        return [*filters, *(one for one in own if one not in filters)]
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -102,6 +109,19 @@ class SetupLinkAdminMixin(StatusPanel):
     def search_customers(self, queryset: QuerySet[Any], text: str) -> QuerySet[Any]:
         """Return the objects in ``queryset`` whose customers a search for ``text`` finds."""
         return owners_of(Customer.objects.search(text), queryset)
+
+    def find_numbers(self, rows: Sequence[Any]) -> ConnectionQuerySet:
+        return Connection.objects.filter(customer__in=self.find_customers(rows).values())
+
+    def find_rows(
+        self, request: HttpRequest, numbers: Sequence[Connection]
+    ) -> dict[int, tuple[Any, str]]:
+        objs = self.find_objects(request, {number.customer for number in numbers})
+        return {
+            number.pk: (objs[number.customer_id], str(objs[number.customer_id]))
+            for number in numbers
+            if number.customer_id in objs
+        }
 
     def get_actions(self, request: HttpRequest, action_location: Any = None) -> dict[str, Any]:
         # Since 6.1 Django calls this for the change page, too.

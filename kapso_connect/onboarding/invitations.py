@@ -31,6 +31,7 @@ from .. import db
 from ..conf import get_conf
 from ..db import atomic, retry_on_conflict, task
 from ..exceptions import (
+    CustomerErased,
     InvalidOptions,
     KapsoConflict,
     KapsoCredentialsError,
@@ -88,7 +89,13 @@ BATCH_STOPPING_ERRORS = (
 )
 """Errors that would happen for every other customer, too."""
 
-PERMANENT_ERRORS = (KapsoValidationError, KapsoConflict, KapsoNotFound, InvalidOptions)
+PERMANENT_ERRORS = (
+    KapsoValidationError,
+    KapsoConflict,
+    KapsoNotFound,
+    InvalidOptions,
+    CustomerErased,
+)
 """Errors that would happen again however often the invitation is retried."""
 
 
