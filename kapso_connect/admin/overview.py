@@ -31,6 +31,7 @@ from ..translation import gettext as _
 from ..translation import gettext_lazy
 from ..utils import today
 from .base import AdminView, list_url
+from .batches import batch_notices
 from .display import (
     badge,
     format_datetime,
@@ -175,6 +176,7 @@ class OverviewView(AdminView, TemplateView):
                 )
                 for reason, numbers in reports.numbers_needing_attention().items()
             ],
+            batch_notices=batch_notices(self.request, self.model_admin),
             **kwargs,
         )
 
