@@ -18,7 +18,8 @@ from ..models import Customer
 from ..monitoring import reports
 from ..translation import gettext as _
 from ..translation import gettext_lazy, ngettext
-from .overview import FUNNEL_STEPS, IDLE_DAYS, PeriodForm, idle_before
+from .forms import idle_before
+from .overview import FUNNEL_STEPS, IDLE_DAYS, PeriodForm
 
 PARAMETERS = ["funnel", "failed_with", "start", "end"]
 
@@ -32,7 +33,7 @@ class OverviewFilter(admin.ListFilter):
     """The customers that a figure of the overview counts. It is shown only while it is chosen:
     ``funnel`` is a step, ``failed_with`` an error code, ``start`` and ``end`` are the period."""
 
-    title = gettext_lazy("in the overview")
+    title = gettext_lazy("figure of the overview")
 
     def __init__(
         self, request: HttpRequest, params: dict[str, Any], model: Any, model_admin: Any
@@ -84,7 +85,7 @@ class OverviewFilter(admin.ListFilter):
 
 
 class IdleFilter(admin.SimpleListFilter):
-    title = gettext_lazy("invited, nothing since")
+    title = gettext_lazy("days without a reaction")
     parameter_name = "idle"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:

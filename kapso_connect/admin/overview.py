@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 from django import forms
@@ -40,7 +40,7 @@ from .display import (
     phone_number_html,
     shorten,
 )
-from .forms import DayField, start_of_day
+from .forms import DayField, idle_before, start_of_day
 from .permissions import can_view
 from .status import disconnect_reason
 
@@ -66,11 +66,6 @@ FUNNEL_STEPS = {
 
 IDLE_DAYS = 3
 """The overview shows who has done nothing for so many days."""
-
-
-def idle_before(days: int) -> datetime:
-    """Return the end of the day ``days`` days ago."""
-    return start_of_day(today() - timedelta(days=days - 1))
 
 
 class PeriodForm(forms.Form):
@@ -162,7 +157,6 @@ class OverviewView(AdminView, TemplateView):
             ),
             idle=reports.idle_customers(idle_before(IDLE_DAYS)),
             idle_days=IDLE_DAYS,
-            idle_until=(today() - timedelta(days=IDLE_DAYS)).isoformat(),
             idle_url=self.list_url(Customer, idle=str(IDLE_DAYS)),
             batches_url=self.list_url(InvitationBatch),
             attention=[
@@ -175,6 +169,7 @@ class OverviewView(AdminView, TemplateView):
                     ],
                 )
                 for reason, numbers in reports.numbers_needing_attention().items()
+                if numbers.count
             ],
             batch_notices=batch_notices(self.request, self.model_admin),
             **kwargs,

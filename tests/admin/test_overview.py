@@ -15,8 +15,15 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from kapso_connect.admin.overview import idle_before
-from kapso_connect.models import Connection, Customer, Health, SetupLink, TimelineEvent
+from kapso_connect.admin.forms import idle_before
+from kapso_connect.models import (
+    Connection,
+    Customer,
+    Health,
+    InvitationBatch,
+    SetupLink,
+    TimelineEvent,
+)
 from kapso_connect.monitoring import reports
 from kapso_connect.onboarding import setup_links
 
@@ -267,7 +274,7 @@ def test_more_customers_need_no_more_queries(admin_client: Client) -> None:
 def filter_of(response: Any) -> list[tuple[bool, str]]:
     """Return the choices of the filter that the overview leads to; [] if it is not shown."""
     for spec in response.context["cl"].filter_specs:
-        if spec.title == "in the overview":
+        if spec.title == "figure of the overview":
             return [
                 (choice["selected"], choice["display"])
                 for choice in spec.choices(response.context["cl"])
@@ -401,3 +408,44 @@ def test_figure_of_nobody_leads_nowhere(admin_client: Client) -> None:
     populate()
     response = admin_client.get(URL, {"start": "2020-01-01", "end": "2020-01-02"})
     assert "funnel=" not in response.text
+
+
+def test_those_who_did_nothing_are_reminded(
+    admin_client: Client, staff: Callable[..., Client]
+) -> None:
+    waiting = [invited(created_at=9), invited(created_at=8, opened_at=5)]
+    invited(created_at=9, opened_at=1)
+    Customer.objects.update(email="ada@example.com")
+    for number, customer in enumerate(Customer.objects.all()):
+        customer.connect_key = f"key-{number}"
+        customer.save(update_fields=["connect_key"])
+    page = admin_client.get(URL).text
+    form = (
+        page.partition('id="kapso-idle-heading"')[2].partition("<form")[2].partition("</form>")[0]
+    )
+    action = re.search(r'action="([^"]+)"', form)
+    assert action
+    data = dict(re.findall(r'name="(idle_days)" value="([^"]+)"', form))
+    batch_url = admin_client.post(action[1], data)["Location"]
+    assert "/whatsapp/batch/" in batch_url
+    batch = InvitationBatch.objects.get()
+    assert batch.purpose == InvitationBatch.Purpose.REMIND
+    assert {row.customer for row in batch.invitations.all()} == set(waiting)
+    assert "Remind them all" not in staff(*VIEW_PERMISSIONS).get(URL).text
+
+
+def test_hostile_number_of_days_gets_a_message(admin_client: Client) -> None:
+    response = admin_client.post(
+        "/admin/kapso_connect/customer/whatsapp/remind/", {"idle_days": "9" * 30}, follow=True
+    )
+    assert "Ensure this value is less than or equal to 365." in response.text
+    assert not InvitationBatch.objects.exists()
+
+
+def test_batches_are_linked_for_those_who_may_view_them(
+    admin_client: Client, staff: Callable[..., Client]
+) -> None:
+    populate()
+    batches = 'href="/admin/kapso_connect/invitationbatch/">See the batches'
+    assert batches in admin_client.get(URL).text
+    assert batches not in staff(*VIEW_PERMISSIONS).get(URL).text

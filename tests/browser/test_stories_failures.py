@@ -60,7 +60,9 @@ def test_see_why_the_failures_of_this_week_failed(
     expect(page.get_by_role("link", name="Facebook Ltd")).to_have_count(0)
     visitor.shoot(page, "failures-customers")
     filters = page.locator("#changelist-filter")
-    filters.get_by_text("in the overview").locator("..").get_by_role("link", name="All").click()
+    filters.get_by_text("figure of the overview").locator("..").get_by_role(
+        "link", name="All"
+    ).click()
     expect(page.get_by_role("link", name="Facebook Ltd")).to_be_visible()
 
 
@@ -69,7 +71,7 @@ def test_retry_a_failed_webhook(server: LiveServer, visitor: Visitor, page: Page
     failed_delivery(event="whatsapp.phone_number.deleted", payload={})
     clicks = Clicks(page)
     page.goto(server.url + "/admin/")
-    page.get_by_role("link", name="WhatsApp", exact=True).first.click()
+    page.get_by_role("link", name="WhatsApp connections", exact=True).first.click()
     page.get_by_role("link", name="2 webhooks failed and need attention.").click()
     page.get_by_role("link", name=row.event).click()
     visitor.look(page, "failed-webhook")
@@ -88,7 +90,7 @@ def test_dismiss_what_needs_no_attention(server: LiveServer, visitor: Visitor, p
     visitor.shoot(page, "failures-index")
     page.get_by_role("link", name="2 signals failed and need attention.").click()
     page.locator("#action-toggle").check()
-    page.get_by_label("Action").select_option(label="Dismiss")
+    page.get_by_label("Action:").select_option(label="Dismiss")
     page.get_by_role("button", name="Go").or_(page.get_by_role("button", name="Run")).click()
     page.get_by_role("button", name="Dismiss").click()
     expect(page.get_by_text("This field is required.")).to_be_visible()
