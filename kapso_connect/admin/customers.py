@@ -33,7 +33,6 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
     list_display = [
         "name",
         "whatsapp_status",
-        "external_customer_id",
         "email",
         "language",
         "created_at",

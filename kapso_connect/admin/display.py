@@ -63,7 +63,8 @@ def phone_number_html(connection: Connection) -> SafeString:
     number = connection.display_phone_number
     # <bdi> keeps the "+" in front on pages written from right to left.
     shown = format_html(
-        "<bdi>{}</bdi>", format_phone_number(number) if number else connection.phone_number_id
+        '<bdi class="kapso-phone">{}</bdi>',
+        format_phone_number(number) if number else connection.phone_number_id,
     )
     if not connection.is_test_number:
         return shown
