@@ -10,13 +10,15 @@ from django.contrib.admin.options import IS_POPUP_VAR
 from django.contrib.admin.views.main import ChangeList
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from django.urls import URLPattern
 from django.utils.safestring import SafeString
 
 from ..models import Connection, ConnectionQuerySet, Customer
 from ..onboarding.status import NOT_INVITED, CustomerStatus, get_statuses
 from ..translation import gettext_lazy
+from .batches import batch_notices
 from .check_health import CheckHealthMixin
 from .panel import StatusPanel
 from .status import AttentionFilter, StatusFilter, owners_of, status_summary
@@ -25,9 +27,12 @@ STATUS_COLUMN = "whatsapp_status"
 PACKAGE_ACTIONS = {
     "create_setup_links": "create_setup_link",
     "check_health": "check_health",
+    "send_reminders": "send_setup_link",
 }
 """The actions that the mixin adds to the site's own, and who may run each: those for whom
 ``has_<…>_permission`` is true."""
+
+NOTICE_TEMPLATE = "admin/kapso_connect/invite/list_with_notices.html"
 
 HOOKS = frozenset(
     {
@@ -140,6 +145,23 @@ class SetupLinkAdminMixin(CheckHealthMixin, StatusPanel):
             for row in rows:
                 row.kapso_connect_status = statuses.get(row.pk, NOT_INVITED)
         return changelist
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        response = super().changelist_view(request, extra_context)
+        if IS_POPUP_VAR in request.GET or not isinstance(response, TemplateResponse):
+            return response
+        context = response.context_data or {}
+        if "cl" in context and (notices := batch_notices(request, self)):
+            # The notice's template extends the one that the site's ModelAdmin has.
+            response.context_data = {
+                **context,
+                "kapso_list": response.resolve_template(response.template_name),
+                "batch_notices": notices,
+            }
+            response.template_name = NOTICE_TEMPLATE
+        return response
 
     def get_statuses(self, objs: Sequence[Any]) -> dict[Any, CustomerStatus]:
         """Return the status of each object's customer, by the primary key of the object; objects

@@ -15,6 +15,7 @@ from ..kapso.error_codes import SETUP_ERRORS
 from ..models import TimelineEvent
 from ..translation import gettext as _
 from ..translation import gettext_lazy
+from .dismiss import dismissal
 from .display import EMPTY, badge, json_block, text_block
 from .restrictions import decision_texts
 from .run_again import RunAgainAdmin
@@ -45,6 +46,7 @@ class SignalFilter(admin.SimpleListFilter):
             ("delivered", _("Delivered")),
             ("waiting", _("Waiting")),
             ("failed", _("Failed")),
+            ("dismissed", _("Dismissed")),
         ]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
@@ -54,6 +56,8 @@ class SignalFilter(admin.SimpleListFilter):
             return queryset.waiting()
         if self.value() == "failed":
             return queryset.failed()
+        if self.value() == "dismissed":
+            return queryset.undelivered().dismissed()
         return queryset
 
 
@@ -63,6 +67,8 @@ def signal_badge(event: TimelineEvent) -> SafeString:
         return badge("good", _("Delivered"))
     if event.next_attempt_at is not None:
         return badge("busy", _("Waiting"))
+    if event.dismissed_at is not None:
+        return dismissal(event)
     return badge("bad", _("Failed"))
 
 
@@ -100,7 +106,7 @@ class TimelineEventAdmin(RunAgainAdmin):
         "attempts",
     ]
     list_filter = [SignalFilter, "kind", "source", "occurred_at"]
-    list_select_related = ["customer", "connection", "actor"]
+    list_select_related = ["customer", "connection", "actor", "dismissed_by"]
     search_fields = [
         "customer__name",
         "=customer__external_customer_id",
@@ -128,15 +134,23 @@ class TimelineEventAdmin(RunAgainAdmin):
     run_again_help = gettext_lazy(
         "Failed and waiting signals are sent now, to the receivers that have not had them yet."
     )
+    dismiss_title = gettext_lazy("Dismiss signals")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[TimelineEvent]:
-        return super().get_queryset(request).select_related("customer", "connection", "actor")
+        related = ("customer", "connection", "actor", "dismissed_by")
+        return super().get_queryset(request).select_related(*related)
 
     def run_row_again(self, row: TimelineEvent) -> bool | None:
         return outbox.resend(row)
 
     def can_run_again(self, row: TimelineEvent) -> bool:
         return row.delivered_at is None
+
+    def dismiss_row(self, row: TimelineEvent, *, by: Any, because: str) -> bool:
+        return outbox.dismiss(row, by=by, because=because)
+
+    def has_failed(self, row: TimelineEvent) -> bool:
+        return row.delivered_at is None and row.next_attempt_at is None
 
     @admin.display(description=gettext_lazy("event"), ordering="kind")
     def what(self, event: TimelineEvent) -> SafeString:
