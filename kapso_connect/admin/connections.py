@@ -25,6 +25,7 @@ from .display import (
     json_block,
     phone_number_html,
 )
+from .export import ExportMixin
 from .status import disconnect_reason
 
 
@@ -41,7 +42,7 @@ class AttentionFilter(admin.SimpleListFilter):
 
 
 @admin.register(Connection)
-class ConnectionAdmin(ReadOnlyAdmin):
+class ConnectionAdmin(ReadOnlyAdmin, ExportMixin):
     list_display = [
         phone_number_html,
         "customer",

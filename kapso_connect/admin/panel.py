@@ -110,7 +110,7 @@ class StatusPanel(InviteMixin):
         url = connect_url(customer) if customer else ""
         has_url = bool(customer and customer.connect_key and link and link.is_usable)
         has_email = bool(self.read_customer_data(obj).get("email"))
-        next_action = find_next_action(status, has_url, has_email)
+        next_action = "" if status.is_erased else find_next_action(status, has_url, has_email)
         error = SETUP_ERRORS.get(link.last_error_code) if link else None
         return {
             "key": str(quote(obj.pk)),
@@ -122,7 +122,7 @@ class StatusPanel(InviteMixin):
             "link": link,
             "can_still_connect": link is not None
             and can_still_connect(link.status, link.setup_status),
-            "can_create": self.has_create_setup_link_permission(request),
+            "can_create": not status.is_erased and self.has_create_setup_link_permission(request),
             "has_url": has_url,
             "customer_url": self._customer_url(request, url),
             "qr": self._qr(request, customer) if customer and has_url else None,

@@ -60,6 +60,8 @@ def pause_advice(connection: Connection) -> str:
 
 
 def status_badge(status: CustomerStatus) -> SafeString:
+    if status.is_erased and status.status != OnboardingStatus.CONNECTED:
+        return badge("neutral", _("Erased"))
     return badge(STATUS_BADGES[status.status], status.status.label)
 
 
@@ -67,6 +69,8 @@ def status_summary(status: CustomerStatus) -> SafeString:
     """Return the status and what it is about, for a cell of the list."""
     connection, link = status.connection, status.link
     details: list[object] = []
+    if status.is_erased and status.status != OnboardingStatus.CONNECTED:
+        return format_html('<span class="kapso-status">{}</span>', status_badge(status))
     if (
         status.status in {OnboardingStatus.INVITED, OnboardingStatus.OPENED}
         and link

@@ -135,13 +135,15 @@ class CustomerStatus:
 
     ``connection`` is the number that is connected, or was last; ``link`` is the latest setup link,
     without its ``url`` and ``options``. Each is None if there is none. ``more_connections`` is
-    how many further numbers are connected.
+    how many further numbers are connected. ``is_erased`` is True if the customer's personal data
+    were erased.
     """
 
     status: OnboardingStatus
     connection: Connection | None = None
     link: SetupLink | None = None
     more_connections: int = 0
+    is_erased: bool = False
 
 
 NOT_INVITED = CustomerStatus(OnboardingStatus.NOT_INVITED)
@@ -163,6 +165,7 @@ def get_statuses(customers: Iterable[Customer]) -> dict[int, CustomerStatus]:
             connections.get(rows[customer.pk]["connected_pk"] or rows[customer.pk]["ended_pk"]),
             links.get(customer.latest_setup_link_id),
             max((rows[customer.pk]["connected_count"] or 0) - 1, 0),
+            customer.erased_at is not None,
         )
         for customer in customers
         if customer.pk in rows

@@ -103,4 +103,4 @@ class EveryRow:
                 if names:
                     kwargs[names[-1]] = value
                 url = reverse(f"admin:{pattern.name}", kwargs=kwargs)
-                yield f"{url}?ids={row.pk}" if url.endswith("run-again/") else url
+                yield f"{url}?ids={row.pk}" if url.endswith(("run-again/", "erase/")) else url
