@@ -18,6 +18,7 @@ from ..translation import gettext_lazy
 from .dismiss import dismissal
 from .display import EMPTY, badge, json_block, text_block
 from .export import ExportMixin
+from .restrictions import decision_texts
 from .run_again import RunAgainAdmin
 from .status import DISCONNECT_REASONS
 
@@ -86,7 +87,7 @@ def event_details(event: TimelineEvent) -> list[str]:
         Kind.SETUP_FAILED: [SETUP_ERRORS[code].title if code in SETUP_ERRORS else code],
         Kind.DISCONNECTED: [DISCONNECT_REASONS.get(reason, reason)],
         Kind.HEALTH_CHECKED: [data.get("status"), data.get("error")],
-        Kind.ACCOUNT_UPDATED: [data.get("event")],
+        Kind.ACCOUNT_UPDATED: decision_texts(data),
         Kind.DETAILS_RECEIVED: [data.get("verified_name")],
     }
     return [str(text)[:200] for text in texts.get(event.kind, []) if text]

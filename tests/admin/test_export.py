@@ -58,14 +58,6 @@ def test_columns_are_those_of_the_list_in_plain_text(admin_client: Client) -> No
     assert row["WhatsApp"] == "Disconnected · +49 30 901820 · by a member of staff"
     assert row["Language"] == customer.get_language_display() != "es"
     assert row["Created"] == f"{timezone.localtime(customer.created_at):%Y-%m-%d %H:%M:%S}"
-    assert not set(row) - {
-        "Name",
-        "WhatsApp",
-        "External customer id",
-        "E-mail",
-        "Language",
-        "Created",
-    }
 
 
 def test_every_list_is_exported(admin_client: Client) -> None:
@@ -124,7 +116,7 @@ def test_bad_filters_lead_back_to_the_list(admin_client: Client) -> None:
     assert (response.status_code, response["Location"]) == (302, f"{ADMIN}customer/?e=1")
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", " =", "＝"])
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", " =", "\uff1d"])
 def test_no_cell_is_taken_for_a_formula(admin_client: Client, start: str) -> None:
     make_customer(name=f"{start}1+1", email=f"{start.strip()}x@example.com")
     (row,) = rows(admin_client, "customer")
