@@ -39,9 +39,7 @@ class ConnectionAdmin(CheckHealthMixin, ReadOnlyAdmin):
         "verified_name",
         connection_badge,
         health_badge,
-        "connection_type",
         "connected_at",
-        "disconnected_at",
     ]
     list_filter = [AttentionFilter, "status", "account_status", "connection_type", "connected_at"]
     list_select_related = ["customer"]
