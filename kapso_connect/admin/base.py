@@ -209,4 +209,4 @@ def list_url(site: AdminSite, request: HttpRequest, model: type[models.Model], *
     if not model_admin.has_view_permission(request):
         return ""
     name = f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist"
-    return f"{reverse(name, current_app=site.name)}?{urlencode(query)}"
+    return f"{reverse(name, current_app=site.name)}?{urlencode(query)}".rstrip("?")

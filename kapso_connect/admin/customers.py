@@ -21,6 +21,7 @@ from ..translation import gettext as _
 from ..translation import gettext_lazy
 from . import overview
 from .base import PackageAdmin
+from .customer_filters import IdleFilter, OverviewFilter
 from .display import CONFIRMATION_ROWS
 from .mixin import SetupLinkAdminMixin
 from .status import AttentionFilter, StatusFilter
@@ -37,7 +38,14 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
         "language",
         "created_at",
     ]
-    list_filter = [StatusFilter, AttentionFilter, "language", "created_at"]
+    list_filter = [
+        StatusFilter,
+        OverviewFilter,
+        AttentionFilter,
+        IdleFilter,
+        "language",
+        "created_at",
+    ]
     search_fields = ["name", "external_customer_id", "email", "kapso_id"]
     search_help_text = gettext_lazy(
         "Name, e-mail, external id, phone number, Kapso's id, or the reference that customers see."
