@@ -16,11 +16,8 @@ from ..models import TimelineEvent
 from ..translation import gettext as _
 from ..translation import gettext_lazy
 from .dismiss import dismissal
-<<<<<<< HEAD
-from .export import ExportMixin
-=======
 from .display import EMPTY, badge, json_block, plain_number_html, text_block
->>>>>>> looks
+from .export import ExportMixin
 from .restrictions import decision_texts
 from .run_again import RunAgainAdmin
 from .status import DISCONNECT_REASONS
