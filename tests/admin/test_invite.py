@@ -696,6 +696,20 @@ def test_the_texts_for_every_choice_are_in_the_page(admin_client: Client) -> Non
     assert texts["without_email"].texts["111"].startswith("1 customer has no e-mail address")
 
 
+def test_email_is_not_chosen_if_only_those_who_are_left_out_have_an_address(
+    admin_client: Client,
+) -> None:
+    connected, other = make_customer(email="c@example.com"), make_customer(email="")
+    make_connection(connected)
+    address = draft(admin_client, [connected, other])
+    assert form_of(admin_client, address)["send_email"].value() == ""
+    assert button(admin_client, address) == "Create the link"
+    texts = admin_client.get(address).context["texts"]
+    assert texts["email"].texts["111"] == "E-mail: none of these customers has an address"
+    assert texts["button"].texts["111"] == "Create the link"
+    assert texts["button"].texts["001"] == "Create 2 links and e-mail 1 of them"
+
+
 def test_without_scripts_the_server_updates_the_numbers(
     admin_client: Client, sandbox: Sandbox
 ) -> None:
