@@ -356,6 +356,11 @@ def start_of_day(day: date) -> datetime:
     return from_local_time(datetime.combine(day, time.min))
 
 
+def idle_before(days: int) -> datetime:
+    """Return the end of the day ``days`` days ago."""
+    return start_of_day(today() - timedelta(days=days - 1))
+
+
 def end_of_day(day: date) -> datetime:
     """Return the last second of ``day`` in the current time zone, as this site stores times."""
     return from_local_time(datetime.combine(day, time(23, 59, 59)))
