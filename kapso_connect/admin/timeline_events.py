@@ -15,7 +15,7 @@ from ..kapso.error_codes import SETUP_ERRORS
 from ..models import TimelineEvent
 from ..translation import gettext as _
 from ..translation import gettext_lazy
-from .dismiss import dismissal
+from .dismiss import DISMISSED
 from .display import EMPTY, badge, json_block, text_block
 from .restrictions import decision_texts
 from .run_again import RunAgainAdmin
@@ -46,7 +46,7 @@ class SignalFilter(admin.SimpleListFilter):
             ("delivered", _("Delivered")),
             ("waiting", _("Waiting")),
             ("failed", _("Failed")),
-            ("dismissed", _("Dismissed")),
+            ("dismissed", str(DISMISSED)),
         ]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
@@ -68,7 +68,7 @@ def signal_badge(event: TimelineEvent) -> SafeString:
     if event.next_attempt_at is not None:
         return badge("busy", _("Waiting"))
     if event.dismissed_at is not None:
-        return dismissal(event)
+        return badge("neutral", DISMISSED)
     return badge("bad", _("Failed"))
 
 
