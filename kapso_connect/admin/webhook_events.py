@@ -14,6 +14,7 @@ from ..translation import gettext_lazy
 from ..webhooks import inbox
 from .dismiss import DISMISSED
 from .display import badge, json_block
+from .export import ExportMixin
 from .run_again import RunAgainAdmin
 
 WEBHOOK_EVENT_BADGES = {
@@ -42,7 +43,7 @@ class WebhookStatusFilter(admin.SimpleListFilter):
 
 
 @admin.register(WebhookEvent)
-class WebhookEventAdmin(RunAgainAdmin):
+class WebhookEventAdmin(RunAgainAdmin, ExportMixin):
     list_display = ["event", "state", "problem", "received_at", "attempts", "next_attempt"]
     list_filter = [WebhookStatusFilter, "received_at"]
     search_fields = ["=idempotency_key", "^event"]
