@@ -15,7 +15,7 @@ from ..kapso.error_codes import SETUP_ERRORS
 from ..models import TimelineEvent
 from ..translation import gettext as _
 from ..translation import gettext_lazy
-from .dismiss import dismissal
+from .dismiss import DISMISSED
 from .display import EMPTY, badge, json_block, plain_number_html, text_block
 from .export import ExportMixin
 from .restrictions import decision_texts
@@ -47,7 +47,7 @@ class SignalFilter(admin.SimpleListFilter):
             ("delivered", _("Delivered")),
             ("waiting", _("Waiting")),
             ("failed", _("Failed")),
-            ("dismissed", _("Dismissed")),
+            ("dismissed", str(DISMISSED)),
         ]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
@@ -69,7 +69,7 @@ def signal_badge(event: TimelineEvent) -> SafeString:
     if event.next_attempt_at is not None:
         return badge("busy", _("Waiting"))
     if event.dismissed_at is not None:
-        return dismissal(event)
+        return badge("neutral", DISMISSED)
     return badge("bad", _("Failed"))
 
 
