@@ -24,9 +24,12 @@ TOO_WIDE = {
 }.get(THEME, set())
 OURS = [".kapso-page #content-main", ".kapso-panel", ".kapso-tool"]
 BLANK = """() => [...document.querySelectorAll(`
-        :is(.kapso-page #content-main, .kapso-panel) :is(button, input, select, textarea, .button, .closelink),
+        :is(.kapso-page #content-main, .kapso-panel) :is(
+            button, input, select, textarea, .button, .closelink
+        ),
         .kapso-tool :is(a, button)`)]
-    .filter((element) => element.checkVisibility() && !element.matches("[type=checkbox], [type=radio]"))
+    .filter((element) => element.checkVisibility())
+    .filter((element) => !element.matches("[type=checkbox], [type=radio]"))
     .filter((element) => {
         const style = getComputedStyle(element);
         const box = element.getBoundingClientRect();
