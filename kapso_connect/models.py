@@ -231,8 +231,12 @@ class CustomerQuerySet(PrimaryQuerySet["Customer"]):
     def needing_attention(self, why: str | None = None) -> CustomerQuerySet:
         """Return the customers with a number that needs attention because of ``why``, a value of
         ``Attention``, or for any reason if it is None."""
-        numbers = Connection.objects.using(self.db).needing_attention(why)
-        return self.filter(pk__in=numbers.order_by().values("customer"))
+        numbers = Connection.objects.using(self.db).order_by()
+        if why is not None:
+            return self.filter(pk__in=numbers.needing_attention(why).values("customer"))
+        # A union: with an ``OR``, PostgreSQL would join all numbers with customers and links.
+        in_trouble, lost = numbers.in_trouble(), numbers.lost()
+        return self.filter(pk__in=in_trouble.values("customer").union(lost.values("customer")))
 
     def search(self, text: str) -> CustomerQuerySet:
         """Return the customers with ``text`` in their name, external id, e-mail address or Kapso
@@ -852,11 +856,14 @@ class ConnectionQuerySet(PrimaryQuerySet["Connection"]):
         for any reason if it is None. ``Connection.attention`` has the reasons of a connected one.
         """
         if why is None:
-            conditions = CONNECTED_NEEDING_ATTENTION.values()
-            return self.connected().filter(reduce(or_, conditions)) | self.lost()
+            return self.in_trouble() | self.lost()
         if condition := CONNECTED_NEEDING_ATTENTION.get(Attention(why)):
             return self.connected().filter(condition)
         return self.lost()
+
+    def in_trouble(self) -> ConnectionQuerySet:
+        """Return the connected numbers that need attention, for any reason."""
+        return self.connected().filter(reduce(or_, CONNECTED_NEEDING_ATTENTION.values()))
 
     def lost(self) -> ConnectionQuerySet:
         """Return the numbers that were disconnected, not by staff, and whose customers have neither

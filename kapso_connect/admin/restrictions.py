@@ -106,9 +106,9 @@ def restriction_text(restriction: Any) -> str:
         return sentences[0]
     when = {"when": date_format(to_local_time(moment), "DATETIME_FORMAT")}
     if as_instant(moment) > utc_now():
-        sentences.append(_("Until %(when)s.") % when)
+        sentences.append(_("Ends: %(when)s") % when)
     else:
-        sentences.append(_("This was to end on %(when)s.") % when)
+        sentences.append(_("Was to end: %(when)s") % when)
     return " ".join(sentences)
 
 

@@ -17,6 +17,7 @@ from ..translation import gettext as _
 from ..translation import gettext_lazy
 from .dismiss import dismissal
 from .display import EMPTY, badge, json_block, plain_number_html, text_block
+from .export import ExportMixin
 from .restrictions import decision_texts
 from .run_again import RunAgainAdmin
 from .status import DISCONNECT_REASONS
@@ -93,7 +94,7 @@ def event_details(event: TimelineEvent) -> list[str]:
 
 
 @admin.register(TimelineEvent)
-class TimelineEventAdmin(RunAgainAdmin):
+class TimelineEventAdmin(RunAgainAdmin, ExportMixin):
     list_display = [
         "what",
         signal_badge,

@@ -15,6 +15,7 @@ from ..translation import gettext_lazy
 from ..webhooks import inbox
 from .dismiss import dismissal
 from .display import badge, json_block
+from .export import ExportMixin
 from .run_again import RunAgainAdmin
 
 WEBHOOK_EVENT_BADGES = {
@@ -43,7 +44,7 @@ class WebhookStatusFilter(admin.SimpleListFilter):
 
 
 @admin.register(WebhookEvent)
-class WebhookEventAdmin(RunAgainAdmin):
+class WebhookEventAdmin(RunAgainAdmin, ExportMixin):
     list_display = ["event", "state", "problem", "received_at", "attempts", "next_attempt"]
     list_filter = [WebhookStatusFilter, "received_at"]
     search_fields = ["=idempotency_key", "^event"]
