@@ -52,9 +52,10 @@ def shorten(text: str) -> str:
 
 
 def format_datetime(moment: datetime | None) -> str:
+    """Return ``moment`` as Django's lists and templates show it."""
     if moment is None:
         return EMPTY
-    return date_format(to_local_time(moment), "SHORT_DATETIME_FORMAT")
+    return date_format(to_local_time(moment), "DATETIME_FORMAT")
 
 
 @admin.display(description=gettext_lazy("phone number"), ordering="display_phone_number")
@@ -114,7 +115,7 @@ def hold_text(connection: Connection) -> str:
         return ""
     return _(
         "After %(time)s, Kapso will check this number again. Until then, the result stays the same."
-    ) % {"time": date_format(to_local_time(until), "DATETIME_FORMAT")}
+    ) % {"time": format_datetime(until)}
 
 
 FUNDING_BADGES = {

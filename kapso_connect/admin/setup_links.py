@@ -11,6 +11,7 @@ from django.utils.safestring import SafeString
 from ..models import SetupLink
 from ..monitoring import reports
 from ..onboarding.connect_urls import connect_url
+from ..onboarding.renewal import leads_to_setup
 from ..translation import gettext as _
 from ..translation import gettext_lazy
 from .base import ReadOnlyAdmin
@@ -55,13 +56,14 @@ class SetupLinkAdmin(ReadOnlyAdmin):
     list_select_related = ["customer", "created_by"]
     # Never the URL: a search could be used to guess it.
     search_fields = ["kapso_id", "customer__name", "customer__external_customer_id"]
-    search_help_text = gettext_lazy("Customer's name or external id, or Kapso's id of the link.")
+    search_help_text = gettext_lazy("Customer's name or external id, or the reference.")
 
     change_form_template = "admin/kapso_connect/setup_link/change_form.html"
 
     def get_fields(self, request: HttpRequest, obj: SetupLink | None = None) -> list[Any]:
         return [
             "customer",
+            "reference",
             "customer_url" if can_create_setup_links(request) else "hidden_url",
             "state",
             "setup_status",
@@ -83,13 +85,18 @@ class SetupLinkAdmin(ReadOnlyAdmin):
     ) -> HttpResponse:
         link = context.get("original")
         if link is not None and link.is_latest:
-            context["can_send"] = link.is_usable
+            context["can_send"] = leads_to_setup(link.customer, link)
+            context["can_extend"] = link.is_usable and link.expires_at is not None
             context["can_revoke"] = link.is_revocable
         return super().render_change_form(request, context, *args, **kwargs)
 
     @admin.display(description=gettext_lazy("status"), ordering="status")
     def state(self, link: SetupLink) -> SafeString:
         return badge("good" if link.is_usable else "neutral", link.current_status.label)
+
+    @admin.display(description=gettext_lazy("reference"))
+    def reference(self, link: SetupLink) -> str:
+        return link.reference
 
     @admin.display(description=gettext_lazy("latest"), boolean=True)
     def latest(self, link: SetupLink) -> bool:
@@ -102,9 +109,9 @@ class SetupLinkAdmin(ReadOnlyAdmin):
     @admin.display(description=gettext_lazy("personal link"))
     def customer_url(self, link: SetupLink) -> SafeString | str:
         url = connect_url(link.customer) if link.is_latest else ""
-        if not url or not link.is_revocable:
-            return _("This link can no longer be used.")
-        return copy_field(url, _("Setup link"))
+        if not url or not leads_to_setup(link.customer, link):
+            return _("The customer's personal link no longer leads to this setup link.")
+        return copy_field(url, _("The customer's personal link"))
 
     @admin.display(description=gettext_lazy("personal link"))
     def hidden_url(self, link: SetupLink) -> str:

@@ -108,10 +108,10 @@ TOMORROW = (datetime.now() + timedelta(days=1)).date()
 UNTIL = {"until": (datetime.now() + timedelta(days=60)).date().isoformat()}
 GOOD: dict[str, dict[str, str]] = {"extend": UNTIL}
 EXPECTED = {
-    "email": ("setup_link_sent", "E-mailed the WhatsApp setup link to ada@example.com."),
-    "qr": ("setup_link_sent", "Showed the QR code of the WhatsApp setup link."),
-    "share": ("setup_link_sent", "Shared the WhatsApp setup link."),
-    "copied": ("setup_link_sent", "Copied the WhatsApp setup link."),
+    "email": ("setup_link_sent", "E-mailed the personal link for WhatsApp to ada@example.com."),
+    "qr": ("setup_link_sent", "Showed the QR code of the personal link for WhatsApp."),
+    "share": ("setup_link_sent", "Shared the personal link for WhatsApp."),
+    "copied": ("setup_link_sent", "Copied the personal link for WhatsApp."),
     "revoke": ("setup_link_revoked", "Revoked the WhatsApp setup link."),
     "extend": ("setup_link_extended", "Extended the WhatsApp setup link until"),
     "reconnect": ("setup_link_created", "Created a WhatsApp setup link to reconnect +1 415-555"),
