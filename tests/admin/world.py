@@ -75,6 +75,10 @@ class World:
         opts = obj._meta
         return reverse(f"admin:{opts.app_label}_{opts.model_name}_whatsapp_{page}", args=args)
 
+    def confirm_url(self) -> str:
+        """Where “Ask Kapso now” leads."""
+        return reverse("admin:host_site_bakery_whatsapp_confirm", args=[self.bakery.pk])
+
     def form_version(self, page: str, **kwargs: Any) -> dict[str, str]:
         """What the form on a page sends back besides the reader's own choice."""
         page_html = self.client.get(self.url(page, **kwargs)).content.decode()

@@ -378,6 +378,9 @@ def test_failed_says_why_and_what_to_do() -> None:
     for part in arrived(emails.failed_message(customer, link))[1:]:
         assert str(UNKNOWN_ERROR.cause) in part
         assert link.reference in part
+        # The button below says so, too.
+        assert "Please try again." in part
+        assert str(UNKNOWN_ERROR.advice) not in part
 
 
 def test_connected_has_the_number_and_no_url_that_identifies_the_customer(configure: Any) -> None:
