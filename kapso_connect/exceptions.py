@@ -135,6 +135,15 @@ class NoConnectUrl(CannotInvite):
     """The customer has no connect URL: create a setup link first."""
 
 
+class CustomerErased(CannotInvite):
+    """The customer's personal data were erased, so it cannot be invited any more."""
+
+
+class NotErased(Exception):
+    """The customer's personal data could not be erased yet, and nothing was anonymised. Show the
+    message, which is for staff and says what to do."""
+
+
 class InvitationWithdrawn(Exception):
     """The customer was not invited, or their invitation was withdrawn. A member of staff has to
     invite them."""

@@ -140,6 +140,11 @@ EVENTS = {
         ERROR,
         "An e-mail to customer %(customer_id)s was sent, but is not in the timeline: %(error)s",
     ),
+    "customer.erased": (
+        INFO,
+        "Customer %(customer_id)s was erased: %(numbers)s numbers disconnected, "
+        "%(links)s links revoked",
+    ),
     # The REST API
     "rest.rate_limit_failed": (ERROR, "The rate limit could not be checked: %(error)s"),
     "rest.failed": (ERROR, "The REST API answered %(status)s %(code)s: %(error)s"),

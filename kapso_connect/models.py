@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import uuid
 from datetime import timedelta
+from functools import reduce
+from operator import or_
 from typing import Any, ClassVar
 
 from django.conf import settings
@@ -200,7 +202,9 @@ class CustomerQuerySet(PrimaryQuerySet["Customer"]):
         none."""
         # MySQL and MariaDB take "Ab3" for "aB3".
         if getattr(customer, field) == value:
-            unowned = self.filter(Q(owner_type=None) | Q(owner_id=None), pk=customer.pk)
+            unowned = self.filter(
+                Q(owner_type=None) | Q(owner_id=None), pk=customer.pk, erased_at=None
+            )
             if unowned.update(**ownership) or self.filter(pk=customer.pk, **ownership).exists():
                 customer.refresh_from_db()
                 return customer
@@ -223,33 +227,46 @@ class CustomerQuerySet(PrimaryQuerySet["Customer"]):
             owner_id__in=[owner_key(owners.model, key) for key in keys],
         )
 
+    def needing_attention(self, why: str | None = None) -> CustomerQuerySet:
+        """Return the customers with a number that needs attention because of ``why``, a value of
+        ``Attention``, or for any reason if it is None."""
+        numbers = Connection.objects.using(self.db).needing_attention(why)
+        return self.filter(pk__in=numbers.order_by().values("customer"))
+
     def search(self, text: str) -> CustomerQuerySet:
         """Return the customers with ``text`` in their name, external id, e-mail address or Kapso
         id, or that ``with_number_or_reference`` returns."""
+        words = text.strip()
         return self.filter(
-            Q(name__icontains=text)
-            | Q(external_customer_id__icontains=text)
-            | Q(email__icontains=text)
-            | Q(kapso_id__icontains=text)
+            Q(name__icontains=words)
+            | Q(external_customer_id__icontains=words)
+            | Q(email__icontains=words)
+            | Q(kapso_id__icontains=words)
         ) | self.with_number_or_reference(text)
 
     def with_number_or_reference(self, text: str) -> CustomerQuerySet:
-        """Return the customers with a phone number that contains ``text``, as people write it, or
-        with a setup link whose reference it is: at most ``MAX_FOUND`` of each.
+        """Return the customers that ``with_number`` or ``with_reference`` returns."""
+        return self.filter(pk__in={*self._keys_by_number(text), *self._keys_by_reference(text)})
 
-        Their keys are read at once: an ``OR`` with a subquery misleads PostgreSQL's planner.
-        """
-        found: set[int] = set()
-        if digits := searched_digits(text):
-            numbers = Connection.objects.using(self.db).filter(phone_digits__contains=digits)
-            found.update(numbers.values_list("customer", flat=True)[:MAX_FOUND])
-        reference = text.strip()
-        if len(reference) >= REFERENCE_LENGTH:
-            links = SetupLink.objects.using(self.db).filter(
-                Q(kapso_id__startswith=reference) | Q(kapso_id__startswith=reference.lower())
-            )
-            found.update(links.values_list("customer", flat=True)[:MAX_FOUND])
-        return self.filter(pk__in=found)
+    def with_number(self, text: str) -> CustomerQuerySet:
+        """Return the customers with a phone number that contains ``text``, as people write it: at
+        most ``MAX_FOUND``."""
+        return self.filter(pk__in=self._keys_by_number(text))
+
+    def with_reference(self, text: str) -> CustomerQuerySet:
+        """Return the customers with a setup link whose reference is ``text``: at most
+        ``MAX_FOUND``."""
+        return self.filter(pk__in=self._keys_by_reference(text))
+
+    # The keys are read at once: an ``OR`` with a subquery misleads PostgreSQL's planner.
+
+    def _keys_by_number(self, text: str) -> set[int]:
+        numbers = Connection.objects.using(self.db).with_number(text)
+        return set(numbers.values_list("customer", flat=True)[:MAX_FOUND])
+
+    def _keys_by_reference(self, text: str) -> set[int]:
+        links = SetupLink.objects.using(self.db).with_reference(text)
+        return set(links.values_list("customer", flat=True)[:MAX_FOUND])
 
     def locked(self) -> CustomerQuerySet:
         """Return the customers with their rows locked until the transaction ends, in the order of
@@ -397,6 +414,8 @@ class Customer(models.Model):
         ]
 
     def __str__(self) -> str:
+        if self.erased_at is not None:
+            return _("Erased customer %(id)s") % {"id": self.pk}
         name: str = self.name
         return name
 
@@ -557,6 +576,15 @@ class SetupLinkQuerySet(LeasedQuerySet["SetupLink"]):
     def unconfirmed(self) -> SetupLinkQuerySet:
         """Return the links whose redirect reported a number that the API has not confirmed."""
         return self.filter(unconfirmed_since__isnull=False)
+
+    def with_reference(self, text: str) -> SetupLinkQuerySet:
+        """Return the links whose reference is ``text``, in upper or lower case."""
+        reference = text.strip()
+        if len(reference) < REFERENCE_LENGTH:
+            return self.none()
+        return self.filter(
+            Q(kapso_id__startswith=reference) | Q(kapso_id__startswith=reference.lower())
+        )
 
 
 class SetupLink(Leased):
@@ -760,21 +788,32 @@ OFFBOARDED = "offboarded"
 USUAL_PAUSE = timedelta(hours=1)
 """How long staff wait for Meta to connect a number again by itself. Usually it takes minutes."""
 
+HEALTHY = ["", Health.HEALTHY]
+"""Results of health checks that need no attention; "" for a number that was not checked."""
+
+UNFUNDED = [Funding.NOT_FUNDED, Funding.REVOKED]
+"""Values of ``funding_status`` that need attention."""
 
 CONNECTED_NEEDING_ATTENTION = {
     Attention.TEST_NUMBER: Q(phone_digits__startswith=TEST_NUMBER_DIGITS),
     Attention.RESTRICTED: ~Q(account_status=AccountStatus.ACTIVE),
     Attention.NAME: ~Q(name_status__in=APPROVED_NAMES),
-    Attention.HEALTH: ~Q(health_status__in=["", Health.HEALTHY]),
-    Attention.FUNDING: Q(funding_status__in=[Funding.NOT_FUNDED, Funding.REVOKED]),
+    Attention.HEALTH: ~Q(health_status__in=HEALTHY),
+    Attention.FUNDING: Q(funding_status__in=UNFUNDED),
 }
-"""Which of the numbers that are connected need attention, by the reason."""
+"""Which of the numbers that are connected need attention, by the reason. ``Connection.attention``
+has the same rule."""
 
 
 class ConnectionQuerySet(PrimaryQuerySet["Connection"]):
     def partner_managed(self) -> ConnectionQuerySet:
         """Return the numbers for which Kapso shall pay Meta: see ``is_partner_managed``."""
         return self.filter(setup_link__options__meta_billing_mode=PARTNER_MANAGED)
+
+    def with_number(self, text: str) -> ConnectionQuerySet:
+        """Return the numbers that contain ``text``, as people write phone numbers."""
+        found = [Q(phone_digits__contains=digits) for digits in searched_digits(text)]
+        return self.filter(reduce(or_, found)) if found else self.none()
 
     def connected(self) -> ConnectionQuerySet:
         """Return the numbers that are connected now."""
@@ -800,10 +839,20 @@ class ConnectionQuerySet(PrimaryQuerySet["Connection"]):
         """Return the numbers that Meta took off the Cloud API, and has not put back."""
         return self.filter(status=Connection.Status.DISCONNECTED, disconnect_reason=OFFBOARDED)
 
-    def needing_attention(self, why: str) -> ConnectionQuerySet:
-        """Return the numbers that need attention because of ``why``, a value of ``Attention``."""
+    def needing_attention(self, why: str | None = None) -> ConnectionQuerySet:
+        """Return the numbers that need attention because of ``why``, a value of ``Attention``, or
+        for any reason if it is None. ``Connection.attention`` has the reasons of a connected one.
+        """
+        if why is None:
+            conditions = CONNECTED_NEEDING_ATTENTION.values()
+            return self.connected().filter(reduce(or_, conditions)) | self.lost()
         if condition := CONNECTED_NEEDING_ATTENTION.get(Attention(why)):
             return self.connected().filter(condition)
+        return self.lost()
+
+    def lost(self) -> ConnectionQuerySet:
+        """Return the numbers that were disconnected, not by staff, and whose customers have neither
+        connected another number nor been invited since."""
         # The customer is connected, but with a number that it had before it lost this one.
         lost_one_of_several = Q(customer__status=OnboardingStatus.CONNECTED) & ~Exists(
             Connection.objects.connected().filter(
@@ -1006,6 +1055,19 @@ class Connection(models.Model):
     def is_name_approved(self) -> bool:
         """False if Meta has not approved the verified name, or not yet."""
         return self.name_status in APPROVED_NAMES
+
+    @property
+    def attention(self) -> list[Attention]:
+        """Why the number, which is connected, needs attention; empty if it does not, and for one
+        that is not connected. ``ConnectionQuerySet.needing_attention`` has the same rule."""
+        needs = {
+            Attention.TEST_NUMBER: self.is_test_number,
+            Attention.RESTRICTED: self.is_restricted,
+            Attention.NAME: not self.is_name_approved,
+            Attention.HEALTH: self.health_status not in HEALTHY,
+            Attention.FUNDING: self.funding_status in UNFUNDED,
+        }
+        return [why for why, is_needed in needs.items() if is_needed and self.is_connected]
 
 
 class WebhookEventQuerySet(DismissableQuerySet["WebhookEvent"]):
@@ -1241,6 +1303,11 @@ class InvitationBatch(models.Model):
 
     def __str__(self) -> str:
         return str(self.pk)
+
+    @property
+    def is_reminder(self) -> bool:
+        """True if it reminds customers, and creates no links."""
+        return self.purpose == self.Purpose.REMIND
 
 
 class InvitationQuerySet(RetryableQuerySet["Invitation"]):

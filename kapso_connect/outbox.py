@@ -143,6 +143,14 @@ def resend(event: TimelineEvent) -> bool | None:
     return deliver(event.pk, needs_receiver=False) if events.retry_now() else None
 
 
+def dismiss(event: TimelineEvent, *, by: Any, because: str) -> bool:
+    """Record that the member of staff ``by`` dismisses the failed signal of ``event``, and why.
+
+    Return False if it has not failed any more, or is dismissed already.
+    """
+    return bool(TimelineEvent.objects.failed().filter(pk=event.pk).dismiss(by=by, because=because))
+
+
 def signal_arguments(event: TimelineEvent) -> dict[str, Any]:
     """Return the arguments that the event's signal is sent with, as ``signals`` documents them."""
     common = {"source": event.source, "event": event}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 TEST_NUMBER_DIGITS = "1555"
 """How Meta's display-name-only test numbers begin, "+1 555-…"."""
 
 MIN_SEARCHED_DIGITS = 5
+
+MOBILE_DIGITS = {"52": "1", "54": "9"}
+"""The digit that may follow the country code in mobile numbers, in Mexico and in Argentina."""
 
 
 def only_digits(number: str) -> str:
@@ -24,16 +28,26 @@ def comparable_digits(number: str) -> str:
     return digits
 
 
-def searched_digits(text: str) -> str:
-    """Return the digits that a number must contain to be found by ``text``; "" if ``text`` is no
-    phone number: it has letters, or fewer than ``MIN_SEARCHED_DIGITS`` digits.
+def searched_digits(text: str) -> set[str]:
+    """Return the digits of which a number must contain some to be found by ``text``, written as
+    people write phone numbers, in the digits of any script. Empty if ``text`` is no phone number:
+    it has letters, or fewer than ``MIN_SEARCHED_DIGITS`` digits.
 
-    Without the zeros at its beginning, a national number is the end of the international one.
+    Without the zeros at its beginning, a national number is the end of the international one. A
+    number in Mexico or Argentina is searched for with and without its 1 or 9: see
+    ``comparable_digits``.
     """
     if any(map(str.isalpha, text)):
-        return ""
-    digits = only_digits(text.replace("(0)", "")).lstrip("0")
-    return digits if len(digits) >= MIN_SEARCHED_DIGITS else ""
+        return set()
+    written = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
+    digits = only_digits(re.sub(r"\(\s*0\s*\)", "", written)).lstrip("0")
+    spellings = {digits}
+    for country, mobile in MOBILE_DIGITS.items():
+        if digits.startswith(country + mobile):
+            spellings.add(country + digits.removeprefix(country + mobile))
+        elif digits.startswith(country):
+            spellings.add(country + mobile + digits.removeprefix(country))
+    return {found for found in spellings if len(found) >= MIN_SEARCHED_DIGITS}
 
 
 def format_phone_number(number: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 from django.conf import settings
 from django.db import connections, models
 from django.db.models import F, Q
+from django.utils import timezone
 
 from .conf import get_conf
 from .fields import InstantField
@@ -221,7 +222,26 @@ class Retryable(Leased):
         self.next_attempt_at = self.leased_at = self.leased_until = None
 
 
+NOT_DISMISSED: dict[str, Any] = {
+    "dismissed_at": None,
+    "dismissed_by": None,
+    "dismissed_because": "",
+}
+"""The fields that are set when a dismissal is taken back."""
+
+
 class DismissableQuerySet(RetryableQuerySet[RetryableT]):
+    def dismiss(self, *, by: Any, because: str) -> int:
+        """Record that the member of staff ``by`` dismisses these rows, and why. Return the number
+        of rows. Call it on rows that have failed: one UPDATE decides which of them still have."""
+        return self.not_leased().update(
+            dismissed_at=timezone.now(), dismissed_by=by, dismissed_because=because
+        )
+
+    def retry_now(self, **changes: Any) -> int:
+        """Like ``RetryableQuerySet.retry_now``. Takes dismissals back."""
+        return super().retry_now(**NOT_DISMISSED, **changes)
+
     def dismissed(self) -> DismissableQuerySet[RetryableT]:
         """Return the rows that a member of staff has dismissed."""
         return self.filter(dismissed_at__isnull=False)

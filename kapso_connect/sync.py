@@ -117,7 +117,8 @@ class Report:
     ``repaired``
         How many customers had a stored status that did not follow from their links and numbers.
     ``waiting``, ``failed``
-        How many webhooks and signals are waiting for another attempt, or have failed permanently.
+        How many webhooks and signals are waiting for another attempt, or have failed permanently
+        and were not dismissed.
     ``errors``
         What could not be done: a message for the first error of each kind in each step, and how
         many others there were. The next run tries again.

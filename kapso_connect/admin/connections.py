@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
 
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from ..models import AccountStatus, Attention, Connection
-from ..phone_numbers import searched_digits
+from ..models import AccountStatus, Attention, Connection, ConnectionQuerySet, Customer
 from ..translation import gettext as _
 from ..translation import gettext_lazy
 from .base import ReadOnlyAdmin
+from .check_health import CheckHealthMixin
 from .display import (
     EMPTY,
     badge,
+    bullets,
     connection_badge,
     funding_badge,
     health_badge,
     health_details,
-    json_block,
     phone_number_html,
 )
-from .status import disconnect_reason
-
-
-class AttentionFilter(admin.SimpleListFilter):
-    title = gettext_lazy("needs attention")
-    parameter_name = "attention"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return list(Attention.choices)
-
-    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        why = self.value()
-        return queryset.needing_attention(why) if why in Attention.values else queryset
+from .restrictions import BUSINESS_SUPPORT_URL, account_texts
+from .status import AttentionFilter, attention_advice, disconnect_reason
 
 
 @admin.register(Connection)
-class ConnectionAdmin(ReadOnlyAdmin):
+class ConnectionAdmin(CheckHealthMixin, ReadOnlyAdmin):
+    actions = ["check_health"]
     list_display = [
         phone_number_html,
         "customer",
@@ -61,8 +52,11 @@ class ConnectionAdmin(ReadOnlyAdmin):
         "verified_name",
         "customer__name",
         "customer__external_customer_id",
+        "customer__email",
     ]
-    search_help_text = gettext_lazy("Number, name, customer, or Meta's ids.")
+    search_help_text = gettext_lazy(
+        "Number, name, the customer's name, e-mail, external id or reference, or Meta's ids."
+    )
     fields: ClassVar[Any] = [
         phone_number_html,
         "test_number",
@@ -95,9 +89,25 @@ class ConnectionAdmin(ReadOnlyAdmin):
         self, request: HttpRequest, queryset: QuerySet[Connection], search_term: str
     ) -> tuple[QuerySet[Connection], bool]:
         found, may_have_duplicates = super().get_search_results(request, queryset, search_term)
-        if digits := searched_digits(search_term):
-            found |= queryset.filter(phone_digits__contains=digits)
+        if search_term:
+            customers = Customer.objects.with_reference(search_term)
+            numbers = cast("ConnectionQuerySet", queryset).with_number(search_term)
+            found |= numbers | queryset.filter(customer__in=customers)
         return found, may_have_duplicates
+
+    def find_numbers(self, rows: Sequence[Connection]) -> ConnectionQuerySet:
+        return Connection.objects.filter(pk__in=[row.pk for row in rows])
+
+    def find_rows(
+        self, request: HttpRequest, numbers: Sequence[Connection]
+    ) -> dict[int, tuple[Any, str]]:
+        rows = self.get_queryset(request).filter(pk__in=[number.pk for number in numbers])
+        pks = set(rows.values_list("pk", flat=True))
+        return {
+            number.pk: (number, str(number.customer))
+            for number in numbers
+            if number.pk in pks and self.has_view_permission(request, number)
+        }
 
     change_form_template = "admin/kapso_connect/connection/change_form.html"
 
@@ -108,8 +118,6 @@ class ConnectionAdmin(ReadOnlyAdmin):
         if obj is None or funding_badge(obj) == EMPTY:
             fields.remove("funding")
             fields.remove("funding_checked_at")
-        if obj is None or not obj.restrictions:
-            fields.remove("account_restrictions")
         return fields
 
     @admin.display(description=gettext_lazy("why disconnected"))
@@ -132,11 +140,7 @@ class ConnectionAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("health details"))
     def health_findings(self, connection: Connection) -> SafeString | str:
-        texts = [(text,) for text in health_details(connection)]
-        if not texts:
-            return EMPTY
-        items = format_html_join("", "<li><bdi>{}</bdi></li>", texts)
-        return format_html('<ul class="kapso-problems">{}</ul>', items)
+        return bullets(health_details(connection))
 
     @admin.display(description=gettext_lazy("account status"))
     def account_state(self, connection: Connection) -> SafeString:
@@ -144,5 +148,14 @@ class ConnectionAdmin(ReadOnlyAdmin):
         return badge("good" if is_active else "bad", connection.get_account_status_display())
 
     @admin.display(description=gettext_lazy("restrictions"))
-    def account_restrictions(self, connection: Connection) -> SafeString:
-        return json_block(connection.restrictions)
+    def account_restrictions(self, connection: Connection) -> SafeString | str:
+        texts = account_texts([connection])[connection.pk]
+        if not texts:
+            return EMPTY
+        link = format_html(
+            '<a href="{}" rel="noreferrer">{}</a>',
+            BUSINESS_SUPPORT_URL,
+            _("Meta's Business Support Home"),
+        )
+        advice = attention_advice(Attention.RESTRICTED, connection)
+        return format_html("{}<p>{} {}</p>", bullets(texts), advice, link)

@@ -23,7 +23,7 @@ from . import overview
 from .base import PackageAdmin
 from .display import CONFIRMATION_ROWS
 from .mixin import SetupLinkAdminMixin
-from .status import StatusFilter
+from .status import AttentionFilter, StatusFilter
 
 EDITABLE_FIELDS = ["name", "external_customer_id", "email", "language"]
 
@@ -33,15 +33,14 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
     list_display = [
         "name",
         "whatsapp_status",
-        "external_customer_id",
         "email",
         "language",
         "created_at",
     ]
-    list_filter = [StatusFilter, "language", "created_at"]
+    list_filter = [StatusFilter, AttentionFilter, "language", "created_at"]
     search_fields = ["name", "external_customer_id", "email", "kapso_id"]
     search_help_text = gettext_lazy(
-        "Name, external id, e-mail, phone number, Kapso's id, or a link's reference."
+        "Name, e-mail, external id, phone number, Kapso's id, or the reference that customers see."
     )
     change_list_template = "admin/kapso_connect/customer/change_list.html"
     change_form_template = "admin/kapso_connect/customer/change_form.html"
@@ -85,7 +84,11 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         overview_url = self.view_url("overview") if overview.can_view_overview(request) else ""
-        context = {"overview_url": overview_url, **(extra_context or {})}
+        context = {
+            "overview_url": overview_url,
+            "can_remind": self.has_send_setup_link_permission(request),
+            **(extra_context or {}),
+        }
         return super().changelist_view(request, context)
 
     # The page of one customer

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
 from django.utils.formats import date_format
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from ..models import Connection, Funding, Health, OnboardingStatus
+from ..models import AccountStatus, Attention, Connection, Funding, Health, OnboardingStatus
 from ..onboarding.health import is_held
 from ..onboarding.messages import health_message
 from ..phone_numbers import format_phone_number
@@ -47,6 +48,12 @@ def text_block(text: str) -> SafeString | str:
     return format_html('<pre class="kapso-json" tabindex="0">{}</pre>', text) if text else EMPTY
 
 
+def bullets(texts: Iterable[str]) -> SafeString | str:
+    """Return a list of ``texts``; "-" if there are none."""
+    items = format_html_join("", "<li><bdi>{}</bdi></li>", ((text,) for text in texts))
+    return format_html('<ul class="kapso-problems">{}</ul>', items) if items else EMPTY
+
+
 def shorten(text: str) -> str:
     return text if len(text) <= 100 else text[:99] + "…"
 
@@ -58,14 +65,20 @@ def format_datetime(moment: datetime | None) -> str:
     return date_format(to_local_time(moment), "DATETIME_FORMAT")
 
 
+def plain_number_html(connection: Connection) -> SafeString:
+    """Return the number as people write it, in one line."""
+    number = connection.display_phone_number
+    # <bdi> keeps the "+" in front on pages written from right to left.
+    return format_html(
+        '<bdi class="kapso-phone">{}</bdi>',
+        format_phone_number(number) if number else connection.phone_number_id,
+    )
+
+
 @admin.display(description=gettext_lazy("phone number"), ordering="display_phone_number")
 def phone_number_html(connection: Connection) -> SafeString:
     """Return the number as people write it, marked if it is a test number."""
-    number = connection.display_phone_number
-    # <bdi> keeps the "+" in front on pages written from right to left.
-    shown = format_html(
-        "<bdi>{}</bdi>", format_phone_number(number) if number else connection.phone_number_id
-    )
+    shown = plain_number_html(connection)
     if not connection.is_test_number:
         return shown
     return format_html("{} {}", shown, badge("busy", _("test number")))
@@ -73,10 +86,46 @@ def phone_number_html(connection: Connection) -> SafeString:
 
 @admin.display(description=gettext_lazy("status"), ordering="status")
 def connection_badge(connection: Connection) -> SafeString:
+    """Return the status, and why the number needs attention if it does; but for its health and
+    whether it is a test number, which are shown beside this."""
     if connection.is_paused:
         return badge("busy", OnboardingStatus.PAUSED.label)
     kind = "good" if connection.is_connected else "neutral"
-    return badge(kind, connection.get_status_display())
+    reasons = [
+        attention_badge(why, connection)
+        for why in connection.attention
+        if why not in {Attention.TEST_NUMBER, Attention.HEALTH}
+    ]
+    return badges([badge(kind, connection.get_status_display()), *reasons])
+
+
+def badges(all_badges: Iterable[SafeString]) -> SafeString:
+    """Return badges that stand beside each other, or one below the other where they do not fit."""
+    items = format_html_join("", "{}", ((one,) for one in all_badges))
+    return format_html('<span class="kapso-status">{}</span>', items)
+
+
+def attention_badge(why: Attention, connection: Connection) -> SafeString:
+    """Return why ``connection``, or the customer who had it, needs attention."""
+    match why:
+        case Attention.RESTRICTED if connection.account_status == AccountStatus.DISABLED:
+            return badge("bad", _("Account disabled"))
+        case Attention.RESTRICTED:
+            return badge("bad", _("Account restricted"))
+        case Attention.HEALTH if connection.health_status == Health.ERROR:
+            return badge("busy", _("Health unknown"))
+        case Attention.HEALTH:
+            kind = HEALTH_BADGES[Health(connection.health_status)]
+            return badge(kind, connection.get_health_status_display())
+        case Attention.NAME if connection.name_status == "PENDING_REVIEW":
+            return badge("busy", _("Name in review"))
+        case Attention.NAME:
+            return badge("bad", _("Name not approved"))
+        case Attention.DISCONNECTED if connection.is_paused:
+            return badge("bad", _("Another number is paused"))
+        case Attention.DISCONNECTED:
+            return badge("bad", _("Another number is disconnected"))
+    return badge("busy" if why == Attention.TEST_NUMBER else "bad", why.label)
 
 
 HEALTH_BADGES = {

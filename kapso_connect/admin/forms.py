@@ -351,6 +351,11 @@ class ExtendForm(forms.Form):
         return until
 
 
+def start_of_day(day: date) -> datetime:
+    """Return the first moment of ``day`` in the current time zone, as this site stores times."""
+    return from_local_time(datetime.combine(day, time.min))
+
+
 def end_of_day(day: date) -> datetime:
     """Return the last second of ``day`` in the current time zone, as this site stores times."""
     return from_local_time(datetime.combine(day, time(23, 59, 59)))

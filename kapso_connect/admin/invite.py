@@ -1,4 +1,4 @@
-"""The action that creates setup links, and the URLs of its pages."""
+"""The actions that create setup links and send reminders, and the URLs of their pages."""
 
 from __future__ import annotations
 
@@ -10,21 +10,28 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponseRedirect
 from django.urls import URLPattern
 
+from ..models import Customer
 from ..onboarding import invitations
 from ..translation import gettext as _
-from ..translation import gettext_lazy
+from ..translation import gettext_lazy, ngettext
 from .batches import BatchView
 from .customer_data import CustomerDataMixin
 from .display import CONFIRMATION_ROWS
 from .invite_options import InviteView
 from .permissions import can_create_setup_links
+from .remind import RemindWaitingView
+from .status import owners_of
 
 
 class InviteMixin(CustomerDataMixin):
-    """Adds the action that creates setup links, and its pages, to a ModelAdmin."""
+    """Adds the actions that create setup links and send reminders, and their pages, to a
+    ModelAdmin."""
 
     def has_create_setup_link_permission(self, request: HttpRequest) -> bool:
         return can_create_setup_links(request)
+
+    def has_send_setup_link_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("kapso_connect.send_setup_link")
 
     @admin.action(
         description=gettext_lazy("Create WhatsApp setup link"), permissions=["create_setup_link"]
@@ -49,9 +56,42 @@ class InviteMixin(CustomerDataMixin):
             return None
         return HttpResponseRedirect(self.view_url("whatsapp_batch", batch.pk))
 
+    @admin.action(
+        description=gettext_lazy("Send a WhatsApp reminder"), permissions=["send_setup_link"]
+    )
+    def send_reminders(
+        self, request: HttpRequest, queryset: QuerySet[Any]
+    ) -> HttpResponseRedirect | None:
+        """Redirect to a new batch that reminds the customers of ``queryset``; return None, with a
+        message, if it would be empty. No customers are created."""
+        is_of_customers = queryset.model is Customer
+        invited = queryset if is_of_customers else owners_of(Customer.objects.all(), queryset)
+        try:
+            pks, problems = self.make_customers(invited)
+        except ImproperlyConfigured as error:
+            self.message_user(request, str(error), messages.ERROR)
+            return None
+        batch = invitations.make_reminders(pks, created_by=request.user)
+        count = batch.invitations.count()
+        if not count:
+            batch.delete()
+            self.message_user(request, _("There is nobody to remind."), messages.WARNING)
+            return None
+        for problem in problems[:CONFIRMATION_ROWS]:
+            self.message_user(request, problem, messages.WARNING)
+        if not is_of_customers and (others := queryset.count() - invited.count()):
+            text = ngettext(
+                "%(count)s of your selection was never invited, and is left out.",
+                "%(count)s of your selection were never invited, and are left out.",
+                others,
+            )
+            self.message_user(request, text % {"count": others}, messages.WARNING)
+        return HttpResponseRedirect(self.view_url("whatsapp_batch", batch.pk))
+
     def get_urls(self) -> list[URLPattern]:
         return [
             self.view_path("whatsapp/<str:object_id>/invite/", InviteView, "whatsapp_invite"),
             self.view_path("whatsapp/batch/<int:pk>/", BatchView, "whatsapp_batch"),
+            self.view_path("whatsapp/remind/", RemindWaitingView, "whatsapp_remind"),
             *super().get_urls(),
         ]

@@ -22,15 +22,11 @@ from ..translation import gettext as _
 from ..translation import gettext_lazy
 from . import forms
 from .base import AdminView
-from .customer_data import CUSTOMERS_PER_QUERY
 from .display import CONFIRMATION_ROWS
-from .history import log_changes
+from .history import log_batch
 
 BATCH_WORK_SECONDS = 4.0
 """How long one request works on a batch, if there are no task workers."""
-
-MAX_LOGGED_CUSTOMERS = 5000
-"""The most customers of a batch that get an entry each in the admin's history."""
 
 
 class InvitePermissionView(AdminView):
@@ -107,27 +103,11 @@ class OptionsView(InvitePermissionView, FormView):  # type: ignore[type-arg]
             send_email=form.cleaned_data.get("send_email", False),
         )
         if invited:
-            self.log_batch()
+            log_batch(
+                self.model_admin, self.request, self.batch, _("Requested a WhatsApp setup link.")
+            )
             work_now(self.batch)
         return HttpResponseRedirect(self.request.path)
-
-    def log_batch(self) -> None:
-        """Log in the admin's history of each customer and object who requested a link; if there
-        are too many, only in that of the batch. The timelines have it in either case."""
-        entry = _("Requested a WhatsApp setup link.")
-        pks = list(
-            self.batch.invitations.values_list("customer_id", flat=True)[: MAX_LOGGED_CUSTOMERS + 1]
-        )
-        if len(pks) > MAX_LOGGED_CUSTOMERS:
-            log_changes(self.request, [self.batch], entry)
-            return
-        for start in range(0, len(pks), CUSTOMERS_PER_QUERY):
-            customers = list(
-                Customer.objects.filter(pk__in=pks[start : start + CUSTOMERS_PER_QUERY])
-            )
-            objs = self.model_admin.find_objects(self.request, customers).values()
-            owners = [obj for obj in objs if not isinstance(obj, Customer)]
-            log_changes(self.request, [*customers, *owners], entry)
 
 
 def work_now(batch: InvitationBatch) -> None:

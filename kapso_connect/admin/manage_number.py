@@ -18,6 +18,7 @@ from ..onboarding.redirects import Connected, Pending, Rejected
 from ..phone_numbers import format_phone_number, only_digits
 from ..translation import gettext as _
 from ..utils import time_since
+from .check_health import check_number
 from .customer_actions import DOUBLE_CLICK, ConfirmView, CustomerActionView
 from .display import health_details
 from .history import log_change
@@ -141,15 +142,10 @@ class HealthView(NumberActionView):
         is_recent = checked_at is not None and time_since(checked_at) <= DOUBLE_CLICK
         if not is_recent and not is_held(number):
             try:
-                onboarding.check_health(number, actor=self.actor)
+                check_number(request, number)
             except NumberGone:
-                entry = _("Checked the health of %(number)s: Kapso no longer has it.")
-                log_change(request, self.customer, entry % {"number": self.number})
                 text = _("Kapso no longer has this number. It is now marked as disconnected.")
                 return self.go_back(text)
-            entry = _("Checked the health of %(number)s: %(health)s.")
-            health = number.get_health_status_display()
-            log_change(request, self.customer, entry % {"number": self.number, "health": health})
         texts = [f"{self.number}: {number.get_health_status_display()}.", *health_details(number)]
         text = " ".join(texts) if texts[1:] else texts[0].removesuffix(".")
         return self.go_back(text, HEALTH_LEVELS.get(Health(number.health_status), messages.ERROR))

@@ -10,20 +10,29 @@ from django.contrib.admin.options import IS_POPUP_VAR
 from django.contrib.admin.views.main import ChangeList
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from django.urls import URLPattern
 from django.utils.safestring import SafeString
 
-from ..models import Customer
+from ..models import Connection, ConnectionQuerySet, Customer
 from ..onboarding.status import NOT_INVITED, CustomerStatus, get_statuses
 from ..translation import gettext_lazy
+from .batches import batch_notices
+from .check_health import CheckHealthMixin
 from .panel import StatusPanel
-from .status import StatusFilter, owners_of, status_summary
+from .status import AttentionFilter, StatusFilter, owners_of, status_summary
 
 STATUS_COLUMN = "whatsapp_status"
-PACKAGE_ACTIONS = {"create_setup_links": "create_setup_link"}
+PACKAGE_ACTIONS = {
+    "create_setup_links": "create_setup_link",
+    "check_health": "check_health",
+    "send_reminders": "send_setup_link",
+}
 """The actions that the mixin adds to the site's own, and who may run each: those for whom
 ``has_<…>_permission`` is true."""
+
+NOTICE_TEMPLATE = "admin/kapso_connect/invite/list_with_notices.html"
 
 HOOKS = frozenset(
     {
@@ -39,9 +48,9 @@ HOOKS = frozenset(
 """What the mixin extends of a ModelAdmin."""
 
 
-class SetupLinkAdminMixin(StatusPanel):
-    """Adds to a ModelAdmin whose objects are customers of the site: a column, a filter, an action,
-    and a panel on the change page. If it has ``search_fields``, the search also finds objects by
+class SetupLinkAdminMixin(CheckHealthMixin, StatusPanel):
+    """Adds to a ModelAdmin whose objects are customers of the site: a column, filters, actions, and
+    a panel on the change page. If it has ``search_fields``, the search also finds objects by
     their customers: see ``CustomerQuerySet.search``.
 
         @admin.register(Company)
@@ -49,6 +58,10 @@ class SetupLinkAdminMixin(StatusPanel):
 
     Override ``get_customer_data`` if the model's fields have other names.
     """
+
+    search_help_text = gettext_lazy(
+        "Also finds the customer's name, e-mail, external id, phone number, or reference."
+    )
 
     def check(self, **kwargs: Any) -> list[CheckMessage]:
         return [*super().check(**kwargs), *self._check_bases()]
@@ -82,7 +95,8 @@ class SetupLinkAdminMixin(StatusPanel):
 
     def get_list_filter(self, request: HttpRequest) -> Any:
         filters = super().get_list_filter(request)
-        return filters if StatusFilter in filters else [*filters, StatusFilter]
+        own = (StatusFilter, AttentionFilter)
+        return [*filters, *(one for one in own if one not in filters)]
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -95,6 +109,19 @@ class SetupLinkAdminMixin(StatusPanel):
     def search_customers(self, queryset: QuerySet[Any], text: str) -> QuerySet[Any]:
         """Return the objects in ``queryset`` whose customers a search for ``text`` finds."""
         return owners_of(Customer.objects.search(text), queryset)
+
+    def find_numbers(self, rows: Sequence[Any]) -> ConnectionQuerySet:
+        return Connection.objects.filter(customer__in=self.find_customers(rows).values())
+
+    def find_rows(
+        self, request: HttpRequest, numbers: Sequence[Connection]
+    ) -> dict[int, tuple[Any, str]]:
+        objs = self.find_objects(request, {number.customer for number in numbers})
+        return {
+            number.pk: (objs[number.customer_id], str(objs[number.customer_id]))
+            for number in numbers
+            if number.customer_id in objs
+        }
 
     def get_actions(self, request: HttpRequest, action_location: Any = None) -> dict[str, Any]:
         # Since 6.1 Django calls this for the change page, too.
@@ -118,6 +145,23 @@ class SetupLinkAdminMixin(StatusPanel):
             for row in rows:
                 row.kapso_connect_status = statuses.get(row.pk, NOT_INVITED)
         return changelist
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        response = super().changelist_view(request, extra_context)
+        if IS_POPUP_VAR in request.GET or not isinstance(response, TemplateResponse):
+            return response
+        context = response.context_data or {}
+        if "cl" in context and (notices := batch_notices(request, self)):
+            # The notice's template extends the one that the site's ModelAdmin has.
+            response.context_data = {
+                **context,
+                "kapso_list": response.resolve_template(response.template_name),
+                "batch_notices": notices,
+            }
+            response.template_name = NOTICE_TEMPLATE
+        return response
 
     def get_statuses(self, objs: Sequence[Any]) -> dict[Any, CustomerStatus]:
         """Return the status of each object's customer, by the primary key of the object; objects

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date, datetime, time, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 from django import forms
@@ -20,8 +20,9 @@ from ..monitoring import reports
 from ..monitoring.reports import Period
 from ..translation import gettext as _
 from ..translation import gettext_lazy
-from ..utils import from_local_time, today
+from ..utils import today
 from .base import AdminView, list_url
+from .batches import batch_notices
 from .display import (
     badge,
     format_datetime,
@@ -30,7 +31,7 @@ from .display import (
     phone_number_html,
     shorten,
 )
-from .forms import DayField
+from .forms import DayField, start_of_day
 from .permissions import can_view
 from .status import disconnect_reason
 
@@ -46,10 +47,6 @@ EARLIEST_DAY = date(2009, 1, 1)
 
 OVERVIEW_MODELS = (Customer, SetupLink, Connection)
 """The overview is for users who may view these."""
-
-
-def start_of_day(day: date) -> datetime:
-    return from_local_time(datetime.combine(day, time.min))
 
 
 class PeriodForm(forms.Form):
@@ -143,6 +140,7 @@ class OverviewView(AdminView, TemplateView):
                 )
                 for reason, numbers in reports.numbers_needing_attention().items()
             ],
+            batch_notices=batch_notices(self.request, self.model_admin),
             **kwargs,
         )
 

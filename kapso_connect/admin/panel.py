@@ -16,7 +16,7 @@ from django.utils.safestring import SafeString
 from django.views.decorators.debug import sensitive_variables
 
 from ..kapso.error_codes import find_error
-from ..models import Connection, Customer, SetupLink, TimelineEvent
+from ..models import Attention, Connection, Customer, SetupLink, TimelineEvent
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.emails import REMINDER
 from ..onboarding.health import is_held
@@ -33,6 +33,7 @@ from ..utils import time_since
 from .base import list_url
 from .display import (
     HIDDEN_URL,
+    badges,
     connection_badge,
     copy_field,
     format_datetime,
@@ -40,14 +41,16 @@ from .display import (
     health_badge,
     hold_text,
     phone_number_html,
+    plain_number_html,
     problem_texts,
 )
 from .invite import InviteMixin
 from .manage_link import ExtendView, RevokeView
 from .manage_number import ConfirmNumberView, DisconnectView, HealthView, ReconnectView
 from .qr import qr_code, qr_label
+from .restrictions import BUSINESS_SUPPORT_URL, account_texts
 from .send_link import CopiedView, EmailView, QRCodeView, ShareView
-from .status import disconnect_reason, failure_reason, status_badge
+from .status import attention_advice, disconnect_reason, failure_reason, status_badges
 from .timeline_events import event_details, signal_badge
 
 PANEL_ROWS = 20
@@ -125,7 +128,7 @@ class StatusPanel(InviteMixin):
         waiting_since = find_waiting_since(customer) if customer else None
         waits_long = waiting_since is not None and time_since(waiting_since) >= USUAL_CONFIRMATION
         sent = find_last_sent(customer, status) if customer else None
-        next_action = find_next_action(
+        next_action, next_number = find_next_action(
             status,
             is_sendable=is_sendable,
             has_email=has_email,
@@ -136,7 +139,8 @@ class StatusPanel(InviteMixin):
         return {
             "key": str(quote(obj.pk)),
             "status": status,
-            "badge": status_badge(status),
+            "badge": badges(status_badges(status)),
+            "attention": list(panel_attention(status)),
             "disconnect_reason": disconnect_reason(connection) if connection else "",
             "failure_reason": failure_reason(link) if link else "",
             "shown_error": f"{error.cause} {error.advice}" if error else "",
@@ -150,6 +154,7 @@ class StatusPanel(InviteMixin):
             "customer_url_help": personal_link_help(status, is_sendable=is_sendable),
             "qr": self._qr(request, customer) if customer and is_sendable else None,
             "next_action": next_action,
+            "next_number": next_number,
             "numbers": list(panel_numbers(customer)) if customer else [],
             "timeline": list(panel_timeline(customer)) if customer else [],
             "lists": list(self._lists(request, customer)) if customer else [],
@@ -258,40 +263,73 @@ def find_next_action(
     has_email: bool,
     waits_long: bool = False,
     was_sent_lately: bool = False,
-) -> str:
-    """Return the name of the action to highlight, "" for none. An action on a number is one on the
-    status's."""
+) -> tuple[str, Connection | None]:
+    """Return the name of the action to highlight, "" for none, and the number that it is on, if it
+    is on one."""
     number = status.connection
     match status.status:
         case OnboardingStatus.CONFIRMING:
-            return "confirm" if waits_long else ""
+            return ("confirm" if waits_long else ""), None
         case OnboardingStatus.PAUSED if number and not number.is_paused_for_long:
-            return ""
+            return "", None
         case OnboardingStatus.CONNECTED:
-            return "" if number is None or is_held(number) else "health"
+            return find_next_check(status)
         case _ if is_sendable and was_sent_lately:
-            return ""
+            return "", None
         case OnboardingStatus.DISCONNECTED | OnboardingStatus.PAUSED if (
             number and number.display_phone_number
         ):
-            return "reconnect"
+            return "reconnect", number
         # A customer whose attempt failed can try again with the same personal link.
         case _ if is_sendable:
-            return "email" if has_email else "share"
-    return "invite"
+            return "email" if has_email else "share", None
+    return "invite", None
+
+
+def find_next_check(status: CustomerStatus) -> tuple[str, Connection | None]:
+    """Do what ``find_next_action`` does, for a customer who is connected."""
+    for why, number in status.attention:
+        match why:
+            case Attention.TEST_NUMBER:
+                return "invite", None
+            case Attention.DISCONNECTED if number.display_phone_number:
+                return "reconnect", number
+            case Attention.HEALTH | Attention.FUNDING if not is_held(number):
+                return "health", number
+    # The owner of an account or of a name acts at Meta.
+    shown = status.connection
+    if status.attention or shown is None or is_held(shown):
+        return "", None
+    return "health", shown
+
+
+def panel_attention(status: CustomerStatus) -> Iterator[dict[str, Any]]:
+    """Yield what to do about the numbers of a connected customer that need attention."""
+    if status.status != OnboardingStatus.CONNECTED:
+        return
+    for why, number in status.attention[:PANEL_ROWS]:
+        yield {
+            "connection": number,
+            "number": plain_number_html(number),
+            "advice": attention_advice(why, number),
+            "url": BUSINESS_SUPPORT_URL if why == Attention.RESTRICTED else "",
+        }
 
 
 def panel_numbers(customer: Customer) -> Iterator[dict[str, Any]]:
     """Yield the customer's numbers as the panel shows them: those that are connected first."""
     numbers = customer.connections.filter(connected_at__isnull=False)
-    numbers = numbers.select_related("setup_link")
-    for connection in numbers.order_by("status", "-connected_at", "-pk")[:PANEL_ROWS]:
+    numbers = numbers.select_related("setup_link").order_by("status", "-connected_at", "-pk")
+    shown = list(numbers[:PANEL_ROWS])
+    account = account_texts(shown)
+    for connection in shown:
         name, quality = connection.name_status, connection.quality_rating
         yield {
             "connection": connection,
             "number": phone_number_html(connection),
             "state": connection_badge(connection),
             "reason": disconnect_reason(connection),
+            "account": account[connection.pk],
             "name_status": NAME_STATUSES.get(name, name),
             "quality": QUALITY_RATINGS.get(quality, quality),
             "health": health_badge(connection),

@@ -1,15 +1,14 @@
-"""The "Run again" action and its page, for rows whose processing failed."""
+"""The actions "Run again" and "Dismiss" for rows whose processing failed, and the page of the
+first."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
-from urllib.parse import urlencode
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.http.response import HttpResponseBase
 from django.urls import URLPattern
 from django.utils.formats import localize
 from django.utils.safestring import SafeString
@@ -18,22 +17,26 @@ from django.views.generic import TemplateView
 from ..translation import gettext as _
 from ..translation import gettext_lazy, ngettext
 from ..utils import to_local_time
-from .base import MAX_SELECTED, PRIMARY_KEY, AdminView, ReadOnlyAdmin
-from .display import CONFIRMATION_ROWS, EMPTY, shorten, text_block
+from .base import ReadOnlyAdmin
+from .dismiss import DismissView, dismissal
+from .display import EMPTY, shorten, text_block
 from .permissions import has_model_permission
+from .selected_rows import SelectedRowsView, open_page, page_url
 
 RUN_AGAIN_BUDGET = 8
 """Seconds after which no further row is started: web servers end requests after about 30."""
 
 
 class RunAgainAdmin(ReadOnlyAdmin):
-    """Adds the action "Run again", which leads to a confirmation page that runs the rows outside a
-    transaction."""
+    """Adds the actions "Run again" and "Dismiss". Each leads to a page that asks first, and works
+    outside a transaction."""
 
-    actions = ["run_again"]
+    actions = ["run_again", "dismiss"]
+    change_list_template = "admin/kapso_connect/failed_work_list.html"
     change_form_template = "admin/kapso_connect/run_again_tool.html"
     run_again_title: Any = ""
     run_again_help: Any = ""
+    dismiss_title: Any = ""
 
     def run_row_again(self, row: Any) -> bool | None:
         """Return True if it succeeded, False if it failed again, None if it was not run: it is done
@@ -44,6 +47,17 @@ class RunAgainAdmin(ReadOnlyAdmin):
         """True if ``row`` is not done yet."""
         raise NotImplementedError
 
+    def dismiss_row(self, row: Any, *, by: Any, because: str) -> bool:
+        """Return False if it has not failed any more, or is dismissed already."""
+        raise NotImplementedError
+
+    def has_failed(self, row: Any) -> bool:
+        """True if ``row`` has failed, dismissed or not."""
+        raise NotImplementedError
+
+    def is_dismissed(self, row: Any) -> bool:
+        return row.dismissed_at is not None and self.has_failed(row)
+
     def has_run_again_permission(self, request: HttpRequest) -> bool:
         return has_model_permission(request, "change", self.opts)
 
@@ -51,25 +65,33 @@ class RunAgainAdmin(ReadOnlyAdmin):
     def run_again(
         self, request: HttpRequest, queryset: QuerySet[Any]
     ) -> HttpResponseRedirect | None:
-        pks = [str(pk) for pk in queryset.values_list("pk", flat=True)[: MAX_SELECTED + 1]]
-        if len(pks) > MAX_SELECTED:
-            text = _("Select at most %(max)s at a time.") % {"max": MAX_SELECTED}
-            self.message_user(request, text, messages.ERROR)
-            return None
-        query = urlencode({"ids": pks}, doseq=True)
-        return HttpResponseRedirect(f"{self.view_url('run_again')}?{query}")
+        return open_page(self, request, queryset, "run_again")
+
+    @admin.action(description=gettext_lazy("Dismiss"), permissions=["run_again"])
+    def dismiss(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponseRedirect | None:
+        return open_page(self, request, queryset, "dismiss")
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        fields = list(super().get_fields(request, obj))
+        return [*fields, "dismissed"] if obj is not None and self.is_dismissed(obj) else fields
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         row = context.get("original")
-        context["can_run_again"] = (
-            row is not None and self.has_run_again_permission(request) and self.can_run_again(row)
-        )
+        if row is not None and self.has_run_again_permission(request):
+            if self.can_run_again(row):
+                context["run_again_url"] = page_url(self, request, [row.pk], "run_again")
+            if self.has_failed(row) and not self.is_dismissed(row):
+                context["dismiss_url"] = page_url(self, request, [row.pk], "dismiss")
         return super().render_change_form(request, context, *args, **kwargs)
 
     def get_urls(self) -> list[URLPattern]:
-        return [self.view_path("run-again/", RunAgainView, "run_again"), *super().get_urls()]
+        return [
+            self.view_path("run-again/", RunAgainView, "run_again"),
+            self.view_path("dismiss/", DismissView, "dismiss"),
+            *super().get_urls(),
+        ]
 
     @admin.display(description=gettext_lazy("error"))
     def problem(self, row: Any) -> str:
@@ -84,9 +106,13 @@ class RunAgainAdmin(ReadOnlyAdmin):
     def full_error(self, row: Any) -> SafeString | str:
         return text_block(row.last_error)
 
+    @admin.display(description=gettext_lazy("dismissed"))
+    def dismissed(self, row: Any) -> SafeString:
+        return dismissal(row)
 
-class RunAgainView(AdminView, TemplateView):
-    """Asks whether to run the rows with these ``ids``, and runs them."""
+
+class RunAgainView(SelectedRowsView, TemplateView):
+    """Asks whether to run the rows, and runs them."""
 
     template_name = "admin/kapso_connect/run_again.html"
 
@@ -94,36 +120,12 @@ class RunAgainView(AdminView, TemplateView):
         may_run: bool = self.model_admin.has_run_again_permission(self.request)
         return may_run
 
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        ids = (request.POST if request.method == "POST" else request.GET).getlist("ids")
-        self.rows = self.find_rows(ids)
-        if not self.rows:
-            return self.redirect_to_changelist()
-        return super().dispatch(request, *args, **kwargs)
-
-    def find_rows(self, ids: list[str]) -> list[Any]:
-        """Return the rows that the user may view; add a message if some are missing."""
-        wanted = set(ids)
-        are_keys = all(map(PRIMARY_KEY.fullmatch, wanted))
-        if not (are_keys and 0 < len(wanted) <= MAX_SELECTED):
-            self.add_message(_("Select one or more rows in the list first."), messages.ERROR)
-            return []
-        rows = self.model_admin.get_queryset(self.request).filter(pk__in=map(int, wanted))
-        may_view = self.model_admin.has_view_permission
-        found = [row for row in rows.order_by("-pk") if may_view(self.request, row)]
-        if len(found) < len(wanted):
-            self.add_message(_("Some of the selected rows no longer exist."))
-        return found
-
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        return {
-            **super().get_context_data(**kwargs),
-            "title": self.model_admin.run_again_title,
-            "help": self.model_admin.run_again_help,
-            "rows": self.rows[:CONFIRMATION_ROWS],
-            "more": max(len(self.rows) - CONFIRMATION_ROWS, 0),
-            "ids": [str(row.pk) for row in self.rows],
-        }
+        return super().get_context_data(
+            title=self.model_admin.run_again_title,
+            help=self.model_admin.run_again_help,
+            **kwargs,
+        )
 
     def post(self, request: HttpRequest) -> HttpResponse:
         started = time.monotonic()

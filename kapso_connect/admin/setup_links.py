@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
-from ..models import SetupLink
+from ..models import Customer, SetupLink
 from ..monitoring import reports
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.renewal import leads_to_setup
@@ -55,10 +56,25 @@ class SetupLinkAdmin(ReadOnlyAdmin):
     list_filter = [UsableFilter, "status", "setup_status", "created_at"]
     list_select_related = ["customer", "created_by"]
     # Never the URL: a search could be used to guess it.
-    search_fields = ["kapso_id", "customer__name", "customer__external_customer_id"]
-    search_help_text = gettext_lazy("Customer's name or external id, or the reference.")
+    search_fields = [
+        "kapso_id",
+        "customer__name",
+        "customer__external_customer_id",
+        "customer__email",
+    ]
+    search_help_text = gettext_lazy(
+        "The customer's name, e-mail, external id or phone number, or the link's reference."
+    )
 
     change_form_template = "admin/kapso_connect/setup_link/change_form.html"
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[SetupLink], search_term: str
+    ) -> tuple[QuerySet[SetupLink], bool]:
+        found, may_have_duplicates = super().get_search_results(request, queryset, search_term)
+        if search_term:
+            found |= queryset.filter(customer__in=Customer.objects.with_number(search_term))
+        return found, may_have_duplicates
 
     def get_fields(self, request: HttpRequest, obj: SetupLink | None = None) -> list[Any]:
         return [

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+from itertools import starmap
 from typing import Any
 
 from django.contrib import admin
 from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from ..kapso.error_codes import SETUP_ERRORS
-from ..models import OFFBOARDED, Connection, Customer, OnboardingStatus, SetupLink
+from ..models import (
+    OFFBOARDED,
+    Attention,
+    Connection,
+    ConnectionQuerySet,
+    Customer,
+    CustomerQuerySet,
+    Funding,
+    Health,
+    OnboardingStatus,
+    SetupLink,
+)
 from ..onboarding.status import CustomerStatus
 from ..owners import OwnerKey, owner_type
 from ..translation import gettext as _
 from ..translation import gettext_lazy, ngettext
-from .display import badge, phone_number_html
+from .display import (
+    FUNDING_ADVICE,
+    attention_badge,
+    badge,
+    badges,
+    phone_number_html,
+    plain_number_html,
+)
 
 STATUS_BADGES = {
     OnboardingStatus.NOT_INVITED: "neutral",
@@ -59,8 +78,42 @@ def pause_advice(connection: Connection) -> str:
     return _("Usually back within minutes")
 
 
-def status_badge(status: CustomerStatus) -> SafeString:
-    return badge(STATUS_BADGES[status.status], status.status.label)
+def attention_advice(why: Attention, connection: Connection) -> str:
+    """Return what to do about a number that needs attention."""
+    match why:
+        case Attention.TEST_NUMBER:
+            return _("Create a new link, and ask the customer to connect their own number with it.")
+        case Attention.RESTRICTED:
+            return _(
+                "Only the account's owner can see why, and may ask Meta for a review, in Meta's "
+                "Business Support Home."
+            )
+        case Attention.DISCONNECTED:
+            return _("Let the customer reconnect it.")
+        case Attention.NAME if connection.name_status == "PENDING_REVIEW":
+            return _("Meta is reviewing the display name. You do not need to do anything.")
+        case Attention.NAME:
+            return _(
+                "Meta has not approved the display name. The account's owner can change it in "
+                "Meta's WhatsApp Manager."
+            )
+        case Attention.HEALTH if connection.health_status == Health.ERROR:
+            return _("Kapso could not check the number. Check its health again.")
+        case Attention.HEALTH:
+            return _(
+                "The problems that the last health check found are listed with the number. Check "
+                "its health again when they are solved."
+            )
+    return str(FUNDING_ADVICE.get(Funding(connection.funding_status), ""))
+
+
+def status_badges(status: CustomerStatus) -> list[SafeString]:
+    """Return the status, and why a customer who is connected needs attention."""
+    first = badge(STATUS_BADGES[status.status], status.status.label)
+    if status.status != OnboardingStatus.CONNECTED:
+        return [first]
+    # Several numbers may have the same trouble.
+    return list(dict.fromkeys([first, *starmap(attention_badge, status.attention)]))
 
 
 def status_summary(status: CustomerStatus) -> SafeString:
@@ -76,7 +129,7 @@ def status_summary(status: CustomerStatus) -> SafeString:
     elif status.status == OnboardingStatus.FAILED and link:
         details.append(failure_reason(link))
     elif status.status == OnboardingStatus.CONNECTED and connection:
-        details.append(phone_number_html(connection))
+        details.append(plain_number_html(connection))
         if status.more_connections:
             details.append(
                 ngettext("+%(n)s more", "+%(n)s more", status.more_connections)
@@ -86,10 +139,10 @@ def status_summary(status: CustomerStatus) -> SafeString:
         details += [phone_number_html(connection), pause_advice(connection)]
     elif status.status == OnboardingStatus.DISCONNECTED and connection:
         details += [phone_number_html(connection), disconnect_reason(connection)]
-    cells = format_html_join(
-        "", '<span class="kapso-status-detail">{}</span>', ((text,) for text in details if text)
+    cells = (
+        format_html('<span class="kapso-status-detail">{}</span>', text) for text in details if text
     )
-    return format_html('<span class="kapso-status">{}{}</span>', status_badge(status), cells)
+    return badges([*status_badges(status), *cells])
 
 
 class StatusFilter(admin.SimpleListFilter):
@@ -106,6 +159,32 @@ class StatusFilter(admin.SimpleListFilter):
             if value in OnboardingStatus.values
             else queryset
         )
+
+
+class AttentionFilter(admin.SimpleListFilter):
+    """The numbers that need attention, or the customers, or the objects that own customers, who
+    have one."""
+
+    title = gettext_lazy("needs attention")
+    parameter_name = "attention"
+    ANY = "any"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [(self.ANY, _("For any reason")), *Attention.choices]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        why = self.value()
+        if why == self.ANY:
+            return needing_attention(queryset, None)
+        return needing_attention(queryset, why) if why in Attention.values else queryset
+
+
+def needing_attention(queryset: QuerySet[Any], why: str | None) -> QuerySet[Any]:
+    """Filter ``queryset``, of numbers, of customers or of objects that own one: see
+    ``CustomerQuerySet.needing_attention``."""
+    if isinstance(queryset, (ConnectionQuerySet, CustomerQuerySet)):
+        return queryset.needing_attention(why)
+    return owners_of(Customer.objects.needing_attention(why), queryset)
 
 
 def with_status(queryset: QuerySet[Any], status: OnboardingStatus) -> QuerySet[Any]:

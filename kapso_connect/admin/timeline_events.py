@@ -20,7 +20,9 @@ from ..models import Health, TimelineEvent
 from ..phone_numbers import format_phone_number
 from ..translation import gettext as _
 from ..translation import gettext_lazy
+from .dismiss import dismissal
 from .display import EMPTY, badge, format_datetime, json_block, text_block
+from .restrictions import decision_texts
 from .run_again import RunAgainAdmin
 from .status import DISCONNECT_REASONS
 
@@ -32,14 +34,6 @@ SEND_CHANNELS = {
     "qr": gettext_lazy("as a QR code"),
     "share": gettext_lazy("as a text to share"),
 }
-
-ACCOUNT_DECISIONS = {
-    "disabled": gettext_lazy("Meta has disabled the account"),
-    "restricted": gettext_lazy("Meta has restricted the account"),
-    "reinstated": gettext_lazy("Meta has reinstated the account"),
-    "violation": gettext_lazy("Meta has found a violation of its rules"),
-}
-"""Meta's decisions about the account of a number. New ones are shown as they are."""
 
 HEALTH: dict[str, Any] = dict(Health.choices)
 
@@ -61,6 +55,7 @@ class SignalFilter(admin.SimpleListFilter):
             ("delivered", _("Delivered")),
             ("waiting", _("Waiting")),
             ("failed", _("Failed")),
+            ("dismissed", _("Dismissed")),
         ]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
@@ -70,6 +65,8 @@ class SignalFilter(admin.SimpleListFilter):
             return queryset.waiting()
         if self.value() == "failed":
             return queryset.failed()
+        if self.value() == "dismissed":
+            return queryset.undelivered().dismissed()
         return queryset
 
 
@@ -79,15 +76,17 @@ def signal_badge(event: TimelineEvent) -> SafeString:
         return badge("good", _("Delivered"))
     if event.next_attempt_at is not None:
         return badge("busy", _("Waiting"))
+    if event.dismissed_at is not None:
+        return dismissal(event)
     return badge("bad", _("Failed"))
 
 
 def event_details(event: TimelineEvent) -> list[str]:
     """Return the texts that are shown after the kind of an event."""
     data = event.data if isinstance(event.data, dict) else {}
-    reason, code, channel, message, status, decision = (
+    reason, code, channel, message, status = (
         str(data.get(name) or "")
-        for name in ("reason", "error_code", "channel", "message", "status", "event")
+        for name in ("reason", "error_code", "channel", "message", "status")
     )
     email = [EMAILS.get(message, message), data.get("to")]
     texts: dict[str, list[Any]] = {
@@ -97,7 +96,7 @@ def event_details(event: TimelineEvent) -> list[str]:
         Kind.SETUP_FAILED: [SETUP_ERRORS[code].title if code in SETUP_ERRORS else code],
         Kind.DISCONNECTED: [DISCONNECT_REASONS.get(reason, reason)],
         Kind.HEALTH_CHECKED: [HEALTH.get(status, status), data.get("error")],
-        Kind.ACCOUNT_UPDATED: [ACCOUNT_DECISIONS.get(decision, decision)],
+        Kind.ACCOUNT_UPDATED: decision_texts(data),
         Kind.DETAILS_RECEIVED: [data.get("verified_name")],
     }
     return [str(text)[:200] for text in texts.get(event.kind, []) if text]
@@ -118,16 +117,6 @@ def shown_failure(code: str) -> str:
     return f"{error.cause} {error.advice}"
 
 
-def violation_text(violation: Any) -> str:
-    """Return what Meta objects to, and what it advises."""
-    texts = [violation.get("type"), violation.get("remediation")]
-    return ". ".join(str(text) for text in texts if text)
-
-
-def restrictions_text(restrictions: Any) -> str:
-    return ", ".join(str(one.get("restriction_type") or "") for one in restrictions)
-
-
 def moment_text(value: str) -> str:
     return format_datetime(parse_datetime(value))
 
@@ -142,9 +131,7 @@ FACTS: list[tuple[str, Any, Callable[[Any], Any]]] = [
     ("error_code", gettext_lazy("What the customer saw"), shown_failure),
     ("status", gettext_lazy("Health"), in_words(HEALTH)),
     ("error", gettext_lazy("What was found"), str),
-    ("event", gettext_lazy("What was reported"), in_words(ACCOUNT_DECISIONS)),
-    ("violation", gettext_lazy("Violation"), violation_text),
-    ("restrictions", gettext_lazy("Restrictions"), restrictions_text),
+    ("event", gettext_lazy("Webhook event"), str),
     ("business_account_id", gettext_lazy("Business account id"), str),
     ("expires_at", gettext_lazy("Works until"), moment_text),
     ("display_phone_number", gettext_lazy("Phone number"), format_phone_number),
@@ -158,6 +145,9 @@ def event_facts(event: TimelineEvent) -> Iterator[tuple[Any, Any]]:
     """Yield what the data of an event say in words: the name and the value of each fact. What
     cannot be read is left out; the data themselves are shown, too."""
     data = event.data if isinstance(event.data, dict) else {}
+    if event.kind == Kind.ACCOUNT_UPDATED:
+        yield _("Meta's decision"), " · ".join(filter(None, decision_texts(data)))
+        data = {name: value for name, value in data.items() if name != "event"}
     for key, label, show in FACTS:
         if data.get(key):
             with suppress(AttributeError, TypeError, ValueError):
@@ -178,7 +168,7 @@ class TimelineEventAdmin(RunAgainAdmin):
         "attempts",
     ]
     list_filter = [SignalFilter, "kind", "source", "occurred_at"]
-    list_select_related = ["customer", "connection", "actor"]
+    list_select_related = ["customer", "connection", "actor", "dismissed_by"]
     search_fields = [
         "customer__name",
         "=customer__external_customer_id",
@@ -206,15 +196,23 @@ class TimelineEventAdmin(RunAgainAdmin):
     run_again_help = gettext_lazy(
         "Failed and waiting signals are sent now, to the receivers that have not had them yet."
     )
+    dismiss_title = gettext_lazy("Dismiss signals")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[TimelineEvent]:
-        return super().get_queryset(request).select_related("customer", "connection", "actor")
+        related = ("customer", "connection", "actor", "dismissed_by")
+        return super().get_queryset(request).select_related(*related)
 
     def run_row_again(self, row: TimelineEvent) -> bool | None:
         return outbox.resend(row)
 
     def can_run_again(self, row: TimelineEvent) -> bool:
         return row.delivered_at is None
+
+    def dismiss_row(self, row: TimelineEvent, *, by: Any, because: str) -> bool:
+        return outbox.dismiss(row, by=by, because=because)
+
+    def has_failed(self, row: TimelineEvent) -> bool:
+        return row.delivered_at is None and row.next_attempt_at is None
 
     @admin.display(description=gettext_lazy("event"), ordering="kind")
     def what(self, event: TimelineEvent) -> SafeString:

@@ -22,6 +22,7 @@ from rest_framework.settings import api_settings
 from ..db import OUTAGE_ERRORS
 from ..exceptions import (
     CalledInTransaction,
+    CustomerErased,
     InvalidOptions,
     KapsoBlocked,
     KapsoConflict,
@@ -54,6 +55,7 @@ ERRORS: dict[str, tuple[int, str]] = {
     "token_not_permitted": (403, "You do not have permission to receive the link's token."),
     "not_found": (404, "Not found."),
     "changed_meanwhile": (409, "Kapso cannot confirm the current state yet. Try again shortly."),
+    "customer_erased": (409, "The personal data of this customer were erased."),
     "external_customer_id_taken": (409, "Another customer already has this external id."),
     "idempotency_key_in_use": (
         409,
@@ -107,6 +109,7 @@ DJANGO_ERROR_CODES: dict[tuple[type[Exception], ...], str] = {
     (UnreadablePostError,): "parse_error",
     (ImproperlyConfigured, NoReverseMatch, CalledInTransaction): "not_configured",
     OUTAGE_ERRORS: "unavailable",
+    (CustomerErased,): "customer_erased",
     (TryLater,): "changed_meanwhile",
     (NumberMoved,): "number_moved",
     (NumberGone,): "kapso_not_found",

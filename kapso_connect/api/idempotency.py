@@ -18,7 +18,7 @@ from rest_framework.request import Request
 
 from ..conf import get_conf
 from ..db import retry_on_conflict
-from ..exceptions import InvalidOptions, KapsoError
+from ..exceptions import CustomerErased, InvalidOptions, KapsoError
 from ..models import Customer, IdempotentRequest, SetupLink
 from .errors import ApiError, invalid_value
 
@@ -32,6 +32,7 @@ slow. After that, its process has died."""
 
 ERRORS_WITHOUT_EFFECT = (
     APIException,
+    CustomerErased,
     ImproperlyConfigured,
     InvalidOptions,
     KapsoError,

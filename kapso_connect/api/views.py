@@ -303,7 +303,11 @@ class Root(Api):
 
 
 CHANGE_RESPONSES = responses(
-    serializers.CustomerSerializer, "not_found", *BODY_ERRORS, "external_customer_id_taken"
+    serializers.CustomerSerializer,
+    "not_found",
+    *BODY_ERRORS,
+    "customer_erased",
+    "external_customer_id_taken",
 )
 
 
@@ -371,6 +375,8 @@ class Customers(Api):
 
         def change() -> Customer:
             customer = Customer.objects.select_for_update().get(pk=customer_pk)
+            if customer.erased_at is not None:
+                raise ApiError("customer_erased")
             self._check_external_id(values, customer_pk=customer_pk)
             for name, value in values.items():
                 setattr(customer, name, value)
@@ -487,6 +493,7 @@ class SetupLinks(Api):
             *IDEMPOTENCY_ERRORS,
             *KAPSO_ERRORS,
             "token_not_permitted",
+            "customer_erased",
             status=201,
             description="The new object.",
         ),

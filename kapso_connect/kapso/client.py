@@ -174,6 +174,10 @@ class KapsoClient:
         """Return the customer with Kapso's ``customer_id``."""
         return self._one(KapsoCustomer, "get customer", "GET", ["customers", customer_id])
 
+    def delete_customer(self, customer_id: str) -> None:
+        """Delete a customer, and its setup links with it. Disconnect its numbers before."""
+        self._call("delete customer", "DELETE", ["customers", customer_id])
+
     # Setup links
 
     @sensitive_variables()

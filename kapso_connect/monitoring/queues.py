@@ -17,8 +17,8 @@ from ..utils import time_since
 class Queue:
     """A queue at one moment.
 
-    ``waiting`` rows will be tried again, ``failed`` ones will not. ``lag`` is how many seconds ago
-    the oldest waiting row was due; 0.0 if none is due.
+    ``waiting`` rows will be tried again. ``failed`` ones will not, and were not dismissed. ``lag``
+    is how many seconds ago the oldest waiting row was due; 0.0 if none is due.
     """
 
     name: str

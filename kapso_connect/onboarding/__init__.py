@@ -13,6 +13,7 @@ from __future__ import annotations
 from .connect_urls import connect_path, connect_url
 from .disconnections import disconnect
 from .emails import send_invitation, send_reminder
+from .erasure import erase_customer
 from .health import check_health
 from .numbers import connect
 from .removal import disconnect_number
@@ -26,6 +27,7 @@ __all__ = [
     "create_setup_link",
     "disconnect",
     "disconnect_number",
+    "erase_customer",
     "extend_setup_link",
     "revoke_setup_link",
     "send_invitation",

@@ -27,6 +27,7 @@ from ..models import Connection, Customer, OnboardingStatus, SetupLink, Source, 
 from ..querysets import PrimaryQuerySet
 from . import emails, setup_links
 from .mailer import Mailer, NotSentYet, SendFailure, classify_error
+from .reminders import REMINDED_STATUSES
 
 Kind = TimelineEvent.Kind
 
@@ -42,8 +43,6 @@ FAILURE_DELAY = timedelta(hours=1)
 
 FAILURE_WINDOW = timedelta(days=7)
 """How long after the attempt that e-mail is still sent."""
-
-REMINDED_STATUSES = (OnboardingStatus.INVITED, OnboardingStatus.OPENED)
 
 
 def links_to_remind_of() -> PrimaryQuerySet[SetupLink]:

@@ -82,7 +82,7 @@ def invitation_message(customer: Customer, link: SetupLink) -> EmailMultiAlterna
     """Return the e-mail that gives ``customer`` the connect URL for ``link``.
 
     It is in the link's language, else the customer's, else the site's. Its ``send`` uses neither
-    the database nor a template. Raise NoEmailAddress or NoConnectUrl.
+    the database nor a template. Raise NoEmailAddress, NoConnectUrl or CustomerErased.
     """
     return _message("invitation", customer, link, url=_url_to_send(customer))
 
@@ -141,6 +141,8 @@ def reply_to() -> str:
 
 
 def _url_to_send(customer: Customer) -> str:
+    if customer.erased_at is not None:
+        raise setup_links.erased_error(customer)
     if url := connect_url(customer):
         return url
     raise NoConnectUrl(

@@ -1,4 +1,5 @@
-"""Invite many customers at once: create their setup links, several at a time, and send them.
+"""Invite many customers at once: create their setup links, several at a time, and send them; or
+remind them of the links that they have.
 
 A batch is drafted and started once. Then any process may work on it: a worker, the progress page,
 ``kapso_sync`` or ``kapso_invite``, several of them at the same time. Each invitation is leased to
@@ -30,6 +31,7 @@ from .. import db
 from ..conf import get_conf
 from ..db import atomic, retry_on_conflict, task
 from ..exceptions import (
+    CustomerErased,
     InvalidOptions,
     KapsoConflict,
     KapsoCredentialsError,
@@ -44,7 +46,7 @@ from ..log import log_event
 from ..models import Customer, Invitation, InvitationBatch, SetupLink, TimelineEvent
 from ..retries import not_leased
 from ..utils import as_instant, utc_now, validate_same_site_url
-from . import emails, setup_links
+from . import emails, reminders, setup_links
 from .customers import ask_for_registration, prepare_registration, record_registrations
 from .mailer import Mailer, SendFailure, classify_error
 from .messages import staff_message
@@ -87,7 +89,13 @@ BATCH_STOPPING_ERRORS = (
 )
 """Errors that would happen for every other customer, too."""
 
-PERMANENT_ERRORS = (KapsoValidationError, KapsoConflict, KapsoNotFound, InvalidOptions)
+PERMANENT_ERRORS = (
+    KapsoValidationError,
+    KapsoConflict,
+    KapsoNotFound,
+    InvalidOptions,
+    CustomerErased,
+)
 """Errors that would happen again however often the invitation is retried."""
 
 
@@ -95,18 +103,33 @@ def make_batch(
     customers: models.QuerySet[Customer] | Iterable[int],
     *,
     created_by: AbstractBaseUser | AnonymousUser | None = None,
+    purpose: str = InvitationBatch.Purpose.INVITE,
 ) -> InvitationBatch:
     """Create a draft for ``customers``, a queryset or primary keys; make no request to Kapso."""
     if isinstance(customers, models.QuerySet):
         customers = customers.order_by().values_list("pk", flat=True)
     with atomic():
         batch = InvitationBatch.objects.create(
-            created_by_id=created_by.pk if created_by is not None else None
+            created_by_id=created_by.pk if created_by is not None else None, purpose=purpose
         )
         rows = (Invitation(batch=batch, customer_id=pk) for pk in dict.fromkeys(customers))
         while chunk := list(islice(rows, INSERT_BATCH_SIZE)):
             Invitation.objects.bulk_create(chunk)
     return batch
+
+
+def make_reminders(
+    customers: models.QuerySet[Customer] | Iterable[int],
+    *,
+    created_by: AbstractBaseUser | AnonymousUser | None = None,
+) -> InvitationBatch:
+    """Create a draft that reminds ``customers``, a queryset or primary keys, of the links that they
+    have. ``start`` begins to send the e-mails.
+
+    Those who cannot be reminded, or need not be, are left out when it is started, or at the latest
+    before their e-mail is sent: see ``reminders.Obstacle``.
+    """
+    return make_batch(customers, created_by=created_by, purpose=InvitationBatch.Purpose.REMIND)
 
 
 def start(
@@ -119,8 +142,9 @@ def start(
     """Start a draft: set the options of its links, and let them be created.
 
     ``options`` and ``next_url`` are those of ``onboarding.create_setup_link``; with ``send_email``
-    each customer is sent the link. Return False if the batch was started before; nothing changes
-    then. Raise InvalidOptions and ImproperlyConfigured before anything is started.
+    each customer is sent the link. Reminders need none of these. Return False if the batch was
+    started before; nothing changes then. Raise InvalidOptions and ImproperlyConfigured before
+    anything is started.
     """
     next_url = validate_same_site_url(next_url)
     setup_links.build_options(Customer(), options)
@@ -130,9 +154,11 @@ def start(
         started = drafts.update(
             options=dict(options or {}),
             next_url=next_url,
-            send_email=send_email,
+            send_email=send_email or batch.is_reminder,
             started_at=timezone.now(),
         )
+        if started and batch.is_reminder:
+            _leave_out_at_start(batch)
         if started and is_background():
             db.enqueue_on_commit(work_invitations, batch.pk)
         return bool(started)
@@ -142,6 +168,46 @@ def start(
     if started:
         log_event("batch.started", batch_id=batch.pk, actor_id=batch.created_by_id)
     return started
+
+
+def _leave_out_at_start(batch: InvitationBatch) -> None:
+    """Leave out of a batch of reminders those who cannot be reminded, so that the others need not
+    wait for them."""
+    invited = Customer.objects.filter(invitations__batch=batch)
+    by_obstacle: dict[str, list[int]] = defaultdict(list)
+    for pk, obstacle in reminders.with_obstacle(invited).values_list("pk", "obstacle"):
+        by_obstacle[obstacle].append(pk)
+    by_obstacle.pop("", None)
+    for obstacle, pks in by_obstacle.items():
+        for first in range(0, len(pks), INSERT_BATCH_SIZE):
+            batch.invitations.filter(customer__in=pks[first : first + INSERT_BATCH_SIZE]).update(
+                status=Invitation.Status.DONE,
+                last_error=reminders.Obstacle(obstacle).label,
+                next_attempt_at=None,
+            )
+
+
+def send_failed_emails_again(batch: InvitationBatch) -> None:
+    """Send the e-mails of ``batch`` that failed again. No links are created, and an e-mail that may
+    have been sent is not sent again."""
+
+    def change() -> None:
+        _retry_failed_emails(batch)
+        if is_background():
+            db.enqueue_on_commit(work_invitations, batch.pk)
+
+    retry_on_conflict(change)
+
+
+def _retry_failed_emails(batch: InvitationBatch) -> None:
+    # Not the first attempt: see ``resume``.
+    Invitation.objects.filter(batch=batch).email_failed().update(
+        status=Invitation.Status.PENDING,
+        email_status=Email.NOT_SENT,
+        email_error="",
+        attempts=1,
+        next_attempt_at=utc_now(),
+    )
 
 
 def resume(batch: InvitationBatch) -> None:
@@ -157,13 +223,7 @@ def resume(batch: InvitationBatch) -> None:
         invitations.failed().update(
             status=Invitation.Status.PENDING, attempts=1, next_attempt_at=utc_now()
         )
-        invitations.email_failed().update(
-            status=Invitation.Status.PENDING,
-            email_status=Email.NOT_SENT,
-            email_error="",
-            attempts=1,
-            next_attempt_at=utc_now(),
-        )
+        _retry_failed_emails(batch)
         invitations.waiting().update(next_attempt_at=utc_now())
         if is_background():
             db.enqueue_on_commit(work_invitations, batch.pk)
@@ -178,7 +238,8 @@ class Progress:
 
     ``due_at`` is when the next of those ``left`` can be tried; None if all of them are in progress,
     or none is left. Of ``emails_unknown`` it is not known whether they were sent;
-    ``emails_waiting`` are part of ``left``.
+    ``emails_waiting`` and ``in_progress`` are part of ``left``. ``left_out`` are part of ``done``:
+    those whom a batch that sends e-mails sent none.
     """
 
     total: int
@@ -189,24 +250,58 @@ class Progress:
     emails_failed: int
     emails_unknown: int
     emails_waiting: int
+    left_out: int
+    in_progress: int
     due_at: datetime | None
+
+    @property
+    def ended(self) -> int:
+        return self.done + self.failed
+
+    @property
+    def is_waiting(self) -> bool:
+        """True if what is left can only be tried later."""
+        is_later = self.due_at is not None and self.due_at > utc_now()
+        return bool(self.left and not self.in_progress and is_later)
+
+    @property
+    def has_problems(self) -> bool:
+        """True if a link or an e-mail failed, or an e-mail may not have been sent."""
+        return bool(self.failed or self.emails_failed or self.emails_unknown)
 
 
 def progress(batch: InvitationBatch) -> Progress:
     """Return the progress of ``batch``, in one query."""
+    return Progress(**batch.invitations.aggregate(**_progress_counts()))
+
+
+def progress_of_many(batches: Iterable[InvitationBatch]) -> dict[int, Progress]:
+    """Return the progress of each of ``batches`` by its primary key, in one query."""
+    none: dict[str, Any] = dict.fromkeys(_progress_counts(), 0) | {"due_at": None}
+    found = {batch.pk: Progress(**none) for batch in batches}
+    rows: Any = Invitation.objects.filter(batch__in=list(found)).order_by().values("batch")
+    for counts in rows.annotate(**_progress_counts()):
+        pk = counts.pop("batch")
+        found[pk] = Progress(**counts)
+    return found
+
+
+def _progress_counts() -> dict[str, Any]:
+    """Return an aggregate for each field of ``Progress``."""
     status = Invitation.Status
-    counts = batch.invitations.aggregate(
-        total=Count("pk"),
-        done=Count("pk", filter=Q(status=status.DONE)),
-        failed=Count("pk", filter=Q(status=status.FAILED)),
-        left=Count("pk", filter=Q(status=status.PENDING)),
-        emails_sent=Count("pk", filter=Q(email_status=Email.SENT)),
-        emails_failed=Count("pk", filter=Q(email_status=Email.FAILED)),
-        emails_unknown=Count("pk", filter=Q(email_status=Email.UNKNOWN)),
-        emails_waiting=Count("pk", filter=Q(email_status=Email.WAITING)),
-        due_at=Min("next_attempt_at", filter=Q(not_leased(), status=status.PENDING)),
-    )
-    return Progress(**counts)
+    return {
+        "total": Count("pk"),
+        "done": Count("pk", filter=Q(status=status.DONE)),
+        "failed": Count("pk", filter=Q(status=status.FAILED)),
+        "left": Count("pk", filter=Q(status=status.PENDING)),
+        "emails_sent": Count("pk", filter=Q(email_status=Email.SENT)),
+        "emails_failed": Count("pk", filter=Q(email_status=Email.FAILED)),
+        "emails_unknown": Count("pk", filter=Q(email_status=Email.UNKNOWN)),
+        "emails_waiting": Count("pk", filter=Q(email_status=Email.WAITING)),
+        "left_out": Count("pk", filter=Q(status=status.DONE, email_status=Email.NOT_SENT)),
+        "in_progress": Count("pk", filter=Q(status=status.PENDING, leased_until__gt=utc_now())),
+        "due_at": Min("next_attempt_at", filter=Q(not_leased(), status=status.PENDING)),
+    }
 
 
 def batches_with_due_invitations() -> models.QuerySet[InvitationBatch]:
@@ -318,6 +413,8 @@ def _ask(
     if not invitations:
         return None
     leased_at = cast(datetime, invitations[0].leased_at)
+    if batch.is_reminder:
+        return Wave(invitations, leased_at, _links_to_remind_of(invitations), {}, {}, new_client)
     links, requests = _prepare(batch, invitations)
     _register(batch, requests, pool, new_client)
     answers = {
@@ -368,6 +465,43 @@ def _prepare(
             except Exception as error:
                 _handle_error(batch, invitation, error)
     return links, requests
+
+
+def _links_to_remind_of(invitations: Collection[Invitation]) -> dict[Invitation, SetupLink]:
+    """Return the links of those who can be reminded now, and leave the others out."""
+    elsewhere = _in_progress_elsewhere(invitations)
+    rows = Customer.objects.filter(pk__in=[invitation.customer_id for invitation in invitations])
+    annotated = reminders.with_obstacle(rows.select_related("latest_setup_link"))
+    customers = {customer.pk: customer for customer in annotated}
+    links: dict[Invitation, SetupLink] = {}
+    for invitation in invitations:
+        customer = customers.get(invitation.customer_id)
+        if customer is None:
+            continue  # deleted, and the invitation with it
+        if customer.pk in elsewhere:
+            _release(invitation, timedelta(seconds=2))
+        elif invitation.email_status not in UNSENT:
+            # An earlier attempt died after it had begun to send the e-mail.
+            if invitation.email_status == Email.SENDING:
+                _save_email(invitation, Email.UNKNOWN, emails.unknown_outcome_message())
+            invitation.status = Invitation.Status.DONE
+            invitation.finish()
+        elif customer.obstacle:
+            _leave_out(invitation, customer.obstacle)
+        else:
+            invitation.customer = customer
+            links[invitation] = customer.latest_setup_link
+            links[invitation].customer = customer
+    return links
+
+
+def _leave_out(invitation: Invitation, obstacle: str) -> None:
+    """Set that a customer is not reminded, and why. Saves only the e-mail's status."""
+    if invitation.email_status != Email.NOT_SENT:
+        _save_email(invitation, Email.NOT_SENT)
+    invitation.status = Invitation.Status.DONE
+    invitation.last_error = str(reminders.Obstacle(obstacle).label)
+    invitation.finish()
 
 
 def _in_progress_elsewhere(invitations: Collection[Invitation]) -> set[int]:
@@ -583,8 +717,9 @@ def _send_email(
     batch: InvitationBatch, invitation: Invitation, link: SetupLink, mailer: Mailer
 ) -> None:
     """Send one e-mail, unless another process has begun to."""
+    make_message = emails.reminder_message if batch.is_reminder else emails.invitation_message
     try:
-        message = emails.invitation_message(invitation.customer, link)
+        message = make_message(invitation.customer, link)
     except Exception as error:
         _email_failed(invitation, error)
         return
@@ -592,9 +727,17 @@ def _send_email(
     if not retry_on_conflict(partial(unsent.update, email_status=Email.SENDING)):
         return
     invitation.email_status = Email.SENDING
+    if batch.is_reminder and not reminders.claim(link):
+        # Meanwhile the customer has gone on, or was reminded by somebody else.
+        now = reminders.with_obstacle(Customer.objects.filter(pk=invitation.customer_id))
+        obstacle = now.values_list("obstacle", flat=True).first()
+        _leave_out(invitation, obstacle or reminders.Obstacle.RECENT)
+        return
     try:
         mailer.send(message)
     except Exception as error:
+        if batch.is_reminder and classify_error(error) is not SendFailure.UNKNOWN:
+            reminders.take_back(link)
         if classify_error(error) is SendFailure.TEMPORARY:
             _put_off(invitation, error)
         else:
@@ -603,7 +746,8 @@ def _send_email(
 
     def change() -> None:
         to = invitation.customer.email
-        setup_links.record_sent(link, "email", actor=batch.created_by, to=to)
+        about = emails.REMINDER if batch.is_reminder else ""
+        setup_links.record_sent(link, "email", actor=batch.created_by, to=to, message=about)
         _save_email(invitation, Email.SENT)
 
     retry_on_conflict(change)

@@ -8,6 +8,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch
 
 from ..exceptions import (
+    CannotInvite,
     InvalidOptions,
     KapsoBlocked,
     KapsoConflict,
@@ -18,6 +19,8 @@ from ..exceptions import (
     KapsoRateLimited,
     KapsoUnavailable,
     KapsoValidationError,
+    NotErased,
+    TryLater,
 )
 from ..kapso.health import PAYMENT_PROBLEM
 from ..models import Customer
@@ -111,6 +114,10 @@ def staff_message(error: Exception) -> str:
             "This site's settings are incomplete: its URLconf does not include kapso_connect.urls, "
             "so there is no page for customers to return to."
         )
+    elif isinstance(error, (CannotInvite, NotErased)):
+        text = "%(detail)s"
+    elif isinstance(error, TryLater):
+        text = _("Kapso's answer is not up to date yet. Try again in a few minutes.")
     elif isinstance(error, Customer.DoesNotExist):
         text = _("The customer has been deleted.")
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -99,6 +99,7 @@ def connect(
         now = occurred_at or timezone.now()
         owner = customer if is_locked else Customer.objects.locked().get(pk=customer.pk)
         former_owner = None
+        details = _storable(number, owner)
         connection = (
             Connection.objects.select_for_update()
             .filter(phone_number_id=number.phone_number_id)
@@ -109,7 +110,7 @@ def connect(
         elif connection.is_connected and connection.customer_id == owner.pk:
             connection.customer = owner
             _update_connected(
-                connection, number, setup_link, source, overwrite=asked_at is not None
+                connection, details, setup_link, source, overwrite=asked_at is not None
             )
             return connection
         elif asked_at is None:
@@ -129,7 +130,7 @@ def connect(
         connection.status = Connection.Status.CONNECTED
         connection.connected_at = now
         connection.health_retry_after = None  # Kapso holds no answer for new credentials
-        _copy_details(connection, number, overwrite=True)
+        _copy_details(connection, details, overwrite=True)
         if setup_link is not None:
             # It was read before the API was asked.
             setup_link.refresh_from_db(fields=["opened_at", "expires_at", *COMPLETED_FIELDS])
@@ -153,6 +154,14 @@ def connect(
         return connection
 
     return retry_on_conflict(change)
+
+
+def _storable(number: Number, customer: Customer) -> Number:
+    """Return what may be stored of a ``number`` of ``customer``: neither the phone number nor the
+    name if the customer's personal data were erased."""
+    if customer.erased_at is None:
+        return number
+    return replace(number, display_phone_number="", verified_name="")
 
 
 def _forget_former_owner(connection: Connection) -> None:
@@ -204,6 +213,11 @@ def connect_new(
                 phone_number_id__in=[number.phone_number_id for _, number in numbers]
             ).values_list("phone_number_id", flat=True)
         )
+        storable = [
+            (customer, _storable(number, customers[customer.pk]))
+            for customer, number in numbers
+            if customer.pk in customers and number.phone_number_id not in known
+        ]
         connections = {
             number.phone_number_id: Connection(
                 customer=customers[customer.pk],
@@ -212,8 +226,7 @@ def connect_new(
                 phone_digits=only_digits(number.display_phone_number),
                 **asdict(number),
             )
-            for customer, number in numbers
-            if customer.pk in customers and number.phone_number_id not in known
+            for customer, number in storable
         }
         bulk_insert(list(connections.values()))
         outbox.record_all(
@@ -297,7 +310,8 @@ def add_details(connection: Connection, number: Number, *, source: str = "") -> 
             return None
         if current.customer_id != connection.customer_id:
             return None
-        _update_connected(current, number, None, source, overwrite=True)
+        details = _storable(number, current.customer)
+        _update_connected(current, details, None, source, overwrite=True)
         return current
 
     return retry_on_conflict(change)

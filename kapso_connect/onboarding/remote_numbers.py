@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -177,6 +178,16 @@ def apply_remote_number(
         since=remote.created_at if known is None else None,
         kind=kind,
     )
+
+
+def record_numbers(customer: Customer, client: KapsoClient) -> None:
+    """Record the numbers of ``customer`` that Kapso shows, except those about which the API cannot
+    tell yet."""
+    asked_at = timezone.now()
+    for remote in client.list_phone_numbers(customer_id=customer.kapso_id):
+        if remote.customer_id == customer.kapso_id:
+            with suppress(TryLater):
+                apply_remote_number(customer, remote, asked_at=asked_at, source=Source.SYNC)
 
 
 def is_closed(remote: KapsoPhoneNumber) -> bool:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 
 from django.db.models import Exists, OuterRef
-from django.utils import timezone
 
 from ..conf import get_conf
 from ..db import refuse_in_transaction
@@ -17,13 +15,12 @@ from ..exceptions import (
     KapsoNotFound,
     KapsoUnavailable,
     RenewalInProgress,
-    TryLater,
 )
 from ..kapso.client import KapsoClient
 from ..log import log_event
-from ..models import Connection, Customer, SetupLink, Source
+from ..models import Connection, Customer, SetupLink
 from ..utils import as_aware, as_stored
-from .remote_numbers import apply_remote_number
+from .remote_numbers import record_numbers
 from .setup_links import (
     CLOCK_SKEW,
     apply_remote_link,
@@ -126,7 +123,8 @@ def _check_link(link: SetupLink, client: KapsoClient) -> bool:
     if link.status == SetupLink.Status.ACTIVE:
         apply_remote_link(link, remote)
     if remote is not None and remote.whatsapp_setup_status == SetupLink.SetupStatus.COMPLETED:
-        _record_numbers(customer, client)
+        # Neither a webhook nor a redirect reported the one that the link led to.
+        record_numbers(customer, client)
         record_completed(link)
         if is_onboarded(customer, _read_latest_link(customer)):
             raise AlreadyConnected
@@ -136,16 +134,6 @@ def _check_link(link: SetupLink, client: KapsoClient) -> bool:
             return False
         raise InvitationWithdrawn
     return link.is_usable
-
-
-def _record_numbers(customer: Customer, client: KapsoClient) -> None:
-    """Record the customer's numbers: neither a webhook nor a redirect reported the one that the
-    link led to."""
-    asked_at = timezone.now()
-    for remote in client.list_phone_numbers(customer_id=customer.kapso_id):
-        if remote.customer_id == customer.kapso_id:
-            with suppress(TryLater):
-                apply_remote_number(customer, remote, asked_at=asked_at, source=Source.SYNC)
 
 
 def _renew(link: SetupLink, client: KapsoClient) -> SetupLink:

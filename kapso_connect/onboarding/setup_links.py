@@ -18,7 +18,13 @@ from django.utils import timezone
 from .. import outbox, theme
 from ..conf import get_conf
 from ..db import bulk_insert, refuse_in_transaction, retry_on_conflict
-from ..exceptions import InvalidOptions, KapsoError, KapsoNotFound, KapsoValidationError
+from ..exceptions import (
+    CustomerErased,
+    InvalidOptions,
+    KapsoError,
+    KapsoNotFound,
+    KapsoValidationError,
+)
 from ..kapso.client import KapsoClient
 from ..kapso.error_codes import SETUP_ERRORS
 from ..kapso.languages import Language
@@ -77,10 +83,10 @@ def create_setup_link(
     that begins with ``PUBLIC_URL``. ``created_by`` is stored with the link and in the timeline.
     ``client`` lets many calls share one budget; by default each has ``API_BUDGET``.
 
-    Raise InvalidOptions before any request is made, a KapsoError if Kapso refuses or is
-    unavailable, and ImproperlyConfigured without ``PUBLIC_URL``. In each case nothing is recorded,
-    and it is safe to call again. Raise CalledInTransaction, before anything else, inside a
-    transaction: a rollback would lose a link that exists at Kapso.
+    Raise InvalidOptions or CustomerErased before any request is made, a KapsoError if Kapso refuses
+    or is unavailable, and ImproperlyConfigured without ``PUBLIC_URL``. In each case nothing is
+    recorded, and it is safe to call again. Raise CalledInTransaction, before anything else, inside
+    a transaction: a rollback would lose a link that exists at Kapso.
     """
     refuse_in_transaction()
     request = prepare(customer, options=options, next_url=next_url, created_by=created_by)
@@ -199,6 +205,8 @@ def prepare(
     ``known_ids`` are Kapso's ids of the customer's recorded links, if they were just read.
     ``on_recorded`` is called in the transaction that records the link.
     """
+    if customer.erased_at is not None:
+        raise erased_error(customer)
     if known_ids is None:
         known_ids = set(customer.setup_links.values_list("kapso_id", flat=True))
     built = build_options(customer, options)
@@ -212,6 +220,11 @@ def prepare(
         since,
         on_recorded,
     )
+
+
+def erased_error(customer: Customer) -> CustomerErased:
+    text = _("%(customer)s cannot be invited: its personal data were erased.")
+    return CustomerErased(text % {"customer": customer})
 
 
 def ask(request: LinkRequest, client: KapsoClient) -> KapsoSetupLink:
@@ -284,7 +297,8 @@ def record(answers: Sequence[tuple[LinkRequest, KapsoSetupLink]]) -> list[SetupL
             links.append(link)
         bulk_insert(new)
         for customer in customers.values():
-            customer.connect_key = customer.connect_key or new_connect_key()
+            if customer.erased_at is None:
+                customer.connect_key = customer.connect_key or new_connect_key()
         for created in new:
             latest = created.customer.latest_setup_link
             if latest is None or as_instant(latest.created_at) <= as_instant(created.created_at):
@@ -426,6 +440,9 @@ def create(request: LinkRequest, client: KapsoClient) -> SetupLink:
     [link] = record([(request, remote)])
     if link is None:
         raise Customer.DoesNotExist
+    if link.customer.erased_at is not None:  # while Kapso was asked
+        revoke_setup_link(link, client=client)
+        raise erased_error(link.customer)
     return link
 
 

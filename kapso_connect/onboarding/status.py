@@ -9,7 +9,7 @@ locked. ``kapso_sync`` compares all stored statuses with the rule.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,14 @@ from django.db.models import Count, Exists, F, OuterRef, QuerySet, Subquery
 from django.utils import timezone
 
 from ..db import alias, retry_on_conflict
-from ..models import OFFBOARDED, Connection, Customer, OnboardingStatus, SetupLink
+from ..models import (
+    OFFBOARDED,
+    Attention,
+    Connection,
+    Customer,
+    OnboardingStatus,
+    SetupLink,
+)
 
 __all__ = [
     "CustomerStatus",
@@ -135,22 +142,26 @@ class CustomerStatus:
 
     ``connection`` is the number that is connected, or was last; ``link`` is the latest setup link,
     without its ``url`` and ``options``. Each is None if there is none. ``more_connections`` is
-    how many further numbers are connected.
+    how many further numbers are connected. ``attention`` has each of the customer's numbers that
+    need attention, with the reason: see ``CustomerQuerySet.needing_attention``.
     """
 
     status: OnboardingStatus
     connection: Connection | None = None
     link: SetupLink | None = None
     more_connections: int = 0
+    attention: Sequence[tuple[Attention, Connection]] = ()
 
 
 NOT_INVITED = CustomerStatus(OnboardingStatus.NOT_INVITED)
 
 
 def get_statuses(customers: Iterable[Customer]) -> dict[int, CustomerStatus]:
-    """Return the status of each of the ``customers``, by primary key, in three queries."""
+    """Return the status of each of the ``customers``, by primary key, in four queries."""
     customers = list(customers)
-    rows = {row["pk"]: row for row in _shown_connections([customer.pk for customer in customers])}
+    pks = [customer.pk for customer in customers]
+    rows = {row["pk"]: row for row in _shown_connections(pks)}
+    attention = _attention(pks)
     connections = Connection.objects.in_bulk(
         [row["connected_pk"] or row["ended_pk"] for row in rows.values()]
     )
@@ -163,10 +174,20 @@ def get_statuses(customers: Iterable[Customer]) -> dict[int, CustomerStatus]:
             connections.get(rows[customer.pk]["connected_pk"] or rows[customer.pk]["ended_pk"]),
             links.get(customer.latest_setup_link_id),
             max((rows[customer.pk]["connected_count"] or 0) - 1, 0),
+            attention[customer.pk],
         )
         for customer in customers
         if customer.pk in rows
     }
+
+
+def _attention(customer_ids: list[int]) -> dict[int, list[tuple[Attention, Connection]]]:
+    found: dict[int, list[tuple[Attention, Connection]]] = defaultdict(list)
+    numbers = Connection.objects.needing_attention().filter(customer__in=customer_ids)
+    for number in numbers.order_by("-connected_at", "-pk"):
+        reasons = number.attention if number.is_connected else [Attention.DISCONNECTED]
+        found[number.customer_id] += [(why, number) for why in reasons]
+    return found
 
 
 def _shown_connections(customer_ids: list[int]) -> Iterable[Any]:

@@ -37,6 +37,7 @@ from ..onboarding.remote_numbers import (
     STALE_READ_WINDOW,
     refresh_number,
 )
+from ..retries import NOT_DISMISSED
 from ..utils import as_instant, describe, time_since, utc_now
 from .handlers import (
     CONNECTING_EVENTS,
@@ -48,6 +49,7 @@ from .handlers import (
     is_theirs,
 )
 from .payloads import (
+    ACCOUNT_EVENTS,
     PARSERS,
     UNNAMED_EVENT,
     Event,
@@ -205,6 +207,7 @@ def _ask_again(webhook_event: WebhookEvent) -> bool:
         attempts=0,
         processed_at=None,
         received_at=timezone.now(),
+        **NOT_DISMISSED,
     ):
         return False
     _enqueue_next_attempt(webhook_event)
@@ -350,20 +353,47 @@ def process(webhook_event_id: int, client: KapsoClient | None = None) -> bool:
 
 
 def process_again(webhook_event: WebhookEvent) -> bool | None:
-    """Process now an event that failed or waits, with the full number of attempts again.
+    """Process now an event that ``can_process_again``, with the full number of attempts again.
 
-    Return True if it succeeded, False if it failed again or waits, and None if there is nothing to
-    do or another process may be processing it.
+    Return True if it succeeded, False if it failed again, waits, or is ignored again, and None if
+    there is nothing to do or another process may be processing it.
     """
     status = WebhookEvent.Status
-    rows = WebhookEvent.objects.filter(
-        pk=webhook_event.pk, status__in=[status.FAILED, status.PENDING], event__in=PARSERS
-    )
+    if not can_process_again(webhook_event):
+        return None
+    succeeded = {status.PROCESSED, status.IGNORED}
+    rows = WebhookEvent.objects.filter(pk=webhook_event.pk)
+    if webhook_event.status == status.IGNORED:
+        succeeded.remove(status.IGNORED)
+        rows = rows.filter(status=status.IGNORED)
+    else:
+        rows = rows.filter(status__in=[status.FAILED, status.PENDING])
     if not rows.retry_now(status=status.PENDING):
         return None
     process(webhook_event.pk)
     webhook_event.refresh_from_db()
-    return webhook_event.status in {status.PROCESSED, status.IGNORED}
+    return webhook_event.status in succeeded
+
+
+def can_process_again(webhook_event: WebhookEvent) -> bool:
+    """Return whether staff may process an event again: one that failed or waits, and Meta's
+    decision about an account of which no number was known when it arrived, and was ignored.
+
+    What was decided before the number was connected, or is recorded already, is ignored again.
+    """
+    status = WebhookEvent.Status
+    if webhook_event.status == status.IGNORED:
+        return webhook_event.event in ACCOUNT_EVENTS
+    return webhook_event.event in PARSERS and webhook_event.status != status.PROCESSED
+
+
+def dismiss(webhook_event: WebhookEvent, *, by: Any, because: str) -> bool:
+    """Record that the member of staff ``by`` dismisses a failed event, and why.
+
+    Return False if it has not failed any more, or is dismissed already.
+    """
+    failed = WebhookEvent.objects.failed().filter(pk=webhook_event.pk)
+    return bool(failed.dismiss(by=by, because=because))
 
 
 def _handle_or_confirm(webhook_event: WebhookEvent, client: KapsoClient | None) -> None:

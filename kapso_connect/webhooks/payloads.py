@@ -464,3 +464,6 @@ PARSERS: dict[str, Callable[[Mapping[str, Any]], Event]] = {
     "whatsapp.account.violation": parse_account_event,
 }
 """By the name of the event. What each of them changes is in ``handlers``."""
+
+ACCOUNT_EVENTS = frozenset(name for name in PARSERS if PARSERS[name] is parse_account_event)
+"""Meta's decisions about accounts."""

@@ -103,4 +103,8 @@ class EveryRow:
                 if names:
                     kwargs[names[-1]] = value
                 url = reverse(f"admin:{pattern.name}", kwargs=kwargs)
-                yield f"{url}?ids={row.pk}" if url.endswith("run-again/") else url
+                if url.endswith("run-again/"):
+                    url += f"?ids={row.pk}"
+                elif url.endswith("check-health/"):
+                    url += f"?ids={self.number.pk}"
+                yield url

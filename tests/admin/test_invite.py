@@ -20,7 +20,7 @@ from django.test import Client
 from django.utils import timezone
 
 from kapso_connect import onboarding
-from kapso_connect.admin import invite_options
+from kapso_connect.admin import history, invite_options
 from kapso_connect.kapso.setup_link_options import THEME_COLORS
 from kapso_connect.models import Customer, Invitation, InvitationBatch, SetupLink
 from kapso_connect.onboarding import invitations
@@ -461,11 +461,13 @@ def test_failed_emails_are_sent_again_from_the_page(admin_client: Client, sandbo
     address = draft(admin_client, customers(1, email="nobody"))
     start(admin_client, address, send_email="on")
     page = text(admin_client, address)
-    assert "Finished, but 1 customer was not, or may not have been, sent the link." in page
-    assert "has no valid e-mail address" in text(admin_client, f"{address}?show=unsent")
+    assert "Finished, but 1 e-mail could not be sent." in page
+    assert "every customer has a link" not in page
+    assert "has no valid e-mail address" in text(admin_client, f"{address}?show=email_failed")
     Customer.objects.update(email="c@example.com")
-    assert "Try the failed ones again" in page
-    admin_client.post(address, {"do": "resume"})
+    assert "Send the failed e-mail again" in page
+    assert "Try the failed ones again" not in page
+    admin_client.post(address, {"do": "send"})
     (message,) = outbox.outbox
     assert message.to == ["c@example.com"]
     assert "Finished: every customer has a link." in text(admin_client, address)
@@ -1063,7 +1065,7 @@ def test_one_request_works_for_a_limited_time(
 def test_a_batch_too_large_to_log_one_by_one_is_logged_as_one(
     admin_client: Client, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(invite_options, "MAX_LOGGED_CUSTOMERS", 2)
+    monkeypatch.setattr(history, "MAX_LOGGED_CUSTOMERS", 2)
     create(admin_client, customers(3))
     (entry,) = LogEntry.objects.all()
     assert entry.get_edited_object() == InvitationBatch.objects.get()

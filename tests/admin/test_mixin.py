@@ -100,7 +100,7 @@ CASES: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None]] = [
     ("Failed", [], {"setup_status": "failed"}),
     (f"Connected {FORMATTED}", [NUMBER], None),
     (f"Connected {FORMATTED} +2 more", [{}, {}, NUMBER], {}),
-    ("Connected +1 555-123-4567 test number", [TEST_NUMBER], None),
+    ("Connected Test number +1 555-123-4567", [TEST_NUMBER], None),
     ("Connected 123", [{"phone_number_id": "123"}], None),
     (f"Disconnected {FORMATTED}", [{**NUMBER, **DISCONNECTED}], None),
     (
@@ -229,17 +229,17 @@ def test_nothing_is_added_twice(rf: Any, admin_user: User) -> None:
     from django.contrib import admin
 
     from kapso_connect.admin import SetupLinkAdminMixin
-    from kapso_connect.admin.status import StatusFilter
+    from kapso_connect.admin.status import AttentionFilter, StatusFilter
 
     class Placed(SetupLinkAdminMixin, admin.ModelAdmin):
         list_display = ("whatsapp_status", "name")
-        list_filter = (StatusFilter,)
+        list_filter = (AttentionFilter, StatusFilter)
 
     request = rf.get("/")
     request.user = admin_user
     placed = Placed(Shop, admin.site)
     assert placed.get_list_display(request) == ("whatsapp_status", "name")
-    assert placed.get_list_filter(request) == (StatusFilter,)
+    assert list(placed.get_list_filter(request)) == [AttentionFilter, StatusFilter]
 
 
 # The panel
@@ -253,7 +253,7 @@ NEXT: list[tuple[str, str, dict[str, Any]]] = [
     ("invited", "email", {"link": {"status": "expired"}}),
     ("opened", "email", {"link": {"opened_at": timezone.now()}}),
     ("failed", "email", {"link": {"setup_status": "failed", "last_error_code": "x"}}),
-    ("confirming", "", {"link": {"unconfirmed_since": timezone.now()}}),
+    ("confirming", "", {"link": {"unconfirmed_since": SOON["expires_at"]}}),
     ("confirming", "confirm", {"link": {"unconfirmed_since": OVER["expires_at"]}}),
     ("connected", "health", {"numbers": [NUMBER], "link": {}}),
     ("disconnected", "reconnect", {"numbers": [{**NUMBER, **DISCONNECTED}]}),

@@ -466,6 +466,7 @@ def test_the_pages_work_with_i18n_off(admin_client: Client, settings: Any) -> No
 
 
 LINK_ACTIONS = ["email", "qr", "share", "extend", "revoke"]
+SOON = {"expires_at": timezone.now() + timedelta(days=9)}
 USED = {"status": "used", "setup_status": "completed"}
 NUMBER_ACTIONS = ["health", "reconnect", "disconnect"]
 
@@ -476,9 +477,9 @@ def actions_on(page: str, customer: Customer) -> list[str]:
     return re.findall(rf'(?:href|action)="{base}(\w+)/', page)
 
 
-@pytest.mark.parametrize("end", [{}, {"status": "expired"}, USED, {"status": "revoked"}])
+@pytest.mark.parametrize("end", [SOON, {"status": "expired"}, USED, {"status": "revoked"}])
 def test_setup_link_page_has_buttons_for_its_actions(
-    admin_client: Client, end: dict[str, str]
+    admin_client: Client, end: dict[str, Any]
 ) -> None:
     link = invited()
     SetupLink.objects.update(**end)

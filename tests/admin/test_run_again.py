@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -91,7 +94,7 @@ def receivers() -> Iterator[Callable[[Any], None]]:
 @pytest.mark.parametrize(
     ("address", "query", "make"),
     [
-        (INBOX, "status__exact=failed", failed_delivery),
+        (INBOX, "status=failed", failed_delivery),
         (TIMELINE, "signal=failed", failed_signal),
     ],
 )
@@ -240,7 +243,7 @@ def test_running_again_needs_the_permission_to_change(
     allowed = codename == "change"
     assert ("run_again" in client.get(address).content.decode()) == allowed
     page = client.get(f"{address}{row.pk}/change/").content.decode()
-    assert (f'href="{address}run-again/?ids={row.pk}"' in page) == allowed
+    assert (f'action="{address}run-again/?ids={row.pk}"' in page) == allowed
     for response in (
         client.get(address + "run-again/", {"ids": row.pk}),
         client.post(address + "run-again/", {"ids": row.pk}),
@@ -275,3 +278,88 @@ def test_running_again_commits_by_itself(
     finally:
         settings["ATOMIC_REQUESTS"] = before
     assert inside == [False, False]
+
+
+FILTERS = "status=failed&q=whatsapp"
+
+
+def test_the_list_keeps_its_filters(admin_client: Client) -> None:
+    row = failed_delivery()
+    selected = {"action": "run_again", "_selected_action": [row.pk]}
+    address = admin_client.post(f"{INBOX}?{FILTERS}", selected)["Location"]
+    page = html.unescape(admin_client.get(address).content.decode())
+    assert f'href="{INBOX}?{FILTERS}"' in page, "Cancel"
+    response = admin_client.post(address, {"ids": [row.pk]})
+    assert response["Location"] == f"{INBOX}?{FILTERS}"
+
+
+def test_one_row_is_run_from_its_page_which_leads_back_to_the_filtered_list(
+    admin_client: Client,
+) -> None:
+    row = failed_delivery()
+    filters = urlencode({"_changelist_filters": FILTERS})
+    page = html.unescape(admin_client.get(f"{INBOX}{row.pk}/change/?{filters}").content.decode())
+    action = re.search(r'action="([^"]*/run-again/[^"]*)"', page)
+    assert action
+    response = admin_client.post(action[1], {"ids": [row.pk]})
+    assert response["Location"] == f"{INBOX}?{FILTERS}"
+    row.refresh_from_db()
+    assert row.status == Status.PROCESSED
+
+
+@pytest.mark.parametrize(
+    "filters", ["//evil.example", "%0d%0aSet-Cookie:x", "a=1&a=2&=&b", "\0", "x" * 5000], ids=repr
+)
+def test_hostile_filters_lead_to_the_list(admin_client: Client, filters: str) -> None:
+    row = failed_delivery()
+    address = f"{INBOX}run-again/?{urlencode({'_changelist_filters': filters})}"
+    response = admin_client.post(address, {"ids": [row.pk]})
+    assert urlsplit(response["Location"])[:3] == ("", "", INBOX)
+
+
+def ignored_decision(**payload: Any) -> WebhookEvent:
+    """Meta's decision about an account of which no number was known when it arrived."""
+    decision = {
+        "business_account_id": "waba-1",
+        "occurred_at": timezone.now().isoformat(),
+        "ban": {"state": "DISABLE"},
+        "id": "decision-1",
+        **payload,
+    }
+    return failed_delivery(
+        event="whatsapp.account.disabled",
+        payload=decision,
+        status=Status.IGNORED,
+        last_error="No connected number here belongs to the account waba-1.",
+    )
+
+
+def test_ignored_decision_about_an_account_that_is_known_now_is_applied_once(
+    admin_client: Client,
+) -> None:
+    connection = make_connection(business_account_id="waba-1")
+    first, repeated = ignored_decision(), ignored_decision()
+    page = admin_client.get(f"{INBOX}{first.pk}/change/").content.decode()
+    assert "run-again/" in page
+    assert run(admin_client, INBOX, first) == ["1 succeeded."]
+    connection.refresh_from_db()
+    assert connection.account_status == "disabled"
+    assert run(admin_client, INBOX, repeated)[0].startswith("1 failed again")
+    repeated.refresh_from_db()
+    assert (repeated.status, repeated.last_error[:12]) == (Status.IGNORED, "Out of date:")
+    assert TimelineEvent.objects.filter(kind="account_updated").count() == 1
+
+
+def test_ignored_decision_from_before_the_connection_stays_ignored(admin_client: Client) -> None:
+    connection = make_connection(business_account_id="waba-1")
+    earlier = (timezone.now() - timedelta(days=1)).isoformat()
+    row = ignored_decision(occurred_at=earlier)
+    assert run(admin_client, INBOX, row)[0].startswith("1 failed again")
+    connection.refresh_from_db()
+    assert connection.account_status == "active"
+
+
+def test_other_ignored_events_are_not_run(admin_client: Client) -> None:
+    row = failed_delivery(status=Status.IGNORED)
+    assert "run-again/" not in admin_client.get(f"{INBOX}{row.pk}/change/").content.decode()
+    assert run(admin_client, INBOX, row)[0].startswith("1 was skipped")

@@ -170,6 +170,9 @@ PROVOKED: dict[tuple[int, str], Callable[[Site], HttpResponse]] = {
     (406, "not_acceptable"): lambda site: site.caller.get(
         "customers/", headers={"Accept": "image/png"}
     ),
+    (409, "customer_erased"): lambda site: site.caller.post(
+        "setup-links/", {"customer": make_customer(erased_at=timezone.now()).pk}, headers=KEY
+    ),
     (409, "external_customer_id_taken"): external_id_taken,
     (409, "setup_link_used"): link_used,
     (409, "changed_meanwhile"): just_disconnected,

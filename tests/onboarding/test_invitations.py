@@ -13,14 +13,27 @@ from django.contrib.auth import get_user_model
 from django.core import mail as outbox
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connection, connections
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from kapso_connect import db, onboarding, sync
 from kapso_connect.exceptions import InvalidOptions
 from kapso_connect.kapso import http
 from kapso_connect.kapso.client import KapsoClient
-from kapso_connect.models import Customer, InvitationBatch, SetupLink, TimelineEvent
-from kapso_connect.onboarding import invitations, numbers, setup_links
+from kapso_connect.models import (
+    Customer,
+    InvitationBatch,
+    SetupLink,
+    TimelineEvent,
+    new_connect_key,
+)
+from kapso_connect.onboarding import (
+    automatic_emails,
+    invitations,
+    numbers,
+    reminders,
+    setup_links,
+)
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.signals import setup_link_created
 from kapso_connect.testing import Sandbox
@@ -28,8 +41,15 @@ from kapso_connect.utils import time_since, utc_now
 
 from ..clock import FakeClock
 from ..conftest import THOROUGH
-from ..factories import after_first_query, failing_queries, queue_without_worker
+from ..factories import (
+    after_first_query,
+    failing_queries,
+    make_connection,
+    make_link,
+    queue_without_worker,
+)
 from ..faults import around_api_requests
+from ..smtp_server import SMTPServer, use_mail_server
 from .support import check_no_transaction_during, during_request, links_at_kapso
 
 pytestmark = pytest.mark.django_db
@@ -629,3 +649,244 @@ def test_next_invitations_are_found_by_an_index() -> None:
     assert "kapso_connect_invite_batch" in plan
     # Nor are all that are left sorted, to find the first.
     assert not any(word in plan for word in ("Sort", "TEMP B-TREE")), plan
+
+
+# Reminders
+
+
+def waiting(count: int, **fields: Any) -> list[Customer]:
+    """Customers who were invited two days ago and did nothing."""
+    rows = customers(count, **fields)
+    for row in rows:
+        row.connect_key = new_connect_key()
+        row.save(update_fields=["connect_key"])
+        make_link(row, created_at=timezone.now() - timedelta(days=2))
+    return rows
+
+
+def reminders_of(customer: Customer) -> list[TimelineEvent]:
+    events = customer.events.filter(kind="setup_link_sent", data__message="reminder")
+    return list(events.order_by("pk"))
+
+
+def reminding(rows: list[Customer], **fields: Any) -> InvitationBatch:
+    batch = invitations.make_reminders([row.pk for row in rows], **fields)
+    assert invitations.start(batch)
+    return batch
+
+
+def left_out(batch: InvitationBatch) -> dict[str, str]:
+    rows = batch.invitations.filter(status="done", email_status="").select_related("customer")
+    return {row.customer.name: row.last_error for row in rows}
+
+
+def test_waiting_customers_are_reminded_without_new_links(sandbox: Sandbox) -> None:
+    staff = get_user_model().objects.create(username="staff")
+    rows = waiting(20)
+    batch = reminding(rows, created_by=staff)
+    calls: list[None] = []
+    assert not invitations.work(batch.pk, on_progress=lambda: calls.append(None))
+    assert len(calls) == 20
+    assert sorted(to for message in outbox.outbox for to in message.to) == sorted(
+        row.email for row in rows
+    )
+    assert all(message.subject.startswith("Reminder") for message in outbox.outbox)
+    assert not sandbox.requests()
+    for row in rows:
+        row.refresh_from_db()
+        link = row.setup_links.get()
+        assert connect_url(row) in str(outbox.outbox[rows.index(row)].body)
+        (event,) = reminders_of(row)
+        assert (event.actor, event.setup_link, event.data["to"]) == (staff, link, row.email)
+        assert link.reminded_at is not None
+    reached = invitations.progress(batch)
+    assert (reached.done, reached.emails_sent, reached.left_out) == (20, 20, 0)
+
+
+def test_link_that_has_expired_is_no_obstacle(sandbox: Sandbox) -> None:
+    (row,) = waiting(1)
+    SetupLink.objects.update(expires_at=timezone.now() - timedelta(days=1), status="expired")
+    invitations.work(reminding([row]).pk)
+    assert len(outbox.outbox) == 1
+
+
+def test_customers_who_cannot_be_reminded_are_left_out_with_the_reason(sandbox: Sandbox) -> None:
+    connected, failed, no_address, reminded, invited_today, waits = waiting(6)
+    (never_invited,) = Customer.objects.bulk_create([Customer(name="New", email="n@example.com")])
+    make_connection(connected)
+    setup_links.record_failure(failed.setup_links.get(), "link_expired")
+    Customer.objects.filter(pk=no_address.pk).update(email="")
+    reminded.setup_links.update(reminded_at=timezone.now() - timedelta(hours=23))
+    setup_links.record_sent(invited_today.setup_links.get(), "email", to="x@example.com")
+    waits.setup_links.update(reminded_at=timezone.now() - timedelta(hours=25))
+    for row in (waits, connected):
+        setup_links.record_sent(row.setup_links.get(), "copy")
+    batch = reminding([*Customer.objects.all()])
+    expected = {
+        connected.name: "has connected a number",
+        failed.name: "is neither “Invited” nor “Opened”",
+        no_address.name: "has no e-mail address",
+        reminded.name: "was e-mailed the link less than a day ago",
+        invited_today.name: "was e-mailed the link less than a day ago",
+        never_invited.name: "has no personal link",
+    }
+    # Those are not worked on at all.
+    assert left_out(batch) == expected
+    invitations.work(batch.pk)
+    assert left_out(batch) == expected
+    assert [message.to for message in outbox.outbox] == [[waits.email]]
+    assert invitations.progress(batch).left_out == 6
+
+
+def test_customer_who_connects_before_the_reminder_is_sent_gets_none(sandbox: Sandbox) -> None:
+    row, other = waiting(2)
+    batch = reminding([row, other])
+    make_connection(row)
+    invitations.work(batch.pk)
+    assert [message.to for message in outbox.outbox] == [[other.email]]
+    assert left_out(batch) == {row.name: "has connected a number"}
+
+
+def test_customer_who_connects_while_others_are_reminded_gets_no_reminder(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = waiting(2)
+    batch = reminding([first, second])
+
+    def send(backend: Any, messages: list[Any]) -> None:
+        outbox.outbox.extend(messages)
+        make_connection(second)
+
+    monkeypatch.setattr("django.core.mail.backends.locmem.EmailBackend.send_messages", send)
+    invitations.work(batch.pk)
+    assert [message.to for message in outbox.outbox] == [[first.email]]
+    assert left_out(batch) == {second.name: "has connected a number"}
+
+
+def test_two_members_of_staff_remind_a_customer_once(sandbox: Sandbox) -> None:
+    rows = waiting(3)
+    batches = [reminding(rows), reminding(rows)]
+    for batch in batches:
+        invitations.work(batch.pk)
+    assert len(outbox.outbox) == 3
+    assert invitations.progress(batches[1]).left_out == 3
+    assert set(left_out(batches[1]).values()) == {"was e-mailed the link less than a day ago"}
+
+
+def test_reminder_that_another_process_sends_at_this_moment_is_not_sent_again(
+    sandbox: Sandbox,
+) -> None:
+    (row,) = waiting(1)
+    link = row.setup_links.get()
+    one, other = SetupLink.objects.get(pk=link.pk), SetupLink.objects.get(pk=link.pk)
+    assert reminders.claim(one)
+    assert not reminders.claim(other)
+    reminders.take_back(one)
+    assert reminders.claim(other)
+
+
+def test_reminder_is_sent_later_if_the_mail_server_does_not_accept_it_yet(
+    sandbox: Sandbox, settings: Any
+) -> None:
+    (row,) = waiting(1)
+    batch = reminding([row])
+    answers = iter(["450 Try later"])
+    with SMTPServer(
+        answer=lambda command, to: next(answers, "") if command == "RCPT" else ""
+    ) as server:
+        use_mail_server(settings, server)
+        invitations.work(batch.pk)
+        assert invitations.progress(batch).emails_waiting == 1
+        assert row.setup_links.get().reminded_at is None
+        make_due(batch)
+        invitations.work(batch.pk)
+        assert server.recipients == [row.email]
+    assert len(reminders_of(row)) == 1
+
+
+def test_reminder_that_was_refused_can_be_sent_again(sandbox: Sandbox, settings: Any) -> None:
+    rows = waiting(2)
+    batch = reminding(rows)
+    answers = iter(["550 No such user"])
+    with SMTPServer(
+        answer=lambda command, to: next(answers, "") if command == "RCPT" else ""
+    ) as server:
+        use_mail_server(settings, server)
+        invitations.work(batch.pk)
+        assert invitations.progress(batch).emails_failed == 1
+        invitations.send_failed_emails_again(batch)
+        invitations.work(batch.pk)
+        assert sorted(server.recipients) == [row.email for row in rows]
+    assert invitations.progress(batch).emails_sent == 2
+
+
+@pytest.mark.parametrize("dies", ["sent", "not sent"])
+def test_reminder_that_may_have_been_sent_is_not_sent_again(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, dies: str
+) -> None:
+    (row,) = waiting(1)
+    batch = reminding([row])
+
+    def send(*args: Any) -> None:
+        if dies == "sent":
+            outbox.outbox.append(args[1][0])
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr("django.core.mail.backends.locmem.EmailBackend.send_messages", send)
+        with pytest.raises(Died):
+            invitations.work(batch.pk)
+    sent = len(outbox.outbox)
+    make_due(batch)
+    invitations.work(batch.pk)
+    assert invitations.progress(batch).emails_unknown == 1
+    # Nor by another batch, or when the failed e-mails are sent again.
+    invitations.resume(batch)
+    invitations.work(batch.pk)
+    invitations.work(reminding([row]).pk)
+    assert len(outbox.outbox) == sent
+
+
+def test_no_automatic_reminder_follows_at_once(sandbox: Sandbox, configure: Any) -> None:
+    configure(EMAIL_REMINDER_DAYS=1)
+    (row,) = waiting(1)
+    event = setup_links.record_sent(row.setup_links.get(), "email", to=row.email)
+    TimelineEvent.objects.filter(pk=event.pk).update(occurred_at=timezone.now() - timedelta(days=2))
+    assert automatic_emails.count_due() == 1
+    invitations.work(reminding([row]).pk)
+    assert automatic_emails.count_due() == 0
+    automatic_emails.send_due()
+    assert len(outbox.outbox) == 1
+
+
+def test_sync_continues_a_batch_of_reminders(sandbox: Sandbox) -> None:
+    rows = waiting(2)
+    reminding(rows)
+    sync.run()
+    assert len(outbox.outbox) == 2
+
+
+def test_failed_emails_are_sent_again_without_new_links(sandbox: Sandbox, settings: Any) -> None:
+    batch = started(2, send_email=True)
+    answers = iter(["550 No such user"])
+    with SMTPServer(
+        answer=lambda command, to: next(answers, "") if command == "RCPT" else ""
+    ) as server:
+        use_mail_server(settings, server)
+        invitations.work(batch.pk)
+        assert len(server.recipients) == 1
+        asked = len(sandbox.requests())
+        invitations.send_failed_emails_again(batch)
+        invitations.work(batch.pk)
+        assert len(server.recipients) == 2
+    assert len(sandbox.requests()) == asked
+    assert SetupLink.objects.count() == 2
+
+
+def test_progress_of_many_is_that_of_each(sandbox: Sandbox) -> None:
+    batches = [started(3), started(1, send_email=True), invitations.make_batch([])]
+    invitations.work(batches[0].pk)
+    with CaptureQueriesContext(connection) as queries:
+        found = invitations.progress_of_many(batches)
+    assert len(queries) == 1
+    assert found == {batch.pk: invitations.progress(batch) for batch in batches}

@@ -301,11 +301,11 @@ def check_ids(manager: Any, ids: Sequence[str]) -> list[Any]:
 
 def never_invited() -> models.QuerySet[Customer]:
     """Return the customers who have no setup link, not even a revoked one, no number, and no
-    invitation in a started batch."""
+    invitation in a started batch, and whose data were not erased."""
     invited = Invitation.objects.pending().filter(batch__started_at__isnull=False)
-    return Customer.objects.filter(status=OnboardingStatus.NOT_INVITED, setup_links=None).exclude(
-        pk__in=invited.values("customer")
-    )
+    return Customer.objects.filter(
+        status=OnboardingStatus.NOT_INVITED, setup_links=None, erased_at=None
+    ).exclude(pk__in=invited.values("customer"))
 
 
 def find_model_admin(label: str) -> Any:

@@ -38,8 +38,9 @@ class Command(KapsoCommand):
         "Deletes old webhooks, timeline events, batches of invitations and idempotency keys of the "
         "REST API. Never deletes webhooks that are waiting or have failed, events whose signal was "
         "not delivered, the events that connected a number that is still connected, or unfinished "
-        "batches. Batches that were never started are deleted after a day. Exit status: 0 success, "
-        "130 interrupted by Ctrl-C, 143 by SIGTERM."
+        "batches. Failed webhooks and signals that a member of staff has dismissed are deleted as "
+        "if they had succeeded. Batches that were never started are deleted after a day. Exit "
+        "status: 0 success, 130 interrupted by Ctrl-C, 143 by SIGTERM."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -102,17 +103,22 @@ class Command(KapsoCommand):
 
 def old_webhooks(before: Any) -> models.QuerySet[WebhookEvent]:
     # A signal that has not been sent yet may include its webhook's payload.
-    undelivered = TimelineEvent.objects.undelivered().filter(webhook_event=models.OuterRef("pk"))
+    undelivered = TimelineEvent.objects.undelivered().filter(
+        webhook_event=models.OuterRef("pk"), dismissed_at=None
+    )
+    is_done = Q(status__in=[WebhookEvent.Status.PROCESSED, WebhookEvent.Status.IGNORED])
+    is_dismissed = Q(status=WebhookEvent.Status.FAILED, dismissed_at__isnull=False)
     # Django reads the rows that it deletes. Of a thousand, the payloads may be large.
     return WebhookEvent.objects.defer("payload").filter(
-        ~models.Exists(undelivered),
-        received_at__lt=before,
-        status__in=[WebhookEvent.Status.PROCESSED, WebhookEvent.Status.IGNORED],
+        is_done | is_dismissed, ~models.Exists(undelivered), received_at__lt=before
     )
 
 
 def old_events(before: Any) -> models.QuerySet[TimelineEvent]:
-    return TimelineEvent.objects.filter(occurred_at__lt=before, delivered_at__isnull=False).exclude(
+    is_delivered, is_dismissed = Q(delivered_at__isnull=False), Q(dismissed_at__isnull=False)
+    return TimelineEvent.objects.filter(
+        is_delivered | is_dismissed, occurred_at__lt=before
+    ).exclude(
         kind__in=[TimelineEvent.Kind.CONNECTED, TimelineEvent.Kind.RECONNECTED],
         connection__status=Connection.Status.CONNECTED,
     )

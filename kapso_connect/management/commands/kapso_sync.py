@@ -21,7 +21,8 @@ class Command(KapsoCommand):
         "of customers, and sends the reminders and e-mails about failed attempts that are due. Run "
         "it from cron, as often as every minute, on any number of machines. Exit status: 0 "
         "success, 1 something could not be done and will be tried again, 2 something has failed "
-        "permanently and needs attention in the admin, 130 interrupted by Ctrl-C, 143 by SIGTERM."
+        "permanently and needs attention in the admin, where it can be run again or dismissed, 130 "
+        "interrupted by Ctrl-C, 143 by SIGTERM."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:

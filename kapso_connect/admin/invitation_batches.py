@@ -1,0 +1,168 @@
+"""The list of batches of invitations and reminders. A row leads to the page with its progress."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin.exceptions import NotRegistered
+from django.contrib.admin.views.main import ChangeList
+from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from ..models import Customer, Invitation, InvitationBatch
+from ..onboarding import invitations
+from ..translation import gettext as _
+from ..translation import gettext_lazy
+from ..utils import utc_now
+from .base import ReadOnlyAdmin
+from .display import EMPTY, badge
+from .permissions import can_create_setup_links
+
+Status, Email = Invitation.Status, Invitation.Email
+
+
+class StateFilter(admin.SimpleListFilter):
+    title = gettext_lazy("state")
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [
+            ("running", _("Running")),
+            ("waiting", _("Waiting")),
+            ("stopped", _("Stopped")),
+            ("finished", _("Finished")),
+            ("failures", _("Finished with failures")),
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        rows = Invitation.objects.filter(batch=OuterRef("pk")).order_by()
+        pending = rows.pending()
+        troubled = rows.filter(
+            Q(status=Status.FAILED) | Q(email_status__in=[Email.FAILED, Email.UNKNOWN])
+        )
+        in_hand = Exists(pending.due()) | Exists(pending.filter(leased_until__gt=utc_now()))
+        match self.value():
+            case "running":
+                return queryset.filter(in_hand, stopped="")
+            case "waiting":
+                return queryset.filter(Exists(pending), ~in_hand, stopped="")
+            case "stopped":
+                return queryset.filter(Exists(pending)).exclude(stopped="")
+            case "finished":
+                return queryset.filter(~Exists(pending), ~Exists(troubled))
+            case "failures":
+                return queryset.filter(~Exists(pending), Exists(troubled))
+        return queryset
+
+
+@admin.register(InvitationBatch)
+class InvitationBatchAdmin(ReadOnlyAdmin):
+    list_display = [
+        "started_at",
+        "by",
+        "purpose",
+        "state",
+        "customers",
+        "done",
+        "failed",
+        "left",
+        "emails_sent",
+        "emails_failed",
+    ]
+    list_filter = [StateFilter, "purpose", "started_at"]
+    list_select_related = ["created_by"]
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        # The page of a batch is one of the customers' admin.
+        customers = self.customer_admin()
+        return (
+            can_create_setup_links(request)
+            and customers is not None
+            and customers.has_view_or_change_permission(request)
+        )
+
+    def customer_admin(self) -> Any:
+        """Return the ModelAdmin of customers in the same admin site, or None."""
+        try:
+            return self.admin_site.get_model_admin(Customer)
+        except NotRegistered:
+            return None
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[InvitationBatch]:
+        # A draft is its author's alone, and is forgotten unless it is started.
+        return super().get_queryset(request).filter(started_at__isnull=False)
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        changelist = super().get_changelist_instance(request)
+        # All in one query; evaluated here, the queryset keeps the rows with their attribute.
+        rows = list(changelist.result_list)
+        progress = invitations.progress_of_many(rows)
+        for row in rows:
+            row.progress = progress[row.pk]
+        return changelist
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """Redirect to the page with the progress."""
+        batch = self.get_object(request, object_id)
+        if batch is None or not self.has_view_permission(request):
+            raise Http404
+        url = self.customer_admin().view_url("whatsapp_batch", batch.pk)
+        return HttpResponseRedirect(url)
+
+    @admin.display(description=gettext_lazy("created by"))
+    def by(self, batch: Any) -> str:
+        return str(batch.created_by) if batch.created_by else EMPTY
+
+    @admin.display(description=gettext_lazy("state"))
+    def state(self, batch: Any) -> SafeString:
+        progress = batch.progress
+        if progress.left and batch.stopped:
+            reason = format_html('<span class="kapso-status-detail">{}</span>', batch.stopped)
+            stopped = badge("bad", _("Stopped"))
+            return format_html('<span class="kapso-status">{}{}</span>', stopped, reason)
+        if progress.left:
+            return badge("busy", _("Waiting") if progress.is_waiting else _("Running"))
+        if progress.has_problems:
+            return badge("bad", _("Finished with failures"))
+        return badge("good", _("Finished"))
+
+    @admin.display(description=gettext_lazy("customers"))
+    def customers(self, batch: Any) -> int:
+        return int(batch.progress.total)
+
+    @admin.display(description=gettext_lazy("done"))
+    def done(self, batch: Any) -> int:
+        return int(batch.progress.done)
+
+    @admin.display(description=gettext_lazy("failed"))
+    def failed(self, batch: Any) -> int:
+        return int(batch.progress.failed)
+
+    @admin.display(description=gettext_lazy("left"))
+    def left(self, batch: Any) -> int:
+        return int(batch.progress.left)
+
+    @admin.display(description=gettext_lazy("e-mails sent"))
+    def emails_sent(self, batch: Any) -> object:
+        return batch.progress.emails_sent if batch.send_email else EMPTY
+
+    @admin.display(description=gettext_lazy("e-mails failed"))
+    def emails_failed(self, batch: Any) -> object:
+        if not batch.send_email:
+            return EMPTY
+        failed, unknown = batch.progress.emails_failed, batch.progress.emails_unknown
+        if not unknown:
+            return failed
+        return _("%(failed)s, and %(unknown)s possibly sent") % {
+            "failed": failed,
+            "unknown": unknown,
+        }
