@@ -86,10 +86,10 @@ CASES: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None]] = [
     ("Not invited", [], None),
     ("Not invited", [], {"status": "revoked"}),
     ("Invited", [], {}),
-    ("Invited the link has expired", [], OVER),
-    ("Invited the link has expired", [], {"status": "expired"}),
+    ("Invited the setup link has expired", [], OVER),
+    ("Invited the setup link has expired", [], {"status": "expired"}),
     ("Opened", [], {"opened_at": timezone.now()}),
-    ("Opened the link has expired", [], {"opened_at": timezone.now(), **OVER}),
+    ("Opened the setup link has expired", [], {"opened_at": timezone.now(), **OVER}),
     ("Being confirmed", [], {"unconfirmed_since": timezone.now()}),
     (
         f"Failed {SETUP_ERRORS['waba_limit_reached'].title}",

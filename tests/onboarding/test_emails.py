@@ -438,3 +438,19 @@ def test_reminder_that_was_not_sent_is_not_recorded() -> None:
         emails.send_reminder(customer, link)
     assert SetupLink.objects.get().reminded_at is None
     assert not TimelineEvent.objects.exists()
+
+
+@pytest.mark.parametrize("send", [emails.send_invitation, emails.send_reminder])
+@pytest.mark.parametrize(
+    "end", [{"status": "expired"}, {"status": "used", "setup_status": "completed"}]
+)
+def test_personal_link_is_sent_after_the_setup_link_has_ended(
+    send: Any, end: dict[str, str]
+) -> None:
+    """It is renewed when the customer comes: the link expired, or its number was disconnected."""
+    customer = make_customer(email="ada@example.com", connect_key="key")
+    link = make_link(customer, **end)
+    send(customer, link)
+    (message,) = outbox_of.outbox
+    assert connect_urls.connect_url(customer) in message.body
+    assert link.events.get().data["channel"] == "email"
