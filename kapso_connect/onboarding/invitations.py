@@ -135,7 +135,8 @@ def make_reminders(
     have. ``start`` begins to send the e-mails.
 
     Those who cannot be reminded, or need not be, are left out when it is started, or at the latest
-    before their e-mail is sent: see ``reminders.Obstacle``.
+    before their e-mail is sent: customers who are neither invited nor opened any more, have no
+    e-mail address, or were e-mailed the link less than a day ago.
     """
     return make_batch(customers, created_by=created_by, purpose=InvitationBatch.Purpose.REMIND)
 
