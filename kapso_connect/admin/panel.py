@@ -135,6 +135,8 @@ class StatusPanel(InviteMixin):
             waits_long=waits_long,
             was_sent_lately=sent is not None and time_since(sent.occurred_at) < SENT_LATELY,
         )
+        if status.is_erased:
+            next_action = ""
         error = find_error(link.last_error_code) if link else None
         return {
             "key": str(quote(obj.pk)),
@@ -148,7 +150,7 @@ class StatusPanel(InviteMixin):
             "waiting_since": waiting_since,
             "waits_long": waits_long,
             "sent": sent_text(sent) if sent else "",
-            "can_create": self.has_create_setup_link_permission(request),
+            "can_create": not status.is_erased and self.has_create_setup_link_permission(request),
             "is_sendable": is_sendable,
             "customer_url": self._customer_url(request, url),
             "customer_url_help": personal_link_help(status, is_sendable=is_sendable),

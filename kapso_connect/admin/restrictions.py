@@ -105,9 +105,9 @@ def restriction_text(restriction: Any) -> str:
         return sentences[0]
     when = {"when": format_datetime(moment)}
     if as_instant(moment) > utc_now():
-        sentences.append(_("Until %(when)s.") % when)
+        sentences.append(_("Ends: %(when)s") % when)
     else:
-        sentences.append(_("This was to end on %(when)s.") % when)
+        sentences.append(_("Was to end: %(when)s") % when)
     return " ".join(sentences)
 
 

@@ -10,13 +10,13 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
 from ..models import Customer, SetupLink
-from ..monitoring import reports
 from ..onboarding.connect_urls import connect_url
 from ..onboarding.renewal import leads_to_setup
 from ..translation import gettext as _
 from ..translation import gettext_lazy
 from .base import ReadOnlyAdmin
 from .display import HIDDEN_URL, badge, copy_field, json_block
+from .export import ExportMixin
 from .permissions import can_create_setup_links
 
 
@@ -27,22 +27,19 @@ class UsableFilter(admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [
             ("yes", _("Usable now")),
-            ("soon", _("Ends within 3 days")),
             ("no", _("No longer usable")),
         ]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         if self.value() == "yes":
             return queryset.usable()
-        if self.value() == "soon":
-            return queryset.expiring_within(reports.EXPIRES_SOON)
         if self.value() == "no":
             return queryset.exclude(pk__in=SetupLink.objects.usable())
         return queryset
 
 
 @admin.register(SetupLink)
-class SetupLinkAdmin(ReadOnlyAdmin):
+class SetupLinkAdmin(ReadOnlyAdmin, ExportMixin):
     list_display = [
         "id",
         "customer",

@@ -20,8 +20,9 @@ from ..models import Health, TimelineEvent
 from ..phone_numbers import format_phone_number
 from ..translation import gettext as _
 from ..translation import gettext_lazy
-from .dismiss import dismissal
-from .display import EMPTY, badge, format_datetime, json_block, text_block
+from .dismiss import DISMISSED
+from .display import EMPTY, badge, format_datetime, json_block, plain_number_html, text_block
+from .export import ExportMixin
 from .restrictions import decision_texts
 from .run_again import RunAgainAdmin
 from .status import DISCONNECT_REASONS
@@ -55,7 +56,7 @@ class SignalFilter(admin.SimpleListFilter):
             ("delivered", _("Delivered")),
             ("waiting", _("Waiting")),
             ("failed", _("Failed")),
-            ("dismissed", _("Dismissed")),
+            ("dismissed", str(DISMISSED)),
         ]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
@@ -77,7 +78,7 @@ def signal_badge(event: TimelineEvent) -> SafeString:
     if event.next_attempt_at is not None:
         return badge("busy", _("Waiting"))
     if event.dismissed_at is not None:
-        return dismissal(event)
+        return badge("neutral", DISMISSED)
     return badge("bad", _("Failed"))
 
 
@@ -155,17 +156,15 @@ def event_facts(event: TimelineEvent) -> Iterator[tuple[Any, Any]]:
 
 
 @admin.register(TimelineEvent)
-class TimelineEventAdmin(RunAgainAdmin):
+class TimelineEventAdmin(RunAgainAdmin, ExportMixin):
     list_display = [
         "what",
         signal_badge,
         "problem",
         "customer",
-        "connection",
+        "number",
         "occurred_at",
-        "source",
         "by",
-        "attempts",
     ]
     list_filter = [SignalFilter, "kind", "source", "occurred_at"]
     list_select_related = ["customer", "connection", "actor", "dismissed_by"]
@@ -220,9 +219,13 @@ class TimelineEventAdmin(RunAgainAdmin):
         more = format_html_join("", " · <bdi>{}</bdi>", texts)
         return format_html("{}{}", event.get_kind_display(), more)
 
+    @admin.display(description=gettext_lazy("phone number"))
+    def number(self, event: TimelineEvent) -> SafeString | None:
+        return plain_number_html(event.connection) if event.connection else None
+
     @admin.display(description=gettext_lazy("by"))
-    def by(self, event: TimelineEvent) -> str | None:
-        return str(event.actor) if event.actor else None
+    def by(self, event: TimelineEvent) -> str:
+        return str(event.actor or event.get_source_display())
 
     @admin.display(description=gettext_lazy("details"))
     def details(self, event: TimelineEvent) -> SafeString | str:
