@@ -26,12 +26,13 @@ from .display import (
     health_details,
     phone_number_html,
 )
+from .export import ExportMixin
 from .restrictions import BUSINESS_SUPPORT_URL, account_texts
 from .status import AttentionFilter, attention_advice, disconnect_reason
 
 
 @admin.register(Connection)
-class ConnectionAdmin(CheckHealthMixin, ReadOnlyAdmin):
+class ConnectionAdmin(CheckHealthMixin, ReadOnlyAdmin, ExportMixin):
     actions = ["check_health"]
     list_display = [
         phone_number_html,
@@ -39,9 +40,7 @@ class ConnectionAdmin(CheckHealthMixin, ReadOnlyAdmin):
         "verified_name",
         connection_badge,
         health_badge,
-        "connection_type",
         "connected_at",
-        "disconnected_at",
     ]
     list_filter = [AttentionFilter, "status", "account_status", "connection_type", "connected_at"]
     list_select_related = ["customer"]

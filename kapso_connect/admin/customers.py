@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from django.contrib import admin
 from django.contrib.admin.exceptions import NotRegistered
 from django.contrib.admin.utils import quote
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -17,20 +17,24 @@ from django.utils.text import capfirst
 
 from ..models import Connection, Customer, CustomerQuerySet, SetupLink, TimelineEvent
 from ..owners import models_of_owner
+from ..phone_numbers import format_phone_number
 from ..translation import gettext as _
-from ..translation import gettext_lazy
+from ..translation import gettext_lazy, ngettext
 from . import overview
 from .base import PackageAdmin
 from .customer_filters import IdleFilter, OverviewFilter
 from .display import CONFIRMATION_ROWS
+from .erase import ERASE_PERMISSION, EraseView
+from .export import ExportMixin
 from .mixin import SetupLinkAdminMixin
+from .selected_rows import open_page, page_url
 from .status import AttentionFilter, StatusFilter
 
 EDITABLE_FIELDS = ["name", "external_customer_id", "email", "language"]
 
 
 @admin.register(Customer)
-class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
+class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin, ExportMixin):
     list_display = [
         "name",
         "whatsapp_status",
@@ -38,6 +42,7 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
         "language",
         "created_at",
     ]
+    actions = ["erase"]
     list_filter = [
         StatusFilter,
         OverviewFilter,
@@ -56,7 +61,8 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
     def get_fields(self, request: HttpRequest, obj: Customer | None = None) -> list[Any]:
         if obj is None:
             return EDITABLE_FIELDS
-        return [*EDITABLE_FIELDS, "kapso_id", "created_at", "updated_at"]
+        erased = ["erased_at"] if obj.erased_at else []
+        return [*EDITABLE_FIELDS, "kapso_id", "created_at", "updated_at", *erased]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Customer | None = None) -> list[Any]:
         return [name for name in self.get_fields(request, obj) if name not in EDITABLE_FIELDS]
@@ -78,13 +84,26 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
 
     def make_customers(self, objs: QuerySet[Customer]) -> tuple[Iterable[int], list[str]]:
         # Only keys are read here, so there is nothing to prefetch for.
-        return objs.prefetch_related(None).order_by().values_list("pk", flat=True).iterator(), []
+        objs = objs.prefetch_related(None).order_by()
+        problems = []
+        if erased := objs.exclude(erased_at=None).count():
+            text = ngettext(
+                "%(count)s customer cannot be invited: its personal data were erased.",
+                "%(count)s customers cannot be invited: their personal data were erased.",
+                erased,
+            )
+            problems.append(text % {"count": erased})
+        return objs.filter(erased_at=None).values_list("pk", flat=True).iterator(), problems
+
+    def prepare_rows(self, rows: list[Customer]) -> None:
+        self.add_statuses(rows)
 
     # The overview
 
     def get_urls(self) -> list[URLPattern]:
         return [
             self.view_path("overview/", overview.OverviewView, "overview"),
+            self.view_path("erase/", EraseView, "erase"),
             *super().get_urls(),
         ]
 
@@ -106,6 +125,8 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
     ) -> HttpResponse:
         if customer := context.get("original"):
             context["owner_link"] = self.owner_link(request, customer)
+            if self.has_erase_permission(request):
+                context["erase_url"] = page_url(self, request, [customer.pk], "erase")
         return super().render_change_form(request, context, *args, **kwargs)
 
     def owner_link(self, request: HttpRequest, customer: Customer) -> SafeString | None:
@@ -125,19 +146,52 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin):
             return format_html('{}: <a href="{}">{}</a>', capfirst(opts.verbose_name), url, owner)
         return None
 
-    # Deleting
+    # Erasing and deleting
+
+    def has_erase_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm(ERASE_PERMISSION) and self.has_view_permission(request)
+
+    @admin.action(description=gettext_lazy("Erase"), permissions=["erase"])
+    def erase(
+        self, request: HttpRequest, queryset: QuerySet[Customer]
+    ) -> HttpResponseRedirect | None:
+        return open_page(self, request, queryset, "erase")
+
+    def has_change_permission(self, request: HttpRequest, obj: Customer | None = None) -> bool:
+        is_erased = obj is not None and obj.erased_at is not None
+        return not is_erased and super().has_change_permission(request, obj)
 
     def get_deleted_objects(
         self, objs: Any, request: HttpRequest
-    ) -> tuple[list[Any], dict[str, int], set[str], list[str]]:
+    ) -> tuple[list[Any], dict[str, int], set[str], list[Any]]:
         deleted, counts, missing_permissions, protected = super().get_deleted_objects(objs, request)
-        # A customer's links and timeline are deleted with it, though not by hand.
+        # A customer's links, numbers and timeline are deleted with it, though not by hand.
         missing_permissions = missing_permissions - {
             str(model._meta.verbose_name) for model in (SetupLink, TimelineEvent, Connection)
         }
-        connections = Connection.objects.filter(customer__in=[obj.pk for obj in objs])
-        numbers = [
-            _("Connection %(number)s of %(customer)s") % {"number": row, "customer": row.customer}
-            for row in connections.select_related("customer")[:CONFIRMATION_ROWS]
-        ]
-        return deleted, counts, missing_permissions, [*protected, *numbers]
+        obstacles = list(find_obstacles([obj.pk for obj in objs]))
+        return deleted, counts, missing_permissions, [*protected, *obstacles]
+
+
+def find_obstacles(customers: list[int]) -> Iterator[str]:
+    """Yield why these customers cannot be deleted: Kapso would keep what only their rows tell of,
+    or a receiver would not hear of it."""
+    connected = Connection.objects.connected().filter(customer__in=customers)
+    for number in connected.select_related("customer")[:CONFIRMATION_ROWS]:
+        text = _(
+            "%(customer)s: %(number)s is connected. Erase the customer, or disconnect the number "
+            "first."
+        )
+        shown = format_phone_number(str(number))
+        yield text % {"customer": number.customer, "number": shown}
+    links = SetupLink.objects.usable().filter(customer__in=customers)
+    for link in links.select_related("customer").defer("url", "options")[:CONFIRMATION_ROWS]:
+        text = _(
+            "%(customer)s: a setup link can still be used at Kapso. Erase the customer, or revoke "
+            "the link first."
+        )
+        yield text % {"customer": link.customer}
+    events = TimelineEvent.objects.waiting().filter(customer__in=customers)
+    for event in events.select_related("customer", "connection")[:CONFIRMATION_ROWS]:
+        text = _("%(customer)s: the signal of “%(event)s” is still to be sent. Wait for it first.")
+        yield text % {"customer": event.customer, "event": event.get_kind_display()}

@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.options import IS_POPUP_VAR
 from django.contrib.admin.views.main import ChangeList
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import URLPattern
+from django.urls import URLPattern, reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from ..models import Connection, ConnectionQuerySet, Customer
 from ..onboarding.status import NOT_INVITED, CustomerStatus, get_statuses
+from ..phone_numbers import format_phone_number
+from ..translation import gettext as _
 from ..translation import gettext_lazy
+from .base import list_url
 from .batches import batch_notices
 from .check_health import CheckHealthMixin
+from .display import CONFIRMATION_ROWS
 from .panel import StatusPanel
 from .status import AttentionFilter, StatusFilter, owners_of, status_summary
 
@@ -38,6 +43,7 @@ HOOKS = frozenset(
     {
         "get_actions",
         "get_changelist_instance",
+        "get_deleted_objects",
         "get_list_display",
         "get_list_filter",
         "get_search_results",
@@ -140,11 +146,43 @@ class SetupLinkAdminMixin(CheckHealthMixin, StatusPanel):
         changelist = super().get_changelist_instance(request)
         if STATUS_COLUMN in changelist.list_display:
             # All in few queries; evaluated here, the queryset keeps the rows with their attribute.
-            rows = list(changelist.result_list)
-            statuses = self.get_statuses(rows)
-            for row in rows:
-                row.kapso_connect_status = statuses.get(row.pk, NOT_INVITED)
+            self.add_statuses(list(changelist.result_list))
         return changelist
+
+    def add_statuses(self, rows: Sequence[Any]) -> None:
+        """Give each of ``rows`` the status that its column shows, in few queries."""
+        statuses = self.get_statuses(rows)
+        for row in rows:
+            row.kapso_connect_status = statuses.get(row.pk, NOT_INVITED)
+
+    def get_deleted_objects(
+        self, objs: Any, request: HttpRequest
+    ) -> tuple[list[Any], dict[str, int], set[str], list[Any]]:
+        if self.model is not Customer:  # a customer with a number is not deleted
+            self._warn_of_numbers(objs, request)
+        deleted: tuple[list[Any], dict[str, int], set[str], list[Any]] = (
+            super().get_deleted_objects(objs, request)
+        )
+        return deleted
+
+    def _warn_of_numbers(self, objs: Any, request: HttpRequest) -> None:
+        """Say which numbers stay connected when ``objs`` are deleted: their customers outlive
+        them, so that nobody is disconnected by accident."""
+        customers = [customer.pk for customer in self.find_customers(objs).values()]
+        numbers = Connection.objects.connected().filter(customer__in=customers)
+        pages = list_url(self.admin_site, request, Customer)
+        for number in numbers.select_related("customer")[:CONFIRMATION_ROWS]:
+            shown = format_phone_number(str(number))
+            text = _(
+                "The WhatsApp number %(number)s of %(customer)s stays connected at Kapso. Erase "
+                "the customer, or disconnect the number, if that is not wanted."
+            ) % {"number": shown, "customer": number.customer}
+            page = ""
+            if pages:
+                name = "admin:kapso_connect_customer_change"
+                url = reverse(name, args=[number.customer_id], current_app=self.admin_site.name)
+                page = format_html(' <a href="{}">{}</a>', url, _("Open the customer"))
+            self.message_user(request, format_html("{}{}", text, page), messages.WARNING)
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None

@@ -114,6 +114,8 @@ class StatusPanel(InviteMixin):
         has_url = bool(customer and customer.connect_key and link and link.is_usable)
         has_email = bool(self.read_customer_data(obj).get("email"))
         next_action, next_number = find_next_action(status, has_url, has_email)
+        if status.is_erased:
+            next_action = ""
         error = SETUP_ERRORS.get(link.last_error_code) if link else None
         return {
             "key": str(quote(obj.pk)),
@@ -126,7 +128,7 @@ class StatusPanel(InviteMixin):
             "link": link,
             "can_still_connect": link is not None
             and can_still_connect(link.status, link.setup_status),
-            "can_create": self.has_create_setup_link_permission(request),
+            "can_create": not status.is_erased and self.has_create_setup_link_permission(request),
             "has_url": has_url,
             "customer_url": self._customer_url(request, url),
             "qr": self._qr(request, customer) if customer and has_url else None,

@@ -15,6 +15,7 @@ from ..translation import gettext as _
 from ..translation import gettext_lazy
 from .base import ReadOnlyAdmin
 from .display import HIDDEN_URL, badge, copy_field, json_block
+from .export import ExportMixin
 from .permissions import can_create_setup_links
 
 
@@ -37,7 +38,7 @@ class UsableFilter(admin.SimpleListFilter):
 
 
 @admin.register(SetupLink)
-class SetupLinkAdmin(ReadOnlyAdmin):
+class SetupLinkAdmin(ReadOnlyAdmin, ExportMixin):
     list_display = [
         "id",
         "customer",

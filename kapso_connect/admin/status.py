@@ -109,6 +109,8 @@ def attention_advice(why: Attention, connection: Connection) -> str:
 
 def status_badges(status: CustomerStatus) -> list[SafeString]:
     """Return the status, and why a customer who is connected needs attention."""
+    if status.is_erased and status.status != OnboardingStatus.CONNECTED:
+        return [badge("neutral", _("Erased"))]
     first = badge(STATUS_BADGES[status.status], status.status.label)
     if status.status != OnboardingStatus.CONNECTED:
         return [first]
@@ -120,6 +122,8 @@ def status_summary(status: CustomerStatus) -> SafeString:
     """Return the status and what it is about, for a cell of the list."""
     connection, link = status.connection, status.link
     details: list[object] = []
+    if status.is_erased and status.status != OnboardingStatus.CONNECTED:
+        return badges(status_badges(status))
     if (
         status.status in {OnboardingStatus.INVITED, OnboardingStatus.OPENED}
         and link

@@ -15,8 +15,9 @@ from ..kapso.error_codes import SETUP_ERRORS
 from ..models import TimelineEvent
 from ..translation import gettext as _
 from ..translation import gettext_lazy
-from .dismiss import dismissal
-from .display import EMPTY, badge, json_block, text_block
+from .dismiss import DISMISSED
+from .display import EMPTY, badge, json_block, plain_number_html, text_block
+from .export import ExportMixin
 from .restrictions import decision_texts
 from .run_again import RunAgainAdmin
 from .status import DISCONNECT_REASONS
@@ -46,7 +47,7 @@ class SignalFilter(admin.SimpleListFilter):
             ("delivered", _("Delivered")),
             ("waiting", _("Waiting")),
             ("failed", _("Failed")),
-            ("dismissed", _("Dismissed")),
+            ("dismissed", str(DISMISSED)),
         ]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
@@ -68,7 +69,7 @@ def signal_badge(event: TimelineEvent) -> SafeString:
     if event.next_attempt_at is not None:
         return badge("busy", _("Waiting"))
     if event.dismissed_at is not None:
-        return dismissal(event)
+        return badge("neutral", DISMISSED)
     return badge("bad", _("Failed"))
 
 
@@ -93,17 +94,15 @@ def event_details(event: TimelineEvent) -> list[str]:
 
 
 @admin.register(TimelineEvent)
-class TimelineEventAdmin(RunAgainAdmin):
+class TimelineEventAdmin(RunAgainAdmin, ExportMixin):
     list_display = [
         "what",
         signal_badge,
         "problem",
         "customer",
-        "connection",
+        "number",
         "occurred_at",
-        "source",
         "by",
-        "attempts",
     ]
     list_filter = [SignalFilter, "kind", "source", "occurred_at"]
     list_select_related = ["customer", "connection", "actor", "dismissed_by"]
@@ -158,9 +157,13 @@ class TimelineEventAdmin(RunAgainAdmin):
         more = format_html_join("", " · <bdi>{}</bdi>", texts)
         return format_html("{}{}", event.get_kind_display(), more)
 
+    @admin.display(description=gettext_lazy("phone number"))
+    def number(self, event: TimelineEvent) -> SafeString | None:
+        return plain_number_html(event.connection) if event.connection else None
+
     @admin.display(description=gettext_lazy("by"))
-    def by(self, event: TimelineEvent) -> str | None:
-        return str(event.actor) if event.actor else None
+    def by(self, event: TimelineEvent) -> str:
+        return str(event.actor or event.get_source_display())
 
     @admin.display(description=gettext_lazy("data"))
     def details(self, event: TimelineEvent) -> SafeString | str:

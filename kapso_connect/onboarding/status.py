@@ -143,7 +143,8 @@ class CustomerStatus:
     ``connection`` is the number that is connected, or was last; ``link`` is the latest setup link,
     without its ``url`` and ``options``. Each is None if there is none. ``more_connections`` is
     how many further numbers are connected. ``attention`` has each of the customer's numbers that
-    need attention, with the reason: see ``CustomerQuerySet.needing_attention``.
+    need attention, with the reason: see ``CustomerQuerySet.needing_attention``. ``is_erased`` is
+    True if the customer's personal data were erased.
     """
 
     status: OnboardingStatus
@@ -151,6 +152,7 @@ class CustomerStatus:
     link: SetupLink | None = None
     more_connections: int = 0
     attention: Sequence[tuple[Attention, Connection]] = ()
+    is_erased: bool = False
 
 
 NOT_INVITED = CustomerStatus(OnboardingStatus.NOT_INVITED)
@@ -175,6 +177,7 @@ def get_statuses(customers: Iterable[Customer]) -> dict[int, CustomerStatus]:
             links.get(customer.latest_setup_link_id),
             max((rows[customer.pk]["connected_count"] or 0) - 1, 0),
             attention[customer.pk],
+            customer.erased_at is not None,
         )
         for customer in customers
         if customer.pk in rows

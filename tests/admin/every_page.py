@@ -103,7 +103,7 @@ class EveryRow:
                 if names:
                     kwargs[names[-1]] = value
                 url = reverse(f"admin:{pattern.name}", kwargs=kwargs)
-                if url.endswith("run-again/"):
+                if url.endswith(("run-again/", "erase/")):
                     url += f"?ids={row.pk}"
                 elif url.endswith("check-health/"):
                     url += f"?ids={self.number.pk}"

@@ -192,6 +192,12 @@ OPERATIONS = [
         id="get-customer",
     ),
     pytest.param(
+        lambda c: c.delete_customer(CUSTOMER),
+        None,
+        f"DELETE {BASE}/customers/{CUSTOMER}",
+        id="delete-customer",
+    ),
+    pytest.param(
         lambda c: c.create_setup_link(CUSTOMER, FULL_OPTIONS.payload()),
         "SetupLinkCreated",
         f"POST {BASE}/customers/{CUSTOMER}/setup_links",
