@@ -601,7 +601,7 @@ class ExtendForm(forms.Form):
             )
         if end_of_day(until) <= self.current_end:
             raise forms.ValidationError(
-                _("The link works until %(date)s already. Choose a later day.")
+                _("The setup link works until %(date)s already. Choose a later day.")
                 % {"date": date_format(self.expires_at)}
             )
         return until

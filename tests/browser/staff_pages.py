@@ -269,7 +269,6 @@ PAGES: dict[str, Address] = {
     "check-health": lambda world: (
         world.url(Connection, "whatsapp_check_health") + f"?ids={world.number.pk}"
     ),
-    "batches": lambda world: world.url(InvitationBatch),
     "invite": StaffWorld.batch,
     "batch": StaffWorld.finished_batch,
     "batches": StaffWorld.batches,
