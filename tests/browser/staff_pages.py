@@ -263,6 +263,12 @@ PAGES: dict[str, Address] = {
     "run-again": lambda world: (
         world.url(WebhookEvent, "run_again") + f"?ids={WebhookEvent.objects.get().pk}"
     ),
+    "dismiss": lambda world: (
+        world.url(WebhookEvent, "dismiss") + f"?ids={WebhookEvent.objects.get().pk}"
+    ),
+    "check-health": lambda world: (
+        world.url(Connection, "whatsapp_check_health") + f"?ids={world.number.pk}"
+    ),
     "invite": StaffWorld.batch,
     "batch": StaffWorld.finished_batch,
     "batches": StaffWorld.batches,
