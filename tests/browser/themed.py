@@ -24,8 +24,9 @@ TOO_WIDE = {
 }.get(THEME, set())
 OURS = [".kapso-page #content-main", ".kapso-panel", ".kapso-tool"]
 BLANK = """() => [...document.querySelectorAll(`
-        :is(.kapso-page #content-main, .kapso-panel)
-            :is(button, input, select, textarea, .button, .closelink),
+        :is(.kapso-page #content-main, .kapso-panel) :is(
+            button, input, select, textarea, .button, .closelink
+        ),
         .kapso-tool :is(a, button)`)]
     .filter((element) => element.checkVisibility())
     .filter((element) => !element.matches("[type=checkbox], [type=radio]"))
