@@ -6,7 +6,7 @@ State (links, numbers, the timeline) is changed only by ``onboarding``, ``webhoo
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import reduce
 from operator import or_
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from django.contrib.contenttypes.models import ContentType
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import DEFAULT_DB_ALIAS, IntegrityError, connections, models, router
 from django.db.models import Exists, F, OuterRef, Q
+from django.db.models.functions import Coalesce
 from django.db.models.lookups import Exact
 from django.db.models.query_utils import PathInfo
 from django.utils import timezone
@@ -230,8 +231,12 @@ class CustomerQuerySet(PrimaryQuerySet["Customer"]):
     def needing_attention(self, why: str | None = None) -> CustomerQuerySet:
         """Return the customers with a number that needs attention because of ``why``, a value of
         ``Attention``, or for any reason if it is None."""
-        numbers = Connection.objects.using(self.db).needing_attention(why)
-        return self.filter(pk__in=numbers.order_by().values("customer"))
+        numbers = Connection.objects.using(self.db).order_by()
+        if why is not None:
+            return self.filter(pk__in=numbers.needing_attention(why).values("customer"))
+        # A union: with an ``OR``, PostgreSQL would join all numbers with customers and links.
+        in_trouble, lost = numbers.in_trouble(), numbers.lost()
+        return self.filter(pk__in=in_trouble.values("customer").union(lost.values("customer")))
 
     def search(self, text: str) -> CustomerQuerySet:
         """Return the customers with ``text`` in their name, external id, e-mail address or Kapso
@@ -267,6 +272,17 @@ class CustomerQuerySet(PrimaryQuerySet["Customer"]):
     def _keys_by_reference(self, text: str) -> set[int]:
         links = SetupLink.objects.using(self.db).with_reference(text)
         return set(links.values_list("customer", flat=True)[:MAX_FOUND])
+
+    def idle_since(self, moment: datetime) -> CustomerQuerySet:
+        """Return the customers who were invited before ``moment``, and have neither been invited
+        again nor opened their link since. ``idle_since`` is when they last did, or were."""
+        idle_since = Coalesce(
+            "latest_setup_link__last_opened_at",
+            "latest_setup_link__opened_at",
+            "latest_setup_link__created_at",
+        )
+        waiting = self.filter(status__in=[OnboardingStatus.INVITED, OnboardingStatus.OPENED])
+        return waiting.annotate(idle_since=idle_since).filter(idle_since__lt=moment)
 
     def locked(self) -> CustomerQuerySet:
         """Return the customers with their rows locked until the transaction ends, in the order of
@@ -352,7 +368,7 @@ class Customer(models.Model):
         null=True,
         blank=True,
         editable=False,
-        help_text=_("The secret part of the customer's connect URL. Empty if there is none."),
+        help_text=_("The secret part of the customer's personal link. Empty if there is none."),
     )
     status = models.CharField(
         _("status"),
@@ -556,10 +572,6 @@ class SetupLinkQuerySet(LeasedQuerySet["SetupLink"]):
         """Return the links that a customer can still use: active and not past ``expires_at``."""
         return self.active().filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()))
 
-    def expiring_within(self, time: timedelta) -> SetupLinkQuerySet:
-        """Return the usable links whose time is over within ``time``."""
-        return self.usable().filter(expires_at__lte=timezone.now() + time)
-
     def expired(self) -> SetupLinkQuerySet:
         """Return the links whose time is over, marked as expired or not yet."""
         return self.filter(
@@ -711,7 +723,7 @@ class SetupLink(Leased):
         ]
         indexes = [
             models.Index(fields=["customer", "status"], name="kapso_connect_link_status"),
-            # For the overview's links that expire soon, and to mark links as expired.
+            # To mark links as expired.
             models.Index(fields=["status", "expires_at"], name="kapso_connect_link_expires"),
             # The overview counts the customers of links created in a period.
             models.Index(
@@ -844,11 +856,14 @@ class ConnectionQuerySet(PrimaryQuerySet["Connection"]):
         for any reason if it is None. ``Connection.attention`` has the reasons of a connected one.
         """
         if why is None:
-            conditions = CONNECTED_NEEDING_ATTENTION.values()
-            return self.connected().filter(reduce(or_, conditions)) | self.lost()
+            return self.in_trouble() | self.lost()
         if condition := CONNECTED_NEEDING_ATTENTION.get(Attention(why)):
             return self.connected().filter(condition)
         return self.lost()
+
+    def in_trouble(self) -> ConnectionQuerySet:
+        """Return the connected numbers that need attention, for any reason."""
+        return self.connected().filter(reduce(or_, CONNECTED_NEEDING_ATTENTION.values()))
 
     def lost(self) -> ConnectionQuerySet:
         """Return the numbers that were disconnected, not by staff, and whose customers have neither
@@ -1165,7 +1180,7 @@ class TimelineEvent(Dismissable):
         SETUP_LINK_REVOKED = "setup_link_revoked", _("Setup link revoked")
         SETUP_LINK_EXPIRED = "setup_link_expired", _("Setup link expired")
         SETUP_LINK_EXTENDED = "setup_link_extended", _("Setup link extended")
-        SETUP_LINK_SENT = "setup_link_sent", _("Setup link sent")
+        SETUP_LINK_SENT = "setup_link_sent", _("Personal link sent")
         SETUP_LINK_OPENED = "setup_link_opened", _("Setup link opened")
         SETUP_FAILED = "setup_failed", _("Setup failed")
         EMAIL_SENT = "email_sent", _("E-mail sent")

@@ -14,7 +14,7 @@ from django.db import DataError, OperationalError, models
 from django.db.models.signals import pre_save
 from django.utils import timezone
 
-from kapso_connect import onboarding, signals, sync
+from kapso_connect import onboarding, outbox, signals, sync
 from kapso_connect.exceptions import KapsoNotFound
 from kapso_connect.kapso.client import KapsoClient
 from kapso_connect.kapso.types import KapsoCustomer, KapsoPhoneNumber
@@ -22,6 +22,7 @@ from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent,
 from kapso_connect.onboarding import redirects, setup_links, status
 from kapso_connect.onboarding.numbers import Number
 from kapso_connect.testing import Sandbox
+from kapso_connect.webhooks import inbox
 
 from .factories import (
     failing_queries,
@@ -29,6 +30,7 @@ from .factories import (
     make_connection,
     make_customer,
     make_link,
+    make_user,
     payload_for,
     post,
     queue_without_worker,
@@ -916,6 +918,17 @@ def test_permanent_failures_end_with_status_2(sandbox: Sandbox) -> None:
     with pytest.raises(CommandError, match="failed permanently") as error:
         kapso_sync()
     assert error.value.returncode == 2
+
+
+def test_what_was_dismissed_does_not_count_as_failed(sandbox: Sandbox) -> None:
+    post({"phone_number_id": 5})
+    signal = TimelineEvent.objects.create(kind="connected", source="sync", next_attempt_at=None)
+    staff = make_user()
+    assert inbox.dismiss(WebhookEvent.objects.get(), by=staff, because="A test.")
+    with pytest.raises(CommandError, match="1 webhook or signal failed permanently"):
+        kapso_sync()
+    assert outbox.dismiss(signal, by=staff, because="A test.")
+    assert "waiting 0, failed 0" in kapso_sync()
 
 
 def test_dry_run_counts_and_changes_nothing(sandbox: Sandbox) -> None:

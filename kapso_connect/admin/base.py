@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any, cast
 from urllib.parse import urlencode
 
+from django.apps import apps
 from django.contrib import admin, messages
 from django.contrib.admin import AdminSite
 from django.contrib.admin.exceptions import NotRegistered
@@ -91,6 +92,8 @@ class AdminPages(admin.ModelAdmin):  # type: ignore[type-arg]
             **self.admin_site.each_context(request),
             "opts": self.opts,
             "media": self.media,
+            # django-unfold shows where a page is, but not what it is called.
+            "theme_hides_title": apps.is_installed("unfold"),
         }
 
 
@@ -206,4 +209,4 @@ def list_url(site: AdminSite, request: HttpRequest, model: type[models.Model], *
     if not model_admin.has_view_permission(request):
         return ""
     name = f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist"
-    return f"{reverse(name, current_app=site.name)}?{urlencode(query)}"
+    return f"{reverse(name, current_app=site.name)}?{urlencode(query)}".rstrip("?")

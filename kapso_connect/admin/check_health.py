@@ -195,8 +195,11 @@ class CheckHealthView(AdminView, TemplateView):
                 text = _("Kapso no longer has this number. It is now marked as disconnected.")
                 self.errors[number.pk] = text
             except NumberMoved:
-                text = _("Kapso says that this number is not this customer's any more.")
-                self.errors[number.pk] = text
+                # Its row may be one that the user may not view.
+                self.ids.remove(str(number.pk))
+                text = _("%(number)s: Kapso says that it is not this customer's any more.")
+                shown = {"number": format_phone_number(str(number))}
+                self.add_message(text % shown, messages.ERROR)
             except TryLater:
                 self.errors[number.pk] = _("The number has just changed. Try again in a minute.")
             except KapsoError as error:

@@ -40,9 +40,7 @@ class ConnectionAdmin(CheckHealthMixin, ReadOnlyAdmin, ExportMixin):
         "verified_name",
         connection_badge,
         health_badge,
-        "connection_type",
         "connected_at",
-        "disconnected_at",
     ]
     list_filter = [AttentionFilter, "status", "account_status", "connection_type", "connected_at"]
     list_select_related = ["customer"]

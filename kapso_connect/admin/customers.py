@@ -22,6 +22,7 @@ from ..translation import gettext as _
 from ..translation import gettext_lazy, ngettext
 from . import overview
 from .base import PackageAdmin
+from .customer_filters import IdleFilter, OverviewFilter
 from .display import CONFIRMATION_ROWS
 from .erase import ERASE_PERMISSION, EraseView
 from .export import ExportMixin
@@ -42,7 +43,14 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin, ExportMixin):
         "created_at",
     ]
     actions = ["erase"]
-    list_filter = [StatusFilter, AttentionFilter, "language", "created_at"]
+    list_filter = [
+        StatusFilter,
+        OverviewFilter,
+        AttentionFilter,
+        IdleFilter,
+        "language",
+        "created_at",
+    ]
     search_fields = ["name", "external_customer_id", "email", "kapso_id"]
     search_help_text = gettext_lazy(
         "Name, e-mail, external id, phone number, Kapso's id, or the reference that customers see."

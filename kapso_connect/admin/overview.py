@@ -7,6 +7,7 @@ from datetime import date, timedelta
 from typing import Any
 
 from django import forms
+from django.db.models import Model
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.formats import date_format
@@ -15,7 +16,15 @@ from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 from django.views.generic import TemplateView
 
-from ..models import Attention, Connection, Customer, Health, SetupLink, TimelineEvent
+from ..models import (
+    Attention,
+    Connection,
+    Customer,
+    Health,
+    InvitationBatch,
+    SetupLink,
+    TimelineEvent,
+)
 from ..monitoring import reports
 from ..monitoring.reports import Period
 from ..translation import gettext as _
@@ -31,7 +40,7 @@ from .display import (
     phone_number_html,
     shorten,
 )
-from .forms import DayField, start_of_day
+from .forms import DayField, idle_before, start_of_day
 from .permissions import can_view
 from .status import disconnect_reason
 
@@ -47,6 +56,16 @@ EARLIEST_DAY = date(2009, 1, 1)
 
 OVERVIEW_MODELS = (Customer, SetupLink, Connection)
 """The overview is for users who may view these."""
+
+
+FUNNEL_STEPS = {
+    "invited": gettext_lazy("Invited"),
+    "opened": gettext_lazy("Opened the link"),
+    "connected": gettext_lazy("Connected"),
+}
+
+IDLE_DAYS = 3
+"""The overview shows who has done nothing for so many days."""
 
 
 class PeriodForm(forms.Form):
@@ -85,6 +104,11 @@ class PeriodForm(forms.Form):
         days = data.get("days") or DEFAULT_DAYS
         return today() - timedelta(days=days - 1), today(), days
 
+    def covered(self) -> Period:
+        """Return the time from the first day to the last one."""
+        first, last, _days = self.period()
+        return Period(start_of_day(first), start_of_day(last + timedelta(days=1)))
+
 
 class OverviewView(AdminView, TemplateView):
     template_name = "admin/kapso_connect/customer/overview.html"
@@ -97,9 +121,11 @@ class OverviewView(AdminView, TemplateView):
         """Return what the page shows for the period in the query string."""
         form = PeriodForm(self.request.GET)
         first, last, days = form.period()
-        period = Period(start_of_day(first), start_of_day(last + timedelta(days=1)))
+        period = form.covered()
+        chosen = {"start": first.isoformat(), "end": last.isoformat()}
         time_to_connect = reports.time_to_connect(period)
         median = time_to_connect.median
+        failures = reports.failures(period)
         return super().get_context_data(
             form=form,
             first=first,
@@ -111,24 +137,28 @@ class OverviewView(AdminView, TemplateView):
             earliest=EARLIEST_DAY.isoformat(),
             today=today().isoformat(),
             is_empty=not SetupLink.objects.exists() and not Connection.objects.exists(),
-            steps=list(
-                zip(
-                    [_("Invited"), _("Opened the link"), _("Connected")],
-                    reports.funnel(period).steps,
-                    strict=True,
+            steps=[
+                (title, step, self.list_url(Customer, funnel=name, **chosen))
+                for (name, title), step in zip(
+                    FUNNEL_STEPS.items(), reports.funnel(period).steps, strict=True
                 )
-            ),
+            ],
             time_to_connect=time_to_connect,
             median=duration(median) if median is not None else "",
-            failures=reports.failures(period),
-            failures_url=list_url(
-                self.model_admin.admin_site,
-                self.request,
+            failures=failures,
+            failed_codes=[
+                (row, self.list_url(Customer, failed_with=row.code, **chosen))
+                for row in failures.codes
+            ],
+            failures_url=self.list_url(
                 TimelineEvent,
                 kind__exact=TimelineEvent.Kind.SETUP_FAILED,
                 **{name: str(moment) for name, moment in period.lookups("occurred_at").items()},
             ),
-            expiring=reports.links_expiring_soon(),
+            idle=reports.idle_customers(idle_before(IDLE_DAYS)),
+            idle_days=IDLE_DAYS,
+            idle_url=self.list_url(Customer, idle=str(IDLE_DAYS)),
+            batches_url=self.list_url(InvitationBatch),
             attention=[
                 (
                     reason,
@@ -139,10 +169,14 @@ class OverviewView(AdminView, TemplateView):
                     ],
                 )
                 for reason, numbers in reports.numbers_needing_attention().items()
+                if numbers.count
             ],
             batch_notices=batch_notices(self.request, self.model_admin),
             **kwargs,
         )
+
+    def list_url(self, model: type[Model], **query: str) -> str:
+        return list_url(self.model_admin.admin_site, self.request, model, **query)
 
 
 def can_view_overview(request: HttpRequest) -> bool:

@@ -24,7 +24,7 @@ from ..translation import gettext as _
 from ..translation import gettext_lazy
 from .base import AdminView
 from .display import CONFIRMATION_ROWS
-from .forms import DayField, start_of_day
+from .forms import DayField, idle_before, start_of_day
 from .history import log_batch
 from .invite_options import work_now
 from .send_link import language_context
@@ -41,17 +41,21 @@ class RemindPermissionView(AdminView):
 
 class WaitingForm(forms.Form):
     """Which of the customers who were invited are to be reminded: those with a ``status``, whose
-    latest setup link was created from ``start`` to ``end``."""
+    latest setup link was created from ``start`` to ``end``, and who have done nothing for
+    ``idle_days``."""
 
     status = forms.MultipleChoiceField(
         choices=[(status.value, status.label) for status in REMINDED_STATUSES], required=False
     )
     start = DayField(required=False)
     end = DayField(required=False)
+    idle_days = forms.IntegerField(min_value=1, max_value=365, required=False)
 
     def customers(self) -> QuerySet[Customer]:
         data = self.cleaned_data
         customers = Customer.objects.filter(status__in=data["status"] or REMINDED_STATUSES)
+        if data["idle_days"]:
+            customers = customers.idle_since(idle_before(data["idle_days"]))
         links = SetupLink.objects.all()
         if data["start"]:
             links = links.filter(created_at__gte=start_of_day(data["start"]))

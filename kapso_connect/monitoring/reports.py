@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from django.db import models
-from django.db.models import Count, F, Q
+from django.db.models import Count, F, Q, Value
 from django.db.models.fields.json import KT
+from django.db.models.functions import Coalesce
 
 from ..kapso.error_codes import SetupError, find_error
 from ..models import (
     CONNECTED_NEEDING_ATTENTION,
     Attention,
     Connection,
+    Customer,
     SetupLink,
     TimelineEvent,
 )
@@ -27,7 +29,12 @@ RowT = TypeVar("RowT", bound=models.Model)
 MAX_LISTED_ROWS = 10
 """A list counts all rows and shows this many of them."""
 
-EXPIRES_SOON = timedelta(days=3)
+STEPS = {
+    "invited": Q(),
+    "opened": Q(opened_at__isnull=False),
+    "connected": Q(setup_status=SetupLink.SetupStatus.COMPLETED),
+}
+"""Which of the links that were created in a period count for each step of the funnel."""
 
 
 @dataclass(frozen=True)
@@ -113,27 +120,48 @@ def percentage(part: int, whole: int) -> float | None:
     return 100 * part / whole if whole else None
 
 
+def customers_at_step(step: str, period: Period) -> models.QuerySet[Customer]:
+    """Return the customers that count for a step of the funnel of ``period``."""
+    links = SetupLink.objects.filter(STEPS[step], **period.lookups("created_at"))
+    return Customer.objects.filter(pk__in=links.values("customer"))
+
+
 def funnel(period: Period) -> Funnel:
     links = SetupLink.objects.filter(**period.lookups("created_at"))
-    is_completed = Q(setup_status=SetupLink.SetupStatus.COMPLETED)
     return Funnel(
         **links.aggregate(
-            invited=Count("customer", distinct=True),
-            opened=Count("customer", distinct=True, filter=Q(opened_at__isnull=False)),
-            connected=Count("customer", distinct=True, filter=is_completed),
+            **{
+                step: Count("customer", distinct=True, filter=condition or None)
+                for step, condition in STEPS.items()
+            }
         )
+    )
+
+
+def customers_failed_with(code: str, period: Period) -> models.QuerySet[Customer]:
+    """Return the customers for whom connecting failed with ``code`` in ``period``."""
+    events = _failed_events(period).filter(code=code)
+    return Customer.objects.filter(pk__in=events.values("customer"))
+
+
+def _failed_events(period: Period) -> Any:
+    """Return the events of ``period`` that say that connecting failed, each with its ``code``; ""
+    if it has none."""
+    events = TimelineEvent.objects.filter(
+        kind=TimelineEvent.Kind.SETUP_FAILED, **period.lookups("occurred_at")
+    )
+    return events.annotate(
+        code=Coalesce(KT("data__error_code"), Value(""), output_field=models.TextField())
     )
 
 
 def failures(period: Period) -> Failures:
     """Return how often connecting failed in ``period``, by Kapso's error codes."""
-    events = TimelineEvent.objects.filter(
-        kind=TimelineEvent.Kind.SETUP_FAILED, **period.lookups("occurred_at")
-    )
+    events = _failed_events(period)
     total = events.count()
     by_code = (
         events.order_by()
-        .values(code=KT("data__error_code"))
+        .values("code")
         .annotate(times=Count("pk"), customers=Count("customer", distinct=True))
         .order_by("-times", "code")
     )
@@ -141,8 +169,8 @@ def failures(period: Period) -> Failures:
         total,
         [
             FailureCount(
-                code=row["code"] or "",
-                failure=find_error(row["code"] or ""),
+                code=row["code"],
+                failure=find_error(row["code"]),
                 times=row["times"],
                 customers=row["customers"],
                 rate=percentage(row["times"], total),
@@ -169,11 +197,14 @@ def time_to_connect(period: Period) -> Durations:
     return Durations(count, sum(values, timedelta()) / len(values) if values else None)
 
 
-def links_expiring_soon() -> Rows[SetupLink]:
-    """Return the usable links that expire soon, the earliest first."""
-    links = SetupLink.objects.expiring_within(EXPIRES_SOON)
-    listed = links.select_related("customer").defer("url", "options", "next_url")
-    return Rows(links.count(), list(listed.order_by("expires_at", "pk")[:MAX_LISTED_ROWS]))
+def idle_customers(before: datetime) -> Rows[Customer]:
+    """Return the customers who were invited and have done nothing since ``before``, the longest
+    waiting first."""
+    customers: Any = Customer.objects.idle_since(before)
+    listed = customers.order_by("idle_since", "pk").annotate(
+        reminded_at=F("latest_setup_link__reminded_at")
+    )
+    return Rows(customers.count(), list(listed[:MAX_LISTED_ROWS]))
 
 
 def numbers_needing_attention() -> dict[Attention, Rows[Connection]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
@@ -14,7 +15,15 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from kapso_connect.models import Connection, Health, SetupLink, TimelineEvent
+from kapso_connect.admin.forms import idle_before
+from kapso_connect.models import (
+    Connection,
+    Customer,
+    Health,
+    InvitationBatch,
+    SetupLink,
+    TimelineEvent,
+)
 from kapso_connect.monitoring import reports
 from kapso_connect.onboarding import setup_links
 
@@ -51,6 +60,10 @@ def populate() -> None:
         TimelineEvent.objects.create(
             kind="connected", source="webhook", setup_link=link, customer=link.customer
         )
+    long_ago = now - 500 * DAY
+    make_link(make_customer(name="Opened it"), created_at=long_ago, opened_at=now - 5 * DAY)
+    for days in (400, 4, 3):
+        make_link(created_at=long_ago, reminded_at=now, last_opened_at=now - days * DAY)
     for fields in (
         {"display_phone_number": "+1 555-123-4567"},
         {"account_status": "restricted", "display_phone_number": "+49 30 901820"},
@@ -86,16 +99,16 @@ def test_the_figures_are_text(admin_client: Client) -> None:
     populate()
     page = text_of(admin_client.get(URL))
     for row in (
-        '<th scope="row">Invited</th> <td class="kapso-number">15</td> '
+        '">Invited</a></th> <td class="kapso-number">15</td> '
         '<td class="kapso-number">100 %</td> <td class="kapso-number">-</td>',
-        '<th scope="row">Opened the link</th> <td class="kapso-number">11</td> '
+        '">Opened the link</a></th> <td class="kapso-number">11</td> '
         '<td class="kapso-number">73.3 %</td> <td class="kapso-number">73.3 %</td>',
-        '<th scope="row">Connected</th> <td class="kapso-number">3</td> '
+        '">Connected</a></th> <td class="kapso-number">3</td> '
         '<td class="kapso-number">20 %</td> <td class="kapso-number">27.3 %</td>',
-        '<th scope="row">This link has expired <code>link_expired</code></th> '
+        '">This link has expired</a> <code>link_expired</code></th> '
         '<td class="kapso-number">2</td>',
         '<p class="kapso-figure">1\xa0hour, 30\xa0minutes</p>'.replace("\xa0", " "),
-        'Links that end within 3 days <span class="kapso-count">12</span>',
+        'Invited, and nothing since for 3 days <span class="kapso-count">4</span>',
         'Test number <span class="kapso-count">1</span>',
         "Unhealthy</span> Kapso&#x27;s access token: expired expired",
         'Display name not approved <span class="kapso-count">2</span>',
@@ -235,10 +248,10 @@ def test_each_list_leads_to_all_that_it_counts(
     )
     assert len(listings) == 7
     for count, listing in listings:
-        *row_urls, list_url = re.findall(r'href="([^"]+)"', listing)
+        *row_urls, list_url = re.findall(r'href="([^"]+)"', html.unescape(listing))
         assert parse_qs(urlsplit(list_url).query)
         assert admin_client.get(list_url).context["cl"].result_count == int(count) > 2
-        assert len(row_urls) == 4
+        assert listing.count("<li>") == 2
         for url in row_urls[:2]:
             assert admin_client.get(url).status_code == 200
 
@@ -253,3 +266,186 @@ def test_more_customers_need_no_more_queries(admin_client: Client) -> None:
     before = queries()
     populate()
     assert queries() == before
+
+
+# What the figures lead to
+
+
+def filter_of(response: Any) -> list[tuple[bool, str]]:
+    """Return the choices of the filter that the overview leads to; [] if it is not shown."""
+    for spec in response.context["cl"].filter_specs:
+        if spec.title == "figure of the overview":
+            return [
+                (choice["selected"], choice["display"])
+                for choice in spec.choices(response.context["cl"])
+            ]
+    return []
+
+
+@pytest.mark.parametrize("chosen", [{"days": 7}, {"days": 365}, {"start": 41, "end": 1}], ids=str)
+def test_each_figure_is_the_number_of_customers_that_it_leads_to(
+    admin_client: Client, chosen: dict[str, int]
+) -> None:
+    populate()
+    for link in SetupLink.objects.all()[:9]:
+        link.pk, link.kapso_id = None, f"again-{link.pk}"
+        link.save(force_insert=True)
+        setup_links.record_failure(link, "")
+    TimelineEvent.objects.filter(kind="setup_failed").update(occurred_at=timezone.now() - 2 * DAY)
+    query = {
+        name: number if name == "days" else day(number).isoformat()
+        for name, number in chosen.items()
+    }
+    response = admin_client.get(URL, query)
+    figures = [(step.customers, url) for _title, step, url in response.context["steps"]]
+    figures += [(row.customers, url) for row, url in response.context["failed_codes"]]
+    assert len(figures) >= 5
+    for count, url in figures:
+        customers = admin_client.get(url)
+        assert customers.context["cl"].result_count == count, url
+        if count:
+            assert html.escape(url) in response.text
+    idle = response.context["idle"]
+    customers = admin_client.get(response.context["idle_url"])
+    assert customers.context["cl"].result_count == idle.count == 4
+
+
+def test_list_shows_the_step_and_the_period_as_a_filter_that_can_be_removed(
+    admin_client: Client,
+) -> None:
+    populate()
+    period = {"start": "2020-02-01", "end": "2020-02-29"}
+    opened = admin_client.get(LIST, {"funnel": "opened", "q": "Company", **period})
+    text = "Opened the link, from Feb. 1, 2020 to Feb. 29, 2020"
+    assert filter_of(opened) == [(False, "All"), (True, text)]
+    assert text in opened.text
+    assert '<a href="?q=Company">All</a>' in " ".join(opened.text.split())
+    failed = admin_client.get(LIST, {"failed_with": "link_expired", **period})
+    text = "This link has expired link_expired, from Feb. 1, 2020 to Feb. 29, 2020"
+    assert filter_of(failed) == [(False, "All"), (True, text)]
+    assert filter_of(admin_client.get(LIST)) == []
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ({"funnel": "flew"}, "flew is not one of the available choices."),
+        ({"funnel": "opened", "start": "yesterday"}, "Enter a valid date."),
+        ({"funnel": "opened", "start": "2026-02-02", "end": "2026-02-01"}, "must not be after"),
+        ({"failed_with": "x" * 65}, "at most 64 characters"),
+        ({"failed_with": "a\0b"}, "Null characters are not allowed."),
+    ],
+    ids=str,
+)
+def test_what_is_not_a_figure_gets_a_message(
+    admin_client: Client, query: dict[str, str], message: str
+) -> None:
+    make_customer()
+    response = admin_client.get(LIST, query, follow=True)
+    assert response.status_code == 200
+    assert "The list is not filtered." in response.text
+    assert message in response.text
+    assert filter_of(response) == []
+
+
+@pytest.mark.parametrize("query", [{"idle": "x"}, {"idle": "9" * 30}, {"start": "x"}], ids=str)
+def test_unknown_choices_filter_nothing(admin_client: Client, query: dict[str, str]) -> None:
+    make_customer()
+    assert admin_client.get(LIST, query).context["cl"].result_count == 1
+
+
+# Who was invited and did nothing
+
+
+def invited(**days_ago: float) -> Customer:
+    """A customer whose link was created, opened, … so many days ago."""
+    moments = {name: timezone.now() - days * DAY for name, days in days_ago.items()}
+    return make_link(**moments).customer
+
+
+def idle() -> list[Customer]:
+    return list(Customer.objects.idle_since(idle_before(3)).order_by("idle_since"))
+
+
+def test_who_was_invited_and_did_nothing_is_listed_longest_waiting_first(
+    admin_client: Client,
+) -> None:
+    opened = invited(created_at=30, opened_at=5)
+    waiting = [invited(created_at=9, reminded_at=1), invited(created_at=8)]
+    response = admin_client.get(URL)
+    assert response.context["idle"].listed == [*waiting, opened]
+    listing = response.text.partition('id="kapso-idle-heading"')[2].partition("</section>")[0]
+    assert listing.count("reminded on") == 1
+    assert listing.count(">Opened</span>") == 1
+    assert listing.count("since 20") == 0  # dates are written as people write them
+    assert re.search(r"since \d\d/\d\d/\d{4}", listing)
+
+
+def test_whoever_did_something_or_was_invited_again_is_not_idle() -> None:
+    invited(created_at=2)
+    invited(created_at=9, opened_at=1)
+    invited(created_at=9, opened_at=9, last_opened_at=1)
+    again = invited(created_at=9)
+    make_link(again)
+    make_connection(invited(created_at=9))
+    failed = make_link(created_at=timezone.now() - 9 * DAY)
+    setup_links.record_failure(failed, "link_expired")
+    make_customer()
+    assert idle() == []
+    waiting = invited(created_at=4)
+    assert idle() == [waiting]
+
+
+def test_customers_list_is_filtered_by_how_long_nothing_happened(admin_client: Client) -> None:
+    long, short = invited(created_at=9), invited(created_at=4)
+    invited(created_at=1)
+    for days, found in (("3", [short, long]), ("7", [long]), ("30", [])):
+        response = admin_client.get(LIST, {"idle": days})
+        assert list(response.context["cl"].queryset) == found
+
+
+def test_figure_of_nobody_leads_nowhere(admin_client: Client) -> None:
+    populate()
+    response = admin_client.get(URL, {"start": "2020-01-01", "end": "2020-01-02"})
+    assert "funnel=" not in response.text
+
+
+def test_those_who_did_nothing_are_reminded(
+    admin_client: Client, staff: Callable[..., Client]
+) -> None:
+    waiting = [invited(created_at=9), invited(created_at=8, opened_at=5)]
+    invited(created_at=9, opened_at=1)
+    Customer.objects.update(email="ada@example.com")
+    for number, customer in enumerate(Customer.objects.all()):
+        customer.connect_key = f"key-{number}"
+        customer.save(update_fields=["connect_key"])
+    page = admin_client.get(URL).text
+    form = (
+        page.partition('id="kapso-idle-heading"')[2].partition("<form")[2].partition("</form>")[0]
+    )
+    action = re.search(r'action="([^"]+)"', form)
+    assert action
+    data = dict(re.findall(r'name="(idle_days)" value="([^"]+)"', form))
+    batch_url = admin_client.post(action[1], data)["Location"]
+    assert "/whatsapp/batch/" in batch_url
+    batch = InvitationBatch.objects.get()
+    assert batch.purpose == InvitationBatch.Purpose.REMIND
+    assert {row.customer for row in batch.invitations.all()} == set(waiting)
+    assert "Remind them all" not in staff(*VIEW_PERMISSIONS).get(URL).text
+
+
+def test_hostile_number_of_days_gets_a_message(admin_client: Client) -> None:
+    response = admin_client.post(
+        "/admin/kapso_connect/customer/whatsapp/remind/", {"idle_days": "9" * 30}, follow=True
+    )
+    assert "Ensure this value is less than or equal to 365." in response.text
+    assert not InvitationBatch.objects.exists()
+
+
+def test_batches_are_linked_for_those_who_may_view_them(
+    admin_client: Client, staff: Callable[..., Client]
+) -> None:
+    populate()
+    batches = 'href="/admin/kapso_connect/invitationbatch/">See the batches'
+    assert batches in admin_client.get(URL).text
+    assert batches not in staff(*VIEW_PERMISSIONS).get(URL).text

@@ -10,11 +10,11 @@ from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
 
-from kapso_connect.models import Connection, Customer
+from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.onboarding.numbers import Number, connect, connect_new
 
 from ..factories import make_connection, make_customer, make_link
-from ..sites.host_site.models import Bakery, Shop
+from ..sites.host_site.models import Bakery, Franchise, Shop
 
 pytestmark = pytest.mark.django_db
 
@@ -61,6 +61,86 @@ def test_customer_is_found_once(find: Any, berlin: Customer) -> None:
         assert find(text) == [berlin], text
 
 
+NOTATIONS = [
+    "+49305432134",
+    "030 5432134",
+    "+49 30 5432134",
+    "0049305432134",
+    "49305432134",
+    "030/54.32.1-34",
+    "+49 ( 0 ) 30 5432134",
+    "(030) 5432134",
+    "+49\N{NO-BREAK SPACE}30\N{NARROW NO-BREAK SPACE}5432134",
+    "\N{LEFT-TO-RIGHT EMBEDDING}+49 30 5432134\N{POP DIRECTIONAL FORMATTING}",
+    "  030 5432134 ",
+    "+٤٩ ٣٠ ٥٤٣٢١٣٤",
+    "०३० ५४३२१३४",
+]
+
+
+@pytest.fixture(params=[Customer, Bakery, Shop], ids=lambda model: model.__name__)
+def searched(request: pytest.FixtureRequest) -> tuple[type[Model], Any, Customer]:
+    """A model whose list is searched, a row of it, and the row's customer; beside others."""
+    model: Any = request.param
+    if model is Customer:
+        other, sought = (make_customer(name=name) for name in ("Other", "Café Süß"))
+        customers = [other, sought]
+    else:
+        field = "title" if model is Bakery else "name"
+        other, sought = (model.objects.create(**{field: name}) for name in "ab")
+        customers = [Customer.objects.for_owner(row, name="x") for row in (other, sought)]
+    make_connection(customers[0], display_phone_number="+49 30 5432100")
+    make_link(customers[0])
+    values = {"name": "Café Süß", "email": "sol@example.com", "external_customer_id": "crm-7"}
+    Customer.objects.filter(pk=customers[1].pk).update(**values)
+    return model, sought, customers[1]
+
+
+@pytest.mark.parametrize("text", NOTATIONS)
+def test_number_is_found_in_any_notation(
+    find: Any, searched: tuple[type[Model], Any, Customer], text: str
+) -> None:
+    model, sought, customer = searched
+    make_connection(customer, display_phone_number="+49 30 5432134")
+    assert find(text, model) == [sought]
+
+
+@pytest.mark.parametrize(
+    ("stored", "texts"),
+    [
+        ("+52 1 55 1234 5678", ["+52 55 1234 5678", "+52 1 55 1234 5678", "0052 55 1234"]),
+        ("+52 55 1234 5678", ["+52 1 55 1234 5678", "5215512345678", "+52 1 55 123"]),
+        ("+54 9 11 2345-6789", ["+54 11 2345-6789", "+54 9 11 2345 6789", "11 2345 6789"]),
+        ("+54 11 2345-6789", ["+54 9 11 2345-6789", "00549112345"]),
+    ],
+)
+def test_number_is_found_with_and_without_the_digit_of_mobile_numbers(
+    find: Any, searched: tuple[type[Model], Any, Customer], stored: str, texts: list[str]
+) -> None:
+    model, sought, customer = searched
+    make_connection(customer, display_phone_number=stored)
+    for text in texts:
+        assert find(text, model) == [sought], text
+
+
+@pytest.mark.parametrize("text", ["Süß", "Café Süß ", " SOL@example.com", "crm-7", "CAF"])
+def test_name_email_and_external_id_are_found(
+    find: Any, searched: tuple[type[Model], Any, Customer], text: str
+) -> None:
+    model, sought, _customer = searched
+    assert find(text, model) == [sought]
+
+
+def test_reference_is_found_as_it_is_read_out(
+    find: Any, searched: tuple[type[Model], Any, Customer]
+) -> None:
+    model, sought, customer = searched
+    reference = make_link(customer).reference
+    make_link(customer)  # the reference of a former link is found, too
+    for text in (reference, reference.upper(), f"\N{NO-BREAK SPACE}{reference} ", f" {reference}"):
+        assert find(text, model) == [sought], text
+
+
 @pytest.mark.parametrize("text", ["2134", "00000", "+49 30 99999", "x5432134"])
 def test_other_texts_find_nobody(find: Any, berlin: Customer, text: str) -> None:
     assert find(text) == []
@@ -104,6 +184,25 @@ def test_a_sites_objects_are_found_by_their_customers(
     for text in ("030 5432134", link.reference, "sought", "crm-7"):
         assert find(text, model) == [sought], text
     assert find("nobody", model) == []
+
+
+def test_connections_and_links_are_found_by_their_customer(find: Any, berlin: Customer) -> None:
+    link, other = make_link(berlin), make_link()
+    make_connection(other.customer)
+    for text in ("b@example", "crm-7", "030 5432134", link.reference.upper()):
+        assert find(text, SetupLink) == [link], text
+    numbers = set(berlin.connections.all())
+    for text in ("b@example", "crm-7", f" {link.reference.upper()}"):
+        assert set(find(text, Connection)) == numbers, text
+
+
+def test_site_without_a_search_has_no_search_box(admin_client: Client) -> None:
+    Franchise.objects.create(title="a")
+    for model, expected in ((Franchise, False), (Shop, True)):
+        name = f"admin:host_site_{model._meta.model_name}_changelist"
+        page = admin_client.get(reverse(name)).content.decode()
+        assert ('id="searchbar"' in page) == expected
+        assert ("phone number, or reference" in page) == expected
 
 
 def test_numbers_are_found_however_they_were_written(find: Any) -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from typing import Any
 from unittest import mock
 
@@ -30,11 +31,17 @@ STATUSES = (
     *("not_invited", "invited", "opened", "confirming", "failed"),
     *("connected", "disconnected"),
 )
+TODAY = date.today()
+LAST_YEAR = f"start={TODAY - timedelta(days=364)}&end={TODAY}"
+CODE = "something_new"
 PAGES = {
     "admin: customers": f"{APP}/customer/",
     **{f"admin: customers, {one}": f"{APP}/customer/?whatsapp_status={one}" for one in STATUSES},
     "admin: customers, searched": f"{APP}/customer/?q=company+0000",
     "admin: customers, searched by number": f"{APP}/customer/?q=0415+00",
+    "admin: customers, invited in a year": f"{APP}/customer/?funnel=invited&{LAST_YEAR}",
+    "admin: customers, failed in a year": f"{APP}/customer/?failed_with={CODE}&{LAST_YEAR}",
+    "admin: customers, idle": f"{APP}/customer/?idle=3",
     "admin: companies": "/admin/crm/company/",
     "admin: companies, connected": "/admin/crm/company/?whatsapp_status=connected",
     "admin: companies, not invited": "/admin/crm/company/?whatsapp_status=not_invited",
@@ -43,6 +50,7 @@ PAGES = {
     "admin: timeline": f"{APP}/timelineevent/",
     "admin: timeline, one kind": f"{APP}/timelineevent/?kind__exact=connected",
     "admin: inbox": f"{APP}/webhookevent/",
+    "admin: app index": f"{APP}/",
     "admin: one customer": f"{APP}/customer/1/change/",
     "admin: overview, 30 days": f"{APP}/customer/overview/",
     "admin: overview, a year": f"{APP}/customer/overview/?days=365",

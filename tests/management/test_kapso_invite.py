@@ -20,8 +20,15 @@ from django.db.models.signals import pre_save
 
 from kapso_connect.management import progress
 from kapso_connect.management.commands import kapso_invite
-from kapso_connect.models import Customer, Invitation, InvitationBatch, SetupLink
+from kapso_connect.models import (
+    Customer,
+    Invitation,
+    InvitationBatch,
+    SetupLink,
+    new_connect_key,
+)
 from kapso_connect.onboarding import invitations
+from kapso_connect.owners import owner_type
 from kapso_connect.testing import Sandbox
 from tests import ROOT
 
@@ -399,3 +406,124 @@ def test_signals_lose_nothing_and_create_nothing_twice(
     assert process.returncode == 0, out
     assert "60 of 60 customers invited" in out
     assert len(sandbox.state()["setup_links"]) == 60
+
+
+# Reminders
+
+
+def waiting(count: int, **fields: Any) -> list[Customer]:
+    """Customers who were invited and did nothing."""
+    rows = customers(count, **fields)
+    for row in rows:
+        row.connect_key = new_connect_key()
+        row.save(update_fields=["connect_key"])
+        make_link(row)
+    return rows
+
+
+def test_named_customers_are_reminded(sandbox: Sandbox) -> None:
+    one, connected, third = waiting(3)
+    make_connection(connected)
+    assert run("--remind", one.pk, connected.pk, one.pk) == (
+        "kapso_invite: 1 of 2 customers reminded, 1 left out, 0 failed, 0 left\n"
+    )
+    (message,) = mail.outbox
+    assert message.to == [one.email]
+    assert not sandbox.requests()
+    assert third.setup_links.get().reminded_at is None
+
+
+def test_all_who_wait_are_reminded_and_nobody_twice(sandbox: Sandbox) -> None:
+    invited, opened, no_address, connected = waiting(4)
+    customers(1)
+    Customer.objects.filter(pk=opened.pk).update(status="opened")
+    Customer.objects.filter(pk=no_address.pk).update(email="")
+    make_connection(connected)
+    assert run("--remind", "--all-waiting", "--dry-run") == (
+        "kapso_invite: would remind 2 customers\n"
+        "kapso_invite: would leave out 1: has no e-mail address\n"
+    )
+    assert not mail.outbox
+    assert not InvitationBatch.objects.exists()
+    assert "2 of 3 customers reminded, 1 left out" in run("--remind", "--all-waiting")
+    assert sorted(message.to[0] for message in mail.outbox) == [invited.email, opened.email]
+    assert "0 of 3 customers reminded, 3 left out" in run("--remind", "--all-waiting")
+    assert len(mail.outbox) == 2
+
+
+def test_nobody_waits(sandbox: Sandbox) -> None:
+    customers(1)
+    assert run("--remind", "--all-waiting") == "kapso_invite: no customers to remind\n"
+
+
+def test_objects_of_the_sites_own_model_are_reminded(sandbox: Sandbox) -> None:
+    invited, never = (
+        Bakery.objects.create(title=title, contact=f"{title}@example.com")
+        for title in ("invited", "never")
+    )
+    (customer,) = waiting(1)
+    Customer.objects.filter(pk=customer.pk).update(
+        owner_type=owner_type(Bakery), owner_id=str(invited.pk), email="old@example.com"
+    )
+    model = ["--model", "host_site.Bakery"]
+    for who in (["--all-waiting"], [invited.pk, never.pk]):
+        assert "would remind 1 customer\n" in run("--remind", *model, *who, "--dry-run")
+    assert Customer.objects.get().email == "old@example.com"
+    assert "1 of 1 customer reminded" in run("--remind", *model, invited.pk, never.pk)
+    assert [message.to for message in mail.outbox] == [["invited@example.com"]]
+    assert Customer.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--remind"], "Say whom to remind"),
+        (["--all-waiting"], "give --remind, too"),
+        (["--remind", "--all-waiting", "1"], "not both"),
+        (["--remind", "--all-waiting", "--all-missing"], "leave out --all-missing"),
+        (["--remind", "--all-waiting", "--email"], "leave out --email"),
+        (["--remind", "--all-waiting", "--language", "es"], "leave out --language"),
+        (["--remind", "--all-waiting", "--option", "x=1"], "leave out --option"),
+        (["--remind", "--all-waiting", "--next-url", "/x/"], "leave out --next-url"),
+        (["--remind", "0"], "no customer with the id 0"),
+    ],
+)
+def test_wrong_arguments_remind_nobody(
+    sandbox: Sandbox, arguments: list[str], message: str
+) -> None:
+    waiting(1)
+    Customer.objects.filter(pk=1).update(status="connected")
+    assert message in fails(*arguments)
+    assert not mail.outbox
+    assert not InvitationBatch.objects.exists()
+
+
+def test_refused_reminder_is_a_failure_and_is_sent_again_on_request(
+    sandbox: Sandbox, settings: Any
+) -> None:
+    one, other = waiting(2)
+    answers, refused = iter(["550 No such user"]), ("RCPT", one.email)
+    with SMTPServer(
+        answer=lambda command, to: next(answers, "") if (command, to) == refused else ""
+    ) as server:
+        use_mail_server(settings, server)
+        problem = fails("--remind", "--all-waiting")
+        assert f"{one.name} ({one.pk}): the reminder was not sent" in problem
+        assert server.recipients == [other.email]
+        out = run("--retry-failed")
+        assert "2 of 2 customers reminded, 0 left out, 0 failed, 0 left" in out
+        assert server.recipients == [other.email, one.email]
+
+
+def test_interrupted_reminders_are_resumed(sandbox: Sandbox) -> None:
+    waiting(3)
+    batch = invitations.make_reminders(Customer.objects.all())
+    invitations.start(batch)
+    batch.invitations.filter(pk=batch.invitations.latest("pk").pk).update(
+        status="done", next_attempt_at=None, email_status="sent"
+    )
+    assert run("--resume", "--dry-run") == (
+        "kapso_invite: would continue with 2 customers in 1 batch\n"
+    )
+    assert "3 of 3 customers reminded" in run("--resume")
+    assert len(mail.outbox) == 2

@@ -35,11 +35,8 @@ def prune(*arguments: str) -> str:
 
 def webhook(status: str = "processed", **fields: object) -> WebhookEvent:
     key = f"k{WebhookEvent.objects.count()}"
-    return WebhookEvent.objects.create(
-        **{"idempotency_key": key, "event": "x.y", "payload": {}, "received_at": LONG_AGO},
-        status=status,
-        **fields,
-    )
+    given = {"idempotency_key": key, "event": "x.y", "payload": {}, "received_at": LONG_AGO}
+    return WebhookEvent.objects.create(**{**given, **fields}, status=status)
 
 
 def event(kind: str = "disconnected", **fields: object) -> TimelineEvent:
@@ -80,6 +77,43 @@ def test_undelivered_signals_are_kept_with_their_webhook() -> None:
     prune()
     assert TimelineEvent.objects.exists()
     assert WebhookEvent.objects.exists()
+
+
+DISMISSED = {"dismissed_at": timezone.now(), "dismissed_because": "A test."}
+
+
+def test_dismissed_webhooks_and_signals_are_deleted_in_time() -> None:
+    recently = timezone.now() - timedelta(days=30)
+    webhook("failed", **DISMISSED)
+    kept = webhook("failed", **{**DISMISSED, "received_at": recently})
+    event(delivered_at=None, next_attempt_at=None, **DISMISSED)
+    kept_event = event(
+        delivered_at=None, next_attempt_at=None, **{**DISMISSED, "occurred_at": recently}
+    )
+    assert "deleted 1 webhook, 1 timeline event" in prune()
+    assert WebhookEvent.objects.get() == kept
+    assert TimelineEvent.objects.get() == kept_event
+
+
+def test_dismissed_webhook_is_kept_for_its_undelivered_signal_unless_that_is_dismissed() -> None:
+    for fields in ({}, DISMISSED):
+        event(
+            "webhook_received",
+            webhook_event=webhook("failed", **DISMISSED),
+            occurred_at=timezone.now(),
+            delivered_at=None,
+            next_attempt_at=None,
+            **fields,
+        )
+    assert "deleted 1 webhook, 0 timeline events" in prune()
+    undismissed = TimelineEvent.objects.get(dismissed_at=None)
+    assert WebhookEvent.objects.get() == undismissed.webhook_event
+
+
+def test_dismissed_event_that_connected_a_number_is_kept() -> None:
+    kept = event("connected", connection=make_connection(), delivered_at=None, **DISMISSED)
+    prune()
+    assert TimelineEvent.objects.get() == kept
 
 
 def test_event_that_connected_a_number_is_kept() -> None:

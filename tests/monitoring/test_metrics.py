@@ -147,6 +147,8 @@ def test_queues_are_read_from_the_database(
     make_webhook("2", "pending", timedelta(hours=1))
     make_webhook("3", "failed", None)
     make_webhook("4", "processed", None)
+    make_webhook("5", "failed", None)
+    WebhookEvent.objects.filter(idempotency_key="5").dismiss(by=None, because="A test.")
     for due, delivered in ((-60, None), (None, None), (None, timezone.now())):
         moment = due and timezone.now() + timedelta(seconds=due)
         TimelineEvent.objects.create(

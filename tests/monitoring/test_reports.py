@@ -100,6 +100,16 @@ def test_failures_are_counted_by_code_most_frequent_first(week: Period) -> None:
     assert str(failures.codes[2].failure.title) == "WhatsApp could not be connected"
 
 
+def test_failures_without_a_code_are_one_reason(week: Period) -> None:
+    for data in ({}, {"error_code": ""}):
+        TimelineEvent.objects.create(
+            kind="setup_failed", source="webhook", customer=make_customer(), data=data
+        )
+    row = reports.failures(week).codes[0]
+    assert (row.code, row.times, row.customers) == ("", 2, 2)
+    assert reports.customers_failed_with("", week).count() == 2
+
+
 def test_infrequent_codes_are_summed_up(week: Period) -> None:
     for number in range(12):
         setup_links.record_failure(make_link(), f"code_{number}")
@@ -146,18 +156,11 @@ def test_connection_without_a_link_has_no_duration(week: Period) -> None:
 # Attention
 
 
-def test_links_that_expire_soon_are_listed_earliest_first() -> None:
-    later = make_link(expires_at=timezone.now() + 2 * DAY)
-    sooner = make_link(expires_at=timezone.now() + DAY)
-    for fields in (
-        {"expires_at": timezone.now() + 4 * DAY},
-        {"expires_at": ago(hours=1)},
-        {"expires_at": None},
-        {"expires_at": timezone.now() + DAY, "status": SetupLink.Status.REVOKED},
-    ):
-        make_link(**fields)
-    links = reports.links_expiring_soon()
-    assert (links.count, links.listed) == (2, [sooner, later])
+def test_idle_customers_are_counted_and_the_longest_waiting_listed() -> None:
+    links = [make_link(created_at=ago(days=30 - number)) for number in range(12)]
+    make_link(created_at=ago(days=3))
+    rows = reports.idle_customers(ago(days=5))
+    assert (rows.count, rows.listed) == (12, [link.customer for link in links[:10]])
 
 
 def needing(why: Attention) -> list[Connection]:
@@ -263,7 +266,7 @@ def test_number_of_queries_does_not_depend_on_rows(week: Period) -> None:
             reports.funnel(week)
             reports.failures(week)
             reports.time_to_connect(week)
-            reports.links_expiring_soon()
+            reports.idle_customers(timezone.now() + DAY)
             reports.numbers_needing_attention()
         return len(captured)
 

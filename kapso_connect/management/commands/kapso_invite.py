@@ -3,7 +3,8 @@ from __future__ import annotations
 import json
 import time
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from kapso_connect.management.progress import Progress
 from kapso_connect.models import Customer, Invitation, InvitationBatch, OnboardingStatus
 from kapso_connect.onboarding import invitations, setup_links
 from kapso_connect.onboarding.messages import staff_message
+from kapso_connect.onboarding.reminders import REMINDED_STATUSES, Obstacle, with_obstacle
 from kapso_connect.utils import time_since, validate_same_site_url
 
 OBJECTS_PER_QUERY = 500
@@ -48,9 +50,10 @@ def option(text: str) -> tuple[str, Any]:
 
 class Command(KapsoCommand):
     help = (
-        "Creates setup links for many customers. It can be interrupted and resumed; no customer "
-        "gets two links. Exit status: 0 every customer has a link, 1 some have no link yet or were "
-        "not sent it, 130 interrupted by Ctrl-C, 143 by SIGTERM."
+        "Creates setup links for many customers, or reminds them of the links that they have. It "
+        "can be interrupted and resumed; no customer gets two links, or a reminder twice. Exit "
+        "status: 0 every customer has a link, or was reminded or left out; 1 some have no link yet "
+        "or were not sent it; 130 interrupted by Ctrl-C, 143 by SIGTERM."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -63,6 +66,19 @@ class Command(KapsoCommand):
             "--all-missing",
             action="store_true",
             help="Invite all customers who were never invited and have no number.",
+        )
+        parser.add_argument(
+            "--remind",
+            action="store_true",
+            help="Send reminders by e-mail instead, and create no links. Left out are customers "
+            "who have gone further than opening the link, have no e-mail address, or were e-mailed "
+            "the link less than a day ago.",
+        )
+        parser.add_argument(
+            "--all-waiting",
+            action="store_true",
+            help="With --remind: all customers who were invited, or opened the link, and did "
+            "nothing since.",
         )
         parser.add_argument(
             "--model",
@@ -99,7 +115,9 @@ class Command(KapsoCommand):
             help="The page of this site that customers continue to after connecting.",
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="Only count the customers who would be invited."
+            "--dry-run",
+            action="store_true",
+            help="Only count the customers who would be invited or reminded.",
         )
 
     def handle(
@@ -107,13 +125,23 @@ class Command(KapsoCommand):
         *args: Any,
         ids: Sequence[str],
         all_missing: bool,
+        all_waiting: bool,
+        remind: bool,
         resume: bool,
         retry_failed: bool,
         **options: Any,
     ) -> None:
         if ids and all_missing:
             raise CommandError("Give ids or --all-missing, not both.")
-        if not (ids or all_missing or resume or retry_failed):
+        if ids and all_waiting:
+            raise CommandError("Give ids or --all-waiting, not both.")
+        if all_waiting and not remind:
+            raise CommandError("--all-waiting says whom to remind: give --remind, too.")
+        if remind:
+            check_reminder_options(options, all_missing=all_missing)
+            if not (ids or all_waiting or resume or retry_failed):
+                raise CommandError("Say whom to remind: give ids or --all-waiting.")
+        elif not (ids or all_missing or resume or retry_failed):
             raise CommandError(
                 "Say whom to invite: give ids or --all-missing, or --resume or --retry-failed."
             )
@@ -131,7 +159,9 @@ class Command(KapsoCommand):
         try:
             batches = find_batches(unfinished=resume, failed=retry_failed)
             problems = self.resume(batches, dry_run) if resume or retry_failed else []
-            if ids or all_missing:
+            if remind and (ids or all_waiting):
+                problems += self.remind(ids, options["model"], dry_run)
+            elif ids or all_missing:
                 problems += self.invite(ids, options["model"], choices, dry_run)
         except KeyboardInterrupt as interrupt:
             is_left = find_batches(unfinished=True, failed=False)
@@ -167,6 +197,31 @@ class Command(KapsoCommand):
         invitations.start(batch, **choices)
         return problems + self.work(batch)
 
+    def remind(self, ids: Sequence[str], model: str | None, dry_run: bool) -> list[str]:
+        """Remind the customers, or those of the objects of ``model``, with these ``ids``, or
+        without any, all who wait. Return why e-mails were not sent."""
+        model_admin = find_model_admin(model) if model else None
+        model_admin = find_model_admin(model) if model else None
+        objs = find_objects_to_remind(model_admin, ids)
+        if dry_run:
+            counts = count_obstacles(model_admin, objs)
+            self.say(f"would remind {format_count(counts.pop('', 0), 'customer')}")
+            for obstacle, left_out in sorted(counts.items()):
+                self.say(f"would leave out {left_out}: {Obstacle(obstacle).label}")
+            return []
+        try:
+            # No customers are created, but their e-mail addresses may have changed.
+            customers, problems = make_customers(model_admin, objs, only_missing=False)
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error)) from None
+        batch = invitations.make_reminders(customers)
+        if not batch.invitations.exists():
+            batch.delete()
+            self.say("no customers to remind")
+            return problems
+        invitations.start(batch)
+        return problems + self.work(batch)
+
     def resume(self, batches: Sequence[InvitationBatch], dry_run: bool) -> list[str]:
         if dry_run:
             counts = [invitations.progress(batch) for batch in batches]
@@ -188,6 +243,13 @@ class Command(KapsoCommand):
                 work_on_batch(batch, progress, interrupted)
             interrupted.raise_if_set()
         counts = invitations.progress(batch)
+        if batch.is_reminder:
+            self.say(
+                f"{counts.emails_sent} of {format_count(counts.total, 'customer')} reminded, "
+                f"{counts.left_out} left out, {counts.failed + counts.emails_failed} failed, "
+                f"{counts.left} left"
+            )
+            return list(list_problems(batch, counts))
         emailed = f", {counts.emails_sent} e-mailed" if batch.send_email else ""
         self.say(
             f"{counts.done} of {format_count(counts.total, 'customer')} invited{emailed}, "
@@ -241,9 +303,10 @@ def list_problems(batch: InvitationBatch, counts: invitations.Progress) -> Itera
     failed = batch.invitations.failed().select_related("customer")
     for row in failed[:MAX_LISTED_PROBLEMS]:
         yield f"{row.customer} ({row.customer_id}): {row.last_error}"
+    unsent_text = "the reminder was not sent" if batch.is_reminder else "the link was not sent"
     unsent = batch.invitations.exclude(email_error="").select_related("customer")
     for row in unsent[:MAX_LISTED_PROBLEMS]:
-        yield f"{row.customer} ({row.customer_id}): the link was not sent: {row.email_error}"
+        yield f"{row.customer} ({row.customer_id}): {unsent_text}: {row.email_error}"
     emails = counts.emails_failed + counts.emails_unknown + counts.emails_waiting
     more = sum(max(n - MAX_LISTED_PROBLEMS, 0) for n in (counts.failed, emails))
     if more:
@@ -258,6 +321,45 @@ def find_objects(model_admin: Any, ids: Sequence[str]) -> models.QuerySet[Any]:
     if ids:
         return cast("models.QuerySet[Any]", manager.filter(pk__in=check_ids(manager, ids)))
     return cast("models.QuerySet[Any]", manager.all()) if model_admin else never_invited()
+
+
+def check_reminder_options(options: Mapping[str, Any], *, all_missing: bool) -> None:
+    """Raise CommandError for options that only new links have."""
+    given = {
+        "--all-missing": all_missing,
+        "--email": options["email"],
+        "--language": options["language"],
+        "--option": options["option"],
+        "--next-url": options["next_url"],
+    }
+    names = [name for name, value in given.items() if value]
+    if names:
+        raise CommandError(f"--remind creates no links: leave out {', '.join(names)}.")
+
+
+def find_objects_to_remind(model_admin: Any, ids: Sequence[str]) -> models.QuerySet[Any]:
+    """Return the customers with these ``ids``, or without any, all who wait; with ``model_admin``,
+    the objects of its model that own them."""
+    from kapso_connect.admin.status import owners_of
+
+    customers = Customer.objects.all()
+    if not ids:
+        customers = customers.filter(status__in=REMINDED_STATUSES)
+    if model_admin is not None:
+        return owners_of(customers, find_objects(model_admin, ids))
+    return customers.filter(pk__in=check_ids(Customer.objects, ids)) if ids else customers
+
+
+def count_obstacles(model_admin: Any, objs: models.QuerySet[Any]) -> Counter[str]:
+    """Return how many customers would be left out, by obstacle, and under "" how many reminded."""
+    counts: Counter[str] = Counter()
+    rows = objs.iterator(chunk_size=OBJECTS_PER_QUERY)
+    while group := list(islice(rows, OBJECTS_PER_QUERY)):
+        if model_admin is not None:
+            group = list(model_admin.find_customers(group).values())
+        customers = Customer.objects.filter(pk__in=[customer.pk for customer in group])
+        counts.update(with_obstacle(customers).values_list("obstacle", flat=True))
+    return counts
 
 
 def make_customers(
