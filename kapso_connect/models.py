@@ -368,7 +368,7 @@ class Customer(models.Model):
         null=True,
         blank=True,
         editable=False,
-        help_text=_("The secret part of the customer's connect URL. Empty if there is none."),
+        help_text=_("The secret part of the customer's personal link. Empty if there is none."),
     )
     status = models.CharField(
         _("status"),
@@ -1180,7 +1180,7 @@ class TimelineEvent(Dismissable):
         SETUP_LINK_REVOKED = "setup_link_revoked", _("Setup link revoked")
         SETUP_LINK_EXPIRED = "setup_link_expired", _("Setup link expired")
         SETUP_LINK_EXTENDED = "setup_link_extended", _("Setup link extended")
-        SETUP_LINK_SENT = "setup_link_sent", _("Setup link sent")
+        SETUP_LINK_SENT = "setup_link_sent", _("Personal link sent")
         SETUP_LINK_OPENED = "setup_link_opened", _("Setup link opened")
         SETUP_FAILED = "setup_failed", _("Setup failed")
         EMAIL_SENT = "email_sent", _("E-mail sent")

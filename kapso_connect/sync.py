@@ -337,9 +337,8 @@ def _confirm_redirects(report: Report, dry_run: bool, progress: ProgressCallback
     for done, link in enumerate(
         unconfirmed.order_by("unconfirmed_since")[:MAX_REDIRECTS_PER_RUN], start=1
     ):
-        number = numbers.Number(link.unconfirmed_phone_number_id)
         try:
-            outcome = redirects.confirm_redirect(link, number, source=Source.SYNC)
+            outcome = redirects.confirm_unconfirmed(link)
             report.redirects += not isinstance(outcome, redirects.Pending)
         except Exception as error:
             report.add_error("redirects", link.pk, error)

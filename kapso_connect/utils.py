@@ -27,7 +27,12 @@ MAX_ERROR_LENGTH = 10_000
 
 def utc_now() -> datetime:
     """Return the current time as an aware datetime in UTC, whether USE_TZ is on or off."""
-    return datetime.fromtimestamp(time.time(), zones.utc)
+    return from_timestamp(time.time())
+
+
+def from_timestamp(seconds: float) -> datetime:
+    """Return the time so many seconds after the epoch as an aware datetime in UTC."""
+    return datetime.fromtimestamp(seconds, zones.utc)
 
 
 def as_instant(moment: datetime) -> datetime:

@@ -9,6 +9,7 @@ form that is sent twice, or by two members of staff, acts once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from django import forms
 from django.contrib import messages
 from django.contrib.admin.utils import quote
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
-from django.db import DatabaseError
+from django.db import DatabaseError, IntegrityError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
@@ -24,8 +25,9 @@ from django.urls import NoReverseMatch
 from django.views.generic import FormView
 
 from .. import exceptions
+from ..db import atomic
 from ..models import Connection, Customer, SetupLink
-from ..onboarding import customers
+from ..onboarding import customers, renewal
 from ..onboarding.messages import staff_message
 from ..translation import gettext as _
 from .base import AdminView
@@ -107,10 +109,16 @@ class CustomerActionView(AdminView):
         """Return why the action is not possible now; "" if it is."""
         return ""
 
+    def update_customer(self) -> None:
+        """Update the customer from the site's own object, whose e-mail address may have changed. If
+        another customer has its external id, a new invitation says so."""
+        with suppress(IntegrityError, ImproperlyConfigured), atomic():
+            self.customer = self.model_admin.make_customer(self.obj)
+
     @property
     def is_sendable(self) -> bool:
-        """True if the customer's URL leads to a usable setup link."""
-        return self.link is not None and self.link.is_usable and bool(self.customer.connect_key)
+        """True if the customer's personal link leads to a setup link."""
+        return renewal.leads_to_setup(self.customer, self.link)
 
     @property
     def back_url(self) -> str:

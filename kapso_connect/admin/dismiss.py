@@ -7,14 +7,12 @@ from typing import Any
 from django import forms
 from django.contrib import messages
 from django.http import HttpResponse
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
 from django.views.generic import FormView
 
 from ..models import TimelineEvent, WebhookEvent
 from ..translation import gettext as _
 from ..translation import gettext_lazy, ngettext
-from .display import badge, format_datetime
+from .display import format_datetime
 from .selected_rows import SelectedRowsView
 
 
@@ -64,15 +62,13 @@ class DismissView(SelectedRowsView, FormView):  # type: ignore[type-arg]
             self.add_message(text % {"count": skipped})
 
 
-def dismissal(row: WebhookEvent | TimelineEvent) -> SafeString:
-    """Return that ``row`` is dismissed, by whom, when and why."""
-    shown = {
+DISMISSED = gettext_lazy("Dismissed")
+
+
+def dismissal(row: WebhookEvent | TimelineEvent) -> str:
+    """Return by whom, when and why ``row`` was dismissed."""
+    return _("Dismissed by %(who)s on %(when)s: %(why)s") % {
         "who": str(row.dismissed_by or _("somebody")),
         "when": format_datetime(row.dismissed_at),
         "why": row.dismissed_because,
     }
-    return format_html(
-        '<span class="kapso-status">{}<span class="kapso-status-detail">{}</span></span>',
-        badge("neutral", _("Dismissed")),
-        _("By %(who)s on %(when)s: %(why)s") % shown,
-    )

@@ -59,9 +59,10 @@ def shorten(text: str) -> str:
 
 
 def format_datetime(moment: datetime | None) -> str:
+    """Return ``moment`` as Django's lists and templates show it."""
     if moment is None:
         return EMPTY
-    return date_format(to_local_time(moment), "SHORT_DATETIME_FORMAT")
+    return date_format(to_local_time(moment), "DATETIME_FORMAT")
 
 
 def plain_number_html(connection: Connection) -> SafeString:
@@ -163,7 +164,7 @@ def hold_text(connection: Connection) -> str:
         return ""
     return _(
         "After %(time)s, Kapso will check this number again. Until then, the result stays the same."
-    ) % {"time": date_format(to_local_time(until), "DATETIME_FORMAT")}
+    ) % {"time": format_datetime(until)}
 
 
 FUNDING_BADGES = {

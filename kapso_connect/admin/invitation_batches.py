@@ -18,7 +18,7 @@ from ..translation import gettext as _
 from ..translation import gettext_lazy
 from ..utils import utc_now
 from .base import ReadOnlyAdmin
-from .display import EMPTY, badge
+from .display import EMPTY, badge, format_datetime
 from .permissions import can_create_setup_links
 
 Status, Email = Invitation.Status, Invitation.Email
@@ -61,18 +61,17 @@ class StateFilter(admin.SimpleListFilter):
 @admin.register(InvitationBatch)
 class InvitationBatchAdmin(ReadOnlyAdmin):
     list_display = [
-        "started_at",
+        "started",
         "by",
         "purpose",
-        "state",
         "customers",
         "done",
         "failed",
         "left",
-        "emails_sent",
-        "emails_failed",
+        "emails",
+        "state",
     ]
-    list_filter = [StateFilter, "purpose", "started_at"]
+    list_filter = [StateFilter, "purpose"]
     list_select_related = ["created_by"]
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -118,6 +117,11 @@ class InvitationBatchAdmin(ReadOnlyAdmin):
         url = self.customer_admin().view_url("whatsapp_batch", batch.pk)
         return HttpResponseRedirect(url)
 
+    # A method, since Django lets no date wrap.
+    @admin.display(description=gettext_lazy("started"), ordering="started_at")
+    def started(self, batch: Any) -> str:
+        return format_datetime(batch.started_at)
+
     @admin.display(description=gettext_lazy("created by"))
     def by(self, batch: Any) -> str:
         return str(batch.created_by) if batch.created_by else EMPTY
@@ -151,18 +155,14 @@ class InvitationBatchAdmin(ReadOnlyAdmin):
     def left(self, batch: Any) -> int:
         return int(batch.progress.left)
 
-    @admin.display(description=gettext_lazy("e-mails sent"))
-    def emails_sent(self, batch: Any) -> object:
-        return batch.progress.emails_sent if batch.send_email else EMPTY
-
-    @admin.display(description=gettext_lazy("e-mails failed"))
-    def emails_failed(self, batch: Any) -> object:
+    @admin.display(description=gettext_lazy("e-mails"))
+    def emails(self, batch: Any) -> str:
         if not batch.send_email:
             return EMPTY
-        failed, unknown = batch.progress.emails_failed, batch.progress.emails_unknown
-        if not unknown:
-            return failed
-        return _("%(failed)s, and %(unknown)s possibly sent") % {
-            "failed": failed,
-            "unknown": unknown,
-        }
+        progress = batch.progress
+        counts = [
+            (_("%(count)s sent"), progress.emails_sent),
+            (_("%(count)s failed"), progress.emails_failed),
+            (_("%(count)s possibly sent"), progress.emails_unknown),
+        ]
+        return ", ".join(text % {"count": count} for text, count in counts if count) or "0"

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import messages
 from django.contrib.admin import helpers
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.urls import NoReverseMatch
+from django.utils.functional import cached_property
 from django.views.generic import FormView
 
 from .. import exceptions
 from ..conf import get_conf
-from ..models import Connection, Customer, InvitationBatch, SetupLink
-from ..onboarding import invitations, setup_links
+from ..models import Customer, InvitationBatch
+from ..onboarding import invitations, mailer, setup_links
 from ..onboarding.messages import staff_message
+from ..onboarding.other_invitations import InvitedMeanwhile, NobodyLeft, other_invitations
 from ..translation import gettext as _
-from ..translation import gettext_lazy
+from ..translation import gettext_lazy, ngettext
+from ..utils import as_stored, from_timestamp, utc_now
 from . import forms
 from .base import AdminView
 from .display import CONFIRMATION_ROWS
+from .draft_customers import DraftCustomers, batch_customers
 from .history import log_batch
 
 BATCH_WORK_SECONDS = 4.0
 """How long one request works on a batch, if there are no task workers."""
+
+RECENTLY = timedelta(days=1)
+"""How long staff are told of a link that somebody else created for a customer."""
 
 
 class InvitePermissionView(AdminView):
@@ -64,8 +71,8 @@ class OptionsView(InvitePermissionView, FormView):  # type: ignore[type-arg]
         if self.batch.created_by_id != request.user.pk:
             # Its customers may be ones that this user may not view.
             raise Http404
-        self.counts = count_customers(self.batch)
-        if not self.counts["total"]:
+        self.customers = DraftCustomers(self.batch)
+        if not self.customers.total:
             self.add_message(_("The customers have been deleted."), messages.ERROR)
             return self.redirect_to_changelist()
         try:
@@ -78,36 +85,83 @@ class OptionsView(InvitePermissionView, FormView):  # type: ignore[type-arg]
         return super().dispatch(request, *args, **kwargs)
 
     def get_form(self, form_class: Any = None) -> forms.SetupLinkForm:
-        can_send = self.request.user.has_perm("kapso_connect.send_setup_link")
+        customers = self.shown_customers
         return forms.SetupLinkForm(
             self.request.POST if self.request.method == "POST" else None,
             get_conf().setup_link_defaults,
-            recipients=self.counts["total"] - self.counts["without_email"] if can_send else None,
+            self.customers,
+            customer=customers[0] if len(customers) == 1 else None,
+            may_send=self.request.user.has_perm("kapso_connect.send_setup_link"),
+            can_send=mailer.is_set_up(),
         )
 
+    @cached_property
+    def shown_customers(self) -> list[Customer]:
+        return list(batch_customers(self.batch).order_by("invitations__pk")[:CONFIRMATION_ROWS])
+
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        context = super().get_context_data(counts=self.counts, **kwargs)
+        context = super().get_context_data(customers=self.customers, **kwargs)
         form = context["form"]
         return {
             **context,
+            **self.others(),
             "adminform": helpers.AdminForm(form, form.fieldsets(), {}),
-            "rows": batch_customers(self.batch).order_by("invitations__pk")[:CONFIRMATION_ROWS],
-            "more": max(self.counts["total"] - CONFIRMATION_ROWS, 0),
+            "texts": form.texts(),
+            "rows": self.shown_customers,
+            "more": max(self.customers.total - CONFIRMATION_ROWS, 0),
         }
 
+    def others(self) -> dict[str, Any]:
+        """Return who else invited the customers: since they were chosen, and shortly before."""
+        chosen_at = self.batch.created_at
+        told_at = utc_now()
+        recently = min(chosen_at, as_stored(told_at - RECENTLY))
+        found = other_invitations(self.batch, recently, CONFIRMATION_ROWS)
+        return {
+            "told_at": repr(told_at.timestamp()),
+            "invited_meanwhile": [other for other in found if other.at >= chosen_at],
+            "invited_before": [other for other in found if other.at < chosen_at],
+        }
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if request.POST.get("do") == "update":
+            return self.render_to_response(self.get_context_data())
+        return super().post(request, *args, **kwargs)
+
     def form_valid(self, form: forms.SetupLinkForm) -> HttpResponse:
-        invited = invitations.start(
-            self.batch,
-            options=form.options(),
-            next_url=form.cleaned_data["next_url"],
-            send_email=form.cleaned_data.get("send_email", False),
-        )
+        told_at = form.cleaned_data["invite_anyway"]
+        try:
+            invited = invitations.start(
+                self.batch,
+                options=form.options(),
+                next_url=form.cleaned_data["next_url"],
+                send_email=form.cleaned_data.get("send_email", False),
+                **form.leaves_out,
+                unless_invited_since=(
+                    self.batch.created_at if told_at is None else as_stored(from_timestamp(told_at))
+                ),
+            )
+        except InvitedMeanwhile:
+            form.add_error(None, _("Somebody else was faster. Nothing has been created yet."))
+            return self.form_invalid(form)
+        except NobodyLeft:
+            form.add_error(None, forms.nobody_left())
+            return self.form_invalid(form)
         if invited:
+            self.say_who_was_left_out()
             log_batch(
                 self.model_admin, self.request, self.batch, _("Requested a WhatsApp setup link.")
             )
             work_now(self.batch)
         return HttpResponseRedirect(self.request.path)
+
+    def say_who_was_left_out(self) -> None:
+        count = self.customers.total - self.batch.invitations.count()
+        if count > 0:
+            text = ngettext(
+                "%(count)s customer was left out.", "%(count)s customers were left out.", count
+            )
+            self.add_message(text % {"count": count}, messages.INFO)
 
 
 def work_now(batch: InvitationBatch) -> None:
@@ -119,25 +173,3 @@ def work_now(batch: InvitationBatch) -> None:
 def work_here(batch: InvitationBatch) -> None:
     """Work on the batch in this request for ``BATCH_WORK_SECONDS``."""
     invitations.work(batch.pk, seconds=BATCH_WORK_SECONDS, budget=get_conf().api_budget)
-
-
-def batch_customers(batch: InvitationBatch) -> QuerySet[Customer]:
-    """Return the customers of a batch; ``is_connected`` and ``is_invited`` tell whether one has a
-    connected number and a usable link."""
-    numbers = Connection.objects.connected().filter(customer=OuterRef("pk"))
-    links = SetupLink.objects.usable().filter(customer=OuterRef("pk"))
-    return Customer.objects.filter(invitations__batch=batch).annotate(
-        is_connected=Exists(numbers), is_invited=Exists(links)
-    )
-
-
-def count_customers(batch: InvitationBatch) -> dict[str, int]:
-    """Return how many customers a batch has, and how many of them are connected, have a usable
-    link, or have no e-mail address."""
-    counts: dict[str, int] = batch_customers(batch).aggregate(
-        total=Count("pk"),
-        connected=Count("pk", filter=Q(is_connected=True)),
-        with_link=Count("pk", filter=Q(is_invited=True)),
-        without_email=Count("pk", filter=Q(email="")),
-    )
-    return counts

@@ -23,18 +23,20 @@ class RevokeView(ConfirmView):
     link: SetupLink
     permissions = ["kapso_connect.revoke_setup_link"]
     template_name = "admin/kapso_connect/customer_actions/revoke.html"
-    title = gettext_lazy("Revoke the link")
+    title = gettext_lazy("Revoke the setup link")
 
     def find_obstacle(self) -> str:
         is_possible = self.link and self.link.is_revocable
-        return "" if is_possible else _("There is no link to revoke.")
+        return "" if is_possible else _("There is no setup link to revoke.")
 
     def act(self, form: forms.Form) -> HttpResponse:
         if not onboarding.revoke_setup_link(self.link, actor=self.actor):
-            return self.go_back(_("The link was not revoked: it has just been used or has ended."))
+            return self.go_back(
+                _("The setup link was not revoked: it has just been used or has ended.")
+            )
         return self.finish(
             _("Revoked the WhatsApp setup link."),
-            _("The link was revoked. What was sent to the customer no longer works."),
+            _("The setup link was revoked. The personal link no longer works."),
         )
 
 
@@ -42,12 +44,12 @@ class ExtendView(ConfirmView):
     link: SetupLink
     permissions = ["kapso_connect.extend_setup_link"]
     template_name = "admin/kapso_connect/customer_actions/extend.html"
-    title = gettext_lazy("Extend the link")
+    title = gettext_lazy("Extend the setup link")
 
     def find_obstacle(self) -> str:
         if not self.link or not self.link.is_usable:
-            return _("There is no active link. Create a new one first.")
-        return "" if self.link.expires_at else _("This link does not expire.")
+            return _("There is no active setup link. Create a new one first.")
+        return "" if self.link.expires_at else _("This setup link does not expire.")
 
     def get_form(self, form_class: Any = None) -> ExtendForm:
         data = self.request.POST if self.request.method == "POST" else None
@@ -63,9 +65,11 @@ class ExtendView(ConfirmView):
     def act(self, form: forms.Form) -> HttpResponse:
         until = form.cleaned_data["until"]
         if not onboarding.extend_setup_link(self.link, end_of_day(until), actor=self.actor):
-            return self.go_back(_("The link has ended and cannot be extended. Create a new one."))
+            return self.go_back(
+                _("The setup link has ended and cannot be extended. Create a new one.")
+            )
         shown = {"date": date_format(until)}
         return self.finish(
             _("Extended the WhatsApp setup link until %(date)s.") % shown,
-            _("The link now works until %(date)s.") % shown,
+            _("The setup link now works until %(date)s.") % shown,
         )

@@ -11,7 +11,7 @@ from ..translation import gettext as _
 
 
 def qr_label(customer: Customer) -> str:
-    return _("QR code with the WhatsApp setup link of %(customer)s") % {"customer": customer}
+    return _("QR code with the personal link of %(customer)s") % {"customer": customer}
 
 
 def qr_code(url: str, label: object) -> SafeString | None:

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from django.utils.formats import date_format
-
 from ..kapso.types import parse_moment
 from ..models import AccountStatus, Connection, TimelineEvent
 from ..translation import gettext as _
 from ..translation import gettext_lazy
-from ..utils import as_instant, time_since, to_local_time, utc_now
+from ..utils import as_instant, time_since, utc_now
+from .display import format_datetime
 
 BUSINESS_SUPPORT_URL = "https://business.facebook.com/business-support-home/"
 """Where Meta shows the owner of an account why it was restricted, and takes requests for review."""
@@ -104,7 +103,7 @@ def restriction_text(restriction: Any) -> str:
         moment = parse_moment(_text(restriction, "expires_at"))
     except ValueError:
         return sentences[0]
-    when = {"when": date_format(to_local_time(moment), "DATETIME_FORMAT")}
+    when = {"when": format_datetime(moment)}
     if as_instant(moment) > utc_now():
         sentences.append(_("Ends: %(when)s") % when)
     else:

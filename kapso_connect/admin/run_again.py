@@ -11,6 +11,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern
 from django.utils.formats import localize
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.views.generic import TemplateView
 
@@ -94,8 +95,11 @@ class RunAgainAdmin(ReadOnlyAdmin):
         ]
 
     @admin.display(description=gettext_lazy("error"))
-    def problem(self, row: Any) -> str:
-        return shorten(row.last_error)
+    def problem(self, row: Any) -> SafeString | str:
+        error = shorten(row.last_error)
+        if not self.is_dismissed(row):
+            return error
+        return format_html("{}<br>{}", error, dismissal(row))
 
     @admin.display(description=gettext_lazy("next attempt"), ordering="next_attempt_at")
     def next_attempt(self, row: Any) -> str:
@@ -107,7 +111,7 @@ class RunAgainAdmin(ReadOnlyAdmin):
         return text_block(row.last_error)
 
     @admin.display(description=gettext_lazy("dismissed"))
-    def dismissed(self, row: Any) -> SafeString:
+    def dismissed(self, row: Any) -> str:
         return dismissal(row)
 
 

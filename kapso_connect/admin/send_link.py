@@ -1,23 +1,20 @@
-"""Sending a customer's link: by e-mail, as a QR code, as a text to share, or copied."""
+"""Sending a customer's personal link: by e-mail, as a QR code, as a text to share, or copied."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
 from django import forms
 from django.contrib import messages
-from django.core.exceptions import ImproperlyConfigured
-from django.db import Error, IntegrityError
+from django.db import Error
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.views.generic import TemplateView
 
 from .. import exceptions
-from ..db import atomic
 from ..languages import html_language, language_choices
 from ..log import log_event
-from ..models import SetupLink, TimelineEvent
+from ..models import Customer, SetupLink, TimelineEvent
 from ..onboarding import customers, emails, setup_links
 from ..onboarding.connect_urls import connect_url
 from ..translation import gettext as _
@@ -28,17 +25,19 @@ from .history import log_change
 from .qr import qr_code, qr_label
 
 
+def email_entry(to: str) -> str:
+    """Return the entry of the admin's history for an e-mail with the personal link."""
+    return _("E-mailed the personal link for WhatsApp to %(to)s.") % {"to": to}
+
+
 class EmailView(ConfirmView):
     link: SetupLink
     permissions = ["kapso_connect.send_setup_link"]
     template_name = "admin/kapso_connect/customer_actions/email.html"
-    title = gettext_lazy("E-mail the link")
+    title = gettext_lazy("E-mail the personal link")
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        # The e-mail address may have changed in the site's own object. If another customer has
-        # its external id, a new invitation says so.
-        with suppress(IntegrityError, ImproperlyConfigured), atomic():
-            self.customer = self.model_admin.make_customer(self.obj)
+        self.update_customer()
         may_create = self.model_admin.has_create_setup_link_permission(self.request)
         context = {**super().get_context_data(**kwargs), "can_create": may_create}
         if not self.is_sendable:
@@ -67,22 +66,29 @@ class EmailView(ConfirmView):
 
     def act(self, form: forms.Form) -> HttpResponse:
         to = self.customer.email
-        try:
-            emails.send_invitation(self.customer, self.link, actor=self.actor)
-        except Error:
-            raise
-        except Exception as error:  # Each mail backend raises its own.
-            log_event("email.failed", customer_id=self.customer.pk, error=type(error).__name__)
-            self.add_message(emails.send_error_message(error), messages.ERROR)
+        if problem := send_email(self.customer, self.link, self.actor):
+            self.add_message(problem, messages.ERROR)
             return HttpResponseRedirect(self.request.path)
         return self.finish(
-            _("E-mailed the WhatsApp setup link to %(to)s.") % {"to": to},
-            _("The link was e-mailed to %(to)s.") % {"to": to},
+            email_entry(to), _("The personal link was e-mailed to %(to)s.") % {"to": to}
         )
 
 
+def send_email(customer: Customer, link: SetupLink, actor: Any) -> str:
+    """E-mail the personal link to ``customer``. Return why it was not sent; "" if it was."""
+    try:
+        emails.send_invitation(customer, link, actor=actor)
+    except Error:
+        raise
+    except Exception as error:  # Each mail backend raises its own.
+        log_event("email.failed", customer_id=customer.pk, error=type(error).__name__)
+        return emails.send_error_message(error)
+    return ""
+
+
 class SharedLinkView(CustomerActionView):
-    """Base of what gives staff the customer's URL. A POST records that it was given out."""
+    """Base of what gives staff the customer's personal link. A POST records that it was given
+    out."""
 
     link: SetupLink
     channel: str
@@ -104,11 +110,11 @@ class SharedLinkView(CustomerActionView):
 
 
 class CopiedView(SharedLinkView):
-    """Records that the URL was copied from a page that shows it."""
+    """Records that the personal link was copied from a page that shows it."""
 
     permissions = ["kapso_connect.create_setup_link"]
     channel = "copy"
-    entry = gettext_lazy("Copied the WhatsApp setup link.")
+    entry = gettext_lazy("Copied the personal link for WhatsApp.")
 
     def post(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
         if self.is_sendable:
@@ -117,14 +123,14 @@ class CopiedView(SharedLinkView):
 
 
 class ShowLinkView(SharedLinkView, TemplateView):
-    """Base of the pages that show the customer's URL."""
+    """Base of the pages that show the customer's personal link."""
 
     permissions = ["kapso_connect.send_setup_link", "kapso_connect.create_setup_link"]
 
     def find_obstacle(self) -> str:
         if self.is_sendable:
             return ""
-        return _("There is no active link. Create a new one first.")
+        return _("The personal link leads to no setup link now. Create a new one first.")
 
     def post(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
         self.record_sent()
@@ -135,7 +141,7 @@ class QRCodeView(ShowLinkView):
     template_name = "admin/kapso_connect/customer_actions/qr.html"
     title = gettext_lazy("QR code")
     channel = "qr"
-    entry = gettext_lazy("Showed the QR code of the WhatsApp setup link.")
+    entry = gettext_lazy("Showed the QR code of the personal link for WhatsApp.")
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         url = connect_url(self.customer)
@@ -145,9 +151,9 @@ class QRCodeView(ShowLinkView):
 
 class ShareView(ShowLinkView):
     template_name = "admin/kapso_connect/customer_actions/share.html"
-    title = gettext_lazy("Share the link")
+    title = gettext_lazy("Share the personal link")
     channel = "share"
-    entry = gettext_lazy("Shared the WhatsApp setup link.")
+    entry = gettext_lazy("Shared the personal link for WhatsApp.")
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         text = emails.share_text(self.customer, self.link)

@@ -11,6 +11,7 @@ from django.utils.safestring import SafeString
 
 from ..models import Customer, SetupLink
 from ..onboarding.connect_urls import connect_url
+from ..onboarding.renewal import leads_to_setup
 from ..translation import gettext as _
 from ..translation import gettext_lazy
 from .base import ReadOnlyAdmin
@@ -75,6 +76,7 @@ class SetupLinkAdmin(ReadOnlyAdmin, ExportMixin):
     def get_fields(self, request: HttpRequest, obj: SetupLink | None = None) -> list[Any]:
         return [
             "customer",
+            "reference",
             "customer_url" if can_create_setup_links(request) else "hidden_url",
             "state",
             "setup_status",
@@ -96,13 +98,18 @@ class SetupLinkAdmin(ReadOnlyAdmin, ExportMixin):
     ) -> HttpResponse:
         link = context.get("original")
         if link is not None and link.is_latest:
-            context["can_send"] = link.is_usable
+            context["can_send"] = leads_to_setup(link.customer, link)
+            context["can_extend"] = link.is_usable and link.expires_at is not None
             context["can_revoke"] = link.is_revocable
         return super().render_change_form(request, context, *args, **kwargs)
 
     @admin.display(description=gettext_lazy("status"), ordering="status")
     def state(self, link: SetupLink) -> SafeString:
         return badge("good" if link.is_usable else "neutral", link.current_status.label)
+
+    @admin.display(description=gettext_lazy("reference"))
+    def reference(self, link: SetupLink) -> str:
+        return link.reference
 
     @admin.display(description=gettext_lazy("latest"), boolean=True)
     def latest(self, link: SetupLink) -> bool:
@@ -115,9 +122,9 @@ class SetupLinkAdmin(ReadOnlyAdmin, ExportMixin):
     @admin.display(description=gettext_lazy("personal link"))
     def customer_url(self, link: SetupLink) -> SafeString | str:
         url = connect_url(link.customer) if link.is_latest else ""
-        if not url or not link.is_revocable:
-            return _("This link can no longer be used.")
-        return copy_field(url, _("Setup link"))
+        if not url or not leads_to_setup(link.customer, link):
+            return _("The customer's personal link no longer leads to this setup link.")
+        return copy_field(url, _("The customer's personal link"))
 
     @admin.display(description=gettext_lazy("personal link"))
     def hidden_url(self, link: SetupLink) -> str:

@@ -82,7 +82,9 @@ def attention_advice(why: Attention, connection: Connection) -> str:
     """Return what to do about a number that needs attention."""
     match why:
         case Attention.TEST_NUMBER:
-            return _("Create a new link, and ask the customer to connect their own number with it.")
+            return _(
+                "Create a new setup link, and ask the customer to connect their own number with it."
+            )
         case Attention.RESTRICTED:
             return _(
                 "Only the account's owner can see why, and may ask Meta for a review, in Meta's "
@@ -129,7 +131,7 @@ def status_summary(status: CustomerStatus) -> SafeString:
         and link
         and link.current_status == SetupLink.Status.EXPIRED
     ):
-        details.append(_("the link has expired"))
+        details.append(_("the setup link has expired"))
     elif status.status == OnboardingStatus.FAILED and link:
         details.append(failure_reason(link))
     elif status.status == OnboardingStatus.CONNECTED and connection:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.dateparse import parse_datetime
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from .. import outbox
-from ..kapso.error_codes import SETUP_ERRORS
-from ..models import TimelineEvent
+from ..kapso.error_codes import SETUP_ERRORS, find_error
+from ..kapso.types import ConnectionType
+from ..models import Health, TimelineEvent
+from ..phone_numbers import format_phone_number
 from ..translation import gettext as _
 from ..translation import gettext_lazy
-from .dismiss import dismissal
-from .display import EMPTY, badge, json_block, plain_number_html, text_block
+from .dismiss import DISMISSED
+from .display import EMPTY, badge, format_datetime, json_block, plain_number_html, text_block
 from .export import ExportMixin
 from .restrictions import decision_texts
 from .run_again import RunAgainAdmin
@@ -30,6 +35,10 @@ SEND_CHANNELS = {
     "qr": gettext_lazy("as a QR code"),
     "share": gettext_lazy("as a text to share"),
 }
+
+HEALTH: dict[str, Any] = dict(Health.choices)
+
+REPLACED = gettext_lazy("replaced by a new one")
 
 EMAILS = {
     "reminder": gettext_lazy("as a reminder"),
@@ -47,7 +56,7 @@ class SignalFilter(admin.SimpleListFilter):
             ("delivered", _("Delivered")),
             ("waiting", _("Waiting")),
             ("failed", _("Failed")),
-            ("dismissed", _("Dismissed")),
+            ("dismissed", str(DISMISSED)),
         ]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
@@ -69,28 +78,81 @@ def signal_badge(event: TimelineEvent) -> SafeString:
     if event.next_attempt_at is not None:
         return badge("busy", _("Waiting"))
     if event.dismissed_at is not None:
-        return dismissal(event)
+        return badge("neutral", DISMISSED)
     return badge("bad", _("Failed"))
 
 
 def event_details(event: TimelineEvent) -> list[str]:
     """Return the texts that are shown after the kind of an event."""
     data = event.data if isinstance(event.data, dict) else {}
-    reason, code, channel, message = (
-        str(data.get(k) or "") for k in ("reason", "error_code", "channel", "message")
+    reason, code, channel, message, status = (
+        str(data.get(name) or "")
+        for name in ("reason", "error_code", "channel", "message", "status")
     )
     email = [EMAILS.get(message, message), data.get("to")]
     texts: dict[str, list[Any]] = {
         Kind.SETUP_LINK_SENT: [SEND_CHANNELS.get(channel, channel), *email],
         Kind.EMAIL_SENT: email,
-        Kind.SETUP_LINK_REVOKED: [_("replaced by a new one") if reason else ""],
+        Kind.SETUP_LINK_REVOKED: [REPLACED if reason else ""],
         Kind.SETUP_FAILED: [SETUP_ERRORS[code].title if code in SETUP_ERRORS else code],
         Kind.DISCONNECTED: [DISCONNECT_REASONS.get(reason, reason)],
-        Kind.HEALTH_CHECKED: [data.get("status"), data.get("error")],
+        Kind.HEALTH_CHECKED: [HEALTH.get(status, status), data.get("error")],
         Kind.ACCOUNT_UPDATED: decision_texts(data),
         Kind.DETAILS_RECEIVED: [data.get("verified_name")],
     }
     return [str(text)[:200] for text in texts.get(event.kind, []) if text]
+
+
+def in_words(texts: Mapping[Any, Any]) -> Callable[[Any], Any]:
+    """Return a function that returns the text for a value, or the value itself if it has none."""
+    return lambda value: texts.get(value, value)
+
+
+def failure_title(code: str) -> str:
+    return f"{find_error(code).title} ({code})"
+
+
+def shown_failure(code: str) -> str:
+    """Return what a customer who came back with this error code was told."""
+    error = find_error(code)
+    return f"{error.cause} {error.advice}"
+
+
+def moment_text(value: str) -> str:
+    return format_datetime(parse_datetime(value))
+
+
+FACTS: list[tuple[str, Any, Callable[[Any], Any]]] = [
+    ("channel", gettext_lazy("How"), in_words(SEND_CHANNELS)),
+    ("message", gettext_lazy("E-mail"), in_words(EMAILS)),
+    ("to", gettext_lazy("To"), str),
+    ("reason", gettext_lazy("Reason"), in_words({**DISCONNECT_REASONS, "replaced": REPLACED})),
+    ("initiated_by", gettext_lazy("By"), str),
+    ("error_code", gettext_lazy("Error"), failure_title),
+    ("error_code", gettext_lazy("What the customer saw"), shown_failure),
+    ("status", gettext_lazy("Health"), in_words(HEALTH)),
+    ("error", gettext_lazy("What was found"), str),
+    ("event", gettext_lazy("Webhook event"), str),
+    ("business_account_id", gettext_lazy("Business account id"), str),
+    ("expires_at", gettext_lazy("Works until"), moment_text),
+    ("display_phone_number", gettext_lazy("Phone number"), format_phone_number),
+    ("verified_name", gettext_lazy("Verified name"), str),
+    ("connection_type", gettext_lazy("Connection type"), in_words(dict(ConnectionType.choices))),
+]
+"""What an event's data can say: a key, what it is called, and how its value is shown."""
+
+
+def event_facts(event: TimelineEvent) -> Iterator[tuple[Any, Any]]:
+    """Yield what the data of an event say in words: the name and the value of each fact. What
+    cannot be read is left out; the data themselves are shown, too."""
+    data = event.data if isinstance(event.data, dict) else {}
+    if event.kind == Kind.ACCOUNT_UPDATED:
+        yield _("Meta's decision"), " · ".join(filter(None, decision_texts(data)))
+        data = {name: value for name, value in data.items() if name != "event"}
+    for key, label, show in FACTS:
+        if data.get(key):
+            with suppress(AttributeError, TypeError, ValueError):
+                yield label, show(data[key])
 
 
 @admin.register(TimelineEvent)
@@ -165,9 +227,17 @@ class TimelineEventAdmin(RunAgainAdmin, ExportMixin):
     def by(self, event: TimelineEvent) -> str:
         return str(event.actor or event.get_source_display())
 
-    @admin.display(description=gettext_lazy("data"))
+    @admin.display(description=gettext_lazy("details"))
     def details(self, event: TimelineEvent) -> SafeString | str:
-        return json_block(event.data) if event.data else EMPTY
+        if not event.data:
+            return EMPTY
+        facts = format_html_join("", "<dt>{}</dt><dd><bdi>{}</bdi></dd>", event_facts(event))
+        return format_html(
+            "{}<details><summary>{}</summary>{}</details>",
+            format_html('<dl class="kapso-facts">{}</dl>', facts) if facts else "",
+            _("Technical details"),
+            json_block(event.data),
+        )
 
     @admin.display(description=gettext_lazy("successful receivers"))
     def receivers_done(self, event: TimelineEvent) -> SafeString | str:

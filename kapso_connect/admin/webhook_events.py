@@ -10,10 +10,9 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from ..models import WebhookEvent
-from ..translation import gettext as _
 from ..translation import gettext_lazy
 from ..webhooks import inbox
-from .dismiss import dismissal
+from .dismiss import DISMISSED
 from .display import badge, json_block
 from .export import ExportMixin
 from .run_again import RunAgainAdmin
@@ -31,7 +30,7 @@ class WebhookStatusFilter(admin.SimpleListFilter):
     parameter_name = "status"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [*WebhookEvent.Status.choices, ("dismissed", _("Dismissed"))]
+        return [*WebhookEvent.Status.choices, ("dismissed", DISMISSED)]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         if self.value() == "dismissed":
@@ -86,7 +85,7 @@ class WebhookEventAdmin(RunAgainAdmin, ExportMixin):
     @admin.display(description=gettext_lazy("status"), ordering="status")
     def state(self, event: WebhookEvent) -> SafeString:
         if self.is_dismissed(event):
-            return dismissal(event)
+            return badge("neutral", DISMISSED)
         kind = WEBHOOK_EVENT_BADGES.get(WebhookEvent.Status(event.status), "neutral")
         return badge(kind, event.get_status_display())
 

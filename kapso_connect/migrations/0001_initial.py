@@ -76,7 +76,7 @@ class Migration(migrations.Migration):
                     models.CharField(
                         blank=True,
                         editable=False,
-                        help_text="The secret part of the customer's connect URL. Empty if there is none.",
+                        help_text="The secret part of the customer's personal link. Empty if there is none.",
                         max_length=32,
                         null=True,
                         unique=True,
@@ -1070,7 +1070,7 @@ class Migration(migrations.Migration):
                             ("setup_link_revoked", "Setup link revoked"),
                             ("setup_link_expired", "Setup link expired"),
                             ("setup_link_extended", "Setup link extended"),
-                            ("setup_link_sent", "Setup link sent"),
+                            ("setup_link_sent", "Personal link sent"),
                             ("setup_link_opened", "Setup link opened"),
                             ("setup_failed", "Setup failed"),
                             ("email_sent", "E-mail sent"),

@@ -27,7 +27,7 @@ from ..branding import absolute_url, base_context, inviter_name, is_svg, theme_o
 from ..conf import get_conf
 from ..db import retry_on_conflict
 from ..exceptions import CannotInvite, NoConnectUrl, NoEmailAddress
-from ..kapso.error_codes import find_error
+from ..kapso.error_codes import Action, find_error
 from ..kapso.languages import Language
 from ..kapso.types import ConnectionType
 from ..languages import default_language
@@ -97,7 +97,14 @@ def failed_message(customer: Customer, link: SetupLink) -> EmailMultiAlternative
     """Return the e-mail that tells ``customer`` why the attempt with ``link`` failed, and what to
     do now; see ``invitation_message``."""
     failure = find_error(link.last_error_code)
-    return _message("failed", customer, link, url=_url_to_send(customer), failure=failure)
+    return _message(
+        "failed",
+        customer,
+        link,
+        url=_url_to_send(customer),
+        failure=failure,
+        contact_first=failure.action == Action.CONTACT,
+    )
 
 
 def connected_message(connection: Connection) -> EmailMultiAlternatives:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar, cast
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
-from django.db.models import Count, F, Min, Q
+from django.db.models import Count, Exists, F, Min, OuterRef, Q
 from django.urls import NoReverseMatch
 from django.utils import timezone
 
@@ -43,13 +43,21 @@ from ..exceptions import (
 from ..kapso.client import KapsoClient
 from ..kapso.types import KapsoCustomer, KapsoSetupLink
 from ..log import log_event
-from ..models import Customer, Invitation, InvitationBatch, SetupLink, TimelineEvent
+from ..models import (
+    Connection,
+    Customer,
+    Invitation,
+    InvitationBatch,
+    SetupLink,
+    TimelineEvent,
+)
 from ..retries import not_leased
 from ..utils import as_instant, utc_now, validate_same_site_url
 from . import emails, reminders, setup_links
 from .customers import ask_for_registration, prepare_registration, record_registrations
 from .mailer import Mailer, SendFailure, classify_error
 from .messages import staff_message
+from .other_invitations import InvitedMeanwhile, NobodyLeft, other_invitations
 from .setup_links import LinkRequest
 
 MAX_CONCURRENT_REQUESTS = 16
@@ -127,7 +135,8 @@ def make_reminders(
     have. ``start`` begins to send the e-mails.
 
     Those who cannot be reminded, or need not be, are left out when it is started, or at the latest
-    before their e-mail is sent: see ``reminders.Obstacle``.
+    before their e-mail is sent: customers who are neither invited nor opened any more, have no
+    e-mail address, or were e-mailed the link less than a day ago.
     """
     return make_batch(customers, created_by=created_by, purpose=InvitationBatch.Purpose.REMIND)
 
@@ -138,18 +147,32 @@ def start(
     options: Mapping[str, Any] | None = None,
     next_url: str = "",
     send_email: bool = False,
+    leave_out_connected: bool = False,
+    leave_out_invited: bool = False,
+    unless_invited_since: datetime | None = None,
 ) -> bool:
     """Start a draft: set the options of its links, and let them be created.
 
     ``options`` and ``next_url`` are those of ``onboarding.create_setup_link``; with ``send_email``
-    each customer is sent the link. Reminders need none of these. Return False if the batch was
-    started before; nothing changes then. Raise InvalidOptions and ImproperlyConfigured before
-    anything is started.
+    each customer is sent the link. Reminders need none of these. Customers who are connected, or
+    have a usable link, are removed from the batch if they are to be left out.
+
+    Return False if the batch was started before; nothing changes then. Raise before anything is
+    started: InvalidOptions and ImproperlyConfigured; NobodyLeft if all customers would be left out;
+    InvitedMeanwhile if one of the others has been invited ``unless_invited_since``, by another
+    batch or in another way.
     """
     next_url = validate_same_site_url(next_url)
     setup_links.build_options(Customer(), options)
 
     def change() -> bool:
+        if unless_invited_since is not None:
+            # Of two batches with the same customer, the second to start waits here for the first.
+            list(
+                Customer.objects.locked()
+                .only("pk")
+                .filter(pk__in=batch.invitations.values("customer"))
+            )
         drafts = InvitationBatch.objects.filter(pk=batch.pk, started_at=None)
         started = drafts.update(
             options=dict(options or {}),
@@ -157,17 +180,39 @@ def start(
             send_email=send_email or batch.is_reminder,
             started_at=timezone.now(),
         )
-        if started and batch.is_reminder:
+        if not started:
+            return False
+        _remove_customers(batch, is_connected=leave_out_connected, is_invited=leave_out_invited)
+        if unless_invited_since is not None and other_invitations(
+            batch, unless_invited_since, limit=1
+        ):
+            raise InvitedMeanwhile
+        if batch.is_reminder:
             _leave_out_at_start(batch)
-        if started and is_background():
+        if is_background():
             db.enqueue_on_commit(work_invitations, batch.pk)
-        return bool(started)
+        return True
 
     started = retry_on_conflict(change)
     batch.refresh_from_db()
     if started:
         log_event("batch.started", batch_id=batch.pk, actor_id=batch.created_by_id)
     return started
+
+
+def _remove_customers(batch: InvitationBatch, *, is_connected: bool, is_invited: bool) -> None:
+    """Remove the customers who are connected, or have a usable link, from ``batch``. Raise
+    NobodyLeft if it has no others."""
+    reasons = []
+    if is_connected:
+        reasons.append(Exists(Connection.objects.connected().filter(customer=OuterRef("customer"))))
+    if is_invited:
+        reasons.append(Exists(SetupLink.objects.usable().filter(customer=OuterRef("customer"))))
+    invitations = Invitation.objects.filter(batch=batch)
+    for reason in reasons:
+        invitations.filter(reason).delete()
+    if reasons and not invitations.exists():
+        raise NobodyLeft
 
 
 def _leave_out_at_start(batch: InvitationBatch) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from django.core import mail
 from django.core.mail import EmailMessage
+from django.core.mail.backends.dummy import EmailBackend as DummyBackend
 
 
 class SendFailure(Enum):
@@ -72,10 +73,7 @@ class Mailer:
             raise
 
     def _open(self) -> None:
-        # Django 6.1 has mailers, and get_connection() is deprecated there.
-        connection: Any = (
-            mail.mailers.default if hasattr(mail, "mailers") else mail.get_connection()
-        )
+        connection = _default_backend()
         try:
             connection.open()
         except Exception as error:
@@ -91,6 +89,20 @@ class Mailer:
             # The messages were sent, or their errors raised; this is only the farewell.
             with suppress(Exception):
                 connection.close()
+
+
+def is_set_up() -> bool:
+    """Return whether the site sends e-mails: it has a mail backend that does not discard them."""
+    try:
+        return not isinstance(_default_backend(), DummyBackend)
+    except Exception:  # each backend raises its own
+        return False
+
+
+def _default_backend() -> Any:
+    """Return the site's mail backend, not connected."""
+    # Django 6.1 has mailers, and get_connection() is deprecated there.
+    return mail.mailers.default if hasattr(mail, "mailers") else mail.get_connection()
 
 
 class NotSentYet(Exception):

@@ -127,6 +127,13 @@ def confirm_redirect(
     return outcome
 
 
+def confirm_unconfirmed(link: SetupLink) -> Connected | Pending | Rejected:
+    """Ask the API once more about the unconfirmed number of ``link``, as ``confirm_redirect`` does,
+    and forget the number if Kapso does not know it by now: ``kapso_sync`` and staff do that."""
+    number = Number(link.unconfirmed_phone_number_id)
+    return confirm_redirect(link, number, source=Source.SYNC)
+
+
 def _ask(link: SetupLink, number: Number, source: str, *, by_visitor: bool) -> Connected | Rejected:
     asked_at = timezone.now()
     # One attempt: the customer's page, or kapso_sync, asks again.

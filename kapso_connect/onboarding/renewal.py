@@ -96,6 +96,18 @@ def is_onboarded(customer: Customer, latest: SetupLink | None) -> bool:
     return numbers.usable().exists()
 
 
+def leads_to_setup(customer: Customer, latest: SetupLink | None) -> bool:
+    """Return whether the personal link of ``customer`` leads to a setup link: the ``latest`` one,
+    or a new one if that has ended. It leads to none once it was withdrawn, or the customer has
+    nothing left to do; and after a link was revoked in Kapso's dashboard, only Kapso knows."""
+    return (
+        bool(customer.connect_key)
+        and latest is not None
+        and latest.status != SetupLink.Status.REVOKED
+        and not is_onboarded(customer, latest)
+    )
+
+
 def _check_link(link: SetupLink, client: KapsoClient) -> bool:
     """Ask Kapso whether ``link`` can be used, and record what has changed. That a redirect reported
     it as used or expired does not matter: redirects are unsigned."""

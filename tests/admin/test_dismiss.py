@@ -83,7 +83,7 @@ def test_list_and_page_show_who_dismissed_it_when_and_why(
     for url in (f"{address}?{dismissed}", page_url):
         page = admin_client.get(url).content.decode()
         assert '<span class="kapso-badge kapso-badge-neutral">Dismissed</span>' in page
-        assert "By admin on " in page
+        assert "Dismissed by admin on " in page
         assert "A test of &lt;the&gt; sandbox" in page
     assert "dismiss/?ids" not in page
     assert "run-again/?ids" in page
@@ -204,7 +204,7 @@ def test_member_of_staff_who_left_is_no_longer_named(
     former = django_user_model.objects.create_user("former")
     row = make(dismissed_at=timezone.now(), dismissed_by=former, dismissed_because=REASON)
     former.delete()
-    assert "By somebody on " in admin_client.get(f"{address}{row.pk}/change/").text
+    assert "Dismissed by somebody on " in admin_client.get(f"{address}{row.pk}/change/").text
 
 
 @BOTH

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -19,11 +22,12 @@ from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 
-from kapso_connect import onboarding
+from kapso_connect import onboarding, theme
 from kapso_connect.admin import history, invite_options
+from kapso_connect.admin.colors import COLORS
 from kapso_connect.kapso.setup_link_options import THEME_COLORS
-from kapso_connect.models import Customer, Invitation, InvitationBatch, SetupLink
-from kapso_connect.onboarding import invitations
+from kapso_connect.models import Customer, Invitation, InvitationBatch, SetupLink, TimelineEvent
+from kapso_connect.onboarding import invitations, mailer
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.testing import Sandbox
 
@@ -48,6 +52,7 @@ CREATE_LINK = "^POST .*/setup_links$"
 IDLE = "No process is working on this"
 
 
+SURFACES = ["card_color", "background_color", "muted_color"]
 HOST_LIST = "/other-admin/host_site/bakery/"
 
 
@@ -166,12 +171,12 @@ def test_the_pages_ask_the_database_as_often_for_many_as_for_few(
 ) -> None:
     rows = Customer.objects.bulk_create(Customer(name=f"Customer {n}") for n in range(count))
     address = draft(admin_client, rows)
-    with django_assert_num_queries(5):
+    with django_assert_num_queries(7):
         text(admin_client, address)
     batch = InvitationBatch.objects.get()
     invitations.start(batch)
     batch.invitations.update(status="done", setup_link=make_link(rows[0]))
-    with django_assert_num_queries(8):
+    with django_assert_num_queries(7):
         text(admin_client, address)
 
 
@@ -354,7 +359,7 @@ def test_low_contrast_has_to_be_confirmed(admin_client: Client, sandbox: Sandbox
         "background_color": "#ffffff",
     }
     response = start(admin_client, address, **chosen)
-    assert "“Text” on “Page”: contrast 2.8, below 4.5." in response.content.decode()
+    assert '"background_color">“Text” is hard to read on “Page”.' in response.content.decode()
     assert '<label class="vCheckboxLabel" for="id_accept_contrast">' in response.content.decode()
     assert not link_requests(sandbox)
     start(admin_client, address, **chosen, accept_contrast="on")
@@ -367,11 +372,7 @@ def test_low_contrast_to_a_default_has_to_be_confirmed(
     address = draft(admin_client, customers(1))
     chosen = {"own_text_color": "on", "text_color": "#eeeeee"}
     response = start(admin_client, address, **chosen)
-    assert response.context["form"].unreadable() == [
-        "“Text” on “Card” (default): contrast 1.1, below 4.5.",
-        "“Text” on “Page” (default): contrast 1.0, below 4.5.",
-        "“Text” on “Muted area” (default): contrast 1.0, below 4.5.",
-    ]
+    assert response.context["form"].unreadable() == {("text_color", name) for name in SURFACES}
     assert not link_requests(sandbox)
     start(admin_client, address, **chosen, accept_contrast="on")
     assert sent_options(sandbox)["theme_config"] == {"text_color": "#eeeeee"}
@@ -384,18 +385,54 @@ def test_contrast_to_the_sites_own_colours_counts(
     configure(SETUP_LINK_DEFAULTS={"theme_config": surfaces})
     address = draft(admin_client, customers(1))
     response = start(admin_client, address, own_text_color="on", text_color="#000000")
-    assert response.context["form"].unreadable() == [
-        f"“Text” on “{surface}”: contrast 1.6, below 4.5."
-        for surface in ("Card", "Page", "Muted area")
-    ]
+    assert response.context["form"].unreadable() == {("text_color", name) for name in SURFACES}
     assert not link_requests(sandbox)
 
 
-def test_colours_whose_text_is_chosen_by_us_need_no_confirmation(
+@pytest.mark.parametrize(
+    ("color", "value", "unreadable"),
+    [
+        ("primary_color", "#ffd400", {("primary_foreground_color", "primary_color")}),
+        (
+            "card_color",
+            "#000000",
+            {("text_color", "card_color"), ("muted_text_color", "card_color")},
+        ),
+    ],
+    ids=["yellow-button", "dark-card"],
+)
+def test_colours_that_the_preview_shows_hard_to_read_have_to_be_confirmed(
+    admin_client: Client,
+    sandbox: Sandbox,
+    color: str,
+    value: str,
+    unreadable: set[tuple[str, str]],
+) -> None:
+    address = draft(admin_client, customers(1))
+    chosen = {f"own_{color}": "on", color: value}
+    response = start(admin_client, address, **chosen)
+    assert response.context["form"].unreadable() == unreadable
+    shown = re.findall(
+        r'data-kapso-text="(\w+)" data-kapso-behind="(\w+)">', response.content.decode()
+    )
+    assert set(shown) == unreadable
+    assert not link_requests(sandbox)
+    start(admin_client, address, **chosen, accept_contrast="on")
+    assert sent_options(sandbox)["theme_config"] == {color: value}
+
+
+def test_what_is_reported_of_a_link_later_has_to_be_confirmed_before(
     admin_client: Client, sandbox: Sandbox
 ) -> None:
-    create(admin_client, customers(1), own_card_color="on", card_color="#000000")
-    assert sent_options(sandbox)["theme_config"] == {"card_color": "#000000"}
+    # Readable on the preview's muted area, and not on the one of theme.DEFAULT_COLORS.
+    colors = {"muted_text_color": "#6f6f6f", "card_color": "#ffffff"}
+    shown = {name: color.shown for name, color in COLORS.items()}
+    assert len(theme.problems(colors)) > len(theme.problems({**shown, **colors}))
+    address = draft(admin_client, customers(1))
+    response = start(admin_client, address, **colors, **{f"own_{name}": "on" for name in colors})
+    assert response.context["form"].unreadable() == {
+        (problem.text, problem.behind) for problem in theme.problems(colors)
+    }
 
 
 def test_low_contrast_of_the_sites_own_colours_needs_no_confirmation(
@@ -452,6 +489,395 @@ def test_customers_with_a_link_or_a_connection_are_marked(admin_client: Client) 
     page = text(admin_client, draft(admin_client, [fresh]))
     assert "still works" not in page
     assert "connected already" not in page
+
+
+# Delivery and options
+
+
+def form_of(client: Client, address: str) -> Any:
+    return client.get(address).context["form"]
+
+
+def button(client: Client, address: str) -> str:
+    page = text(client, address)
+    found = re.search(r'<input type="submit" class="default" value="([^"]*)"', page)
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("emails", "delivery", "words"),
+    [
+        (["sol@example.com"], "E-mail to sol@example.com", "Create the link and e-mail it"),
+        ([""], None, "Create the link"),
+        (
+            ["a@example.com", "b@example.com"],
+            "E-mail to the 2 customers who have an address",
+            "Create 2 links and e-mail them",
+        ),
+        (
+            ["a@example.com", "", ""],
+            "E-mail to the 1 customer who has an address",
+            "Create 3 links and e-mail 1 of them",
+        ),
+        (["", ""], None, "Create 2 links"),
+    ],
+    ids=["one", "one-without-address", "all", "some", "none"],
+)
+def test_email_is_chosen_where_there_is_an_address_and_the_button_says_so(
+    admin_client: Client, emails: list[str], delivery: str | None, words: str
+) -> None:
+    rows = [make_customer(kapso_id=None, email=email) for email in emails]
+    address = draft(admin_client, rows)
+    assert button(admin_client, address) == words
+    page = text(admin_client, address)
+    if delivery:
+        assert f">{delivery}</bdi>" in page
+        assert form_of(admin_client, address)["send_email"].value() == "on"
+    else:
+        assert "no e-mail address. Copy the link" in " ".join(page.split())
+        assert 'type="radio" name="send_email"' not in page
+
+
+@pytest.mark.parametrize("reason", ["permission", "backend"])
+def test_form_says_why_the_link_cannot_be_emailed(
+    staff: Callable[..., Client], settings: Any, reason: str
+) -> None:
+    may_send = ["send_setup_link"] if reason == "backend" else []
+    client = staff("view_customer", "create_setup_link", *may_send)
+    if reason == "backend":
+        dummy = "django.core.mail.backends.dummy.EmailBackend"
+        if hasattr(settings, "MAILERS"):
+            settings.MAILERS = {"default": {"BACKEND": dummy}}
+        else:
+            settings.EMAIL_BACKEND = dummy
+    address = draft(client, customers(1, email="sol@example.com"))
+    page = text(client, address)
+    assert {
+        "permission": "You do not have permission to e-mail links to customers.",
+        "backend": "This site is not set up to send e-mails.",
+    }[reason] in page
+    assert 'name="send_email"' not in page
+    assert button(client, address) == "Create the link"
+
+
+def test_posted_choice_of_an_email_is_refused_where_the_site_sends_none(
+    admin_client: Client, sandbox: Sandbox, settings: Any
+) -> None:
+    address = draft(admin_client, customers(1, email="sol@example.com"))
+    dummy = "django.core.mail.backends.dummy.EmailBackend"
+    if hasattr(settings, "MAILERS"):
+        settings.MAILERS = {"default": {"BACKEND": dummy}}
+    else:
+        settings.EMAIL_BACKEND = dummy
+    response = start(admin_client, address, send_email="on")
+    assert "This site is not set up to send e-mails." in str(response.context["form"].errors)
+    assert not sandbox.requests()
+
+
+def test_options_are_folded_and_their_defaults_named(admin_client: Client, configure: Any) -> None:
+    address = draft(admin_client, customers(2))
+    page = text(admin_client, address)
+    assert '<details class="kapso-options">' in page
+    assert (
+        "Usual: the customer chooses how to connect · the customer&#x27;s language · who pays Meta "
+        "is set at Kapso</span>"
+    ) in page
+    configure(
+        SETUP_LINK_DEFAULTS={
+            "allowed_connection_types": ["dedicated"],
+            "language": "es",
+            "meta_billing_mode": "customer_managed",
+            "provision_phone_number": True,
+            "theme_config": {"primary_color": "#123456"},
+        }
+    )
+    assert form_of(admin_client, address).default_options() == (
+        "only without the app · the customer's language, otherwise Spanish · the customer pays "
+        "Meta · new phone number · colours of this site"
+    )
+    for language, name in (("hi", "Hindi"), ("", "Spanish")):
+        address = draft(admin_client, [make_customer(kapso_id=None, language=language)])
+        assert f"app · {name} · the customer pays" in text(admin_client, address)
+
+
+@pytest.mark.parametrize(
+    ("choices", "is_open"),
+    [
+        ({"language": "tlh"}, True),
+        ({"language": "es"}, True),
+        ({"next_url": "//elsewhere.example/"}, True),
+        ({"own_text_color": "on", "text_color": "#ffffff"}, True),
+        ({}, False),
+    ],
+    ids=["invalid", "changed", "page", "colour", "usual"],
+)
+def test_options_are_open_if_one_is_wrong_or_not_as_usual(
+    admin_client: Client, choices: dict[str, str], is_open: bool
+) -> None:
+    address = draft(admin_client, customers(1))
+    data = {**CHOICES, **choices, "send_email": "on"}  # which nobody can receive
+    page = admin_client.post(address, data).content.decode()
+    assert "has an e-mail address." in page
+    assert ('<details class="kapso-options" open>' in page) == is_open
+
+
+# Leaving out
+
+
+def mixed() -> list[Customer]:
+    """A customer who is connected, one with a usable link, one with both, and two others."""
+    rows = [make_customer(name=f"Customer {n}", email=f"{n}@example.com") for n in range(5)]
+    make_connection(rows[0])
+    make_link(rows[1])
+    make_connection(rows[2])
+    make_link(rows[2])
+    make_link(rows[3], status="revoked")
+    Customer.objects.filter(pk=rows[4].pk).update(email="")
+    return rows
+
+
+LEAVE_OUT = {"leave_out_connected": "on", "leave_out_invited": "on"}
+
+
+def test_those_who_need_no_link_are_left_out_of_many(
+    admin_client: Client, sandbox: Sandbox
+) -> None:
+    address = draft(admin_client, mixed())
+    page = " ".join(text(admin_client, address).split())
+    assert "Leave out the 2 customers who are connected" in page
+    assert "Leave out the 2 customers who have a link that works" in page
+    assert len(re.findall(r"<strong data-kapso-left-out=\"[^\"]+\">left out", page)) == 3
+    form = form_of(admin_client, address)
+    assert all(form[name].value() for name in LEAVE_OUT)
+    assert button(admin_client, address) == "Create 2 links and e-mail 1 of them"
+    response = start(admin_client, address, **LEAVE_OUT)
+    assert warnings(response) == ["3 customers were left out."]
+    batch = InvitationBatch.objects.get()
+    left = batch.invitations.values_list("customer__name", flat=True)
+    assert sorted(left) == ["Customer 3", "Customer 4"]
+    assert "2 done" in text(admin_client, address)
+
+
+@pytest.mark.parametrize(
+    ("choices", "left"),
+    [
+        ({}, [0, 1, 2, 3, 4]),
+        ({"leave_out_connected": "on"}, [1, 3, 4]),
+        ({"leave_out_invited": "on"}, [0, 3, 4]),
+    ],
+    ids=["nobody", "connected", "with-link"],
+)
+def test_only_those_whom_the_user_leaves_out_are_left_out(
+    admin_client: Client, choices: dict[str, str], left: list[int]
+) -> None:
+    address = draft(admin_client, mixed())
+    with queue_without_worker():
+        response = start(admin_client, address, **choices)
+    assert len(warnings(response)) == (len(left) < 5)
+    names = InvitationBatch.objects.get().invitations.values_list("customer__name", flat=True)
+    assert sorted(names) == [f"Customer {n}" for n in left]
+
+
+def test_the_texts_for_every_choice_are_in_the_page(admin_client: Client) -> None:
+    texts = admin_client.get(draft(admin_client, mixed())).context["texts"]
+    assert texts["button"].texts == {
+        "000": "Create 5 links",
+        "001": "Create 5 links and e-mail 4 of them",
+        "010": "Create 3 links",
+        "011": "Create 3 links and e-mail 2 of them",
+        "100": "Create 3 links",
+        "101": "Create 3 links and e-mail 2 of them",
+        "110": "Create 2 links",
+        "111": "Create 2 links and e-mail 1 of them",
+    }
+    assert texts["email"].texts["111"] == "E-mail to the 1 customer who has an address"
+    assert texts["without_email"].texts["110"] == ""
+    assert texts["without_email"].texts["111"].startswith("1 customer has no e-mail address")
+
+
+def test_without_scripts_the_server_updates_the_numbers(
+    admin_client: Client, sandbox: Sandbox
+) -> None:
+    address = draft(admin_client, mixed())
+    data = {**CHOICES, "do": "update", "leave_out_connected": "on", "next_url": "/welcome/"}
+    response = admin_client.post(address, data)
+    page = response.content.decode()
+    assert 'value="Create 3 links"' in page
+    assert 'value="/welcome/"' in page
+    assert "errornote" not in page
+    assert InvitationBatch.objects.get().started_at is None
+    assert not sandbox.requests()
+
+
+def test_a_customer_who_was_chosen_alone_is_not_left_out(
+    admin_client: Client, sandbox: Sandbox
+) -> None:
+    (row,) = customers(1)
+    make_connection(row)
+    make_link(row)
+    address = draft(admin_client, [row])
+    assert "Leave out" not in text(admin_client, address)
+    start(admin_client, address, **LEAVE_OUT)
+    assert "1 done" in text(admin_client, address)
+
+
+def test_nobody_is_left_out_at_first_if_nobody_else_is_left(admin_client: Client) -> None:
+    rows = customers(2)
+    for row in rows:
+        make_connection(row)
+    assert not form_of(admin_client, draft(admin_client, rows))["leave_out_connected"].value()
+    (invited,) = customers(1)
+    make_link(invited)
+    form = form_of(admin_client, draft(admin_client, [*rows, invited]))
+    assert form["leave_out_connected"].value()
+    assert not form["leave_out_invited"].value()
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_draft_of_which_nobody_is_left_gets_a_message(
+    admin_client: Client, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    rows = customers(2)
+    address = draft(admin_client, rows)
+    make_connection(rows[0])
+
+    def connect(*_args: Any, **_kwargs: Any) -> bool:
+        make_connection(rows[1])
+        return True
+
+    if when == "before":
+        connect()
+    else:  # after the customers were counted, and before the batch is started
+        monkeypatch.setattr(mailer, "is_set_up", connect)
+    response = start(admin_client, address, leave_out_connected="on")
+    assert "Nobody is left" in response.content.decode()
+    batch = InvitationBatch.objects.get()
+    assert (batch.started_at, batch.invitations.count()) == (None, 2)
+    assert not sandbox.requests()
+
+
+# Two members of staff
+
+
+def second_user(name: str = "Bea") -> Client:
+    client = Client()
+    client.force_login(User.objects.create_superuser(name))
+    return client
+
+
+def test_form_names_who_invited_a_customer_recently(admin_client: Client, sandbox: Sandbox) -> None:
+    rows = customers(3)
+    create(second_user(), rows[:1])
+    create(admin_client, rows[1:2])
+    onboarding.create_setup_link(rows[2])
+    events = TimelineEvent.objects.filter(kind="setup_link_created")
+    events.update(occurred_at=timezone.now() - timedelta(minutes=3, seconds=1))
+    page = html.unescape(text(admin_client, draft(admin_client, rows))).replace("\xa0", " ")
+    for words in (
+        "<bdi>Bea</bdi> created a link for <bdi>Customer 0</bdi> 3 minutes ago.",
+        "You created a link for <bdi>Customer 1</bdi> 3 minutes ago.",
+        "A link for <bdi>Customer 2</bdi> was created 3 minutes ago.",
+    ):
+        assert words in page
+    assert "Since you chose" not in page
+    events.update(occurred_at=timezone.now() - timedelta(days=2))
+    assert "3 minutes" not in text(admin_client, draft(admin_client, rows))
+    assert "created a link for" not in text(admin_client, draft(admin_client, rows))
+
+
+@pytest.mark.parametrize("is_done", [True, False], ids=["created", "requested"])
+def test_second_member_of_staff_is_told_of_the_first_and_nothing_is_created(
+    admin_client: Client, sandbox: Sandbox, is_done: bool
+) -> None:
+    rows = customers(2, email="c@example.com")
+    bea = second_user()
+    theirs, mine = draft(bea, rows[:1]), draft(admin_client, rows)
+    if is_done:
+        start(bea, theirs)
+    else:
+        with queue_without_worker():
+            start(bea, theirs)
+    count = len(link_requests(sandbox))
+    response = start(admin_client, mine, send_email="on")
+    page = html.unescape(response.content.decode()).replace("\xa0", " ")
+    assert "Somebody else was faster. Nothing has been created yet." in page
+    what = "created" if is_done else "requested"
+    assert f"<bdi>Bea</bdi> {what} a link for <bdi>Customer 0</bdi> 0 minutes ago." in page
+    batch = InvitationBatch.objects.latest("pk")
+    assert (batch.started_at, batch.invitations.count()) == (None, 2)
+    assert (len(link_requests(sandbox)), outbox.outbox) == (count, [])
+    # The same choice again is not enough.
+    assert start(admin_client, mine).status_code == 200
+    told = re.search(r'name="invite_anyway" id="id_invite_anyway" value="([^"]+)"', page)
+    assert told
+    response = start(admin_client, mine, invite_anyway=told[1])
+    assert response["Location"] == mine
+    assert "2 done" in text(admin_client, mine)
+
+
+def test_what_happened_after_the_user_was_told_is_told_again(
+    admin_client: Client, sandbox: Sandbox
+) -> None:
+    (row,) = customers(1)
+    bea = second_user()
+    first, second, mine = draft(bea, [row]), draft(bea, [row]), draft(admin_client, [row])
+    start(bea, first)
+    told = re.search(r'id="id_invite_anyway" value="([^"]+)"', text(admin_client, mine))
+    assert told
+    start(bea, second, invite_anyway=str(timezone.now().timestamp()))
+    assert start(admin_client, mine, invite_anyway=told[1]).status_code == 200
+    assert len(link_requests(sandbox)) == 2
+
+
+def test_customers_who_are_left_out_do_not_stop_the_others(
+    admin_client: Client, sandbox: Sandbox
+) -> None:
+    rows = customers(2)
+    make_link(rows[0])
+    mine = draft(admin_client, rows)
+    bea = second_user()
+    start(bea, draft(bea, rows[:1]))
+    response = start(admin_client, mine, leave_out_invited="on")
+    assert response["Location"] == mine
+    assert warnings(response) == ["1 customer was left out."]
+
+
+@pytest.mark.parametrize("told", ["x", "-1", "nan", "inf", "9" * 400, "1e300", "\x00", "1,5"])
+def test_hostile_time_does_not_create_a_second_link(
+    admin_client: Client, sandbox: Sandbox, told: str
+) -> None:
+    (row,) = customers(1)
+    mine, bea = draft(admin_client, [row]), second_user()
+    start(bea, draft(bea, [row]))
+    assert start(admin_client, mine, invite_anyway=told).status_code == 200
+    assert len(link_requests(sandbox)) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("attempt", range(3))
+def test_of_two_at_the_same_moment_one_is_told(
+    admin_client: Client, sandbox: Sandbox, attempt: int
+) -> None:
+    rows = customers(3, email="c@example.com")
+    clients = [admin_client, second_user()]
+    addresses = [draft(client, rows) for client in clients]
+    barrier = Barrier(2)
+
+    def post(client: Client, address: str) -> HttpResponse:
+        try:
+            barrier.wait()
+            return start(client, address, send_email="on")
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(2) as executor:
+        responses = list(executor.map(post, clients, addresses))
+    assert sorted(response.status_code for response in responses) == [200, 302]
+    (told,) = [response for response in responses if response.status_code == 200]
+    assert "Somebody else was faster." in told.content.decode()
+    assert len(link_requests(sandbox)) == len(outbox.outbox) == 3
+    assert InvitationBatch.objects.filter(started_at=None).count() == 1
 
 
 # E-mail

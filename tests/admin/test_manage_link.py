@@ -44,7 +44,7 @@ def test_link_used_at_kapso_is_not_revoked(world: World) -> None:
     data = world.form_version("revoke")
     world.sandbox.patch_setup_link(world.link.kapso_id, status="used")
     response = world.client.post(world.url("revoke"), data)
-    assert messages(response).startswith("The link was not revoked")
+    assert messages(response).startswith("The setup link was not revoked")
     world.link.refresh_from_db()
     assert world.link.status == "used"
     assert kinds() == []
@@ -114,7 +114,7 @@ def test_too_early_and_too_late_days_are_refused(world: World) -> None:
 def test_a_link_without_an_end_needs_no_extension(world: World) -> None:
     SetupLink.objects.update(expires_at=None)
     response = world.client.get(world.url("extend"))
-    assert messages(response) == "This link does not expire."
+    assert messages(response) == "This setup link does not expire."
 
 
 @pytest.mark.parametrize("language", ["en", "ar", "hi"])

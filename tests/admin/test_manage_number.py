@@ -8,16 +8,25 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.core import mail
+from django.core.mail.backends.locmem import EmailBackend
+from django.db import connection
+from django.urls import reverse
 from django.utils import timezone
 
 from kapso_connect.admin.display import health_details
 from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.onboarding import connect_urls
+from kapso_connect.onboarding.customers import touch_if_unchanged
 
 from ..clock import FakeClock
+from ..factories import store_statuses
 from ..faulty_server import FaultyServer, answer
+from ..sites.host_site.models import Bakery
 from .world import (
     NUMBER,
+    PAGE_PERMISSIONS,
+    VIEWS,
     World,
     kinds,
     messages,
@@ -35,6 +44,152 @@ def test_reconnecting_creates_a_link_for_this_number_only(world: World) -> None:
     assert link.created_by == world.user
     world.customer.refresh_from_db()
     assert connect_urls.connect_url(world.customer) == address
+
+
+def test_reconnecting_and_emailing_is_one_step(world: World) -> None:
+    page = world.client.get(world.url("reconnect")).content.decode()
+    button = 'class="button default" name="do" value="email">Create the link and e-mail it to '
+    assert f"{button}ada@example.com</button>" in page
+    response = world.post("reconnect", {"do": "email"})
+    assert response["Location"] == reverse("admin:host_site_bakery_change", args=[world.bakery.pk])
+    assert messages(response) == (
+        "A setup link to reconnect +1 415-555-0123 was created, and the personal link was e-mailed "
+        "to ada@example.com."
+    )
+    link = Customer.objects.get().latest_setup_link
+    assert link.options["reconnect_phone_number"] == NUMBER
+    (message,) = mail.outbox
+    assert message.to == ["ada@example.com"]
+    assert connect_urls.connect_url(world.customer) in message.body
+    assert "+1 415-555-0123" in message.body
+    event = link.events.get(kind="setup_link_sent")
+    assert (event.actor, event.data["to"]) == (world.user, "ada@example.com")
+    assert LogEntry.objects.filter(change_message__contains="reconnect").count() == 2
+    assert LogEntry.objects.filter(change_message__contains="E-mailed").count() == 2
+
+
+def test_reconnection_is_emailed_to_the_current_address(world: World) -> None:
+    Bakery.objects.update(contact="new@example.com")
+    assert "e-mail it to new@example.com" in world.client.get(world.url("reconnect")).text
+    world.post("reconnect", {"do": "email"})
+    assert mail.outbox[0].to == ["new@example.com"]
+
+
+@pytest.mark.parametrize("missing", ["address", "permission"])
+def test_reconnection_without_address_or_permission_is_not_emailed(
+    world: World, missing: str
+) -> None:
+    if missing == "address":
+        Bakery.objects.update(contact="")
+        Customer.objects.update(email="")
+    else:
+        world.user.is_superuser = False
+        world.user.save()
+        world.allow(*VIEWS, "reconnect_number")
+    assert 'name="do"' not in world.client.get(world.url("reconnect")).text
+    response = world.post("reconnect", {"do": "email"} if missing == "permission" else {})
+    assert "was created. Send the customer the personal link." in messages(response)
+    assert mail.outbox == []
+
+
+def test_reconnection_that_cannot_be_emailed_is_kept_and_sent_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> int:
+        raise ConnectionRefusedError("nobody listens")
+
+    monkeypatch.setattr(EmailBackend, "send_messages", refuse)
+    response = world.post("reconnect", {"do": "email"})
+    assert "was created, but not e-mailed. The mail server does not accept" in messages(response)
+    assert response["Location"] == world.url("email")
+    monkeypatch.undo()
+    assert "was e-mailed to ada@example.com." in messages(world.post("email"))
+    assert SetupLink.objects.count() == 2
+
+
+def test_double_click_reconnects_and_emails_once(world: World) -> None:
+    form = {**world.form_version("reconnect"), "do": "email"}
+    for _ in range(2):
+        world.client.post(world.url("reconnect"), form)
+    assert (len(mail.outbox), SetupLink.objects.count()) == (1, 2)
+
+
+def wait_for_confirmation(world: World, waited: timedelta) -> None:
+    """Let the customer have come back with a number that is not confirmed yet."""
+    Connection.objects.all().delete()
+    world.sandbox.complete(world.link.url, phone_number="+4930123456")
+    remote = world.sandbox.state()["phone_numbers"][-1]
+    SetupLink.objects.update(
+        unconfirmed_phone_number_id=remote["phone_number_id"],
+        unconfirmed_since=timezone.now() - waited,
+        unconfirmed_by_visitor=True,
+    )
+    store_statuses(world.customer)
+
+
+def test_kapso_is_asked_at_once_about_a_number_to_be_confirmed(world: World) -> None:
+    wait_for_confirmation(world, timedelta(minutes=5))
+    assert world.confirm_url() in world.panel()
+    response = world.client.post(world.confirm_url())
+    assert messages(response) == ("Kapso has confirmed the number: +49 30 123456 is connected.")
+    assert response["Location"] == reverse("admin:host_site_bakery_change", args=[world.bakery.pk])
+    assert Customer.objects.get().status == "connected"
+    assert LogEntry.objects.filter(change_message__contains="Asked Kapso").count() == 2
+    assert world.confirm_url() not in world.panel()
+    again = world.client.post(world.confirm_url())
+    assert "No number of this customer is waiting" in messages(again)
+    assert LogEntry.objects.filter(change_message__contains="Asked Kapso").count() == 2
+
+
+def test_number_that_kapso_does_not_know_is_forgotten_with_advice(world: World) -> None:
+    wait_for_confirmation(world, timedelta(hours=1))
+    SetupLink.objects.update(unconfirmed_phone_number_id="404")
+    response = world.client.post(world.confirm_url())
+    assert messages(response) == (
+        "Kapso did not confirm the number: Kapso has no such number. Let the customer open the "
+        "personal link and connect it again."
+    )
+    assert Customer.objects.get().status != "confirming"
+
+
+def test_while_kapso_is_away_the_number_is_still_waited_for(world: World) -> None:
+    wait_for_confirmation(world, timedelta(minutes=5))
+    world.sandbox.faults(api=[{"match": ".*", "kind": "status", "status": 503}])
+    response = world.client.post(world.confirm_url())
+    assert "Kapso cannot confirm the number yet, or did not answer." in messages(response)
+    assert Customer.objects.get().status == "confirming"
+
+
+def test_two_clicks_at_the_same_moment_ask_kapso_once(world: World) -> None:
+    wait_for_confirmation(world, timedelta(minutes=5))
+    asked, clicks = world.request_count("GET", "phone_numbers"), ["the other one"]
+
+    def other_click(execute: Any, sql: str, *args: Any) -> Any:
+        result = execute(sql, *args)
+        if clicks and "unconfirmed_since" in sql:  # both have read the customer
+            clicks.pop()
+            assert touch_if_unchanged(Customer.objects.get())
+        return result
+
+    with connection.execute_wrapper(other_click):
+        response = world.client.post(world.confirm_url())
+    assert messages(response) == "Kapso is being asked already. Look again in a moment."
+    assert world.request_count("GET", "phone_numbers") == asked
+
+
+def test_asking_kapso_needs_the_permission_to_check_health(world: World) -> None:
+    wait_for_confirmation(world, timedelta(minutes=5))
+    world.user.is_superuser = False
+    world.user.save()
+    every = {name for names in PAGE_PERMISSIONS.values() for name in names}
+    world.allow(*VIEWS, *(every - {"check_health"}))
+    assert world.confirm_url() not in world.panel()
+    assert world.client.post(world.confirm_url()).status_code == 403
+    world.allow(*VIEWS, "check_health")
+    assert world.confirm_url() in world.panel()
+    assert world.client.get(world.confirm_url()).status_code == 405
+    assert world.client.post(world.confirm_url()).status_code == 302
+    assert Customer.objects.get().status == "connected"
 
 
 def test_reconnecting_ignores_the_sites_default_connection_types(

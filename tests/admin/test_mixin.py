@@ -80,15 +80,16 @@ FORMATTED = "+52 55 1234 5678"
 TEST_NUMBER = {"display_phone_number": "+1 555-123-4567"}
 SOON = {"expires_at": timezone.now() + timedelta(days=9)}
 OVER = {"expires_at": timezone.now() - timedelta(hours=1)}
+USED = {"status": "used", "setup_status": "completed"}
 
 CASES: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None]] = [
     ("Not invited", [], None),
     ("Not invited", [], {"status": "revoked"}),
     ("Invited", [], {}),
-    ("Invited the link has expired", [], OVER),
-    ("Invited the link has expired", [], {"status": "expired"}),
+    ("Invited the setup link has expired", [], OVER),
+    ("Invited the setup link has expired", [], {"status": "expired"}),
     ("Opened", [], {"opened_at": timezone.now()}),
-    ("Opened the link has expired", [], {"opened_at": timezone.now(), **OVER}),
+    ("Opened the setup link has expired", [], {"opened_at": timezone.now(), **OVER}),
     ("Being confirmed", [], {"unconfirmed_since": timezone.now()}),
     (
         f"Failed {SETUP_ERRORS['waba_limit_reached'].title}",
@@ -248,13 +249,16 @@ NEXT: list[tuple[str, str, dict[str, Any]]] = [
     ("not_invited", "invite", {}),
     ("invited", "email", {"link": {}}),
     ("invited", "share", {"link": {}, "email": ""}),
-    ("invited", "invite", {"link": OVER}),
+    ("invited", "email", {"link": OVER}),
+    ("invited", "email", {"link": {"status": "expired"}}),
     ("opened", "email", {"link": {"opened_at": timezone.now()}}),
     ("failed", "email", {"link": {"setup_status": "failed", "last_error_code": "x"}}),
-    ("confirming", "", {"link": {"unconfirmed_since": timezone.now()}}),
+    ("confirming", "", {"link": {"unconfirmed_since": SOON["expires_at"]}}),
+    ("confirming", "confirm", {"link": {"unconfirmed_since": OVER["expires_at"]}}),
     ("connected", "health", {"numbers": [NUMBER], "link": {}}),
     ("disconnected", "reconnect", {"numbers": [{**NUMBER, **DISCONNECTED}]}),
     ("disconnected", "invite", {"numbers": [DISCONNECTED]}),
+    ("disconnected", "email", {"numbers": [DISCONNECTED], "link": USED}),
 ]
 
 MANAGING = [
@@ -374,11 +378,11 @@ def test_the_timeline_says_what_happened_and_who_did_it(admin_client: Client) ->
         customer.events.create(kind=kind, source="manual", **fields)
     page = text_of(read(admin_client, change_url(bakery)))
     for text in [
-        "Setup link sent · by e-mail · a@example.com Waiting grace",
+        "Personal link sent · by e-mail · a@example.com Waiting grace",
         "E-mail sent · about the attempt that failed · b@example.com",
         f"Setup failed · {SETUP_ERRORS['waba_limit_reached'].title}",
         f"Disconnected · connected by another customer · {FORMATTED}",
-        "Health checked · degraded · &lt;b&gt;",
+        "Health checked · Degraded · &lt;b&gt;",
     ]:
         assert text in page
 
@@ -389,8 +393,8 @@ def test_list_of_the_timeline_tells_a_reminder_from_an_invitation(admin_client: 
     for more in ({}, {"message": "reminder"}):
         customer.events.create(kind="setup_link_sent", source="sync", data={**data, **more})
     page = text_of(read(admin_client, reverse("admin:kapso_connect_timelineevent_changelist")))
-    assert page.count("Setup link sent · by e-mail · a@example.com") == 1
-    assert page.count("Setup link sent · by e-mail · as a reminder · a@example.com") == 1
+    assert page.count("Personal link sent · by e-mail · a@example.com") == 1
+    assert page.count("Personal link sent · by e-mail · as a reminder · a@example.com") == 1
 
 
 def test_the_panel_leaves_the_sites_own_page_as_it_is(admin_client: Client) -> None:

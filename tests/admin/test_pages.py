@@ -466,6 +466,8 @@ def test_the_pages_work_with_i18n_off(admin_client: Client, settings: Any) -> No
 
 
 LINK_ACTIONS = ["email", "qr", "share", "extend", "revoke"]
+SOON = {"expires_at": timezone.now() + timedelta(days=9)}
+USED = {"status": "used", "setup_status": "completed"}
 NUMBER_ACTIONS = ["health", "reconnect", "disconnect"]
 
 
@@ -475,13 +477,18 @@ def actions_on(page: str, customer: Customer) -> list[str]:
     return re.findall(rf'(?:href|action)="{base}(\w+)/', page)
 
 
-@pytest.mark.parametrize("end", [{}, {"status": "expired"}, {"status": "revoked"}])
+@pytest.mark.parametrize("end", [SOON, {"status": "expired"}, USED, {"status": "revoked"}])
 def test_setup_link_page_has_buttons_for_its_actions(
-    admin_client: Client, end: dict[str, str]
+    admin_client: Client, end: dict[str, Any]
 ) -> None:
     link = invited()
     SetupLink.objects.update(**end)
-    expected = {"expired": ["revoke"], "revoked": []}.get(end.get("status", ""), LINK_ACTIONS)
+    # The personal link of a customer without a number leads to a new one if this has ended.
+    expected = {
+        "expired": ["email", "qr", "share", "revoke"],
+        "used": ["email", "qr", "share"],
+        "revoked": [],
+    }.get(end.get("status", ""), LINK_ACTIONS)
     page = admin_client.get(url("setuplink", "change", link.pk)).content.decode()
     assert actions_on(page, link.customer) == expected
     older = make_link(link.customer, is_latest=False)

@@ -13,17 +13,18 @@ from urllib.parse import unquote
 import pytest
 from django.core import mail
 from django.core.mail.backends.locmem import EmailBackend
+from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
 from kapso_connect.admin.customer_actions import DOUBLE_CLICK
-from kapso_connect.models import Customer, SetupLink, TimelineEvent
+from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
 from kapso_connect.onboarding import connect_urls
 from kapso_connect.onboarding.connect_urls import connect_url
 
 from ..cases import combinations
 from ..clock import FakeClock
-from ..factories import make_customer
+from ..factories import make_customer, store_statuses
 from ..sites.host_site.admin import BakeryAdmin
 from ..sites.host_site.models import Bakery
 from .world import (
@@ -44,11 +45,11 @@ def test_the_page_shows_what_will_be_sent_and_sends_it(world: World) -> None:
     for shown in ("ada@example.com", "Spanish", url, "Send the e-mail"):
         assert shown in page
     response = world.post("email")
-    assert messages(response) == "The link was e-mailed to ada@example.com."
+    assert messages(response) == "The personal link was e-mailed to ada@example.com."
     (message,) = mail.outbox
     assert (message.to, url in message.body) == (["ada@example.com"], True)
     again = world.client.get(world.url("email")).content.decode()
-    assert "This link was e-mailed before" in again
+    assert "The personal link was e-mailed before" in again
     assert "Send again" in again
     world.post("email")
     assert len(mail.outbox) == 2
@@ -95,31 +96,85 @@ def test_without_an_email_address_a_message_replaces_the_form(world: World, emai
     assert reverse("admin:host_site_bakery_change", args=[world.bakery.pk]) in page
 
 
-ENDS: dict[str, dict[str, Any]] = {
+USED = {"status": "used", "setup_status": "completed"}
+EXPIRED: dict[str, dict[str, Any]] = {
     "expired": {"expires_at": datetime(2020, 1, 1, tzinfo=timezone.get_default_timezone())},
     "marked expired": {"status": "expired"},
-    "used": {"status": "used", "setup_status": "completed"},
+}
+ENDED_FOR_GOOD: dict[str, dict[str, Any]] = {
+    "used for the number that is connected": USED,
     "revoked": {"status": "revoked"},
 }
+SENDING = ["email", "qr", "share", "copied"]
 
 
-@pytest.mark.parametrize(
-    ("page", "end"), combinations(["email", "qr", "share", "copied", "extend"], ENDS)
-)
-def test_link_that_has_ended_is_not_sent(world: World, page: str, end: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("page", "end"), combinations(SENDING, ENDED_FOR_GOOD))
+def test_link_that_has_ended_for_good_is_not_sent(
+    world: World, page: str, end: dict[str, Any]
+) -> None:
     SetupLink.objects.update(**end)
-    response = world.client.post(world.url(page), {**UNTIL, "version": ""})
+    response = world.client.post(world.url(page), {"version": ""})
     assert response.status_code in (302, 204)
     if page not in ("copied", "email"):
-        assert messages(response) == "There is no active link. Create a new one first."
+        assert "leads to no setup link now. Create a new one first." in messages(response)
     assert kinds() == []
     assert mail.outbox == []
+    assert not SENT_BY & linked_actions(world)
+
+
+@pytest.mark.parametrize(("page", "end"), combinations(SENDING, EXPIRED))
+def test_link_that_has_expired_is_sent(world: World, page: str, end: dict[str, Any]) -> None:
+    SetupLink.objects.update(**end)
+    assert linked_actions(world) >= SENT_BY
+    assert "A new one is created when the customer opens the personal link." in world.panel()
+    assert world.post(page).status_code in (302, 204)
+    assert kinds() == ["setup_link_sent"]
+    assert len(mail.outbox) == (page == "email")
+    assert renewed_by_customer(world).status_code == 200
+    assert SetupLink.objects.latest("pk").is_usable
+
+
+@pytest.mark.parametrize("page", SENDING)
+def test_link_of_a_customer_whose_number_was_disconnected_is_sent(world: World, page: str) -> None:
+    world.sandbox.patch_setup_link(world.link.kapso_id, status="used")
+    SetupLink.objects.update(**USED)
+    Connection.objects.update(status="disconnected", disconnected_at=timezone.now())
+    store_statuses(world.customer)
+    assert linked_actions(world) >= SENT_BY
+    assert "It lets the customer connect the number again" in world.panel()
+    assert world.post(page).status_code in (302, 204)
+    assert kinds() == ["setup_link_sent"]
+    assert renewed_by_customer(world).status_code == 200
+    assert SetupLink.objects.latest("pk").is_usable
+
+
+SENT_BY = {"email", "share", "qr"}
+
+
+def linked_actions(world: World) -> set[str]:
+    """The pages that the buttons of the panel lead to."""
+    return set(re.findall(r'href="[^"]*/whatsapp/[^/"]+/(\w+)/', world.panel()))
+
+
+def renewed_by_customer(world: World) -> Any:
+    """Press the button on the page that the personal link leads to."""
+    world.customer.refresh_from_db()
+    return Client().post(connect_urls.connect_path(world.customer))
+
+
+@pytest.mark.parametrize("end", [*EXPIRED.values(), *ENDED_FOR_GOOD.values()])
+def test_link_that_has_ended_is_not_extended(world: World, end: dict[str, Any]) -> None:
+    SetupLink.objects.update(**end)
+    response = world.client.post(world.url("extend"), {**UNTIL, "version": ""})
+    assert messages(response) == "There is no active setup link. Create a new one first."
+    assert "extend" not in linked_actions(world)
+    assert kinds() == []
 
 
 def test_the_email_page_offers_a_new_link_when_the_last_has_ended(world: World) -> None:
-    SetupLink.objects.update(status="expired")
+    SetupLink.objects.update(status="revoked")
     page = world.client.get(world.url("email")).content.decode()
-    assert "no longer works" in page
+    assert "leads to no setup link now" in page
     assert reverse("admin:host_site_bakery_whatsapp_invite", args=[world.bakery.pk]) in page
 
 
@@ -197,7 +252,7 @@ def test_the_qr_code_has_a_label_and_leads_to_the_customers_url(
 ) -> None:
     page = world.client.get(world.url("qr")).content.decode()
     assert '<svg xmlns="http://www.w3.org/2000/svg" viewBox="' in page
-    assert 'role="img" aria-label="QR code with the WhatsApp setup link of Süß"' in page
+    assert 'role="img" aria-label="QR code with the personal link of Süß"' in page
     assert connect_urls.connect_url(world.customer) in page
     assert world.link.url not in page
     assert "style=" not in page.partition("<main")[2].partition("</main>")[0]

@@ -75,6 +75,10 @@ class World:
         opts = obj._meta
         return reverse(f"admin:{opts.app_label}_{opts.model_name}_whatsapp_{page}", args=args)
 
+    def confirm_url(self) -> str:
+        """Where “Ask Kapso now” leads."""
+        return reverse("admin:host_site_bakery_whatsapp_confirm", args=[self.bakery.pk])
+
     def form_version(self, page: str, **kwargs: Any) -> dict[str, str]:
         """What the form on a page sends back besides the reader's own choice."""
         page_html = self.client.get(self.url(page, **kwargs)).content.decode()
@@ -108,10 +112,10 @@ TOMORROW = (datetime.now() + timedelta(days=1)).date()
 UNTIL = {"until": (datetime.now() + timedelta(days=60)).date().isoformat()}
 GOOD: dict[str, dict[str, str]] = {"extend": UNTIL}
 EXPECTED = {
-    "email": ("setup_link_sent", "E-mailed the WhatsApp setup link to ada@example.com."),
-    "qr": ("setup_link_sent", "Showed the QR code of the WhatsApp setup link."),
-    "share": ("setup_link_sent", "Shared the WhatsApp setup link."),
-    "copied": ("setup_link_sent", "Copied the WhatsApp setup link."),
+    "email": ("setup_link_sent", "E-mailed the personal link for WhatsApp to ada@example.com."),
+    "qr": ("setup_link_sent", "Showed the QR code of the personal link for WhatsApp."),
+    "share": ("setup_link_sent", "Shared the personal link for WhatsApp."),
+    "copied": ("setup_link_sent", "Copied the personal link for WhatsApp."),
     "revoke": ("setup_link_revoked", "Revoked the WhatsApp setup link."),
     "extend": ("setup_link_extended", "Extended the WhatsApp setup link until"),
     "reconnect": ("setup_link_created", "Created a WhatsApp setup link to reconnect +1 415-555"),

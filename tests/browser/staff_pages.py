@@ -116,6 +116,16 @@ class StaffWorld:
         )
         return self.url(Customer, "whatsapp_batch", batch.pk)
 
+    def batches(self) -> str:
+        self.finished_batch()
+        InvitationBatch.objects.update(purpose=InvitationBatch.Purpose.REMIND, send_email=True)
+        self.finished_batch()
+        return self.url(InvitationBatch)
+
+    def reminders(self) -> str:
+        batch = invitations.make_reminders(Customer.objects.all(), created_by=self.staff)
+        return self.url(Customer, "whatsapp_batch", batch.pk)
+
     def _draft(self) -> InvitationBatch:
         return invitations.make_batch(Customer.objects.all(), created_by=self.staff)
 
@@ -260,9 +270,10 @@ PAGES: dict[str, Address] = {
         world.url(Connection, "whatsapp_check_health") + f"?ids={world.number.pk}"
     ),
     "erase": lambda world: world.url(Customer, "erase") + f"?ids={world.customer.pk}",
-    "batches": lambda world: world.url(InvitationBatch),
     "invite": StaffWorld.batch,
     "batch": StaffWorld.finished_batch,
+    "batches": StaffWorld.batches,
+    "remind": StaffWorld.reminders,
     "email": lambda world: world.manage("email"),
     "qr": lambda world: world.manage("qr"),
     "share": lambda world: world.manage("share"),

@@ -112,10 +112,10 @@ def test_customers_are_invited_with_the_keyboard_alone(
     page.keyboard.press("Enter")
     expect(page.get_by_role("link", name="7 days")).to_have_attribute("aria-current", "true")
     page.goto(site + world.url(Customer, "change", world.customer.pk))
-    tab_to(page, "Create a new link")
+    tab_to(page, "Create a new setup link")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="For 1 customer")).to_be_visible()
-    tab_to(page, "Create 1 link")
+    tab_to(page, "Create the link and e-mail it")
     page.keyboard.press("Enter")
     expect(page.get_by_text("1 done")).to_be_visible()
     assert world.customer.setup_links.count() == 2

@@ -43,8 +43,7 @@ def open_batch(site: str, visitor: Visitor) -> Callable[..., Page]:
     def open_it(count: int, *, is_started: bool = False, **options: Any) -> Page:
         staff = User.objects.create_superuser("staff", password="correct horse")
         rows = Customer.objects.bulk_create(
-            Customer(name=f"Customer {n:02}", email="" if n else "c@example.com")
-            for n in range(count)
+            Customer(name=f"Customer {n:02}", email="c@example.com") for n in range(count)
         )
         batch = invitations.make_batch([row.pk for row in rows], created_by=staff)
         if is_started:
@@ -62,7 +61,7 @@ def open_batch(site: str, visitor: Visitor) -> Callable[..., Page]:
 
 
 def submit(page: Page) -> Any:
-    return page.get_by_role("button", name=re.compile(r"^Create \d+ links?$"))
+    return page.get_by_role("button", name=re.compile(r"^Create (the link|\d+ links)"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -72,6 +71,7 @@ def test_chosen_colours_are_previewed(
     page = open_batch(2, color_scheme=scheme)
     preview = page.locator("[data-kapso-preview]")
     expect(preview).to_be_hidden()
+    page.get_by_text("Options", exact=True).click()
     page.get_by_text("Colours of the page").click()
     expect(preview).to_be_visible()
     examine(visitor, page, f"invite-options-{scheme}")
@@ -79,13 +79,24 @@ def test_chosen_colours_are_previewed(
     expect(page.get_by_label("Button", exact=True)).to_be_checked()
     button = page.locator(".kapso-preview-button")
     expect(button).to_have_css("background-color", "rgb(255, 136, 0)")
+    warning = page.get_by_text("“Text on the button” is hard to read on “Button”.")
+    expect(warning).to_be_visible()
+    page.get_by_label("Colour: Text on the button").fill("#000000")
+    expect(warning).to_be_hidden()
+    expect(page.get_by_label("Use these colours anyway")).to_be_hidden()
+    page.get_by_label("Colour: Text on the button").fill("#ffffff")
+    expect(warning).to_be_visible()
+    page.get_by_label("Colour: Card").fill("#000000")
+    expect(page.get_by_text("“Text” is hard to read on “Card”.")).to_be_visible()
+    page.get_by_label("Card", exact=True).uncheck()
+    expect(page.get_by_text("“Text” is hard to read on “Card”.")).to_be_hidden()
     page.get_by_label("Text on the button", exact=True).check()
     visitor.look(page, f"invite-form-{scheme}")
     page.get_by_label("Button", exact=True).uncheck()
     expect(button).to_have_css("background-color", "rgb(37, 99, 235)")
     page.get_by_label("Button", exact=True).check()
     submit(page).click()
-    expect(page.get_by_text("“Text on the button” on “Button”: contrast 2.")).to_be_visible()
+    expect(page.get_by_text("“Text on the button” is hard to read on “Button”.")).to_be_visible()
     visitor.look(page, f"invite-contrast-{scheme}")
     assert not sandbox.requests()
     page.get_by_label("Use these colours anyway").check()
@@ -98,9 +109,10 @@ def test_chosen_colours_are_previewed(
 
 def test_fields_that_do_not_apply_are_disabled(open_batch: Callable[..., Page]) -> None:
     page = open_batch(1)
+    page.get_by_text("Options", exact=True).click()
     area_code = page.get_by_label("Area code")
     expect(area_code).to_be_disabled()
-    page.get_by_label("Provide a phone number").check()
+    page.get_by_label("Give the customer a new phone number").check()
     expect(area_code).to_be_enabled()
     area_code.fill("41x")
     submit(page).click()
@@ -120,11 +132,12 @@ def test_a_double_click_starts_once(open_batch: Callable[..., Page], sandbox: Sa
 
 def test_the_form_is_filled_in_with_the_keyboard_alone(open_batch: Callable[..., Page]) -> None:
     page = open_batch(1)
-    page.get_by_label("Both: the customer chooses.").focus()
+    page.locator(".kapso-options > summary").focus()
+    page.keyboard.press("Enter")
+    page.get_by_label("The customer chooses").focus()
     page.keyboard.press("ArrowDown")
-    expect(page.get_by_label(re.compile("Coexistence only"))).to_be_checked()
-    page.get_by_label("E-mail the link to each customer").focus()
-    page.keyboard.press("Space")
+    expect(page.get_by_label("Only with the app")).to_be_checked()
+    expect(page.get_by_label("E-mail to c@example.com")).to_be_checked()
     page.keyboard.press("Enter")
     expect(page.get_by_text("E-mail: Sent")).to_be_visible()
     assert SetupLink.objects.get().options["allowed_connection_types"] == ["coexistence"]
@@ -191,6 +204,7 @@ def test_without_javascript_each_step_is_a_button(
 ) -> None:
     monkeypatch.setattr(invite_options, "BATCH_WORK_SECONDS", 0)
     page = open_batch(3, java_script_enabled=False)
+    page.get_by_text("Options", exact=True).click()
     page.get_by_text("Colours of the page").click()
     page.get_by_label("Muted area", exact=True).check()
     submit(page).click()

@@ -93,7 +93,7 @@ def test_staff_email_the_link(staff: Staff, visitor: Visitor) -> None:
     expect(staff.page.get_by_text("Spanish")).to_be_visible()
     visitor.look(staff.page, "manage-email")
     staff.press("Send the e-mail")
-    staff.expect_message("The link was e-mailed to ana@example.com.")
+    staff.expect_message("The personal link was e-mailed to ana@example.com.")
     assert len(mail.outbox) == 1
     staff.open("email")
     visitor.look(staff.page, "manage-email-again")
@@ -105,7 +105,7 @@ def test_staff_email_the_link(staff: Staff, visitor: Visitor) -> None:
 
 def test_staff_show_a_qr_code(staff: Staff, visitor: Visitor) -> None:
     staff.open("qr")
-    code = staff.page.get_by_role("img", name="QR code with the WhatsApp setup link of Panadería")
+    code = staff.page.get_by_role("img", name="QR code with the personal link of Panadería")
     expect(code).to_be_visible()
     visitor.look(staff.page, "manage-qr")
     staff.page.emulate_media(media="print")
@@ -138,7 +138,7 @@ def test_staff_extend_the_link_with_the_keyboard(staff: Staff, visitor: Visitor)
     visitor.look(staff.page, "manage-extend-error")
     staff.page.get_by_role("button", name="7 days longer").focus()
     staff.page.keyboard.press("Enter")
-    staff.expect_message("The link now works until")
+    staff.expect_message("The setup link now works until")
     after = SetupLink.objects.get().expires_at
     assert after
     assert (to_local_time(after).date() - to_local_time(before).date()).days == 7
@@ -147,14 +147,14 @@ def test_staff_extend_the_link_with_the_keyboard(staff: Staff, visitor: Visitor)
 def test_staff_revoke_the_link(staff: Staff, visitor: Visitor) -> None:
     staff.open("revoke")
     visitor.look(staff.page, "manage-revoke")
-    staff.press("Revoke the link")
-    staff.expect_message("The link was revoked.")
+    staff.press("Revoke the setup link")
+    staff.expect_message("The setup link was revoked.")
     event = last_event()
     assert (event.kind, str(event.actor)) == ("setup_link_revoked", "staff")
     staff.open("email")
-    expect(staff.page.get_by_role("button", name="Create a new link")).to_be_visible()
+    expect(staff.page.get_by_role("button", name="Create a new setup link")).to_be_visible()
     visitor.look(staff.page, "manage-email-ended")
-    staff.press("Create a new link")
+    staff.press("Create a new setup link")
     assert "/whatsapp/batch/" in path_of(staff.page)
 
 

@@ -378,6 +378,9 @@ def test_failed_says_why_and_what_to_do() -> None:
     for part in arrived(emails.failed_message(customer, link))[1:]:
         assert str(UNKNOWN_ERROR.cause) in part
         assert link.reference in part
+        # The button below says so, too.
+        assert "Please try again." in part
+        assert str(UNKNOWN_ERROR.advice) not in part
 
 
 def test_connected_has_the_number_and_no_url_that_identifies_the_customer(configure: Any) -> None:
@@ -435,3 +438,19 @@ def test_reminder_that_was_not_sent_is_not_recorded() -> None:
         emails.send_reminder(customer, link)
     assert SetupLink.objects.get().reminded_at is None
     assert not TimelineEvent.objects.exists()
+
+
+@pytest.mark.parametrize("send", [emails.send_invitation, emails.send_reminder])
+@pytest.mark.parametrize(
+    "end", [{"status": "expired"}, {"status": "used", "setup_status": "completed"}]
+)
+def test_personal_link_is_sent_after_the_setup_link_has_ended(
+    send: Any, end: dict[str, str]
+) -> None:
+    """It is renewed when the customer comes: the link expired, or its number was disconnected."""
+    customer = make_customer(email="ada@example.com", connect_key="key")
+    link = make_link(customer, **end)
+    send(customer, link)
+    (message,) = outbox_of.outbox
+    assert connect_urls.connect_url(customer) in message.body
+    assert link.events.get().data["channel"] == "email"

@@ -62,24 +62,68 @@
   document.addEventListener("kapso:changed", reveal);
 })();
 
-// Disables fields that do not apply, and previews the chosen colours.
+// The form for setup links: disables fields that do not apply, counts who is left out, previews the
+// chosen colours and warns of those that cannot be read.
 (() => {
+  const STATE = ["id_leave_out_connected", "id_leave_out_invited", "id_send_email_0"];
+  const MIN_CONTRAST = 4.5;
+
+  const isChecked = (id) => Boolean(document.getElementById(id)?.checked);
+
   const updateDisabled = (field) => {
-    field.disabled = !document.getElementById(field.dataset.kapsoNeeds).checked;
+    field.disabled = !isChecked(field.dataset.kapsoNeeds);
   };
 
-  const preview = (color) => {
-    const isOwn = document.getElementById(color.dataset.kapsoColor).checked;
+  const updateText = (element) => {
+    const state = STATE.map((id) => Number(isChecked(id))).join("");
+    const name = element.matches("input") ? "value" : "textContent";
+    element[name] = JSON.parse(element.dataset.kapsoTexts)[state];
+  };
+
+  const updateLeftOut = (mark) => {
+    mark.hidden = !mark.dataset.kapsoLeftOut.trim().split(" ").some(isChecked);
+  };
+
+  const colorOf = (input) =>
+    isChecked(input.dataset.kapsoColor) ? input.value : input.dataset.shown;
+
+  const preview = (input) => {
     for (const figure of document.querySelectorAll("[data-kapso-preview]")) {
-      const name = `--kapso-${color.name.replaceAll("_", "-")}`;
-      figure.style.setProperty(name, isOwn ? color.value : color.dataset.shown);
+      figure.style.setProperty(`--kapso-${input.name.replaceAll("_", "-")}`, colorOf(input));
       figure.hidden = false;
     }
   };
 
+  // As WCAG 2 defines it; see theme.py.
+  const luminance = (color) => {
+    const [red, green, blue] = [1, 3, 5]
+      .map((start) => parseInt(color.slice(start, start + 2), 16) / 255)
+      .map((share) => (share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  };
+
+  const contrast = (one, other) => {
+    const [darker, lighter] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+    return (lighter + 0.05) / (darker + 0.05);
+  };
+
+  const warn = (box) => {
+    const warnings = [...box.querySelectorAll("[data-kapso-text]")];
+    for (const warning of warnings) {
+      const { kapsoText, kapsoBehind } = warning.dataset;
+      const inputs = [kapsoText, kapsoBehind].map((name) => document.getElementById(`id_${name}`));
+      const isOwn = inputs.some((input) => isChecked(input.dataset.kapsoColor));
+      warning.hidden = !isOwn || contrast(...inputs.map(colorOf)) >= MIN_CONTRAST;
+    }
+    box.hidden = warnings.every((warning) => warning.hidden);
+  };
+
   const update = () => {
     document.querySelectorAll("[data-kapso-needs]").forEach(updateDisabled);
+    document.querySelectorAll("[data-kapso-texts]").forEach(updateText);
+    document.querySelectorAll("[data-kapso-left-out]").forEach(updateLeftOut);
     document.querySelectorAll("[data-kapso-color]").forEach(preview);
+    document.querySelectorAll("[data-kapso-warnings]").forEach(warn);
   };
 
   document.addEventListener("input", (event) => {
