@@ -1,4 +1,4 @@
-"""This package's admin with the base of django-unfold, as docs/how-to/own-model.md shows it."""
+"""This package's admin with the base of django-unfold, as docs/how-to/production.md shows it."""
 
 from __future__ import annotations
 
