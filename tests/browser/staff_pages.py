@@ -269,6 +269,7 @@ PAGES: dict[str, Address] = {
     "check-health": lambda world: (
         world.url(Connection, "whatsapp_check_health") + f"?ids={world.number.pk}"
     ),
+    "erase": lambda world: world.url(Customer, "erase") + f"?ids={world.customer.pk}",
     "invite": StaffWorld.batch,
     "batch": StaffWorld.finished_batch,
     "batches": StaffWorld.batches,

@@ -108,6 +108,7 @@ def test_the_colours_open(site: str, world: StaffWorld, visitor: Visitor) -> Non
     page = visitor.window(WIDE)
     world.log_in(page, site)
     page.goto(site + world.batch())
+    page.locator("summary", has_text="Options").click()
     page.locator("summary", has_text="Colours of the page").click()
     expect(page.get_by_label("Colour: Button", exact=True)).to_be_visible()
 

@@ -1,4 +1,4 @@
-"""This package's admin with the base of django-unfold, as docs/how-to/own-model.md shows it."""
+"""This package's admin with the base of django-unfold, as docs/how-to/production.md shows it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,25 @@ from unfold.admin import ModelAdmin
 from kapso_connect.admin import (
     ConnectionAdmin,
     CustomerAdmin,
+    InvitationBatchAdmin,
     SetupLinkAdmin,
     TimelineEventAdmin,
     WebhookEventAdmin,
 )
-from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent, WebhookEvent
+from kapso_connect.models import (
+    Connection,
+    Customer,
+    InvitationBatch,
+    SetupLink,
+    TimelineEvent,
+    WebhookEvent,
+)
 from tests.sites.host_site.admin import ShopAdmin
 from tests.sites.host_site.models import Shop
 
-admin.site.unregister([Connection, Customer, SetupLink, TimelineEvent, WebhookEvent, Shop])
+admin.site.unregister(
+    [Connection, Customer, InvitationBatch, SetupLink, TimelineEvent, WebhookEvent, Shop]
+)
 
 
 @admin.register(Customer)
@@ -31,6 +41,11 @@ class UnfoldSetupLinkAdmin(SetupLinkAdmin, ModelAdmin):
 
 @admin.register(Connection)
 class UnfoldConnectionAdmin(ConnectionAdmin, ModelAdmin):
+    pass
+
+
+@admin.register(InvitationBatch)
+class UnfoldInvitationBatchAdmin(InvitationBatchAdmin, ModelAdmin):
     pass
 
 
