@@ -205,7 +205,7 @@ class SetupLinkAdminMixin(CheckHealthMixin, StatusPanel):
         """Return the status of each object's customer, by the primary key of the object; objects
         without a customer are left out."""
         customers = self.find_customers(objs)
-        statuses = get_statuses(customers.values())
+        statuses = get_statuses(customers.values(), with_attention=True)
         return {
             pk: statuses[customer.pk]
             for pk, customer in customers.items()

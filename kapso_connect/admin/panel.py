@@ -120,7 +120,10 @@ class StatusPanel(InviteMixin):
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         """Return the template context of the panel of ``obj`` for this user."""
         customer = self.find_customer(obj)
-        status = get_statuses([customer]).get(customer.pk, NOT_INVITED) if customer else NOT_INVITED
+        status = NOT_INVITED
+        if customer:
+            found = get_statuses([customer], with_attention=True)
+            status = found.get(customer.pk, NOT_INVITED)
         link, connection = status.link, status.connection
         url = connect_url(customer) if customer else ""
         is_sendable = customer is not None and leads_to_setup(customer, link)
