@@ -22,7 +22,7 @@ from ..phone_numbers import format_phone_number
 from ..translation import gettext as _
 from ..translation import gettext_lazy
 from .base import list_url
-from .batches import batch_notices
+from .batch_notices import batch_notices
 from .check_health import CheckHealthMixin
 from .display import CONFIRMATION_ROWS
 from .panel import StatusPanel
