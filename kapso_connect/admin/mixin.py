@@ -119,7 +119,7 @@ class SetupLinkAdminMixin(CheckHealthMixin, StatusPanel):
     def find_numbers(self, rows: Sequence[Any]) -> ConnectionQuerySet:
         return Connection.objects.filter(customer__in=self.find_customers(rows).values())
 
-    def find_rows(
+    def find_rows_of_numbers(
         self, request: HttpRequest, numbers: Sequence[Connection]
     ) -> dict[int, tuple[Any, str]]:
         objs = self.find_objects(request, {number.customer for number in numbers})
