@@ -21,7 +21,6 @@ from django.contrib.contenttypes.models import ContentType
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import DEFAULT_DB_ALIAS, IntegrityError, connections, models, router
 from django.db.models import Exists, F, OuterRef, Q
-from django.db.models.functions import Coalesce
 from django.db.models.lookups import Exact
 from django.db.models.query_utils import PathInfo
 from django.utils import timezone
@@ -275,14 +274,16 @@ class CustomerQuerySet(PrimaryQuerySet["Customer"]):
 
     def idle_since(self, moment: datetime) -> CustomerQuerySet:
         """Return the customers who were invited before ``moment``, and have neither been invited
-        again nor opened their link since. ``idle_since`` is when they last did, or were."""
-        idle_since = Coalesce(
-            "latest_setup_link__last_opened_at",
-            "latest_setup_link__opened_at",
-            "latest_setup_link__created_at",
+        again nor opened their link since."""
+        recent = SetupLink.objects.filter(
+            Q(created_at__gte=moment) | Q(last_opened_at__gte=moment),
+            pk=OuterRef("latest_setup_link"),
         )
-        waiting = self.filter(status__in=[OnboardingStatus.INVITED, OnboardingStatus.OPENED])
-        return waiting.annotate(idle_since=idle_since).filter(idle_since__lt=moment)
+        return self.filter(
+            ~Exists(recent),
+            status__in=[OnboardingStatus.INVITED, OnboardingStatus.OPENED],
+            status_changed_at__lt=moment,
+        )
 
     def locked(self) -> CustomerQuerySet:
         """Return the customers with their rows locked until the transaction ends, in the order of

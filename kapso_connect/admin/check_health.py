@@ -10,14 +10,12 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from datetime import timezone as zones
 from typing import Any
-from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.http.response import HttpResponseBase
 from django.urls import URLPattern
 from django.views.generic import TemplateView
 
@@ -40,7 +38,7 @@ from ..phone_numbers import format_phone_number
 from ..translation import gettext as _
 from ..translation import gettext_lazy
 from ..utils import as_instant, utc_now
-from .base import MAX_SELECTED, PRIMARY_KEY, AdminPages, AdminView
+from .base import MAX_SELECTED, PRIMARY_KEY, AdminPages
 from .display import (
     CONFIRMATION_ROWS,
     badge,
@@ -50,6 +48,7 @@ from .display import (
     plain_number_html,
 )
 from .history import log_change
+from .selected_rows import SelectedRowsView, page_url
 
 CHECK_BUDGET = 8
 """Seconds after which no further number is checked: web servers end requests after about 30."""
@@ -95,8 +94,8 @@ class CheckHealthMixin(AdminPages):
         elif not pks:
             text = _("None of the selected rows has a connected number.")
         else:
-            query = urlencode({"ids": pks}, doseq=True)
-            return HttpResponseRedirect(f"{self.view_url('whatsapp_check_health')}?{query}")
+            url = page_url(self, request, pks, "whatsapp_check_health")
+            return HttpResponseRedirect(url)
         self.message_user(request, text, messages.ERROR)
         return None
 
@@ -129,45 +128,43 @@ class RunForm(forms.Form):
     done, also if the form is sent twice."""
 
 
-class CheckHealthView(AdminView, TemplateView):
+class CheckHealthView(SelectedRowsView, TemplateView):
     """Asks whether to check the numbers with these ``ids``, checks them, and shows the results."""
 
     template_name = "admin/kapso_connect/check_health.html"
     title = gettext_lazy("Check health")
 
-    numbers: list[Connection]
     since: datetime
     has_run = False
     problem = ""
     """Why no further number was checked, if that was not for lack of time."""
 
+    def setup(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+        super().setup(request, *args, **kwargs)
+        self.since = utc_now()
+        self.errors: dict[int, str] = {}
+
     def has_permission(self) -> bool:
         may_check: bool = self.model_admin.has_check_health_permission(self.request)
         return may_check
 
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        sent = request.POST if request.method == "POST" else request.GET
-        self.ids = list(dict.fromkeys(sent.getlist("ids")))
+    def find_rows(self, ids: list[str]) -> list[Connection]:
+        """Return the connections with these ``ids``, in their order; add a message if some are
+        missing."""
+        self.ids = list(dict.fromkeys(ids))
         if not (0 < len(self.ids) <= MAX_SELECTED and all(map(PRIMARY_KEY.fullmatch, self.ids))):
             self.add_message(_("Select one or more rows in the list first."), messages.ERROR)
-            return self.redirect_to_changelist()
-        self.errors: dict[int, str] = {}
-        self.read_numbers()
-        if len(self.numbers) < len(self.ids):
+            return []
+        found = self.read_numbers()
+        if len(found) < len(self.ids):
             self.add_message(_("Some of the selected rows no longer exist."))
-        if not self.numbers:
-            return self.redirect_to_changelist()
-        self.since = utc_now()
-        return super().dispatch(request, *args, **kwargs)
+        return found
 
-    def read_numbers(self) -> None:
-        """Read the numbers that the user may view, in the order of their ``ids``."""
-        numbers = Connection.objects.select_related("customer", "setup_link").in_bulk(
-            [int(pk) for pk in self.ids]
-        )
-        self.rows = self.model_admin.find_rows(self.request, list(numbers.values()))
+    def read_numbers(self) -> list[Connection]:
         keys = [int(pk) for pk in self.ids]
-        self.numbers = [numbers[pk] for pk in keys if pk in self.rows]
+        numbers = Connection.objects.select_related("customer", "setup_link").in_bulk(keys)
+        self.shown = self.model_admin.find_rows(self.request, list(numbers.values()))
+        return [numbers[pk] for pk in keys if pk in self.shown]
 
     def post(self, request: HttpRequest) -> HttpResponse:
         form = RunForm(request.POST)
@@ -175,13 +172,13 @@ class CheckHealthView(AdminView, TemplateView):
             self.since = datetime.fromtimestamp(form.cleaned_data["since"], zones.utc)
         self.has_run = True
         self.run()
-        self.read_numbers()
+        self.rows = self.read_numbers()
         return self.render_to_response(self.get_context_data())
 
     def run(self) -> None:
         started = time.monotonic()
         client = KapsoClient.from_settings()
-        for number in self.numbers:
+        for number in self.rows:
             if self.is_done(number):
                 continue
             if time.monotonic() - started > CHECK_BUDGET:
@@ -213,32 +210,32 @@ class CheckHealthView(AdminView, TemplateView):
         return is_checked or is_held(number) or not number.is_connected
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        left = [number for number in self.numbers if not self.is_done(number)]
-        done = [number for number in self.numbers if number not in left]
+        left = [number for number in self.rows if not self.is_done(number)]
+        done = [number for number in self.rows if number not in left]
         needing = [number for number in done if number.attention or not number.is_connected]
         # What could not be checked goes last, so that it does not keep the others waiting.
         left.sort(key=lambda number: number.pk in self.errors)
-        return super().get_context_data(
-            has_run=self.has_run,
-            problem=self.problem,
-            since=repr(self.since.timestamp()),
-            ids=[str(number.pk) for number in [*left, *done]],
-            done=len(done),
-            left=len(left),
-            needing=len(needing),
-            results=list(self.results()) if self.has_run else [],
-            numbers=[
-                (plain_number_html(number), self.rows[number.pk][1])
-                for number in self.numbers[:CONFIRMATION_ROWS]
+        return {
+            **super().get_context_data(**kwargs),
+            "title": self.title,
+            "has_run": self.has_run,
+            "problem": self.problem,
+            "since": repr(self.since.timestamp()),
+            "ids": [str(number.pk) for number in [*left, *done]],
+            "done": len(done),
+            "left": len(left),
+            "needing": len(needing),
+            "results": list(self.results()) if self.has_run else [],
+            "numbers": [
+                (plain_number_html(number), self.shown[number.pk][1])
+                for number in self.rows[:CONFIRMATION_ROWS]
             ],
-            more=max(len(self.numbers) - CONFIRMATION_ROWS, 0),
-            **kwargs,
-        )
+        }
 
     def results(self) -> Iterator[dict[str, Any]]:
         """Yield each number with what is known about it now."""
-        for number in self.numbers:
-            row, name = self.rows[number.pk]
+        for number in self.rows:
+            row, name = self.shown[number.pk]
             is_done = self.is_done(number)
             health = health_badge(number) if is_done else badge("neutral", _("To do"))
             yield {

@@ -264,10 +264,11 @@ class SetupLinkForm(forms.Form):
         other customer would be left."""
         connected = self.customers.count(without_connected=True).total > 0
         invited = self.customers.count(without_connected=connected, without_invited=True).total > 0
+        left = self.customers.count(without_connected=connected, without_invited=invited)
         return {
             "leave_out_connected": connected,
             "leave_out_invited": invited,
-            "send_email": SEND if self.can_email else "",
+            "send_email": SEND if self.can_email and left.with_email else "",
         }
 
     def fieldsets(self) -> list[tuple[str | None, dict[str, Any]]]:
@@ -446,7 +447,7 @@ class SetupLinkForm(forms.Form):
     def _button_text(self, counts: Counts, send_email: bool) -> str:
         if not counts.total:
             return _("Create no link")
-        if not send_email:
+        if not (send_email and counts.with_email):
             return ngettext("Create the link", "Create %(count)s links", counts.total) % {
                 "count": counts.total
             }
@@ -464,6 +465,8 @@ class SetupLinkForm(forms.Form):
     def _email_text(self, counts: Counts, send_email: bool) -> str:
         if self.customer:
             return _("E-mail to %(address)s") % {"address": self.customer.email}
+        if not counts.with_email:
+            return _("E-mail: none of these customers has an address")
         return ngettext(
             "E-mail to the %(count)s customer who has an address",
             "E-mail to the %(count)s customers who have an address",

@@ -43,7 +43,8 @@ class StateFilter(admin.SimpleListFilter):
         troubled = rows.filter(
             Q(status=Status.FAILED) | Q(email_status__in=[Email.FAILED, Email.UNKNOWN])
         )
-        in_hand = Exists(pending.due()) | Exists(pending.filter(leased_until__gt=utc_now()))
+        now = utc_now()
+        in_hand = Exists(pending.filter(Q(leased_until__gt=now) | Q(next_attempt_at__lte=now)))
         match self.value():
             case "running":
                 return queryset.filter(in_hand, stopped="")

@@ -229,6 +229,8 @@ def personal_link_help(status: CustomerStatus, *, is_sendable: bool) -> str:
         )
     if not is_sendable:
         return _("It shows the customer that the number is connected.")
+    if status.status == OnboardingStatus.CONFIRMING:
+        return _("It asks the customer to wait, and after a minute offers to start again.")
     if link.is_usable:
         if link.expires_at is None:
             return ""

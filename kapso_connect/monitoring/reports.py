@@ -200,8 +200,8 @@ def time_to_connect(period: Period) -> Durations:
 def idle_customers(before: datetime) -> Rows[Customer]:
     """Return the customers who were invited and have done nothing since ``before``, the longest
     waiting first."""
-    customers: Any = Customer.objects.idle_since(before)
-    listed = customers.order_by("idle_since", "pk").annotate(
+    customers = Customer.objects.idle_since(before)
+    listed = customers.order_by("status_changed_at", "pk").annotate(
         reminded_at=F("latest_setup_link__reminded_at")
     )
     return Rows(customers.count(), list(listed[:MAX_LISTED_ROWS]))

@@ -56,7 +56,7 @@ def test_one_customer_is_erased_from_its_page(world: World) -> None:
     page = text(world.client.get(response.url))
     assert "Erased customer" in page
     assert "personal data were erased. It cannot be invited again." in page
-    assert "Create a new link" not in page
+    assert "Create a new setup link" not in page
     assert 'name="_save"' not in page
     entry = LogEntry.objects.get(object_id=str(pk), change_message="Erased the customer's data.")
     assert entry.object_repr == f"Erased customer {pk}"

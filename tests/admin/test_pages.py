@@ -284,7 +284,8 @@ def test_a_customer_without_connections_is_deleted_with_links_and_timeline(
     admin_client: Client,
 ) -> None:
     customer = make_customer()
-    make_event(customer, setup_link=make_link(customer))
+    link = make_link(customer, status="revoked")
+    make_event(customer, setup_link=link, delivered_at=timezone.now())
     response = admin_client.post(url("customer", "delete", customer.pk), {"post": "yes"})
     assert response.status_code == 302
     assert not Customer.objects.exists()

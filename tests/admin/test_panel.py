@@ -22,6 +22,7 @@ from ..factories import make_connection, make_customer, make_link, store_statuse
 
 pytestmark = pytest.mark.django_db
 
+WAITING = timezone.now() - timedelta(minutes=1)
 USED = {"status": "used", "setup_status": "completed"}
 
 
@@ -148,6 +149,7 @@ def test_what_was_sent_before_the_number_was_connected_is_not_said(
     ("of_link", "of_number", "text"),
     [
         ({}, None, "it is then renewed automatically."),
+        ({"unconfirmed_since": WAITING}, None, "and after a minute offers to start again."),
         ({"status": "expired"}, None, "The setup link has expired. A new one is created when"),
         ({"status": "used", "setup_status": "failed"}, None, "The setup link has been used up."),
         ({"status": "revoked"}, None, "The setup link was revoked in Kapso"),

@@ -37,6 +37,8 @@ CODE = "something_new"
 PAGES = {
     "admin: customers": f"{APP}/customer/",
     **{f"admin: customers, {one}": f"{APP}/customer/?whatsapp_status={one}" for one in STATUSES},
+    "admin: customers, needing attention": f"{APP}/customer/?attention=any",
+    "admin: customers, not healthy": f"{APP}/customer/?attention=health",
     "admin: customers, searched": f"{APP}/customer/?q=company+0000",
     "admin: customers, searched by number": f"{APP}/customer/?q=0415+00",
     "admin: customers, invited in a year": f"{APP}/customer/?funnel=invited&{LAST_YEAR}",
@@ -45,6 +47,7 @@ PAGES = {
     "admin: companies": "/admin/crm/company/",
     "admin: companies, connected": "/admin/crm/company/?whatsapp_status=connected",
     "admin: companies, not invited": "/admin/crm/company/?whatsapp_status=not_invited",
+    "admin: companies, needing attention": "/admin/crm/company/?attention=any",
     "admin: setup links": f"{APP}/setuplink/",
     "admin: connections": f"{APP}/connection/",
     "admin: timeline": f"{APP}/timelineevent/",

@@ -126,7 +126,7 @@ def test_staff_copy_the_customers_url(
     assert page.evaluate("navigator.clipboard.readText()") == connect_url(customer)
     with page.expect_response("**/qr/"):
         page.locator("summary", has_text="QR code").click()
-    expect(page.get_by_role("img", name="QR code with the WhatsApp setup link")).to_be_visible()
+    expect(page.get_by_role("img", name="QR code with the personal link")).to_be_visible()
     look(visitor, page, "admin-3-qr")
     page.reload()
     page.locator("summary", has_text="Timeline").click()

@@ -161,8 +161,8 @@ def test_staff_revoke_the_link(staff: Staff, visitor: Visitor) -> None:
 def test_staff_reconnect_a_number(staff: Staff, visitor: Visitor) -> None:
     staff.open("reconnect")
     visitor.look(staff.page, "manage-reconnect")
-    staff.press("Create the link")
-    staff.expect_message("A link to reconnect +1 415-555-0123 was created.")
+    staff.page.get_by_role("button", name="Create the link", exact=True).click()
+    staff.expect_message("A setup link to reconnect +1 415-555-0123 was created.")
     link = Customer.objects.get().latest_setup_link
     assert link.options["reconnect_phone_number"] == "+14155550123"
 

@@ -15,6 +15,7 @@ from kapso_connect.models import (
     AccountStatus,
     Attention,
     Connection,
+    Customer,
     Funding,
     Health,
     SetupLink,
@@ -158,7 +159,8 @@ def test_connection_without_a_link_has_no_duration(week: Period) -> None:
 
 def test_idle_customers_are_counted_and_the_longest_waiting_listed() -> None:
     links = [make_link(created_at=ago(days=30 - number)) for number in range(12)]
-    make_link(created_at=ago(days=3))
+    for link in [*links, make_link(created_at=ago(days=3))]:
+        Customer.objects.filter(pk=link.customer_id).update(status_changed_at=link.created_at)
     rows = reports.idle_customers(ago(days=5))
     assert (rows.count, rows.listed) == (12, [link.customer for link in links[:10]])
 

@@ -16,7 +16,7 @@ from kapso_connect.onboarding import renewal, setup_links
 from kapso_connect.testing import Sandbox
 
 from ..cases import slow_after
-from ..factories import make_customer
+from ..factories import make_connection, make_customer, make_link
 from .support import during_request, links_at_kapso
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -298,3 +298,34 @@ def test_invitation_withdrawn_during_the_renewal_stays_withdrawn(
         )
     assert Customer.objects.get().connect_key is None
     assert "active" not in statuses_at_kapso(sandbox)[1:]
+
+
+COMPLETED = {"status": "used", "setup_status": "completed"}
+
+
+@pytest.mark.parametrize(
+    ("of_link", "of_number", "leads"),
+    [
+        ({}, None, True),
+        ({}, {}, True),  # an invitation to connect another number
+        ({"status": "expired"}, None, True),
+        ({"status": "used", "setup_status": "failed"}, None, True),
+        (COMPLETED, {"status": "disconnected"}, True),
+        (COMPLETED, {"account_status": "disabled"}, True),
+        (COMPLETED, {}, False),
+        ({"status": "revoked"}, None, False),
+    ],
+)
+def test_personal_link_leads_to_setup_while_there_is_something_to_connect(
+    of_link: dict[str, str], of_number: dict[str, str] | None, leads: bool
+) -> None:
+    link = make_link(make_customer(connect_key="key"), **of_link)
+    if of_number is not None:
+        make_connection(link.customer, setup_link=link, **of_number)
+    assert renewal.leads_to_setup(link.customer, link) == leads
+    link.customer.connect_key = None
+    assert not renewal.leads_to_setup(link.customer, link)
+
+
+def test_customer_without_a_setup_link_has_nowhere_to_go() -> None:
+    assert not renewal.leads_to_setup(make_customer(connect_key="key"), None)
