@@ -568,11 +568,22 @@ MAX_EXTENSION_DAYS = 365
 """Kapso has no limit, but a link that works for years may be found by a stranger."""
 
 
+EARLIEST_DAY = date(2009, 1, 1)
+"""WhatsApp began in 2009; databases cannot store dates much earlier."""
+
+
 class DayField(forms.DateField):
     """A day as ``<input type="date">`` sends it, in every language."""
 
     widget = forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"})
     input_formats = ["%Y-%m-%d"]
+
+
+def period_problem(first: date, last: date) -> str:
+    """Return why nothing can have happened from ``first`` to ``last``; "" if it can."""
+    if first >= EARLIEST_DAY and last <= today():
+        return ""
+    return _("Choose days from %(first)s until today.") % {"first": date_format(EARLIEST_DAY)}
 
 
 class ExtendForm(forms.Form):

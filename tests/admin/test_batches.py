@@ -530,7 +530,14 @@ def test_all_who_wait_of_the_sites_own_objects(admin_client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [{"status": "connected"}, {"start": "yesterday"}, {"end": "2026-02-30"}]
+    "data",
+    [
+        {"status": "connected"},
+        {"start": "yesterday"},
+        {"end": "2026-02-30"},
+        {"end": "9999-12-31"},
+        {"start": "0001-01-01"},
+    ],
 )
 def test_wrong_choice_is_refused_with_a_message(admin_client: Client, data: dict[str, str]) -> None:
     waiting()
