@@ -947,8 +947,18 @@ def test_the_links_are_emailed_if_chosen(admin_client: Client, sandbox: Sandbox)
     assert message.to == ["c@example.com"]
     assert connect_url(Customer.objects.get(email="c@example.com")) in message.body
     assert "1 e-mailed" in page
-    assert "1 not e-mailed" in page
-    assert "has no valid e-mail address" in page
+    assert "1 without an e-mail address" in page
+    assert "0 not e-mailed" in page
+    assert "E-mail: No address" in page
+    assert "Finished: every customer has a link. 1 customer has no e-mail address" in page
+    assert 'class="kapso-note kapso-note-good"' in page
+    assert "Send the failed" not in page
+    page = text(admin_client, f"{address}?show=no_address")
+    assert "No e-mail address (1)" in page
+    assert page.count('class="kapso-result"') == 1
+    row = text(admin_client, "/admin/kapso_connect/invitationbatch/")
+    assert "1 sent, 1 without an address" in row
+    assert "Finished with failures</span>" not in row
 
 
 def test_users_who_may_not_send_have_no_such_option(
