@@ -350,7 +350,7 @@ def test_rest_of_a_stopped_batch_is_given_up(admin_client: Client, sandbox: Sand
     address = f"{CUSTOMERS}whatsapp/batch/{row.pk}/"
     page = text(admin_client, address)
     assert "Give up the rest" in page
-    assert "2 customers count as failed, with the reason above." in page
+    assert "2 customers will count as failed, with the reason above." in page
     assert "Give up 2 customers" in page
     assert "has stopped" in text(admin_client, CUSTOMERS)
     admin_client.post(address, {"do": "give_up"})
