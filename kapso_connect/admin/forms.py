@@ -477,11 +477,7 @@ class SetupLinkForm(forms.Form):
         count = counts.total - counts.with_email
         if not (send_email and count):
             return ""
-        return ngettext(
-            "%(count)s customer has no e-mail address: copy the link and send it yourself.",
-            "%(count)s customers have no e-mail address: copy their links and send them yourself.",
-            count,
-        ) % {"count": count}
+        return without_email_text(count)
 
     # Colours
 
@@ -555,6 +551,14 @@ class LiveText:
 
     def as_json(self) -> str:
         return json.dumps(self.texts)
+
+
+def without_email_text(count: int) -> str:
+    return ngettext(
+        "%(count)s customer has no e-mail address: copy the link and send it yourself.",
+        "%(count)s customers have no e-mail address: copy their links and send them yourself.",
+        count,
+    ) % {"count": count}
 
 
 def nobody_left() -> str:
