@@ -24,7 +24,7 @@ from django.test import Client
 from django.utils import timezone
 
 from kapso_connect import onboarding, theme
-from kapso_connect.admin import history, invite_options
+from kapso_connect.admin import batch_progress, history
 from kapso_connect.admin.colors import COLORS
 from kapso_connect.kapso.setup_link_options import THEME_COLORS
 from kapso_connect.models import Customer, Invitation, InvitationBatch, SetupLink, TimelineEvent
@@ -172,7 +172,7 @@ def test_the_pages_ask_the_database_as_often_for_many_as_for_few(
 ) -> None:
     rows = Customer.objects.bulk_create(Customer(name=f"Customer {n}") for n in range(count))
     address = draft(admin_client, rows)
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(8):
         text(admin_client, address)
     batch = InvitationBatch.objects.get()
     invitations.start(batch)
@@ -1517,7 +1517,7 @@ def test_no_transaction_is_open_while_kapso_is_asked(
 def test_one_request_works_for_a_limited_time(
     admin_client: Client, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(invite_options, "BATCH_WORK_SECONDS", 0)
+    monkeypatch.setattr(batch_progress, "BATCH_WORK_SECONDS", 0)
     page = create(admin_client, customers(2))
     assert "2 left" in page
     assert 'data-kapso-poll="100"' in page
