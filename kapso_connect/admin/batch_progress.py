@@ -22,6 +22,7 @@ from ..utils import time_since, to_local_time
 from .base import AdminView
 from .customer_data import CUSTOMERS_PER_QUERY
 from .display import copy_field
+from .forms import without_email_text
 from .history import log_changes
 
 BATCH_ROWS_PER_PAGE = 50
@@ -38,13 +39,15 @@ SHOWN: dict[str, dict[str, str]] = {
     **{status: {"status": status} for status in Status.values},
     "email_failed": {"email_status": Email.FAILED},
     "email_unknown": {"email_status": Email.UNKNOWN},
+    "no_address": {"email_status": Email.NO_ADDRESS},
     "left_out": {"status": Status.DONE, "email_status": Email.NOT_SENT},
 }
 """Which invitations the page shows, by ``show`` in its URL."""
 
 
 class ProgressView(AdminView, TemplateView):
-    """The progress of a batch that was started. A POST works on it, or resumes it."""
+    """The progress of a batch that was started. A POST works on it, resumes it, or gives up what is
+    left of one that stopped."""
 
     template_name = "admin/kapso_connect/invite/batch.html"
     batch: Any = None
@@ -75,6 +78,11 @@ class ProgressView(AdminView, TemplateView):
                 invitations.resume(self.batch)
                 log_changes(request, [self.batch], _("Resumed the batch of invitations."))
             work_now(self.batch)
+        elif task == "give_up":
+            if not self.can_resume:
+                raise PermissionDenied
+            if invitations.give_up(self.batch):
+                log_changes(request, [self.batch], _("Gave up the rest of the batch."))
         elif task == "work":
             work_here(self.batch)
         return HttpResponseRedirect(request.get_full_path())
@@ -143,6 +151,8 @@ class ProgressView(AdminView, TemplateView):
             yield "email_failed", _("E-mail failed"), progress.emails_failed
         if progress.emails_unknown:
             yield "email_unknown", _("E-mail possibly sent"), progress.emails_unknown
+        if progress.no_address:
+            yield "no_address", _("No e-mail address"), progress.no_address
         if self.batch.send_email and progress.left_out:
             yield "left_out", _("Left out"), progress.left_out
 
@@ -230,7 +240,10 @@ def finished_text(batch: InvitationBatch, progress: invitations.Progress) -> tup
         )
         return problem, text % {"count": progress.emails_unknown}
     if not batch.is_reminder:
-        return good, _("Finished: every customer has a link.")
+        text = _("Finished: every customer has a link.")
+        if progress.no_address:
+            text = f"{text} {without_email_text(progress.no_address)}"
+        return good, text
     if not progress.emails_sent:
         return plain, _("Finished: there was nobody to remind.")
     text = ngettext(

@@ -151,7 +151,7 @@ class CheckHealthView(SelectedRowsView, TemplateView):
     def find_rows(self, ids: list[str]) -> list[Connection]:
         """Return the connections with these ``ids``, in their order; add a message if some are
         missing."""
-        self.ids = list(dict.fromkeys(ids))
+        self.ids = list(dict.fromkeys(pk.lstrip("0") for pk in ids))
         if not (0 < len(self.ids) <= MAX_SELECTED and all(map(PRIMARY_KEY.fullmatch, self.ids))):
             self.add_message(_("Select one or more rows in the list first."), messages.ERROR)
             return []

@@ -211,6 +211,8 @@ def sent_text(event: TimelineEvent) -> str:
     """Return when and how the customer was sent the personal link, as ``event`` says."""
     if event.data.get("channel") == "share":
         text = _("Shared as a text on %(when)s.")
+    elif not event.data.get("to"):  # the address was erased
+        text = _("E-mailed on %(when)s.")
     elif event.data.get("message") == REMINDER:
         text = _("Reminded on %(when)s by e-mail to %(to)s.")
     elif event.data.get("message"):

@@ -22,7 +22,7 @@ from ..translation import gettext_lazy
 from .base import AdminView
 from .display import CONFIRMATION_ROWS
 from .drafts import DraftView
-from .forms import DayField, idle_before, start_of_day
+from .forms import DayField, idle_before, period_problem, start_of_day
 from .send_link import language_context
 from .status import owners_of
 
@@ -46,6 +46,14 @@ class WaitingForm(forms.Form):
     start = DayField(required=False)
     end = DayField(required=False)
     idle_days = forms.IntegerField(min_value=1, max_value=365, required=False)
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        for name in ("start", "end"):
+            day = cleaned.get(name)
+            if day is not None and (problem := period_problem(day, day)):
+                self.add_error(name, problem)
+        return cleaned
 
     def customers(self) -> QuerySet[Customer]:
         data = self.cleaned_data

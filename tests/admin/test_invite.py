@@ -648,6 +648,8 @@ def test_those_who_need_no_link_are_left_out_of_many(
     page = " ".join(text(admin_client, address).split())
     assert "Leave out the 2 customers who are connected" in page
     assert "Leave out the 2 customers who have a link that works" in page
+    assert page.count('class="kapso-note kapso-note-plain"') == 2, "nobody loses a link unasked"
+    assert 'class="kapso-note">' not in page
     assert len(re.findall(r"<strong data-kapso-left-out=\"[^\"]+\">left out", page)) == 3
     form = form_of(admin_client, address)
     assert all(form[name].value() for name in LEAVE_OUT)
@@ -732,7 +734,9 @@ def test_a_customer_who_was_chosen_alone_is_not_left_out(
     make_connection(row)
     make_link(row)
     address = draft(admin_client, [row])
-    assert "Leave out" not in text(admin_client, address)
+    page = text(admin_client, address)
+    assert "Leave out" not in page
+    assert page.count('class="kapso-note"') == 2
     start(admin_client, address, **LEAVE_OUT)
     assert "1 done" in text(admin_client, address)
 
@@ -947,8 +951,18 @@ def test_the_links_are_emailed_if_chosen(admin_client: Client, sandbox: Sandbox)
     assert message.to == ["c@example.com"]
     assert connect_url(Customer.objects.get(email="c@example.com")) in message.body
     assert "1 e-mailed" in page
-    assert "1 not e-mailed" in page
-    assert "has no valid e-mail address" in page
+    assert "1 without an e-mail address" in page
+    assert "not e-mailed" not in page
+    assert "E-mail: No address" in page
+    assert "Finished: every customer has a link. 1 customer has no e-mail address" in page
+    assert 'class="kapso-note kapso-note-good"' in page
+    assert "Send the failed" not in page
+    page = text(admin_client, f"{address}?show=no_address")
+    assert "No e-mail address (1)" in page
+    assert page.count('class="kapso-result"') == 1
+    row = text(admin_client, "/admin/kapso_connect/invitationbatch/")
+    assert "1 sent, 1 without an address" in row
+    assert "Finished with failures</span>" not in row
 
 
 def test_users_who_may_not_send_have_no_such_option(

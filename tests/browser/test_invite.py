@@ -196,6 +196,20 @@ def test_stopped_batch_shows_the_reason_and_is_resumed(
     assert len(sandbox.state()["setup_links"]) == 30
 
 
+def test_rest_of_a_stopped_batch_is_given_up(
+    visitor: Visitor, open_batch: Callable[..., Page], sandbox: Sandbox
+) -> None:
+    sandbox.faults(api=[{"kind": "status", "status": 401}])
+    page = open_batch(3)
+    submit(page).click()
+    page.get_by_text("Give up the rest").click()
+    examine(visitor, page, "invite-give-up")
+    page.get_by_role("button", name="Give up 3 customers").click()
+    expect(page.get_by_text("Finished, but 3 customers have no link.")).to_be_visible()
+    page.get_by_role("link", name="Back to the list").click()
+    expect(page.get_by_text("has stopped")).to_have_count(0)
+
+
 def test_without_javascript_each_step_is_a_button(
     visitor: Visitor,
     open_batch: Callable[..., Page],
