@@ -29,7 +29,7 @@ from ..utils import (
     validate_same_site_url,
 )
 from .colors import COLORS
-from .drafts import Counts, DraftCustomers
+from .draft_customers import Counts, DraftCustomers
 
 
 class ColorInput(forms.TextInput):
