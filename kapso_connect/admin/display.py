@@ -115,8 +115,7 @@ def attention_badge(why: Attention, connection: Connection) -> SafeString:
         case Attention.HEALTH if connection.health_status == Health.ERROR:
             return badge("busy", _("Health unknown"))
         case Attention.HEALTH:
-            kind = HEALTH_BADGES[Health(connection.health_status)]
-            return badge(kind, connection.get_health_status_display())
+            return checked_health_badge(connection)
         case Attention.NAME if connection.name_status == "PENDING_REVIEW":
             return badge("busy", _("Name in review"))
         case Attention.NAME:
@@ -140,6 +139,11 @@ HEALTH_BADGES = {
 def health_badge(connection: Connection) -> SafeString | str:
     if not connection.health_status:
         return EMPTY
+    return checked_health_badge(connection)
+
+
+def checked_health_badge(connection: Connection) -> SafeString:
+    """Return the health of a number that was checked."""
     kind = HEALTH_BADGES[Health(connection.health_status)]
     return badge(kind, connection.get_health_status_display())
 

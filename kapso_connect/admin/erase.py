@@ -7,12 +7,12 @@ from collections import defaultdict
 from typing import Any
 
 from django.contrib import messages
-from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.views.generic import TemplateView
 
-from .. import exceptions, onboarding
+from .. import onboarding
 from ..models import Connection, Customer, SetupLink, TimelineEvent
+from ..onboarding.erasure import REASONS_NOT_TO_ERASE
 from ..onboarding.messages import staff_message
 from ..phone_numbers import format_phone_number
 from ..translation import gettext as _
@@ -83,13 +83,7 @@ class EraseView(SelectedRowsView, TemplateView):
         before = str(customer)
         try:
             erasure = onboarding.erase_customer(customer, actor=self.actor)
-        except (
-            exceptions.KapsoError,
-            exceptions.NotErased,
-            exceptions.TryLater,
-            ImproperlyConfigured,
-            Customer.DoesNotExist,
-        ) as error:
+        except REASONS_NOT_TO_ERASE as error:
             text = _("%(customer)s was not erased: %(reason)s")
             shown = {"customer": before, "reason": staff_message(error)}
             self.add_message(text % shown, messages.ERROR)

@@ -17,12 +17,13 @@ from typing import Any
 from django.apps import apps
 from django.contrib.auth.models import AbstractBaseUser
 from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Model, Q, QuerySet
 from django.utils import timezone
 
 from .. import outbox
 from ..db import refuse_in_transaction, retry_on_conflict
-from ..exceptions import KapsoError, KapsoNotFound, NotErased, NumberMoved
+from ..exceptions import KapsoError, KapsoNotFound, NotErased, NumberMoved, TryLater
 from ..kapso.client import KapsoClient
 from ..log import log_event
 from ..models import (
@@ -50,6 +51,15 @@ by which a decision of Meta's that is reported twice is recognized."""
 
 PERSONAL_OPTIONS = frozenset({"reconnect_phone_number", "language"})
 """The options of a setup link that say something about the customer."""
+
+REASONS_NOT_TO_ERASE = (
+    KapsoError,
+    NotErased,
+    TryLater,
+    ImproperlyConfigured,
+    Customer.DoesNotExist,
+)
+"""What ``erase_customer`` raises about a customer that it did not anonymise."""
 
 SIGNAL_SECONDS = 5.0
 """How long to wait for signals that another process is sending."""

@@ -6,17 +6,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.apps import apps
-from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 
 from kapso_connect import onboarding
-from kapso_connect.exceptions import KapsoError, NotErased, TryLater
 from kapso_connect.management.arguments import check_ids
 from kapso_connect.management.base import KapsoCommand
 from kapso_connect.management.interruption import interruption
 from kapso_connect.management.plain import format_count
 from kapso_connect.management.progress import Progress, is_terminal
 from kapso_connect.models import Customer
+from kapso_connect.onboarding.erasure import REASONS_NOT_TO_ERASE
 from kapso_connect.onboarding.messages import staff_message
 
 MAX_LISTED_CUSTOMERS = 20
@@ -147,13 +146,7 @@ def erase(customer: Customer) -> tuple[str, bool]:
     name = f"{customer} ({customer.pk})"
     try:
         erasure = onboarding.erase_customer(customer)
-    except (
-        KapsoError,
-        NotErased,
-        TryLater,
-        ImproperlyConfigured,
-        Customer.DoesNotExist,
-    ) as error:
+    except REASONS_NOT_TO_ERASE as error:
         return f"{name} was not erased: {staff_message(error)}", False
     if erasure.left_at_kapso:
         return f"{customer}: Kapso still has its own record: {erasure.left_at_kapso}", True
