@@ -17,6 +17,7 @@ import pytest
 from django.core import mail
 from django.core.management import CommandError
 from django.db.models.signals import pre_save
+from django.utils import timezone
 
 from kapso_connect.management import progress
 from kapso_connect.management.commands import kapso_invite
@@ -69,7 +70,8 @@ def test_named_customers_are_invited(sandbox: Sandbox) -> None:
 
 
 def test_all_missing_invites_customers_never_invited(sandbox: Sandbox) -> None:
-    new, invited, connected, in_batch, revoked = customers(5)
+    new, invited, connected, in_batch, revoked, erased = customers(6)
+    Customer.objects.filter(pk=erased.pk).update(erased_at=timezone.now())
     make_link(invited, is_latest=True)
     make_link(revoked, status="revoked")
     make_connection(connected)
