@@ -70,7 +70,7 @@ class CheckHealthMixin(AdminPages):
         """Return the numbers of ``rows``."""
         raise NotImplementedError
 
-    def find_rows(
+    def find_rows_of_numbers(
         self, request: HttpRequest, numbers: Sequence[Connection]
     ) -> dict[int, tuple[Any, str]]:
         """Return the row and the name of each number, by the number's primary key. Numbers of rows
@@ -151,7 +151,7 @@ class CheckHealthView(SelectedRowsView, TemplateView):
     def find_rows(self, ids: list[str]) -> list[Connection]:
         """Return the connections with these ``ids``, in their order; add a message if some are
         missing."""
-        self.ids = list(dict.fromkeys(ids))
+        self.ids = list(dict.fromkeys(pk.lstrip("0") for pk in ids))
         if not (0 < len(self.ids) <= MAX_SELECTED and all(map(PRIMARY_KEY.fullmatch, self.ids))):
             self.add_message(_("Select one or more rows in the list first."), messages.ERROR)
             return []
@@ -163,7 +163,7 @@ class CheckHealthView(SelectedRowsView, TemplateView):
     def read_numbers(self) -> list[Connection]:
         keys = [int(pk) for pk in self.ids]
         numbers = Connection.objects.select_related("customer", "setup_link").in_bulk(keys)
-        self.shown = self.model_admin.find_rows(self.request, list(numbers.values()))
+        self.shown = self.model_admin.find_rows_of_numbers(self.request, list(numbers.values()))
         return [numbers[pk] for pk in keys if pk in self.shown]
 
     def post(self, request: HttpRequest) -> HttpResponse:

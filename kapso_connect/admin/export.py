@@ -32,9 +32,10 @@ ROWS_PER_CHUNK = 1000
 BYTE_ORDER_MARK = "\ufeff"
 """By it, Excel recognizes UTF-8."""
 
-FORMULA_STARTS = tuple("=+-@\t\r＝＋－＠")  # noqa: RUF001
+FORMULA_STARTS = "=+\\-@\t\r＝＋－＠"  # noqa: RUF001
 """Spreadsheets take a text for a formula that begins with one of these."""
 
+_cell_start = re.compile(rf"""(^|;[\s"']*)(?=[{FORMULA_STARTS}])""")
 _tag = re.compile("<[^>]*>")
 _next_part = re.compile(r"</[^>]+>(?=\s*<[^/])")
 
@@ -156,5 +157,6 @@ def plain_text(value: Any) -> str:
 
 def safe_cell(text: str) -> str:
     """Return ``text`` so that no spreadsheet takes it for a formula, or a phone number for a sum:
-    with an apostrophe before it, which says that it is a text."""
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+    with an apostrophe before it, which says that it is a text. So it is after a semicolon, at which
+    spreadsheets begin a new cell in languages whose numbers have a comma."""
+    return _cell_start.sub(r"\1'", text)

@@ -29,7 +29,8 @@ from ..utils import (
     validate_same_site_url,
 )
 from .colors import COLORS
-from .draft_customers import Counts, DraftCustomers
+from .display import without_email_text
+from .drafts import Counts, DraftCustomers
 
 
 class ColorInput(forms.TextInput):
@@ -477,11 +478,7 @@ class SetupLinkForm(forms.Form):
         count = counts.total - counts.with_email
         if not (send_email and count):
             return ""
-        return ngettext(
-            "%(count)s customer has no e-mail address: copy the link and send it yourself.",
-            "%(count)s customers have no e-mail address: copy their links and send them yourself.",
-            count,
-        ) % {"count": count}
+        return without_email_text(count)
 
     # Colours
 
@@ -568,11 +565,22 @@ MAX_EXTENSION_DAYS = 365
 """Kapso has no limit, but a link that works for years may be found by a stranger."""
 
 
+EARLIEST_DAY = date(2009, 1, 1)
+"""WhatsApp began in 2009; databases cannot store dates much earlier."""
+
+
 class DayField(forms.DateField):
     """A day as ``<input type="date">`` sends it, in every language."""
 
     widget = forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"})
     input_formats = ["%Y-%m-%d"]
+
+
+def period_problem(first: date, last: date) -> str:
+    """Return why nothing can have happened from ``first`` to ``last``; "" if it can."""
+    if first >= EARLIEST_DAY and last <= today():
+        return ""
+    return _("Choose days from %(first)s until today.") % {"first": date_format(EARLIEST_DAY)}
 
 
 class ExtendForm(forms.Form):

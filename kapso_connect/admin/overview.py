@@ -10,7 +10,6 @@ from django import forms
 from django.db.models import Model
 from django.http import HttpRequest
 from django.utils import timezone
-from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
@@ -31,7 +30,7 @@ from ..translation import gettext as _
 from ..translation import gettext_lazy
 from ..utils import today
 from .base import AdminView, list_url
-from .batches import batch_notices
+from .batch_notices import batch_notices
 from .display import (
     badge,
     format_datetime,
@@ -40,7 +39,7 @@ from .display import (
     phone_number_html,
     shorten,
 )
-from .forms import DayField, idle_before, start_of_day
+from .forms import EARLIEST_DAY, DayField, idle_before, period_problem, start_of_day
 from .permissions import can_view
 from .status import disconnect_reason
 
@@ -51,8 +50,6 @@ PERIODS = {
     90: gettext_lazy("90 days"),
     365: gettext_lazy("A year"),
 }
-EARLIEST_DAY = date(2009, 1, 1)
-"""WhatsApp began in 2009; databases cannot store dates much earlier."""
 
 OVERVIEW_MODELS = (Customer, SetupLink, Connection)
 """The overview is for users who may view these."""
@@ -89,11 +86,8 @@ class PeriodForm(forms.Form):
             self.add_error("start", _("Choose the first day."))
         elif start is not None and start > end:
             self.add_error("start", _("The first day must not be after the last one."))
-        elif start is not None and (start < EARLIEST_DAY or end > today()):
-            self.add_error(
-                "start",
-                _("Choose days from %(first)s until today.") % {"first": date_format(EARLIEST_DAY)},
-            )
+        elif start is not None and (problem := period_problem(start, end)):
+            self.add_error("start", problem)
         return cleaned
 
     def period(self) -> tuple[date, date, int | None]:

@@ -191,6 +191,17 @@ def test_numbers_that_are_gone_or_moved_keep_no_other_waiting(
     assert page.context["ids"] == [str(number.pk) for number in (new, gone, fine)]
 
 
+def test_key_with_zeros_before_it_is_the_same_key(
+    admin_client: Client, sandbox: Sandbox, numbers: list[Connection]
+) -> None:
+    moved = numbers[0]
+    elsewhere = sandbox.add_number(external_customer_id="elsewhere")
+    sandbox.patch_number(moved.phone_number_id, customer_id=elsewhere["customer_id"])
+    data = {"ids": [f"00{moved.pk}", moved.pk], "since": "0"}
+    response = admin_client.post(url(Connection), data)
+    assert "Kapso says that it is not this customer&#x27;s any more." in text_of(response)
+
+
 def test_what_failed_comes_after_what_was_not_tried(
     admin_client: Client, configure: Any, numbers: list[Connection]
 ) -> None:

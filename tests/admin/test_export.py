@@ -124,6 +124,14 @@ def test_no_cell_is_taken_for_a_formula(admin_client: Client, start: str) -> Non
     assert row["E-mail"] == f"'{start.strip()}x@example.com"
 
 
+@pytest.mark.parametrize("before", ["a;", "a; ", 'a;"'])
+def test_no_cell_is_taken_for_a_formula_where_semicolons_separate_cells(
+    admin_client: Client, before: str
+) -> None:
+    make_customer(name=f"{before}=1+1;b")
+    assert rows(admin_client, "customer")[0]["Name"] == f"{before}'=1+1;b"
+
+
 def test_texts_are_kept(admin_client: Client) -> None:
     make_customer(name='Süß, "Ada"; 北京')
     assert rows(admin_client, "customer")[0]["Name"] == 'Süß, "Ada"; 北京'
