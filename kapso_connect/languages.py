@@ -24,19 +24,22 @@ NATIVE_NAMES = {
 }
 
 
+NAMES: dict[str, Any] = dict(Language.choices)
+"""The names of Kapso's languages, each in the current language when it is shown."""
+
+
 def page_languages() -> list[str]:
     """Return the codes of the languages that the customers' pages are translated into."""
     try:
         extra = get_conf().extra_languages
     except ImproperlyConfigured:  # a check reports it, and pages say that something is wrong
         extra = ()
-    return list(dict.fromkeys([*Language.values, *extra]))
+    return list(dict.fromkeys([*NATIVE_NAMES, *extra]))
 
 
 def language_choices() -> list[tuple[str, Any]]:
     """Return ``page_languages`` with their names, for a form."""
-    names: dict[str, Any] = dict(Language.choices)
-    return [(code, names.get(code) or _name(code, "name_translated")) for code in page_languages()]
+    return [(code, NAMES.get(code) or _name(code, "name_translated")) for code in page_languages()]
 
 
 def native_name(code: str) -> str:

@@ -128,6 +128,7 @@ EVENTS = {
     # Invitations
     "batch.started": (INFO, "Batch %(batch_id)s of invitations was started"),
     "batch.stopped": (ERROR, "Batch %(batch_id)s of invitations stopped: %(error)s"),
+    "batch.given_up": (INFO, "The rest of batch %(batch_id)s was given up: %(invitations)s"),
     "invitation.done": (INFO, "Customer %(customer_id)s has a setup link (batch %(batch_id)s)"),
     "invitation.failed": (WARNING, "No setup link for customer %(customer_id)s: %(error)s"),
     "invitation.retry_scheduled": (

@@ -1359,6 +1359,7 @@ class Invitation(Retryable):
         WAITING = "waiting", _("To be sent later")
         FAILED = "failed", _("Failed")
         UNKNOWN = "unknown", _("Possibly sent")
+        NO_ADDRESS = "no_address", _("No address")
 
     batch = models.ForeignKey(
         InvitationBatch,

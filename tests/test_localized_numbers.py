@@ -88,7 +88,8 @@ def test_no_page_of_the_admin_localizes_an_id(
         response = staff.get(url, follow=True)
         if response.status_code not in {403, 405}:  # no page to add history; only for POST
             assert response.status_code == 200, url
-            check(response.content.decode())
+            if response["Content-Type"].startswith("text/html"):  # not CSV
+                check(response.content.decode())
             pages += 1
     assert pages >= (11 if hasattr(admin.site.get_model_admin(model), "panel") else 3)
 

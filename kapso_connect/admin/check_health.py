@@ -70,7 +70,7 @@ class CheckHealthMixin(AdminPages):
         """Return the numbers of ``rows``."""
         raise NotImplementedError
 
-    def find_rows(
+    def find_rows_of_numbers(
         self, request: HttpRequest, numbers: Sequence[Connection]
     ) -> dict[int, tuple[Any, str]]:
         """Return the row and the name of each number, by the number's primary key. Numbers of rows
@@ -163,7 +163,7 @@ class CheckHealthView(SelectedRowsView, TemplateView):
     def read_numbers(self) -> list[Connection]:
         keys = [int(pk) for pk in self.ids]
         numbers = Connection.objects.select_related("customer", "setup_link").in_bulk(keys)
-        self.shown = self.model_admin.find_rows(self.request, list(numbers.values()))
+        self.shown = self.model_admin.find_rows_of_numbers(self.request, list(numbers.values()))
         return [numbers[pk] for pk in keys if pk in self.shown]
 
     def post(self, request: HttpRequest) -> HttpResponse:

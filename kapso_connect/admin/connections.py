@@ -97,7 +97,7 @@ class ConnectionAdmin(CheckHealthMixin, ReadOnlyAdmin, ExportMixin):
     def find_numbers(self, rows: Sequence[Connection]) -> ConnectionQuerySet:
         return Connection.objects.filter(pk__in=[row.pk for row in rows])
 
-    def find_rows(
+    def find_rows_of_numbers(
         self, request: HttpRequest, numbers: Sequence[Connection]
     ) -> dict[int, tuple[Any, str]]:
         rows = self.get_queryset(request).filter(pk__in=[number.pk for number in numbers])

@@ -28,7 +28,7 @@ class DismissForm(forms.Form):
 class DismissView(SelectedRowsView, FormView):  # type: ignore[type-arg]
     """Asks why the rows need no attention, and dismisses those that have failed."""
 
-    template_name = "admin/kapso_connect/dismiss.html"
+    template_name = "admin/kapso_connect/failed_work/dismiss.html"
     form_class = DismissForm
 
     def has_permission(self) -> bool:

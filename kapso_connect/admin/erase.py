@@ -51,7 +51,8 @@ class EraseView(SelectedRowsView, TemplateView):
             events=TimelineEvent.objects.filter(customer__in=customers).count(),
             **kwargs,
         )
-        return {**context, "rows": [(row, numbers[row.pk]) for row in context["rows"]]}
+        rows = [{"customer": row, "numbers": numbers[row.pk]} for row in context["rows"]]
+        return {**context, "rows": rows}
 
     def post(self, request: HttpRequest) -> HttpResponse:
         started = time.monotonic()

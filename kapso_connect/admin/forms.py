@@ -29,7 +29,8 @@ from ..utils import (
     validate_same_site_url,
 )
 from .colors import COLORS
-from .draft_customers import Counts, DraftCustomers
+from .display import without_email_text
+from .drafts import Counts, DraftCustomers
 
 
 class ColorInput(forms.TextInput):
@@ -477,11 +478,7 @@ class SetupLinkForm(forms.Form):
         count = counts.total - counts.with_email
         if not (send_email and count):
             return ""
-        return ngettext(
-            "%(count)s customer has no e-mail address: copy the link and send it yourself.",
-            "%(count)s customers have no e-mail address: copy their links and send them yourself.",
-            count,
-        ) % {"count": count}
+        return without_email_text(count)
 
     # Colours
 

@@ -165,5 +165,6 @@ class InvitationBatchAdmin(ReadOnlyAdmin):
             (_("%(count)s sent"), progress.emails_sent),
             (_("%(count)s failed"), progress.emails_failed),
             (_("%(count)s possibly sent"), progress.emails_unknown),
+            (_("%(count)s without an address"), progress.no_address),
         ]
         return ", ".join(text % {"count": count} for text, count in counts if count) or "0"

@@ -1,4 +1,5 @@
-"""The actions that create setup links and send reminders, and the URLs of their pages."""
+"""The actions that create setup links and send reminders, and their pages. Each makes a draft of a
+batch; the page of the batch asks for what is missing, and then shows the progress."""
 
 from __future__ import annotations
 
@@ -8,19 +9,41 @@ from django.contrib import admin, messages
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponseRedirect
+from django.http.response import HttpResponseBase
+from django.shortcuts import get_object_or_404
 from django.urls import URLPattern
 
-from ..models import Customer
+from ..models import Customer, InvitationBatch
 from ..onboarding import invitations
 from ..translation import gettext as _
 from ..translation import gettext_lazy, ngettext
-from .batches import BatchView
+from .base import AdminView
+from .batch_progress import ProgressView
 from .customer_data import CustomerDataMixin
 from .display import CONFIRMATION_ROWS
-from .invite_options import InviteView
+from .invite_options import InviteView, OptionsView
 from .permissions import can_create_setup_links
-from .remind import RemindWaitingView
+from .remind import RemindView, RemindWaitingView
 from .status import owners_of
+
+
+class BatchView(AdminView):
+    """Asks for the options of a draft; shows the progress of a batch that was started."""
+
+    def has_permission(self) -> bool:
+        return True  # the views below decide
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        batches = InvitationBatch.objects.select_related("created_by")
+        batch = get_object_or_404(batches, pk=kwargs["pk"])
+        if batch.started_at:
+            view: Any = ProgressView
+        else:
+            view = RemindView if batch.is_reminder else OptionsView
+        response: HttpResponseBase = view.as_view(model_admin=self.model_admin, batch=batch)(
+            request
+        )
+        return response
 
 
 class InviteMixin(CustomerDataMixin):

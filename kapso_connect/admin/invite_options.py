@@ -1,4 +1,4 @@
-"""The form with the options of new setup links, for the customers of a draft batch."""
+"""The form with the options of new setup links, for the customers of a draft."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.admin import helpers
-from django.core.exceptions import ImproperlyConfigured, PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.http.response import HttpResponseBase
-from django.urls import NoReverseMatch
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.functional import cached_property
 from django.views.generic import FormView
 
-from .. import exceptions
 from ..conf import get_conf
-from ..models import Customer, InvitationBatch
-from ..onboarding import invitations, mailer, setup_links
-from ..onboarding.messages import staff_message
+from ..models import Customer
+from ..onboarding import invitations, mailer
 from ..onboarding.other_invitations import InvitedMeanwhile, NobodyLeft, other_invitations
 from ..translation import gettext as _
 from ..translation import gettext_lazy, ngettext
@@ -26,11 +22,7 @@ from ..utils import as_stored, from_timestamp, utc_now
 from . import forms
 from .base import AdminView
 from .display import CONFIRMATION_ROWS
-from .draft_customers import DraftCustomers, batch_customers
-from .history import log_batch
-
-BATCH_WORK_SECONDS = 4.0
-"""How long one request works on a batch, if there are no task workers."""
+from .drafts import DraftCustomers, DraftView, batch_customers
 
 RECENTLY = timedelta(days=1)
 """How long staff are told of a link that somebody else created for a customer."""
@@ -60,29 +52,16 @@ class InviteView(InvitePermissionView):
         )
 
 
-class OptionsView(InvitePermissionView, FormView):  # type: ignore[type-arg]
+class OptionsView(InvitePermissionView, DraftView, FormView):  # type: ignore[type-arg]
     """The options of a draft. Sent, they start the batch."""
 
     template_name = "admin/kapso_connect/invite/options.html"
     title = gettext_lazy("Create WhatsApp setup link")
-    batch: Any = None
+    shows_options = True
 
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if self.batch.created_by_id != request.user.pk:
-            # Its customers may be ones that this user may not view.
-            raise Http404
-        self.customers = DraftCustomers(self.batch)
-        if not self.customers.total:
-            self.add_message(_("The customers have been deleted."), messages.ERROR)
-            return self.redirect_to_changelist()
-        try:
-            setup_links.build_options(Customer(), None)
-        except (ImproperlyConfigured, NoReverseMatch) as error:
-            self.add_message(staff_message(error), messages.ERROR)
-            return self.redirect_to_changelist()
-        except exceptions.InvalidOptions:
-            pass  # the form shows the option
-        return super().dispatch(request, *args, **kwargs)
+    @cached_property
+    def customers(self) -> DraftCustomers:
+        return DraftCustomers(self.batch)
 
     def get_form(self, form_class: Any = None) -> forms.SetupLinkForm:
         customers = self.shown_customers
@@ -149,10 +128,7 @@ class OptionsView(InvitePermissionView, FormView):  # type: ignore[type-arg]
             return self.form_invalid(form)
         if invited:
             self.say_who_was_left_out()
-            log_batch(
-                self.model_admin, self.request, self.batch, _("Requested a WhatsApp setup link.")
-            )
-            work_now(self.batch)
+            self.record_start(_("Requested a WhatsApp setup link."))
         return HttpResponseRedirect(self.request.path)
 
     def say_who_was_left_out(self) -> None:
@@ -162,14 +138,3 @@ class OptionsView(InvitePermissionView, FormView):  # type: ignore[type-arg]
                 "%(count)s customer was left out.", "%(count)s customers were left out.", count
             )
             self.add_message(text % {"count": count}, messages.INFO)
-
-
-def work_now(batch: InvitationBatch) -> None:
-    """Work on the batch in this request if there are no task workers."""
-    if not invitations.is_background():
-        work_here(batch)
-
-
-def work_here(batch: InvitationBatch) -> None:
-    """Work on the batch in this request for ``BATCH_WORK_SECONDS``."""
-    invitations.work(batch.pk, seconds=BATCH_WORK_SECONDS, budget=get_conf().api_budget)

@@ -22,7 +22,7 @@ from ..phone_numbers import format_phone_number
 from ..translation import gettext as _
 from ..translation import gettext_lazy
 from .base import list_url
-from .batches import batch_notices
+from .batch_notices import batch_notices
 from .check_health import CheckHealthMixin
 from .display import CONFIRMATION_ROWS
 from .panel import StatusPanel
@@ -119,7 +119,7 @@ class SetupLinkAdminMixin(CheckHealthMixin, StatusPanel):
     def find_numbers(self, rows: Sequence[Any]) -> ConnectionQuerySet:
         return Connection.objects.filter(customer__in=self.find_customers(rows).values())
 
-    def find_rows(
+    def find_rows_of_numbers(
         self, request: HttpRequest, numbers: Sequence[Connection]
     ) -> dict[int, tuple[Any, str]]:
         objs = self.find_objects(request, {number.customer for number in numbers})
@@ -205,7 +205,7 @@ class SetupLinkAdminMixin(CheckHealthMixin, StatusPanel):
         """Return the status of each object's customer, by the primary key of the object; objects
         without a customer are left out."""
         customers = self.find_customers(objs)
-        statuses = get_statuses(customers.values())
+        statuses = get_statuses(customers.values(), with_attention=True)
         return {
             pk: statuses[customer.pk]
             for pk, customer in customers.items()

@@ -31,7 +31,7 @@ from ..translation import gettext as _
 from ..translation import gettext_lazy
 from ..utils import today
 from .base import AdminView, list_url
-from .batches import batch_notices
+from .batch_notices import batch_notices
 from .display import (
     badge,
     format_datetime,

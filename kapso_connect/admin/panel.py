@@ -120,7 +120,10 @@ class StatusPanel(InviteMixin):
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         """Return the template context of the panel of ``obj`` for this user."""
         customer = self.find_customer(obj)
-        status = get_statuses([customer]).get(customer.pk, NOT_INVITED) if customer else NOT_INVITED
+        status = NOT_INVITED
+        if customer:
+            found = get_statuses([customer], with_attention=True)
+            status = found.get(customer.pk, NOT_INVITED)
         link, connection = status.link, status.connection
         url = connect_url(customer) if customer else ""
         is_sendable = customer is not None and leads_to_setup(customer, link)
@@ -208,6 +211,8 @@ def sent_text(event: TimelineEvent) -> str:
     """Return when and how the customer was sent the personal link, as ``event`` says."""
     if event.data.get("channel") == "share":
         text = _("Shared as a text on %(when)s.")
+    elif not event.data.get("to"):  # the address was erased
+        text = _("E-mailed on %(when)s.")
     elif event.data.get("message") == REMINDER:
         text = _("Reminded on %(when)s by e-mail to %(to)s.")
     elif event.data.get("message"):

@@ -7,26 +7,22 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Count, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.http.response import HttpResponseBase
-from django.urls import NoReverseMatch
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils.functional import cached_property
 from django.views.generic import TemplateView
 
 from .. import exceptions
 from ..models import Customer, SetupLink
-from ..onboarding import emails, invitations, setup_links
+from ..onboarding import emails, invitations
 from ..onboarding.connect_urls import connect_url
-from ..onboarding.messages import staff_message
 from ..onboarding.reminders import REMINDED_STATUSES, Obstacle, with_obstacle
 from ..translation import gettext as _
 from ..translation import gettext_lazy
 from .base import AdminView
 from .display import CONFIRMATION_ROWS
+from .drafts import DraftView
 from .forms import DayField, idle_before, period_problem, start_of_day
-from .history import log_batch
-from .invite_options import work_now
 from .send_link import language_context
 from .status import owners_of
 
@@ -95,46 +91,31 @@ class RemindWaitingView(RemindPermissionView):
         return self.model_admin.send_reminders(request, rows) or self.redirect_to_changelist()
 
 
-class RemindView(RemindPermissionView, TemplateView):
+class RemindView(RemindPermissionView, DraftView, TemplateView):
     """Says who of a draft is reminded, who is left out, and what is sent. Confirmed, it starts."""
 
     template_name = "admin/kapso_connect/invite/remind.html"
     title = gettext_lazy("Send a reminder")
-    batch: Any = None
 
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if self.batch.created_by_id != request.user.pk:
-            # Its customers may be ones that this user may not view.
-            raise Http404
+    @cached_property
+    def customers(self) -> QuerySet[Any]:
         customers = Customer.objects.filter(invitations__batch=self.batch)
-        self.customers = with_obstacle(customers).order_by("invitations__pk")
-        counts = self.customers.order_by().values_list("obstacle").annotate(count=Count("pk"))
-        self.counts: dict[str, int] = dict(counts)
-        if not self.counts:
-            self.add_message(_("The customers have been deleted."), messages.ERROR)
-            return self.redirect_to_changelist()
-        try:
-            setup_links.build_options(Customer(), None)  # personal links need the same settings
-        except (ImproperlyConfigured, NoReverseMatch, exceptions.InvalidOptions) as error:
-            self.add_message(staff_message(error), messages.ERROR)
-            return self.redirect_to_changelist()
-        return super().dispatch(request, *args, **kwargs)
+        return with_obstacle(customers).order_by("invitations__pk")
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         to_remind = self.customers.filter(obstacle="").select_related("latest_setup_link")
         shown = list(to_remind[:CONFIRMATION_ROWS])
         left_out = list(self.customers.exclude(obstacle="")[:CONFIRMATION_ROWS])
-        count = self.counts.get("", 0)
-        count_left_out = sum(self.counts.values()) - count
+        counts = dict(self.customers.order_by().values_list("obstacle").annotate(count=Count("pk")))
+        count = counts.pop("", 0)
+        count_left_out = sum(counts.values())
         return {
             **super().get_context_data(**kwargs),
             "count": count,
             "rows": shown,
             "more": count - len(shown),
             "count_left_out": count_left_out,
-            "reasons": [
-                (reason.label, self.counts[reason]) for reason in Obstacle if reason in self.counts
-            ],
+            "reasons": [(reason.label, counts[reason]) for reason in Obstacle if reason in counts],
             "left_out": [(row, Obstacle(row.obstacle).label) for row in left_out],
             "more_left_out": count_left_out - len(left_out),
             **(self.preview(shown[0]) if shown else {}),
@@ -159,7 +140,5 @@ class RemindView(RemindPermissionView, TemplateView):
 
     def post(self, request: HttpRequest) -> HttpResponse:
         if invitations.start(self.batch):
-            entry = _("Requested a reminder by e-mail.")
-            log_batch(self.model_admin, request, self.batch, entry)
-            work_now(self.batch)
+            self.record_start(_("Requested a reminder by e-mail."))
         return HttpResponseRedirect(request.path)

@@ -23,8 +23,8 @@ from ..translation import gettext_lazy
 from .dismiss import DISMISSED
 from .display import EMPTY, badge, format_datetime, json_block, plain_number_html, text_block
 from .export import ExportMixin
+from .failed_work import FailedWorkAdmin
 from .restrictions import decision_texts
-from .run_again import RunAgainAdmin
 from .status import DISCONNECT_REASONS
 
 Kind = TimelineEvent.Kind
@@ -156,7 +156,7 @@ def event_facts(event: TimelineEvent) -> Iterator[tuple[Any, Any]]:
 
 
 @admin.register(TimelineEvent)
-class TimelineEventAdmin(RunAgainAdmin, ExportMixin):
+class TimelineEventAdmin(FailedWorkAdmin, ExportMixin):
     list_display = [
         "what",
         signal_badge,

@@ -15,7 +15,7 @@ from ..webhooks import inbox
 from .dismiss import DISMISSED
 from .display import badge, json_block
 from .export import ExportMixin
-from .run_again import RunAgainAdmin
+from .failed_work import FailedWorkAdmin
 
 WEBHOOK_EVENT_BADGES = {
     WebhookEvent.Status.PENDING: "busy",
@@ -43,7 +43,7 @@ class WebhookStatusFilter(admin.SimpleListFilter):
 
 
 @admin.register(WebhookEvent)
-class WebhookEventAdmin(RunAgainAdmin, ExportMixin):
+class WebhookEventAdmin(FailedWorkAdmin, ExportMixin):
     list_display = ["event", "state", "problem", "received_at", "attempts", "next_attempt"]
     list_filter = [WebhookStatusFilter, "received_at"]
     search_fields = ["=idempotency_key", "^event"]

@@ -493,6 +493,7 @@ class Migration(migrations.Migration):
                             ("waiting", "To be sent later"),
                             ("failed", "Failed"),
                             ("unknown", "Possibly sent"),
+                            ("no_address", "No address"),
                         ],
                         default="",
                         max_length=16,

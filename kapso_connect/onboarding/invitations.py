@@ -52,6 +52,7 @@ from ..models import (
     TimelineEvent,
 )
 from ..retries import not_leased
+from ..translation import gettext as _
 from ..utils import as_instant, utc_now, validate_same_site_url
 from . import emails, reminders, setup_links
 from .customers import ask_for_registration, prepare_registration, record_registrations
@@ -277,14 +278,58 @@ def resume(batch: InvitationBatch) -> None:
     batch.refresh_from_db()
 
 
+def give_up(batch: InvitationBatch) -> int:
+    """Give up what is left of a batch that stopped, and return how many invitations that are. Those
+    whose link exists already are done, and their e-mail failed.
+
+    ``resume`` takes it back. What another process is working on is not given up: if something of it
+    is left, the batch stays stopped.
+    """
+
+    def change() -> int:
+        stopped = InvitationBatch.objects.exclude(stopped="").filter(pk=batch.pk)
+        reason = stopped.values_list("stopped", flat=True).first()
+        if reason is None:
+            return 0
+        reason = reason[:2000]
+        status, waiting = Invitation.Status, Invitation.objects.filter(batch=batch).waiting()
+        changes: list[tuple[models.QuerySet[Invitation], dict[str, Any]]] = [
+            (
+                waiting.filter(email_status=Email.SENDING),
+                {
+                    "status": status.DONE,
+                    "email_status": Email.UNKNOWN,
+                    "email_error": emails.unknown_outcome_message(),
+                },
+            ),
+            (waiting.filter(setup_link=None), {"status": status.FAILED, "last_error": reason}),
+            (
+                waiting.filter(email_status__in=UNSENT),
+                {"status": status.DONE, "email_status": Email.FAILED, "email_error": reason},
+            ),
+            (waiting, {"status": status.DONE}),
+        ]
+        count = sum(rows.update(next_attempt_at=None, **fields) for rows, fields in changes)
+        if not Invitation.objects.filter(batch=batch).pending().exists():
+            stopped.update(stopped="")
+        return count
+
+    count = retry_on_conflict(change)
+    batch.refresh_from_db()
+    if count:
+        log_event("batch.given_up", batch_id=batch.pk, invitations=count)
+    return count
+
+
 @dataclass(frozen=True)
 class Progress:
     """How many invitations of a batch are done, which includes the e-mail if one is sent.
 
     ``due_at`` is when the next of those ``left`` can be tried; None if all of them are in progress,
-    or none is left. Of ``emails_unknown`` it is not known whether they were sent;
-    ``emails_waiting`` and ``in_progress`` are part of ``left``. ``left_out`` are part of ``done``:
-    those whom a batch that sends e-mails sent none.
+    or none is left. Of ``emails_unknown`` it is not known whether they were sent; ``no_address``
+    are the customers who had no e-mail address, which is no failure; ``emails_waiting`` and
+    ``in_progress`` are part of ``left``. ``left_out`` are part of ``done``: those whom a batch that
+    sends e-mails sent none.
     """
 
     total: int
@@ -295,6 +340,7 @@ class Progress:
     emails_failed: int
     emails_unknown: int
     emails_waiting: int
+    no_address: int
     left_out: int
     in_progress: int
     due_at: datetime | None
@@ -343,6 +389,7 @@ def _progress_counts() -> dict[str, Any]:
         "emails_failed": Count("pk", filter=Q(email_status=Email.FAILED)),
         "emails_unknown": Count("pk", filter=Q(email_status=Email.UNKNOWN)),
         "emails_waiting": Count("pk", filter=Q(email_status=Email.WAITING)),
+        "no_address": Count("pk", filter=Q(email_status=Email.NO_ADDRESS)),
         "left_out": Count("pk", filter=Q(status=status.DONE, email_status=Email.NOT_SENT)),
         "in_progress": Count("pk", filter=Q(status=status.PENDING, leased_until__gt=utc_now())),
         "due_at": Min("next_attempt_at", filter=Q(not_leased(), status=status.PENDING)),
@@ -747,6 +794,8 @@ def _send_emails(
                 _save_email(invitation, Email.UNKNOWN, emails.unknown_outcome_message())
             elif invitation.email_status not in UNSENT or link.status == SetupLink.Status.USED:
                 continue
+            elif not invitation.customer.email:
+                _save_email(invitation, Email.NO_ADDRESS, _("The customer has no e-mail address."))
             elif mailer.outage and classify_error(mailer.outage) is SendFailure.PERMANENT:
                 _email_failed(invitation, mailer.outage)
             elif mailer.outage:

@@ -158,12 +158,15 @@ class CustomerStatus:
 NOT_INVITED = CustomerStatus(OnboardingStatus.NOT_INVITED)
 
 
-def get_statuses(customers: Iterable[Customer]) -> dict[int, CustomerStatus]:
-    """Return the status of each of the ``customers``, by primary key, in four queries."""
+def get_statuses(
+    customers: Iterable[Customer], *, with_attention: bool = False
+) -> dict[int, CustomerStatus]:
+    """Return the status of each of the ``customers``, by primary key, in three queries; with
+    ``attention``, in four."""
     customers = list(customers)
     pks = [customer.pk for customer in customers]
     rows = {row["pk"]: row for row in _shown_connections(pks)}
-    attention = _attention(pks)
+    attention = _attention(pks) if with_attention else {}
     connections = Connection.objects.in_bulk(
         [row["connected_pk"] or row["ended_pk"] for row in rows.values()]
     )
@@ -176,7 +179,7 @@ def get_statuses(customers: Iterable[Customer]) -> dict[int, CustomerStatus]:
             connections.get(rows[customer.pk]["connected_pk"] or rows[customer.pk]["ended_pk"]),
             links.get(customer.latest_setup_link_id),
             max((rows[customer.pk]["connected_count"] or 0) - 1, 0),
-            attention[customer.pk],
+            attention.get(customer.pk, ()),
             customer.erased_at is not None,
         )
         for customer in customers

@@ -12,7 +12,7 @@ from ..models import TimelineEvent, WebhookEvent
 register = template.Library()
 
 
-@register.inclusion_tag("admin/kapso_connect/failed_work.html", takes_context=True)
+@register.inclusion_tag("admin/kapso_connect/failed_work/notice.html", takes_context=True)
 def failed_work(context: Any) -> dict[str, int]:
     """Say how many webhooks and signals have failed, and link to those that the user may view."""
     counts = {}

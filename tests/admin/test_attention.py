@@ -168,7 +168,7 @@ def test_filter_finds_customers_and_a_sites_objects(
 
 
 def test_what_is_shown_agrees_with_the_filter(shops: dict[str, Shop]) -> None:
-    statuses = get_statuses(Customer.objects.all())
+    statuses = get_statuses(Customer.objects.all(), with_attention=True)
     for why in Attention:
         shown = {pk for pk, status in statuses.items() if why in dict(status.attention)}
         assert set(Customer.objects.needing_attention(why).values_list("pk", flat=True)) == shown

@@ -11,6 +11,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.core import mail as outbox
+from django.core.management import call_command
 from django.db import connection as database
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -339,6 +340,50 @@ def test_users_who_may_not_send_cannot_send_again(staff: Callable[..., Client]) 
     address = f"{CUSTOMERS}whatsapp/batch/{row.pk}/"
     assert "failed e-mail again" not in text(client, address)
     assert client.post(address, {"do": "send"}).status_code == 403
+
+
+# A batch that stopped
+
+
+def test_rest_of_a_stopped_batch_is_given_up(admin_client: Client, sandbox: Sandbox) -> None:
+    row = batch(DONE, {}, {}, stopped="The API key is wrong.")
+    address = f"{CUSTOMERS}whatsapp/batch/{row.pk}/"
+    page = text(admin_client, address)
+    assert "Give up the rest" in page
+    assert "2 customers will count as failed, with the reason above." in page
+    assert "Give up 2 customers" in page
+    assert "has stopped" in text(admin_client, CUSTOMERS)
+    admin_client.post(address, {"do": "give_up"})
+    page = text(admin_client, address)
+    assert "Finished, but 2 customers have no link." in page
+    assert page.count("The API key is wrong.") == 2
+    assert "Give up" not in page
+    assert "Try the failed ones again" in page
+    assert "has stopped" not in text(admin_client, CUSTOMERS)
+    assert cells(admin_client)[0]["state"] == "Finished with failures"
+    assert "Gave up the rest" in LogEntry.objects.get().get_change_message()
+    assert not sandbox.requests()
+    InvitationBatch.objects.update(started_at=timezone.now() - timedelta(days=400))
+    call_command("kapso_prune", verbosity=0)
+    assert not InvitationBatch.objects.exists()
+
+
+def test_batch_that_runs_has_no_such_button(admin_client: Client) -> None:
+    row = batch({})
+    address = f"{CUSTOMERS}whatsapp/batch/{row.pk}/"
+    assert "Give up" not in text(admin_client, address)
+    admin_client.post(address, {"do": "give_up"})
+    assert row.invitations.get().status == "pending"
+    assert not LogEntry.objects.exists()
+
+
+def test_users_who_may_not_resume_cannot_give_up(staff: Callable[..., Client]) -> None:
+    row = batch({}, send_email=True, stopped="The API key is wrong.")
+    client = staff("view_customer", "create_setup_link")
+    address = f"{CUSTOMERS}whatsapp/batch/{row.pk}/"
+    assert "Give up" not in text(client, address)
+    assert client.post(address, {"do": "give_up"}).status_code == 403
+    assert row.invitations.get().status == "pending"
 
 
 # Reminders

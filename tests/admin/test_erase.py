@@ -14,8 +14,10 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from kapso_connect import onboarding
 from kapso_connect.admin import erase
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
+from kapso_connect.onboarding import setup_links
 
 from ..factories import make_connection, make_customer, make_link
 from ..sites.host_site.models import Bakery
@@ -47,6 +49,7 @@ def test_one_customer_is_erased_from_its_page(world: World) -> None:
     assert "Süß: <bdi>+1 415-555-0123</bdi>" in confirm
     assert "1 connected number is disconnected and removed from Kapso" in confirm
     assert "1 setup link is revoked at Kapso" in confirm
+    assert "setup links (1) and timeline events (" in confirm
     assert "This cannot be undone" in confirm
     response = world.client.post(ERASE, {"ids": pk})
     assert "The data of 1 customer were erased." in messages(response)
@@ -55,11 +58,25 @@ def test_one_customer_is_erased_from_its_page(world: World) -> None:
     assert not Connection.objects.get().is_connected
     page = text(world.client.get(response.url))
     assert "Erased customer" in page
-    assert "personal data were erased. It cannot be invited again." in page
+    assert "personal data were erased, and the customer cannot be invited again." in page
     assert "Create a new setup link" not in page
     assert 'name="_save"' not in page
     entry = LogEntry.objects.get(object_id=str(pk), change_message="Erased the customer's data.")
     assert entry.object_repr == f"Erased customer {pk}"
+
+
+def test_page_of_an_erased_customer_says_when_and_not_to_whom_the_link_was_sent(
+    world: World,
+) -> None:
+    customer = make_customer(kapso_id=None)
+    link = onboarding.create_setup_link(customer)
+    setup_links.record_sent(link, "email", to="ada@example.com")
+    address = f"{LIST}{customer.pk}/change/"
+    assert "to ada@example.com." in text(world.client.get(address))
+    world.client.post(ERASE, {"ids": customer.pk})
+    page = text(world.client.get(address))
+    assert "E-mailed on" in page
+    assert "to ." not in page
 
 
 def test_several_customers_are_erased_with_the_action(world: World) -> None:

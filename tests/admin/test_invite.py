@@ -24,7 +24,7 @@ from django.test import Client
 from django.utils import timezone
 
 from kapso_connect import onboarding, theme
-from kapso_connect.admin import history, invite_options
+from kapso_connect.admin import batch_progress, history
 from kapso_connect.admin.colors import COLORS
 from kapso_connect.kapso.setup_link_options import THEME_COLORS
 from kapso_connect.models import Customer, Invitation, InvitationBatch, SetupLink, TimelineEvent
@@ -172,7 +172,7 @@ def test_the_pages_ask_the_database_as_often_for_many_as_for_few(
 ) -> None:
     rows = Customer.objects.bulk_create(Customer(name=f"Customer {n}") for n in range(count))
     address = draft(admin_client, rows)
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(8):
         text(admin_client, address)
     batch = InvitationBatch.objects.get()
     invitations.start(batch)
@@ -648,6 +648,8 @@ def test_those_who_need_no_link_are_left_out_of_many(
     page = " ".join(text(admin_client, address).split())
     assert "Leave out the 2 customers who are connected" in page
     assert "Leave out the 2 customers who have a link that works" in page
+    assert page.count('class="kapso-note kapso-note-plain"') == 2, "nobody loses a link unasked"
+    assert 'class="kapso-note">' not in page
     assert len(re.findall(r"<strong data-kapso-left-out=\"[^\"]+\">left out", page)) == 3
     form = form_of(admin_client, address)
     assert all(form[name].value() for name in LEAVE_OUT)
@@ -732,7 +734,9 @@ def test_a_customer_who_was_chosen_alone_is_not_left_out(
     make_connection(row)
     make_link(row)
     address = draft(admin_client, [row])
-    assert "Leave out" not in text(admin_client, address)
+    page = text(admin_client, address)
+    assert "Leave out" not in page
+    assert page.count('class="kapso-note"') == 2
     start(admin_client, address, **LEAVE_OUT)
     assert "1 done" in text(admin_client, address)
 
@@ -947,8 +951,18 @@ def test_the_links_are_emailed_if_chosen(admin_client: Client, sandbox: Sandbox)
     assert message.to == ["c@example.com"]
     assert connect_url(Customer.objects.get(email="c@example.com")) in message.body
     assert "1 e-mailed" in page
-    assert "1 not e-mailed" in page
-    assert "has no valid e-mail address" in page
+    assert "1 without an e-mail address" in page
+    assert "not e-mailed" not in page
+    assert "E-mail: No address" in page
+    assert "Finished: every customer has a link. 1 customer has no e-mail address" in page
+    assert 'class="kapso-note kapso-note-good"' in page
+    assert "Send the failed" not in page
+    page = text(admin_client, f"{address}?show=no_address")
+    assert "No e-mail address (1)" in page
+    assert page.count('class="kapso-result"') == 1
+    row = text(admin_client, "/admin/kapso_connect/invitationbatch/")
+    assert "1 sent, 1 without an address" in row
+    assert "Finished with failures</span>" not in row
 
 
 def test_users_who_may_not_send_have_no_such_option(
@@ -1073,7 +1087,7 @@ def test_deleted_customer_is_left_out(admin_client: Client, sandbox: Sandbox) ->
     one, gone = customers(2)
     address = draft(admin_client, [one, gone])
     gone.delete()
-    assert "Create 1 link" in text(admin_client, address)
+    assert "Create the link" in text(admin_client, address)
     start(admin_client, address)
     assert "1 done" in text(admin_client, address)
     one.delete()
@@ -1094,7 +1108,7 @@ def test_revoked_link_is_not_shown(admin_client: Client, sandbox: Sandbox) -> No
     start(admin_client, address)
     onboarding.revoke_setup_link(SetupLink.objects.get())
     page = text(admin_client, address)
-    assert "can no longer be used" in page
+    assert "personal link no longer works" in html.unescape(page)
     assert "/whatsapp/connect/" not in page
 
 
@@ -1503,7 +1517,7 @@ def test_no_transaction_is_open_while_kapso_is_asked(
 def test_one_request_works_for_a_limited_time(
     admin_client: Client, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(invite_options, "BATCH_WORK_SECONDS", 0)
+    monkeypatch.setattr(batch_progress, "BATCH_WORK_SECONDS", 0)
     page = create(admin_client, customers(2))
     assert "2 left" in page
     assert 'data-kapso-poll="100"' in page

@@ -12,7 +12,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from playwright.sync_api import Page, expect
 
-from kapso_connect.admin import invite_options
+from kapso_connect.admin import batch_progress
 from kapso_connect.models import Customer, InvitationBatch, SetupLink
 from kapso_connect.onboarding import invitations
 from kapso_connect.onboarding.connect_urls import connect_url
@@ -151,7 +151,7 @@ def test_the_page_creates_the_links_and_shows_the_progress(
     monkeypatch: pytest.MonkeyPatch,
     scheme: Any,
 ) -> None:
-    monkeypatch.setattr(invite_options, "BATCH_WORK_SECONDS", 0.2)
+    monkeypatch.setattr(batch_progress, "BATCH_WORK_SECONDS", 0.2)
     rule = {"match": CREATE_LINK, "kind": "status", "status": 422, "times": 1}
     slow = {"kind": "slow", "seconds": 0.1}
     sandbox.faults(api=[*({**rule, "after": n} for n in (3, 13)), slow])
@@ -196,13 +196,27 @@ def test_stopped_batch_shows_the_reason_and_is_resumed(
     assert len(sandbox.state()["setup_links"]) == 30
 
 
+def test_rest_of_a_stopped_batch_is_given_up(
+    visitor: Visitor, open_batch: Callable[..., Page], sandbox: Sandbox
+) -> None:
+    sandbox.faults(api=[{"kind": "status", "status": 401}])
+    page = open_batch(3)
+    submit(page).click()
+    page.get_by_text("Give up the rest").click()
+    examine(visitor, page, "invite-give-up")
+    page.get_by_role("button", name="Give up 3 customers").click()
+    expect(page.get_by_text("Finished, but 3 customers have no link.")).to_be_visible()
+    page.get_by_role("link", name="Back to the list").click()
+    expect(page.get_by_text("has stopped")).to_have_count(0)
+
+
 def test_without_javascript_each_step_is_a_button(
     visitor: Visitor,
     open_batch: Callable[..., Page],
     sandbox: Sandbox,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(invite_options, "BATCH_WORK_SECONDS", 0)
+    monkeypatch.setattr(batch_progress, "BATCH_WORK_SECONDS", 0)
     page = open_batch(3, java_script_enabled=False)
     page.get_by_text("Options", exact=True).click()
     page.get_by_text("Colours of the page").click()
@@ -210,7 +224,7 @@ def test_without_javascript_each_step_is_a_button(
     submit(page).click()
     expect(page.get_by_text("3 left")).to_be_visible()
     visitor.look(page, "invite-no-script")
-    monkeypatch.setattr(invite_options, "BATCH_WORK_SECONDS", 5)
+    monkeypatch.setattr(batch_progress, "BATCH_WORK_SECONDS", 5)
     page.get_by_role("button", name="Continue").click()
     expect(page.get_by_text("Finished: every customer has a link.")).to_be_visible()
     assert InvitationBatch.objects.get().options["theme_config"] == {"muted_color": "#f3f4f6"}

@@ -208,6 +208,22 @@ def test_rows_of_other_customers_are_not_touched(customer: Customer) -> None:
     assert other.connections.get().display_phone_number == "+49 30 1234"
 
 
+def test_failed_webhook_about_an_account_that_others_share_is_kept(customer: Customer) -> None:
+    payload = {"business_account_id": Connection.objects.get().business_account_id}
+    rows = {
+        status: WebhookEvent.objects.create(
+            idempotency_key=f"account-{status}",
+            event="whatsapp.account.restriction",
+            payload=payload,
+            status=status,
+        )
+        for status in ("failed", "processed")
+    }
+    onboarding.erase_customer(customer)
+    left = {status: WebhookEvent.objects.get(pk=row.pk).payload for status, row in rows.items()}
+    assert left == {"failed": payload, "processed": {}}
+
+
 def test_late_webhooks_re_create_nothing(customer: Customer) -> None:
     number_id = Connection.objects.get().phone_number_id
     onboarding.erase_customer(customer)
@@ -283,6 +299,24 @@ def test_what_kapso_keeps_is_told_and_deleted_the_next_time(
     sandbox.clear_faults()
     assert onboarding.erase_customer(customer).left_at_kapso == ""
     assert customer.erased_at == erased_at
+    assert sandbox.state()["customers"] == []
+
+
+def test_kapso_keeps_its_record_while_it_shows_another_number(
+    customer: Customer, sandbox: Sandbox
+) -> None:
+    def add_number() -> None:
+        sandbox.add_number(customer_id=customer.kapso_id, phone_number="+14155550999")
+
+    erasure = during_request(
+        sandbox,
+        "^PATCH .*/setup_links/",
+        add_number,
+        lambda: onboarding.erase_customer(customer),
+    )
+    assert erasure.left_at_kapso == "Kapso shows another number of this customer."
+    assert [row["id"] for row in sandbox.state()["customers"]] == [customer.kapso_id]
+    assert onboarding.erase_customer(Customer.objects.get()).left_at_kapso == ""
     assert sandbox.state()["customers"] == []
 
 

@@ -29,6 +29,7 @@ from kapso_connect.models import (
 )
 from kapso_connect.onboarding import (
     automatic_emails,
+    emails,
     invitations,
     numbers,
     reminders,
@@ -503,9 +504,76 @@ def test_customer_without_an_email_address_still_gets_a_link(sandbox: Sandbox) -
     invitations.start(batch, send_email=True)
     invitations.work(batch.pk)
     invitation = batch.invitations.get()
-    assert (invitation.status, invitation.email_status) == ("done", "failed")
-    assert "e-mail address" in invitation.email_error
+    assert (invitation.status, invitation.email_status) == ("done", "no_address")
+    reached = invitations.progress(batch)
+    assert (reached.done, reached.no_address, reached.emails_failed) == (1, 1, 0)
+    assert not reached.has_problems
     assert SetupLink.objects.get().status == "active"
+
+
+def stopped(count: int, **fields: Any) -> InvitationBatch:
+    """A batch that an error stopped."""
+    batch = started(count, **fields)
+    InvitationBatch.objects.filter(pk=batch.pk).update(stopped="The API key is wrong.")
+    batch.refresh_from_db()
+    return batch
+
+
+def test_rest_of_a_stopped_batch_is_given_up_and_what_happened_stays(sandbox: Sandbox) -> None:
+    batch = stopped(6, send_email=True)
+    new, linked, sending, sent, done, other = batch.invitations.order_by("pk")
+    for row, email_status in ((linked, ""), (sending, "sending"), (sent, "sent"), (done, "sent")):
+        link = make_link(row.customer)
+        batch.invitations.filter(pk=row.pk).update(setup_link=link, email_status=email_status)
+    batch.invitations.filter(pk=done.pk).update(status="done", next_attempt_at=None)
+    batch.invitations.filter(pk=other.pk).update(
+        status="failed", next_attempt_at=None, last_error="No such customer."
+    )
+    assert invitations.give_up(batch) == 4
+    assert batch.stopped == ""
+    rows = {row.pk: row for row in batch.invitations.all()}
+    assert {
+        row.pk: (row.status, row.email_status, row.last_error, row.email_error)
+        for row in rows.values()
+    } == {
+        new.pk: ("failed", "", "The API key is wrong.", ""),
+        linked.pk: ("done", "failed", "", "The API key is wrong."),
+        sending.pk: ("done", "unknown", "", emails.unknown_outcome_message()),
+        sent.pk: ("done", "sent", "", ""),
+        done.pk: ("done", "sent", "", ""),
+        other.pk: ("failed", "", "No such customer.", ""),
+    }
+    assert {row.next_attempt_at for row in rows.values()} == {None}
+    assert not invitations.work(batch.pk)
+    assert not sandbox.requests()
+    assert not outbox.outbox
+    assert invitations.give_up(batch) == 0
+
+
+def test_what_another_process_works_on_is_not_given_up(sandbox: Sandbox) -> None:
+    batch = stopped(2)
+    first = batch.invitations.first()
+    assert first is not None
+    assert first.acquire_lease()
+    assert invitations.give_up(batch) == 1
+    assert (batch.stopped, invitations.progress(batch).left) == ("The API key is wrong.", 1)
+    batch.invitations.update(leased_until=None)
+    assert invitations.give_up(batch) == 1
+    assert batch.stopped == ""
+
+
+def test_batch_that_runs_is_not_given_up(sandbox: Sandbox) -> None:
+    batch = started(2)
+    assert invitations.give_up(batch) == 0
+    assert invitations.progress(batch).left == 2
+
+
+def test_customers_who_were_given_up_are_invited_by_another_attempt(sandbox: Sandbox) -> None:
+    batch = stopped(2)
+    invitations.give_up(batch)
+    invitations.resume(batch)
+    invitations.work(batch.pk)
+    assert invitations.progress(batch).done == 2
 
 
 def test_link_is_created_although_the_mail_server_is_away(

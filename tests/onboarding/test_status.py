@@ -178,11 +178,14 @@ def test_saving_a_customer_that_was_read_before_keeps_what_has_changed_since() -
 
 
 @pytest.mark.parametrize("count", [1, 30])
-def test_statuses_of_many_customers_take_four_queries(count: int) -> None:
+@pytest.mark.parametrize(("with_attention", "queries"), [(False, 3), (True, 4)])
+def test_statuses_of_many_customers_take_few_queries(
+    count: int, with_attention: bool, queries: int
+) -> None:
     customers = make_cases(*[("lost", "active", 0.5, "revoked")] * count)
     with CaptureQueriesContext(database) as context:
-        assert len(get_statuses(customers)) == count
-    assert len(context) == 4
+        assert len(get_statuses(customers, with_attention=with_attention)) == count
+    assert len(context) == queries
 
 
 # The site's own objects

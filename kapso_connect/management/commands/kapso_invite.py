@@ -307,7 +307,9 @@ def list_problems(batch: InvitationBatch, counts: invitations.Progress) -> Itera
     unsent = batch.invitations.exclude(email_error="").select_related("customer")
     for row in unsent[:MAX_LISTED_PROBLEMS]:
         yield f"{row.customer} ({row.customer_id}): {unsent_text}: {row.email_error}"
-    emails = counts.emails_failed + counts.emails_unknown + counts.emails_waiting
+    emails = (
+        counts.emails_failed + counts.emails_unknown + counts.emails_waiting + counts.no_address
+    )
     more = sum(max(n - MAX_LISTED_PROBLEMS, 0) for n in (counts.failed, emails))
     if more:
         yield f"… and {more} more: see the admin."

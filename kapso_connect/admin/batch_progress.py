@@ -1,4 +1,4 @@
-"""The progress of a batch of invitations or reminders, and a notice while one is not finished."""
+"""The page with the progress of a batch of invitations or reminders."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.core.paginator import Paginator
-from django.db.models import Count, Exists, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.http.response import HttpResponseBase
-from django.shortcuts import get_object_or_404
 from django.utils.formats import time_format
 from django.views.generic import TemplateView
 
+from ..conf import get_conf
 from ..models import Customer, Invitation, InvitationBatch
 from ..onboarding import invitations
 from ..onboarding.connect_urls import connect_url
@@ -23,18 +21,16 @@ from ..translation import ngettext
 from ..utils import time_since, to_local_time
 from .base import AdminView
 from .customer_data import CUSTOMERS_PER_QUERY
-from .display import copy_field
+from .display import copy_field, without_email_text
 from .history import log_changes
-from .invite_options import OptionsView, work_here, work_now
-from .remind import RemindView
 
 BATCH_ROWS_PER_PAGE = 50
 
 IDLE_BATCH_SECONDS = 30
 """How long due invitations may wait until the page says that no worker processes them."""
 
-MAX_NOTICES = 3
-"""Of how many unfinished batches a notice tells, the newest first."""
+BATCH_WORK_SECONDS = 4.0
+"""How long one request works on a batch, if there are no task workers."""
 
 Status, Email = Invitation.Status, Invitation.Email
 
@@ -42,32 +38,15 @@ SHOWN: dict[str, dict[str, str]] = {
     **{status: {"status": status} for status in Status.values},
     "email_failed": {"email_status": Email.FAILED},
     "email_unknown": {"email_status": Email.UNKNOWN},
+    "no_address": {"email_status": Email.NO_ADDRESS},
     "left_out": {"status": Status.DONE, "email_status": Email.NOT_SENT},
 }
 """Which invitations the page shows, by ``show`` in its URL."""
 
 
-class BatchView(AdminView):
-    """Asks for the options of a draft; shows the progress of a batch that was started."""
-
-    def has_permission(self) -> bool:
-        return True  # the views below decide
-
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        batches = InvitationBatch.objects.select_related("created_by")
-        batch = get_object_or_404(batches, pk=kwargs["pk"])
-        if batch.started_at:
-            view: Any = ProgressView
-        else:
-            view = RemindView if batch.is_reminder else OptionsView
-        response: HttpResponseBase = view.as_view(model_admin=self.model_admin, batch=batch)(
-            request
-        )
-        return response
-
-
 class ProgressView(AdminView, TemplateView):
-    """The progress of a batch that was started. A POST works on it, or resumes it."""
+    """The progress of a batch that was started. A POST works on it, resumes it, or gives up what is
+    left of one that stopped."""
 
     template_name = "admin/kapso_connect/invite/batch.html"
     batch: Any = None
@@ -98,6 +77,11 @@ class ProgressView(AdminView, TemplateView):
                 invitations.resume(self.batch)
                 log_changes(request, [self.batch], _("Resumed the batch of invitations."))
             work_now(self.batch)
+        elif task == "give_up":
+            if not self.can_resume:
+                raise PermissionDenied
+            if invitations.give_up(self.batch):
+                log_changes(request, [self.batch], _("Gave up the rest of the batch."))
         elif task == "work":
             work_here(self.batch)
         return HttpResponseRedirect(request.get_full_path())
@@ -166,6 +150,8 @@ class ProgressView(AdminView, TemplateView):
             yield "email_failed", _("E-mail failed"), progress.emails_failed
         if progress.emails_unknown:
             yield "email_unknown", _("E-mail possibly sent"), progress.emails_unknown
+        if progress.no_address:
+            yield "no_address", _("No e-mail address"), progress.no_address
         if self.batch.send_email and progress.left_out:
             yield "left_out", _("Left out"), progress.left_out
 
@@ -253,7 +239,10 @@ def finished_text(batch: InvitationBatch, progress: invitations.Progress) -> tup
         )
         return problem, text % {"count": progress.emails_unknown}
     if not batch.is_reminder:
-        return good, _("Finished: every customer has a link.")
+        text = _("Finished: every customer has a link.")
+        if progress.no_address:
+            text = f"{text} {without_email_text(progress.no_address)}"
+        return good, text
     if not progress.emails_sent:
         return plain, _("Finished: there was nobody to remind.")
     text = ngettext(
@@ -264,64 +253,12 @@ def finished_text(batch: InvitationBatch, progress: invitations.Progress) -> tup
     return good, text % {"count": progress.emails_sent}
 
 
-def open_batches() -> QuerySet[InvitationBatch]:
-    """Return the latest batches that are not finished, with the numbers of their customers:
-    ``total`` and ``left``."""
-    of_batch = Invitation.objects.filter(batch=OuterRef("pk")).order_by()
-    pending = of_batch.pending()
-    unfinished = InvitationBatch.objects.filter(Exists(pending), started_at__isnull=False)
-    return unfinished.annotate(total=count_of(of_batch), left=count_of(pending)).order_by("-pk")
+def work_now(batch: InvitationBatch) -> None:
+    """Work on the batch in this request if there are no task workers."""
+    if not invitations.is_background():
+        work_here(batch)
 
 
-def count_of(rows: QuerySet[Invitation]) -> Subquery:
-    """Return the number of ``rows``, which are those of one batch, as a subquery."""
-    return Subquery(rows.values("batch").annotate(count=Count("pk")).values("count"))
-
-
-def batch_notices(request: HttpRequest, model_admin: Any) -> list[dict[str, Any]]:
-    """Return what the batches that are not finished do, and the URLs of their pages in
-    ``model_admin``; nothing for users who may not create setup links."""
-    if not model_admin.has_create_setup_link_permission(request):
-        return []
-    return [
-        {
-            "text": notice_text(batch),
-            "is_stopped": bool(batch.stopped),
-            "url": model_admin.view_url("whatsapp_batch", batch.pk),
-        }
-        for batch in open_batches()[:MAX_NOTICES]
-    ]
-
-
-def notice_text(batch: Any) -> str:
-    """Return one sentence about a batch of ``open_batches``."""
-    if batch.stopped:
-        text = (
-            ngettext(
-                "A reminder of %(total)s customer has stopped: %(reason)s",
-                "A reminder of %(total)s customers has stopped: %(reason)s",
-                batch.total,
-            )
-            if batch.is_reminder
-            else ngettext(
-                "An invitation of %(total)s customer has stopped: %(reason)s",
-                "An invitation of %(total)s customers has stopped: %(reason)s",
-                batch.total,
-            )
-        )
-    else:
-        text = (
-            ngettext(
-                "A reminder of %(total)s customer is running: %(done)s done.",
-                "A reminder of %(total)s customers is running: %(done)s done.",
-                batch.total,
-            )
-            if batch.is_reminder
-            else ngettext(
-                "An invitation of %(total)s customer is running: %(done)s done.",
-                "An invitation of %(total)s customers is running: %(done)s done.",
-                batch.total,
-            )
-        )
-    counts = {"total": batch.total, "done": batch.total - batch.left}
-    return text % {**counts, "reason": batch.stopped}
+def work_here(batch: InvitationBatch) -> None:
+    """Work on the batch in this request for ``BATCH_WORK_SECONDS``."""
+    invitations.work(batch.pk, seconds=BATCH_WORK_SECONDS, budget=get_conf().api_budget)
