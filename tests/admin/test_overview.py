@@ -15,6 +15,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from kapso_connect.admin import CustomerAdmin
 from kapso_connect.admin.forms import idle_before
 from kapso_connect.models import (
     Connection,
@@ -269,6 +270,35 @@ def test_more_customers_need_no_more_queries(admin_client: Client) -> None:
     before = queries()
     populate()
     assert queries() == before
+
+
+def test_customers_whom_the_user_may_not_view_are_counted_and_not_named(
+    admin_client: Client, monkeypatch: Any
+) -> None:
+    populate()
+    for customer in (make_customer(name="Ada"), make_customer(name="Bob")):
+        make_link(customer, created_at=timezone.now() - 9 * DAY)
+        make_connection(make_customer(name=f"{customer}'s"), health_status=Health.UNHEALTHY)
+    Customer.objects.update(status_changed_at=timezone.now() - 9 * DAY)
+    before = admin_client.get(URL).context
+    everything = CustomerAdmin.get_queryset
+    monkeypatch.setattr(
+        CustomerAdmin,
+        "get_queryset",
+        lambda self, request: everything(self, request).filter(name__startswith="Ada"),
+    )
+    response = admin_client.get(URL)
+    shown = response.context
+    assert "Ada" in response.text
+    assert "Bob" not in response.text
+    assert [str(customer) for customer in shown["idle"].listed] == ["Ada"]
+    assert shown["idle"].count == before["idle"].count > 1
+    assert [count for _, count, _ in shown["attention"]] == [
+        count for _, count, _ in before["attention"]
+    ]
+    assert {number.customer.name for _, _, rows in shown["attention"] for number, *_ in rows} == {
+        "Ada's"
+    }
 
 
 # What the figures lead to
