@@ -21,8 +21,7 @@ from ..translation import ngettext
 from ..utils import time_since, to_local_time
 from .base import AdminView
 from .customer_data import CUSTOMERS_PER_QUERY
-from .display import copy_field
-from .forms import without_email_text
+from .display import copy_field, without_email_text
 from .history import log_changes
 
 BATCH_ROWS_PER_PAGE = 50

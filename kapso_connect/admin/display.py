@@ -17,7 +17,7 @@ from ..onboarding.health import is_held
 from ..onboarding.messages import health_message
 from ..phone_numbers import format_phone_number
 from ..translation import gettext as _
-from ..translation import gettext_lazy
+from ..translation import gettext_lazy, ngettext
 from ..utils import to_local_time
 
 EMPTY = "-"
@@ -209,3 +209,12 @@ def copy_field(url: str, label: object) -> SafeString:
         _("Copied"),
         _("Copy"),
     )
+
+
+def without_email_text(count: int) -> str:
+    """Return what to do for ``count`` customers who have no e-mail address."""
+    return ngettext(
+        "%(count)s customer has no e-mail address: copy the link and send it yourself.",
+        "%(count)s customers have no e-mail address: copy their links and send them yourself.",
+        count,
+    ) % {"count": count}

@@ -29,6 +29,7 @@ from ..utils import (
     validate_same_site_url,
 )
 from .colors import COLORS
+from .display import without_email_text
 from .drafts import Counts, DraftCustomers
 
 
@@ -551,14 +552,6 @@ class LiveText:
 
     def as_json(self) -> str:
         return json.dumps(self.texts)
-
-
-def without_email_text(count: int) -> str:
-    return ngettext(
-        "%(count)s customer has no e-mail address: copy the link and send it yourself.",
-        "%(count)s customers have no e-mail address: copy their links and send them yourself.",
-        count,
-    ) % {"count": count}
 
 
 def nobody_left() -> str:
