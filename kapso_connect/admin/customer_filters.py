@@ -33,7 +33,8 @@ class OverviewFilterForm(PeriodForm):
 
 class OverviewFilter(admin.ListFilter):
     """The customers that a figure of the overview counts. It is shown only while it is chosen:
-    ``funnel`` is a step or "failed", ``failed_with`` an error code, ``start`` and ``end`` are the period."""
+    ``funnel`` is a step or "failed", ``failed_with`` an error code, ``start`` and ``end`` are the
+    period."""
 
     title = gettext_lazy("figure of the overview")
 
