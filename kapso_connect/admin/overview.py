@@ -152,6 +152,7 @@ class OverviewView(AdminView, TemplateView):
                 (row, self.list_url(Customer, failed_with=row.code, **chosen))
                 for row in failures.codes
             ],
+            failed_url=self.list_url(Customer, funnel="failed", **chosen),
             failures_url=self.list_url(
                 TimelineEvent,
                 kind__exact=TimelineEvent.Kind.SETUP_FAILED,

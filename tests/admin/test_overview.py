@@ -229,6 +229,24 @@ def test_anonymous_users_are_sent_to_the_login(client: Client) -> None:
     assert client.get(URL).url == f"/admin/login/?next={URL}"
 
 
+def test_failures_lead_to_the_customers_with_the_period(admin_client: Client) -> None:
+    populate()
+    events = TimelineEvent.objects.filter(kind="setup_failed")
+    twice = events.latest("pk")
+    twice.pk, twice.key = None, None
+    twice.save(force_insert=True)
+    old = events.earliest("pk")
+    events.filter(pk=old.pk).update(occurred_at=timezone.now() - 40 * DAY)
+    response = admin_client.get(URL)
+    url = response.context["failed_url"]
+    assert f'href="{html.escape(url)}">See the customers' in response.text
+    listed = admin_client.get(url)
+    found = {customer.pk for customer in listed.context["cl"].result_list}
+    assert found == set(events.exclude(pk=old.pk).values_list("customer", flat=True))
+    assert len(found) == 3
+    assert "Connecting failed, from " in listed.text
+
+
 def test_failures_lead_to_the_timeline_if_the_user_may_view_it(
     admin_client: Client, staff: Callable[..., Client]
 ) -> None:
