@@ -35,6 +35,7 @@ from kapso_connect.utils import utc_now
 from ..factories import make_connection, make_customer, make_link, make_user, queue_without_worker
 from ..sites.host_site.models import Bakery
 from ..smtp_server import SMTPServer, use_mail_server
+from .world import text
 
 pytestmark = pytest.mark.django_db
 
@@ -64,12 +65,6 @@ def waiting(name: str = "Ada", *, owner: Any = None, **fields: Any) -> Customer:
     )
     make_link(customer, created_at=timezone.now() - timedelta(days=2))
     return customer
-
-
-def text(client: Client, address: str) -> str:
-    response = client.get(address)
-    assert response.status_code == 200
-    return response.content.decode()
 
 
 def words(page: str) -> str:

@@ -441,7 +441,8 @@ def test_who_was_invited_and_did_nothing_is_listed_longest_waiting_first(
 def test_whoever_did_something_or_was_invited_again_is_not_idle() -> None:
     invited(created_at=2)
     invited(created_at=9, opened_at=1)
-    invited(created_at=9, opened_at=9, last_opened_at=1)
+    now = timezone.now()
+    since(now - 9 * DAY, created_at=now - 9 * DAY, last_opened_at=now - DAY)
     again = invited(created_at=9)
     make_link(again)
     make_connection(invited(created_at=9))
