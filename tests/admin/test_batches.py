@@ -348,6 +348,11 @@ def test_rest_of_a_stopped_batch_is_given_up(admin_client: Client, sandbox: Sand
     assert "2 customers will count as failed, with the reason above." in page
     assert "Give up 2 customers" in page
     assert "has stopped" in text(admin_client, CUSTOMERS)
+    first = row.invitations.pending().first()
+    assert first is not None
+    first.acquire_lease()
+    assert "Give up" not in text(admin_client, address), "another process is working on it"
+    row.invitations.update(leased_until=None)
     admin_client.post(address, {"do": "give_up"})
     page = text(admin_client, address)
     assert "Finished, but 2 customers have no link." in page
