@@ -234,9 +234,7 @@ class DismissableQuerySet(RetryableQuerySet[RetryableT]):
     def dismiss(self, *, by: Any, because: str) -> int:
         """Record that the member of staff ``by`` dismisses these rows, and why. Return the number
         of rows. Call it on rows that have failed: one UPDATE decides which of them still have."""
-        return self.not_leased().update(
-            dismissed_at=timezone.now(), dismissed_by=by, dismissed_because=because
-        )
+        return self.update(dismissed_at=timezone.now(), dismissed_by=by, dismissed_because=because)
 
     def retry_now(self, **changes: Any) -> int:
         """Like ``RetryableQuerySet.retry_now``. Takes dismissals back."""

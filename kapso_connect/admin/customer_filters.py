@@ -21,17 +21,20 @@ from ..translation import gettext_lazy, ngettext
 from .forms import idle_before
 from .overview import FUNNEL_STEPS, IDLE_DAYS, PeriodForm
 
+FIGURES = {**FUNNEL_STEPS, "failed": gettext_lazy("Connecting failed")}
+
 PARAMETERS = ["funnel", "failed_with", "start", "end"]
 
 
 class OverviewFilterForm(PeriodForm):
-    funnel = forms.ChoiceField(choices=list(FUNNEL_STEPS.items()), required=False)
+    funnel = forms.ChoiceField(choices=list(FIGURES.items()), required=False)
     failed_with = forms.CharField(max_length=64, required=False, strip=False)
 
 
 class OverviewFilter(admin.ListFilter):
     """The customers that a figure of the overview counts. It is shown only while it is chosen:
-    ``funnel`` is a step, ``failed_with`` an error code, ``start`` and ``end`` are the period."""
+    ``funnel`` is a step or "failed", ``failed_with`` an error code, ``start`` and ``end`` are the
+    period."""
 
     title = gettext_lazy("figure of the overview")
 
@@ -61,7 +64,7 @@ class OverviewFilter(admin.ListFilter):
         """Return what is chosen, with the period."""
         first, last, _days = self.form.period()
         if step := self.form.cleaned_data["funnel"]:
-            what = str(FUNNEL_STEPS[step])
+            what = str(FIGURES[step])
         else:
             code = self.form.cleaned_data["failed_with"]
             what = f"{find_error(code).title} {code}".rstrip()
@@ -77,7 +80,10 @@ class OverviewFilter(admin.ListFilter):
             self.model_admin.message_user(request, text, messages.ERROR)
             raise IncorrectLookupParameters
         period = self.form.covered()
-        if step := self.form.cleaned_data["funnel"]:
+        step = self.form.cleaned_data["funnel"]
+        if step == "failed":
+            customers = reports.customers_failed(period)
+        elif step:
             customers = reports.customers_at_step(step, period)
         else:
             customers = reports.customers_failed_with(self.form.cleaned_data["failed_with"], period)

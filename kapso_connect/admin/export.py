@@ -84,10 +84,7 @@ class ExportView(AdminView):
         return StreamingHttpResponse(
             self.lines(changelist.queryset, columns, titles, language, zone),
             content_type="text/csv; charset=utf-8",
-            headers={
-                "Content-Disposition": f'attachment; filename="{name}"',
-                "Cache-Control": "no-store",
-            },
+            headers={"Content-Disposition": f'attachment; filename="{name}"'},
         )
 
     def lines(

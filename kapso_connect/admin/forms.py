@@ -30,7 +30,7 @@ from ..utils import (
 )
 from .colors import COLORS
 from .display import without_email_text
-from .drafts import Counts, DraftCustomers
+from .draft_customers import Counts, DraftCustomers
 
 
 class ColorInput(forms.TextInput):

@@ -22,7 +22,8 @@ from ..utils import as_stored, from_timestamp, utc_now
 from . import forms
 from .base import AdminView
 from .display import CONFIRMATION_ROWS
-from .drafts import DraftCustomers, DraftView, batch_customers
+from .draft_customers import DraftCustomers, batch_customers
+from .drafts import DraftView
 
 RECENTLY = timedelta(days=1)
 """How long staff are told of a link that somebody else created for a customer."""

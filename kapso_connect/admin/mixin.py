@@ -109,7 +109,9 @@ class SetupLinkAdminMixin(CheckHealthMixin, StatusPanel):
     ) -> tuple[QuerySet[Any], bool]:
         found, may_have_duplicates = super().get_search_results(request, queryset, search_term)
         if search_term and self.get_search_fields(request):
-            found |= self.search_customers(queryset, search_term)
+            owners = self.search_customers(queryset, search_term)
+            # Django refuses to combine the two if only one of them is distinct.
+            found |= owners.distinct() if found.query.distinct else owners
         return found, may_have_duplicates
 
     def search_customers(self, queryset: QuerySet[Any], text: str) -> QuerySet[Any]:

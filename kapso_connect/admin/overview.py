@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -120,6 +121,13 @@ class OverviewView(AdminView, TemplateView):
         time_to_connect = reports.time_to_connect(period)
         median = time_to_connect.median
         failures = reports.failures(period)
+        idle = reports.idle_customers(idle_before(IDLE_DAYS))
+        attention = reports.numbers_needing_attention()
+        numbers_listed = (number for numbers in attention.values() for number in numbers.listed)
+        # The figures count all customers, also those whose names the user may not see.
+        may_view = self.model_admin.find_objects(
+            self.request, [*idle.listed, *(number.customer for number in numbers_listed)]
+        )
         return super().get_context_data(
             form=form,
             first=first,
@@ -144,12 +152,13 @@ class OverviewView(AdminView, TemplateView):
                 (row, self.list_url(Customer, failed_with=row.code, **chosen))
                 for row in failures.codes
             ],
+            failed_url=self.list_url(Customer, funnel="failed", **chosen),
             failures_url=self.list_url(
                 TimelineEvent,
                 kind__exact=TimelineEvent.Kind.SETUP_FAILED,
                 **{name: str(moment) for name, moment in period.lookups("occurred_at").items()},
             ),
-            idle=reports.idle_customers(idle_before(IDLE_DAYS)),
+            idle=replace(idle, listed=[row for row in idle.listed if row.pk in may_view]),
             idle_days=IDLE_DAYS,
             idle_url=self.list_url(Customer, idle=str(IDLE_DAYS)),
             batches_url=self.list_url(InvitationBatch),
@@ -160,9 +169,10 @@ class OverviewView(AdminView, TemplateView):
                     [
                         (number, phone_number_html(number), ATTENTION_DETAILS[reason](number))
                         for number in numbers.listed
+                        if number.customer_id in may_view
                     ],
                 )
-                for reason, numbers in reports.numbers_needing_attention().items()
+                for reason, numbers in attention.items()
                 if numbers.count
             ],
             batch_notices=batch_notices(self.request, self.model_admin),

@@ -147,7 +147,7 @@ class StatusPanel(InviteMixin):
             "badge": badges(status_badges(status)),
             "attention": list(panel_attention(status)),
             "disconnect_reason": disconnect_reason(connection) if connection else "",
-            "failure_reason": failure_reason(link) if link else "",
+            "failure_reason": failure_reason(link.last_error_code) if link else "",
             "shown_error": f"{error.cause} {error.advice}" if error else "",
             "link": link,
             "waiting_since": waiting_since,

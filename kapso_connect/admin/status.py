@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from ..kapso.error_codes import SETUP_ERRORS
+from ..kapso.error_codes import SETUP_ERRORS, find_error
 from ..models import (
     OFFBOARDED,
     Attention,
@@ -62,9 +62,12 @@ DISCONNECT_REASONS = {
 """Why a number was disconnected. Other reasons that Kapso gives are shown as they are."""
 
 
-def failure_reason(link: SetupLink) -> str:
-    failure = SETUP_ERRORS.get(link.last_error_code)
-    return str(failure.title) if failure else link.last_error_code
+def failure_reason(code: str) -> str:
+    """Return why connecting failed, in words; an unknown code is named. "" is no code."""
+    if not code:
+        return ""
+    title = str(find_error(code).title)
+    return title if code in SETUP_ERRORS else f"{title} ({code})"
 
 
 def disconnect_reason(connection: Connection) -> str:
@@ -133,7 +136,7 @@ def status_summary(status: CustomerStatus) -> SafeString:
     ):
         details.append(_("the setup link has expired"))
     elif status.status == OnboardingStatus.FAILED and link:
-        details.append(failure_reason(link))
+        details.append(failure_reason(link.last_error_code))
     elif status.status == OnboardingStatus.CONNECTED and connection:
         details.append(plain_number_html(connection))
         if status.more_connections:
@@ -171,7 +174,7 @@ class AttentionFilter(admin.SimpleListFilter):
     """The numbers that need attention, or the customers, or the objects that own customers, who
     have one."""
 
-    title = gettext_lazy("needs attention")
+    title = gettext_lazy("what needs attention")
     parameter_name = "attention"
     ANY = "any"
 

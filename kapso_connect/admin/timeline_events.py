@@ -14,7 +14,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from .. import outbox
-from ..kapso.error_codes import SETUP_ERRORS, find_error
+from ..kapso.error_codes import find_error
 from ..kapso.types import ConnectionType
 from ..models import Health, TimelineEvent
 from ..phone_numbers import format_phone_number
@@ -25,7 +25,7 @@ from .display import EMPTY, badge, format_datetime, json_block, plain_number_htm
 from .export import ExportMixin
 from .failed_work import FailedWorkAdmin
 from .restrictions import decision_texts
-from .status import DISCONNECT_REASONS
+from .status import DISCONNECT_REASONS, failure_reason
 
 Kind = TimelineEvent.Kind
 
@@ -94,7 +94,7 @@ def event_details(event: TimelineEvent) -> list[str]:
         Kind.SETUP_LINK_SENT: [SEND_CHANNELS.get(channel, channel), *email],
         Kind.EMAIL_SENT: email,
         Kind.SETUP_LINK_REVOKED: [REPLACED if reason else ""],
-        Kind.SETUP_FAILED: [SETUP_ERRORS[code].title if code in SETUP_ERRORS else code],
+        Kind.SETUP_FAILED: [failure_reason(code)],
         Kind.DISCONNECTED: [DISCONNECT_REASONS.get(reason, reason)],
         Kind.HEALTH_CHECKED: [HEALTH.get(status, status), data.get("error")],
         Kind.ACCOUNT_UPDATED: decision_texts(data),
@@ -106,10 +106,6 @@ def event_details(event: TimelineEvent) -> list[str]:
 def in_words(texts: Mapping[Any, Any]) -> Callable[[Any], Any]:
     """Return a function that returns the text for a value, or the value itself if it has none."""
     return lambda value: texts.get(value, value)
-
-
-def failure_title(code: str) -> str:
-    return f"{find_error(code).title} ({code})"
 
 
 def shown_failure(code: str) -> str:
@@ -128,7 +124,7 @@ FACTS: list[tuple[str, Any, Callable[[Any], Any]]] = [
     ("to", gettext_lazy("To"), str),
     ("reason", gettext_lazy("Reason"), in_words({**DISCONNECT_REASONS, "replaced": REPLACED})),
     ("initiated_by", gettext_lazy("By"), str),
-    ("error_code", gettext_lazy("Error"), failure_title),
+    ("error_code", gettext_lazy("Error"), failure_reason),
     ("error_code", gettext_lazy("What the customer saw"), shown_failure),
     ("status", gettext_lazy("Health"), in_words(HEALTH)),
     ("error", gettext_lazy("What was found"), str),

@@ -138,6 +138,11 @@ def funnel(period: Period) -> Funnel:
     )
 
 
+def customers_failed(period: Period) -> models.QuerySet[Customer]:
+    """Return the customers for whom connecting failed in ``period``, for whatever reason."""
+    return Customer.objects.filter(pk__in=_failed_events(period).values("customer"))
+
+
 def customers_failed_with(code: str, period: Period) -> models.QuerySet[Customer]:
     """Return the customers for whom connecting failed with ``code`` in ``period``."""
     events = _failed_events(period).filter(code=code)

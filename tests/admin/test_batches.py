@@ -35,6 +35,7 @@ from kapso_connect.utils import utc_now
 from ..factories import make_connection, make_customer, make_link, make_user, queue_without_worker
 from ..sites.host_site.models import Bakery
 from ..smtp_server import SMTPServer, use_mail_server
+from .world import text
 
 pytestmark = pytest.mark.django_db
 
@@ -64,12 +65,6 @@ def waiting(name: str = "Ada", *, owner: Any = None, **fields: Any) -> Customer:
     )
     make_link(customer, created_at=timezone.now() - timedelta(days=2))
     return customer
-
-
-def text(client: Client, address: str) -> str:
-    response = client.get(address)
-    assert response.status_code == 200
-    return response.content.decode()
 
 
 def words(page: str) -> str:
@@ -353,6 +348,11 @@ def test_rest_of_a_stopped_batch_is_given_up(admin_client: Client, sandbox: Sand
     assert "2 customers will count as failed, with the reason above." in page
     assert "Give up 2 customers" in page
     assert "has stopped" in text(admin_client, CUSTOMERS)
+    first = row.invitations.pending().first()
+    assert first is not None
+    first.acquire_lease()
+    assert "Give up" not in text(admin_client, address), "another process is working on it"
+    row.invitations.update(leased_until=None)
     admin_client.post(address, {"do": "give_up"})
     page = text(admin_client, address)
     assert "Finished, but 2 customers have no link." in page

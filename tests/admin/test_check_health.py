@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.contrib.messages import get_messages
 from django.db import connections
 from django.db.models import Model
 from django.test import Client
@@ -26,6 +25,7 @@ from kapso_connect.testing import Sandbox
 from ..factories import make_connection, make_customer
 from ..faulty_server import FaultyServer, answer
 from ..sites.host_site.models import Bakery, Branch, Shop
+from .world import messages
 
 pytestmark = pytest.mark.django_db
 
@@ -89,10 +89,6 @@ def open_page(client: Client, model: type[Model], numbers: list[Connection]) -> 
 
 def text_of(response: Any) -> str:
     return " ".join(strip_tags(response.content.decode()).split())
-
-
-def messages(response: Any) -> str:
-    return " ".join(str(message) for message in get_messages(response.wsgi_request))
 
 
 def checks(sandbox: Sandbox) -> int:

@@ -8,16 +8,20 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.admin import AdminSite
 from django.contrib.admin.models import LogEntry
 from django.db import connection
+from django.http import HttpRequest
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.urls import path
 from django.utils import timezone
 
 from kapso_connect import onboarding
-from kapso_connect.admin import erase
+from kapso_connect.admin import CustomerAdmin, erase
 from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
 from kapso_connect.onboarding import setup_links
+from kapso_connect.testing import Sandbox
 
 from ..factories import make_connection, make_customer, make_link
 from ..sites.host_site.models import Bakery
@@ -38,6 +42,22 @@ def erased(**fields: Any) -> Customer:
     customer = make_customer(**{"kapso_id": None, "erased_at": timezone.now(), **fields})
     Customer.objects.filter(pk=customer.pk).update(name=f"#{customer.pk}")
     return customer
+
+
+def test_customers_whom_the_user_may_not_view_are_left_out(
+    admin_client: Client, sandbox: Sandbox, settings: Any
+) -> None:
+    class OwnAdmin(CustomerAdmin):
+        def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+            return obj is None or obj.name != "Hidden"
+
+    site = AdminSite()
+    site.register(Customer, OwnAdmin)
+    settings.ROOT_URLCONF = type("urls", (), {"urlpatterns": [path("admin/", site.urls)]})
+    hidden, other = (make_customer(kapso_id=None, name=name) for name in ("Hidden", "Other"))
+    response = admin_client.post(ERASE, {"ids": [hidden.pk, other.pk]})
+    assert "Some of the selected rows no longer exist." in messages(response)
+    assert list(Customer.objects.filter(erased_at=None)) == [hidden]
 
 
 def test_one_customer_is_erased_from_its_page(world: World) -> None:

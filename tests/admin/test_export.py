@@ -38,7 +38,9 @@ def content(response: Any) -> str:
 
 def rows(client: Client, model: str, query: str = "") -> list[dict[str, str]]:
     """Return the exported rows, by the names of the columns."""
-    text = content(client.get(f"{ADMIN}{model}/export/{query}"))
+    response = client.get(f"{ADMIN}{model}/export/{query}")
+    assert "no-store" in response["Cache-Control"]
+    text = content(response)
     assert text.startswith("\ufeff"), "Excel needs it"
     return list(csv.DictReader(StringIO(text.removeprefix("\ufeff"))))
 

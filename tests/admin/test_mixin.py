@@ -96,7 +96,11 @@ CASES: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None]] = [
         [],
         {"setup_status": "failed", "last_error_code": "waba_limit_reached"},
     ),
-    ("Failed meteor", [], {"setup_status": "failed", "last_error_code": "meteor"}),
+    (
+        "Failed WhatsApp could not be connected (meteor)",
+        [],
+        {"setup_status": "failed", "last_error_code": "meteor"},
+    ),
     ("Failed", [], {"setup_status": "failed"}),
     (f"Connected {FORMATTED}", [NUMBER], None),
     (f"Connected {FORMATTED} +2 more", [{}, {}, NUMBER], {}),

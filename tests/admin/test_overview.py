@@ -15,6 +15,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from kapso_connect.admin import CustomerAdmin
 from kapso_connect.admin.forms import idle_before
 from kapso_connect.models import (
     Connection,
@@ -228,6 +229,24 @@ def test_anonymous_users_are_sent_to_the_login(client: Client) -> None:
     assert client.get(URL).url == f"/admin/login/?next={URL}"
 
 
+def test_failures_lead_to_the_customers_with_the_period(admin_client: Client) -> None:
+    populate()
+    events = TimelineEvent.objects.filter(kind="setup_failed")
+    twice = events.latest("pk")
+    twice.pk, twice.key = None, None
+    twice.save(force_insert=True)
+    old = events.earliest("pk")
+    events.filter(pk=old.pk).update(occurred_at=timezone.now() - 40 * DAY)
+    response = admin_client.get(URL)
+    url = response.context["failed_url"]
+    assert f'href="{html.escape(url)}">See the customers' in response.text
+    listed = admin_client.get(url)
+    found = {customer.pk for customer in listed.context["cl"].result_list}
+    assert found == set(events.exclude(pk=old.pk).values_list("customer", flat=True))
+    assert len(found) == 3
+    assert "Connecting failed, from " in listed.text
+
+
 def test_failures_lead_to_the_timeline_if_the_user_may_view_it(
     admin_client: Client, staff: Callable[..., Client]
 ) -> None:
@@ -269,6 +288,35 @@ def test_more_customers_need_no_more_queries(admin_client: Client) -> None:
     before = queries()
     populate()
     assert queries() == before
+
+
+def test_customers_whom_the_user_may_not_view_are_counted_and_not_named(
+    admin_client: Client, monkeypatch: Any
+) -> None:
+    populate()
+    for customer in (make_customer(name="Ada"), make_customer(name="Bob")):
+        make_link(customer, created_at=timezone.now() - 9 * DAY)
+        make_connection(make_customer(name=f"{customer}'s"), health_status=Health.UNHEALTHY)
+    Customer.objects.update(status_changed_at=timezone.now() - 9 * DAY)
+    before = admin_client.get(URL).context
+    everything = CustomerAdmin.get_queryset
+    monkeypatch.setattr(
+        CustomerAdmin,
+        "get_queryset",
+        lambda self, request: everything(self, request).filter(name__startswith="Ada"),
+    )
+    response = admin_client.get(URL)
+    shown = response.context
+    assert "Ada" in response.text
+    assert "Bob" not in response.text
+    assert [str(customer) for customer in shown["idle"].listed] == ["Ada"]
+    assert shown["idle"].count == before["idle"].count > 1
+    assert [count for _, count, _ in shown["attention"]] == [
+        count for _, count, _ in before["attention"]
+    ]
+    assert {number.customer.name for _, _, rows in shown["attention"] for number, *_ in rows} == {
+        "Ada's"
+    }
 
 
 # What the figures lead to
@@ -393,7 +441,8 @@ def test_who_was_invited_and_did_nothing_is_listed_longest_waiting_first(
 def test_whoever_did_something_or_was_invited_again_is_not_idle() -> None:
     invited(created_at=2)
     invited(created_at=9, opened_at=1)
-    invited(created_at=9, opened_at=9, last_opened_at=1)
+    now = timezone.now()
+    since(now - 9 * DAY, created_at=now - 9 * DAY, last_opened_at=now - DAY)
     again = invited(created_at=9)
     make_link(again)
     make_connection(invited(created_at=9))

@@ -81,7 +81,7 @@ def test_staff_see_what_a_customer_was_told_about_an_unknown_code(
 ) -> None:
     setup_links.record_failure(link, "meta_on_strike")
     text = panel_of(admin_client, link.customer)
-    assert "Connecting failed: meta_on_strike" in text
+    assert "Connecting failed: WhatsApp could not be connected (meta_on_strike)" in text
     assert f"The customer saw: “{UNKNOWN_ERROR.cause} {UNKNOWN_ERROR.advice}”" in text
 
 

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.contrib.admin import AdminSite, ModelAdmin
 from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
 
+from kapso_connect.admin import SetupLinkAdminMixin
 from kapso_connect.models import Connection, Customer, SetupLink
 from kapso_connect.onboarding.numbers import Number, connect, connect_new
 
@@ -218,3 +220,22 @@ def test_numbers_are_found_however_they_were_written(find: Any) -> None:
     connect(late, told, source="webhook")
     assert find("030 5432131") == several[:1]
     assert find("030 5432133") == [late]
+
+
+def test_search_of_another_base_may_be_distinct(rf: Any) -> None:
+    class Distinct(ModelAdmin):  # type: ignore[type-arg]
+        search_fields = ("title",)
+
+        def get_search_results(self, *args: Any) -> Any:
+            found, may_have_duplicates = super().get_search_results(*args)
+            return found.distinct(), may_have_duplicates
+
+    class OwnAdmin(SetupLinkAdminMixin, Distinct):
+        pass
+
+    bakery = Bakery.objects.create(title="Own")
+    Customer.objects.for_owner(bakery, name="Ada's", email="ada@example.com")
+    model_admin = OwnAdmin(Bakery, AdminSite())
+    for text in ("Own", "Ada's"):
+        found, _ = model_admin.get_search_results(rf.get("/"), Bakery.objects.all(), text)
+        assert list(found) == [bakery]

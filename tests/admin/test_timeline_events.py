@@ -32,7 +32,7 @@ FACTS: list[tuple[str, Any, dict[str, str]]] = [
         "setup_failed",
         {"error_code": "waba_limit_reached"},
         {
-            "Error": f"{LIMIT.title} (waba_limit_reached)",
+            "Error": f"{LIMIT.title}",
             "What the customer saw": f"{LIMIT.cause} {LIMIT.advice}",
         },
     ),

@@ -96,6 +96,12 @@ class World:
         return sum(r["method"] == method and part in r["path"] for r in requests)
 
 
+def text(client: Client, address: str) -> str:
+    response = client.get(address)
+    assert response.status_code == 200
+    return response.content.decode()
+
+
 def messages(response: Any) -> str:
     return " ".join(str(message) for message in get_messages(response.wsgi_request))
 

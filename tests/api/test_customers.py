@@ -135,6 +135,14 @@ def test_partial_update_keeps_other_fields(caller: Caller) -> None:
     assert answer.json()["name"] == "B"
 
 
+def test_erased_customer_is_not_changed(caller: Caller) -> None:
+    customer = make_customer(name="#1", erased_at=timezone.now())
+    answer = caller.send("PATCH", f"customers/{customer.pk}/", {"name": "Ada"})
+    assert code(answer, 409) == "customer_erased"
+    customer.refresh_from_db()
+    assert customer.name == "#1"
+
+
 def test_writable_fields_can_be_sent_back(caller: Caller) -> None:
     customer = make_customer(external_customer_id="x")
     known = caller.get(f"customers/{customer.pk}/").json()

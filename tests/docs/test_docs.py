@@ -142,7 +142,7 @@ check_untyped_defs = True
 exclude = manage
 [mypy-kapso_connect.*]
 follow_imports = silent
-[mypy-health_check.*,celery.*]
+[mypy-health_check.*,celery.*,unfold.*]
 ignore_missing_imports = True
 [mypy.plugins.django-stubs]
 django_settings_module = mysite.settings

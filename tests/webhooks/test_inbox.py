@@ -422,13 +422,19 @@ def test_queue_processes_the_stored_event_after_that(pause: timedelta) -> None:
     for _ in range(inbox.MAX_REPEATS):
         post(payload, event=CREATED)
     now = timezone.now()
-    WebhookEvent.objects.update(processed_at=now + pause - inbox.MAX_SHARED_WAIT)
+    WebhookEvent.objects.update(
+        processed_at=now + pause - inbox.MAX_SHARED_WAIT,
+        dismissed_at=now,
+        dismissed_because="It had failed",
+    )
     # What says that it is connected has to be confirmed now.
     Connection.objects.update(status="disconnected", disconnected_at=now - timedelta(hours=1))
     with queue_without_worker():
         assert post(payload, event=CREATED).status_code == 200
         (enqueued,) = inbox.process_webhook_event.get_backend().results
-    assert enqueued.args == [WebhookEvent.objects.latest("pk").pk]
+    latest = WebhookEvent.objects.latest("pk")
+    assert enqueued.args == [latest.pk]
+    assert (latest.dismissed_at, latest.dismissed_because) == (None, "")
     run_after = enqueued.task.run_after
     assert bool(run_after) == bool(pause)
     if run_after:

@@ -11,8 +11,8 @@ from django.core.management.base import CommandError
 
 from kapso_connect import onboarding
 from kapso_connect.exceptions import KapsoError, NotErased, TryLater
+from kapso_connect.management.arguments import check_ids
 from kapso_connect.management.base import KapsoCommand
-from kapso_connect.management.commands.kapso_invite import check_ids
 from kapso_connect.management.interruption import interruption
 from kapso_connect.management.plain import format_count
 from kapso_connect.management.progress import Progress, is_terminal

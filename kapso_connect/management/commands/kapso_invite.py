@@ -9,13 +9,14 @@ from itertools import islice
 from typing import Any, cast
 
 from django.apps import apps
-from django.core.exceptions import ImproperlyConfigured, ObjectDoesNotExist, ValidationError
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 from django.db import models
 from django.urls import NoReverseMatch, get_resolver
 
 from kapso_connect.exceptions import InvalidOptions
 from kapso_connect.kapso.languages import Language
+from kapso_connect.management.arguments import check_ids
 from kapso_connect.management.base import KapsoCommand
 from kapso_connect.management.interruption import Interruption, exit_status, interruption
 from kapso_connect.management.plain import format_count
@@ -387,20 +388,6 @@ def count_customers(model_admin: Any, objs: models.QuerySet[Any], *, only_missin
             known = model_admin.find_customers(group).values()
             count -= sum(customer.pk not in uninvited for customer in known)
     return count
-
-
-def check_ids(manager: Any, ids: Sequence[str]) -> list[Any]:
-    """Return ``ids`` as primary keys. Raise CommandError if one of them does not exist."""
-    pks, unknown = [], []
-    for text in ids:
-        try:
-            pks.append(manager.values_list("pk", flat=True).get(pk=text))
-        except (ObjectDoesNotExist, ValidationError, ValueError):
-            unknown.append(text)
-    if unknown:
-        name = manager.model._meta.verbose_name
-        raise CommandError(f"There is no {name} with the id {', '.join(unknown)}.")
-    return pks
 
 
 def never_invited() -> models.QuerySet[Customer]:
