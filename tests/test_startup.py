@@ -169,3 +169,27 @@ except KapsoUnavailable:
     print("unavailable")
 """
     )
+
+
+WITHOUT_ADMIN = """
+from django.conf import settings
+settings.configure(
+    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "kapso_connect"],
+    TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}],
+)
+import django
+django.setup()
+from django.core.management import call_command
+call_command("check", tags=["templates"])
+"""
+
+
+def test_a_site_without_the_admin_passes_the_checks_of_templates() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_ADMIN],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

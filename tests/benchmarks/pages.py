@@ -33,7 +33,7 @@ STATUSES = (
 )
 TODAY = date.today()
 LAST_YEAR = f"start={TODAY - timedelta(days=364)}&end={TODAY}"
-CODE = "something_new"
+CODE = "waba_limit_reached"  # of 100 customers, one failed with it within a year
 PAGES = {
     "admin: customers": f"{APP}/customer/",
     **{f"admin: customers, {one}": f"{APP}/customer/?whatsapp_status={one}" for one in STATUSES},
