@@ -33,7 +33,6 @@ STATUSES = (
 )
 TODAY = date.today()
 LAST_YEAR = f"start={TODAY - timedelta(days=364)}&end={TODAY}"
-CODE = "waba_limit_reached"  # of 100 customers, one failed with it within a year
 PAGES = {
     "admin: customers": f"{APP}/customer/",
     **{f"admin: customers, {one}": f"{APP}/customer/?whatsapp_status={one}" for one in STATUSES},
@@ -42,7 +41,10 @@ PAGES = {
     "admin: customers, searched": f"{APP}/customer/?q=company+0000",
     "admin: customers, searched by number": f"{APP}/customer/?q=0415+00",
     "admin: customers, invited in a year": f"{APP}/customer/?funnel=invited&{LAST_YEAR}",
-    "admin: customers, failed in a year": f"{APP}/customer/?failed_with={CODE}&{LAST_YEAR}",
+    "admin: customers, failed in a year": (
+        # Those who have connected since: each row has a number to show.
+        f"{APP}/customer/?funnel=failed&whatsapp_status=connected&{LAST_YEAR}"
+    ),
     "admin: customers, idle": f"{APP}/customer/?idle=3",
     "admin: companies": "/admin/crm/company/",
     "admin: companies, connected": "/admin/crm/company/?whatsapp_status=connected",
