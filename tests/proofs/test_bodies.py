@@ -17,9 +17,11 @@ def test_chunked_deliveries_under_gunicorn(tmp_path: Path) -> None:
         for request, status in ((small, 200), (large, 413), (small, 200)):
             pieces = [request.body[:10], request.body[10:]]
             with contextlib.closing(site.connect()) as connection:
-                connection.request(
-                    "POST", request.target, iter(pieces), request.headers, encode_chunked=True
-                )
+                # A server may answer, and hang up, before it has read a body that is too large.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    connection.request(
+                        "POST", request.target, iter(pieces), request.headers, encode_chunked=True
+                    )
                 assert connection.getresponse().status == status
         rows = site.rows()
         assert rows.connections == {number: "connected"}
