@@ -137,6 +137,13 @@ def assert_accessible(page: Page) -> None:
     assert found.violations_count == 0, found.generate_report()
 
 
+def select_all(page: Page) -> None:
+    """Select all rows of a list of the admin. Django's script, once loaded, unticks what was ticked
+    before."""
+    page.wait_for_load_state("load")
+    page.locator("#action-toggle").check()
+
+
 def path_of(page: Page) -> str:
     return re.sub(r"^https?://[^/]+|\?.*$", "", page.url)
 

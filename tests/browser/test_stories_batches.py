@@ -20,7 +20,7 @@ from kapso_connect.testing import Sandbox
 from ..factories import make_customer, make_link, queue_without_worker
 from ..smtp_server import SMTPServer, use_mail_server
 from .clicks import Clicks
-from .support import Visitor, assert_accessible
+from .support import Visitor, assert_accessible, select_all
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -80,7 +80,7 @@ def test_all_who_did_nothing_are_reminded_from_the_filtered_list(
     page.goto(f"{site}{CUSTOMERS}?whatsapp_status=invited")
     clicks = Clicks(page)
     page.reload()
-    page.locator("#action-toggle").click()
+    select_all(page)
     page.get_by_label("Action:").select_option("send_reminders")
     page.get_by_role("button", name=re.compile("^(Go|Run)")).click()
     examine(visitor, page, "remind")

@@ -18,7 +18,7 @@ from ..admin.test_overview import DAY
 from ..admin.test_run_again import failed_delivery, failed_signal
 from ..factories import make_customer, make_link
 from .clicks import Clicks
-from .support import Visitor, assert_accessible
+from .support import Visitor, assert_accessible, select_all
 
 INDEX = "/admin/kapso_connect/"
 WIDE = {"width": 1440, "height": 900}
@@ -89,7 +89,7 @@ def test_dismiss_what_needs_no_attention(server: LiveServer, visitor: Visitor, p
     page.goto(server.url + INDEX)
     visitor.shoot(page, "failures-index")
     page.get_by_role("link", name="2 signals failed and need attention.").click()
-    page.locator("#action-toggle").check()
+    select_all(page)
     page.get_by_label("Action:").select_option(label="Dismiss")
     page.get_by_role("button", name="Go").or_(page.get_by_role("button", name="Run")).click()
     page.get_by_role("button", name="Dismiss").click()

@@ -13,7 +13,7 @@ from kapso_connect.testing import Sandbox
 from ..factories import make_connection, make_customer, make_link
 from ..sites.host_site.models import Bakery
 from .clicks import Clicks
-from .support import Visitor, assert_accessible
+from .support import Visitor, assert_accessible, select_all
 
 WIDE = {"width": 1440, "height": 900}
 
@@ -93,7 +93,7 @@ def test_check_the_health_of_many(
         make_connection(customer, **number)
     sandbox.patch_number(Connection.objects.all()[0].phone_number_id, payment_problem=True)
     page.goto(server.url + "/admin/kapso_connect/customer/")
-    page.locator("#action-toggle").check()
+    select_all(page)
     page.get_by_label("Action:").select_option(label="Check health")
     page.get_by_role("button", name="Go").or_(page.get_by_role("button", name="Run")).click()
     expect(page.get_by_role("heading", name="Check health")).to_be_visible()
