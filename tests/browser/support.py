@@ -109,6 +109,7 @@ class Visitor:
 
     def look(self, page: Page, name: str, phone: dict[str, int] = PHONE) -> None:
         """See the page at both widths; nothing may be wider than the screen."""
+        page.wait_for_load_state("load")
         before = page.viewport_size
         for device, size in {"phone": phone, "desktop": DESKTOP}.items():
             page.set_viewport_size(size)
