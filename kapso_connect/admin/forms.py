@@ -45,7 +45,7 @@ CONNECTION_TYPES = {
     "coexistence": gettext_lazy("only with the app"),
     "dedicated": gettext_lazy("only without the app"),
 }
-BILLING_MODES = {
+BILLING_TEXTS = {
     "": gettext_lazy("who pays Meta is set at Kapso"),
     "customer_managed": gettext_lazy("the customer pays Meta"),
     "partner_managed": gettext_lazy("we pay Meta"),
@@ -285,7 +285,7 @@ class SetupLinkForm(forms.Form):
         texts: list[Any] = [
             CONNECTION_TYPES.get(initial["connection_types"], initial["connection_types"]),
             self._default_language(),
-            BILLING_MODES.get(initial["meta_billing_mode"], initial["meta_billing_mode"]),
+            BILLING_TEXTS.get(initial["meta_billing_mode"], initial["meta_billing_mode"]),
         ]
         if initial["provision_phone_number"]:
             texts.append(_("new phone number"))

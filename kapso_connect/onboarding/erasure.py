@@ -61,7 +61,7 @@ REASONS_NOT_TO_ERASE = (
 )
 """What ``erase_customer`` raises about a customer that it did not anonymise."""
 
-SIGNAL_SECONDS = 5.0
+DELIVERY_WAIT_SECONDS = 5.0
 """How long to wait for signals that another process is sending."""
 
 ROWS_PER_QUERY = 500
@@ -149,7 +149,7 @@ def _undelivered(customer: Customer) -> QuerySet[TimelineEvent]:
 def _deliver_signals(customer: Customer) -> None:
     """Send the signals about ``customer`` that have not been delivered: receivers need its data.
     Raise NotErased if one cannot be delivered."""
-    deadline = time.monotonic() + SIGNAL_SECONDS
+    deadline = time.monotonic() + DELIVERY_WAIT_SECONDS
     tried: set[int] = set()
     while events := list(_undelivered(customer).order_by("pk")):
         for event in events:
