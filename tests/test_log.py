@@ -427,7 +427,7 @@ def test_an_error_of_the_rest_api(client: Client, sandbox: Sandbox, configure: A
     customer = make_customer()
     sandbox.faults(api=[{**AWAY, "status": 401}])
     body = {"customer": customer.pk}
-    answer = client.post("/api/whatsapp/setup-links/", body, content_type="application/json")
+    answer = client.post("/api/whatsapp/v1/setup-links/", body, content_type="application/json")
     assert answer.status_code == 502
     failed = only("rest.failed")
     assert (failed["status"], failed["code"]) == (502, "kapso_credentials")

@@ -185,7 +185,7 @@ def test_refusal_in_front_of_kapso_is_never_said_to_be_about_the_key(
     world.allow_all()
     configure(REQUEST_BUDGET=BUDGET, API_BUDGET=0.2, PUBLIC_URL="https://site.example")
     sandbox.faults(api=[{"kind": "cloudflare"}])
-    refresh = f"/api/whatsapp/connections/{world.number.pk}/refresh/"
+    refresh = f"/api/whatsapp/v1/connections/{world.number.pk}/refresh/"
     texts = [
         client.post(refresh, content_type="application/json").json()["message"],
         messages(world.post("health")),

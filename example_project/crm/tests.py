@@ -161,9 +161,9 @@ def test_members_see_only_their_company_in_the_rest_api(
     listed = client.get("/api/company/customers/").json()["results"]
     assert [row["name"] for row in listed] == ["Ada's Bakery"]
     assert client.get(f"/api/company/customers/{other.customer.pk}/status/").status_code == 404
-    assert client.get("/api/whatsapp/customers/").status_code == 403
+    assert client.get("/api/whatsapp/v1/customers/").status_code == 403
 
 
 def test_staff_see_all_companies_in_the_rest_api(company: Company, admin_client: Client) -> None:
     Company.objects.create(name="Other", email="other@example.com")
-    assert admin_client.get("/api/whatsapp/customers/").json()["count"] == 2
+    assert admin_client.get("/api/whatsapp/v1/customers/").json()["count"] == 2

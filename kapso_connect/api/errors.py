@@ -54,6 +54,7 @@ ERRORS: dict[str, tuple[int, str]] = {
     "permission_denied": (403, "You do not have permission to perform this action."),
     "token_not_permitted": (403, "You do not have permission to receive the link's token."),
     "not_found": (404, "Not found."),
+    "missing_slash": (404, "Nothing was done: the URL needs a slash at its end."),
     "changed_meanwhile": (409, "Kapso cannot confirm the current state yet. Try again shortly."),
     "customer_erased": (409, "The personal data of this customer were erased."),
     "external_customer_id_taken": (409, "Another customer already has this external id."),

@@ -5,9 +5,21 @@ from __future__ import annotations
 from inspect import getdoc
 from typing import Any
 
-from django.urls import URLPattern, path
+from django.contrib.auth.decorators import login_not_required
+from django.urls import URLPattern, URLResolver, include, path, re_path
+from django.views.generic import RedirectView
 
-from .views import Api, Connections, Customers, Events, Root, Schema, SetupLinks
+from .views import (
+    VERSION,
+    Api,
+    Connections,
+    Customers,
+    Events,
+    NotFound,
+    Root,
+    Schema,
+    SetupLinks,
+)
 
 app_name = "kapso_connect_api"
 
@@ -15,7 +27,7 @@ LIST = {"get": "list"}
 LIST_CREATE = {"get": "list", "post": "create"}
 RETRIEVE = {"get": "retrieve"}
 STATUS = {"get": "status"}
-CHANGE = {"get": "retrieve", "put": "update", "patch": "partial_update"}
+CHANGE = {"get": "retrieve", "patch": "partial_update"}
 
 REVOKE = {"post": "revoke"}
 REFRESH = {"post": "refresh"}
@@ -57,8 +69,23 @@ ROUTES: list[tuple[str, type[Api], dict[str, str], str, str]] = [
 """The path, the view, its actions by method, the name of the URL, and the title of the page."""
 
 
-def urls_for(*mixins: type[Any]) -> tuple[list[URLPattern], str]:
-    """Return the URLs of the API for ``include()``; its views inherit from ``mixins`` first."""
+def urls_for(*mixins: type[Any]) -> tuple[list[URLPattern | URLResolver], str]:
+    """Return the URLs of the API for ``include()``; its views inherit from ``mixins`` first.
+
+    They are below ``v1/``. What comes after them in the site's URLs, with the same prefix, is not
+    reached: everything else below the prefix is answered with an error of this API.
+    """
+    to_root = login_not_required(RedirectView.as_view(url=f"{VERSION}/"))
+    anything = NotFound.as_view(dict.fromkeys(NotFound.http_method_names, "refuse"))
+    return [
+        path(f"{VERSION}/", include(versioned_patterns(*mixins))),
+        path("", to_root, name="unversioned-root"),
+        re_path(r"^(?P<path>.+)$", anything, name="not-found"),
+    ], app_name
+
+
+def versioned_patterns(*mixins: type[Any]) -> list[URLPattern]:
+    """Return the URLs of the API below its version; see ``urls_for``."""
     views: dict[type[Api], Any] = {
         view: type(view.__name__, (*mixins, view), {"__doc__": view.__doc__})
         for _route, view, _actions, _name, _title in ROUTES
@@ -74,7 +101,7 @@ def urls_for(*mixins: type[Any]) -> tuple[list[URLPattern], str]:
         for route, view, actions, name, title in ROUTES
     ]
     views[Schema].patterns = patterns
-    return patterns, app_name
+    return patterns
 
 
 def _description(view: type[Api], actions: dict[str, str]) -> str:

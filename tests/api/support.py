@@ -10,7 +10,7 @@ from django.test import Client
 
 from ..factories import make_user
 
-API = "/api/whatsapp/"
+API = "/api/whatsapp/v1/"
 
 
 class Caller:

@@ -160,7 +160,7 @@ BODIES = [
 POSTS = [
     ("POST", "customers/"),
     ("PATCH", "customers/{}/"),
-    ("PUT", "customers/{}/"),
+    ("PATCH", "customers/{}/"),
     ("POST", "setup-links/"),
     ("POST", "setup-links/{}/revoke/"),
     ("POST", "connections/{}/refresh/"),

@@ -55,7 +55,7 @@ def test_event_representation(caller: Caller) -> None:
 
 def test_pages_do_not_shift_when_events_arrive(caller: Caller) -> None:
     events = [make_event().pk for _ in range(7)]
-    url, seen = "/api/whatsapp/events/?page_size=3", []
+    url, seen = "/api/whatsapp/v1/events/?page_size=3", []
     while url:
         page = caller.client.get(url).json()
         seen += [row["id"] for row in page["results"]]

@@ -131,7 +131,7 @@ def rows() -> list[Any]:
 
 def test_as_staff(things: list[Customer], attack: Any) -> None:
     make_user("staff", "superuser")
-    attack("kapso_connect_api", "/api/whatsapp", "staff")
+    attack("kapso_connect_api", "/api/whatsapp/v1", "staff")
     assert Customer.objects.count() > len(things)
     assert SetupLink.objects.count() > 2 * len(things)
 
@@ -148,12 +148,12 @@ def test_as_a_tenant(things: list[Customer], attack: Any) -> None:
         return [Customer.objects.filter(pk=customer.pk).values().get(), *theirs]
 
     before = of(own), of(another)
-    attack("tenant", "/tenant", "tenant")
+    attack("tenant", "/tenant/v1", "tenant")
     assert of(another) == before[1]
     assert of(own) != before[0]
 
 
 def test_as_anonymous_user(things: list[Customer], attack: Any) -> None:
     before = rows()
-    attack("kapso_connect_api", "/api/whatsapp")
+    attack("kapso_connect_api", "/api/whatsapp/v1")
     assert rows() == before

@@ -40,7 +40,7 @@ METHODS = ["get", "put", "post", "delete", "options", "head", "patch", "trace"]
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return openapi.build_document(urls.urls_for()[0], API)
+    return openapi.build_document(urls.versioned_patterns(), API)
 
 
 def operations(document: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -59,7 +59,7 @@ def test_schema_is_valid(document: Any) -> None:
 
 
 def test_building_causes_no_warnings(capfd: pytest.CaptureFixture[str]) -> None:
-    openapi.build_document(urls.urlpatterns, API)
+    openapi.build_document(urls.versioned_patterns(), API)
     assert not GENERATOR_STATS
     assert capfd.readouterr() == ("", "")
 
@@ -71,7 +71,7 @@ def test_schema_has_every_route_and_method(document: Any) -> None:
         for method in actions
     }
     assert {name for name, _operation in operations(document)} == expected
-    assert document["servers"] == [{"url": "/api/whatsapp"}]
+    assert document["servers"] == [{"url": "/api/whatsapp/v1"}]
     assert document["info"]["version"] == kapso_connect.__version__
 
 
@@ -82,7 +82,6 @@ def test_operation_ids_do_not_change(document: Any) -> None:
         "whatsapp_customers_list",
         "whatsapp_customers_create",
         "whatsapp_customers_retrieve",
-        "whatsapp_customers_update",
         "whatsapp_customers_partial_update",
         "whatsapp_customers_status",
         "whatsapp_setup_links_list",
@@ -218,7 +217,7 @@ def test_spectacular_settings_of_the_site_do_not_change_it(
     document: Any, monkeypatch: Any, name: str, value: Any
 ) -> None:
     monkeypatch.setattr(spectacular_settings, name, value)
-    assert openapi.build_document(urls.urlpatterns, API) == document
+    assert openapi.build_document(urls.versioned_patterns(), API) == document
 
 
 def test_headers(document: Any) -> None:
@@ -239,7 +238,7 @@ def test_schema_is_the_same_after_requests(db: None, document: Any) -> None:
     for route, _view, actions, *_names in urls.ROUTES:
         if "get" in actions:
             caller.get(route.replace("<str:pk>", "1"))
-    assert openapi.build_document(urls.urlpatterns, API) == document
+    assert openapi.build_document(urls.versioned_patterns(), API) == document
 
 
 @pytest.mark.slow
@@ -281,10 +280,10 @@ def test_schema_is_in_english(caller: Caller, document: Any) -> None:
 
 @pytest.mark.urls("tests.sites.tenant_api")
 def test_schema_for_tenants(db: None) -> None:
-    tenant = Caller(make_user("ada", is_staff=False), at="/tenant/")
+    tenant = Caller(make_user("ada", is_staff=False), at="/tenant/v1/")
     answer = tenant.get("schema/").json()
     validate(answer, cls=OpenAPIV31SpecValidator)
-    assert answer["servers"] == [{"url": "/tenant"}]
+    assert answer["servers"] == [{"url": "/tenant/v1"}]
     create = answer["paths"]["/customers/"]["post"]
     assert create["operationId"] == "whatsapp_tenant_customers_create"
     reference = create["requestBody"]["content"]["application/json"]["schema"]["$ref"]
@@ -348,7 +347,7 @@ def test_command_writes_yaml_to_standard_output(
 @pytest.mark.urls("tests.sites.tenant_api")
 def test_command_for_another_mount(capsys: pytest.CaptureFixture[str]) -> None:
     call_command("kapso_openapi", namespace="tenant", format="json")
-    assert json.loads(capsys.readouterr().out)["servers"] == [{"url": "/tenant"}]
+    assert json.loads(capsys.readouterr().out)["servers"] == [{"url": "/tenant/v1"}]
 
 
 @pytest.mark.urls("tests.sites.bare_urls")
@@ -413,7 +412,9 @@ def test_schema_within_the_sites_schema(version: str, tmp_path: Path, document: 
     for name, component in alone["components"]["schemas"].items():
         assert both["components"]["schemas"][name] == component
     shown = {name for name, _operation in operations(both)}
-    expected = {name.replace(" /", " /api/whatsapp/") for name, _operation in operations(document)}
+    expected = {
+        name.replace(" /", " /api/whatsapp/v1/") for name, _operation in operations(document)
+    }
     assert expected <= shown
     known = both["components"]["schemas"]
     assert known["KapsoCustomerRequest"]["required"] == ["name"]
@@ -430,7 +431,7 @@ def test_mixin_can_use_extend_schema() -> None:
         @extend_schema(exclude=True)
         def create(self, request: Any) -> Any: ...
 
-    patterns, _name = urls.urls_for(Decorated)
+    patterns = urls.versioned_patterns(Decorated)
     document = openapi.build_document(patterns, "/")
     assert document["servers"] == [{"url": "/"}]
     assert document["paths"]["/customers/"]["get"]["summary"] == "Whom we serve"
@@ -441,7 +442,7 @@ def test_mixin_can_override_methods() -> None:
     class Overriding(TenantMixin):
         def list(self, request: Any) -> Any: ...
 
-    patterns, _name = urls.urls_for(Overriding)
+    patterns = urls.versioned_patterns(Overriding)
     document = openapi.build_document(patterns, "/")
     listing = document["paths"]["/customers/"]["get"]
     assert listing["operationId"] == "whatsapp_tenant_customers_list"
@@ -457,14 +458,14 @@ def test_overridden_methods_within_the_sites_schema(tmp_path: Path) -> None:
     )
     document = json.loads(written)
     paths = document["paths"]
-    listing = paths["/mine/{team}/customers/"]["get"]
+    listing = paths["/mine/{team}/v1/customers/"]["get"]
     assert listing["operationId"] == "whatsapp_tenant_customers_list"
     assert listing["summary"] == "Whom we serve"
-    one = paths["/mine/{team}/customers/{id}/"]["get"]
+    one = paths["/mine/{team}/v1/customers/{id}/"]["get"]
     assert one["operationId"] == "whatsapp_tenant_customers_retrieve"
     kinds = {parameter["name"]: parameter["schema"]["type"] for parameter in one["parameters"]}
     assert kinds == {"id": "integer", "team": "string"}
-    assert "404" in paths["/api/whatsapp/customers/{id}/"]["get"]["responses"]
+    assert "404" in paths["/api/whatsapp/v1/customers/{id}/"]["get"]["responses"]
     known = document["components"]["schemas"]
     assert all(name.startswith(("Kapso", "PatchedKapso")) for name in known)
 

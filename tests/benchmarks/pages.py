@@ -26,7 +26,7 @@ from .measuring import Row, finish, in_turn, parser
 from .routing import Router, own_databases
 
 APP = "/admin/kapso_connect"
-API = "/api/whatsapp"
+API = "/api/whatsapp/v1"
 STATUSES = (
     *("not_invited", "invited", "opened", "confirming", "failed"),
     *("connected", "disconnected"),

@@ -643,7 +643,7 @@ def test_mails_about_errors_of_staffs_pages_do_not_show_the_url(
     admin_client.raise_request_exception = False
     admin_client.cookies["kapso_connect_token"] = cookie = visit(link.customer)
     if page == "api":
-        path, data = "/api/whatsapp/setup-links/", {"customer": link.customer.pk}
+        path, data = "/api/whatsapp/v1/setup-links/", {"customer": link.customer.pk}
         with failing_queries(RuntimeError, "UPDATE", IdempotentRequest):
             response = admin_client.post(path, data, content_type="application/json")
     else:

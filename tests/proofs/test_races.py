@@ -221,7 +221,7 @@ def ask(path: str, body: Any, key: str = "") -> Request:
     headers = {"Content-Type": "application/json"}
     if key:
         headers["Idempotency-Key"] = key
-    return Request("POST", f"/api/whatsapp/{path}", json.dumps(body).encode(), headers)
+    return Request("POST", f"/api/whatsapp/v1/{path}", json.dumps(body).encode(), headers)
 
 
 def test_a_link_is_asked_for_ten_times_under_one_key(site: Site, kapso: Sandbox) -> None:
@@ -268,7 +268,7 @@ def test_a_number_is_disconnected_ten_times(site: Site, kapso: Sandbox) -> None:
     invited = site.send(form("/proof/invite/", external_customer_id=external_id)).json
     returns_to = urlsplit(kapso.complete(invited["url"]))
     site.send(Request("GET", f"{returns_to.path}?{returns_to.query}"))
-    listed = Request("GET", "/api/whatsapp/connections/")
+    listed = Request("GET", "/api/whatsapp/v1/connections/")
     (number,) = site.send(listed).json["results"]
     wait_until_the_api_is_believed()
     answers = site.send_at_once([ask(f"connections/{number['id']}/disconnect/", {})] * 10)

@@ -1,0 +1,24 @@
+"""The views of the API. They change setup links and connections through ``onboarding`` only."""
+
+from __future__ import annotations
+
+from .base import VERSION, Api
+from .connections import Connections
+from .customers import Customers
+from .events import Events
+from .not_found import NotFound
+from .root import Root
+from .schema import Schema
+from .setup_links import SetupLinks
+
+__all__ = [
+    "VERSION",
+    "Api",
+    "Connections",
+    "Customers",
+    "Events",
+    "NotFound",
+    "Root",
+    "Schema",
+    "SetupLinks",
+]

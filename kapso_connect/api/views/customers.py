@@ -1,0 +1,178 @@
+"""Customers and the status of their onboarding."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from django.utils.cache import patch_vary_headers
+from django.utils.http import parse_etags
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from ...db import retry_on_conflict
+from ...models import Customer
+from ...onboarding.status import get_statuses
+from .. import examples, idempotency, serializers
+from ..errors import ApiError
+from ..filters import (
+    CustomerFilters,
+)
+from ..operations import (
+    BODY_ERRORS,
+    CREATE_HEADERS,
+    IDEMPOTENCY_ERRORS,
+    describe_reads,
+    responses,
+)
+from ..permissions import required
+from ..schema import (
+    OpenApiParameter,
+    OpenApiResponse,
+    extend_schema,
+)
+from .base import Api
+
+CHANGE_RESPONSES = responses(
+    serializers.CustomerSerializer,
+    "not_found",
+    *BODY_ERRORS,
+    "customer_erased",
+    "external_customer_id_taken",
+)
+
+
+@describe_reads
+class Customers(Api):
+    """Customers and their onboarding status, newest first."""
+
+    rows = Customer.objects.all()
+    owned_by = "pk"
+    example = examples.NEW_CUSTOMER
+    tag = "WhatsApp customers"
+    filters = CustomerFilters
+    serializer_class = serializers.CustomerSerializer
+    required_permissions = {
+        "list": required("view_customer"),
+        "retrieve": required("view_customer"),
+        "create": required("add_customer"),
+        "update": required("change_customer"),
+        "partial_update": required("change_customer"),
+        "status": required("view_customer", "view_setuplink", "view_connection"),
+    }
+    throttle_kinds = {"create": "write", "update": "write", "partial_update": "write"}
+
+    def create_customer(self, **values: Any) -> Customer:
+        """Create a customer. This runs in a transaction, which is retried on conflicts."""
+        return Customer.objects.create(**values)
+
+    @extend_schema(
+        summary="New customer",
+        parameters=CREATE_HEADERS,
+        responses=responses(
+            serializers.CustomerSerializer,
+            *BODY_ERRORS,
+            *IDEMPOTENCY_ERRORS,
+            "external_customer_id_taken",
+            status=201,
+            description="The new object.",
+        ),
+    )
+    def create(self, request: Request) -> Response:
+        """Create a customer. With an Idempotency-Key, the request can be repeated without creating
+        a second one."""
+        values = self.validated_body()
+        with idempotency.attempt(request, self.get_idempotency_owner) as attempt:
+            if attempt.row.response is not None:
+                customer = self.get_customer(attempt.row.customer_id)
+                return self.created_response(
+                    "customer", customer.pk, attempt.row.response, replayed=True
+                )
+            pk, body = retry_on_conflict(lambda: self._create(values, attempt))
+            return self.created_response("customer", pk, body)
+
+    def _create(self, values: Mapping[str, Any], attempt: idempotency.Attempt) -> tuple[int, Any]:
+        self._check_external_id(values)
+        customer = self.create_customer(**values)
+        body = self.represent([customer])[0]
+        attempt.finish(body, customer=customer)
+        return customer.pk, body
+
+    @extend_schema(summary="Change a customer", responses=CHANGE_RESPONSES)
+    def update(self, request: Request, pk: str, **options: Any) -> Response:
+        """Change a customer. Optional fields that are left out stay as they are."""
+        customer_pk = self.get_object().pk
+        values = self.validated_body(**options)
+
+        def change() -> Customer:
+            customer = Customer.objects.select_for_update().get(pk=customer_pk)
+            if customer.erased_at is not None:
+                raise ApiError("customer_erased")
+            self._check_external_id(values, customer_pk=customer_pk)
+            for name, value in values.items():
+                setattr(customer, name, value)
+            customer.save(update_fields=[*values, "updated_at"])
+            return customer
+
+        return Response(self.represent([retry_on_conflict(change)])[0])
+
+    @extend_schema(summary="Change some fields of a customer", responses=CHANGE_RESPONSES)
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """Change the given fields of a customer."""
+        return self.update(request, pk, partial=True)
+
+    def _check_external_id(self, values: Mapping[str, Any], customer_pk: int = 0) -> None:
+        external_id = values.get("external_customer_id")
+        # Compared by the database, as its unique constraint does.
+        others = Customer.objects.filter(external_customer_id=external_id).exclude(pk=customer_pk)
+        if external_id is not None and others.exists():
+            error = {"code": "unique", "message": "Must be unique."}
+            raise ApiError("external_customer_id_taken", fields={"external_customer_id": [error]})
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter(
+                "If-None-Match", str, "header", description="The ETag of an earlier response."
+            ),
+            OpenApiParameter(
+                "Accept-Language",
+                str,
+                "header",
+                description="The language of the texts in failure.",
+            ),
+            OpenApiParameter(
+                "ETag",
+                str,
+                "header",
+                response=[200, 304],
+                description="Identifies this response.",
+            ),
+        ],
+        responses={
+            **responses(serializers.StatusSerializer, "not_found"),
+            304: OpenApiResponse(
+                description="Nothing has changed since the response with this ETag."
+            ),
+        },
+    )
+    def status(self, request: Request, pk: str) -> Response:
+        """Return the customer's onboarding status, and why connecting failed if it did. It is cheap
+        to poll: send the ETag of the last response as If-None-Match, and the response is 304
+        without a body while nothing has changed."""
+        customer = self.get_object()
+        body = serializers.status_body(customer, get_statuses([customer])[customer.pk])
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        # Weak, since it is the same for every format and compression.
+        etag = f'W/"{digest[:32]}"'
+        client_etags = parse_etags(request.headers.get("If-None-Match", ""))
+        is_unchanged = client_etags == ["*"] or etag.removeprefix("W/") in {
+            client_etag.removeprefix("W/") for client_etag in client_etags
+        }
+        response = Response(status=304) if is_unchanged else Response(body)
+        response.headers["ETag"] = etag
+        response.headers["Cache-Control"] = "private, no-cache"
+        # The texts in ``failure`` are translated.
+        patch_vary_headers(response, ["Accept-Language"])
+        return response
