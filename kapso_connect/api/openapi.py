@@ -117,7 +117,18 @@ class ApiSchema(AutoSchema):
         for name, component in registry.build({}).get("schemas", {}).items():
             if name not in known and name.startswith(COMPONENT_PREFIX):
                 _complete(component, is_request=name.endswith("Request"))
+        if operation:
+            self._correct_examples(operation)
         return operation
+
+    def _correct_examples(self, operation: Spec) -> None:
+        """Take what a tenant cannot send out of the examples of requests."""
+        if self.view.sets_external_ids:
+            return
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            for example in content.get("examples", {}).values():
+                value = example["value"]
+                example["value"] = {n: value[n] for n in value if n != "external_customer_id"}
 
     def get_operation_id(self) -> str:
         return f"{self.view.schema_name}_{underscore(type(self.view).__name__)}_{self.view.action}"

@@ -140,7 +140,9 @@ def examples(document: Any) -> Iterator[tuple[str, Any, Any]]:
                     yield f"{name} {part}", content["schema"], example["value"]
 
 
-def test_examples_match_the_schema(document: Any) -> None:
+@pytest.mark.parametrize("mixins", [(), (TenantMixin,)])
+def test_examples_match_the_schema(mixins: Any) -> None:
+    document = openapi.build_document(urls.versioned_patterns(*mixins), API)
     registry: Any = Registry().with_resource(
         "urn:it", Resource(contents=document, specification=DRAFT202012)
     )
