@@ -146,6 +146,14 @@ class ApiSchema(AutoSchema):
         ids = [one for one in ID_PARAMETERS if f"{{{one.name}}}" in self.path]
         return [*ids, *COMMON_HEADERS]
 
+    def get_request_serializer(self) -> Any:
+        if self.method != "PATCH":
+            return super().get_request_serializer()
+        # The fields of its serializer are optional by themselves. Without read_only,
+        # drf-spectacular would make all of them optional, and call the component "Patched…".
+        context = self.view.get_serializer_context()
+        return self.view.get_serializer_class()(read_only=True, context=context)
+
     def map_parsers(self) -> list[str]:
         return ["application/json"]
 
