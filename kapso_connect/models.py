@@ -1465,7 +1465,8 @@ class IdempotentRequestQuerySet(LeasedQuerySet["IdempotentRequest"]):
 
 
 class IdempotentRequest(Leased):
-    """A REST request with an ``Idempotency-Key`` that creates an object, and its response.
+    """A REST request with an ``Idempotency-Key`` that creates an object or sends an e-mail, and its
+    response.
 
     Without ``response`` the request is in progress while it is leased. After that, the next request
     with the key continues it.

@@ -30,7 +30,7 @@ class StateFilter(admin.SimpleListFilter):
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [
-            *State.choices,
+            *((state.value, str(state.label)) for state in State),
             ("failures", _("Finished with failures")),
         ]
 
