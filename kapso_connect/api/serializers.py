@@ -722,12 +722,15 @@ class BatchOptionsSerializer(OptionsSerializer):
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         fields = super().get_fields()
         del fields["reconnect_phone_number"]
+        fields[
+            "allowed_connection_types"
+        ].help_text = "The types that the customers can choose from; a single one is preselected."
         return fields
 
 
 @extend_schema_serializer(examples=[OpenApiExample("example", examples.NEW_BATCH)])
 class BatchRequestSerializer(LinkRequestSerializer):
-    """Whom to invite or remind. A request for reminders has only ``purpose`` and ``customers``."""
+    """Whom to invite or remind. A request for reminders has only `purpose` and `customers`."""
 
     purpose = ChoiceField(
         "BatchPurpose", InvitationBatch.Purpose.choices, help_text=BATCH_PURPOSE_HELP
@@ -845,7 +848,7 @@ class InvitationSerializer(serializers.Serializer[Invitation]):
     setup_link = IdField(
         source="setup_link_id",
         allow_null=True,
-        help_text="The id of the setup link; null for reminders, and until it is created.",
+        help_text="The id of the setup link; null until there is one, and for those left out.",
     )
     status = ChoiceField(
         "InvitationStatus",
@@ -867,15 +870,17 @@ class InvitationSerializer(serializers.Serializer[Invitation]):
     )
 
     def get_error(self, invitation: Invitation) -> str | None:
-        is_detail = invitation.status != Invitation.Status.DONE
-        return self._shown(invitation.last_error, NOT_DONE if is_detail else "")
+        is_reason = invitation.batch.is_reminder and invitation.status == Invitation.Status.DONE
+        return self._shown(invitation.last_error, "" if is_reason else NOT_DONE)
 
     def get_email_error(self, invitation: Invitation) -> str | None:
-        return self._shown(invitation.email_error, EMAIL_ERRORS.get(invitation.email_status, ""))
+        without_details = EMAIL_ERRORS.get(invitation.email_status, NOT_SENT)
+        return self._shown(invitation.email_error, without_details)
 
     def _shown(self, error: str, without_details: str) -> str | None:
         """Return ``error``; where Kapso's and the mail server's words are not shown,
-        ``without_details`` in its place, if it has any."""
+        ``without_details`` in its place, unless it is "": then ``error`` has none of their words.
+        """
         if error and without_details and not self.context["view"].shows_details:
             return without_details
         return error or None
@@ -883,8 +888,9 @@ class InvitationSerializer(serializers.Serializer[Invitation]):
 
 STOPPED = "Something has to be corrected by those who run this site."
 NOT_DONE = "This could not be done."
+NOT_SENT = "The e-mail could not be sent."
 EMAIL_ERRORS: dict[str, str] = {
-    Invitation.Email.FAILED: "The e-mail could not be sent.",
+    Invitation.Email.NO_ADDRESS: "The customer has no e-mail address.",
     Invitation.Email.WAITING: "The mail server does not accept the e-mail yet.",
     Invitation.Email.UNKNOWN: "It is not known whether the e-mail was sent.",
 }

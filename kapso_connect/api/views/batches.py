@@ -235,7 +235,8 @@ class BatchInvitations(BatchApi):
 
     def get_queryset(self) -> QuerySet[Invitation]:
         batch = self.find_batch(self.pk)
-        return self.limit(Invitation.objects.filter(batch=batch), "customer").order_by("pk")
+        rows = Invitation.objects.filter(batch=batch).select_related("batch")
+        return self.limit(rows, "customer").order_by("pk")
 
     def list(self, request: Request, pk: str = "") -> Response:
         return super().list(request)
