@@ -118,7 +118,18 @@ class ApiSchema(AutoSchema):
         for name, component in registry.build({}).get("schemas", {}).items():
             if name not in known and name.startswith(COMPONENT_PREFIX):
                 _complete(component, is_request=name.endswith("Request"))
+        if operation:
+            self._correct_examples(operation)
         return operation
+
+    def _correct_examples(self, operation: Spec) -> None:
+        """Take what a tenant cannot send out of the examples of requests."""
+        if self.view.sets_external_ids:
+            return
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            for example in content.get("examples", {}).values():
+                value = example["value"]
+                example["value"] = {n: value[n] for n in value if n != "external_customer_id"}
 
     def get_operation_id(self) -> str:
         return f"{self.view.schema_name}_{underscore(type(self.view).__name__)}_{self.view.action}"
@@ -135,6 +146,14 @@ class ApiSchema(AutoSchema):
     def get_override_parameters(self) -> list[Any]:
         ids = [one for one in ID_PARAMETERS if f"{{{one.name}}}" in self.path]
         return [*ids, *COMMON_HEADERS]
+
+    def get_request_serializer(self) -> Any:
+        if self.method != "PATCH":
+            return super().get_request_serializer()
+        # The fields of its serializer are optional by themselves. Without read_only,
+        # drf-spectacular would make all of them optional, and call the component "Patched…".
+        context = self.view.get_serializer_context()
+        return self.view.get_serializer_class()(read_only=True, context=context)
 
     def map_parsers(self) -> list[str]:
         return ["application/json"]

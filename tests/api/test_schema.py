@@ -140,7 +140,9 @@ def examples(document: Any) -> Iterator[tuple[str, Any, Any]]:
                     yield f"{name} {part}", content["schema"], example["value"]
 
 
-def test_examples_match_the_schema(document: Any) -> None:
+@pytest.mark.parametrize("mixins", [(), (TenantMixin,)])
+def test_examples_match_the_schema(mixins: Any) -> None:
+    document = openapi.build_document(urls.versioned_patterns(*mixins), API)
     registry: Any = Registry().with_resource(
         "urn:it", Resource(contents=document, specification=DRAFT202012)
     )
@@ -290,6 +292,17 @@ def test_schema_for_tenants(db: None) -> None:
     known = answer["components"]["schemas"]
     assert "external_customer_id" not in known[reference.rpartition("/")[2]]["properties"]
     assert "external_customer_id" in known["KapsoCustomer"]["properties"]
+    patch = "KapsoCustomerPatchOfTenantRequest"
+    assert "external_customer_id" not in known[patch]["properties"]
+
+
+def test_schemas_of_two_mounts_do_not_mix() -> None:
+    tenants = openapi.build_document(urls.versioned_patterns(TenantMixin), API)
+    staffs = openapi.build_document(urls.versioned_patterns(), API)
+    again = openapi.build_document(urls.versioned_patterns(TenantMixin), API)
+    assert again == tenants
+    patch = staffs["components"]["schemas"]["KapsoCustomerPatchRequest"]
+    assert "external_customer_id" in patch["properties"]
 
 
 def test_error_without_drf_spectacular(caller: Caller, monkeypatch: Any) -> None:
