@@ -58,6 +58,7 @@ TAGS = {
     "Kapso": "The URLs of this API.",
     "Kapso customers": "Customers and their onboarding status.",
     "Kapso setup links": "Invitations to connect a number.",
+    "Kapso batches": "Invitations or reminders of many customers at once.",
     "Kapso connections": "Numbers that are or were connected.",
     "Kapso timeline": "What happened.",
 }

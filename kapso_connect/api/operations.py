@@ -21,10 +21,15 @@ from .serializers import ErrorSerializer
 
 View = TypeVar("View", bound=Any)
 
+IDEMPOTENCY_KEY_SCHEMA = {
+    "type": "string",
+    "maxLength": MAX_IDEMPOTENCY_KEY_LENGTH,
+    "pattern": "^[ -~]+$",
+}
 CREATE_HEADERS = [
     OpenApiParameter(
         IDEMPOTENCY_KEY_HEADER,
-        {"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY_LENGTH, "pattern": "^[ -~]+$"},
+        IDEMPOTENCY_KEY_SCHEMA,
         "header",
         description="A text that is unique to the object to create, such as a UUID. A request "
         "repeated with the same key creates it only once.",
@@ -42,6 +47,23 @@ CREATE_HEADERS = [
         "header",
         response=[201],
         description='"true" if an earlier request with the same Idempotency-Key created it.',
+    ),
+]
+
+SEND_HEADERS = [
+    OpenApiParameter(
+        IDEMPOTENCY_KEY_HEADER,
+        IDEMPOTENCY_KEY_SCHEMA,
+        "header",
+        description="A text that is unique to the e-mail to send, such as a UUID. A request "
+        "repeated with the same key never sends it twice.",
+    ),
+    OpenApiParameter(
+        REPLAYED_HEADER,
+        str,
+        "header",
+        response=[200],
+        description='"true" if an earlier request with the same Idempotency-Key sent it.',
     ),
 ]
 
@@ -70,6 +92,16 @@ IDEMPOTENCY_ERRORS = (
     "invalid_idempotency_key",
     "idempotency_key_in_use",
     "idempotency_key_reused",
+)
+EMAIL_ERRORS = (
+    "customer_erased",
+    "already_connected",
+    "no_personal_link",
+    "no_email_address",
+    "email_refused",
+    "email_not_accepted_yet",
+    "email_outcome_unknown",
+    "not_configured",
 )
 KAPSO_ERRORS = (
     "kapso_conflict",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar
 
@@ -100,16 +100,19 @@ class Api(GenericViewSet[Any]):
             for kind in self.permission_classes or permissions.configured_permission_classes()
         ]
 
-    def is_permitted(self, action: str, customer: Customer) -> bool:
-        """Return whether the user has permission for another ``action`` of this view, a POST, on
-        ``customer``."""
+    def is_permitted(self, action: str, *customers: Customer, method: str = "POST") -> bool:
+        """Return whether the user has permission for another ``action`` of this view, on each of
+        ``customers``."""
         view = copy(self)
         view.action = action
-        view.request = clone_request(self.request, "POST")
+        view.request = clone_request(self.request, method)
         try:
             return all(
                 one.has_permission(view.request, view)
-                and one.has_object_permission(view.request, view, customer)
+                and all(
+                    one.has_object_permission(view.request, view, customer)
+                    for customer in customers
+                )
                 for one in view.get_permissions()
             )
         except (Http404, PermissionDenied, APIException):  # a permission may refuse so, too
@@ -164,10 +167,17 @@ class Api(GenericViewSet[Any]):
     def find_customer(self, pk: Any) -> Customer | None:
         """Return the customer with this primary key, or None if there is none that the request may
         access. Check the object permissions."""
-        customer: Customer | None = self.limit(Customer.objects.filter(pk=pk), "pk").first()
-        if customer is not None:
-            self.check_object_permissions(self.request, customer)
+        customer: Customer | None = self.find_customers([pk]).get(pk)
         return customer
+
+    def find_customers(self, pks: Collection[Any]) -> dict[Any, Customer]:
+        """Return, by primary key, those of these customers that the request may access. Check the
+        object permissions."""
+        found = self.limit(Customer.objects.filter(pk__in=pks), "pk").order_by()
+        customers = {customer.pk: customer for customer in found}
+        for customer in customers.values():
+            self.check_object_permissions(self.request, customer)
+        return customers
 
     def get_permitted(self, rows: QuerySet[Any]) -> Any:
         """Return the only one of ``rows``. Raise Http404 if there is none, and check the object
