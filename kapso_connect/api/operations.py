@@ -88,15 +88,22 @@ KAPSO_ERRORS = (
     "not_configured",
 )
 
-INVALID_VALUE_EXAMPLES = {
-    "invalid": {"name": [{"code": "required", "message": "This field is required."}]},
-    "invalid_filter": {"kind": [{"code": "unknown_filter", "message": "Unknown filter."}]},
+Fields = dict[str, list[dict[str, str]]]
+
+UNKNOWN_FIELD: Fields = {"note": [{"code": "unknown_field", "message": "Unknown field."}]}
+"""An example of ``fields`` for operations whose body has none."""
+
+PAGE_TOO_LARGE: Fields = {
+    "page_size": [
+        {"code": "max_value", "message": "Ensure this value is less than or equal to 100."}
+    ]
 }
-"""By code, an example of ``fields``."""
+"""An example of ``fields`` for lists."""
 
 
-def _error_responses(*codes: str) -> dict[int, OpenApiResponse]:
-    """Return, by status, the responses with the errors ``codes`` and ``COMMON_ERRORS``."""
+def _error_responses(codes: tuple[str, ...], invalid: Fields) -> dict[int, OpenApiResponse]:
+    """Return, by status, the responses with the errors ``codes`` and ``COMMON_ERRORS``; see
+    ``responses``."""
     known = {**REST_FRAMEWORK_ERRORS}
     known |= {code: ((status,), message) for code, (status, message) in ERRORS.items()}
     by_status: dict[int, list[str]] = {}
@@ -109,9 +116,9 @@ def _error_responses(*codes: str) -> dict[int, OpenApiResponse]:
             description=" ".join(f"`{code}`: {known[code][1]}" for code in by_status[status]),
             examples=[
                 OpenApiExample(
-                    "example", {"code": code, "message": INVALID_VALUES, "fields": fields}
+                    "example", {"code": code, "message": INVALID_VALUES, "fields": invalid}
                 )
-                for code, fields in INVALID_VALUE_EXAMPLES.items()
+                for code in ("invalid", "invalid_filter")
                 if code in by_status[status]
             ],
         )
@@ -120,13 +127,18 @@ def _error_responses(*codes: str) -> dict[int, OpenApiResponse]:
 
 
 def responses(
-    serializer: Any, *codes: str, status: int = 200, description: str = "The object."
+    serializer: Any,
+    *codes: str,
+    status: int = 200,
+    description: str = "The object.",
+    invalid: Fields = UNKNOWN_FIELD,
 ) -> dict[int, OpenApiResponse]:
     """Return, by status, the response with an object of ``serializer`` and those with the errors
-    ``codes`` and ``COMMON_ERRORS``."""
+    ``codes`` and ``COMMON_ERRORS``. ``invalid`` is the example of what is said of invalid values.
+    """
     return {
         status: OpenApiResponse(serializer, description=description),
-        **_error_responses(*codes),
+        **_error_responses(codes, invalid),
     }
 
 
@@ -134,7 +146,7 @@ def describe_reads(view: View) -> View:
     """Describe the list of a view, and each of its objects: a class decorator."""
     kind = view.serializer_class
     codes = ("invalid_filter", *view.pagination_class.error_codes)
-    page = responses(kind, *codes, description="A page of the list.")
+    page = responses(kind, *codes, description="A page of the list.", invalid=PAGE_TOO_LARGE)
     return extend_schema_view(
         list=extend_schema(parameters=[view.filters], responses=page),
         retrieve=extend_schema(responses=responses(kind, "not_found")),

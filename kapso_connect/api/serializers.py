@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from rest_framework import serializers
+from rest_framework.fields import empty
 
 from .. import theme
+from ..exceptions import InvalidOptions
 from ..kapso.error_codes import SETUP_ERRORS, Action, find_error
 from ..kapso.languages import Language
 from ..kapso.setup_link_options import (
@@ -31,6 +33,7 @@ from ..models import (
     TimelineEvent,
 )
 from ..onboarding.connect_urls import connect_url
+from ..onboarding.setup_links import validate
 from ..onboarding.status import CustomerStatus, OnboardingStatus
 from ..utils import MAX_URL_LENGTH
 from . import examples
@@ -38,9 +41,11 @@ from .fields import (
     ChoiceField,
     IdField,
     NameField,
+    NullableCharField,
+    NullableChoiceField,
+    NullableEmailField,
     StrictBooleanField,
     StrictCharField,
-    StrictEmailField,
     UtcDateTimeField,
 )
 from .schema import OpenApiExample, extend_schema_serializer
@@ -63,16 +68,29 @@ CREATED_AT_HELP = "When it was created."
 UPDATED_AT_HELP = "When it was last changed."
 
 
+UNKNOWN_FIELD = serializers.ErrorDetail("Unknown field.", code="unknown_field")
+READ_ONLY = serializers.ErrorDetail("This field cannot be changed.", code="read_only")
+
+
 class StrictSerializer(serializers.Serializer[Any]):
-    """Rejects unknown fields, so that a misspelt name is not ignored."""
+    """Rejects unknown and read-only fields, so that nothing that was sent is silently ignored."""
 
     def to_internal_value(self, data: Any) -> Any:
+        errors: dict[str, Any] = {}
         if isinstance(data, Mapping):
-            unknown = [name for name in data if name not in self.fields]
-            if unknown:
-                error = serializers.ErrorDetail("Unknown field.", code="unknown_field")
-                raise serializers.ValidationError({name: [error] for name in unknown[:20]})
-        return super().to_internal_value(data)
+            for name in [name for name in data if name not in self._writable_names()][:20]:
+                is_known = name in self.fields
+                errors[name] = [READ_ONLY if is_known else UNKNOWN_FIELD]
+        try:
+            values = super().to_internal_value(data)
+        except serializers.ValidationError as error:
+            raise serializers.ValidationError({**errors, **cast(Any, error.detail)}) from None
+        if errors:
+            raise serializers.ValidationError(errors)
+        return values
+
+    def _writable_names(self) -> set[str]:
+        return {name for name, field in self.fields.items() if not field.read_only}
 
 
 @extend_schema_serializer(examples=[OpenApiExample("example", {})])
@@ -128,18 +146,15 @@ class CustomerSerializer(StrictSerializer):
         allow_null=True,
         help_text="This site's own id for the customer; generated if none is given.",
     )
-    email = StrictEmailField(
-        max_length=254,
-        required=False,
-        allow_blank=True,
-        help_text="The address that invitations are sent to.",
+    email = NullableEmailField(
+        max_length=254, required=False, help_text="The address that invitations are sent to."
     )
-    language = ChoiceField(
+    language = NullableChoiceField(
         "CustomerLanguage",
         Language.choices,
         required=False,
-        allow_blank=True,
-        help_text="The language of pages and e-mails; empty for that of the customer's browser.",
+        is_open=True,
+        help_text="The language of pages and e-mails; null for that of the customer's browser.",
     )
     kapso_id = serializers.CharField(
         read_only=True,
@@ -164,18 +179,31 @@ class CustomerSerializer(StrictSerializer):
         return fields
 
 
+class CustomerPatchSerializer(CustomerSerializer):
+    """What to change of a customer. What is left out stays as it is."""
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        fields = super().get_fields()
+        fields["name"].required = False
+        return fields
+
+
 class StatusConnectionSerializer(serializers.Serializer[Connection]):
     """A summary of a number."""
 
     id = IdField(help_text=ID_HELP)
     phone_number_id = serializers.CharField(help_text=PHONE_NUMBER_ID_HELP)
-    display_phone_number = serializers.CharField(help_text="The number, formatted for people.")
-    verified_name = serializers.CharField(help_text="The name that WhatsApp displays.")
-    connection_type = ChoiceField(
+    display_phone_number = NullableCharField(
+        help_text="The number, formatted for people; null until Kapso has told it."
+    )
+    verified_name = NullableCharField(
+        help_text="The name that WhatsApp displays; null until Kapso has told it."
+    )
+    connection_type = NullableChoiceField(
         "ConnectionType",
         ConnectionType.choices,
-        allow_blank=True,
-        help_text="How the number is connected; empty if Kapso did not say.",
+        is_open=True,
+        help_text="How the number is connected; null if Kapso did not say.",
     )
     status = ChoiceField(
         "ConnectionStatus", Connection.Status.choices, help_text=CONNECTION_STATUS_HELP
@@ -186,7 +214,7 @@ class StatusConnectionSerializer(serializers.Serializer[Connection]):
     disconnected_at = UtcDateTimeField(
         allow_null=True, help_text="When the number was last disconnected."
     )
-    disconnect_reason = serializers.CharField(
+    disconnect_reason = NullableCharField(
         help_text="Why the number was last disconnected: `offboarded` by Meta, which is a pause."
     )
 
@@ -204,6 +232,7 @@ class StatusLinkSerializer(serializers.Serializer[SetupLink]):
     setup_status = ChoiceField(
         "SetupStatus",
         SetupLink.SetupStatus.choices,
+        is_open=True,
         help_text="How far the customer came with the link.",
     )
     opened_at = UtcDateTimeField(
@@ -221,16 +250,20 @@ class FailureSerializer(serializers.Serializer[Any]):
             *((code, error.title) for code, error in SETUP_ERRORS.items()),
             ("unknown", "Something else"),
         ],
+        is_open=True,
         help_text="Kapso's error code; unknown for one that this version does not know.",
     )
-    kapso_code = serializers.CharField(
+    kapso_code = NullableCharField(
         help_text="The error code as it came from Kapso or the customer's browser."
     )
     title = serializers.CharField(help_text="What happened, for the customer.")
     cause = serializers.CharField(help_text="Why it happened, for the customer.")
     advice = serializers.CharField(help_text="What to do next, for the customer.")
     action = ChoiceField(
-        "FailureAction", Action.choices, help_text="The best next step of the customer."
+        "FailureAction",
+        Action.choices,
+        is_open=True,
+        help_text="The best next step of the customer.",
     )
 
 
@@ -243,7 +276,9 @@ class StatusSerializer(serializers.Serializer[Any]):
     connection = StatusConnectionSerializer(
         allow_null=True, help_text="The number that is connected, or was connected last."
     )
-    more_connections = serializers.IntegerField(help_text="How many other numbers are connected.")
+    more_connections = serializers.IntegerField(
+        min_value=0, help_text="How many other numbers are connected."
+    )
     setup_link = StatusLinkSerializer(allow_null=True, help_text="The latest setup link.")
     failure = FailureSerializer(
         allow_null=True, help_text="Why connecting failed; null unless status is failed."
@@ -280,6 +315,18 @@ def failure_body(kapso_code: str) -> dict[str, Any]:
 
 
 # Setup links
+
+
+class CustomerField(IdField):
+    """The id of a customer that the request may access; the value is the customer."""
+
+    default_error_messages = {"does_not_exist": "There is no such customer."}
+
+    def run_validation(self, data: Any = empty) -> Any:
+        customer = self.context["view"].find_customer(super().run_validation(data))
+        if customer is None:
+            self.fail("does_not_exist")
+        return customer
 
 
 class ThemeSerializer(StrictSerializer):
@@ -369,20 +416,41 @@ class OptionsSerializer(StrictSerializer):
 class SetupLinkRequestSerializer(StrictSerializer):
     """A request for a setup link."""
 
-    customer = IdField(help_text=CUSTOMER_HELP)
+    customer = CustomerField(help_text=CUSTOMER_HELP)
     options = OptionsSerializer(required=False, help_text="The options of this link.")
-    next_url = StrictCharField(
+    next_url = NullableCharField(
         max_length=MAX_URL_LENGTH,
         required=False,
-        allow_blank=True,
-        default="",
         help_text="The page of this site that the success page links to, such as /welcome/.",
     )
     include_token = StrictBooleanField(
         required=False,
-        default=False,
         help_text="Whether the response includes Kapso's token for a browser SDK.",
     )
+
+    def to_internal_value(self, data: Any) -> Any:
+        try:
+            return super().to_internal_value(data)
+        except serializers.ValidationError as error:
+            if not isinstance(data, Mapping):
+                raise
+            errors = cast("dict[str, Any]", error.detail)
+        # What only the link itself would show is said with the rest.
+        values: dict[str, Any] = {}
+        for name, field in cast("dict[str, Any]", self.fields).items():
+            if name in data and name not in errors:
+                values[name] = field.run_validation(data[name])
+        try:
+            options = None if "options" in errors else values.get("options")
+            validate(values.get("customer", Customer()), options, values.get("next_url", ""))
+        except InvalidOptions as error:
+            for name, message in error.errors.items():
+                found = [serializers.ErrorDetail(message, code="invalid")]
+                if name in ("next_url", "options"):
+                    errors[name] = found
+                else:
+                    errors.setdefault("options", {})[name] = found
+        raise serializers.ValidationError(errors)
 
 
 @extend_schema_serializer(examples=[OpenApiExample("example", examples.SETUP_LINK)])
@@ -401,9 +469,9 @@ class SetupLinkSerializer(StatusLinkSerializer):
     url = serializers.SerializerMethodField(
         help_text="Kapso's hosted page. null for users who may not create links."
     )
-    error_code = serializers.CharField(
+    error_code = NullableCharField(
         source="last_error_code",
-        help_text="Kapso's code of the last error; empty if there was none.",
+        help_text="Kapso's code of the last error; null if there was none.",
     )
     is_latest = serializers.BooleanField(help_text="Whether it is the customer's latest link.")
     options = serializers.DictField(help_text="The options that were sent to Kapso.")
@@ -411,8 +479,9 @@ class SetupLinkSerializer(StatusLinkSerializer):
         help_text="What is doubtful about the options, in sentences for people: colours that make "
         "Kapso's page hard to read. Empty if nothing is."
     )
-    next_url = serializers.CharField(
-        help_text="The page of this site that the success page links to."
+    next_url = NullableCharField(
+        help_text="The page of this site that the success page links to; null for the site's own "
+        "choice."
     )
     created_at = UtcDateTimeField(help_text=CREATED_AT_HELP)
     created_by = serializers.SerializerMethodField(help_text=USER_HELP)
@@ -459,22 +528,20 @@ def visible_user(key: Any, context: Mapping[str, Any]) -> str | None:
 
 
 class HealthProblemSerializer(serializers.Serializer[Any]):
-    """One thing that is wrong with a number, in Kapso's and Meta's words; what they do not say is
-    empty."""
+    """One thing that is wrong with a number, in Kapso's and Meta's words."""
 
-    check = serializers.CharField(
+    check = NullableCharField(
         help_text="The check that found it: phone_number_access, phone_number_connection, "
         "messaging_health, webhook_subscription, webhook_verified, token_validity, or a new one."
     )
-    entity = serializers.CharField(
-        help_text="What Meta finds fault with: PHONE_NUMBER, WABA, BUSINESS, APP, "
-        "MESSAGE_TEMPLATE, or empty."
+    entity = NullableCharField(
+        help_text="What Meta finds fault with: PHONE_NUMBER, WABA, BUSINESS, APP, MESSAGE_TEMPLATE."
     )
-    code = serializers.CharField(
+    code = NullableCharField(
         help_text="Meta's error code; 141006 is a payment problem, to be solved at Meta."
     )
-    description = serializers.CharField(help_text="What is wrong.")
-    solution = serializers.CharField(help_text="What Meta advises.")
+    description = NullableCharField(help_text="What is wrong.")
+    solution = NullableCharField(help_text="What Meta advises.")
 
 
 @extend_schema_serializer(examples=[OpenApiExample("example", examples.CONNECTION)])
@@ -490,21 +557,22 @@ class ConnectionSerializer(StatusConnectionSerializer):
     is_test_number = serializers.BooleanField(
         help_text="Whether it is one of Meta's test numbers, which have only a display name."
     )
-    business_account_id = serializers.CharField(
+    business_account_id = NullableCharField(
         help_text="Meta's id of the WhatsApp Business Account that has the number."
     )
-    provisioned_phone_number_id = serializers.CharField(
-        help_text="Kapso's id of the number, if Kapso provided it."
+    kapso_phone_number_id = NullableCharField(
+        source="provisioned_phone_number_id",
+        help_text="Kapso's id of the number, if Kapso provided it.",
     )
-    quality_rating = serializers.CharField(help_text="Meta's quality rating: GREEN, YELLOW or RED.")
-    name_status = serializers.CharField(help_text="Whether Meta approved the display name.")
-    health_status = ChoiceField(
+    quality_rating = NullableCharField(help_text="Meta's quality rating: GREEN, YELLOW or RED.")
+    name_status = NullableCharField(help_text="Whether Meta approved the display name.")
+    health_status = NullableChoiceField(
         "Health",
         Health.choices,
-        allow_blank=True,
-        help_text="The result of Kapso's last health check; empty before the first one.",
+        is_open=True,
+        help_text="The result of Kapso's last health check; null before the first one.",
     )
-    health_error = serializers.CharField(help_text="The error of the last health check.")
+    health_error = NullableCharField(help_text="The error of the last health check.")
     health_problems = HealthProblemSerializer(
         many=True, help_text="What the last health check found wrong; empty if nothing."
     )
@@ -516,11 +584,11 @@ class ConnectionSerializer(StatusConnectionSerializer):
         help_text="After repeated errors, Kapso repeats its last result until then, and is not "
         "asked again.",
     )
-    funding_status = ChoiceField(
+    funding_status = NullableChoiceField(
         "Funding",
         Funding.choices,
-        allow_blank=True,
-        help_text="Whether Kapso pays Meta, which a completed setup does not say. Empty unless the "
+        is_open=True,
+        help_text="Whether Kapso pays Meta, which a completed setup does not say. null unless the "
         "number was connected with the meta_billing_mode partner_managed.",
     )
     funding_checked_at = UtcDateTimeField(
@@ -529,6 +597,7 @@ class ConnectionSerializer(StatusConnectionSerializer):
     account_status = ChoiceField(
         "AccountStatus",
         AccountStatus.choices,
+        is_open=True,
         help_text="What Meta allows the WhatsApp Business Account to do.",
     )
     restrictions = serializers.ListField(
@@ -550,12 +619,14 @@ class EventSerializer(serializers.Serializer[TimelineEvent]):
     """An event of the timeline."""
 
     id = IdField(help_text=ID_HELP)
-    kind = ChoiceField("EventKind", TimelineEvent.Kind.choices, help_text=EVENT_KIND_HELP)
+    kind = ChoiceField(
+        "EventKind", TimelineEvent.Kind.choices, is_open=True, help_text=EVENT_KIND_HELP
+    )
     customer = IdField(source="customer_id", allow_null=True, help_text=CUSTOMER_HELP)
     connection = IdField(source="connection_id", allow_null=True, help_text=CONNECTION_HELP)
     setup_link = IdField(source="setup_link_id", allow_null=True, help_text=SETUP_LINK_HELP)
     source = ChoiceField(  # type: ignore[assignment]
-        "Source", Source.choices, help_text="Where the information came from."
+        "Source", Source.choices, is_open=True, help_text="Where the information came from."
     )
     actor = serializers.SerializerMethodField(help_text=USER_HELP)
     data = serializers.DictField(  # type: ignore[assignment]

@@ -80,7 +80,7 @@ def urls_for(*mixins: type[Any]) -> tuple[list[URLPattern | URLResolver], str]:
     return [
         path(f"{VERSION}/", include(versioned_patterns(*mixins))),
         path("", to_root, name="unversioned-root"),
-        re_path(r"^(?P<path>.+)$", anything, name="not-found"),
+        re_path(r"^(?P<path>(?s:.+))\Z", anything, name="not-found"),
     ], app_name
 
 

@@ -69,9 +69,9 @@ class Api(GenericViewSet[Any]):
 
     example: ClassVar[Mapping[str, Any]] = {}
     """The body in the form of a browsable page."""
-    tag: ClassVar[str] = "WhatsApp"
+    tag: ClassVar[str] = "Kapso"
     """The tag of the operations in the schema."""
-    schema_name: ClassVar[str] = "whatsapp"
+    schema_name: ClassVar[str] = "kapso"
     """The beginning of operation ids. Each mount of the API needs its own."""
 
     shows_details: ClassVar[bool] = True
@@ -167,6 +167,14 @@ class Api(GenericViewSet[Any]):
 
     def get_customer(self, pk: Any) -> Customer:
         customer: Customer = self.get_permitted(self.limit(Customer.objects.filter(pk=pk), "pk"))
+        return customer
+
+    def find_customer(self, pk: Any) -> Customer | None:
+        """Return the customer with this primary key, or None if there is none that the request may
+        access. Check the object permissions."""
+        customer: Customer | None = self.limit(Customer.objects.filter(pk=pk), "pk").first()
+        if customer is not None:
+            self.check_object_permissions(self.request, customer)
         return customer
 
     def get_permitted(self, rows: QuerySet[Any]) -> Any:

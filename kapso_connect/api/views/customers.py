@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from django.utils.cache import patch_vary_headers
 from django.utils.http import parse_etags
+from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -35,13 +36,20 @@ from ..schema import (
 )
 from .base import Api
 
+NAME_MISSING = {"name": [{"code": "required", "message": "This field is required."}]}
+NAME_BLANK = {"name": [{"code": "blank", "message": "This field may not be blank."}]}
+
 CHANGE_RESPONSES = responses(
     serializers.CustomerSerializer,
     "not_found",
     *BODY_ERRORS,
     "customer_erased",
     "external_customer_id_taken",
+    invalid=NAME_BLANK,
 )
+
+
+NOT_UNIQUE = {"string": "Must be unique.", "code": "unique"}
 
 
 @describe_reads
@@ -51,18 +59,31 @@ class Customers(Api):
     rows = Customer.objects.all()
     owned_by = "pk"
     example = examples.NEW_CUSTOMER
-    tag = "WhatsApp customers"
+    tag = "Kapso customers"
     filters = CustomerFilters
     serializer_class = serializers.CustomerSerializer
+    serializer_classes = {"partial_update": serializers.CustomerPatchSerializer}
     required_permissions = {
         "list": required("view_customer"),
         "retrieve": required("view_customer"),
         "create": required("add_customer"),
-        "update": required("change_customer"),
         "partial_update": required("change_customer"),
         "status": required("view_customer", "view_setuplink", "view_connection"),
     }
-    throttle_kinds = {"create": "write", "update": "write", "partial_update": "write"}
+    throttle_kinds = {"create": "write", "partial_update": "write"}
+
+    def validated_body(self, **options: Any) -> dict[str, Any]:
+        try:
+            return super().validated_body(**options)
+        except ValidationError as error:
+            # An external id that is taken is a conflict by itself, and here one error of several.
+            detail = cast("dict[str, Any]", error.detail)
+            value = self.body.get("external_customer_id") if isinstance(self.body, dict) else None
+            is_valid = isinstance(value, str) and "external_customer_id" not in detail
+            customer_pk = self.pk if "pk" in self.kwargs else 0
+            if is_valid and self._is_taken(str(value).strip(), customer_pk):
+                detail["external_customer_id"] = [ErrorDetail(**NOT_UNIQUE)]
+            raise
 
     def create_customer(self, **values: Any) -> Customer:
         """Create a customer. This runs in a transaction, which is retried on conflicts."""
@@ -78,6 +99,7 @@ class Customers(Api):
             "external_customer_id_taken",
             status=201,
             description="The new object.",
+            invalid=NAME_MISSING,
         ),
     )
     def create(self, request: Request) -> Response:
@@ -100,36 +122,42 @@ class Customers(Api):
         attempt.finish(body, customer=customer)
         return customer.pk, body
 
-    @extend_schema(summary="Change a customer", responses=CHANGE_RESPONSES)
-    def update(self, request: Request, pk: str, **options: Any) -> Response:
-        """Change a customer. Optional fields that are left out stay as they are."""
+    @extend_schema(
+        summary="Change a customer",
+        # Its fields are optional by themselves. Without read_only, drf-spectacular would name the
+        # component "Patched…".
+        request=serializers.CustomerPatchSerializer(read_only=True),
+        responses=CHANGE_RESPONSES,
+    )
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """Change the given fields of a customer. What they are already is no change."""
         customer_pk = self.get_object().pk
-        values = self.validated_body(**options)
+        values = self.validated_body()
 
         def change() -> Customer:
             customer = Customer.objects.select_for_update().get(pk=customer_pk)
             if customer.erased_at is not None:
                 raise ApiError("customer_erased")
             self._check_external_id(values, customer_pk=customer_pk)
-            for name, value in values.items():
-                setattr(customer, name, value)
-            customer.save(update_fields=[*values, "updated_at"])
+            changed = [name for name in values if getattr(customer, name) != values[name]]
+            for name in changed:
+                setattr(customer, name, values[name])
+            if changed:
+                customer.save(update_fields=[*changed, "updated_at"])
             return customer
 
         return Response(self.represent([retry_on_conflict(change)])[0])
 
-    @extend_schema(summary="Change some fields of a customer", responses=CHANGE_RESPONSES)
-    def partial_update(self, request: Request, pk: str) -> Response:
-        """Change the given fields of a customer."""
-        return self.update(request, pk, partial=True)
-
     def _check_external_id(self, values: Mapping[str, Any], customer_pk: int = 0) -> None:
         external_id = values.get("external_customer_id")
+        if external_id is not None and self._is_taken(external_id, customer_pk):
+            error = {"code": NOT_UNIQUE["code"], "message": NOT_UNIQUE["string"]}
+            raise ApiError("external_customer_id_taken", fields={"external_customer_id": [error]})
+
+    def _is_taken(self, external_id: str, customer_pk: int) -> bool:
         # Compared by the database, as its unique constraint does.
         others = Customer.objects.filter(external_customer_id=external_id).exclude(pk=customer_pk)
-        if external_id is not None and others.exists():
-            error = {"code": "unique", "message": "Must be unique."}
-            raise ApiError("external_customer_id_taken", fields={"external_customer_id": [error]})
+        return others.exists()
 
     @extend_schema(
         parameters=[
