@@ -279,15 +279,23 @@ def test_spectacular_settings_of_the_site_do_not_change_it(
     assert openapi.build_document(urls.versioned_patterns(), API) == document
 
 
+ON_EVERY_ANSWER = {"X-Request-ID", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"}
+
+
 def test_headers(document: Any) -> None:
     create = document["paths"]["/customers/"]["post"]
     assert "Idempotency-Key" in [p["name"] for p in create["parameters"]]
-    assert set(create["responses"]["201"]["headers"]) == {"Location", "Idempotent-Replayed"}
+    assert {"Location", "Idempotent-Replayed"} < set(create["responses"]["201"]["headers"])
     status = document["paths"]["/customers/{id}/status/"]["get"]
-    assert {"If-None-Match", "Accept-Language", "id"} == {p["name"] for p in status["parameters"]}
+    assert {p["name"] for p in status["parameters"]} == {
+        *("If-None-Match", "Accept-Language", "X-Request-ID", "id")
+    }
     assert "content" not in status["responses"]["304"]
-    assert set(status["responses"]["304"]["headers"]) == {"ETag"}
-    for _name, operation in operations(document):
+    assert set(status["responses"]["304"]["headers"]) == {"ETag", *ON_EVERY_ANSWER}
+    for name, operation in operations(document):
+        for answer in operation["responses"].values():
+            assert set(answer["headers"]) >= ON_EVERY_ANSWER, name
+        assert "X-Request-ID" in [p["name"] for p in operation["parameters"]], name
         assert "Retry-After" in operation["responses"]["429"]["headers"]
         assert "Retry-After" in operation["responses"]["503"]["headers"]
 
@@ -534,7 +542,7 @@ def test_overridden_methods_within_the_sites_schema(tmp_path: Path) -> None:
     one = paths["/mine/{team}/v1/customers/{id}/"]["get"]
     assert one["operationId"] == "kapso_tenant_customers_retrieve"
     kinds = {parameter["name"]: parameter["schema"]["type"] for parameter in one["parameters"]}
-    assert kinds == {"id": "integer", "team": "string"}
+    assert kinds == {"id": "integer", "team": "string", "X-Request-ID": "string"}
     assert "404" in paths["/api/whatsapp/v1/customers/{id}/"]["get"]["responses"]
     known = document["components"]["schemas"]
     assert all(name.startswith("Kapso") for name in known)
