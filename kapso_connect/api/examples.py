@@ -45,6 +45,55 @@ SETUP_LINK: Example = {
 }
 CREATED_SETUP_LINK: Example = {**SETUP_LINK, "token": None}
 
+SENT_EMAIL: Example = {
+    "customer": 1,
+    "setup_link": 7,
+    "to": "ada@example.com",
+    "sent_at": "2026-01-31T12:00:05Z",
+}
+
+NEW_BATCH: Example = {
+    "purpose": "invite",
+    "customers": [1, 2, 3],
+    "options": {"allowed_connection_types": ["coexistence"], "language": "en"},
+    "next_url": "/welcome/",
+    "send_email": True,
+    "leave_out_connected": True,
+}
+BATCH: Example = {
+    "id": 5,
+    "purpose": "invite",
+    "state": "running",
+    "stop_reason": None,
+    "options": NEW_BATCH["options"],
+    "next_url": "/welcome/",
+    "send_email": True,
+    "progress": {
+        "total": 3,
+        "done": 1,
+        "failed": 0,
+        "left": 2,
+        "emails_sent": 1,
+        "emails_failed": 0,
+        "emails_unknown": 0,
+        "emails_waiting": 0,
+        "no_address": 0,
+        "left_out": 0,
+        "next_attempt_at": "2026-01-31T12:00:00Z",
+    },
+    "created_at": "2026-01-31T12:00:00Z",
+    "started_at": "2026-01-31T12:00:00Z",
+    "created_by": "3",
+}
+INVITATION: Example = {
+    "customer": 1,
+    "setup_link": 7,
+    "status": "done",
+    "error": None,
+    "email_status": "sent",
+    "email_error": None,
+}
+
 _NUMBER: Example = {
     "id": 4,
     "phone_number_id": "100000000000001",

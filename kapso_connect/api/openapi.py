@@ -26,6 +26,8 @@ from inflection import underscore
 
 from .. import __version__
 from .fields import MAX_ID, ChoiceField, IdField, NameField, StrictCharField, UtcDateTimeField
+from .request_ids import REQUEST_ID_HEADER
+from .throttling import LIMIT_HEADER, REMAINING_HEADER, RESET_HEADER
 
 Spec = dict[str, Any]
 
@@ -58,6 +60,7 @@ TAGS = {
     "Kapso": "The URLs of this API.",
     "Kapso customers": "Customers and their onboarding status.",
     "Kapso setup links": "Invitations to connect a number.",
+    "Kapso batches": "Invitations or reminders of many customers at once.",
     "Kapso connections": "Numbers that are or were connected.",
     "Kapso timeline": "What happened.",
 }
@@ -100,6 +103,34 @@ COMMON_HEADERS = [
         OpenApiParameter.HEADER,
         response=[409, 429, 503],
         description="Seconds to wait before a retry.",
+    ),
+    OpenApiParameter(
+        REQUEST_ID_HEADER,
+        str,
+        OpenApiParameter.HEADER,
+        description="An id for this request, of 1 to 128 letters, digits, dots, hyphens and "
+        "underscores. Without a valid one, the request gets a new id.",
+    ),
+    OpenApiParameter(
+        REQUEST_ID_HEADER,
+        str,
+        OpenApiParameter.HEADER,
+        response=True,
+        description="The id of the request, which is in the site's log, too.",
+    ),
+    *(
+        OpenApiParameter(
+            name,
+            {"type": "integer", "minimum": 0},
+            OpenApiParameter.HEADER,
+            response=True,
+            description=f"{text} Not sent if there is no limit.",
+        )
+        for name, text in (
+            (LIMIT_HEADER, "How many requests of this kind are allowed within the period."),
+            (REMAINING_HEADER, "How many of them are left now."),
+            (RESET_HEADER, "Seconds until one more is allowed; 0 if none was counted."),
+        )
     ),
 ]
 
@@ -145,6 +176,14 @@ class ApiSchema(AutoSchema):
     def get_override_parameters(self) -> list[Any]:
         ids = [one for one in ID_PARAMETERS if f"{{{one.name}}}" in self.path]
         return [*ids, *COMMON_HEADERS]
+
+    def get_request_serializer(self) -> Any:
+        if self.method != "PATCH":
+            return super().get_request_serializer()
+        # The fields of its serializer are optional by themselves. Without read_only,
+        # drf-spectacular would make all of them optional, and call the component "Patched…".
+        context = self.view.get_serializer_context()
+        return self.view.get_serializer_class()(read_only=True, context=context)
 
     def map_parsers(self) -> list[str]:
         return ["application/json"]

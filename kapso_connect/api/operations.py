@@ -21,10 +21,15 @@ from .serializers import ErrorSerializer
 
 View = TypeVar("View", bound=Any)
 
+IDEMPOTENCY_KEY_SCHEMA = {
+    "type": "string",
+    "maxLength": MAX_IDEMPOTENCY_KEY_LENGTH,
+    "pattern": "^[ -~]+$",
+}
 CREATE_HEADERS = [
     OpenApiParameter(
         IDEMPOTENCY_KEY_HEADER,
-        {"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY_LENGTH, "pattern": "^[ -~]+$"},
+        IDEMPOTENCY_KEY_SCHEMA,
         "header",
         description="A text that is unique to the object to create, such as a UUID. A request "
         "repeated with the same key creates it only once.",
@@ -45,31 +50,61 @@ CREATE_HEADERS = [
     ),
 ]
 
+SEND_HEADERS = [
+    OpenApiParameter(
+        IDEMPOTENCY_KEY_HEADER,
+        IDEMPOTENCY_KEY_SCHEMA,
+        "header",
+        description="A text that is unique to the e-mail to send, such as a UUID. A request "
+        "repeated with the same key never sends it twice.",
+    ),
+    OpenApiParameter(
+        REPLAYED_HEADER,
+        str,
+        "header",
+        response=[200],
+        description='"true" if an earlier request with the same Idempotency-Key sent it.',
+    ),
+]
+
 REST_FRAMEWORK_ERRORS: dict[str, tuple[tuple[int, ...], str]] = {
     # The site's first authentication class decides whether these two are 401 or 403.
     "not_authenticated": ((401, 403), "Authentication credentials were not provided."),
     "authentication_failed": ((401, 403), "Incorrect authentication credentials."),
     "not_acceptable": ((406,), "Could not satisfy the request Accept header."),
     "unsupported_media_type": ((415,), 'Unsupported media type "text/plain" in request.'),
+    # djangorestframework-simplejwt's.
+    "token_not_valid": ((401,), "Given token not valid for any token type"),
     "throttled": ((429,), "Request was throttled. Expected available in 30 seconds."),
 }
-"""By code, the statuses and the message of errors of Django REST framework."""
+"""By code, the statuses and the message of errors of libraries."""
 
 COMMON_ERRORS = (
     "bad_request",
     "permission_denied",
     "not_authenticated",
     "authentication_failed",
+    "token_not_valid",
     "not_acceptable",
     "throttled",
     "unavailable",
 )
 """The codes of errors that every operation has."""
-BODY_ERRORS = ("parse_error", "invalid", "too_large", "unsupported_media_type")
+BODY_ERRORS = ("csrf_failed", "parse_error", "invalid", "too_large", "unsupported_media_type")
 IDEMPOTENCY_ERRORS = (
     "invalid_idempotency_key",
     "idempotency_key_in_use",
     "idempotency_key_reused",
+)
+EMAIL_ERRORS = (
+    "customer_erased",
+    "already_connected",
+    "no_personal_link",
+    "no_email_address",
+    "email_refused",
+    "email_not_accepted_yet",
+    "email_outcome_unknown",
+    "not_configured",
 )
 KAPSO_ERRORS = (
     "kapso_conflict",
