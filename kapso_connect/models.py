@@ -952,6 +952,21 @@ class Connection(models.Model):
         blank=True,
         help_text=_("Why it was last disconnected."),
     )
+    removal_requested_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="When staff had Kapso remove the number, until it is recorded as disconnected.",
+    )
+    removal_requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="+",
+        help_text="On whose behalf Kapso was asked to remove it. Empty if that is not known.",
+    )
     quality_rating = models.CharField(
         _("quality rating"), max_length=32, blank=True, help_text=_("Meta's: GREEN, YELLOW, RED.")
     )

@@ -54,6 +54,7 @@ ERRORS: dict[str, tuple[int, str]] = {
     "bad_request": (400, "Bad request."),
     "parse_error": (400, "The request body could not be read."),
     "permission_denied": (403, "You do not have permission to perform this action."),
+    "csrf_failed": (403, "The CSRF token is missing or wrong."),
     "token_not_permitted": (403, "You do not have permission to receive the link's token."),
     "not_found": (404, "Not found."),
     "missing_slash": (404, "Nothing was done: the URL needs a slash at its end."),
@@ -160,6 +161,10 @@ OUTCOME_UNKNOWN_CODES = {"email_outcome_unknown", "kapso_outcome_unknown"}
 BODY_PATH = "body"
 """The path of errors that concern the body as a whole."""
 
+CSRF_MESSAGE = "CSRF Failed: "
+"""How the message of Django REST framework's SessionAuthentication begins: the error has no class
+and no code of its own."""
+
 FieldErrors = dict[str, list[dict[str, str]]]
 """The path of each invalid value, with its errors: each has a ``code`` and a ``message``."""
 
@@ -213,6 +218,8 @@ def exception_handler(error: Exception, context: Mapping[str, Any]) -> Response 
     if auth_header := getattr(error, "auth_header", None):
         headers["WWW-Authenticate"] = auth_header
     seconds = getattr(known, "wait", None)
+    if seconds is None and known.status_code == 429:
+        seconds = DEFAULT_RETRY_AFTER
     if seconds is not None:
         headers["Retry-After"] = str(max(math.ceil(seconds), 1))
     fields = known.fields if isinstance(known, ApiError) else {}
@@ -223,6 +230,10 @@ def exception_handler(error: Exception, context: Mapping[str, Any]) -> Response 
 def _to_drf_error(error: Exception, view: Any) -> exceptions.APIException | None:
     if isinstance(error, exceptions.ValidationError):
         return ApiError("invalid", fields=dict(_field_errors(error.detail)))
+    if isinstance(error, exceptions.PermissionDenied) and str(error.detail).startswith(
+        CSRF_MESSAGE
+    ):
+        return ApiError("csrf_failed", str(error.detail))
     if isinstance(error, exceptions.APIException):
         return error
     if isinstance(error, InvalidOptions):
@@ -238,11 +249,13 @@ def _to_drf_error(error: Exception, view: Any) -> exceptions.APIException | None
 def _code_and_message(error: exceptions.APIException) -> tuple[str, str]:
     # Authentication classes of other libraries raise errors with mappings and lists.
     detail: Any = error.detail
+    code = None
     if isinstance(detail, Mapping):
+        code = detail.get("code")  # as in djangorestframework-simplejwt
         detail = detail.get("detail", error.default_detail)
     if isinstance(detail, list):
         detail = detail[0] if detail else error.default_detail
-    return str(getattr(detail, "code", None) or error.default_code), str(detail)
+    return str(code or getattr(detail, "code", None) or error.default_code), str(detail)
 
 
 def _field_errors(detail: Any, path: str = "") -> Iterator[tuple[str, list[dict[str, str]]]]:

@@ -26,6 +26,8 @@ from inflection import underscore
 
 from .. import __version__
 from .fields import MAX_ID, ChoiceField, IdField, NameField, StrictCharField, UtcDateTimeField
+from .request_ids import REQUEST_ID_HEADER
+from .throttling import LIMIT_HEADER, REMAINING_HEADER, RESET_HEADER
 
 Spec = dict[str, Any]
 
@@ -101,6 +103,34 @@ COMMON_HEADERS = [
         OpenApiParameter.HEADER,
         response=[409, 429, 503],
         description="Seconds to wait before a retry.",
+    ),
+    OpenApiParameter(
+        REQUEST_ID_HEADER,
+        str,
+        OpenApiParameter.HEADER,
+        description="An id for this request, of 1 to 128 letters, digits, dots, hyphens and "
+        "underscores. Without a valid one, the request gets a new id.",
+    ),
+    OpenApiParameter(
+        REQUEST_ID_HEADER,
+        str,
+        OpenApiParameter.HEADER,
+        response=True,
+        description="The id of the request, which is in the site's log, too.",
+    ),
+    *(
+        OpenApiParameter(
+            name,
+            {"type": "integer", "minimum": 0},
+            OpenApiParameter.HEADER,
+            response=True,
+            description=f"{text} Not sent if there is no limit.",
+        )
+        for name, text in (
+            (LIMIT_HEADER, "How many requests of this kind are allowed within the period."),
+            (REMAINING_HEADER, "How many of them are left now."),
+            (RESET_HEADER, "Seconds until one more is allowed; 0 if none was counted."),
+        )
     ),
 ]
 

@@ -73,21 +73,24 @@ REST_FRAMEWORK_ERRORS: dict[str, tuple[tuple[int, ...], str]] = {
     "authentication_failed": ((401, 403), "Incorrect authentication credentials."),
     "not_acceptable": ((406,), "Could not satisfy the request Accept header."),
     "unsupported_media_type": ((415,), 'Unsupported media type "text/plain" in request.'),
+    # djangorestframework-simplejwt's.
+    "token_not_valid": ((401,), "Given token not valid for any token type"),
     "throttled": ((429,), "Request was throttled. Expected available in 30 seconds."),
 }
-"""By code, the statuses and the message of errors of Django REST framework."""
+"""By code, the statuses and the message of errors of libraries."""
 
 COMMON_ERRORS = (
     "bad_request",
     "permission_denied",
     "not_authenticated",
     "authentication_failed",
+    "token_not_valid",
     "not_acceptable",
     "throttled",
     "unavailable",
 )
 """The codes of errors that every operation has."""
-BODY_ERRORS = ("parse_error", "invalid", "too_large", "unsupported_media_type")
+BODY_ERRORS = ("csrf_failed", "parse_error", "invalid", "too_large", "unsupported_media_type")
 IDEMPOTENCY_ERRORS = (
     "invalid_idempotency_key",
     "idempotency_key_in_use",

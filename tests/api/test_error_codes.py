@@ -77,9 +77,9 @@ class Site:
         self.sandbox.faults(api=[{"match": ".*", **fault}])
         return self.caller.post(f"connections/{number.pk}/refresh/")
 
-    def with_basic_authentication(self, headers: dict[str, str]) -> HttpResponse:
-        """Ask an API whose first way to authenticate has a WWW-Authenticate header."""
-        mixin = type("Mixin", (), {"authentication_classes": [BasicAuthentication]})
+    def authenticated_by(self, kind: type[Any], headers: dict[str, str]) -> HttpResponse:
+        """Ask an API whose only way to authenticate has a WWW-Authenticate header."""
+        mixin = type("Mixin", (), {"authentication_classes": [kind]})
         urlconf = ModuleType("basic_authentication_urls")
         urlconf.urlpatterns = [path("api/whatsapp/", include(urls.urls_for(mixin)))]  # type: ignore[attr-defined]
         self.settings.ROOT_URLCONF = urlconf
@@ -131,6 +131,17 @@ def just_disconnected(site: Site) -> HttpResponse:
 def token_not_permitted(site: Site) -> HttpResponse:
     viewer = Caller(make_user("viewer", "create_setup_link"))
     return viewer.post("setup-links/", {"customer": make_customer().pk, "include_token": True})
+
+
+def token_not_valid(site: Site) -> HttpResponse:
+    authentication = pytest.importorskip("rest_framework_simplejwt.authentication")
+    headers = {"Authorization": "Bearer wrong"}
+    return site.authenticated_by(authentication.JWTAuthentication, headers)
+
+
+def csrf_failed(site: Site) -> HttpResponse:
+    site.caller.client.handler.enforce_csrf_checks = True
+    return site.create_customer({"name": "A"})
 
 
 def throttled(site: Site) -> HttpResponse:
@@ -212,10 +223,14 @@ PROVOKED: dict[tuple[int, str], Callable[[Site], HttpResponse]] = {
         "customers/?" + "&".join(f"a{number}=1" for number in range(1001))
     ),
     (400, "parse_error"): lambda site: site.create_customer(b"{"),
-    (401, "not_authenticated"): lambda site: site.with_basic_authentication({}),
+    (401, "not_authenticated"): lambda site: site.authenticated_by(BasicAuthentication, {}),
     (403, "not_authenticated"): lambda site: Caller().get("customers/"),
-    (401, "authentication_failed"): lambda site: site.with_basic_authentication(WRONG_PASSWORD),
+    (401, "authentication_failed"): lambda site: site.authenticated_by(
+        BasicAuthentication, WRONG_PASSWORD
+    ),
+    (401, "token_not_valid"): token_not_valid,
     (403, "authentication_failed"): lambda site: Caller().get("customers/", headers=WRONG_PASSWORD),
+    (403, "csrf_failed"): csrf_failed,
     (403, "permission_denied"): lambda site: Caller(make_user("nobody")).get("customers/"),
     (403, "token_not_permitted"): token_not_permitted,
     (404, "not_found"): lambda site: site.caller.get("customers/99/"),

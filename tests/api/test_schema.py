@@ -164,6 +164,63 @@ def test_examples_match_the_schema(mixins: Any) -> None:
         assert list(validator.iter_errors(value)) == [], name
 
 
+def test_examples_of_invalid_values_are_of_the_operation(document: Any) -> None:
+    """An example does not call a filter unknown that there is, nor complain of another's field."""
+    seen = set()
+    for name, operation in operations(document):
+        answer = operation["responses"]["400"]["content"]["application/json"]
+        for example in answer.get("examples", {}).values():
+            seen.add(name)
+            known = {one["name"] for one in operation.get("parameters", [])}
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+            reference = body.get("schema", {}).get("$ref", "").rpartition("/")[2]
+            known |= set(document["components"]["schemas"].get(reference, {}).get("properties", []))
+            for field, problems in example["value"]["fields"].items():
+                is_unknown = problems[0]["code"].startswith("unknown_")
+                assert (field in known) != is_unknown, (name, field)
+    expected = {name for name, _operation in operations(document)}
+    without_values = {name for name in expected if name.startswith("get ") and "{id}" in name}
+    assert seen == expected - without_values - {"get /", "get /schema/"}
+
+
+@pytest.mark.parametrize("mixins", [(), (TenantMixin,)])
+def test_generators_can_use_it(mixins: Any) -> None:
+    """What clients that others' generators make have stumbled on."""
+
+    def parts(node: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(node, dict):
+            yield node
+        for inner in node.values() if isinstance(node, dict) else node:
+            if isinstance(inner, (dict, list)):
+                yield from parts(inner)
+
+    whole = openapi.build_document(urls.versioned_patterns(*mixins), API)
+    for part in parts({name: whole[name] for name in ("paths", "components")}):
+        assert part.get("format") != "int64"
+        assert "default" not in part or "type" not in part
+        assert part.get("enum") != [""]
+        assert "" not in part.get("enum", [])
+        if part.get("type") == "integer" and part.get("maximum", 0) > 2**31:
+            assert part["maximum"] == 2**53 - 1
+        for option in part.get("oneOf", []):
+            assert set(option) == {"$ref"} or option == {"type": "null"}
+    for _name, operation in operations(whole):
+        assert operation["operationId"].startswith("kapso_")
+        assert all(tag == "Kapso" or tag.startswith("Kapso ") for tag in operation["tags"])
+    assert all(name.startswith("Kapso") for name in whole["components"]["schemas"])
+
+
+def test_lists_of_values_that_grow_are_open(document: Any) -> None:
+    known = document["components"]["schemas"]
+    kind = known["KapsoEvent"]["properties"]["kind"]
+    assert kind["type"] == "string"
+    assert "enum" not in kind
+    assert kind["x-extensible-enum"] == known["KapsoEventKind"]["enum"]
+    assert "Later versions may add values" in kind["description"]
+    assert known["KapsoConnection"]["properties"]["health_status"]["type"] == ["string", "null"]
+    assert known["KapsoCustomer"]["properties"]["status"]["$ref"].endswith("OnboardingStatus")
+
+
 def test_request_bodies_are_strict(document: Any) -> None:
     known = document["components"]["schemas"]
     assert known["KapsoCustomerRequest"]["required"] == ["name"]
@@ -232,15 +289,23 @@ def test_spectacular_settings_of_the_site_do_not_change_it(
     assert openapi.build_document(urls.versioned_patterns(), API) == document
 
 
+ON_EVERY_ANSWER = {"X-Request-ID", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"}
+
+
 def test_headers(document: Any) -> None:
     create = document["paths"]["/customers/"]["post"]
     assert "Idempotency-Key" in [p["name"] for p in create["parameters"]]
-    assert set(create["responses"]["201"]["headers"]) == {"Location", "Idempotent-Replayed"}
+    assert {"Location", "Idempotent-Replayed"} < set(create["responses"]["201"]["headers"])
     status = document["paths"]["/customers/{id}/status/"]["get"]
-    assert {"If-None-Match", "Accept-Language", "id"} == {p["name"] for p in status["parameters"]}
+    assert {p["name"] for p in status["parameters"]} == {
+        *("If-None-Match", "Accept-Language", "X-Request-ID", "id")
+    }
     assert "content" not in status["responses"]["304"]
-    assert set(status["responses"]["304"]["headers"]) == {"ETag"}
-    for _name, operation in operations(document):
+    assert set(status["responses"]["304"]["headers"]) == {"ETag", *ON_EVERY_ANSWER}
+    for name, operation in operations(document):
+        for answer in operation["responses"].values():
+            assert set(answer["headers"]) >= ON_EVERY_ANSWER, name
+        assert "X-Request-ID" in [p["name"] for p in operation["parameters"]], name
         assert "Retry-After" in operation["responses"]["429"]["headers"]
         assert "Retry-After" in operation["responses"]["503"]["headers"]
 
@@ -487,7 +552,7 @@ def test_overridden_methods_within_the_sites_schema(tmp_path: Path) -> None:
     one = paths["/mine/{team}/v1/customers/{id}/"]["get"]
     assert one["operationId"] == "kapso_tenant_customers_retrieve"
     kinds = {parameter["name"]: parameter["schema"]["type"] for parameter in one["parameters"]}
-    assert kinds == {"id": "integer", "team": "string"}
+    assert kinds == {"id": "integer", "team": "string", "X-Request-ID": "string"}
     assert "404" in paths["/api/whatsapp/v1/customers/{id}/"]["get"]["responses"]
     known = document["components"]["schemas"]
     assert all(name.startswith("Kapso") for name in known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404
 from django.shortcuts import get_object_or_404
+from django.utils.functional import cached_property
 from django.views.decorators.debug import sensitive_variables
 from rest_framework.exceptions import APIException
 from rest_framework.permissions import BasePermission
@@ -24,6 +26,7 @@ from rest_framework.throttling import BaseThrottle
 from rest_framework.viewsets import GenericViewSet
 
 from ...db import non_atomic
+from ...log import log_event, logging_request_id
 from ...models import Customer
 from .. import idempotency, permissions
 from ..browsable_api import BrowsableFilters, raw_data_form
@@ -35,6 +38,7 @@ from ..filters import (
 )
 from ..pagination import NumberedPagination
 from ..parsers import MAX_BODY_BYTES, BoundedJSONParser
+from ..request_ids import REQUEST_ID_HEADER, request_id_of
 from ..schema import (
     default_schema,
 )
@@ -128,7 +132,11 @@ class Api(GenericViewSet[Any]):
         ]
 
     def get_throttles(self) -> list[BaseThrottle]:
-        return [ApiThrottle(self.throttle_kinds.get(self.action, "read"))]
+        return [self._api_throttle]
+
+    @cached_property
+    def _api_throttle(self) -> ApiThrottle:
+        return ApiThrottle(self.throttle_kinds.get(self.action, "read"))
 
     def get_idempotency_owner(self, request: Request) -> str:
         """Return whose an ``Idempotency-Key`` is: other users may use the same key."""
@@ -201,7 +209,21 @@ class Api(GenericViewSet[Any]):
         # not take them, but a mixin can read them from ``kwargs``.
         self.url_kwargs = kwargs
         own_kwargs = {name: value for name, value in kwargs.items() if name == "pk"}
-        return super().dispatch(request, *args, **own_kwargs)
+        self.request_id = request_id_of(request)
+        status, began_at = 500, time.monotonic()
+        with logging_request_id(self.request_id):
+            try:
+                response = super().dispatch(request, *args, **own_kwargs)
+                status = response.status_code
+            finally:
+                log_event(
+                    "rest.answered",
+                    method=request.method,
+                    route=request.resolver_match.view_name,
+                    status=status,
+                    seconds=time.monotonic() - began_at,
+                )
+        return response
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self.kwargs = self.url_kwargs
@@ -226,7 +248,20 @@ class Api(GenericViewSet[Any]):
     ) -> Response:
         final: Response = super().finalize_response(request, response, *args, **kwargs)
         final.headers.setdefault("Cache-Control", "no-store")
+        final.headers[REQUEST_ID_HEADER] = self.request_id
+        for name, value in self._rate_limit_headers(request, final).items():
+            final.headers[name] = value
         return final
+
+    def _rate_limit_headers(self, request: Request, response: Response) -> dict[str, str]:
+        if not self._api_throttle.is_read and response.status_code >= 500:
+            return {}  # the database, which knows the user, may be away
+        try:
+            throttles = self.get_throttles()
+        except Exception:
+            return {}  # one of the site may need the user that the request does not have
+        own = [one for one in throttles if isinstance(one, ApiThrottle)]
+        return own[0].headers(request, self) if own else {}
 
     def get_serializer_class(self) -> type[BaseSerializer[Any]]:
         return self.serializer_classes.get(self.action) or super().get_serializer_class()
