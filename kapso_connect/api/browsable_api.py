@@ -28,6 +28,8 @@ def raw_data_form(view: Any, instance: Any) -> SimpleNamespace:
         # An example id could belong to a real customer, who would be invited by accident.
         customer = view.request.query_params.get("customer", "")
         data["customer"] = int(customer) if is_primary_key(customer) else None
+    if instance is None and "customers" in data:
+        data["customers"] = []
     return SimpleNamespace(data=data, fields={})
 
 
