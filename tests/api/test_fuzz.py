@@ -118,7 +118,16 @@ def one_at_a_time(live_server: LiveServer) -> Iterator[None]:
             finally:
                 response.close()
 
+    close_request = server.close_request
+
+    def close_locked(request: Any) -> None:
+        # SQLite may crash if one thread closes its connection while another one uses its own: the
+        # garbage that Python collects then may be cursors of the first.
+        with lock:
+            close_request(request)
+
     server.set_app(locked)
+    server.close_request = close_locked
     yield
     server.set_app(application)
 
