@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
-from typing import Any, cast
+from typing import Any
 
 from django.db.models import F, Q, QuerySet
 from rest_framework import serializers
@@ -16,18 +16,13 @@ from ..models import (
     Connection,
     Invitation,
     InvitationBatch,
-    InvitationBatchQuerySet,
     SetupLink,
     TimelineEvent,
 )
 from ..onboarding.status import OnboardingStatus
 from .errors import ApiError, FieldErrors, field_errors
 from .fields import ChoiceField, IntegerParameter, StrictCharField, UtcDateTimeField
-from .serializers import (
-    BATCH_PURPOSE_HELP,
-    BATCH_STATE_HELP,
-    EMAIL_STATUSES,
-)
+from .serializers import EMAIL_STATUSES
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 100
@@ -219,21 +214,21 @@ class EventFilters(Filters):
 
 
 class BatchFilters(PagedFilters):
-    purpose = ChoiceField(
-        "BatchPurpose",
-        InvitationBatch.Purpose.choices,
-        required=False,
-        help_text=BATCH_PURPOSE_HELP,
+    purpose = ListParameter(
+        ChoiceField("BatchPurpose", InvitationBatch.Purpose.choices),
+        source="purpose__in",
+        help_text="Only batches with one of these purposes.",
     )
-    state = ChoiceField(
-        "BatchState", InvitationBatch.State.choices, required=False, help_text=BATCH_STATE_HELP
+    state = ListParameter(
+        ChoiceField("BatchState", InvitationBatch.State.choices),
+        help_text="Only batches in one of these states.",
     )
 
-    def apply(self, rows: QuerySet[Any], values: Mapping[str, Any]) -> QuerySet[Any]:
-        batches = cast("InvitationBatchQuerySet", rows)
-        if "purpose" in values:
-            batches = batches.filter(purpose=values["purpose"])
-        return batches.in_state(values["state"]) if "state" in values else batches
+    def apply(self, rows: Any, values: Mapping[str, Any]) -> Any:
+        others = dict(values)
+        if states := others.pop("state", None):
+            rows = rows.in_states(*states)
+        return super().apply(rows, others)
 
 
 class InvitationFilters(PagedFilters):
