@@ -160,17 +160,42 @@ def _is_language_prefix(pattern: object) -> bool:
 
 def _rest_requirements() -> list[CheckMessage]:
     is_mounted = bool(_namespaces_of("kapso_connect_api", get_resolver()))
+    hidden = list(_hidden_by_rest(get_resolver()))
     if not is_mounted or apps.is_installed("rest_framework"):
-        return []
+        return hidden
     return [
+        *hidden,
         Error(
             "kapso_connect.api.urls is in the URLconf, but Django REST framework is not in "
             "INSTALLED_APPS, so its pages for browsers have no templates: they are answered with "
             "JSON.",
             hint='Add "rest_framework" to INSTALLED_APPS.',
             id="kapso_connect.E011",
-        )
+        ),
     ]
+
+
+def _hidden_by_rest(resolver: URLResolver) -> Iterator[CheckMessage]:
+    """Yield a warning for each URL pattern that comes after the REST API and begins with its
+    prefix: the API answers all that is below it, also what it does not have."""
+    patterns = resolver.url_patterns
+    for index, pattern in enumerate(patterns):
+        if not isinstance(pattern, URLResolver):
+            continue
+        if pattern.app_name != "kapso_connect_api":
+            yield from _hidden_by_rest(pattern)
+            continue
+        prefix = str(pattern.pattern)
+        for later in patterns[index + 1 :]:
+            route = str(later.pattern)
+            if route.startswith(prefix):
+                yield Warning(
+                    f"The URL pattern {route!r} comes after kapso_connect.api.urls, which is "
+                    f"mounted at {prefix!r} and answers everything below it: it is never reached.",
+                    hint="Mount the REST API below a prefix of its own, such as api/whatsapp/, or "
+                    "after the other patterns.",
+                    id="kapso_connect.W040",
+                )
 
 
 def _shadowed_urls() -> Iterator[CheckMessage]:

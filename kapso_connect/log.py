@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from logging import DEBUG, ERROR, INFO, WARNING
 from typing import Any
@@ -149,6 +151,10 @@ EVENTS = {
     # The REST API
     "rest.rate_limit_failed": (ERROR, "The rate limit could not be checked: %(error)s"),
     "rest.failed": (ERROR, "The REST API answered %(status)s %(code)s: %(error)s"),
+    "rest.answered": (
+        DEBUG,
+        "%(method)s %(route)s was answered %(status)s after %(seconds).3f s",
+    ),
     # API calls, tasks and commands
     "api.called": (
         DEBUG,
@@ -189,8 +195,20 @@ EVENTS = {
 MIN_SECONDS_BETWEEN_REPEATS = 60.0
 """How often an event of an outage is logged by one process."""
 
+_request_id: ContextVar[str] = ContextVar("kapso_connect_request_id", default="")
+
 is_short_lived = False
 """True in a process that runs one command of this package and ends with it."""
+
+
+@contextmanager
+def logging_request_id(request_id: str) -> Iterator[None]:
+    """Add ``request_id`` to the fields of every event that is logged inside."""
+    token = _request_id.set(request_id)
+    try:
+        yield
+    finally:
+        _request_id.reset(token)
 
 
 def log_event(name: str, /, *, exc_info: bool | BaseException = False, **fields: Any) -> None:
@@ -198,12 +216,16 @@ def log_event(name: str, /, *, exc_info: bool | BaseException = False, **fields:
 
     ``exc_info`` is as in ``logging``. Never raises: logging must not break what is being logged.
     """
+    if request_id := _request_id.get():
+        fields["request_id"] = request_id
     _log(name, fields, exc_info)
     for path, observer in _observers():
         try:
             observer(name, dict(fields))
         except Exception as error:
             failed = {"observer": path, "during": name, "error": type(error).__name__}
+            if request_id:
+                failed["request_id"] = request_id
             _log("observer.failed", failed, error)
 
 
@@ -237,13 +259,17 @@ def _log(name: str, fields: Mapping[str, Any], exc_info: bool | BaseException) -
     if logger.isEnabledFor(level):
         # A line break in a value must not start another line of the log.
         shown = {key: one_line(v) if isinstance(v, str) else v for key, v in fields.items()}
+        extra = {"kapso_event": name, **fields}
+        if "request_id" in extra and "request_id" in vars(logging.makeLogRecord({})):
+            # The site's record factory adds its own, which logging lets nobody overwrite.
+            del extra["request_id"]
         # The message is not formatted here, so that records can be grouped by it.
         logger.log(
             level,
             message,
             *([shown] if shown else []),
             exc_info=exc_info,
-            extra={"kapso_event": name, **fields},
+            extra=extra,
         )
 
 

@@ -48,7 +48,7 @@ from .retries import (
 )
 from .text import one_line
 from .translation import gettext_lazy as _
-from .utils import MAX_URL_LENGTH, time_since
+from .utils import MAX_URL_LENGTH, time_since, utc_now
 
 
 def new_external_id() -> str:
@@ -952,6 +952,21 @@ class Connection(models.Model):
         blank=True,
         help_text=_("Why it was last disconnected."),
     )
+    removal_requested_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="When staff had Kapso remove the number, until it is recorded as disconnected.",
+    )
+    removal_requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="+",
+        help_text="On whose behalf Kapso was asked to remove it. Empty if that is not known.",
+    )
     quality_rating = models.CharField(
         _("quality rating"), max_length=32, blank=True, help_text=_("Meta's: GREEN, YELLOW, RED.")
     )
@@ -1268,7 +1283,47 @@ class TimelineEvent(Dismissable):
 
 
 class InvitationBatchQuerySet(PrimaryQuerySet["InvitationBatch"]):
-    pass
+    def started(self) -> InvitationBatchQuerySet:
+        """Return the batches whose options were confirmed; the others are drafts."""
+        return self.filter(started_at__isnull=False)
+
+    def running(self) -> InvitationBatchQuerySet:
+        """Return the batches that a process is working on, or can work on now."""
+        return self.filter(_has_invitations(_in_hand()), stopped="")
+
+    def waiting(self) -> InvitationBatchQuerySet:
+        """Return the batches of which what is left can only be tried later."""
+        return self.filter(_has_invitations(), ~_has_invitations(_in_hand()), stopped="")
+
+    def stopped(self) -> InvitationBatchQuerySet:
+        """Return the batches that an error stopped before everything was done."""
+        return self.filter(_has_invitations()).exclude(stopped="")
+
+    def finished(self) -> InvitationBatchQuerySet:
+        """Return the batches of which nothing is left to do."""
+        return self.exclude(_has_invitations())
+
+    def in_state(self, state: str) -> InvitationBatchQuerySet:
+        """Return the batches in a ``State``, as ``invitations.find_state`` says it of one batch."""
+        match state:
+            case InvitationBatch.State.RUNNING:
+                return self.running()
+            case InvitationBatch.State.WAITING:
+                return self.waiting()
+            case InvitationBatch.State.STOPPED:
+                return self.stopped()
+        return self.finished()
+
+
+def _has_invitations(*conditions: models.Q) -> models.Exists:
+    """Return the condition that a batch has a pending invitation with these ``conditions``."""
+    rows = Invitation.objects.filter(*conditions, batch=models.OuterRef("pk"))
+    return models.Exists(rows.order_by().pending())
+
+
+def _in_hand() -> models.Q:
+    now = utc_now()
+    return models.Q(leased_until__gt=now) | models.Q(next_attempt_at__lte=now)
 
 
 class InvitationBatch(models.Model):
@@ -1278,6 +1333,12 @@ class InvitationBatch(models.Model):
     class Purpose(models.TextChoices):
         INVITE = "invite", _("Invitations")
         REMIND = "remind", _("Reminders")
+
+    class State(models.TextChoices):
+        RUNNING = "running", _("Running")
+        WAITING = "waiting", _("Waiting")
+        STOPPED = "stopped", _("Stopped")
+        FINISHED = "finished", _("Finished")
 
     purpose = models.CharField(
         _("purpose"), max_length=16, choices=Purpose.choices, default=Purpose.INVITE
@@ -1419,7 +1480,8 @@ class IdempotentRequestQuerySet(LeasedQuerySet["IdempotentRequest"]):
 
 
 class IdempotentRequest(Leased):
-    """A REST request with an ``Idempotency-Key`` that creates an object, and its response.
+    """A REST request with an ``Idempotency-Key`` that creates an object or sends an e-mail, and its
+    response.
 
     Without ``response`` the request is in progress while it is leased. After that, the next request
     with the key continues it.

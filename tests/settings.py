@@ -11,7 +11,7 @@ import environ
 
 env = environ.Env()
 
-SECRET_KEY = "tests-only"
+SECRET_KEY = "tests-only, and as long as what signs tokens should be"
 DEBUG = False
 ALLOWED_HOSTS = ["*"]
 USE_TZ = True

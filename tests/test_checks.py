@@ -22,6 +22,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 from django.urls import include, path, re_path, set_script_prefix
 from django.utils import translation
+from django.views.generic import RedirectView
 
 from kapso_connect import checks
 from kapso_connect.pages.views import SuccessView
@@ -360,6 +361,28 @@ def test_language_code_that_urls_cannot_begin_with_is_reported(
     settings.LANGUAGES = [("en", "English"), ("de", "German")]
     with translation.override(language):  # as in a process in which nothing activates another
         assert [m.id for m in checks.check_urls()] == expected
+
+
+OURS = path("whatsapp/", include("kapso_connect.urls"))
+REST = path("api/", include("kapso_connect.api.urls"))
+OWN = path("api/orders/", RedirectView.as_view(url="/"), name="own-orders")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        ([OURS, OWN, REST], []),
+        ([OURS, path("api/whatsapp/", include("kapso_connect.api.urls")), OWN], []),
+        ([OURS, REST, OWN], ["kapso_connect.W040"]),
+        ([OURS, REST, path("api/", include([OWN]))], ["kapso_connect.W040"]),
+        ([OURS, path("in/", include([REST, OWN]))], ["kapso_connect.W040"]),
+    ],
+)
+def test_urls_that_the_rest_api_hides_are_reported(
+    settings: Any, patterns: list[Any], expected: list[str]
+) -> None:
+    settings.ROOT_URLCONF = type("Urls", (), {"urlpatterns": patterns})
+    assert [m.id for m in checks.check_urls()] == expected
 
 
 def test_rest_api_without_its_app_is_reported(settings: Any) -> None:

@@ -12,7 +12,6 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.formats import time_format
 from django.views.generic import TemplateView
 
-from ..conf import get_conf
 from ..models import Customer, Invitation, InvitationBatch
 from ..onboarding import invitations
 from ..onboarding.connect_urls import connect_url
@@ -28,9 +27,6 @@ BATCH_ROWS_PER_PAGE = 50
 
 IDLE_BATCH_SECONDS = 30
 """How long due invitations may wait until the page says that no worker processes them."""
-
-BATCH_WORK_SECONDS = 4.0
-"""How long one request works on a batch, if there are no task workers."""
 
 Status, Email = Invitation.Status, Invitation.Email
 
@@ -76,14 +72,14 @@ class ProgressView(AdminView, TemplateView):
             else:
                 invitations.resume(self.batch)
                 log_changes(request, [self.batch], _("Resumed the batch of invitations."))
-            work_now(self.batch)
+            invitations.work_unless_background(self.batch)
         elif task == "give_up":
             if not self.can_resume:
                 raise PermissionDenied
             if invitations.give_up(self.batch):
                 log_changes(request, [self.batch], _("Gave up the rest of the batch."))
         elif task == "work":
-            work_here(self.batch)
+            invitations.work_in_request(self.batch)
         return HttpResponseRedirect(request.get_full_path())
 
     def update_customers(self) -> None:
@@ -251,14 +247,3 @@ def finished_text(batch: InvitationBatch, progress: invitations.Progress) -> tup
         progress.emails_sent,
     )
     return good, text % {"count": progress.emails_sent}
-
-
-def work_now(batch: InvitationBatch) -> None:
-    """Work on the batch in this request if there are no task workers."""
-    if not invitations.is_background():
-        work_here(batch)
-
-
-def work_here(batch: InvitationBatch) -> None:
-    """Work on the batch in this request for ``BATCH_WORK_SECONDS``."""
-    invitations.work(batch.pk, seconds=BATCH_WORK_SECONDS, budget=get_conf().api_budget)

@@ -12,11 +12,10 @@ from django.urls import NoReverseMatch
 
 from .. import exceptions
 from ..models import Customer
-from ..onboarding import setup_links
+from ..onboarding import invitations, setup_links
 from ..onboarding.messages import staff_message
 from ..translation import gettext as _
 from .base import AdminView
-from .batch_progress import work_now
 from .history import log_batch
 
 
@@ -49,4 +48,4 @@ class DraftView(AdminView):
     def record_start(self, entry: str) -> None:
         """Add ``entry`` to the customers' history, and begin the work if there are no workers."""
         log_batch(self.model_admin, self.request, self.batch, entry)
-        work_now(self.batch)
+        invitations.work_unless_background(self.batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from django.contrib import admin
 from django.contrib.admin.exceptions import NotRegistered
@@ -12,16 +12,16 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from ..models import Customer, Invitation, InvitationBatch
+from ..models import Customer, Invitation, InvitationBatch, InvitationBatchQuerySet
 from ..onboarding import invitations
 from ..translation import gettext as _
 from ..translation import gettext_lazy
-from ..utils import utc_now
 from .base import ReadOnlyAdmin
 from .display import EMPTY, badge, format_datetime
 from .permissions import can_create_setup_links
 
 Status, Email = Invitation.Status, Invitation.Email
+State = InvitationBatch.State
 
 
 class StateFilter(admin.SimpleListFilter):
@@ -30,32 +30,23 @@ class StateFilter(admin.SimpleListFilter):
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [
-            ("running", _("Running")),
-            ("waiting", _("Waiting")),
-            ("stopped", _("Stopped")),
-            ("finished", _("Finished")),
+            *((state.value, str(state.label)) for state in State),
             ("failures", _("Finished with failures")),
         ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        batches = cast(InvitationBatchQuerySet, queryset)
         rows = Invitation.objects.filter(batch=OuterRef("pk")).order_by()
-        pending = rows.pending()
-        troubled = rows.filter(
-            Q(status=Status.FAILED) | Q(email_status__in=[Email.FAILED, Email.UNKNOWN])
+        troubled = Exists(
+            rows.filter(Q(status=Status.FAILED) | Q(email_status__in=[Email.FAILED, Email.UNKNOWN]))
         )
-        now = utc_now()
-        in_hand = Exists(pending.filter(Q(leased_until__gt=now) | Q(next_attempt_at__lte=now)))
         match self.value():
-            case "running":
-                return queryset.filter(in_hand, stopped="")
-            case "waiting":
-                return queryset.filter(Exists(pending), ~in_hand, stopped="")
-            case "stopped":
-                return queryset.filter(Exists(pending)).exclude(stopped="")
-            case "finished":
-                return queryset.filter(~Exists(pending), ~Exists(troubled))
+            case State.FINISHED:
+                return batches.finished().exclude(troubled)
             case "failures":
-                return queryset.filter(~Exists(pending), Exists(troubled))
+                return batches.finished().filter(troubled)
+            case state if state in State.values:
+                return batches.in_state(state)
         return queryset
 
 
@@ -93,7 +84,8 @@ class InvitationBatchAdmin(ReadOnlyAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[InvitationBatch]:
         # A draft is its author's alone, and is forgotten unless it is started.
-        return super().get_queryset(request).filter(started_at__isnull=False)
+        batches = cast(InvitationBatchQuerySet, super().get_queryset(request))
+        return batches.started()
 
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
         changelist = super().get_changelist_instance(request)
@@ -129,16 +121,17 @@ class InvitationBatchAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("state"))
     def state(self, batch: Any) -> SafeString:
-        progress = batch.progress
-        if progress.left and batch.stopped:
+        state = invitations.find_state(batch, batch.progress)
+        if state == State.STOPPED:
             reason = format_html('<span class="kapso-status-detail">{}</span>', batch.stopped)
-            stopped = badge("bad", _("Stopped"))
-            return format_html('<span class="kapso-status">{}{}</span>', stopped, reason)
-        if progress.left:
-            return badge("busy", _("Waiting") if progress.is_waiting else _("Running"))
-        if progress.has_problems:
+            return format_html(
+                '<span class="kapso-status">{}{}</span>', badge("bad", state.label), reason
+            )
+        if state != State.FINISHED:
+            return badge("busy", state.label)
+        if batch.progress.has_problems:
             return badge("bad", _("Finished with failures"))
-        return badge("good", _("Finished"))
+        return badge("good", state.label)
 
     @admin.display(description=gettext_lazy("customers"))
     def customers(self, batch: Any) -> int:

@@ -33,6 +33,8 @@ from ..exceptions import (
     KapsoRateLimited,
     KapsoUnavailable,
     KapsoValidationError,
+    NoConnectUrl,
+    NoEmailAddress,
     NumberGone,
     NumberMoved,
     TryLater,
@@ -52,16 +54,27 @@ ERRORS: dict[str, tuple[int, str]] = {
     "bad_request": (400, "Bad request."),
     "parse_error": (400, "The request body could not be read."),
     "permission_denied": (403, "You do not have permission to perform this action."),
+    "csrf_failed": (403, "The CSRF token is missing or wrong."),
     "token_not_permitted": (403, "You do not have permission to receive the link's token."),
     "not_found": (404, "Not found."),
     "missing_slash": (404, "Nothing was done: the URL needs a slash at its end."),
+    "already_connected": (409, "This customer has connected a number."),
+    "batch_not_stopped": (409, "The batch has not stopped: it is being worked on."),
     "changed_meanwhile": (409, "Kapso cannot confirm the current state yet. Try again shortly."),
     "customer_erased": (409, "The personal data of this customer were erased."),
+    "emailed_recently": (409, "This customer was e-mailed the personal link less than a day ago."),
     "external_customer_id_taken": (409, "Another customer already has this external id."),
     "idempotency_key_in_use": (
         409,
         "A request with this key is still being processed. Try again shortly.",
     ),
+    "no_email_address": (409, "This customer has no valid e-mail address."),
+    "no_personal_link": (
+        409,
+        "This customer has no personal link that leads to a setup link. Create a setup link first.",
+    ),
+    "not_waiting": (409, "Only customers who are invited, or have opened the link, are reminded."),
+    "nobody_left": (409, "All customers would be left out. Nothing was created."),
     "number_moved": (
         409,
         "Kapso says that this number is not this customer's any more. Nothing was done with it.",
@@ -82,9 +95,19 @@ ERRORS: dict[str, tuple[int, str]] = {
         501,
         "The schema needs drf-spectacular, which is not installed on this site.",
     ),
+    "email_refused": (502, "The e-mail was not sent: the mail server refuses it."),
     "kapso_credentials": (502, "This site has no valid API key for Kapso."),
     "kapso_plan": (502, "This site's Kapso plan does not include this."),
     "kapso_unexpected": (502, "Kapso sent a response that could not be understood."),
+    "email_not_accepted_yet": (
+        503,
+        "The e-mail was not sent: the mail server does not accept it yet. Try again later.",
+    ),
+    "email_outcome_unknown": (
+        503,
+        "It is not known whether the e-mail was sent. Ask the customer before you send another "
+        "one, with another Idempotency-Key.",
+    ),
     "kapso_outcome_unknown": (
         503,
         "Kapso did not say whether it carried out the request. Send it again: with the same "
@@ -114,6 +137,8 @@ DJANGO_ERROR_CODES: dict[tuple[type[Exception], ...], str] = {
     (TryLater,): "changed_meanwhile",
     (NumberMoved,): "number_moved",
     (NumberGone,): "kapso_not_found",
+    (NoEmailAddress,): "no_email_address",
+    (NoConnectUrl,): "no_personal_link",
 }
 KAPSO_ERROR_CODES: dict[type[KapsoError], str] = {
     KapsoRateLimited: "kapso_rate_limited",
@@ -130,8 +155,15 @@ KAPSO_ERROR_CODES: dict[type[KapsoError], str] = {
 
 RETRIABLE_CODES = {"changed_meanwhile"} | {code for code in ERRORS if ERRORS[code][0] == 503}
 
+OUTCOME_UNKNOWN_CODES = {"email_outcome_unknown", "kapso_outcome_unknown"}
+"""What was requested may have been done: its Idempotency-Key stays in use."""
+
 BODY_PATH = "body"
 """The path of errors that concern the body as a whole."""
+
+CSRF_MESSAGE = "CSRF Failed: "
+"""How the message of Django REST framework's SessionAuthentication begins: the error has no class
+and no code of its own."""
 
 FieldErrors = dict[str, list[dict[str, str]]]
 """The path of each invalid value, with its errors: each has a ``code`` and a ``message``."""
@@ -153,6 +185,7 @@ class ApiError(exceptions.APIException):
         super().__init__(message or default_message, code)
         self.status_code = status
         self.fields = fields or {}
+        self.outcome_unknown = code in OUTCOME_UNKNOWN_CODES
         if retry_after is None and code in RETRIABLE_CODES:
             retry_after = DEFAULT_RETRY_AFTER
         self.wait = retry_after
@@ -185,6 +218,8 @@ def exception_handler(error: Exception, context: Mapping[str, Any]) -> Response 
     if auth_header := getattr(error, "auth_header", None):
         headers["WWW-Authenticate"] = auth_header
     seconds = getattr(known, "wait", None)
+    if seconds is None and known.status_code == 429:
+        seconds = DEFAULT_RETRY_AFTER
     if seconds is not None:
         headers["Retry-After"] = str(max(math.ceil(seconds), 1))
     fields = known.fields if isinstance(known, ApiError) else {}
@@ -195,6 +230,10 @@ def exception_handler(error: Exception, context: Mapping[str, Any]) -> Response 
 def _to_drf_error(error: Exception, view: Any) -> exceptions.APIException | None:
     if isinstance(error, exceptions.ValidationError):
         return ApiError("invalid", fields=dict(_field_errors(error.detail)))
+    if isinstance(error, exceptions.PermissionDenied) and str(error.detail).startswith(
+        CSRF_MESSAGE
+    ):
+        return ApiError("csrf_failed", str(error.detail))
     if isinstance(error, exceptions.APIException):
         return error
     if isinstance(error, InvalidOptions):
@@ -210,11 +249,13 @@ def _to_drf_error(error: Exception, view: Any) -> exceptions.APIException | None
 def _code_and_message(error: exceptions.APIException) -> tuple[str, str]:
     # Authentication classes of other libraries raise errors with mappings and lists.
     detail: Any = error.detail
+    code = None
     if isinstance(detail, Mapping):
+        code = detail.get("code")  # as in djangorestframework-simplejwt
         detail = detail.get("detail", error.default_detail)
     if isinstance(detail, list):
         detail = detail[0] if detail else error.default_detail
-    return str(getattr(detail, "code", None) or error.default_code), str(detail)
+    return str(code or getattr(detail, "code", None) or error.default_code), str(detail)
 
 
 def _field_errors(detail: Any, path: str = "") -> Iterator[tuple[str, list[dict[str, str]]]]:

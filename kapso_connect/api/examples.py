@@ -35,7 +35,7 @@ SETUP_LINK: Example = {
     "url": "https://app.kapso.ai/whatsapp/setup/aBcDeF123456",
     "status": "active",
     "setup_status": "pending",
-    "error_code": "",
+    "error_code": None,
     "warnings": [],
     "is_latest": True,
     "opened_at": None,
@@ -44,6 +44,55 @@ SETUP_LINK: Example = {
     "created_by": "3",
 }
 CREATED_SETUP_LINK: Example = {**SETUP_LINK, "token": None}
+
+SENT_EMAIL: Example = {
+    "customer": 1,
+    "setup_link": 7,
+    "to": "ada@example.com",
+    "sent_at": "2026-01-31T12:00:05Z",
+}
+
+NEW_BATCH: Example = {
+    "purpose": "invite",
+    "customers": [1, 2, 3],
+    "options": {"allowed_connection_types": ["coexistence"], "language": "en"},
+    "next_url": "/welcome/",
+    "send_email": True,
+    "leave_out_connected": True,
+}
+BATCH: Example = {
+    "id": 5,
+    "purpose": "invite",
+    "state": "running",
+    "stop_reason": None,
+    "options": NEW_BATCH["options"],
+    "next_url": "/welcome/",
+    "send_email": True,
+    "progress": {
+        "total": 3,
+        "done": 1,
+        "failed": 0,
+        "left": 2,
+        "emails_sent": 1,
+        "emails_failed": 0,
+        "emails_unknown": 0,
+        "emails_waiting": 0,
+        "no_address": 0,
+        "left_out": 0,
+        "next_attempt_at": "2026-01-31T12:00:00Z",
+    },
+    "created_at": "2026-01-31T12:00:00Z",
+    "started_at": "2026-01-31T12:00:00Z",
+    "created_by": "3",
+}
+INVITATION: Example = {
+    "customer": 1,
+    "setup_link": 7,
+    "status": "done",
+    "error": None,
+    "email_status": "sent",
+    "email_error": None,
+}
 
 _NUMBER: Example = {
     "id": 4,
@@ -54,7 +103,7 @@ _NUMBER: Example = {
     "status": "connected",
     "connected_at": "2026-01-31T12:05:00Z",
     "disconnected_at": None,
-    "disconnect_reason": "",
+    "disconnect_reason": None,
 }
 CONNECTION: Example = {
     **_NUMBER,
@@ -62,15 +111,15 @@ CONNECTION: Example = {
     "setup_link": 7,
     "is_test_number": False,
     "business_account_id": "200000000000002",
-    "provisioned_phone_number_id": "",
+    "kapso_phone_number_id": None,
     "quality_rating": "GREEN",
     "name_status": "APPROVED",
     "health_status": "healthy",
-    "health_error": "",
+    "health_error": None,
     "health_problems": [],
     "health_checked_at": "2026-01-31T12:10:00Z",
     "health_retry_after": None,
-    "funding_status": "",
+    "funding_status": None,
     "funding_checked_at": None,
     "account_status": "active",
     "restrictions": [],

@@ -7,17 +7,20 @@ from typing import Any
 
 from django.utils.dateparse import parse_datetime
 from rest_framework import serializers
+from rest_framework.fields import empty
 
 from ..text import one_line
 from ..utils import as_aware, as_stored
 
-MAX_ID = 10**18 - 1
-"""Larger than any primary key, and small enough for every database to compare with."""
+MAX_ID = 2**53 - 1
+"""The largest whole number that JavaScript has exactly."""
+
+OPEN_CHOICES = "Later versions may add values: treat one that you do not know as something new."
 
 
 def is_primary_key(text: str) -> bool:
     """Return whether ``text``, a part of a URL, can be a primary key."""
-    return text.isascii() and text.isdigit() and len(text) <= 18
+    return text.isascii() and text.isdigit() and len(text) <= 16 and int(text) <= MAX_ID
 
 
 class StrictCharField(serializers.CharField):
@@ -50,6 +53,28 @@ class StrictEmailField(serializers.EmailField):
         return super().to_internal_value(data)
 
 
+class NullableTextMixin(serializers.Field[Any, Any, Any, Any]):
+    """For a text that is stored as "" where there is none: null in requests and responses."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_null=True, **kwargs)
+
+    def run_validation(self, data: Any = empty) -> Any:
+        value = super().run_validation(data)
+        return "" if value is None else value
+
+    def to_representation(self, value: Any) -> Any:
+        return super().to_representation(value) if value else None
+
+
+class NullableCharField(NullableTextMixin, StrictCharField):
+    pass
+
+
+class NullableEmailField(NullableTextMixin, StrictEmailField):
+    pass
+
+
 class StrictBooleanField(serializers.BooleanField):
     def to_internal_value(self, data: Any) -> bool:
         if not isinstance(data, bool):
@@ -58,16 +83,27 @@ class StrictBooleanField(serializers.BooleanField):
 
 
 class ChoiceField(serializers.ChoiceField):
-    """One of some texts. The schema calls these choices ``component``."""
+    """One of some texts. The schema calls these choices ``component``.
 
-    def __init__(self, component: str, choices: Any, **kwargs: Any) -> None:
-        super().__init__(choices, **kwargs)
+    If it ``is_open``, responses may have other texts in the future, and the schema says so.
+    """
+
+    def __init__(self, component: str, choices: Any, *, is_open: bool = False, **kw: Any) -> None:
+        super().__init__(choices, **kw)
         self.component = component
+        self.is_open = is_open
+        if is_open:
+            self.help_text = f"{self.help_text} {OPEN_CHOICES}"
 
     def to_internal_value(self, data: Any) -> Any:
         if not isinstance(data, str):
             self.fail("invalid_choice", input=data)
         return super().to_internal_value(data)
+
+
+class NullableChoiceField(NullableTextMixin, ChoiceField):
+    def __init__(self, component: str, choices: Any, **kwargs: Any) -> None:
+        super().__init__(component=component, choices=choices, **kwargs)
 
 
 class IdField(serializers.IntegerField):

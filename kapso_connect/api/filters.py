@@ -10,15 +10,28 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.settings import api_settings
 
-from ..models import Connection, CustomerQuerySet, SetupLink, TimelineEvent
+from ..models import (
+    Connection,
+    CustomerQuerySet,
+    Invitation,
+    InvitationBatch,
+    InvitationBatchQuerySet,
+    SetupLink,
+    TimelineEvent,
+)
 from ..onboarding.status import OnboardingStatus
 from .errors import ApiError, FieldErrors
 from .fields import ChoiceField, IntegerParameter, StrictCharField, UtcDateTimeField
 from .serializers import (
+    BATCH_PURPOSE_HELP,
+    BATCH_STATE_HELP,
     CONNECTION_HELP,
     CONNECTION_STATUS_HELP,
     CUSTOMER_HELP,
+    EMAIL_STATUS_HELP,
+    EMAIL_STATUSES,
     EVENT_KIND_HELP,
+    INVITATION_STATUS_HELP,
     PHONE_NUMBER_ID_HELP,
     SETUP_LINK_HELP,
     SETUP_LINK_STATUS_HELP,
@@ -132,6 +145,36 @@ class EventFilters(Filters):
     )
     until = UtcDateTimeField(
         source="occurred_at__lt", required=False, help_text="Events before this time."
+    )
+
+
+class BatchFilters(PagedFilters):
+    purpose = ChoiceField(
+        "BatchPurpose",
+        InvitationBatch.Purpose.choices,
+        required=False,
+        help_text=BATCH_PURPOSE_HELP,
+    )
+    state = ChoiceField(
+        "BatchState", InvitationBatch.State.choices, required=False, help_text=BATCH_STATE_HELP
+    )
+
+    def apply(self, rows: QuerySet[Any], values: Mapping[str, Any]) -> QuerySet[Any]:
+        batches = cast("InvitationBatchQuerySet", rows)
+        if "purpose" in values:
+            batches = batches.filter(purpose=values["purpose"])
+        return batches.in_state(values["state"]) if "state" in values else batches
+
+
+class InvitationFilters(PagedFilters):
+    status = ChoiceField(
+        "InvitationStatus",
+        Invitation.Status.choices,
+        required=False,
+        help_text=INVITATION_STATUS_HELP,
+    )
+    email_status = ChoiceField(
+        "EmailStatus", EMAIL_STATUSES, required=False, help_text=EMAIL_STATUS_HELP
     )
 
 

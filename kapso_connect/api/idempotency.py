@@ -1,4 +1,5 @@
-"""The ``Idempotency-Key`` header: a repeated request creates its object only once."""
+"""The ``Idempotency-Key`` header: a repeated request creates its object, or sends its e-mail, only
+once."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from rest_framework.request import Request
 
 from ..conf import get_conf
 from ..db import retry_on_conflict
-from ..exceptions import CustomerErased, InvalidOptions, KapsoError
+from ..exceptions import CannotInvite, InvalidOptions, KapsoError
 from ..models import Customer, IdempotentRequest, SetupLink
 from .errors import ApiError, invalid_value
 
@@ -32,7 +33,7 @@ slow. After that, its process has died."""
 
 ERRORS_WITHOUT_EFFECT = (
     APIException,
-    CustomerErased,
+    CannotInvite,
     ImproperlyConfigured,
     InvalidOptions,
     KapsoError,
@@ -40,13 +41,14 @@ ERRORS_WITHOUT_EFFECT = (
     ObjectDoesNotExist,
     PermissionDenied,
 )
-"""Errors that are raised before anything was created. After any other error, that is unknown."""
+"""Errors that are raised before anything was created or sent, unless their ``outcome_unknown`` is
+True. After any other error, that is unknown."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A request to create an object. ``row`` has what an earlier successful attempt created, and
-    the body of its response; it is not stored if the request has no key.
+    """A request to create an object, or to send an e-mail. ``row`` has what an earlier successful
+    attempt created, and the body of its response; it is not stored if the request has no key.
 
     ``since`` is when an earlier attempt with an unknown outcome began.
     """
@@ -62,7 +64,7 @@ class Attempt:
         customer: Customer | None = None,
         setup_link: SetupLink | None = None,
     ) -> None:
-        """Store ``response``. Call it in the transaction that stores the new object."""
+        """Store ``response``. Call it in the transaction that records what was done."""
         IdempotentRequest.objects.filter(pk=self.row.pk).update(
             response=response, customer=customer, setup_link=setup_link
         )
@@ -70,7 +72,7 @@ class Attempt:
 
 @contextmanager
 def attempt(request: Request, owner: Callable[[Request], str]) -> Iterator[Attempt]:
-    """Lease the request's key, if it has one, while the object is created.
+    """Lease the request's key, if it has one, while the request is carried out.
 
     ``owner`` returns whose key it is. An error without effect frees the key. After an error with an
     unknown outcome, or once the lease of a process that died has ended, the next request continues.

@@ -12,7 +12,7 @@ from typing import Any
 from django.urls import URLPattern
 from django.utils import translation
 from drf_spectacular.drainage import reset_generator_stats
-from drf_spectacular.extensions import OpenApiSerializerExtension, OpenApiSerializerFieldExtension
+from drf_spectacular.extensions import OpenApiSerializerFieldExtension
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import (
@@ -25,7 +25,9 @@ from drf_spectacular.utils import OpenApiParameter
 from inflection import underscore
 
 from .. import __version__
-from .fields import MAX_ID, ChoiceField, NameField, StrictCharField, UtcDateTimeField
+from .fields import MAX_ID, ChoiceField, IdField, NameField, StrictCharField, UtcDateTimeField
+from .request_ids import REQUEST_ID_HEADER
+from .throttling import LIMIT_HEADER, REMAINING_HEADER, RESET_HEADER
 
 Spec = dict[str, Any]
 
@@ -36,23 +38,36 @@ Customers of this site connect their own WhatsApp numbers through Kapso.
 Create a customer, create a setup link for it, give the customer the link's `connect_url`, and poll
 the customer's status until it is `connected`.
 
-Every error has the same body: a `code` that does not change between releases, a `message` for
-people, and `fields` with the errors of each value. Unknown fields and unknown query parameters are
-rejected. Bodies are JSON in UTF-8, up to 64 KiB. Times are in UTC, such as 2026-01-31T12:00:00Z.
+`id`, `customer`, `setup_link` and `connection` are this site's ids. What begins with `kapso_` is
+Kapso's. `phone_number_id` and `business_account_id` are Meta's, and `external_customer_id` is the
+id that the site gave the customer.
+
+A value that there is not is null, never an empty text. Bodies are JSON in UTF-8, up to 64 KiB.
+Times are in UTC, such as 2026-01-31T12:00:00Z. Unknown fields and unknown query parameters are
+rejected.
+
+Every error has the same body: a `code` that does not change, a `message` for people, and `fields`
+with the errors of each value.
+
+Later versions may add fields to responses, operations, error codes, and values where
+`x-extensible-enum` lists the present ones: clients ignore what they do not know. Anything else
+would be another version, with another number in the URL.
 
 Clients that authenticate with this site's session cookie must send the header `X-CSRFToken` with
 every request that changes something.
 """
 TAGS = {
-    "WhatsApp": "The URLs of this API.",
-    "WhatsApp customers": "Customers and their onboarding status.",
-    "WhatsApp setup links": "Invitations to connect a number.",
-    "WhatsApp connections": "Numbers that are or were connected.",
-    "WhatsApp timeline": "What happened.",
+    "Kapso": "The URLs of this API.",
+    "Kapso customers": "Customers and their onboarding status.",
+    "Kapso setup links": "Invitations to connect a number.",
+    "Kapso batches": "Invitations or reminders of many customers at once.",
+    "Kapso connections": "Numbers that are or were connected.",
+    "Kapso timeline": "What happened.",
 }
 
 COMPONENT_PREFIX = "Kapso"
-"""Before the names of components, so that they do not clash with the site's own."""
+"""Before the names of components, so that they do not clash with the site's own. The operations and
+tags begin with it, too; generators make names of "WhatsApp" that nobody would write."""
 
 YEAR_PATTERN = r"^(19(?!00)|[2-8]\d)\d\d-"
 """The years that ``UtcDateTimeField`` accepts: 1901 to 8999."""
@@ -67,7 +82,7 @@ VISIBLE_PATTERN = (
 ID_PARAMETERS = [
     OpenApiParameter(
         name,
-        {"type": "integer", "minimum": 1, "maximum": MAX_ID, "format": "int64"},
+        {"type": "integer", "minimum": 1, "maximum": MAX_ID},
         OpenApiParameter.PATH,
         description="The id of the object.",
     )
@@ -89,6 +104,34 @@ COMMON_HEADERS = [
         response=[409, 429, 503],
         description="Seconds to wait before a retry.",
     ),
+    OpenApiParameter(
+        REQUEST_ID_HEADER,
+        str,
+        OpenApiParameter.HEADER,
+        description="An id for this request, of 1 to 128 letters, digits, dots, hyphens and "
+        "underscores. Without a valid one, the request gets a new id.",
+    ),
+    OpenApiParameter(
+        REQUEST_ID_HEADER,
+        str,
+        OpenApiParameter.HEADER,
+        response=True,
+        description="The id of the request, which is in the site's log, too.",
+    ),
+    *(
+        OpenApiParameter(
+            name,
+            {"type": "integer", "minimum": 0},
+            OpenApiParameter.HEADER,
+            response=True,
+            description=f"{text} Not sent if there is no limit.",
+        )
+        for name, text in (
+            (LIMIT_HEADER, "How many requests of this kind are allowed within the period."),
+            (REMAINING_HEADER, "How many of them are left now."),
+            (RESET_HEADER, "Seconds until one more is allowed; 0 if none was counted."),
+        )
+    ),
 ]
 
 
@@ -103,9 +146,20 @@ class ApiSchema(AutoSchema):
         known = set(registry.build({}).get("schemas", {}))
         operation = super().get_operation(path, path_regex, path_prefix, method, registry)
         for name, component in registry.build({}).get("schemas", {}).items():
-            if name not in known and name.removeprefix("Patched").startswith(COMPONENT_PREFIX):
+            if name not in known and name.startswith(COMPONENT_PREFIX):
                 _complete(component, is_request=name.endswith("Request"))
+        if operation:
+            self._correct_examples(operation)
         return operation
+
+    def _correct_examples(self, operation: Spec) -> None:
+        """Take what a tenant cannot send out of the examples of requests."""
+        if self.view.sets_external_ids:
+            return
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            for example in content.get("examples", {}).values():
+                value = example["value"]
+                example["value"] = {n: value[n] for n in value if n != "external_customer_id"}
 
     def get_operation_id(self) -> str:
         return f"{self.view.schema_name}_{underscore(type(self.view).__name__)}_{self.view.action}"
@@ -123,6 +177,14 @@ class ApiSchema(AutoSchema):
         ids = [one for one in ID_PARAMETERS if f"{{{one.name}}}" in self.path]
         return [*ids, *COMMON_HEADERS]
 
+    def get_request_serializer(self) -> Any:
+        if self.method != "PATCH":
+            return super().get_request_serializer()
+        # The fields of its serializer are optional by themselves. Without read_only,
+        # drf-spectacular would make all of them optional, and call the component "Patched…".
+        context = self.view.get_serializer_context()
+        return self.view.get_serializer_class()(read_only=True, context=context)
+
     def map_parsers(self) -> list[str]:
         return ["application/json"]
 
@@ -134,8 +196,8 @@ class ApiSchema(AutoSchema):
         if not type(serializer).__module__.startswith("kapso_connect."):
             return name
         if direction == "request":
-            if name == "Customer" and not self.view.sets_external_ids:
-                name = "CustomerOfTenant"
+            if name in ("Customer", "CustomerPatch") and not self.view.sets_external_ids:
+                name = f"{name}OfTenant"
             name = name.removesuffix("Request")
             if not spectacular_settings.COMPONENT_SPLIT_REQUEST:  # which adds it itself
                 name = f"{name}Request"
@@ -147,9 +209,6 @@ def _complete(component: Spec, *, is_request: bool) -> None:
     have all of them."""
     properties = component.get("properties", {})
     for name, value in list(properties.items()):
-        # A validator that ignores formats accepts "" as either, and oneOf would fail.
-        if {"type": "string", "maxLength": 0} in value.get("oneOf", []):
-            value["anyOf"] = value.pop("oneOf")
         if value.pop("readOnly", False) and is_request:
             del properties[name]
     if not properties:
@@ -163,34 +222,34 @@ def _complete(component: Spec, *, is_request: bool) -> None:
         del component["required"]
 
 
-class EmptyExtension(OpenApiSerializerExtension):
-    target_class = "kapso_connect.api.serializers.EmptySerializer"
-
-    def map_serializer(self, auto_schema: Any, direction: str) -> Spec:
-        return {
-            "type": "object",
-            "additionalProperties": False,
-            "description": "An empty object, or no body at all.",
-        }
-
-
 class ChoiceExtension(OpenApiSerializerFieldExtension):
     """Refers to the choices of a field as a component of its own."""
 
     target_class = ChoiceField
+    match_subclasses = True
 
     def map_serializer_field(self, auto_schema: Any, direction: str) -> Spec:
         field = self.target
-        choices = {value: str(label) for value, label in field.choices.items() if value != ""}
+        choices = {value: str(label) for value, label in field.choices.items()}
+        if field.is_open and direction == "response":
+            return {"type": "string", "x-extensible-enum": list(choices)}
         schema: Spec = {"type": "string", "enum": list(choices)}
         if any(label != value for value, label in choices.items()):
             schema["description"] = "\n".join(f"* `{v}` - {label}" for v, label in choices.items())
         name = COMPONENT_PREFIX + field.component
         component = ResolvedComponent(name, ResolvedComponent.SCHEMA, schema=schema, object=name)
         auto_schema.registry.register_on_missing(component)
-        if field.allow_blank:
-            return {"oneOf": [component.ref, {"type": "string", "enum": [""]}]}
         return component.ref
+
+
+class IdExtension(OpenApiSerializerFieldExtension):
+    target_class = IdField
+    match_subclasses = True
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> Spec:
+        # Without a format: not every client has a type of its own for 64 bits.
+        field = self.target
+        return {"type": "integer", "minimum": field.min_value, "maximum": field.max_value}
 
 
 class CharExtension(OpenApiSerializerFieldExtension):

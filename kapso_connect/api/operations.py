@@ -21,10 +21,15 @@ from .serializers import ErrorSerializer
 
 View = TypeVar("View", bound=Any)
 
+IDEMPOTENCY_KEY_SCHEMA = {
+    "type": "string",
+    "maxLength": MAX_IDEMPOTENCY_KEY_LENGTH,
+    "pattern": "^[ -~]+$",
+}
 CREATE_HEADERS = [
     OpenApiParameter(
         IDEMPOTENCY_KEY_HEADER,
-        {"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY_LENGTH, "pattern": "^[ -~]+$"},
+        IDEMPOTENCY_KEY_SCHEMA,
         "header",
         description="A text that is unique to the object to create, such as a UUID. A request "
         "repeated with the same key creates it only once.",
@@ -45,31 +50,61 @@ CREATE_HEADERS = [
     ),
 ]
 
+SEND_HEADERS = [
+    OpenApiParameter(
+        IDEMPOTENCY_KEY_HEADER,
+        IDEMPOTENCY_KEY_SCHEMA,
+        "header",
+        description="A text that is unique to the e-mail to send, such as a UUID. A request "
+        "repeated with the same key never sends it twice.",
+    ),
+    OpenApiParameter(
+        REPLAYED_HEADER,
+        str,
+        "header",
+        response=[200],
+        description='"true" if an earlier request with the same Idempotency-Key sent it.',
+    ),
+]
+
 REST_FRAMEWORK_ERRORS: dict[str, tuple[tuple[int, ...], str]] = {
     # The site's first authentication class decides whether these two are 401 or 403.
     "not_authenticated": ((401, 403), "Authentication credentials were not provided."),
     "authentication_failed": ((401, 403), "Incorrect authentication credentials."),
     "not_acceptable": ((406,), "Could not satisfy the request Accept header."),
     "unsupported_media_type": ((415,), 'Unsupported media type "text/plain" in request.'),
+    # djangorestframework-simplejwt's.
+    "token_not_valid": ((401,), "Given token not valid for any token type"),
     "throttled": ((429,), "Request was throttled. Expected available in 30 seconds."),
 }
-"""By code, the statuses and the message of errors of Django REST framework."""
+"""By code, the statuses and the message of errors of libraries."""
 
 COMMON_ERRORS = (
     "bad_request",
     "permission_denied",
     "not_authenticated",
     "authentication_failed",
+    "token_not_valid",
     "not_acceptable",
     "throttled",
     "unavailable",
 )
 """The codes of errors that every operation has."""
-BODY_ERRORS = ("parse_error", "invalid", "too_large", "unsupported_media_type")
+BODY_ERRORS = ("csrf_failed", "parse_error", "invalid", "too_large", "unsupported_media_type")
 IDEMPOTENCY_ERRORS = (
     "invalid_idempotency_key",
     "idempotency_key_in_use",
     "idempotency_key_reused",
+)
+EMAIL_ERRORS = (
+    "customer_erased",
+    "already_connected",
+    "no_personal_link",
+    "no_email_address",
+    "email_refused",
+    "email_not_accepted_yet",
+    "email_outcome_unknown",
+    "not_configured",
 )
 KAPSO_ERRORS = (
     "kapso_conflict",
@@ -85,15 +120,22 @@ KAPSO_ERRORS = (
     "not_configured",
 )
 
-INVALID_VALUE_EXAMPLES = {
-    "invalid": {"name": [{"code": "required", "message": "This field is required."}]},
-    "invalid_filter": {"kind": [{"code": "unknown_filter", "message": "Unknown filter."}]},
+Fields = dict[str, list[dict[str, str]]]
+
+UNKNOWN_FIELD: Fields = {"note": [{"code": "unknown_field", "message": "Unknown field."}]}
+"""An example of ``fields`` for operations whose body has none."""
+
+PAGE_TOO_LARGE: Fields = {
+    "page_size": [
+        {"code": "max_value", "message": "Ensure this value is less than or equal to 100."}
+    ]
 }
-"""By code, an example of ``fields``."""
+"""An example of ``fields`` for lists."""
 
 
-def _error_responses(*codes: str) -> dict[int, OpenApiResponse]:
-    """Return, by status, the responses with the errors ``codes`` and ``COMMON_ERRORS``."""
+def _error_responses(codes: tuple[str, ...], invalid: Fields) -> dict[int, OpenApiResponse]:
+    """Return, by status, the responses with the errors ``codes`` and ``COMMON_ERRORS``; see
+    ``responses``."""
     known = {**REST_FRAMEWORK_ERRORS}
     known |= {code: ((status,), message) for code, (status, message) in ERRORS.items()}
     by_status: dict[int, list[str]] = {}
@@ -106,9 +148,9 @@ def _error_responses(*codes: str) -> dict[int, OpenApiResponse]:
             description=" ".join(f"`{code}`: {known[code][1]}" for code in by_status[status]),
             examples=[
                 OpenApiExample(
-                    "example", {"code": code, "message": INVALID_VALUES, "fields": fields}
+                    "example", {"code": code, "message": INVALID_VALUES, "fields": invalid}
                 )
-                for code, fields in INVALID_VALUE_EXAMPLES.items()
+                for code in ("invalid", "invalid_filter")
                 if code in by_status[status]
             ],
         )
@@ -117,13 +159,18 @@ def _error_responses(*codes: str) -> dict[int, OpenApiResponse]:
 
 
 def responses(
-    serializer: Any, *codes: str, status: int = 200, description: str = "The object."
+    serializer: Any,
+    *codes: str,
+    status: int = 200,
+    description: str = "The object.",
+    invalid: Fields = UNKNOWN_FIELD,
 ) -> dict[int, OpenApiResponse]:
     """Return, by status, the response with an object of ``serializer`` and those with the errors
-    ``codes`` and ``COMMON_ERRORS``."""
+    ``codes`` and ``COMMON_ERRORS``. ``invalid`` is the example of what is said of invalid values.
+    """
     return {
         status: OpenApiResponse(serializer, description=description),
-        **_error_responses(*codes),
+        **_error_responses(codes, invalid),
     }
 
 
@@ -131,7 +178,7 @@ def describe_reads(view: View) -> View:
     """Describe the list of a view, and each of its objects: a class decorator."""
     kind = view.serializer_class
     codes = ("invalid_filter", *view.pagination_class.error_codes)
-    page = responses(kind, *codes, description="A page of the list.")
+    page = responses(kind, *codes, description="A page of the list.", invalid=PAGE_TOO_LARGE)
     return extend_schema_view(
         list=extend_schema(parameters=[view.filters], responses=page),
         retrieve=extend_schema(responses=responses(kind, "not_found")),

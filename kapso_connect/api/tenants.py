@@ -25,7 +25,7 @@ class TenantMixin(_Base):
     """
 
     permission_classes = (IsAuthenticated,)
-    schema_name = "whatsapp_tenant"
+    schema_name = "kapso_tenant"
     shows_details = False
     sets_external_ids = False
 

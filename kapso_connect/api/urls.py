@@ -12,6 +12,8 @@ from django.views.generic import RedirectView
 from .views import (
     VERSION,
     Api,
+    Batches,
+    BatchInvitations,
     Connections,
     Customers,
     Events,
@@ -29,15 +31,35 @@ RETRIEVE = {"get": "retrieve"}
 STATUS = {"get": "status"}
 CHANGE = {"get": "retrieve", "patch": "partial_update"}
 
+SEND_INVITATION = {"post": "send_invitation"}
+SEND_REMINDER = {"post": "send_reminder"}
 REVOKE = {"post": "revoke"}
 REFRESH = {"post": "refresh"}
 DISCONNECT = {"post": "disconnect"}
+WORK = {"post": "work"}
+RESUME = {"post": "resume"}
+SEND_AGAIN = {"post": "send_again"}
+GIVE_UP = {"post": "give_up"}
 
 ROUTES: list[tuple[str, type[Api], dict[str, str], str, str]] = [
     ("", Root, LIST, "root", "WhatsApp"),
     ("customers/", Customers, LIST_CREATE, "customers", "Customers"),
     ("customers/<str:pk>/", Customers, CHANGE, "customer", "Customer"),
     ("customers/<str:pk>/status/", Customers, STATUS, "customer-status", "Onboarding status"),
+    (
+        "customers/<str:pk>/send-invitation/",
+        Customers,
+        SEND_INVITATION,
+        "customer-send-invitation",
+        "E-mail the invitation",
+    ),
+    (
+        "customers/<str:pk>/send-reminder/",
+        Customers,
+        SEND_REMINDER,
+        "customer-send-reminder",
+        "E-mail a reminder",
+    ),
     ("setup-links/", SetupLinks, LIST_CREATE, "setup-links", "Setup links"),
     ("setup-links/<str:pk>/", SetupLinks, RETRIEVE, "setup-link", "Setup link"),
     (
@@ -47,6 +69,19 @@ ROUTES: list[tuple[str, type[Api], dict[str, str], str, str]] = [
         "setup-link-revoke",
         "Revoke a setup link",
     ),
+    ("batches/", Batches, LIST_CREATE, "batches", "Batches"),
+    ("batches/<str:pk>/", Batches, RETRIEVE, "batch", "Batch"),
+    ("batches/<str:pk>/invitations/", BatchInvitations, LIST, "batch-invitations", "Invitations"),
+    ("batches/<str:pk>/work/", Batches, WORK, "batch-work", "Work on a batch"),
+    ("batches/<str:pk>/resume/", Batches, RESUME, "batch-resume", "Resume a batch"),
+    (
+        "batches/<str:pk>/send-again/",
+        Batches,
+        SEND_AGAIN,
+        "batch-send-again",
+        "Send failed e-mails again",
+    ),
+    ("batches/<str:pk>/give-up/", Batches, GIVE_UP, "batch-give-up", "Give up the rest of a batch"),
     ("connections/", Connections, LIST, "connections", "Connections"),
     ("connections/<str:pk>/", Connections, RETRIEVE, "connection", "Connection"),
     (
@@ -80,7 +115,7 @@ def urls_for(*mixins: type[Any]) -> tuple[list[URLPattern | URLResolver], str]:
     return [
         path(f"{VERSION}/", include(versioned_patterns(*mixins))),
         path("", to_root, name="unversioned-root"),
-        re_path(r"^(?P<path>.+)$", anything, name="not-found"),
+        re_path(r"^(?P<path>(?s:.+))\Z", anything, name="not-found"),
     ], app_name
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser
@@ -11,10 +11,15 @@ from django.utils import timezone
 
 from ..db import retry_on_conflict
 from ..exceptions import NeedsConfirmation, TryLater
-from ..models import OFFBOARDED, Connection, Customer, WebhookEvent
+from ..models import DISCONNECTED_BY_STAFF, OFFBOARDED, Connection, Customer, WebhookEvent
 from ..utils import as_aware, as_instant
-from .numbers import CHANGED_MEANWHILE, changed_since, lock_number, mark_disconnected
+from .numbers import CHANGED_MEANWHILE, connected_since, lock_number, mark_disconnected
 from .status import update_status
+
+REMOVAL_WINDOW = timedelta(hours=1)
+"""How long after staff had a number removed its disconnection is taken to be theirs. Kapso reports
+it within minutes, and where a report is lost or the API is away, a run of ``kapso_sync`` finds it.
+If Kapso had not removed it after all, it is later more likely to be the customer who did."""
 
 
 def disconnect(
@@ -28,12 +33,17 @@ def disconnect(
     data: Mapping[str, Any] | None = None,
     actor: AbstractBaseUser | None = None,
     is_gone: bool = False,
+    is_elsewhere: bool = False,
 ) -> Connection | None:
     """Record that a number is no longer connected, once.
 
     ``customer`` is whose number it was, if known. ``asked_at`` is when the API was asked and
     confirmed it; None for what is not confirmed. ``occurred_at`` is when it happened, if the
     signed body of ``webhook_event`` says so. ``data``, such as ``reason``, goes to the timeline.
+
+    If staff have just had the number removed, the reason and the actor are theirs, whoever reports
+    it first; not if Kapso still has it, but not for this customer (``is_elsewhere``), or if Meta
+    paused it.
 
     A number that Meta has paused is disconnected for good, with an event of its own, once another
     reason is certain: Kapso has no such number (``is_gone``), or what says so happened later.
@@ -51,6 +61,7 @@ def disconnect(
 
     def change() -> Connection | None:
         now = occurred_at or timezone.now()
+        facts, actor_id = dict(data or {}), actor.pk if actor else None
         connection = lock_number(phone_number_id)
         if connection is None:
             if customer is None:
@@ -66,14 +77,31 @@ def disconnect(
             connection, customer, occurred_at, is_webhook=is_webhook
         ):
             raise NeedsConfirmation
-        if asked_at is not None and changed_since(connection, asked_at):
+        if asked_at is not None and connected_since(connection, asked_at):
             raise TryLater(CHANGED_MEANWHILE)
+        is_paused_now = facts.get("reason") == OFFBOARDED
+        if _is_removed_by_staff(connection, now) and not (is_elsewhere or is_paused_now):
+            facts["reason"] = DISCONNECTED_BY_STAFF
+            actor_id = actor_id or connection.removal_requested_by_id
         owner = connection.customer
-        mark_disconnected(connection, owner, source, webhook_event, now, data or {}, actor)
+        mark_disconnected(connection, owner, source, webhook_event, now, facts, actor_id)
         update_status(owner)
         return connection
 
     return retry_on_conflict(change)
+
+
+def _is_removed_by_staff(connection: Connection, disconnected_at: datetime) -> bool:
+    """Return whether staff had the number removed shortly before ``disconnected_at``, and it was
+    not reported as connected again since."""
+    if connection.removal_requested_at is None:
+        return False
+    # Times in webhooks may be those of whole seconds.
+    requested_at = as_instant(connection.removal_requested_at).replace(microsecond=0)
+    reconnected_at = connection.reported_connected_at
+    if reconnected_at is not None and as_instant(reconnected_at) >= requested_at:
+        return False
+    return requested_at <= as_aware(disconnected_at) <= requested_at + REMOVAL_WINDOW
 
 
 def _ends_pause(

@@ -9,6 +9,7 @@ sends those that no member of staff sends.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from copy import copy
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -31,7 +32,7 @@ from ..kapso.error_codes import Action, find_error
 from ..kapso.languages import Language
 from ..kapso.types import ConnectionType
 from ..languages import default_language
-from ..models import Connection, Customer, SetupLink
+from ..models import Connection, Customer, SetupLink, TimelineEvent
 from ..phone_numbers import format_phone_number
 from ..text import isolated, one_line
 from ..translation import gettext as _
@@ -46,36 +47,51 @@ REMINDER = "reminder"
 
 
 def send_invitation(
-    customer: Customer, link: SetupLink, *, actor: AbstractBaseUser | None = None
+    customer: Customer,
+    link: SetupLink,
+    *,
+    actor: AbstractBaseUser | None = None,
+    on_recorded: Callable[[TimelineEvent], object] = lambda event: None,
 ) -> None:
     """Send ``customer`` the connect URL for ``link``, and record in the timeline that ``actor``
-    did.
+    did. ``on_recorded`` is called with the event, in the transaction that records it.
 
     Raise as ``invitation_message`` does, and SMTPException or OSError as the mail backend does;
     nothing is recorded then.
     """
     message = invitation_message(customer, link)
     message.send()
-    setup_links.record_sent(link, "email", actor=actor, to=customer.email)
+
+    def record() -> None:
+        on_recorded(setup_links.record_sent(link, "email", actor=actor, to=customer.email))
+
+    retry_on_conflict(record)
 
 
 def send_reminder(
-    customer: Customer, link: SetupLink, *, actor: AbstractBaseUser | None = None
+    customer: Customer,
+    link: SetupLink,
+    *,
+    actor: AbstractBaseUser | None = None,
+    on_recorded: Callable[[TimelineEvent], object] = lambda event: None,
 ) -> None:
     """Send ``customer`` a reminder of the invitation ``link``, with the connect URL. Record in the
     timeline that ``actor`` did, and when in ``link.reminded_at``, so that ``kapso_sync`` sends no
-    other one.
+    other one. ``on_recorded`` is called as by ``send_invitation``.
 
     Raise as ``send_invitation`` does.
     """
     message = reminder_message(customer, link)
     message.send()
     now = timezone.now()
-    retry_on_conflict(
-        lambda: SetupLink.objects.filter(pk=link.pk).update(reminded_at=now), in_transaction=False
-    )
+
+    def record() -> None:
+        SetupLink.objects.filter(pk=link.pk).update(reminded_at=now)
+        to = customer.email
+        on_recorded(setup_links.record_sent(link, "email", actor=actor, to=to, message=REMINDER))
+
+    retry_on_conflict(record)
     link.reminded_at = now
-    setup_links.record_sent(link, "email", actor=actor, to=customer.email, message=REMINDER)
 
 
 def invitation_message(customer: Customer, link: SetupLink) -> EmailMultiAlternatives:

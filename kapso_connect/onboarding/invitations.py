@@ -90,6 +90,9 @@ TASK_SECONDS = 60.0
 """How long one run of the task ``work_invitations`` takes at most; it then enqueues itself again,
 since workers end tasks that take long."""
 
+REQUEST_SECONDS = 4.0
+"""How long one request works on a batch, if there are no task workers."""
+
 BATCH_STOPPING_ERRORS = (
     KapsoCredentialsError,
     KapsoPlanError,
@@ -366,6 +369,17 @@ def progress(batch: InvitationBatch) -> Progress:
     return Progress(**batch.invitations.aggregate(**_progress_counts()))
 
 
+def find_state(batch: InvitationBatch, progress: Progress) -> InvitationBatch.State:
+    """Return the state of a started batch with this ``progress``."""
+    if not progress.left:
+        return InvitationBatch.State.FINISHED
+    if batch.stopped:
+        return InvitationBatch.State.STOPPED
+    if progress.is_waiting:
+        return InvitationBatch.State.WAITING
+    return InvitationBatch.State.RUNNING
+
+
 def progress_of_many(batches: Iterable[InvitationBatch]) -> dict[int, Progress]:
     """Return the progress of each of ``batches`` by its primary key, in one query."""
     none: dict[str, Any] = dict.fromkeys(_progress_counts(), 0) | {"due_at": None}
@@ -478,6 +492,17 @@ def work(
                 on_progress()
             asked = following
     return not batch.stopped and batches_with_due_invitations().filter(pk=batch.pk).exists()
+
+
+def work_in_request(batch: InvitationBatch) -> None:
+    """Work on ``batch`` for ``REQUEST_SECONDS``. Raise as ``work`` does."""
+    work(batch.pk, seconds=REQUEST_SECONDS, budget=get_conf().api_budget)
+
+
+def work_unless_background(batch: InvitationBatch) -> None:
+    """Work on ``batch`` for ``REQUEST_SECONDS``, if the site has no task workers that do."""
+    if not is_background():
+        work_in_request(batch)
 
 
 @dataclass(frozen=True)

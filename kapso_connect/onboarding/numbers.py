@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
-from django.contrib.auth.models import AbstractBaseUser
 from django.db import IntegrityError
 from django.utils import timezone
 
@@ -130,6 +129,7 @@ def connect(
         connection.status = Connection.Status.CONNECTED
         connection.connected_at = now
         connection.health_retry_after = None  # Kapso holds no answer for new credentials
+        _forget_removal_request(connection)
         _copy_details(connection, details, overwrite=True)
         if setup_link is not None:
             # It was read before the API was asked.
@@ -193,6 +193,12 @@ def _forget_account(connection: Connection) -> list[str]:
         "funding_status",
         "funding_checked_at",
     ]
+
+
+def _forget_removal_request(connection: Connection) -> list[str]:
+    """Clear that staff had the number removed; return the names of the fields."""
+    connection.removal_requested_at = connection.removal_requested_by = None
+    return ["removal_requested_at", "removal_requested_by"]
 
 
 def connect_new(
@@ -270,13 +276,16 @@ def mark_disconnected(
     webhook_event: WebhookEvent | None,
     now: datetime,
     data: Mapping[str, Any],
-    actor: AbstractBaseUser | None = None,
+    actor_id: Any = None,
 ) -> None:
     """Record that a locked ``connection`` of ``owner`` ended. The caller updates the status."""
+    changed = ["status", "disconnected_at", "disconnect_reason", "updated_at"]
     connection.status = Connection.Status.DISCONNECTED
     connection.disconnected_at = now
     connection.disconnect_reason = str(data.get("reason") or "")[:64]
-    connection.save(update_fields=["status", "disconnected_at", "disconnect_reason", "updated_at"])
+    if not connection.is_paused:  # A paused number is still to be removed.
+        changed += _forget_removal_request(connection)
+    connection.save(update_fields=changed)
     outbox.record(
         Kind.DISCONNECTED,
         source=source,
@@ -286,15 +295,22 @@ def mark_disconnected(
         webhook_event=webhook_event,
         occurred_at=now,
         data=dict(data),
-        actor=actor,
+        actor_id=actor_id,
     )
 
 
 def changed_since(connection: Connection, asked_at: datetime) -> bool:
     """Return whether a connection was connected or disconnected at or after ``asked_at``."""
-    times = connection.connected_at, connection.disconnected_at
-    since = as_instant(asked_at)
-    return any(moment is not None and as_instant(moment) >= since for moment in times)
+    disconnected_at = connection.disconnected_at
+    return connected_since(connection, asked_at) or (
+        disconnected_at is not None and as_instant(disconnected_at) >= as_instant(asked_at)
+    )
+
+
+def connected_since(connection: Connection, asked_at: datetime) -> bool:
+    """Return whether a connection was connected at or after ``asked_at``."""
+    connected_at = connection.connected_at
+    return connected_at is not None and as_instant(connected_at) >= as_instant(asked_at)
 
 
 def add_details(connection: Connection, number: Number, *, source: str = "") -> Connection | None:
@@ -344,7 +360,7 @@ def _update_connected(
     if link is not None and link.setup_status != SetupLink.SetupStatus.COMPLETED:
         complete(link)
         connection.health_retry_after = None  # its credentials were renewed
-        changed.append("health_retry_after")
+        changed += ["health_retry_after", *_forget_removal_request(connection)]
     if changed:
         connection.save(update_fields=[*changed, "updated_at"])
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from django.db import models
+from django.contrib.auth.models import AbstractBaseUser
+from django.db import Error, models
 from django.db.models import Case, Exists, OuterRef, Q, Value, When
 from django.utils import timezone
 
 from ..db import retry_on_conflict
 from ..models import Customer, OnboardingStatus, SetupLink, TimelineEvent
 from ..translation import gettext_lazy as _
+from . import emails
+from .mailer import SendFailure, classify_error
 
 REMINDED_STATUSES = (OnboardingStatus.INVITED, OnboardingStatus.OPENED)
 
@@ -67,6 +71,40 @@ def claim(link: SetupLink) -> bool:
     )
     change = partial(unclaimed.update, reminded_at=timezone.now())
     return bool(retry_on_conflict(change, in_transaction=False))
+
+
+def find_obstacle(customer: Customer) -> str:
+    """Return the ``Obstacle`` to reminding ``customer`` now, or ""."""
+    rows = with_obstacle(Customer.objects.filter(pk=customer.pk))
+    return str(rows.values_list("obstacle", flat=True).first() or "")
+
+
+def remind(
+    customer: Customer,
+    link: SetupLink,
+    *,
+    actor: AbstractBaseUser | None = None,
+    on_recorded: Callable[[TimelineEvent], object] = lambda event: None,
+) -> str:
+    """Send ``customer`` a reminder of ``link``, unless there is an obstacle, and return that; ""
+    if it was sent. Of several processes that call this at the same moment, one sends it.
+
+    Raise as ``emails.send_reminder`` does. The customer can be reminded then, unless the e-mail may
+    have been sent.
+    """
+    if obstacle := find_obstacle(customer):
+        return obstacle
+    if not claim(link):
+        return find_obstacle(customer) or Obstacle.RECENT
+    try:
+        emails.send_reminder(customer, link, actor=actor, on_recorded=on_recorded)
+    except Error:
+        raise  # it was sent, and could not be recorded
+    except Exception as error:
+        if classify_error(error) is not SendFailure.UNKNOWN:
+            take_back(link)
+        raise
+    return ""
 
 
 def take_back(link: SetupLink) -> None:

@@ -151,6 +151,7 @@ def apply_remote_number(
             asked_at=asked_at,
             data=data or {"reason": status.lower() if customer else without_customer},
             is_gone=customer is None,
+            is_elsewhere=customer is None,
         )
     kind = Kind.CONNECTED
     if known is not None and not known.is_connected and known.customer_id == customer.pk:

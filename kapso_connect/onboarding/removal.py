@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from datetime import datetime
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.utils import timezone
 
 from ..db import refuse_in_transaction, retry_on_conflict
-from ..exceptions import KapsoNotFound
-from ..kapso.client import KapsoClient
-from ..models import (
-    DISCONNECTED_BY_STAFF,
-    Connection,
-    Customer,
-    SetupLink,
-    Source,
-    TimelineEvent,
+from ..exceptions import (
+    KapsoBlocked,
+    KapsoError,
+    KapsoNotFound,
+    KapsoUnavailable,
+    KapsoUnexpectedResponse,
+    NumberMoved,
 )
+from ..kapso.client import KapsoClient
+from ..models import DISCONNECTED_BY_STAFF, Connection, Customer, SetupLink, Source
 from .disconnections import disconnect
-from .remote_numbers import check_owner, confirm_owner
+from .remote_numbers import confirm_owner
 from .setup_links import revoke_setup_link
-from .status import update_status
 
 
 def disconnect_number(
@@ -34,7 +33,8 @@ def disconnect_number(
 
     Kapso confirms first that the number is this customer's. The customer's links are revoked
     before, and the connect URL afterwards: whoever has them must not connect the number again. A
-    number that is disconnected already stays as it is.
+    number that is disconnected already stays as it is. Whatever reports the disconnection first,
+    a webhook or this, its event names ``actor`` and the reason ``DISCONNECTED_BY_STAFF``.
     Raise NumberMoved if the number is not this customer's, a KapsoError if Kapso refuses or is
     unavailable, TryLater if the API may not show the number yet or it was connected again in the
     meantime, and CalledInTransaction inside a transaction; it stays at Kapso then, or what happened
@@ -50,36 +50,48 @@ def disconnect_number(
     for link in active.select_related("customer"):
         revoke_setup_link(link, actor=actor, client=client)
     if exists:
-        check_owner(connection)
         asked_at = timezone.now()
-        with suppress(KapsoNotFound):  # It no longer exists, which is what was wanted.
-            client.delete_phone_number(connection.phone_number_id)
+        _remove(connection, asked_at, actor, client)
     disconnected = disconnect(
         connection.phone_number_id,
         source=Source.MANUAL,
         asked_at=asked_at,
         data={"reason": DISCONNECTED_BY_STAFF},
         actor=actor,
+        is_gone=True,
     )
-
-    def change() -> None:
-        owners = list(Customer.objects.locked().filter(pk=connection.customer_id))
-        Customer.objects.filter(pk=connection.customer_id).update(connect_key=None)
-        # The webhook about it may have been faster than the API's answer.
-        TimelineEvent.objects.filter(
-            connection=connection,
-            customer=connection.customer_id,
-            kind=TimelineEvent.Kind.DISCONNECTED,
-            actor=None,
-            occurred_at__gte=asked_at,
-        ).update(actor=actor)
-        Connection.objects.filter(
-            pk=connection.pk,
-            customer=connection.customer_id,
-            status=Connection.Status.DISCONNECTED,
-            disconnected_at__gte=asked_at,
-        ).update(disconnect_reason=DISCONNECTED_BY_STAFF)
-        update_status(*owners)
-
-    retry_on_conflict(change)
+    owner = Customer.objects.filter(pk=connection.customer_id)
+    retry_on_conflict(lambda: owner.update(connect_key=None))
     return disconnected or connection
+
+
+def _remove(
+    connection: Connection,
+    asked_at: datetime,
+    actor: AbstractBaseUser | None,
+    client: KapsoClient,
+) -> None:
+    """Remove a number from Kapso, after recording who asked for it: the webhook about it may be
+    faster than the API's answer. That stays recorded unless Kapso refuses, since an error may have
+    come after the removal. Raise NumberMoved if the number is another customer's by now."""
+    number = Connection.objects.filter(pk=connection.pk, customer=connection.customer_id)
+    request = {"removal_requested_at": asked_at, "removal_requested_by": actor}
+    if not retry_on_conflict(lambda: number.update(**request)):
+        raise NumberMoved
+    try:
+        client.delete_phone_number(connection.phone_number_id)
+    except KapsoNotFound:
+        pass  # It no longer exists, which is what was wanted.
+    except KapsoError as error:
+        if not _may_have_happened(error):
+            withdrawn = {"removal_requested_at": None, "removal_requested_by": None}
+            own = number.filter(removal_requested_at=asked_at)
+            retry_on_conflict(lambda: own.update(**withdrawn))
+        raise
+
+
+def _may_have_happened(error: KapsoError) -> bool:
+    """Return whether Kapso may have removed the number although it answered with ``error``."""
+    if isinstance(error, KapsoBlocked):
+        return False
+    return isinstance(error, (KapsoUnavailable, KapsoUnexpectedResponse))

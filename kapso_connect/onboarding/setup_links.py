@@ -209,12 +209,12 @@ def prepare(
         raise erased_error(customer)
     if known_ids is None:
         known_ids = set(customer.setup_links.values_list("kapso_id", flat=True))
-    built = build_options(customer, options)
+    built, next_url = validate(customer, options, next_url)
     return LinkRequest(
         customer,
         built,
         _sent_options(customer, built),
-        validate_same_site_url(next_url),
+        next_url,
         created_by if isinstance(created_by, AbstractBaseUser) else None,
         known_ids,
         since,
@@ -369,6 +369,25 @@ def _new_link(
         created_at=remote.created_at,
         created_by_id=request.created_by.pk if request.created_by else None,
     )
+
+
+def validate(
+    customer: Customer, options: Mapping[str, Any] | None, next_url: str
+) -> tuple[SetupLinkOptions, str]:
+    """Return the options of a new link, as ``build_options`` does, and the path or URL to continue
+    to. Raise InvalidOptions with all that is wrong with both."""
+    errors: dict[str, str] = {}
+    try:
+        next_url = validate_same_site_url(next_url)
+    except InvalidOptions as error:
+        errors |= error.errors
+    try:
+        built = build_options(customer, options)
+    except InvalidOptions as error:
+        raise InvalidOptions({**errors, **error.errors}) from None
+    if errors:
+        raise InvalidOptions(errors)
+    return built, next_url
 
 
 def build_options(customer: Customer, options: Mapping[str, Any] | None) -> SetupLinkOptions:

@@ -24,7 +24,7 @@ from django.test import Client
 from django.utils import timezone
 
 from kapso_connect import onboarding, theme
-from kapso_connect.admin import batch_progress, history
+from kapso_connect.admin import history
 from kapso_connect.admin.colors import COLORS
 from kapso_connect.kapso.setup_link_options import THEME_COLORS
 from kapso_connect.models import Customer, Invitation, InvitationBatch, SetupLink, TimelineEvent
@@ -1513,7 +1513,7 @@ def test_no_transaction_is_open_while_kapso_is_asked(
 def test_one_request_works_for_a_limited_time(
     admin_client: Client, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_progress, "BATCH_WORK_SECONDS", 0)
+    monkeypatch.setattr(invitations, "REQUEST_SECONDS", 0)
     page = create(admin_client, customers(2))
     assert "2 left" in page
     assert 'data-kapso-poll="100"' in page

@@ -117,10 +117,10 @@ def test_health_says_what_is_wrong_and_is_not_asked_for_while_it_is_held(
     assert data["health_problems"] == [
         {
             "check": "phone_number_access",
-            "entity": "",
-            "code": "",
+            "entity": None,
+            "code": None,
             "description": "Token expired",
-            "solution": "",
+            "solution": None,
         }
     ]
     assert data["health_retry_after"] > data["health_checked_at"]

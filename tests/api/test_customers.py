@@ -108,6 +108,31 @@ def test_invalid_values_are_named(caller: Caller, body: Any, path: str, problem:
     assert not Customer.objects.exists()
 
 
+def test_email_and_language_may_be_null(caller: Caller) -> None:
+    answer = caller.post("customers/", {"name": "A", "email": None, "language": None})
+    assert (answer.json()["email"], answer.json()["language"]) == (None, None)
+    customer = Customer.objects.get()
+    assert (customer.email, customer.language) == ("", "")
+    for name in ("email", "language"):
+        answer = caller.send("PATCH", f"customers/{customer.pk}/", {name: ""})
+        assert code(answer, 400) == "invalid", name
+
+
+def test_all_errors_are_said_at_once(caller: Caller) -> None:
+    make_customer(external_customer_id="acme")
+    body = {"email": "x", "nmae": "A", "status": "paused", "external_customer_id": " acme "}
+    answer = caller.post("customers/", body)
+    assert code(answer, 400) == "invalid"
+    found = {name: problems[0]["code"] for name, problems in answer.json()["fields"].items()}
+    assert found == {
+        "name": "required",
+        "email": "invalid",
+        "nmae": "unknown_field",
+        "status": "read_only",
+        "external_customer_id": "unique",
+    }
+
+
 def test_external_id_is_unique(caller: Caller) -> None:
     make_customer(external_customer_id="acme")
     other = make_customer(external_customer_id="other")
@@ -133,6 +158,27 @@ def test_partial_update_keeps_other_fields(caller: Caller) -> None:
         "x",
     )
     assert answer.json()["name"] == "B"
+
+
+@pytest.mark.parametrize("field", ["id", "status", "kapso_id", "created_at", "updated_at"])
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_read_only_fields_are_refused(caller: Caller, method: str, field: str) -> None:
+    customer = make_customer(name="A")
+    known = caller.get(f"customers/{customer.pk}/").json()
+    path = "customers/" if method == "POST" else f"customers/{customer.pk}/"
+    answer = caller.send(method, path, {"name": "B", field: known[field]})
+    assert code(answer, 400) == "invalid"
+    assert answer.json()["fields"][field][0]["code"] == "read_only"
+    assert Customer.objects.get().name == "A"
+
+
+def test_change_to_what_it_is_already_changes_no_time(caller: Caller) -> None:
+    customer = make_customer(name="A", email="a@example.com")
+    path = f"customers/{customer.pk}/"
+    before = caller.get(path).json()
+    for body in ({}, {"name": "A", "email": "a@example.com", "language": None}):
+        assert caller.send("PATCH", path, body).json() == before
+    assert caller.send("PATCH", path, {"name": "B"}).json()["updated_at"] > before["updated_at"]
 
 
 def test_erased_customer_is_not_changed(caller: Caller) -> None:

@@ -69,9 +69,9 @@ class Site:
         self.sandbox.faults(api=[{"match": ".*", **fault}])
         return self.caller.post(f"connections/{number.pk}/refresh/")
 
-    def with_basic_authentication(self, headers: dict[str, str]) -> HttpResponse:
-        """Ask an API whose first way to authenticate has a WWW-Authenticate header."""
-        mixin = type("Mixin", (), {"authentication_classes": [BasicAuthentication]})
+    def authenticated_by(self, kind: type[Any], headers: dict[str, str]) -> HttpResponse:
+        """Ask an API whose only way to authenticate has a WWW-Authenticate header."""
+        mixin = type("Mixin", (), {"authentication_classes": [kind]})
         urlconf = ModuleType("basic_authentication_urls")
         urlconf.urlpatterns = [path("api/whatsapp/", include(urls.urls_for(mixin)))]  # type: ignore[attr-defined]
         self.settings.ROOT_URLCONF = urlconf
@@ -125,6 +125,17 @@ def token_not_permitted(site: Site) -> HttpResponse:
     return viewer.post("setup-links/", {"customer": make_customer().pk, "include_token": True})
 
 
+def token_not_valid(site: Site) -> HttpResponse:
+    authentication = pytest.importorskip("rest_framework_simplejwt.authentication")
+    headers = {"Authorization": "Bearer wrong"}
+    return site.authenticated_by(authentication.JWTAuthentication, headers)
+
+
+def csrf_failed(site: Site) -> HttpResponse:
+    site.caller.client.handler.enforce_csrf_checks = True
+    return site.create_customer({"name": "A"})
+
+
 def throttled(site: Site) -> HttpResponse:
     site.configure(API_THROTTLE_RATES={"read": "1/min"})
     site.caller.get("customers/")
@@ -159,13 +170,18 @@ PROVOKED: dict[tuple[int, str], Callable[[Site], HttpResponse]] = {
         "customers/?" + "&".join(f"a{number}=1" for number in range(1001))
     ),
     (400, "parse_error"): lambda site: site.create_customer(b"{"),
-    (401, "not_authenticated"): lambda site: site.with_basic_authentication({}),
+    (401, "not_authenticated"): lambda site: site.authenticated_by(BasicAuthentication, {}),
     (403, "not_authenticated"): lambda site: Caller().get("customers/"),
-    (401, "authentication_failed"): lambda site: site.with_basic_authentication(WRONG_PASSWORD),
+    (401, "authentication_failed"): lambda site: site.authenticated_by(
+        BasicAuthentication, WRONG_PASSWORD
+    ),
+    (401, "token_not_valid"): token_not_valid,
     (403, "authentication_failed"): lambda site: Caller().get("customers/", headers=WRONG_PASSWORD),
+    (403, "csrf_failed"): csrf_failed,
     (403, "permission_denied"): lambda site: Caller(make_user("nobody")).get("customers/"),
     (403, "token_not_permitted"): token_not_permitted,
     (404, "not_found"): lambda site: site.caller.get("customers/99/"),
+    (404, "missing_slash"): lambda site: site.caller.post("customers"),
     (405, "method_not_allowed"): lambda site: site.caller.send("DELETE", "customers/"),
     (406, "not_acceptable"): lambda site: site.caller.get(
         "customers/", headers={"Accept": "image/png"}
@@ -238,7 +254,7 @@ def test_schema_has_every_error() -> None:
         for status, answer in operation["responses"].items()
         for name in re.findall(r"`(\w+)`:", answer["description"])
     }
-    assert in_schema == set(PROVOKED) - {(405, "method_not_allowed")}
+    assert in_schema == set(PROVOKED) - {(404, "missing_slash"), (405, "method_not_allowed")}
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(3, "3"), (0, "1"), (None, "30")])

@@ -119,7 +119,7 @@ def test_csrf_token_is_required(things: None) -> None:
     caller = staff()
     caller.client.handler.enforce_csrf_checks = True
     answer = caller.post("customers/", {"name": "A"})
-    assert code(answer, 403) == "permission_denied"
+    assert code(answer, 403) == "csrf_failed"
     assert Customer.objects.count() == 1
 
 

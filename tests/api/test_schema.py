@@ -77,22 +77,22 @@ def test_schema_has_every_route_and_method(document: Any) -> None:
 
 def test_operation_ids_do_not_change(document: Any) -> None:
     assert {operation["operationId"] for _name, operation in operations(document)} == {
-        "whatsapp_root_list",
-        "whatsapp_schema_describe",
-        "whatsapp_customers_list",
-        "whatsapp_customers_create",
-        "whatsapp_customers_retrieve",
-        "whatsapp_customers_partial_update",
-        "whatsapp_customers_status",
-        "whatsapp_setup_links_list",
-        "whatsapp_setup_links_create",
-        "whatsapp_setup_links_retrieve",
-        "whatsapp_setup_links_revoke",
-        "whatsapp_connections_list",
-        "whatsapp_connections_retrieve",
-        "whatsapp_connections_refresh",
-        "whatsapp_connections_disconnect",
-        "whatsapp_events_list",
+        "kapso_root_list",
+        "kapso_schema_describe",
+        "kapso_customers_list",
+        "kapso_customers_create",
+        "kapso_customers_retrieve",
+        "kapso_customers_partial_update",
+        "kapso_customers_status",
+        "kapso_setup_links_list",
+        "kapso_setup_links_create",
+        "kapso_setup_links_retrieve",
+        "kapso_setup_links_revoke",
+        "kapso_connections_list",
+        "kapso_connections_retrieve",
+        "kapso_connections_refresh",
+        "kapso_connections_disconnect",
+        "kapso_events_list",
     }
 
 
@@ -127,7 +127,7 @@ def test_choices_are_named_components(document: Any) -> None:
     known = document["components"]["schemas"]
     assert known["KapsoCustomer"]["properties"]["status"]["$ref"].endswith("/KapsoOnboardingStatus")
     assert "confirming" in known["KapsoOnboardingStatus"]["enum"]
-    assert all(name.startswith(("Kapso", "PatchedKapso")) for name in known)
+    assert all(name.startswith("Kapso") for name in known)
 
 
 def examples(document: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -140,7 +140,9 @@ def examples(document: Any) -> Iterator[tuple[str, Any, Any]]:
                     yield f"{name} {part}", content["schema"], example["value"]
 
 
-def test_examples_match_the_schema(document: Any) -> None:
+@pytest.mark.parametrize("mixins", [(), (TenantMixin,)])
+def test_examples_match_the_schema(mixins: Any) -> None:
+    document = openapi.build_document(urls.versioned_patterns(*mixins), API)
     registry: Any = Registry().with_resource(
         "urn:it", Resource(contents=document, specification=DRAFT202012)
     )
@@ -152,10 +154,67 @@ def test_examples_match_the_schema(document: Any) -> None:
         assert list(validator.iter_errors(value)) == [], name
 
 
+def test_examples_of_invalid_values_are_of_the_operation(document: Any) -> None:
+    """An example does not call a filter unknown that there is, nor complain of another's field."""
+    seen = set()
+    for name, operation in operations(document):
+        answer = operation["responses"]["400"]["content"]["application/json"]
+        for example in answer.get("examples", {}).values():
+            seen.add(name)
+            known = {one["name"] for one in operation.get("parameters", [])}
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+            reference = body.get("schema", {}).get("$ref", "").rpartition("/")[2]
+            known |= set(document["components"]["schemas"].get(reference, {}).get("properties", []))
+            for field, problems in example["value"]["fields"].items():
+                is_unknown = problems[0]["code"].startswith("unknown_")
+                assert (field in known) != is_unknown, (name, field)
+    expected = {name for name, _operation in operations(document)}
+    without_values = {name for name in expected if name.startswith("get ") and "{id}" in name}
+    assert seen == expected - without_values - {"get /", "get /schema/"}
+
+
+@pytest.mark.parametrize("mixins", [(), (TenantMixin,)])
+def test_generators_can_use_it(mixins: Any) -> None:
+    """What clients that others' generators make have stumbled on."""
+
+    def parts(node: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(node, dict):
+            yield node
+        for inner in node.values() if isinstance(node, dict) else node:
+            if isinstance(inner, (dict, list)):
+                yield from parts(inner)
+
+    whole = openapi.build_document(urls.versioned_patterns(*mixins), API)
+    for part in parts({name: whole[name] for name in ("paths", "components")}):
+        assert part.get("format") != "int64"
+        assert "default" not in part or "type" not in part
+        assert part.get("enum") != [""]
+        assert "" not in part.get("enum", [])
+        if part.get("type") == "integer" and part.get("maximum", 0) > 2**31:
+            assert part["maximum"] == 2**53 - 1
+        for option in part.get("oneOf", []):
+            assert set(option) == {"$ref"} or option == {"type": "null"}
+    for _name, operation in operations(whole):
+        assert operation["operationId"].startswith("kapso_")
+        assert all(tag == "Kapso" or tag.startswith("Kapso ") for tag in operation["tags"])
+    assert all(name.startswith("Kapso") for name in whole["components"]["schemas"])
+
+
+def test_lists_of_values_that_grow_are_open(document: Any) -> None:
+    known = document["components"]["schemas"]
+    kind = known["KapsoEvent"]["properties"]["kind"]
+    assert kind["type"] == "string"
+    assert "enum" not in kind
+    assert kind["x-extensible-enum"] == known["KapsoEventKind"]["enum"]
+    assert "Later versions may add values" in kind["description"]
+    assert known["KapsoConnection"]["properties"]["health_status"]["type"] == ["string", "null"]
+    assert known["KapsoCustomer"]["properties"]["status"]["$ref"].endswith("OnboardingStatus")
+
+
 def test_request_bodies_are_strict(document: Any) -> None:
     known = document["components"]["schemas"]
     assert known["KapsoCustomerRequest"]["required"] == ["name"]
-    assert "required" not in known["PatchedKapsoCustomerRequest"]
+    assert "required" not in known["KapsoCustomerPatchRequest"]
     assert "id" not in known["KapsoCustomerRequest"]["properties"]
     for name in ("KapsoCustomerRequest", "KapsoSetupLinkRequest", "KapsoOptionsRequest"):
         assert known[name]["additionalProperties"] is False
@@ -170,9 +229,9 @@ def test_request_bodies_are_strict(document: Any) -> None:
 @pytest.mark.parametrize(
     ("component", "body", "is_right"),
     [
-        ("Customer", {"name": "A", "email": ""}, True),
+        ("Customer", {"name": "A", "email": None}, True),
         ("Customer", {"name": "A", "email": "nobody"}, False),
-        ("Customer", {"name": "A", "language": ""}, True),
+        ("Customer", {"name": "A", "language": None}, True),
         ("Customer", {"name": "A", "external_customer_id": None}, True),
         ("Customer", {"name": " \u001d"}, False),
         ("Customer", {"email": "a@example.com"}, False),
@@ -220,15 +279,23 @@ def test_spectacular_settings_of_the_site_do_not_change_it(
     assert openapi.build_document(urls.versioned_patterns(), API) == document
 
 
+ON_EVERY_ANSWER = {"X-Request-ID", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"}
+
+
 def test_headers(document: Any) -> None:
     create = document["paths"]["/customers/"]["post"]
     assert "Idempotency-Key" in [p["name"] for p in create["parameters"]]
-    assert set(create["responses"]["201"]["headers"]) == {"Location", "Idempotent-Replayed"}
+    assert {"Location", "Idempotent-Replayed"} < set(create["responses"]["201"]["headers"])
     status = document["paths"]["/customers/{id}/status/"]["get"]
-    assert {"If-None-Match", "Accept-Language", "id"} == {p["name"] for p in status["parameters"]}
+    assert {p["name"] for p in status["parameters"]} == {
+        *("If-None-Match", "Accept-Language", "X-Request-ID", "id")
+    }
     assert "content" not in status["responses"]["304"]
-    assert set(status["responses"]["304"]["headers"]) == {"ETag"}
-    for _name, operation in operations(document):
+    assert set(status["responses"]["304"]["headers"]) == {"ETag", *ON_EVERY_ANSWER}
+    for name, operation in operations(document):
+        for answer in operation["responses"].values():
+            assert set(answer["headers"]) >= ON_EVERY_ANSWER, name
+        assert "X-Request-ID" in [p["name"] for p in operation["parameters"]], name
         assert "Retry-After" in operation["responses"]["429"]["headers"]
         assert "Retry-After" in operation["responses"]["503"]["headers"]
 
@@ -285,11 +352,22 @@ def test_schema_for_tenants(db: None) -> None:
     validate(answer, cls=OpenAPIV31SpecValidator)
     assert answer["servers"] == [{"url": "/tenant/v1"}]
     create = answer["paths"]["/customers/"]["post"]
-    assert create["operationId"] == "whatsapp_tenant_customers_create"
+    assert create["operationId"] == "kapso_tenant_customers_create"
     reference = create["requestBody"]["content"]["application/json"]["schema"]["$ref"]
     known = answer["components"]["schemas"]
     assert "external_customer_id" not in known[reference.rpartition("/")[2]]["properties"]
     assert "external_customer_id" in known["KapsoCustomer"]["properties"]
+    patch = "KapsoCustomerPatchOfTenantRequest"
+    assert "external_customer_id" not in known[patch]["properties"]
+
+
+def test_schemas_of_two_mounts_do_not_mix() -> None:
+    tenants = openapi.build_document(urls.versioned_patterns(TenantMixin), API)
+    staffs = openapi.build_document(urls.versioned_patterns(), API)
+    again = openapi.build_document(urls.versioned_patterns(TenantMixin), API)
+    assert again == tenants
+    patch = staffs["components"]["schemas"]["KapsoCustomerPatchRequest"]
+    assert "external_customer_id" in patch["properties"]
 
 
 def test_error_without_drf_spectacular(caller: Caller, monkeypatch: Any) -> None:
@@ -445,7 +523,7 @@ def test_mixin_can_override_methods() -> None:
     patterns = urls.versioned_patterns(Overriding)
     document = openapi.build_document(patterns, "/")
     listing = document["paths"]["/customers/"]["get"]
-    assert listing["operationId"] == "whatsapp_tenant_customers_list"
+    assert listing["operationId"] == "kapso_tenant_customers_list"
     assert "KapsoCustomerPage" in json.dumps(listing["responses"]["200"])
     assert "Retry-After" in document["paths"]["/customers/"]["post"]["responses"]["429"]["headers"]
 
@@ -459,15 +537,15 @@ def test_overridden_methods_within_the_sites_schema(tmp_path: Path) -> None:
     document = json.loads(written)
     paths = document["paths"]
     listing = paths["/mine/{team}/v1/customers/"]["get"]
-    assert listing["operationId"] == "whatsapp_tenant_customers_list"
+    assert listing["operationId"] == "kapso_tenant_customers_list"
     assert listing["summary"] == "Whom we serve"
     one = paths["/mine/{team}/v1/customers/{id}/"]["get"]
-    assert one["operationId"] == "whatsapp_tenant_customers_retrieve"
+    assert one["operationId"] == "kapso_tenant_customers_retrieve"
     kinds = {parameter["name"]: parameter["schema"]["type"] for parameter in one["parameters"]}
-    assert kinds == {"id": "integer", "team": "string"}
+    assert kinds == {"id": "integer", "team": "string", "X-Request-ID": "string"}
     assert "404" in paths["/api/whatsapp/v1/customers/{id}/"]["get"]["responses"]
     known = document["components"]["schemas"]
-    assert all(name.startswith(("Kapso", "PatchedKapso")) for name in known)
+    assert all(name.startswith("Kapso") for name in known)
 
 
 def test_other_schema_classes_of_the_site_are_kept() -> None:

@@ -160,7 +160,7 @@ def test_invalid_options_are_rejected_before_kapso_is_called(
         ({"customer": [1]}, "customer"),
         ({"customer": {"id": 1}}, "customer"),
         ({"next_url": 7}, "next_url"),
-        ({"next_url": None}, "next_url"),
+        ({"next_url": ""}, "next_url"),
         ({"next_url": "/" * 2001}, "next_url"),
         ({"next_url": "https://evil.example/"}, "next_url"),
         ({"next_url": "//evil.example/"}, "next_url"),
@@ -180,8 +180,43 @@ def test_rest_of_the_body_is_validated(
     assert sandbox.state()["customers"] == []
 
 
-def test_unknown_customer(caller: Caller) -> None:
-    assert code(caller.post("setup-links/", {"customer": 99}), 404) == "not_found"
+def test_unknown_customer_is_named(caller: Caller, sandbox: Sandbox) -> None:
+    answer = caller.post("setup-links/", {"customer": 99})
+    assert code(answer, 400) == "invalid"
+    (problem,) = answer.json()["fields"]["customer"]
+    assert problem == {"code": "does_not_exist", "message": "There is no such customer."}
+    assert sandbox.state()["customers"] == []
+
+
+def test_all_errors_are_said_at_once(caller: Caller, sandbox: Sandbox) -> None:
+    make_connection(display_phone_number="+1 415-555-0100")
+    own = make_customer(kapso_id=None)
+    body = {
+        "customer": own.pk,
+        "next_url": "https://evil.example/",
+        "options": {"reconnect_phone_number": "+14155550100"},
+    }
+    fields = caller.post("setup-links/", body).json()["fields"]
+    assert set(fields) == {"next_url", "options.reconnect_phone_number"}
+    # Also where what the link itself would show is not all.
+    more = {**body, "customr": 1, "include_token": "yes"}
+    fields = caller.post("setup-links/", more).json()["fields"]
+    assert set(fields) == {
+        "next_url",
+        "options.reconnect_phone_number",
+        "customr",
+        "include_token",
+    }
+    fields = caller.post(
+        "setup-links/", {**body, "customer": 99, "options": {"language": "xx", "a": 1}}
+    ).json()["fields"]
+    assert set(fields) == {"next_url", "customer", "options.language", "options.a"}
+    assert sandbox.state()["customers"] == []
+
+
+def test_next_url_may_be_null(caller: Caller, sandbox: Sandbox) -> None:
+    data = created(caller, {"customer": make_customer(kapso_id=None).pk, "next_url": None})
+    assert data["next_url"] is None
 
 
 def test_a_newer_link_ends_the_older_one(caller: Caller, sandbox: Sandbox) -> None:

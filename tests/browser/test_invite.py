@@ -12,7 +12,6 @@ from django.contrib.auth.models import User
 from django.test import Client
 from playwright.sync_api import Page, expect
 
-from kapso_connect.admin import batch_progress
 from kapso_connect.models import Customer, InvitationBatch, SetupLink
 from kapso_connect.onboarding import invitations
 from kapso_connect.onboarding.connect_urls import connect_url
@@ -151,7 +150,7 @@ def test_the_page_creates_the_links_and_shows_the_progress(
     monkeypatch: pytest.MonkeyPatch,
     scheme: Any,
 ) -> None:
-    monkeypatch.setattr(batch_progress, "BATCH_WORK_SECONDS", 0.2)
+    monkeypatch.setattr(invitations, "REQUEST_SECONDS", 0.2)
     rule = {"match": CREATE_LINK, "kind": "status", "status": 422, "times": 1}
     slow = {"kind": "slow", "seconds": 0.1}
     sandbox.faults(api=[*({**rule, "after": n} for n in (3, 13)), slow])
@@ -216,7 +215,7 @@ def test_without_javascript_each_step_is_a_button(
     sandbox: Sandbox,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batch_progress, "BATCH_WORK_SECONDS", 0)
+    monkeypatch.setattr(invitations, "REQUEST_SECONDS", 0)
     page = open_batch(3, java_script_enabled=False)
     page.get_by_text("Options", exact=True).click()
     page.get_by_text("Colours of the page").click()
@@ -224,7 +223,7 @@ def test_without_javascript_each_step_is_a_button(
     submit(page).click()
     expect(page.get_by_text("3 left")).to_be_visible()
     visitor.look(page, "invite-no-script")
-    monkeypatch.setattr(batch_progress, "BATCH_WORK_SECONDS", 5)
+    monkeypatch.setattr(invitations, "REQUEST_SECONDS", 5)
     page.get_by_role("button", name="Continue").click()
     expect(page.get_by_text("Finished: every customer has a link.")).to_be_visible()
     assert InvitationBatch.objects.get().options["theme_config"] == {"muted_color": "#f3f4f6"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,32 @@ def reload(connection: Connection) -> Connection:
 
 def links_at_kapso(sandbox: Sandbox) -> list[dict[str, Any]]:
     return list(sandbox.state()["setup_links"])
+
+
+def at_once(*actions: Callable[[], object]) -> None:
+    """Run the actions at the same moment, each with a database connection of its own."""
+    barrier = threading.Barrier(len(actions))
+
+    def run(action: Callable[[], object]) -> None:
+        try:
+            Customer.objects.exists()  # connects
+            barrier.wait(timeout=10)
+            action()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(len(actions)) as executor:
+        for done in [executor.submit(run, action) for action in actions]:
+            done.result()
+
+
+def wait_until_deleted(sandbox: Sandbox, connection: Connection) -> None:
+    for _ in range(200):
+        time.sleep(0.02)
+        numbers = sandbox.state()["phone_numbers"]
+        if connection.phone_number_id not in [n["phone_number_id"] for n in numbers]:
+            return
+    raise AssertionError("the sandbox still has the number")
 
 
 def during_request(

@@ -32,7 +32,7 @@ from ..factories import (
     remote_customer,
 )
 from ..faulty_server import FaultyServer, hung
-from .support import last_delivery, reload
+from .support import last_delivery, reload, wait_until_deleted
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -538,15 +538,6 @@ def test_all_doubtful_events_of_a_batch_share_one_budget(configure: Any) -> None
     assert (tried.status, tried.attempts) == ("pending", 1)
     assert {(row.status, row.attempts) for row in rest} == {("pending", 0)}
     assert WebhookEvent.objects.due().count() == 3
-
-
-def wait_until_deleted(sandbox: Sandbox, connection: Connection) -> None:
-    for _ in range(200):
-        time.sleep(0.02)
-        numbers = sandbox.state()["phone_numbers"]
-        if connection.phone_number_id not in [n["phone_number_id"] for n in numbers]:
-            return
-    raise AssertionError("the sandbox still has the number")
 
 
 def test_replayed_deletion_does_not_disconnect_a_reconnected_number(

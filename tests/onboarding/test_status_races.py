@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from django.db import connections
 from django.utils import timezone
 
 from kapso_connect import onboarding
@@ -18,29 +14,13 @@ from kapso_connect.onboarding.numbers import Number
 from kapso_connect.onboarding.status import find_wrong_statuses
 
 from ..factories import make_connection, make_customer, make_link, new_number_id
+from .support import at_once
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.usefixtures("sqlite_options"),
     pytest.mark.parametrize("attempt", range(5)),
 ]
-
-
-def at_once(*actions: Callable[[], object]) -> None:
-    """Run the actions at the same moment, each with a database connection of its own."""
-    barrier = threading.Barrier(len(actions))
-
-    def run(action: Callable[[], object]) -> None:
-        try:
-            Customer.objects.exists()  # connects
-            barrier.wait(timeout=10)
-            action()
-        finally:
-            connections.close_all()
-
-    with ThreadPoolExecutor(len(actions)) as executor:
-        for done in [executor.submit(run, action) for action in actions]:
-            done.result()
 
 
 def old_connection(customer: Customer) -> Connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .base import VERSION, Api
+from .batches import Batches, BatchInvitations
 from .connections import Connections
 from .customers import Customers
 from .events import Events
@@ -14,6 +15,8 @@ from .setup_links import SetupLinks
 __all__ = [
     "VERSION",
     "Api",
+    "BatchInvitations",
+    "Batches",
     "Connections",
     "Customers",
     "Events",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404
 from django.shortcuts import get_object_or_404
+from django.utils.functional import cached_property
 from django.views.decorators.debug import sensitive_variables
 from rest_framework.exceptions import APIException
 from rest_framework.permissions import BasePermission
@@ -24,6 +26,7 @@ from rest_framework.throttling import BaseThrottle
 from rest_framework.viewsets import GenericViewSet
 
 from ...db import non_atomic
+from ...log import log_event, logging_request_id
 from ...models import Customer
 from .. import idempotency, permissions
 from ..browsable_api import BrowsableFilters, raw_data_form
@@ -35,6 +38,7 @@ from ..filters import (
 )
 from ..pagination import NumberedPagination
 from ..parsers import MAX_BODY_BYTES, BoundedJSONParser
+from ..request_ids import REQUEST_ID_HEADER, request_id_of
 from ..schema import (
     default_schema,
 )
@@ -65,9 +69,9 @@ class Api(GenericViewSet[Any]):
 
     example: ClassVar[Mapping[str, Any]] = {}
     """The body in the form of a browsable page."""
-    tag: ClassVar[str] = "WhatsApp"
+    tag: ClassVar[str] = "Kapso"
     """The tag of the operations in the schema."""
-    schema_name: ClassVar[str] = "whatsapp"
+    schema_name: ClassVar[str] = "kapso"
     """The beginning of operation ids. Each mount of the API needs its own."""
 
     shows_details: ClassVar[bool] = True
@@ -100,16 +104,19 @@ class Api(GenericViewSet[Any]):
             for kind in self.permission_classes or permissions.configured_permission_classes()
         ]
 
-    def is_permitted(self, action: str, customer: Customer) -> bool:
-        """Return whether the user has permission for another ``action`` of this view, a POST, on
-        ``customer``."""
+    def is_permitted(self, action: str, *customers: Customer, method: str = "POST") -> bool:
+        """Return whether the user has permission for another ``action`` of this view, on each of
+        ``customers``."""
         view = copy(self)
         view.action = action
-        view.request = clone_request(self.request, "POST")
+        view.request = clone_request(self.request, method)
         try:
             return all(
                 one.has_permission(view.request, view)
-                and one.has_object_permission(view.request, view, customer)
+                and all(
+                    one.has_object_permission(view.request, view, customer)
+                    for customer in customers
+                )
                 for one in view.get_permissions()
             )
         except (Http404, PermissionDenied, APIException):  # a permission may refuse so, too
@@ -125,7 +132,11 @@ class Api(GenericViewSet[Any]):
         ]
 
     def get_throttles(self) -> list[BaseThrottle]:
-        return [ApiThrottle(self.throttle_kinds.get(self.action, "read"))]
+        return [self._api_throttle]
+
+    @cached_property
+    def _api_throttle(self) -> ApiThrottle:
+        return ApiThrottle(self.throttle_kinds.get(self.action, "read"))
 
     def get_idempotency_owner(self, request: Request) -> str:
         """Return whose an ``Idempotency-Key`` is: other users may use the same key."""
@@ -161,6 +172,21 @@ class Api(GenericViewSet[Any]):
         customer: Customer = self.get_permitted(self.limit(Customer.objects.filter(pk=pk), "pk"))
         return customer
 
+    def find_customer(self, pk: Any) -> Customer | None:
+        """Return the customer with this primary key, or None if there is none that the request may
+        access. Check the object permissions."""
+        customer: Customer | None = self.find_customers([pk]).get(pk)
+        return customer
+
+    def find_customers(self, pks: Collection[Any]) -> dict[Any, Customer]:
+        """Return, by primary key, those of these customers that the request may access. Check the
+        object permissions."""
+        found = self.limit(Customer.objects.filter(pk__in=pks), "pk").order_by()
+        customers = {customer.pk: customer for customer in found}
+        for customer in customers.values():
+            self.check_object_permissions(self.request, customer)
+        return customers
+
     def get_permitted(self, rows: QuerySet[Any]) -> Any:
         """Return the only one of ``rows``. Raise Http404 if there is none, and check the object
         permissions."""
@@ -183,7 +209,21 @@ class Api(GenericViewSet[Any]):
         # not take them, but a mixin can read them from ``kwargs``.
         self.url_kwargs = kwargs
         own_kwargs = {name: value for name, value in kwargs.items() if name == "pk"}
-        return super().dispatch(request, *args, **own_kwargs)
+        self.request_id = request_id_of(request)
+        status, began_at = 500, time.monotonic()
+        with logging_request_id(self.request_id):
+            try:
+                response = super().dispatch(request, *args, **own_kwargs)
+                status = response.status_code
+            finally:
+                log_event(
+                    "rest.answered",
+                    method=request.method,
+                    route=request.resolver_match.view_name,
+                    status=status,
+                    seconds=time.monotonic() - began_at,
+                )
+        return response
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self.kwargs = self.url_kwargs
@@ -208,7 +248,20 @@ class Api(GenericViewSet[Any]):
     ) -> Response:
         final: Response = super().finalize_response(request, response, *args, **kwargs)
         final.headers.setdefault("Cache-Control", "no-store")
+        final.headers[REQUEST_ID_HEADER] = self.request_id
+        for name, value in self._rate_limit_headers(request, final).items():
+            final.headers[name] = value
         return final
+
+    def _rate_limit_headers(self, request: Request, response: Response) -> dict[str, str]:
+        if not self._api_throttle.is_read and response.status_code >= 500:
+            return {}  # the database, which knows the user, may be away
+        try:
+            throttles = self.get_throttles()
+        except Exception:
+            return {}  # one of the site may need the user that the request does not have
+        own = [one for one in throttles if isinstance(one, ApiThrottle)]
+        return own[0].headers(request, self) if own else {}
 
     def get_serializer_class(self) -> type[BaseSerializer[Any]]:
         return self.serializer_classes.get(self.action) or super().get_serializer_class()

@@ -46,7 +46,7 @@ class Connections(Api):
     """Numbers that are or were connected, newest first."""
 
     rows = Connection.objects.all()
-    tag = "WhatsApp connections"
+    tag = "Kapso connections"
     filters = ConnectionFilters
     serializer_class = serializers.ConnectionSerializer
     serializer_classes = {
@@ -61,7 +61,7 @@ class Connections(Api):
     }
     throttle_kinds = {"refresh": "kapso", "disconnect": "kapso"}
 
-    @extend_schema(responses=CONNECTION_ACTION_RESPONSES)
+    @extend_schema(request=None, responses=CONNECTION_ACTION_RESPONSES)
     def refresh(self, request: Request, pk: str) -> Response:
         """Get the number and its health from Kapso, and return the result. Until
         health_retry_after, Kapso is not asked for the health again."""
@@ -79,7 +79,7 @@ class Connections(Api):
                 health.ask_and_record(connection, client, actor=self.actor)
         return Response(self.represent([self.get_object()])[0])
 
-    @extend_schema(responses=CONNECTION_ACTION_RESPONSES)
+    @extend_schema(request=None, responses=CONNECTION_ACTION_RESPONSES)
     def disconnect(self, request: Request, pk: str) -> Response:
         """Disconnect the number, remove it from Kapso and end the customer's setup links.
         Disconnecting it again changes nothing."""

@@ -21,7 +21,7 @@ class Events(Api):
     when new events arrive."""
 
     rows = TimelineEvent.objects.all()
-    tag = "WhatsApp timeline"
+    tag = "Kapso timeline"
     filters = EventFilters
     pagination_class = TimelinePagination
     serializer_class = serializers.EventSerializer

@@ -24,5 +24,5 @@ class Root(Api):
     @extend_schema(responses=responses(serializers.RootSerializer, description="The URLs."))
     def list(self, request: Request) -> Response:
         """Return the URLs of this API."""
-        names = ("customers", "setup-links", "connections", "events", "schema")
+        names = ("customers", "setup-links", "batches", "connections", "events", "schema")
         return Response({name.replace("-", "_"): self.url_of(name) for name in names})

@@ -34,6 +34,10 @@ from ..schema import (
 )
 from .base import Api
 
+CUSTOMER_UNKNOWN = {
+    "customer": [{"code": "does_not_exist", "message": "There is no such customer."}]
+}
+
 
 @describe_reads
 class SetupLinks(Api):
@@ -41,7 +45,7 @@ class SetupLinks(Api):
 
     rows = SetupLink.objects.select_related("customer")
     example = examples.NEW_SETUP_LINK
-    tag = "WhatsApp setup links"
+    tag = "Kapso setup links"
     filters = SetupLinkFilters
     serializer_class = serializers.SetupLinkSerializer
     serializer_classes = {
@@ -78,7 +82,6 @@ class SetupLinks(Api):
         parameters=CREATE_HEADERS,
         responses=responses(
             serializers.NewSetupLinkSerializer,
-            "not_found",
             *BODY_ERRORS,
             *IDEMPOTENCY_ERRORS,
             *KAPSO_ERRORS,
@@ -86,6 +89,7 @@ class SetupLinks(Api):
             "customer_erased",
             status=201,
             description="The new object.",
+            invalid=CUSTOMER_UNKNOWN,
         ),
     )
     def create(self, request: Request) -> Response:
@@ -93,15 +97,15 @@ class SetupLinks(Api):
         customer connect_url, which keeps working when the link is renewed. With an
         Idempotency-Key, the request can be repeated without creating a second link."""
         values = self.validated_body()
-        customer = self.get_customer(values["customer"])
-        options = values.get("options", {})
-        self._check_permitted(customer, options, with_token=values["include_token"])
+        customer, options = values["customer"], values.get("options", {})
+        with_token = values.get("include_token", False)
+        self._check_permitted(customer, options, with_token=with_token)
         with idempotency.attempt(request, self.get_idempotency_owner) as attempt:
             link = attempt.row.setup_link or self._create(customer, options, values, attempt)
             body = dict(attempt.row.response or self.represent([link])[0])
         # These are not stored with the key.
         body |= {"url": link.url, "connect_url": connect_url(link.customer) or None, "token": None}
-        if values["include_token"]:
+        if with_token:
             body["token"] = link.token
         is_replay = attempt.row.response is not None
         return self.created_response("setup-link", link.pk, body, replayed=is_replay)
@@ -132,7 +136,7 @@ class SetupLinks(Api):
         link_request = setup_links.prepare(
             customer,
             options=options,
-            next_url=values["next_url"],
+            next_url=values.get("next_url", ""),
             created_by=self.actor,
             since=attempt.since,
             on_recorded=store_body,
@@ -141,13 +145,14 @@ class SetupLinks(Api):
             return setup_links.create(link_request, client)
 
     @extend_schema(
+        request=None,
         responses=responses(
             serializers.SetupLinkSerializer,
             "not_found",
             *BODY_ERRORS,
             *KAPSO_ERRORS,
             "setup_link_used",
-        )
+        ),
     )
     def revoke(self, request: Request, pk: str) -> Response:
         """Revoke a setup link at Kapso, and the customer's connect_url with it. Revoking it again
