@@ -13,6 +13,7 @@ from django.core.cache import cache
 from django.core.management.commands import flush
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from pytest_django.live_server_helper import LiveServer
 
 from kapso_connect.kapso import http
 from kapso_connect.pages import questions
@@ -132,6 +133,13 @@ def _delete_rows(
     return connection.ops.sql_flush(
         style, tables, reset_sequences=reset_sequences, allow_cascade=allow_cascade
     )
+
+
+@pytest.fixture(scope="session")
+def live_server(django_db_setup: None, live_server: LiveServer) -> LiveServer:
+    """The site, which starts when the test database is there: before that, SQLite's is in memory,
+    and all threads of the server would share one connection."""
+    return live_server
 
 
 @pytest.fixture(scope="session")
