@@ -51,7 +51,9 @@ whatsapp_disconnected = ConnectSignal(
     this signal is sent again with that reason.
 
     Arguments: ``connection``, ``customer`` (who lost the number), ``setup_link`` (or None),
-    ``source``, ``event`` (``event.data["reason"]`` is the reason: "offboarded" for such a pause).
+    ``source``, ``event``. ``event.data["reason"]`` is the reason: "offboarded" for such a pause,
+    "staff" if staff disconnected the number; ``event.actor`` is who then, whatever reported it
+    first.
     """
 )
 

@@ -235,7 +235,8 @@ class StatusConnectionSerializer(serializers.Serializer[Connection]):
         allow_null=True, help_text="When the number was last disconnected."
     )
     disconnect_reason = NullableCharField(
-        help_text="Why the number was last disconnected: `offboarded` by Meta, which is a pause."
+        help_text="Why the number was last disconnected: `offboarded` by Meta, which is a pause; "
+        "`staff` if a user of the site did it."
     )
 
 

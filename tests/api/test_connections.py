@@ -11,10 +11,23 @@ from django.db import connection as database
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from kapso_connect import outbox, sync
 from kapso_connect.models import Connection, Customer, TimelineEvent
 from kapso_connect.testing import Sandbox
 
-from ..factories import listening, make_connection, make_customer, make_link, new_number_id
+from ..factories import (
+    DELETED,
+    listening,
+    make_connection,
+    make_customer,
+    make_link,
+    new_number_id,
+    payload_for,
+    post,
+    queue_without_worker,
+    remote_customer,
+)
+from ..onboarding.support import during_request, wait_until_deleted
 from .support import Caller, code
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
@@ -77,6 +90,75 @@ def test_list_takes_a_constant_number_of_queries(caller: Caller) -> None:
     for _ in range(20):
         make_connection(setup_link=make_link())
     assert queries() == one == 4  # two of them for the session and the user
+
+
+# A number that only a webhook has told of
+
+
+def names_of(caller: Caller, customer: Customer) -> set[tuple[str | None, str | None]]:
+    """Return the number and the name of the customer's only connection, as each resource says."""
+    (listed,) = caller.get(f"connections/?customer={customer.pk}").json()["results"]
+    shown = [
+        listed,
+        caller.get(f"connections/{listed['id']}/").json(),
+        caller.get(f"customers/{customer.pk}/status/").json()["connection"],
+    ]
+    assert {row["status"] for row in shown} == {"connected"}
+    return {(row["display_phone_number"], row["verified_name"]) for row in shown}
+
+
+@pytest.fixture
+def announced(sandbox: Sandbox) -> tuple[Customer, dict[str, Any], tuple[str, str]]:
+    """A customer, the webhook that its number is connected, and the number and name at Kapso."""
+    customer = remote_customer(sandbox)
+    (number,) = sandbox.state()["phone_numbers"]
+    names = (number["display_phone_number"], number["verified_name"])
+    assert all(names)
+    return customer, payload_for(customer, number["phone_number_id"]), names
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("signals", [["whatsapp_connected"], ["whatsapp_disconnected"]])
+def test_number_known_by_a_webhook_alone_has_its_number_and_name(
+    caller: Caller, announced: Any, signals: list[str]
+) -> None:
+    customer, webhook, names = announced
+    with listening(*signals):
+        post(webhook)
+    assert names_of(caller, customer) == {names}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_number_and_name_follow_with_the_first_sync_after_an_outage(
+    caller: Caller, sandbox: Sandbox, announced: Any
+) -> None:
+    customer, webhook, names = announced
+    sandbox.faults(api=[{"kind": "status", "status": 401}])
+    post(webhook)
+    assert names_of(caller, customer) == {(None, None)}
+    path = f"customers/{customer.pk}/status/"
+    etag = caller.get(path).headers["ETag"]
+    assert caller.get(path, headers={"if-none-match": etag}).status_code == 304
+    sandbox.clear_faults()
+    sync.run()
+    assert names_of(caller, customer) == {names}
+    assert caller.get(path, headers={"if-none-match": etag}).status_code == 200
+
+
+@pytest.mark.django_db(transaction=True)
+def test_number_and_name_follow_by_a_queue_alone_after_an_outage(
+    caller: Caller, sandbox: Sandbox, announced: Any
+) -> None:
+    customer, webhook, names = announced
+    sandbox.faults(api=[{"kind": "status", "status": 401}])
+    with listening("whatsapp_connected"), queue_without_worker():
+        post(webhook)
+        results = outbox.deliver_event.get_backend().results
+        results[0].task.call(*results[0].args)
+        assert names_of(caller, customer) == {(None, None)}
+        sandbox.clear_faults()
+        results[1].task.call(*results[1].args)
+    assert names_of(caller, customer) == {names}
 
 
 # Asking Kapso
@@ -177,6 +259,40 @@ def test_a_number_is_disconnected_at_kapso_and_here(caller: Caller, sandbox: San
     again = caller.post(f"connections/{number.pk}/disconnect/")
     assert (again.status_code, again.json()) == (200, answer.json())
     assert TimelineEvent.objects.filter(kind="disconnected").count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("is_webhook_first", [False, True])
+def test_disconnection_by_staff_says_so_in_the_event_as_in_the_connection(
+    caller: Caller, sandbox: Sandbox, is_webhook_first: bool
+) -> None:
+    number = remote_connection(sandbox, connected_at=timezone.now() - timedelta(hours=1))
+
+    def deliver() -> None:
+        wait_until_deleted(sandbox, number)
+        post(payload_for(number.customer, number.phone_number_id), event=DELETED)
+
+    def delete_and_deliver() -> None:
+        sandbox.delete_number(number.phone_number_id)
+        deliver()
+
+    def disconnect() -> Any:
+        return caller.post(f"connections/{number.pk}/disconnect/")
+
+    if is_webhook_first:
+        answer = during_request(sandbox, "^DELETE", delete_and_deliver, disconnect, kind="hang")
+    else:
+        answer = disconnect()
+        deliver()
+    assert answer.status_code == 200
+    shown = caller.get(f"connections/{number.pk}/").json()
+    assert shown == answer.json()
+    (event,) = caller.get("events/?kind=disconnected").json()["results"]
+    assert event["connection"] == number.pk
+    assert event["actor"] == str(caller.user.pk)
+    assert event["data"]["reason"] == shown["disconnect_reason"] == "staff"
+    assert event["occurred_at"] == shown["disconnected_at"]
+    assert event["source"] == ("webhook" if is_webhook_first else "manual")
 
 
 @pytest.mark.django_db(transaction=True)

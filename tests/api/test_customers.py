@@ -27,7 +27,8 @@ def names(caller: Caller, query: str = "") -> list[str]:
 
 def test_root_lists_the_urls(caller: Caller) -> None:
     answer = caller.get("").json()
-    assert set(answer) == {"customers", "setup_links", "connections", "events", "schema"}
+    names = {"customers", "setup_links", "connections", "events", "batches", "schema"}
+    assert set(answer) == names
     for url in answer.values():
         assert caller.client.get(url).status_code == 200
 

@@ -34,6 +34,8 @@ def test_reference_has_every_filter() -> None:
     kinds = {
         "customers": filters.CustomerFilters,
         "setup-links": filters.SetupLinkFilters,
+        "batches": filters.BatchFilters,
+        "batch-invitations": filters.InvitationFilters,
         "connections": filters.ConnectionFilters,
         "events": filters.EventFilters,
     }

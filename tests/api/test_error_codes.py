@@ -21,12 +21,20 @@ from kapso_connect import onboarding
 from kapso_connect.api import urls
 from kapso_connect.api.errors import ERRORS
 from kapso_connect.api.openapi import build_document
-from kapso_connect.models import Connection
+from kapso_connect.models import (
+    Connection,
+    Customer,
+    Invitation,
+    InvitationBatch,
+    SetupLink,
+    new_connect_key,
+)
 from kapso_connect.testing import Sandbox
 from tests import ROOT
 
-from ..factories import make_connection, make_customer, make_user
+from ..factories import make_connection, make_customer, make_link, make_user
 from ..faults import ProcessKilled, around_api_requests, failing_statement, kill_process
+from ..smtp_server import SMTPServer, use_mail_server
 from .support import API, Caller, code, staff
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
@@ -159,6 +167,51 @@ def without_database(site: Site) -> HttpResponse:
         return site.caller.get("customers/")
 
 
+def email(
+    site: Site, action: str = "invitation", answer: tuple[str, str] = ("", ""), **fields: Any
+) -> HttpResponse:
+    """Send a customer who was invited two days ago an e-mail, over a mail server with this
+    ``answer`` to one of its commands."""
+    values = {"email": "ada@example.com", "connect_key": new_connect_key(), **fields}
+    two_days_ago = timezone.now() - timedelta(days=2)
+    link = make_link(make_customer(**values), created_at=two_days_ago)
+    return send(site, link, action, answer)
+
+
+def send(site: Site, link: SetupLink, action: str, answer: tuple[str, str]) -> HttpResponse:
+    with SMTPServer(answer=lambda command, to: answer[1] * (command == answer[0])) as server:
+        use_mail_server(site.settings, server)
+        return site.caller.post(f"customers/{link.customer_id}/send-{action}/")
+
+
+def already_connected(site: Site) -> HttpResponse:
+    link = make_link(make_customer(connect_key="a"), setup_status="completed")
+    make_connection(link.customer, setup_link=link)
+    return send(site, link, "invitation", ("", ""))
+
+
+def emailed_recently(site: Site) -> HttpResponse:
+    assert email(site).status_code == 200
+    return send(site, SetupLink.objects.get(), "reminder", ("", ""))
+
+
+def not_waiting(site: Site) -> HttpResponse:
+    link = make_link(make_customer(connect_key="a"))
+    Customer.objects.update(status="failed")
+    return send(site, link, "reminder", ("", ""))
+
+
+def nobody_left(site: Site) -> HttpResponse:
+    body = {"purpose": "invite", "customers": [make_link().customer_id], "leave_out_invited": True}
+    return site.caller.post("batches/", body)
+
+
+def batch_not_stopped(site: Site) -> HttpResponse:
+    batch = InvitationBatch.objects.create(started_at=timezone.now())
+    Invitation.objects.create(batch=batch, customer=make_customer())
+    return site.caller.post(f"batches/{batch.pk}/give-up/")
+
+
 PROVOKED: dict[tuple[int, str], Callable[[Site], HttpResponse]] = {
     (400, "invalid"): lambda site: site.create_customer({"nam": "A"}),
     (400, "invalid_filter"): lambda site: site.caller.get("customers/?page=x"),
@@ -190,6 +243,13 @@ PROVOKED: dict[tuple[int, str], Callable[[Site], HttpResponse]] = {
         "setup-links/", {"customer": make_customer(erased_at=timezone.now()).pk}, headers=KEY
     ),
     (409, "external_customer_id_taken"): external_id_taken,
+    (409, "already_connected"): already_connected,
+    (409, "batch_not_stopped"): batch_not_stopped,
+    (409, "emailed_recently"): emailed_recently,
+    (409, "no_email_address"): lambda site: email(site, email=""),
+    (409, "no_personal_link"): lambda site: email(site, connect_key=None),
+    (409, "not_waiting"): not_waiting,
+    (409, "nobody_left"): nobody_left,
     (409, "setup_link_used"): link_used,
     (409, "changed_meanwhile"): just_disconnected,
     (409, "number_moved"): number_moved,
@@ -206,6 +266,9 @@ PROVOKED: dict[tuple[int, str], Callable[[Site], HttpResponse]] = {
     (422, "kapso_refused"): lambda site: site.refresh({"kind": "status", "status": 422}),
     (429, "throttled"): throttled,
     (501, "openapi_not_installed"): without_drf_spectacular,
+    (502, "email_refused"): lambda site: email(site, answer=("RCPT", "550 No such user")),
+    (503, "email_not_accepted_yet"): lambda site: email(site, answer=("RCPT", "451 Greylisted")),
+    (503, "email_outcome_unknown"): lambda site: email(site, answer=("END", "hang up")),
     (502, "kapso_credentials"): lambda site: site.refresh({"kind": "status", "status": 401}),
     (502, "kapso_plan"): lambda site: site.refresh({"kind": "status", "status": 402}),
     (502, "kapso_unexpected"): lambda site: site.refresh({"kind": "garbage"}),

@@ -23,7 +23,15 @@ from django.utils import timezone
 from pytest_django.live_server_helper import LiveServer
 
 from kapso_connect.api.urls import ROUTES
-from kapso_connect.models import Connection, Customer, IdempotentRequest, SetupLink, TimelineEvent
+from kapso_connect.models import (
+    Connection,
+    Customer,
+    IdempotentRequest,
+    Invitation,
+    InvitationBatch,
+    SetupLink,
+    TimelineEvent,
+)
 from kapso_connect.testing import Sandbox
 from tests import ROOT
 
@@ -59,7 +67,7 @@ positive_data_acceptance.expected-statuses = {statuses}
 # cursor no schema can say.
 EXCEPT = """
 [[operations]]
-include-operation-id-regex = "(setup_links_create|events_list)$"
+include-operation-id-regex = "(setup_links_create|batches_create|events_list)$"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "403", "404", "409", "422"]
 
 [auth.openapi.basicAuth]
@@ -85,6 +93,8 @@ def make_things(sandbox: Sandbox, name: str) -> Customer:
         occurred_at=now,
         delivered_at=now,
     )
+    batch = InvitationBatch.objects.create(started_at=now)
+    Invitation.objects.create(batch=batch, customer=customer, setup_link=link)
     return customer
 
 
@@ -151,7 +161,15 @@ def attack(
 
 def rows() -> list[Any]:
     """All there is, but for the timeline's deliveries."""
-    models = (Customer, SetupLink, Connection, TimelineEvent, IdempotentRequest)
+    models = (
+        Customer,
+        SetupLink,
+        InvitationBatch,
+        Invitation,
+        Connection,
+        TimelineEvent,
+        IdempotentRequest,
+    )
     return [list(model._default_manager.order_by("pk").values()) for model in models]
 
 
@@ -169,7 +187,7 @@ def test_as_a_tenant(things: list[Customer], attack: Any) -> None:
     own, another = things
 
     def of(customer: Customer) -> list[Any]:
-        names = ("setup_links", "connections", "events")
+        names = ("setup_links", "invitations", "connections", "events")
         theirs = [list(getattr(customer, name).order_by("pk").values()) for name in names]
         return [Customer.objects.filter(pk=customer.pk).values().get(), *theirs]
 

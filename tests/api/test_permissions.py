@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.http import Http404
 from django.urls import URLPattern
+from django.utils import timezone
 from rest_framework.exceptions import NotFound
 from rest_framework.permissions import BasePermission
 
 from kapso_connect.api.urls import versioned_patterns
-from kapso_connect.models import Customer, TimelineEvent
+from kapso_connect.models import Customer, Invitation, InvitationBatch, TimelineEvent
 from kapso_connect.testing import Sandbox
 
 from ..factories import make_connection, make_customer, make_link
@@ -37,6 +39,16 @@ NEEDED: dict[tuple[str, str], set[str]] = {
     ("POST", "setup-links/"): {"create_setup_link"},
     ("GET", "setup-links/<str:pk>/"): {"view_setuplink"},
     ("POST", "setup-links/<str:pk>/revoke/"): {"revoke_setup_link"},
+    ("POST", "customers/<str:pk>/send-invitation/"): {"view_customer", "send_setup_link"},
+    ("POST", "customers/<str:pk>/send-reminder/"): {"view_customer", "send_setup_link"},
+    ("GET", "batches/"): {"view_customer", "create_setup_link"},
+    ("POST", "batches/"): {"view_customer", "create_setup_link"},
+    ("GET", "batches/<str:pk>/"): {"view_customer", "create_setup_link"},
+    ("GET", "batches/<str:pk>/invitations/"): {"view_customer", "create_setup_link"},
+    ("POST", "batches/<str:pk>/work/"): {"view_customer", "create_setup_link"},
+    ("POST", "batches/<str:pk>/resume/"): {"view_customer", "create_setup_link"},
+    ("POST", "batches/<str:pk>/send-again/"): {"view_customer", "create_setup_link"},
+    ("POST", "batches/<str:pk>/give-up/"): {"view_customer", "create_setup_link"},
     ("GET", "connections/"): {"view_connection"},
     ("GET", "connections/<str:pk>/"): {"view_connection"},
     ("POST", "connections/<str:pk>/refresh/"): {"check_health"},
@@ -62,6 +74,8 @@ def ask(caller: Caller, method: str, route: str) -> Any:
         body = {"name": "A"}
     elif route == "setup-links/" and method == "POST":
         body = {"customer": 77}
+    elif route == "batches/" and method == "POST":
+        body = {"purpose": "invite", "customers": [77]}
     path = route.replace("<str:pk>", "77")
     return caller.get(path) if method == "GET" else caller.send(method, path, body)
 
@@ -69,14 +83,24 @@ def ask(caller: Caller, method: str, route: str) -> Any:
 @pytest.fixture
 def things(sandbox: Sandbox) -> None:
     row = sandbox.add_number(external_customer_id="acme")
-    customer = make_customer(pk=77, kapso_id=row["customer_id"], external_customer_id="acme")
-    make_link(customer, pk=77, status="expired")
+    customer = make_customer(
+        pk=77,
+        kapso_id=row["customer_id"],
+        external_customer_id="acme",
+        email="acme@example.com",
+        connect_key="acme",
+    )
+    make_link(customer, pk=77, status="expired", created_at=timezone.now() - timedelta(days=9))
+    batch = InvitationBatch.objects.create(pk=77, started_at=timezone.now())
+    Invitation.objects.create(batch=batch, customer=customer, status="done", next_attempt_at=None)
     make_connection(customer, pk=77, phone_number_id=row["phone_number_id"])
 
 
 @pytest.mark.parametrize(("method", "route"), endpoints())
 def test_staff_need_what_the_endpoint_names(things: None, method: str, route: str) -> None:
     needed = NEEDED[method, route]
+    if route.endswith("/send-reminder/"):
+        Customer.objects.update(status="invited")
     assert ask(staff(*needed) if needed else plain(), method, route).status_code in {200, 201}
     every = set().union(*NEEDED.values()) | {"extend_setup_link", "reconnect_number"}
     for name in needed:
@@ -198,6 +222,7 @@ def test_object_permissions_of_the_site_apply(things: None, configure: Any) -> N
     customer = make_customer(pk=78)
     make_link(customer, pk=78)
     make_connection(customer, pk=78)
+    InvitationBatch.objects.create(pk=78, started_at=timezone.now())
     for method, route in endpoints():
         path = route.replace("<str:pk>", "78")
         if method == "GET" and "<" in route:
@@ -206,8 +231,11 @@ def test_object_permissions_of_the_site_apply(things: None, configure: Any) -> N
             answer = Caller().send(method, path, {"name": "A"})
         elif (method, route) == ("POST", "setup-links/"):
             answer = Caller().post(path, {"customer": 78})
+        elif (method, route) == ("POST", "batches/"):
+            answer = Caller().post(path, {"purpose": "invite", "customers": [78]})
         else:
-            assert route in {"", "customers/", "setup-links/", "connections/", "events/", "schema/"}
+            lists = {"customers/", "setup-links/", "batches/", "connections/", "events/"}
+            assert route in lists | {"", "schema/"}
             continue
         assert code(answer, 403) == "not_authenticated", (method, route)
 

@@ -88,6 +88,16 @@ def test_operation_ids_do_not_change(document: Any) -> None:
         "kapso_setup_links_create",
         "kapso_setup_links_retrieve",
         "kapso_setup_links_revoke",
+        "kapso_customers_send_invitation",
+        "kapso_customers_send_reminder",
+        "kapso_batches_list",
+        "kapso_batches_create",
+        "kapso_batches_retrieve",
+        "kapso_batches_work",
+        "kapso_batches_resume",
+        "kapso_batches_send_again",
+        "kapso_batches_give_up",
+        "kapso_batch_invitations_list",
         "kapso_connections_list",
         "kapso_connections_retrieve",
         "kapso_connections_refresh",
@@ -167,10 +177,11 @@ def test_examples_of_invalid_values_are_of_the_operation(document: Any) -> None:
             known |= set(document["components"]["schemas"].get(reference, {}).get("properties", []))
             for field, problems in example["value"]["fields"].items():
                 is_unknown = problems[0]["code"].startswith("unknown_")
-                assert (field in known) != is_unknown, (name, field)
+                assert (field.partition(".")[0] in known) != is_unknown, (name, field)
     expected = {name for name, _operation in operations(document)}
-    without_values = {name for name in expected if name.startswith("get ") and "{id}" in name}
-    assert seen == expected - without_values - {"get /", "get /schema/"}
+    single = {name for name in expected if name.startswith("get ") and "{id}" in name}
+    single -= {"get /batches/{id}/invitations/"}
+    assert seen == expected - single - {"get /", "get /schema/"}
 
 
 @pytest.mark.parametrize("mixins", [(), (TenantMixin,)])

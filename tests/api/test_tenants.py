@@ -13,7 +13,14 @@ from django.utils import timezone
 from kapso_connect import onboarding
 from kapso_connect.api.tenants import TenantMixin
 from kapso_connect.api.urls import versioned_patterns
-from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
+from kapso_connect.models import (
+    Connection,
+    Customer,
+    Invitation,
+    InvitationBatch,
+    SetupLink,
+    TimelineEvent,
+)
 from kapso_connect.onboarding.numbers import Number
 from kapso_connect.testing import Sandbox
 
@@ -32,7 +39,7 @@ AT = "/tenant/v1/"
 def belongings(email: str) -> dict[str, int]:
     """A customer with one of everything; the key of each."""
     customer = make_customer(email=email, connect_key=email, external_customer_id=f"id of {email}")
-    link = make_link(customer)
+    link = make_link(customer, created_at=timezone.now() - timedelta(days=2))
     number = make_connection(customer, setup_link=link, display_phone_number="+1 415-555-0100")
     event = TimelineEvent.objects.create(
         kind="connected",
@@ -41,9 +48,12 @@ def belongings(email: str) -> dict[str, int]:
         connection=number,
         setup_link=link,
     )
+    batch = InvitationBatch.objects.create(started_at=timezone.now())
+    Invitation.objects.create(batch=batch, customer=customer, status="done", next_attempt_at=None)
     return {
         "customers": customer.pk,
         "setup-links": link.pk,
+        "batches": batch.pk,
         "connections": number.pk,
         "events": event.pk,
     }
@@ -69,7 +79,14 @@ def tenant() -> Caller:
 def everything() -> dict[str, list[Any]]:
     return {
         model.__name__: list(model._default_manager.order_by("pk").values())
-        for model in (Customer, SetupLink, Connection, TimelineEvent)
+        for model in (
+            Customer,
+            SetupLink,
+            InvitationBatch,
+            Invitation,
+            Connection,
+            TimelineEvent,
+        )
     }
 
 
@@ -114,10 +131,11 @@ def test_new_owner_of_a_number_sees_nothing_of_the_former_ones_time(
     assert sorted(former.values_list("kind", flat=True)) == ["connected", "disconnected"]
 
 
-LISTS = {"customers/", "setup-links/", "connections/", "events/"}
+LISTS = {"customers/", "setup-links/", "batches/", "connections/", "events/"}
 FILTERS = {
     "customers/": {"external_customer_id": "id of theirs@example.com", "search": "theirs"},
     "setup-links/": {"customer": "customers"},
+    "batches/": {"purpose": "remind"},
     "connections/": {"customer": "customers"},
     "events/": {
         "customer": "customers",
@@ -130,6 +148,13 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PATCH", "customers/<str:pk>/"): {"name": "Changed"},
     ("POST", "setup-links/"): {"customer": "customers"},
     ("POST", "setup-links/<str:pk>/revoke/"): {},
+    ("POST", "customers/<str:pk>/send-invitation/"): {},
+    ("POST", "customers/<str:pk>/send-reminder/"): {},
+    ("POST", "batches/"): {"purpose": "invite", "customers": ["customers"]},
+    ("POST", "batches/<str:pk>/work/"): {},
+    ("POST", "batches/<str:pk>/resume/"): {},
+    ("POST", "batches/<str:pk>/send-again/"): {},
+    ("POST", "batches/<str:pk>/give-up/"): {},
     ("POST", "connections/<str:pk>/refresh/"): {},
     ("POST", "connections/<str:pk>/disconnect/"): {},
 }
@@ -145,6 +170,8 @@ def send(caller: Caller, method: str, route: str, keys: dict[str, int]) -> HttpR
     body = dict(BODIES[method, route])
     if body.get("customer"):
         body["customer"] = keys["customers"]
+    if body.get("customers"):
+        body["customers"] = [keys["customers"]]
     return caller.send(method, path, body)
 
 
@@ -165,6 +192,12 @@ def test_tenants_cannot_read_or_change_others_objects(
         unknown = send(tenant, method, route, dict.fromkeys(theirs, 99))
         assert code(answer, 400) == "invalid"
         assert answer.json()["fields"]["customer"][0]["code"] == "does_not_exist"
+        assert answer.content == unknown.content
+        return
+    if (method, route) == ("POST", "batches/"):
+        unknown = send(tenant, method, route, dict.fromkeys(theirs, 99))
+        assert code(answer, 400) == "invalid"
+        assert answer.json()["fields"]["customers.0"][0]["code"] == "does_not_exist"
         assert answer.content == unknown.content
         return
     if "<str:pk>" in route:
@@ -203,6 +236,8 @@ def test_tenants_read_and_change_their_own_objects(
     )
     # Kapso does not have the number, and it is no new one that Kapso may not show yet.
     Connection.objects.update(connected_at=timezone.now() - timedelta(hours=1))
+    if route.endswith("/send-reminder/"):
+        Customer.objects.update(status="invited")
     answer = send(tenant, method, route, own)
     if (method, route) == ("POST", "customers/"):
         assert code(answer, 403) == "permission_denied"

@@ -45,7 +45,13 @@ from ..factories import (
     remote_customer,
 )
 from ..sites.host_site.models import Bakery
-from .support import check_no_transaction_during, during_request, events, reload
+from .support import (
+    check_no_transaction_during,
+    during_request,
+    events,
+    reload,
+    wait_until_deleted,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -318,6 +324,32 @@ def test_kapso_keeps_its_record_while_it_shows_another_number(
     assert [row["id"] for row in sandbox.state()["customers"]] == [customer.kapso_id]
     assert onboarding.erase_customer(Customer.objects.get()).left_at_kapso == ""
     assert sandbox.state()["customers"] == []
+
+
+def test_number_of_an_erased_customer_is_disconnected_by_staff_though_the_webhook_was_first(
+    customer: Customer, sandbox: Sandbox, configure: Any
+) -> None:
+    configure(API_BUDGET=10.0)
+    staff = User.objects.get(username="staff")
+    number = Connection.objects.get()
+
+    def deliver() -> None:
+        sandbox.delete_number(number.phone_number_id)
+        wait_until_deleted(sandbox, number)
+        late_webhook(customer, number.phone_number_id, DELETED)
+
+    during_request(
+        sandbox,
+        "^DELETE .*/phone_numbers/",
+        deliver,
+        lambda: onboarding.erase_customer(customer, actor=staff),
+        kind="hang",
+    )
+    (event,) = events("disconnected")
+    assert (event.source, event.actor) == ("webhook", staff)
+    assert event.data == {"reason": "staff", "event": DELETED}
+    assert reload(number).disconnect_reason == "staff"
+    assert reload(number).removal_requested_by is None
 
 
 def test_receivers_get_the_signals_with_the_data(customer: Customer, bakery: Bakery) -> None:

@@ -166,12 +166,14 @@ def delete_at_kapso(sandbox: Sandbox, connection: Connection) -> None:
     wait_until_deleted(sandbox, connection)
 
 
-@pytest.mark.parametrize("report", REPORTS)
+@pytest.mark.parametrize(
+    ("report", "kind"), [*((name, "status") for name in REPORTS), ("webhook", "garbage")]
+)
 def test_removal_whose_answer_was_lost_is_still_by_staff(
-    sandbox: Sandbox, connection: Connection, actor: User, configure: Any, report: str
+    sandbox: Sandbox, connection: Connection, actor: User, configure: Any, report: str, kind: str
 ) -> None:
     configure(API_BUDGET=1.0)
-    disconnect_in_vain(sandbox, connection, actor, kind="status", status=503)
+    disconnect_in_vain(sandbox, connection, actor, kind=kind)
     delete_at_kapso(sandbox, connection)
     configure(API_BUDGET=10.0)
     REPORTS[report](connection)
