@@ -6,6 +6,7 @@ State (links, numbers, the timeline) is changed only by ``onboarding``, ``webhoo
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from functools import reduce
 from operator import or_
@@ -580,6 +581,28 @@ class SetupLinkQuerySet(LeasedQuerySet["SetupLink"]):
             | Q(status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now())
         )
 
+    def with_current_status(self, statuses: Collection[str]) -> SetupLinkQuerySet:
+        """Return the links whose ``current_status`` is one of ``statuses``."""
+        is_over = Q(status=SetupLink.Status.ACTIVE, expires_at__lte=timezone.now())
+        if SetupLink.Status.EXPIRED in statuses:
+            return self.filter(Q(status__in=statuses) | is_over)
+        return self.filter(status__in=statuses).exclude(is_over)
+
+    def search(self, text: str) -> SetupLinkQuerySet:
+        """Return the links with ``text`` in Kapso's id, whose beginning is the reference, or in
+        their customer's name, external id, e-mail address or phone number."""
+        words = text.strip()
+        # The keys are read at once: an ``OR`` with a subquery misleads PostgreSQL's planner.
+        customers = Customer.objects.using(self.db).with_number(text).values_list("pk", flat=True)
+        # Never the URL: a search could be used to guess it.
+        return self.filter(
+            Q(kapso_id__icontains=words)
+            | Q(customer__name__icontains=words)
+            | Q(customer__external_customer_id__icontains=words)
+            | Q(customer__email__icontains=words)
+            | Q(customer__in=list(customers))
+        )
+
     def open(self) -> SetupLinkQuerySet:
         """Return the links that may have led to a number, but are not completed."""
         return self.filter(status__in=SetupLink.OPEN_STATUSES).exclude(
@@ -827,6 +850,26 @@ class ConnectionQuerySet(PrimaryQuerySet["Connection"]):
         """Return the numbers that contain ``text``, as people write phone numbers."""
         found = [Q(phone_digits__contains=digits) for digits in searched_digits(text)]
         return self.filter(reduce(or_, found)) if found else self.none()
+
+    def search(self, text: str) -> ConnectionQuerySet:
+        """Return the numbers with ``text`` in the number, as people write phone numbers, the
+        verified name, Meta's ids, or their customer's name, external id or e-mail address, and
+        those of customers with a setup link whose reference is ``text``."""
+        words = text.strip()
+        customers = (
+            Customer.objects.using(self.db).with_reference(text).values_list("pk", flat=True)
+        )
+        found = self.filter(
+            Q(display_phone_number__icontains=words)
+            | Q(phone_number_id__icontains=words)
+            | Q(business_account_id__icontains=words)
+            | Q(verified_name__icontains=words)
+            | Q(customer__name__icontains=words)
+            | Q(customer__external_customer_id__icontains=words)
+            | Q(customer__email__icontains=words)
+            | Q(customer__in=list(customers))
+        )
+        return found | self.with_number(text)
 
     def connected(self) -> ConnectionQuerySet:
         """Return the numbers that are connected now."""

@@ -229,7 +229,7 @@ def exception_handler(error: Exception, context: Mapping[str, Any]) -> Response 
 
 def _to_drf_error(error: Exception, view: Any) -> exceptions.APIException | None:
     if isinstance(error, exceptions.ValidationError):
-        return ApiError("invalid", fields=dict(_field_errors(error.detail)))
+        return ApiError("invalid", fields=dict(field_errors(error.detail)))
     if isinstance(error, exceptions.PermissionDenied) and str(error.detail).startswith(
         CSRF_MESSAGE
     ):
@@ -258,15 +258,15 @@ def _code_and_message(error: exceptions.APIException) -> tuple[str, str]:
     return str(code or getattr(detail, "code", None) or error.default_code), str(detail)
 
 
-def _field_errors(detail: Any, path: str = "") -> Iterator[tuple[str, list[dict[str, str]]]]:
+def field_errors(detail: Any, path: str = "") -> Iterator[tuple[str, list[dict[str, str]]]]:
     """Yield the path of each value that a serializer rejected, with its errors."""
     if isinstance(detail, Mapping):
         for name, inner in detail.items():
             inside = "" if name == api_settings.NON_FIELD_ERRORS_KEY else str(name)
-            yield from _field_errors(inner, ".".join(filter(None, (path, inside))))
+            yield from field_errors(inner, ".".join(filter(None, (path, inside))))
     elif any(isinstance(inner, (Mapping, list)) for inner in detail):
         for index, inner in enumerate(detail):
-            yield from _field_errors(inner, f"{path}.{index}")
+            yield from field_errors(inner, f"{path}.{index}")
     elif detail:
         yield path or BODY_PATH, [{"code": one.code, "message": one} for one in detail]
 

@@ -121,7 +121,8 @@ def test_invalid_filter_values_are_rejected(
     for value in values:
         answer = caller.get(f"{path}?{name}={value}")
         assert code(answer, 400) == "invalid_filter", value
-        assert list(answer.json()["fields"]) == [name], value
+        (path_of_error,) = answer.json()["fields"]
+        assert path_of_error.removesuffix(".0") == name, value
 
 
 @pytest.mark.parametrize("path", LISTS)

@@ -111,7 +111,30 @@ def test_filter_links_keep_other_filters(caller: Caller) -> None:
     text = html.unescape(shown(caller, "customers/?search=%22>a&status=opened&page=1&cursor=x"))
     assert 'href="?search=' not in text  # cursor is refused: there is no list to narrow
     text = shown(caller, "customers/?search=%22%3Ea&status=opened&page=1")
-    assert 'href="?search=%22%3Ea&amp;status=failed"' in text
-    assert 'href="?search=%22%3Ea&amp;status=opened" aria-current="true"' in text
+    opened = "?search=%22%3Ea&amp;status=opened"
+    assert f'href="{opened}&amp;status=failed"' in text
+    assert 'href="?search=%22%3Ea" aria-current="true"' in text
     assert '<input type="hidden" name="status" value="opened">' in text
     assert 'name="search" value="&quot;&gt;a"' in text
+
+
+def test_filter_links_add_and_remove_values(caller: Caller) -> None:
+    text = shown(caller, "customers/?status=opened&status=failed&external_customer_id=a%22b")
+    for query in ("status=failed", "status=opened"):  # the other one is removed
+        assert re.search(f'href="[?][^"]*{query}" aria-current="true"', text), query
+    assert re.search('status=opened&amp;status=failed&amp;status=invited"', text)
+    assert 'a&quot;b <a href="?status=opened&amp;status=failed"' in text
+    for value in ("opened", "failed"):
+        assert f'<input type="hidden" name="status" value="{value}">' in text
+    assert '<input type="hidden" name="external_customer_id" value="a&quot;b">' in text
+
+
+def test_order_is_replaced_by_a_click(caller: Caller) -> None:
+    text = shown(caller, "customers/?ordering=name&status=opened")
+    assert 'href="?status=opened&amp;ordering=-name"' in text
+    assert 'href="?status=opened&amp;ordering=name" aria-current="true"' in text
+    assert re.search('href="[?]status=opened">Newest first', text)
+
+
+def test_form_is_filled_with_a_customer_only_if_there_is_one(caller: Caller) -> None:
+    assert form(caller, "setup-links/?customer=1&customer=2")["customer"] is None
