@@ -30,12 +30,16 @@ same(nameless.error?.fields["name"]?.[0]?.code, "blank", "the error of the name"
 const missing = await api.GET("/customers/{id}/", { params: { path: { id: 9007199254740991 } } });
 same([missing.response.status, missing.error?.code], [404, "not_found"], "a missing customer");
 
-// Found by name and by the site's own id, and changed.
+// Found by name and by status and the site's own ids, and changed.
 const found = await api.GET("/customers/", { params: { query: { search: "bakery" } } });
 same(found.data?.results.map((one) => one.id), [customer.id], "customers by name");
-const query = { external_customer_id: "openapi-fetch-ada" };
-const own = await api.GET("/customers/", { params: { query } });
-same(own.data?.results.map((one) => one.id), [customer.id], "customers by the site's id");
+const query = {
+  external_customer_id: ["openapi-fetch-ada", present(other.external_customer_id, "a generated id")],
+  status: ["not_invited" as const, "invited" as const],
+  ordering: "name" as const,
+};
+const both = await api.GET("/customers/", { params: { query } });
+same(both.data?.results.map((one) => one.id), [customer.id, other.id], "customers, sorted");
 const path = { id: customer.id };
 const email = "ada@example.com";
 const changed = await api.PATCH("/customers/{id}/", { params: { path }, body: { email } });
@@ -90,7 +94,7 @@ same(
 const kinds: string[] = [];
 let cursor: string | undefined;
 do {
-  const query = { customer: customer.id, page_size: 2, ...(cursor === undefined ? {} : { cursor }) };
+  const query = { customer: [customer.id], page_size: 2, ...(cursor === undefined ? {} : { cursor }) };
   const page = present((await api.GET("/events/", { params: { query } })).data, "the timeline");
   kinds.push(...page.results.map((event) => event.kind));
   cursor = cursorOf(page.next);
@@ -104,7 +108,7 @@ const disconnected = await api.POST("/connections/{id}/disconnect/", {
 });
 same(disconnected.data?.status, "disconnected", "the connection in the end");
 const ends = await api.GET("/events/", {
-  params: { query: { connection: number.id, kind: "disconnected" } },
+  params: { query: { connection: [number.id], kind: ["disconnected"] } },
 });
 same(ends.data?.results.map((event) => event.source), ["manual"], "who disconnected it");
 

@@ -28,11 +28,16 @@ same(nameless.fields["name"]?.[0]?.code, "blank", "the error of the name");
 const missing = expect(await api.kapsoCustomersRetrieve(Number.MAX_SAFE_INTEGER), 404);
 same(missing.code, "not_found", "a missing customer");
 
-// Found by name and by the site's own id, and changed.
+// Found by name and by status and the site's own ids, and changed.
 const found = expect(await api.kapsoCustomersList({ search: "bakery" }), 200);
 same(found.results.map((one) => one.id), [customer.id], "customers by name");
-const own = await api.kapsoCustomersList({ external_customer_id: "orval-ada" });
-same(expect(own, 200).results.map((one) => one.id), [customer.id], "customers by the site's id");
+const both = await api.kapsoCustomersList({
+  external_customer_id: ["orval-ada", present(other.external_customer_id, "a generated id")],
+  status: ["not_invited", "invited"],
+  ordering: "name",
+});
+const sorted = expect(both, 200).results.map((one) => one.id);
+same(sorted, [customer.id, other.id], "customers, sorted");
 const email = "ada@example.com";
 const changed = expect(await api.kapsoCustomersPartialUpdate(customer.id, { email }), 200);
 same([changed.name, changed.email], ["Ada's Bakery", email], "the changed customer");
@@ -86,7 +91,7 @@ same(
 const kinds: string[] = [];
 let cursor: string | undefined;
 do {
-  const parameters = { customer: customer.id, page_size: 2, ...(cursor ? { cursor } : {}) };
+  const parameters = { customer: [customer.id], page_size: 2, ...(cursor ? { cursor } : {}) };
   const page = expect(await api.kapsoEventsList(parameters), 200);
   kinds.push(...page.results.map((event) => event.kind));
   cursor = cursorOf(page.next);
@@ -97,7 +102,7 @@ same(kinds.filter((kind) => kind === "connected").length, 1, "how often it was c
 // Disconnected by staff.
 const disconnected = expect(await api.kapsoConnectionsDisconnect(number.id), 200);
 same(disconnected.status, "disconnected", "the connection in the end");
-const ends = await api.kapsoEventsList({ connection: number.id, kind: "disconnected" });
+const ends = await api.kapsoEventsList({ connection: [number.id], kind: ["disconnected"] });
 same(expect(ends, 200).results.map((event) => event.source), ["manual"], "who disconnected it");
 
 // A batch, worked on until it is finished.

@@ -37,6 +37,7 @@ from kapso_client.models import (
     KapsoConnectionType,
     KapsoCustomer,
     KapsoCustomerLanguage,
+    KapsoCustomerOrdering,
     KapsoCustomerPage,
     KapsoCustomerPatchRequest,
     KapsoCustomerRequest,
@@ -115,12 +116,17 @@ same(nameless.fields["name"][0].code, "blank", "the error of the name")
 missing = expect(KapsoError, kapso_customers_retrieve.sync(2**53 - 1, client=api))
 same(missing.code, "not_found", "a missing customer")
 
-# Found by name and by the site's own id, and changed.
+# Found by name and by status and the site's own ids, and changed.
 found = expect(KapsoCustomerPage, kapso_customers_list.sync(client=api, search="bakery"))
 same([one.id for one in found.results], [customer.id], "customers by name")
-own = kapso_customers_list.sync(client=api, external_customer_id="python-ada")
-ids = [one.id for one in expect(KapsoCustomerPage, own).results]
-same(ids, [customer.id], "customers by the site's id")
+both = kapso_customers_list.sync(
+    client=api,
+    external_customer_id=["python-ada", expect(str, other.external_customer_id)],
+    status=[KapsoOnboardingStatus.NOT_INVITED, KapsoOnboardingStatus.INVITED],
+    ordering=KapsoCustomerOrdering.NAME,
+)
+ids = [one.id for one in expect(KapsoCustomerPage, both).results]
+same(ids, [customer.id, other.id], "customers, sorted")
 email = KapsoCustomerPatchRequest(email="ada@example.com")
 changed = kapso_customers_partial_update.sync(customer.id, client=api, body=email)
 customer = expect(KapsoCustomer, changed)
@@ -171,7 +177,7 @@ same(connection.connection_type, "coexistence", "how it is connected")
 kinds: list[str] = []
 cursor: str | Unset | None = UNSET
 while cursor is not None:
-    timeline = events(customer=customer.id, page_size=2, cursor=cursor)
+    timeline = events(customer=[customer.id], page_size=2, cursor=cursor)
     kinds += [event.kind for event in timeline.results]
     is_last = timeline.next_ is None
     cursor = None if is_last else parse_qs(urlsplit(timeline.next_ or "").query)["cursor"][0]
@@ -181,7 +187,7 @@ same(kinds.count("connected"), 1, "how often it was connected")
 # Disconnected by staff.
 disconnected = kapso_connections_disconnect.sync(number.id, client=api)
 same(expect(KapsoConnection, disconnected).status, "disconnected", "the connection in the end")
-ends = events(connection=number.id, kind=KapsoEventKind.DISCONNECTED)
+ends = events(connection=[number.id], kind=[KapsoEventKind.DISCONNECTED])
 same([event.source for event in ends.results], ["manual"], "who disconnected it")
 
 # A batch, worked on until it is finished.
