@@ -29,6 +29,8 @@ def raw_data_form(view: Any, instance: Any) -> SimpleNamespace:
         customers = view.request.query_params.getlist("customer")
         is_one = len(customers) == 1 and is_primary_key(customers[0])
         data["customer"] = int(customers[0]) if is_one else None
+    if instance is None and "customers" in data:
+        data["customers"] = []
     return SimpleNamespace(data=data, fields={})
 
 

@@ -73,6 +73,8 @@ def test_forms_are_filled_in(caller: Caller) -> None:
     assert form(caller, "setup-links/")["customer"] is None
     assert form(caller, f"setup-links/?customer={customer.pk}")["customer"] == customer.pk
     assert form(caller, "setup-links/?customer=²")["customer"] is None
+    assert form(caller, "batches/")["purpose"] == "invite"
+    assert form(caller, "batches/")["customers"] == []
 
 
 @pytest.mark.urls("tests.sites.tenant_api")
