@@ -26,9 +26,7 @@ from .fields import ChoiceField, IntegerParameter, StrictCharField, UtcDateTimeF
 from .serializers import (
     BATCH_PURPOSE_HELP,
     BATCH_STATE_HELP,
-    EMAIL_STATUS_HELP,
     EMAIL_STATUSES,
-    INVITATION_STATUS_HELP,
 )
 
 DEFAULT_PAGE_SIZE = 50
@@ -239,14 +237,15 @@ class BatchFilters(PagedFilters):
 
 
 class InvitationFilters(PagedFilters):
-    status = ChoiceField(
-        "InvitationStatus",
-        Invitation.Status.choices,
-        required=False,
-        help_text=INVITATION_STATUS_HELP,
+    status = ListParameter(
+        ChoiceField("InvitationStatus", Invitation.Status.choices),
+        source="status__in",
+        help_text="Only invitations with one of these statuses.",
     )
-    email_status = ChoiceField(
-        "EmailStatus", EMAIL_STATUSES, required=False, help_text=EMAIL_STATUS_HELP
+    email_status = ListParameter(
+        ChoiceField("EmailStatus", EMAIL_STATUSES),
+        source="email_status__in",
+        help_text="Only invitations whose e-mail has one of these statuses.",
     )
 
 
