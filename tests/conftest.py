@@ -143,13 +143,6 @@ def _delete_rows(
 
 
 @pytest.fixture(scope="session")
-def live_server(django_db_setup: None, live_server: LiveServer) -> LiveServer:
-    """The site, which starts when the test database is there: before that, SQLite's is in memory,
-    and all threads of the server would share one connection."""
-    return live_server
-
-
-@pytest.fixture(scope="session")
 def sandbox_process() -> Iterator[Sandbox]:
     """One sandbox process for the whole run; tests take it through ``sandbox``."""
     with Sandbox(api_key=API_KEY, webhook_secret=WEBHOOK_SECRET, retry_scale=0.01) as sandbox:
