@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
-from typing import Any, cast
+from typing import Any
 
 from django.db.models import F, Q, QuerySet
 from rest_framework import serializers
@@ -16,18 +16,13 @@ from ..models import (
     Connection,
     Invitation,
     InvitationBatch,
-    InvitationBatchQuerySet,
     SetupLink,
     TimelineEvent,
 )
 from ..onboarding.status import OnboardingStatus
 from .errors import ApiError, FieldErrors, field_errors
 from .fields import ChoiceField, IntegerParameter, StrictCharField, UtcDateTimeField
-from .serializers import (
-    BATCH_PURPOSE_HELP,
-    BATCH_STATE_HELP,
-    EMAIL_STATUSES,
-)
+from .serializers import BATCH_PURPOSE_HELP, BATCH_STATE_HELP, EMAIL_STATUSES
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 100
@@ -44,6 +39,11 @@ class ListParameter(serializers.ListField):
         super().__init__(
             child=child, required=False, allow_empty=False, max_length=MAX_VALUES, **kwargs
         )
+
+
+def search_field(help_text: str) -> StrictCharField:
+    """Return the parameter with which the rows' ``search`` is called."""
+    return StrictCharField(required=False, allow_blank=True, max_length=200, help_text=help_text)
 
 
 def ordering_field(component: str, *names: str) -> ChoiceField:
@@ -105,14 +105,9 @@ class CustomerFilters(PagedFilters):
         source="status__in",
         help_text="Only customers with one of these statuses.",
     )
-    search = StrictCharField(
-        required=False,
-        allow_blank=True,
-        max_length=200,
-        help_text=(
-            "A part of the name, the external id, the e-mail address, Kapso's id or a phone number "
-            "(at least five digits, in any notation), or the reference of a setup link."
-        ),
+    search = search_field(
+        "A part of the name, the external id, the e-mail address, Kapso's id or a phone number "
+        "(at least five digits, in any notation), or the reference of a setup link."
     )
     ordering = ordering_field(
         "CustomerOrdering", "created_at", "updated_at", "name", "status_changed_at"
@@ -139,14 +134,9 @@ class SetupLinkFilters(PagedFilters):
         ChoiceField("SetupLinkStatus", SetupLink.Status.choices),
         help_text="Only setup links with one of these statuses.",
     )
-    search = StrictCharField(
-        required=False,
-        allow_blank=True,
-        max_length=200,
-        help_text=(
-            "The reference, a part of Kapso's id, or a part of the customer's name, external id, "
-            "e-mail address or phone number (at least five digits, in any notation)."
-        ),
+    search = search_field(
+        "The reference, a part of Kapso's id, or a part of the customer's name, external id, "
+        "e-mail address or phone number (at least five digits, in any notation)."
     )
     ordering = ordering_field("SetupLinkOrdering", "created_at", "expires_at")
 
@@ -173,15 +163,10 @@ class ConnectionFilters(PagedFilters):
         source="phone_number_id__in",
         help_text="Only the numbers with one of these ids of Meta's.",
     )
-    search = StrictCharField(
-        required=False,
-        allow_blank=True,
-        max_length=200,
-        help_text=(
-            "A part of the phone number (at least five digits, in any notation), the verified "
-            "name or Meta's ids, or of the customer's name, external id or e-mail address, or the "
-            "reference of one of its setup links."
-        ),
+    search = search_field(
+        "A part of the phone number (at least five digits, in any notation), the verified "
+        "name or Meta's ids, or of the customer's name, external id or e-mail address, or the "
+        "reference of one of its setup links."
     )
     ordering = ordering_field("ConnectionOrdering", "connected_at", "disconnected_at")
 
@@ -229,11 +214,11 @@ class BatchFilters(PagedFilters):
         "BatchState", InvitationBatch.State.choices, required=False, help_text=BATCH_STATE_HELP
     )
 
-    def apply(self, rows: QuerySet[Any], values: Mapping[str, Any]) -> QuerySet[Any]:
-        batches = cast("InvitationBatchQuerySet", rows)
-        if "purpose" in values:
-            batches = batches.filter(purpose=values["purpose"])
-        return batches.in_state(values["state"]) if "state" in values else batches
+    def apply(self, rows: Any, values: Mapping[str, Any]) -> Any:
+        others = dict(values)
+        if state := others.pop("state", None):
+            rows = rows.in_state(state)
+        return super().apply(rows, others)
 
 
 class InvitationFilters(PagedFilters):

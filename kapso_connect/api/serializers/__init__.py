@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import UNKNOWN_FIELD, EmptySerializer, ErrorSerializer, RootSerializer
+from .base import EmptySerializer, ErrorSerializer, RootSerializer
 from .batches import (
     BATCH_PURPOSE_HELP,
     BATCH_STATE_HELP,
@@ -32,7 +32,6 @@ __all__ = [
     "BATCH_STATE_HELP",
     "EMAIL_STATUSES",
     "SECRET_FIELDS",
-    "UNKNOWN_FIELD",
     "BatchRequestSerializer",
     "BatchSerializer",
     "ConnectionSerializer",

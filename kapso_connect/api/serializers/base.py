@@ -25,7 +25,7 @@ class StrictSerializer(serializers.Serializer[Any]):
     def to_internal_value(self, data: Any) -> Any:
         errors: dict[str, Any] = {}
         if isinstance(data, Mapping):
-            for name in [name for name in data if name not in self._writable_names()][:20]:
+            for name in [name for name in data if name not in self.writable_names][:20]:
                 is_known = name in self.fields
                 errors[name] = [READ_ONLY if is_known else UNKNOWN_FIELD]
         try:
@@ -36,7 +36,8 @@ class StrictSerializer(serializers.Serializer[Any]):
             raise serializers.ValidationError(errors)
         return values
 
-    def _writable_names(self) -> set[str]:
+    @property
+    def writable_names(self) -> set[str]:
         return {name for name, field in self.fields.items() if not field.read_only}
 
 

@@ -135,7 +135,7 @@ class BatchRequestSerializer(LinkRequestSerializer):
     def to_internal_value(self, data: Any) -> Any:
         errors: dict[str, Any] = {}
         if isinstance(data, Mapping) and data.get("purpose") == InvitationBatch.Purpose.REMIND:
-            names = self._writable_names() - {"purpose", "customers"}
+            names = self.writable_names - {"purpose", "customers"}
             errors = {name: [NOT_FOR_REMINDERS] for name in data if name in names}
         try:
             values = super().to_internal_value(data)
