@@ -28,6 +28,7 @@ from ...onboarding.connect_urls import connect_url
 from ...onboarding.setup_links import validate
 from ...utils import MAX_URL_LENGTH
 from .. import examples
+from ..errors import option_errors
 from ..fields import (
     ChoiceField,
     IdField,
@@ -152,21 +153,20 @@ class LinkRequestSerializer(StrictSerializer):
             if not isinstance(data, Mapping):
                 raise
             errors = cast("dict[str, Any]", error.detail)
-        # What only the link itself would show is said with the rest.
-        values: dict[str, Any] = {}
-        for name, field in cast("dict[str, Any]", self.fields).items():
-            if name in data and name not in errors:
-                values[name] = field.run_validation(data[name])
+        # The values are also wrong in ways that only a link would show: all is said at once.
+        values = {
+            name: field.run_validation(data[name])
+            for name, field in cast("dict[str, Any]", self.fields).items()
+            if name in data and name not in errors
+        }
         try:
-            options = None if "options" in errors else values.get("options")
-            validate(values.get("customer", Customer()), options, values.get("next_url", ""))
+            validate(
+                values.get("customer", Customer()),
+                values.get("options"),
+                values.get("next_url", ""),
+            )
         except InvalidOptions as error:
-            for name, message in error.errors.items():
-                found = [serializers.ErrorDetail(message, code="invalid")]
-                if name in ("next_url", "options"):
-                    errors[name] = found
-                else:
-                    errors.setdefault("options", {})[name] = found
+            errors = {**option_errors(error), **errors}
         raise serializers.ValidationError(errors)
 
 
