@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from .errors import ERRORS, INVALID_VALUES
+from . import examples
+from .errors import ERRORS, INVALID_VALUES, FieldErrors
 from .idempotency import (
     IDEMPOTENCY_KEY_HEADER,
     MAX_IDEMPOTENCY_KEY_LENGTH,
@@ -120,20 +121,8 @@ KAPSO_ERRORS = (
     "not_configured",
 )
 
-Fields = dict[str, list[dict[str, str]]]
 
-UNKNOWN_FIELD: Fields = {"note": [{"code": "unknown_field", "message": "Unknown field."}]}
-"""An example of ``fields`` for operations whose body has none."""
-
-PAGE_TOO_LARGE: Fields = {
-    "page_size": [
-        {"code": "max_value", "message": "Ensure this value is less than or equal to 100."}
-    ]
-}
-"""An example of ``fields`` for lists."""
-
-
-def _error_responses(codes: tuple[str, ...], invalid: Fields) -> dict[int, OpenApiResponse]:
+def _error_responses(codes: tuple[str, ...], invalid: FieldErrors) -> dict[int, OpenApiResponse]:
     """Return, by status, the responses with the errors ``codes`` and ``COMMON_ERRORS``; see
     ``responses``."""
     known = {**REST_FRAMEWORK_ERRORS}
@@ -163,7 +152,7 @@ def responses(
     *codes: str,
     status: int = 200,
     description: str = "The object.",
-    invalid: Fields = UNKNOWN_FIELD,
+    invalid: FieldErrors = examples.UNKNOWN_FIELD,
 ) -> dict[int, OpenApiResponse]:
     """Return, by status, the response with an object of ``serializer`` and those with the errors
     ``codes`` and ``COMMON_ERRORS``. ``invalid`` is the example of what is said of invalid values.
@@ -178,7 +167,9 @@ def describe_reads(view: View) -> View:
     """Describe the list of a view, and each of its objects: a class decorator."""
     kind = view.serializer_class
     codes = ("invalid_filter", *view.pagination_class.error_codes)
-    page = responses(kind, *codes, description="A page of the list.", invalid=PAGE_TOO_LARGE)
+    page = responses(
+        kind, *codes, description="A page of the list.", invalid=examples.PAGE_TOO_LARGE
+    )
     return extend_schema_view(
         list=extend_schema(parameters=[view.filters], responses=page),
         retrieve=extend_schema(responses=responses(kind, "not_found")),

@@ -32,16 +32,11 @@ from .. import idempotency, permissions
 from ..browsable_api import BrowsableFilters, raw_data_form
 from ..errors import ApiError, exception_handler, invalid_value
 from ..fields import is_primary_key
-from ..filters import (
-    Filters,
-    validate_filters,
-)
+from ..filters import Filters, validate_filters
 from ..pagination import NumberedPagination
 from ..parsers import MAX_BODY_BYTES, BoundedJSONParser
 from ..request_ids import REQUEST_ID_HEADER, request_id_of
-from ..schema import (
-    default_schema,
-)
+from ..schema import default_schema
 from ..throttling import ApiThrottle
 
 VERSION = "v1"

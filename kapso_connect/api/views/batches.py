@@ -18,20 +18,11 @@ from ...onboarding.other_invitations import NobodyLeft
 from .. import examples, idempotency, serializers
 from ..errors import ApiError
 from ..filters import BatchFilters, InvitationFilters
-from ..operations import (
-    BODY_ERRORS,
-    CREATE_HEADERS,
-    IDEMPOTENCY_ERRORS,
-    describe_reads,
-    responses,
-)
+from ..operations import BODY_ERRORS, CREATE_HEADERS, IDEMPOTENCY_ERRORS, describe_reads, responses
 from ..permissions import required
 from ..schema import extend_schema
 from .base import Api
 
-CUSTOMER_UNKNOWN = {
-    "customers.3": [{"code": "does_not_exist", "message": "There is no such customer."}]
-}
 ACTION_ERRORS = ("not_found", *BODY_ERRORS)
 
 
@@ -127,7 +118,7 @@ class Batches(BatchApi):
             "not_configured",
             status=201,
             description="The new object.",
-            invalid=CUSTOMER_UNKNOWN,
+            invalid=examples.CUSTOMERS_UNKNOWN,
         ),
     )
     def create(self, request: Request) -> Response:

@@ -13,19 +13,10 @@ from ...models import Connection, Source
 from ...onboarding import health, remote_numbers
 from ...utils import time_since
 from .. import serializers
-from ..filters import (
-    ConnectionFilters,
-)
-from ..operations import (
-    BODY_ERRORS,
-    KAPSO_ERRORS,
-    describe_reads,
-    responses,
-)
+from ..filters import ConnectionFilters
+from ..operations import BODY_ERRORS, KAPSO_ERRORS, describe_reads, responses
 from ..permissions import required
-from ..schema import (
-    extend_schema,
-)
+from ..schema import extend_schema
 from .base import Api
 
 HEALTH_CHECK_INTERVAL = timedelta(seconds=10)

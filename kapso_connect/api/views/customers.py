@@ -26,9 +26,7 @@ from ...onboarding.mailer import SendFailure, classify_error
 from ...onboarding.status import get_statuses
 from .. import examples, idempotency, serializers
 from ..errors import ApiError
-from ..filters import (
-    CustomerFilters,
-)
+from ..filters import CustomerFilters
 from ..operations import (
     BODY_ERRORS,
     CREATE_HEADERS,
@@ -39,15 +37,8 @@ from ..operations import (
     responses,
 )
 from ..permissions import required
-from ..schema import (
-    OpenApiParameter,
-    OpenApiResponse,
-    extend_schema,
-)
+from ..schema import OpenApiParameter, OpenApiResponse, extend_schema
 from .base import Api
-
-NAME_MISSING = {"name": [{"code": "required", "message": "This field is required."}]}
-NAME_BLANK = {"name": [{"code": "blank", "message": "This field may not be blank."}]}
 
 CHANGE_RESPONSES = responses(
     serializers.CustomerSerializer,
@@ -55,7 +46,7 @@ CHANGE_RESPONSES = responses(
     *BODY_ERRORS,
     "customer_erased",
     "external_customer_id_taken",
-    invalid=NAME_BLANK,
+    invalid=examples.NAME_BLANK,
 )
 
 
@@ -144,7 +135,7 @@ class Customers(Api):
             "external_customer_id_taken",
             status=201,
             description="The new object.",
-            invalid=NAME_MISSING,
+            invalid=examples.NAME_MISSING,
         ),
     )
     def create(self, request: Request) -> Response:
