@@ -97,7 +97,10 @@ IDEMPOTENCY_ERRORS = (
     "idempotency_key_in_use",
     "idempotency_key_reused",
 )
-EMAIL_ERRORS = (
+SEND_ERRORS = (
+    "not_found",
+    *BODY_ERRORS,
+    *IDEMPOTENCY_ERRORS,
     "customer_erased",
     "already_connected",
     "no_personal_link",

@@ -7,10 +7,7 @@ from typing import Any, cast
 
 from rest_framework import serializers
 
-from ...models import (
-    Invitation,
-    InvitationBatch,
-)
+from ...models import Invitation, InvitationBatch
 from ...utils import MAX_URL_LENGTH
 from .. import examples
 from ..fields import (
@@ -22,16 +19,10 @@ from ..fields import (
     UtcDateTimeField,
 )
 from ..schema import OpenApiExample, extend_schema_serializer
-from .base import (
-    CREATED_AT_HELP,
-    CUSTOMER_HELP,
-    ID_HELP,
-    USER_HELP,
-    visible_user,
-)
+from .base import CREATED_AT_HELP, CUSTOMER_HELP, ID_HELP, USER_HELP, visible_user
 from .setup_links import LinkRequestSerializer, OptionsSerializer
 
-MAX_BATCH_SIZE = 1000
+MAX_CUSTOMERS = 1000
 """The largest number of customers in one request."""
 
 BATCH_PURPOSE_HELP = (
@@ -47,6 +38,16 @@ EMAIL_STATUS_HELP = (
 )
 EMAIL_STATUSES = [(value, label) for value, label in Invitation.Email.choices if value]
 
+# Said in place of the words of Kapso and of the mail server to those who may not read them.
+STOPPED = "Something has to be corrected by those who run this site."
+NOT_DONE = "This could not be done."
+NOT_SENT = "The e-mail could not be sent."
+EMAIL_PROBLEMS: dict[str, str] = {
+    Invitation.Email.NO_ADDRESS: "The customer has no e-mail address.",
+    Invitation.Email.WAITING: "The mail server does not accept the e-mail yet.",
+    Invitation.Email.UNKNOWN: "It is not known whether the e-mail was sent.",
+}
+
 NOT_FOR_REMINDERS = serializers.ErrorDetail("Only for invitations.", code="not_for_reminders")
 
 
@@ -61,8 +62,8 @@ class CustomersField(serializers.ListField):
     }
 
     def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, list) and len(data) > MAX_BATCH_SIZE:
-            self.fail("max_length", max_length=MAX_BATCH_SIZE)  # before anything is looked up
+        if isinstance(data, list) and len(data) > MAX_CUSTOMERS:
+            self.fail("max_length", max_length=MAX_CUSTOMERS)  # before anything is looked up
         errors: dict[Any, Any] = {}
         try:
             super().to_internal_value(data)
@@ -113,7 +114,7 @@ class BatchRequestSerializer(LinkRequestSerializer):
     customers = CustomersField(
         allow_empty=False,
         min_length=1,
-        max_length=MAX_BATCH_SIZE,
+        max_length=MAX_CUSTOMERS,
         help_text="The ids of the customers, each once.",
     )
     options = BatchOptionsSerializer(required=False, help_text="The options of the links.")
@@ -249,7 +250,7 @@ class InvitationSerializer(serializers.Serializer[Invitation]):
         return self._shown(invitation.last_error, "" if is_reason else NOT_DONE)
 
     def get_email_error(self, invitation: Invitation) -> str | None:
-        without_details = EMAIL_ERRORS.get(invitation.email_status, NOT_SENT)
+        without_details = EMAIL_PROBLEMS.get(invitation.email_status, NOT_SENT)
         return self._shown(invitation.email_error, without_details)
 
     def _shown(self, error: str, without_details: str) -> str | None:
@@ -259,14 +260,3 @@ class InvitationSerializer(serializers.Serializer[Invitation]):
         if error and without_details and not self.context["view"].shows_details:
             return without_details
         return error or None
-
-
-STOPPED = "Something has to be corrected by those who run this site."
-NOT_DONE = "This could not be done."
-NOT_SENT = "The e-mail could not be sent."
-EMAIL_ERRORS: dict[str, str] = {
-    Invitation.Email.NO_ADDRESS: "The customer has no e-mail address.",
-    Invitation.Email.WAITING: "The mail server does not accept the e-mail yet.",
-    Invitation.Email.UNKNOWN: "It is not known whether the e-mail was sent.",
-}
-"""What is said in place of errors that may have words of Kapso or of the mail server."""

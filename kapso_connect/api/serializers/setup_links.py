@@ -20,10 +20,7 @@ from ...kapso.setup_link_options import (
     provisioning_problem,
 )
 from ...kapso.types import ConnectionType
-from ...models import (
-    Customer,
-    SetupLink,
-)
+from ...models import Customer, SetupLink
 from ...onboarding.connect_urls import connect_url
 from ...onboarding.setup_links import validate
 from ...utils import MAX_URL_LENGTH
@@ -38,14 +35,7 @@ from ..fields import (
     UtcDateTimeField,
 )
 from ..schema import OpenApiExample, extend_schema_serializer
-from .base import (
-    CREATED_AT_HELP,
-    CUSTOMER_HELP,
-    ID_HELP,
-    USER_HELP,
-    StrictSerializer,
-    visible_user,
-)
+from .base import CREATED_AT_HELP, CUSTOMER_HELP, ID_HELP, USER_HELP, StrictSerializer, visible_user
 
 
 class CustomerField(IdField):

@@ -39,7 +39,7 @@ from ..request_ids import REQUEST_ID_HEADER, request_id_of
 from ..schema import default_schema
 from ..throttling import ApiThrottle
 
-VERSION = "v1"
+API_VERSION = "v1"
 """The version of the API in its URLs. What the documentation promises of it does not change; an
 incompatible one would be mounted beside it."""
 

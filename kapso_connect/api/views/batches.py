@@ -36,7 +36,7 @@ class BatchApi(Api):
         batches = InvitationBatch.objects.started()
         everybody = Customer.objects.all()
         customers = self.limit(everybody, "pk")
-        if customers is everybody:
+        if customers is everybody:  # then also those whose customers were all deleted
             return batches
         rows = Invitation.objects.filter(batch=OuterRef("pk")).order_by()
         is_own = Q(customer__in=customers.values("pk"))

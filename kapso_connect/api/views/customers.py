@@ -30,8 +30,8 @@ from ..filters import CustomerFilters
 from ..operations import (
     BODY_ERRORS,
     CREATE_HEADERS,
-    EMAIL_ERRORS,
     IDEMPOTENCY_ERRORS,
+    SEND_ERRORS,
     SEND_HEADERS,
     describe_reads,
     responses,
@@ -240,10 +240,7 @@ class Customers(Api):
         parameters=SEND_HEADERS,
         responses=responses(
             serializers.SentEmailSerializer,
-            "not_found",
-            *BODY_ERRORS,
-            *IDEMPOTENCY_ERRORS,
-            *EMAIL_ERRORS,
+            *SEND_ERRORS,
             description="The e-mail.",
         ),
     )
@@ -264,10 +261,7 @@ class Customers(Api):
         parameters=SEND_HEADERS,
         responses=responses(
             serializers.SentEmailSerializer,
-            "not_found",
-            *BODY_ERRORS,
-            *IDEMPOTENCY_ERRORS,
-            *EMAIL_ERRORS,
+            *SEND_ERRORS,
             "not_waiting",
             "emailed_recently",
             description="The e-mail.",
@@ -303,16 +297,7 @@ class Customers(Api):
             body: dict[str, Any] = {}
 
             def store(event: TimelineEvent) -> None:
-                body.update(
-                    serializers.SentEmailSerializer(
-                        {
-                            "customer": customer.pk,
-                            "setup_link": event.setup_link_id,
-                            "to": customer.email,
-                            "sent_at": event.occurred_at,
-                        }
-                    ).data
-                )
+                body.update(serializers.SentEmailSerializer(event).data)
                 attempt.finish(body, customer=customer)
 
             failure: SendFailure | None = None
