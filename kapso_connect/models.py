@@ -1330,43 +1330,27 @@ class InvitationBatchQuerySet(PrimaryQuerySet["InvitationBatch"]):
         """Return the batches whose options were confirmed; the others are drafts."""
         return self.filter(started_at__isnull=False)
 
-    def running(self) -> InvitationBatchQuerySet:
-        """Return the batches that a process is working on, or can work on now."""
-        return self.filter(_has_invitations(_in_hand()), stopped="")
-
-    def waiting(self) -> InvitationBatchQuerySet:
-        """Return the batches of which what is left can only be tried later."""
-        return self.filter(_has_invitations(), ~_has_invitations(_in_hand()), stopped="")
-
-    def stopped(self) -> InvitationBatchQuerySet:
-        """Return the batches that an error stopped before everything was done."""
-        return self.filter(_has_invitations()).exclude(stopped="")
-
-    def finished(self) -> InvitationBatchQuerySet:
-        """Return the batches of which nothing is left to do."""
-        return self.exclude(_has_invitations())
-
-    def in_state(self, state: str) -> InvitationBatchQuerySet:
-        """Return the batches in a ``State``, as ``invitations.find_state`` says it of one batch."""
-        match state:
-            case InvitationBatch.State.RUNNING:
-                return self.running()
-            case InvitationBatch.State.WAITING:
-                return self.waiting()
-            case InvitationBatch.State.STOPPED:
-                return self.stopped()
-        return self.finished()
+    def in_states(self, *states: str) -> InvitationBatchQuerySet:
+        """Return the batches in one of these states (``State``), as ``invitations.find_state`` says
+        it of one batch."""
+        return self.filter(reduce(or_, map(_is_in_state, states)))
 
 
-def _has_invitations(*conditions: models.Q) -> models.Exists:
-    """Return the condition that a batch has a pending invitation with these ``conditions``."""
-    rows = Invitation.objects.filter(*conditions, batch=models.OuterRef("pk"))
-    return models.Exists(rows.order_by().pending())
-
-
-def _in_hand() -> models.Q:
+def _is_in_state(state: str) -> Q:
     now = utc_now()
-    return models.Q(leased_until__gt=now) | models.Q(next_attempt_at__lte=now)
+    pending = Invitation.objects.filter(batch=models.OuterRef("pk")).order_by().pending()
+    is_left = models.Exists(pending)
+    is_in_hand = models.Exists(
+        pending.filter(Q(leased_until__gt=now) | Q(next_attempt_at__lte=now))
+    )
+    match state:
+        case InvitationBatch.State.RUNNING:
+            return Q(is_in_hand, stopped="")
+        case InvitationBatch.State.WAITING:
+            return Q(is_left, ~is_in_hand, stopped="")
+        case InvitationBatch.State.STOPPED:
+            return Q(is_left) & ~Q(stopped="")
+    return Q(~is_left)
 
 
 class InvitationBatch(models.Model):

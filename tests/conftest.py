@@ -13,6 +13,7 @@ from django.core.cache import cache
 from django.core.management.commands import flush
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from pytest_django.live_server_helper import LiveServer
 
 from kapso_connect.kapso import http
 from kapso_connect.pages import questions
@@ -107,6 +108,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(
             "The slow kinds (browser, docs, proof, slow) are run by: python -m pytest --all"
         )
+
+
+@pytest.fixture(scope="session")
+def live_server(django_db_setup: None, live_server: LiveServer) -> LiveServer:
+    """pytest-django's own, once the test database is there: before that, it takes SQLite for one in
+    memory, and all threads would share one connection, which each request closes."""
+    return live_server
 
 
 @pytest.fixture(scope="session")

@@ -42,11 +42,11 @@ class StateFilter(admin.SimpleListFilter):
         )
         match self.value():
             case State.FINISHED:
-                return batches.finished().exclude(troubled)
+                return batches.in_states(State.FINISHED).exclude(troubled)
             case "failures":
-                return batches.finished().filter(troubled)
+                return batches.in_states(State.FINISHED).filter(troubled)
             case state if state in State.values:
-                return batches.in_state(state)
+                return batches.in_states(state)
         return queryset
 
 

@@ -22,7 +22,7 @@ from ..models import (
 from ..onboarding.status import OnboardingStatus
 from .errors import ApiError, FieldErrors, field_errors
 from .fields import ChoiceField, IntegerParameter, StrictCharField, UtcDateTimeField
-from .serializers import BATCH_PURPOSE_HELP, BATCH_STATE_HELP, EMAIL_STATUSES
+from .serializers import EMAIL_STATUSES
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 100
@@ -204,20 +204,20 @@ class EventFilters(Filters):
 
 
 class BatchFilters(PagedFilters):
-    purpose = ChoiceField(
-        "BatchPurpose",
-        InvitationBatch.Purpose.choices,
-        required=False,
-        help_text=BATCH_PURPOSE_HELP,
+    purpose = ListParameter(
+        ChoiceField("BatchPurpose", InvitationBatch.Purpose.choices),
+        source="purpose__in",
+        help_text="Only batches with one of these purposes.",
     )
-    state = ChoiceField(
-        "BatchState", InvitationBatch.State.choices, required=False, help_text=BATCH_STATE_HELP
+    state = ListParameter(
+        ChoiceField("BatchState", InvitationBatch.State.choices),
+        help_text="Only batches in one of these states.",
     )
 
     def apply(self, rows: Any, values: Mapping[str, Any]) -> Any:
         others = dict(values)
-        if state := others.pop("state", None):
-            rows = rows.in_state(state)
+        if states := others.pop("state", None):
+            rows = rows.in_states(*states)
         return super().apply(rows, others)
 
 

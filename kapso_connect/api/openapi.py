@@ -75,7 +75,7 @@ NOT_BLANK_PATTERN = r"[^\s\u001c-\u001f\u0085]"
 """Something is left after Python's ``str.strip()``, which strips more than ``\\s`` matches."""
 VISIBLE_PATTERN = (
     r"[^\s\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    r"\ufff9-\ufffb\ud800-\udfff]"
+    r"\ufff9-\ufffb]"
 )
 """Something is left after ``one_line()``."""
 

@@ -492,6 +492,8 @@ def test_batches_are_listed_newest_first(caller: Caller) -> None:
     assert found("?state=waiting") == ["waiting"]
     assert found("?state=stopped") == ["stopped"]
     assert found("?state=finished&purpose=invite") == ["finished"]
+    assert found("?state=waiting&state=stopped") == ["stopped", "waiting"]
+    assert found("?purpose=remind&purpose=invite") == list(reversed(made))
     states = {names[row["id"]]: row["state"] for row in caller.get("batches/").json()["results"]}
     assert states == {
         "finished": "finished",
@@ -535,6 +537,11 @@ def test_invitations_are_filtered(caller: Caller) -> None:
     assert found("status=pending") == [("pending", None)]
     assert found("status=done&email_status=sent") == [("done", "sent")]
     assert found("email_status=unknown") == [("done", "unknown")]
+    assert found("email_status=unknown&email_status=sent") == [
+        ("done", "sent"),
+        ("done", "unknown"),
+    ]
+    assert found("status=failed&status=pending") == [("failed", None), ("pending", None)]
     assert found("page=2&page_size=3") == [("pending", None)]
     assert code(caller.get(f"{url}?email_status="), 400) == "invalid_filter"
     assert code(caller.get(f"{url}?page=2"), 404) == "not_found"

@@ -323,8 +323,9 @@ def test_email_recorded_by_a_killed_process_is_returned(caller: Caller, action: 
 
 
 @pytest.mark.django_db(transaction=True)
+@BOTH
 @pytest.mark.parametrize("table", ["timelineevent", "idempotentrequest"])
-def test_email_and_key_are_recorded_together(caller: Caller, table: str) -> None:
+def test_email_and_key_are_recorded_together(caller: Caller, action: str, table: str) -> None:
     link = invited()
     verb = "INSERT" if table == "timelineevent" else "UPDATE"
     away = OperationalError("server closed the connection unexpectedly")
@@ -337,11 +338,13 @@ def test_email_and_key_are_recorded_together(caller: Caller, table: str) -> None
         return execute(sql, *args)
 
     with connection.execute_wrapper(fail_after_sending):
-        assert code(send(caller, link, headers=KEY), 503) == "unavailable"
+        assert code(send(caller, link, action, headers=KEY), 503) == "unavailable"
     assert sent == [1]
     assert not sent_events()
-    assert code(send(caller, link, headers=KEY), 503) == "email_outcome_unknown"
+    assert code(send(caller, link, action, headers=KEY), 503) == "email_outcome_unknown"
     assert len(outbox.outbox) == 1
+    link.refresh_from_db()
+    assert bool(link.reminded_at) == (action == "send-reminder"), "It may have been sent."
 
 
 def test_erased_customers_address_is_not_kept_with_the_key(caller: Caller) -> None:

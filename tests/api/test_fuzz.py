@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,29 +102,7 @@ def things(sandbox: Sandbox) -> list[Customer]:
 
 
 @pytest.fixture
-def one_at_a_time(live_server: LiveServer) -> Iterator[None]:
-    """Let the server answer one request after the other: SQLite in memory has one connection for
-    all threads, and the thread of the last request may not have ended yet."""
-    server, lock = live_server.thread.httpd, threading.Lock()
-    application = server.get_app()
-
-    def locked(environ: Any, start_response: Any) -> Iterator[bytes]:
-        with lock:
-            response = application(environ, start_response)
-            try:
-                yield from response
-            finally:
-                response.close()
-
-    server.set_app(locked)
-    yield
-    server.set_app(application)
-
-
-@pytest.fixture
-def attack(
-    live_server: LiveServer, one_at_a_time: None, configure: Any, tmp_path: Path, monkeypatch: Any
-) -> Any:
+def attack(live_server: LiveServer, configure: Any, tmp_path: Path, monkeypatch: Any) -> Any:
     """Run Schemathesis on the API of a namespace, as ``user``."""
     # On a connection that is kept, each answer would come 40 ms late.
     monkeypatch.setattr(WSGIRequestHandler, "disable_nagle_algorithm", True)

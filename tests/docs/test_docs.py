@@ -98,7 +98,7 @@ def test_no_page_asks_another_site_for_anything(site: Path) -> None:
 
 
 def test_every_block_is_in_a_language_that_is_tested() -> None:
-    known = {"python", "console", "text", "html+django", "json"}
+    known = {"python", "console", "text", "html+django", "json", "javascript"}
     assert [f"{block}: {block.language}" for block in BLOCKS if block.language not in known] == []
     fences = [line for page in pages() for line in page.read_text().splitlines() if "```" in line]
     assert len(BLOCKS) * 2 == len(fences), "a fence was not parsed"
@@ -223,6 +223,11 @@ def test_templates_override_blocks_that_exist(block: Block) -> None:
             else None
         )
     assert {node.name for node in template.nodelist.get_nodes_by_type(BlockNode)} <= existing
+
+
+def test_javascript_is_on_the_page_whose_blocks_a_browser_runs() -> None:
+    """``tests/browser/test_other_origins.py`` runs every one of them."""
+    assert {block.page for block in of("javascript")} == {"docs/how-to/front-end.md"}
 
 
 def test_json_is_json() -> None:

@@ -28,10 +28,6 @@ MAX_CUSTOMERS = 1000
 BATCH_PURPOSE_HELP = (
     "`invite` creates setup links; `remind` reminds the customers of the links that they have."
 )
-BATCH_STATE_HELP = (
-    "Whether it is being worked on. `waiting`: what is left can only be tried later. `stopped`: an "
-    "error would affect all other customers, too; resume it once that is corrected."
-)
 EMAIL_STATUS_HELP = (
     "What became of the e-mail. `waiting`: the mail server does not accept it yet. `unknown`: it "
     "may have been sent, and is not sent again."
@@ -191,7 +187,11 @@ class BatchSerializer(serializers.Serializer[InvitationBatch]):
         "BatchPurpose", InvitationBatch.Purpose.choices, help_text=BATCH_PURPOSE_HELP
     )
     state = ChoiceField(
-        "BatchState", InvitationBatch.State.choices, is_open=True, help_text=BATCH_STATE_HELP
+        "BatchState",
+        InvitationBatch.State.choices,
+        is_open=True,
+        help_text="Whether it is being worked on. `waiting`: what is left can only be tried later. `stopped`: an "
+        "error would affect all other customers, too; resume it once that is corrected.",
     )
     stop_reason = serializers.SerializerMethodField(
         help_text="What stopped it, for people; null unless the state is stopped."

@@ -226,8 +226,8 @@ class BatchInvitations(BatchApi):
 
     def get_queryset(self) -> QuerySet[Invitation]:
         batch = self.find_batch(self.pk)
-        rows = Invitation.objects.filter(batch=batch).select_related("batch")
-        return self.limit(rows, "customer").order_by("pk")
+        # The batch is visible, and so are all of its customers.
+        return Invitation.objects.filter(batch=batch).select_related("batch").order_by("pk")
 
     def list(self, request: Request, pk: str = "") -> Response:
         return super().list(request)
