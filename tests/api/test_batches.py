@@ -30,7 +30,7 @@ from kapso_connect.utils import utc_now
 from ..factories import make_connection, make_customer, make_link, make_user, queue_without_worker
 from ..faults import ProcessKilled, failing_statement
 from ..smtp_server import SMTPServer, use_mail_server
-from .support import Caller, code
+from .support import Caller, code, make_invited
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
 
@@ -49,10 +49,7 @@ def customers(count: int, **fields: Any) -> list[int]:
 
 def waiting(name: str = "ada", **fields: Any) -> Customer:
     """A customer who was invited two days ago and did nothing."""
-    values = {"email": f"{name}@example.com", "connect_key": new_connect_key(), **fields}
-    customer = make_customer(name=name, **values)
-    make_link(customer, created_at=timezone.now() - timedelta(days=2))
-    return customer
+    return make_invited(**{"name": name, "email": f"{name}@example.com", **fields}).customer
 
 
 def batch(*rows: dict[str, Any], **fields: Any) -> InvitationBatch:

@@ -190,8 +190,9 @@ class BatchSerializer(serializers.Serializer[InvitationBatch]):
         "BatchState",
         InvitationBatch.State.choices,
         is_open=True,
-        help_text="Whether it is being worked on. `waiting`: what is left can only be tried later. `stopped`: an "
-        "error would affect all other customers, too; resume it once that is corrected.",
+        help_text="Whether it is being worked on. `waiting`: what is left can only be tried later. "
+        "`stopped`: an error would affect all other customers, too; resume it once that is "
+        "corrected.",
     )
     stop_reason = serializers.SerializerMethodField(
         help_text="What stopped it, for people; null unless the state is stopped."
