@@ -91,7 +91,7 @@ class Api(GenericViewSet[Any]):
         # Error reports show no locals, which may be customers' URLs.
         return non_atomic(sensitive_variables()(super().as_view(*args, **kwargs)))
 
-    # Permissions
+    # Permissions and limits
 
     def get_permissions(self) -> list[BasePermission]:
         return [
@@ -116,15 +116,6 @@ class Api(GenericViewSet[Any]):
             )
         except (Http404, PermissionDenied, APIException):  # a permission may refuse so, too
             return False
-
-    def get_renderers(self) -> list[BaseRenderer]:
-        renderers = super().get_renderers()
-        if apps.is_installed("rest_framework"):
-            return renderers
-        # There are no templates for browsable pages; a system check says so.
-        return [one for one in renderers if not isinstance(one, BrowsableAPIRenderer)] or [
-            JSONRenderer()
-        ]
 
     def get_throttles(self) -> list[BaseThrottle]:
         return [self._api_throttle]
@@ -235,6 +226,15 @@ class Api(GenericViewSet[Any]):
         request.get_host()  # raises DisallowedHost before anything is created
         super().initial(request, *args, **kwargs)
 
+    def get_renderers(self) -> list[BaseRenderer]:
+        renderers = super().get_renderers()
+        if apps.is_installed("rest_framework"):
+            return renderers
+        # There are no templates for browsable pages; a system check says so.
+        return [one for one in renderers if not isinstance(one, BrowsableAPIRenderer)] or [
+            JSONRenderer()
+        ]
+
     def get_exception_handler(self) -> Any:
         return exception_handler
 
@@ -279,6 +279,10 @@ class Api(GenericViewSet[Any]):
         serializer_class: Any = self.serializer_class
         return [serializer_class(row, context=context).data for row in rows]
 
+    def object_response(self, row: Any) -> Response:
+        """Return the response with one object."""
+        return Response(self.represent([row])[0])
+
     def url_of(self, name: str, *args: Any) -> str:
         """Return the absolute URL of a view of this mount of the API."""
         match: Any = self.request.resolver_match
@@ -305,4 +309,4 @@ class Api(GenericViewSet[Any]):
 
     def retrieve(self, request: Request, pk: str) -> Response:
         """Return one object by its id."""
-        return Response(self.represent([self.get_object()])[0])
+        return self.object_response(self.get_object())

@@ -176,7 +176,7 @@ class Customers(Api):
                 customer.save(update_fields=[*changed, "updated_at"])
             return customer
 
-        return Response(self.represent([retry_on_conflict(change)])[0])
+        return self.object_response(retry_on_conflict(change))
 
     def _check_external_id(self, values: Mapping[str, Any], customer_pk: int = 0) -> None:
         external_id = values.get("external_customer_id")
