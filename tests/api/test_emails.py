@@ -181,7 +181,7 @@ MAIL_ERRORS = [
 
 @BOTH
 @pytest.mark.parametrize(("command", "response", "status", "expected"), MAIL_ERRORS)
-def test_errors_of_the_mail_server(
+def test_error_of_the_mail_server_has_a_code_of_its_own(
     caller: Caller,
     settings: Any,
     caplog: pytest.LogCaptureFixture,

@@ -25,7 +25,7 @@ from ...onboarding import reminders, renewal
 from ...onboarding.mailer import SendFailure, classify_error
 from ...onboarding.status import get_statuses
 from .. import examples, idempotency, serializers
-from ..errors import ApiError
+from ..errors import ApiError, field_errors
 from ..filters import CustomerFilters
 from ..operations import (
     BODY_ERRORS,
@@ -74,7 +74,7 @@ NOT_OF_THE_MAIL_SERVER = (
 )
 """Errors that say nothing about the mail server."""
 
-NOT_UNIQUE = {"string": "Must be unique.", "code": "unique"}
+NOT_UNIQUE = ErrorDetail("Must be unique.", code="unique")
 
 
 @describe_reads
@@ -118,7 +118,7 @@ class Customers(Api):
             is_valid = isinstance(value, str) and "external_customer_id" not in detail
             customer_pk = self.pk if "pk" in self.kwargs else 0
             if is_valid and self._is_taken(str(value).strip(), customer_pk):
-                detail["external_customer_id"] = [ErrorDetail(**NOT_UNIQUE)]
+                detail["external_customer_id"] = [NOT_UNIQUE]
             raise
 
     def create_customer(self, **values: Any) -> Customer:
@@ -181,8 +181,8 @@ class Customers(Api):
     def _check_external_id(self, values: Mapping[str, Any], customer_pk: int = 0) -> None:
         external_id = values.get("external_customer_id")
         if external_id is not None and self._is_taken(external_id, customer_pk):
-            error = {"code": NOT_UNIQUE["code"], "message": NOT_UNIQUE["string"]}
-            raise ApiError("external_customer_id_taken", fields={"external_customer_id": [error]})
+            fields = dict(field_errors({"external_customer_id": [NOT_UNIQUE]}))
+            raise ApiError("external_customer_id_taken", fields=fields)
 
     def _is_taken(self, external_id: str, customer_pk: int) -> bool:
         # Compared by the database, as its unique constraint does.

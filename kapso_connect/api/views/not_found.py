@@ -1,4 +1,4 @@
-"""What is answered below the API where nothing is."""
+"""The answer to URLs below the API that no view has."""
 
 from __future__ import annotations
 
