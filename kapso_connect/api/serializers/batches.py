@@ -28,10 +28,6 @@ MAX_CUSTOMERS = 1000
 BATCH_PURPOSE_HELP = (
     "`invite` creates setup links; `remind` reminds the customers of the links that they have."
 )
-EMAIL_STATUS_HELP = (
-    "What became of the e-mail. `waiting`: the mail server does not accept it yet. `unknown`: it "
-    "may have been sent, and is not sent again."
-)
 EMAIL_STATUSES = [(value, label) for value, label in Invitation.Email.choices if value]
 
 # Said in place of the words of Kapso and of the mail server to those who may not read them.
@@ -129,18 +125,12 @@ class BatchRequestSerializer(LinkRequestSerializer):
         required=False, help_text="Whether customers who have a usable setup link are left out."
     )
 
-    def to_internal_value(self, data: Any) -> Any:
-        errors: dict[str, Any] = {}
-        if isinstance(data, Mapping) and data.get("purpose") == InvitationBatch.Purpose.REMIND:
+    def refused_fields(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        refused = super().refused_fields(data)
+        if data.get("purpose") == InvitationBatch.Purpose.REMIND:
             names = self.writable_names - {"purpose", "customers"}
-            errors = {name: [NOT_FOR_REMINDERS] for name in data if name in names}
-        try:
-            values = super().to_internal_value(data)
-        except serializers.ValidationError as error:
-            raise serializers.ValidationError({**cast(Any, error.detail), **errors}) from None
-        if errors:
-            raise serializers.ValidationError(errors)
-        return values
+            refused |= {name: [NOT_FOR_REMINDERS] for name in data if name in names}
+        return refused
 
 
 class BatchProgressSerializer(serializers.Serializer[Any]):
@@ -240,7 +230,8 @@ class InvitationSerializer(serializers.Serializer[Invitation]):
         "EmailStatus",
         EMAIL_STATUSES,
         is_open=True,
-        help_text=f"{EMAIL_STATUS_HELP} null if none was sent.",
+        help_text="What became of the e-mail. `waiting`: the mail server does not accept it yet. "
+        "`unknown`: it may have been sent, and is not sent again. null if none was sent.",
     )
     email_error = serializers.SerializerMethodField(
         help_text="Why the e-mail was not sent, or may not have been, for people."
