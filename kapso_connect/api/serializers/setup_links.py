@@ -44,10 +44,11 @@ class CustomerField(IdField):
     default_error_messages = {"does_not_exist": "There is no such customer."}
 
     def run_validation(self, data: Any = empty) -> Any:
-        customer = self.context["view"].find_customer(super().run_validation(data))
-        if customer is None:
+        pk = super().run_validation(data)
+        customers = self.context["view"].find_customers([pk])
+        if pk not in customers:
             self.fail("does_not_exist")
-        return customer
+        return customers[pk]
 
 
 class ThemeSerializer(StrictSerializer):

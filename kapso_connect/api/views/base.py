@@ -150,16 +150,6 @@ class Api(GenericViewSet[Any]):
     def get_object(self) -> Any:
         return self.get_permitted(self.get_queryset().filter(pk=self.pk))
 
-    def get_customer(self, pk: Any) -> Customer:
-        customer: Customer = self.get_permitted(self.limit(Customer.objects.filter(pk=pk), "pk"))
-        return customer
-
-    def find_customer(self, pk: Any) -> Customer | None:
-        """Return the customer with this primary key, or None if there is none that the request may
-        access. Check the object permissions."""
-        customer: Customer | None = self.find_customers([pk]).get(pk)
-        return customer
-
     def find_customers(self, pks: Collection[Any]) -> dict[Any, Customer]:
         """Return, by primary key, those of these customers that the request may access. Check the
         object permissions."""

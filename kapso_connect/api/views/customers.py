@@ -144,7 +144,9 @@ class Customers(Api):
         values = self.validated_body()
         with idempotency.attempt(request, self.get_idempotency_owner) as attempt:
             if attempt.row.response is not None:
-                customer = self.get_customer(attempt.row.customer_id)
+                customer = self.get_permitted(
+                    self.get_queryset().filter(pk=attempt.row.customer_id)
+                )
                 return self.created_response(
                     "customer", customer.pk, attempt.row.response, replayed=True
                 )
