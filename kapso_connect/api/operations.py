@@ -22,18 +22,21 @@ from .serializers import ErrorSerializer
 
 View = TypeVar("View", bound=Any)
 
-IDEMPOTENCY_KEY_SCHEMA = {
-    "type": "string",
-    "maxLength": MAX_IDEMPOTENCY_KEY_LENGTH,
-    "pattern": "^[ -~]+$",
-}
+
+def _idempotency_headers(status: int, *, key: str, replayed: str) -> list[OpenApiParameter]:
+    schema = {"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY_LENGTH, "pattern": "^[ -~]+$"}
+    return [
+        OpenApiParameter(IDEMPOTENCY_KEY_HEADER, schema, "header", description=key),
+        OpenApiParameter(REPLAYED_HEADER, str, "header", response=[status], description=replayed),
+    ]
+
+
 CREATE_HEADERS = [
-    OpenApiParameter(
-        IDEMPOTENCY_KEY_HEADER,
-        IDEMPOTENCY_KEY_SCHEMA,
-        "header",
-        description="A text that is unique to the object to create, such as a UUID. A request "
-        "repeated with the same key creates it only once.",
+    *_idempotency_headers(
+        201,
+        key="A text that is unique to the object to create, such as a UUID. A request repeated "
+        "with the same key creates it only once.",
+        replayed='"true" if an earlier request with the same Idempotency-Key created it.',
     ),
     OpenApiParameter(
         "Location",
@@ -42,31 +45,13 @@ CREATE_HEADERS = [
         response=[201],
         description="The URL of the new object.",
     ),
-    OpenApiParameter(
-        REPLAYED_HEADER,
-        str,
-        "header",
-        response=[201],
-        description='"true" if an earlier request with the same Idempotency-Key created it.',
-    ),
 ]
-
-SEND_HEADERS = [
-    OpenApiParameter(
-        IDEMPOTENCY_KEY_HEADER,
-        IDEMPOTENCY_KEY_SCHEMA,
-        "header",
-        description="A text that is unique to the e-mail to send, such as a UUID. A request "
-        "repeated with the same key never sends it twice.",
-    ),
-    OpenApiParameter(
-        REPLAYED_HEADER,
-        str,
-        "header",
-        response=[200],
-        description='"true" if an earlier request with the same Idempotency-Key sent it.',
-    ),
-]
+SEND_HEADERS = _idempotency_headers(
+    200,
+    key="A text that is unique to the e-mail to send, such as a UUID. A request repeated with the "
+    "same key never sends it twice.",
+    replayed='"true" if an earlier request with the same Idempotency-Key sent it.',
+)
 
 REST_FRAMEWORK_ERRORS: dict[str, tuple[tuple[int, ...], str]] = {
     # The site's first authentication class decides whether these two are 401 or 403.
@@ -97,7 +82,10 @@ IDEMPOTENCY_ERRORS = (
     "idempotency_key_in_use",
     "idempotency_key_reused",
 )
-EMAIL_ERRORS = (
+SEND_ERRORS = (
+    "not_found",
+    *BODY_ERRORS,
+    *IDEMPOTENCY_ERRORS,
     "customer_erased",
     "already_connected",
     "no_personal_link",

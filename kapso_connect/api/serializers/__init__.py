@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from .base import EmptySerializer, ErrorSerializer, RootSerializer
 from .batches import (
-    BATCH_PURPOSE_HELP,
-    BATCH_STATE_HELP,
     EMAIL_STATUSES,
     BatchRequestSerializer,
     BatchSerializer,
@@ -28,8 +26,6 @@ from .setup_links import (
 )
 
 __all__ = [
-    "BATCH_PURPOSE_HELP",
-    "BATCH_STATE_HELP",
     "EMAIL_STATUSES",
     "SECRET_FIELDS",
     "BatchRequestSerializer",

@@ -23,18 +23,19 @@ class StrictSerializer(serializers.Serializer[Any]):
     """Rejects unknown and read-only fields, so that nothing that was sent is silently ignored."""
 
     def to_internal_value(self, data: Any) -> Any:
-        errors: dict[str, Any] = {}
-        if isinstance(data, Mapping):
-            for name in [name for name in data if name not in self.writable_names][:20]:
-                is_known = name in self.fields
-                errors[name] = [READ_ONLY if is_known else UNKNOWN_FIELD]
+        refused = self.refused_fields(data) if isinstance(data, Mapping) else {}
         try:
             values = super().to_internal_value(data)
         except serializers.ValidationError as error:
-            raise serializers.ValidationError({**errors, **cast(Any, error.detail)}) from None
-        if errors:
-            raise serializers.ValidationError(errors)
+            raise serializers.ValidationError({**cast(Any, error.detail), **refused}) from None
+        if refused:
+            raise serializers.ValidationError(refused)
         return values
+
+    def refused_fields(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the errors of fields that must not be sent, whatever their values are."""
+        refused = [name for name in data if name not in self.writable_names][:20]
+        return {name: [READ_ONLY if name in self.fields else UNKNOWN_FIELD] for name in refused}
 
     @property
     def writable_names(self) -> set[str]:

@@ -7,10 +7,7 @@ from typing import Any, cast
 
 from rest_framework import serializers
 
-from ...models import (
-    Invitation,
-    InvitationBatch,
-)
+from ...models import Invitation, InvitationBatch
 from ...utils import MAX_URL_LENGTH
 from .. import examples
 from ..fields import (
@@ -22,30 +19,26 @@ from ..fields import (
     UtcDateTimeField,
 )
 from ..schema import OpenApiExample, extend_schema_serializer
-from .base import (
-    CREATED_AT_HELP,
-    CUSTOMER_HELP,
-    ID_HELP,
-    USER_HELP,
-    visible_user,
-)
+from .base import CREATED_AT_HELP, CUSTOMER_HELP, ID_HELP, USER_HELP, visible_user
 from .setup_links import LinkRequestSerializer, OptionsSerializer
 
-MAX_BATCH_SIZE = 1000
+MAX_CUSTOMERS = 1000
 """The largest number of customers in one request."""
 
 BATCH_PURPOSE_HELP = (
     "`invite` creates setup links; `remind` reminds the customers of the links that they have."
 )
-BATCH_STATE_HELP = (
-    "Whether it is being worked on. `waiting`: what is left can only be tried later. `stopped`: an "
-    "error would affect all other customers, too; resume it once that is corrected."
-)
-EMAIL_STATUS_HELP = (
-    "What became of the e-mail. `waiting`: the mail server does not accept it yet. `unknown`: it "
-    "may have been sent, and is not sent again."
-)
 EMAIL_STATUSES = [(value, label) for value, label in Invitation.Email.choices if value]
+
+# Said in place of the words of Kapso and of the mail server to those who may not read them.
+STOPPED = "Something has to be corrected by those who run this site."
+NOT_DONE = "This could not be done."
+NOT_SENT = "The e-mail could not be sent."
+EMAIL_PROBLEMS: dict[str, str] = {
+    Invitation.Email.NO_ADDRESS: "The customer has no e-mail address.",
+    Invitation.Email.WAITING: "The mail server does not accept the e-mail yet.",
+    Invitation.Email.UNKNOWN: "It is not known whether the e-mail was sent.",
+}
 
 NOT_FOR_REMINDERS = serializers.ErrorDetail("Only for invitations.", code="not_for_reminders")
 
@@ -61,8 +54,8 @@ class CustomersField(serializers.ListField):
     }
 
     def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, list) and len(data) > MAX_BATCH_SIZE:
-            self.fail("max_length", max_length=MAX_BATCH_SIZE)  # before anything is looked up
+        if isinstance(data, list) and len(data) > MAX_CUSTOMERS:
+            self.fail("max_length", max_length=MAX_CUSTOMERS)  # before anything is looked up
         errors: dict[Any, Any] = {}
         try:
             super().to_internal_value(data)
@@ -113,7 +106,7 @@ class BatchRequestSerializer(LinkRequestSerializer):
     customers = CustomersField(
         allow_empty=False,
         min_length=1,
-        max_length=MAX_BATCH_SIZE,
+        max_length=MAX_CUSTOMERS,
         help_text="The ids of the customers, each once.",
     )
     options = BatchOptionsSerializer(required=False, help_text="The options of the links.")
@@ -132,18 +125,12 @@ class BatchRequestSerializer(LinkRequestSerializer):
         required=False, help_text="Whether customers who have a usable setup link are left out."
     )
 
-    def to_internal_value(self, data: Any) -> Any:
-        errors: dict[str, Any] = {}
-        if isinstance(data, Mapping) and data.get("purpose") == InvitationBatch.Purpose.REMIND:
+    def refused_fields(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        refused = super().refused_fields(data)
+        if data.get("purpose") == InvitationBatch.Purpose.REMIND:
             names = self.writable_names - {"purpose", "customers"}
-            errors = {name: [NOT_FOR_REMINDERS] for name in data if name in names}
-        try:
-            values = super().to_internal_value(data)
-        except serializers.ValidationError as error:
-            raise serializers.ValidationError({**cast(Any, error.detail), **errors}) from None
-        if errors:
-            raise serializers.ValidationError(errors)
-        return values
+            refused |= {name: [NOT_FOR_REMINDERS] for name in data if name in names}
+        return refused
 
 
 class BatchProgressSerializer(serializers.Serializer[Any]):
@@ -190,7 +177,12 @@ class BatchSerializer(serializers.Serializer[InvitationBatch]):
         "BatchPurpose", InvitationBatch.Purpose.choices, help_text=BATCH_PURPOSE_HELP
     )
     state = ChoiceField(
-        "BatchState", InvitationBatch.State.choices, is_open=True, help_text=BATCH_STATE_HELP
+        "BatchState",
+        InvitationBatch.State.choices,
+        is_open=True,
+        help_text="Whether it is being worked on. `waiting`: what is left can only be tried later. "
+        "`stopped`: an error would affect all other customers, too; resume it once that is "
+        "corrected.",
     )
     stop_reason = serializers.SerializerMethodField(
         help_text="What stopped it, for people; null unless the state is stopped."
@@ -238,7 +230,8 @@ class InvitationSerializer(serializers.Serializer[Invitation]):
         "EmailStatus",
         EMAIL_STATUSES,
         is_open=True,
-        help_text=f"{EMAIL_STATUS_HELP} null if none was sent.",
+        help_text="What became of the e-mail. `waiting`: the mail server does not accept it yet. "
+        "`unknown`: it may have been sent, and is not sent again. null if none was sent.",
     )
     email_error = serializers.SerializerMethodField(
         help_text="Why the e-mail was not sent, or may not have been, for people."
@@ -249,7 +242,7 @@ class InvitationSerializer(serializers.Serializer[Invitation]):
         return self._shown(invitation.last_error, "" if is_reason else NOT_DONE)
 
     def get_email_error(self, invitation: Invitation) -> str | None:
-        without_details = EMAIL_ERRORS.get(invitation.email_status, NOT_SENT)
+        without_details = EMAIL_PROBLEMS.get(invitation.email_status, NOT_SENT)
         return self._shown(invitation.email_error, without_details)
 
     def _shown(self, error: str, without_details: str) -> str | None:
@@ -259,14 +252,3 @@ class InvitationSerializer(serializers.Serializer[Invitation]):
         if error and without_details and not self.context["view"].shows_details:
             return without_details
         return error or None
-
-
-STOPPED = "Something has to be corrected by those who run this site."
-NOT_DONE = "This could not be done."
-NOT_SENT = "The e-mail could not be sent."
-EMAIL_ERRORS: dict[str, str] = {
-    Invitation.Email.NO_ADDRESS: "The customer has no e-mail address.",
-    Invitation.Email.WAITING: "The mail server does not accept the e-mail yet.",
-    Invitation.Email.UNKNOWN: "It is not known whether the e-mail was sent.",
-}
-"""What is said in place of errors that may have words of Kapso or of the mail server."""

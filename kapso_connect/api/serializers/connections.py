@@ -7,27 +7,11 @@ from typing import Any
 from rest_framework import serializers
 
 from ...kapso.types import ConnectionType
-from ...models import (
-    AccountStatus,
-    Connection,
-    Funding,
-    Health,
-)
+from ...models import AccountStatus, Connection, Funding, Health
 from .. import examples
-from ..fields import (
-    ChoiceField,
-    IdField,
-    NullableCharField,
-    NullableChoiceField,
-    UtcDateTimeField,
-)
+from ..fields import ChoiceField, IdField, NullableCharField, NullableChoiceField, UtcDateTimeField
 from ..schema import OpenApiExample, extend_schema_serializer
-from .base import (
-    CREATED_AT_HELP,
-    CUSTOMER_HELP,
-    ID_HELP,
-    UPDATED_AT_HELP,
-)
+from .base import CREATED_AT_HELP, CUSTOMER_HELP, ID_HELP, UPDATED_AT_HELP
 
 
 class StatusConnectionSerializer(serializers.Serializer[Connection]):

@@ -9,9 +9,7 @@ from rest_framework import serializers
 from ...kapso.error_codes import SETUP_ERRORS, Action, find_error
 from ...kapso.languages import Language
 from ...languages import language_choices, page_languages
-from ...models import (
-    Customer,
-)
+from ...models import Customer, TimelineEvent
 from ...onboarding.status import CustomerStatus, OnboardingStatus
 from .. import examples
 from ..fields import (
@@ -25,13 +23,7 @@ from ..fields import (
     UtcDateTimeField,
 )
 from ..schema import OpenApiExample, extend_schema_serializer
-from .base import (
-    CREATED_AT_HELP,
-    CUSTOMER_HELP,
-    ID_HELP,
-    UPDATED_AT_HELP,
-    StrictSerializer,
-)
+from .base import CREATED_AT_HELP, CUSTOMER_HELP, ID_HELP, UPDATED_AT_HELP, StrictSerializer
 from .connections import StatusConnectionSerializer
 from .setup_links import StatusLinkSerializer
 
@@ -175,10 +167,12 @@ def failure_body(kapso_code: str) -> dict[str, Any]:
 
 
 @extend_schema_serializer(examples=[OpenApiExample("example", examples.SENT_EMAIL)])
-class SentEmailSerializer(serializers.Serializer[Any]):
+class SentEmailSerializer(serializers.Serializer[TimelineEvent]):
     """An e-mail with the customer's personal link, which the mail server accepted."""
 
-    customer = IdField(help_text=CUSTOMER_HELP)
-    setup_link = IdField(help_text="The id of the customer's latest setup link.")
-    to = serializers.CharField(help_text="The address that it was sent to.")
-    sent_at = UtcDateTimeField(help_text="When it was sent.")
+    customer = IdField(source="customer_id", help_text=CUSTOMER_HELP)
+    setup_link = IdField(
+        source="setup_link_id", help_text="The id of the customer's latest setup link."
+    )
+    to = serializers.CharField(source="data.to", help_text="The address that it was sent to.")
+    sent_at = UtcDateTimeField(source="occurred_at", help_text="When it was sent.")

@@ -4,23 +4,11 @@ from __future__ import annotations
 
 from rest_framework import serializers
 
-from ...models import (
-    Source,
-    TimelineEvent,
-)
+from ...models import Source, TimelineEvent
 from .. import examples
-from ..fields import (
-    ChoiceField,
-    IdField,
-    UtcDateTimeField,
-)
+from ..fields import ChoiceField, IdField, UtcDateTimeField
 from ..schema import OpenApiExample, extend_schema_serializer
-from .base import (
-    CUSTOMER_HELP,
-    ID_HELP,
-    USER_HELP,
-    visible_user,
-)
+from .base import CUSTOMER_HELP, ID_HELP, USER_HELP, visible_user
 
 
 @extend_schema_serializer(examples=[OpenApiExample("example", examples.EVENT)])

@@ -20,10 +20,7 @@ from ...kapso.setup_link_options import (
     provisioning_problem,
 )
 from ...kapso.types import ConnectionType
-from ...models import (
-    Customer,
-    SetupLink,
-)
+from ...models import Customer, SetupLink
 from ...onboarding.connect_urls import connect_url
 from ...onboarding.setup_links import validate
 from ...utils import MAX_URL_LENGTH
@@ -38,14 +35,7 @@ from ..fields import (
     UtcDateTimeField,
 )
 from ..schema import OpenApiExample, extend_schema_serializer
-from .base import (
-    CREATED_AT_HELP,
-    CUSTOMER_HELP,
-    ID_HELP,
-    USER_HELP,
-    StrictSerializer,
-    visible_user,
-)
+from .base import CREATED_AT_HELP, CUSTOMER_HELP, ID_HELP, USER_HELP, StrictSerializer, visible_user
 
 
 class CustomerField(IdField):
@@ -54,10 +44,11 @@ class CustomerField(IdField):
     default_error_messages = {"does_not_exist": "There is no such customer."}
 
     def run_validation(self, data: Any = empty) -> Any:
-        customer = self.context["view"].find_customer(super().run_validation(data))
-        if customer is None:
+        pk = super().run_validation(data)
+        customers = self.context["view"].find_customers([pk])
+        if pk not in customers:
             self.fail("does_not_exist")
-        return customer
+        return customers[pk]
 
 
 class ThemeSerializer(StrictSerializer):

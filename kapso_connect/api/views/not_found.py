@@ -1,4 +1,4 @@
-"""What is answered below the API where nothing is."""
+"""The answer to URLs below the API that no view has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rest_framework.request import Request
 
 from .. import serializers
 from ..errors import ApiError
-from .base import VERSION, Api
+from .base import API_VERSION, Api
 
 
 class NotFound(Api):
@@ -36,7 +36,7 @@ class NotFound(Api):
                 query = request.META.get("QUERY_STRING", "")
                 return HttpResponsePermanentRedirect(f"{url}?{query}" if query else url)
             raise ApiError("missing_slash", f"Nothing was done: the URL ends with a slash, {url}")
-        versioned = f"{VERSION}/{path.rstrip('/')}/"
+        versioned = f"{API_VERSION}/{path.rstrip('/')}/"
         if self._exists(f"{mount}{versioned}"):
             raise ApiError("not_found", f"Not found: the URL has the version, {url}{versioned}")
         raise Http404

@@ -155,4 +155,4 @@ class SetupLinks(Api):
             link.refresh_from_db()
             if link.status != SetupLink.Status.REVOKED:
                 raise ApiError("setup_link_used")
-        return Response(self.represent([self.get_object()])[0])
+        return self.object_response(self.get_object())
