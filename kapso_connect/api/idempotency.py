@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..conf import get_conf
 from ..db import retry_on_conflict
 from ..exceptions import CannotInvite, InvalidOptions, KapsoError
 from ..models import Customer, IdempotentRequest, SetupLink
+from ..utils import utc_now
 from .errors import ApiError, invalid_value
 
 IDEMPOTENCY_KEY_HEADER = "Idempotency-Key"
@@ -112,21 +113,29 @@ def attempt(request: Request, owner: Callable[[Request], str]) -> Iterator[Attem
 
 
 def _acquire(digest: str, fingerprint: str) -> Attempt:
+    seconds = get_conf().api_budget + LEASE_MARGIN
+    now = utc_now()
+    # Leased from the start: another request would take a row without a lease for one that was given
+    # up with an unknown outcome.
+    new = {
+        "fingerprint": fingerprint,
+        "leased_at": now,
+        "leased_until": now + timedelta(seconds=seconds),
+    }
     row, is_new = retry_on_conflict(
-        lambda: IdempotentRequest.objects.get_or_create(
-            digest=digest, defaults={"fingerprint": fingerprint}
-        )
+        lambda: IdempotentRequest.objects.get_or_create(digest=digest, defaults=new)
     )
+    if is_new:
+        return Attempt(row, leased_until=row.leased_until)
     if row.fingerprint != fingerprint:
         raise ApiError("idempotency_key_reused")
     if row.response is not None:
         return Attempt(row)
     free = IdempotentRequest.objects.filter(pk=row.pk, response__isnull=True)
-    lease = get_conf().api_budget + LEASE_MARGIN
-    leased_until = retry_on_conflict(partial(free.acquire_lease, lease))
+    leased_until = retry_on_conflict(partial(free.acquire_lease, seconds))
     if leased_until is None:
         raise ApiError("idempotency_key_in_use", retry_after=1)
-    return Attempt(row, since=None if is_new else row.created_at, leased_until=leased_until)
+    return Attempt(row, since=row.created_at, leased_until=leased_until)
 
 
 def _hash(value: Any) -> str:

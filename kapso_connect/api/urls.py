@@ -5,9 +5,7 @@ from __future__ import annotations
 from inspect import getdoc
 from typing import Any
 
-from django.contrib.auth.decorators import login_not_required
 from django.urls import URLPattern, URLResolver, include, path, re_path
-from django.views.generic import RedirectView
 
 from .views import (
     API_VERSION,
@@ -116,12 +114,10 @@ def urls_for(*mixins: type[Any]) -> tuple[list[URLPattern | URLResolver], str]:
     They are below ``v1/``. What comes after them in the site's URLs, with the same prefix, is not
     reached: everything else below the prefix is answered with an error of this API.
     """
-    to_root = login_not_required(RedirectView.as_view(url=f"{API_VERSION}/"))
     anything = NotFound.as_view(dict.fromkeys(NotFound.http_method_names, "refuse"))
     return [
         path(f"{API_VERSION}/", include(versioned_patterns(*mixins))),
-        path("", to_root, name="unversioned-root"),
-        re_path(r"^(?P<path>(?s:.+))\Z", anything, name="not-found"),
+        re_path(r"^(?P<path>(?s:.*))\Z", anything, name="not-found"),
     ], app_name
 
 

@@ -257,6 +257,28 @@ def test_repeated_request_sends_no_second_email(caller: Caller, action: str) -> 
     assert len(outbox.outbox) == len(sent_events()) == 1
 
 
+@BOTH
+def test_same_request_at_the_same_moment_is_told_that_the_key_is_in_use(
+    caller: Caller, action: str
+) -> None:
+    """It does not take the other request for one that died after it may have sent the e-mail."""
+    link = make_invited()
+    others: list[Any] = []
+
+    def send_once_the_key_is_stored(execute: Any, sql: str, *args: Any) -> Any:
+        result = execute(sql, *args)
+        if sql.startswith("INSERT") and "kapso_connect_idempotentrequest" in sql and not others:
+            others.append(None)
+            others.append(send(caller, link, action, headers=KEY))
+        return result
+
+    with connection.execute_wrapper(send_once_the_key_is_stored):
+        answer = send(caller, link, action, headers=KEY)
+    assert answer.status_code == 200
+    assert code(others[1], 409) == "idempotency_key_in_use"
+    assert len(outbox.outbox) == 1
+
+
 def test_another_key_sends_another_email(caller: Caller) -> None:
     link = make_invited()
     for key in ("a", "b"):

@@ -153,7 +153,7 @@ class Api(GenericViewSet[Any]):
     def find_customers(self, pks: Collection[Any]) -> dict[Any, Customer]:
         """Return, by primary key, those of these customers that the request may access. Check the
         object permissions."""
-        found = self.limit(Customer.objects.filter(pk__in=pks), "pk").order_by()
+        found = self.limit(Customer.objects.filter(pk__in=pks), "pk")
         customers = {customer.pk: customer for customer in found}
         for customer in customers.values():
             self.check_object_permissions(self.request, customer)
