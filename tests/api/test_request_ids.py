@@ -122,6 +122,16 @@ def test_every_event_meanwhile_has_it(caller: Caller, sandbox: Sandbox) -> None:
     assert {fields.get("request_id") for _name, fields in observed} == {"mine"}
 
 
+@pytest.mark.django_db(transaction=True)
+def test_every_event_of_a_batch_has_it(caller: Caller, sandbox: Sandbox) -> None:
+    """Also those of the threads that wait for Kapso."""
+    body = {"purpose": "invite", "customers": [make_customer(kapso_id=None).pk]}
+    answer = caller.post("batches/", body, headers={HEADER: "mine"})
+    assert answer.json()["progress"]["done"] == 1
+    assert "api.called" in {name for name, _fields in observed}
+    assert {fields.get("request_id") for _name, fields in observed} == {"mine"}
+
+
 def test_logged_failure_has_the_id(caller: Caller, configure: Any) -> None:
     configure(PUBLIC_URL="")
     answer = caller.post("setup-links/", {"customer": make_customer().pk}, headers={HEADER: "f"})
