@@ -213,6 +213,7 @@ def test_number_is_not_reconnected_by_a_batch(caller: Caller) -> None:
         ({"purpose": "invite", "customers": [1] * 1001}, {"customers": ["max_length"]}),
         ({"purpose": None, "customers": None}, {"purpose": ["null"], "customers": ["null"]}),
         ([], {"body": ["invalid"]}),
+        (7, {"body": ["invalid"]}),
     ],
 )
 def test_invalid_bodies_are_refused(caller: Caller, body: Any, expected: Any) -> None:

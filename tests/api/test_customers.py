@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection as database
+from django.db import connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from rest_framework.permissions import BasePermission
@@ -145,6 +147,14 @@ def test_external_id_is_unique(caller: Caller) -> None:
     assert Customer.objects.count() == 2
 
 
+def test_own_external_id_is_no_error_among_others(caller: Caller) -> None:
+    customer = make_customer(external_customer_id="acme")
+    body = {"email": "x", "external_customer_id": "acme"}
+    answer = caller.send("PATCH", f"customers/{customer.pk}/", body)
+    assert code(answer, 400) == "invalid"
+    assert list(answer.json()["fields"]) == ["email"]
+
+
 # Changing
 
 
@@ -180,6 +190,33 @@ def test_change_to_what_it_is_already_changes_no_time(caller: Caller) -> None:
     for body in ({}, {"name": "A", "email": "a@example.com", "language": None}):
         assert caller.send("PATCH", path, body).json() == before
     assert caller.send("PATCH", path, {"name": "B"}).json()["updated_at"] > before["updated_at"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_customer_who_is_erased_meanwhile_keeps_no_data(caller: Caller) -> None:
+    """The erasure waits for the change, and erases what it changed."""
+    if not database.features.has_select_for_update:
+        pytest.skip("SQLite has no locks of rows: one transaction writes at a time.")
+    customer = make_customer(name="Ada")
+
+    def erase() -> None:
+        Customer.objects.filter(pk=customer.pk).update(name="#1", erased_at=timezone.now())
+        connections.close_all()
+
+    erasure = threading.Thread(target=erase)
+
+    def erase_meanwhile(execute: Any, sql: str, *args: Any) -> Any:
+        if sql.startswith("UPDATE") and "kapso_connect_customer" in sql and not erasure.ident:
+            erasure.start()
+            erasure.join(0.5)
+        return execute(sql, *args)
+
+    with database.execute_wrapper(erase_meanwhile):
+        answer = caller.send("PATCH", f"customers/{customer.pk}/", {"name": "Bob"})
+    assert answer.status_code == 200
+    erasure.join(10)
+    customer.refresh_from_db()
+    assert customer.name == "#1"
 
 
 def test_erased_customer_is_not_changed(caller: Caller) -> None:

@@ -79,7 +79,7 @@ def test_unknown_fields_are_rejected(caller: Caller, action: str) -> None:
 
 
 def erase(link: SetupLink) -> None:
-    Customer.objects.update(erased_at=timezone.now())
+    Customer.objects.update(erased_at=timezone.now(), connect_key=None, email="")
 
 
 def connect(link: SetupLink) -> None:

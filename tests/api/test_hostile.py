@@ -115,6 +115,21 @@ def test_default_format_is_json(caller: Caller, accept: str) -> None:
     assert answer.status_code == (406 if accept in {"garbage", ";;;"} else 200)
 
 
+@pytest.mark.parametrize("pk", ["9" * 5000, str(2**63), "\u0661", "-1"])
+def test_what_is_no_id_is_not_found(caller: Caller, pk: str) -> None:
+    for path in ("customers", "setup-links", "connections", "batches"):
+        assert code(caller.get(f"{path}/{pk}/"), 404) == "not_found"
+    answer = caller.get("events/", data={"customer": pk})
+    assert code(answer, 400) == "invalid_filter"
+
+
+def test_errors_about_unknown_names_are_bounded(caller: Caller) -> None:
+    body = {f"name{n}": n for n in range(3000)}
+    assert len(caller.post("customers/", body).json()["fields"]) == 21, "With the missing name."
+    answer = caller.get("customers/", data={"x" * 3000: "1"})
+    assert list(answer.json()["fields"]) == ["x" * 100]
+
+
 def test_slashes_and_nul_in_urls(caller: Caller) -> None:
     make_customer(pk=1)
     for path in ("customers/1%2F1/", "customers/1/%00/", "customers/..%2F1/", "customers//1/"):

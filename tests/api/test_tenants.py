@@ -301,6 +301,16 @@ def test_tenants_cannot_set_external_ids(tenant: Caller, own: dict[str, int]) ->
     assert Customer.objects.filter(pk=own["customers"]).values().get() == before
 
 
+@pytest.mark.parametrize("external_id", ["id of theirs@example.com", "nobody's"])
+def test_tenants_do_not_learn_which_external_ids_are_taken(
+    tenant: Caller, own: dict[str, int], theirs: dict[str, int], external_id: str
+) -> None:
+    body = {"name": "", "external_customer_id": external_id}
+    for method, path in (("POST", "customers/"), ("PATCH", f"customers/{own['customers']}/")):
+        fields = tenant.send(method, path, body).json()["fields"]
+        assert [error["code"] for error in fields["external_customer_id"]] == ["read_only"]
+
+
 def test_number_that_moved_to_another_customer_is_not_shown(
     tenant: Caller, own: dict[str, int], sandbox: Sandbox
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -164,6 +165,21 @@ def test_requests_that_were_not_counted_say_what_is_left_all_the_same(configure:
     ):
         assert (answer.status_code, left(answer)) == (expected, 8), expected
     assert left(caller.get("customers/")) == 7
+    caller.client.handler.enforce_csrf_checks = True
+    answer = caller.post("customers/", headers={"Accept": "image/png"})
+    assert (answer.status_code, left(answer)) == (406, 8), "The user needs no CSRF token for that."
+    wrong = {"Accept": "image/png", "Authorization": "Basic YTpi"}
+    answer = Caller().get("customers/", headers=wrong)
+    assert (answer.status_code, left(answer)) == (406, 9)
+
+
+def test_requests_of_the_time_before_do_not_count(configure: Any) -> None:
+    set_rates(configure, read="9/sec")
+    caller = staff()
+    assert left(caller.get("customers/")) == 8
+    time.sleep(1.1)
+    answer = caller.get("customers/", headers={"Accept": "image/png"})
+    assert (answer.status_code, left(answer)) == (406, 9)
 
 
 def test_who_may_not_use_the_api_learns_the_limit_of_the_address(configure: Any) -> None:

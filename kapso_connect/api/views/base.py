@@ -272,7 +272,7 @@ class Api(GenericViewSet[Any]):
     def url_of(self, name: str, *args: Any) -> str:
         """Return the absolute URL of a view of this mount of the API."""
         match: Any = self.request.resolver_match
-        kwargs = {key: value for key, value in self.kwargs.items() if key != "pk"}
+        kwargs = dict(self.kwargs)
         if args:
             (kwargs["pk"],) = args
         return reverse(f"{match.namespace}:{name}", kwargs=kwargs, request=self.request)
