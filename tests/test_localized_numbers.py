@@ -16,7 +16,7 @@ from django.urls import reverse
 from django.utils import translation
 
 from kapso_connect import onboarding
-from kapso_connect.api.urls import urlpatterns as api_urls
+from kapso_connect.api.urls import versioned_patterns
 from kapso_connect.models import (
     Connection,
     Customer,
@@ -123,9 +123,14 @@ def test_no_email_localizes_an_id(world: EveryRow) -> None:
 
 
 def test_no_page_of_the_browsable_api_localizes_an_id(world: EveryRow, staff: Client) -> None:
-    rows = {"customer": world.customer, "setup-link": world.link, "connection": world.number}
-    for pattern in api_urls:
-        kind = next((kind for kind in rows if pattern.name.startswith(kind)), "")
+    rows = {
+        "customer": world.customer,
+        "setup-link": world.link,
+        "connection": world.number,
+        "batch": world.batch,
+    }
+    for pattern in versioned_patterns():
+        kind = next((kind for kind in rows if str(pattern.name).startswith(kind)), "")
         kwargs = {"pk": rows[kind].pk} if pattern.pattern.converters else {}
         url = reverse(f"kapso_connect_api:{pattern.name}", kwargs=kwargs)
         response = staff.get(url, headers={"accept": "text/html"})

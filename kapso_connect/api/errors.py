@@ -228,6 +228,8 @@ def exception_handler(error: Exception, context: Mapping[str, Any]) -> Response 
 
 
 def _to_drf_error(error: Exception, view: Any) -> exceptions.APIException | None:
+    if isinstance(error, InvalidOptions):
+        error = exceptions.ValidationError(option_errors(error))
     if isinstance(error, exceptions.ValidationError):
         return ApiError("invalid", fields=dict(field_errors(error.detail)))
     if isinstance(error, exceptions.PermissionDenied) and str(error.detail).startswith(
@@ -236,8 +238,6 @@ def _to_drf_error(error: Exception, view: Any) -> exceptions.APIException | None
         return ApiError("csrf_failed", str(error.detail))
     if isinstance(error, exceptions.APIException):
         return error
-    if isinstance(error, InvalidOptions):
-        return _options_error(error)
     if isinstance(error, KapsoError):
         return _kapso_error(error, with_details=view.shows_details)
     for classes, code in DJANGO_ERROR_CODES.items():
@@ -258,6 +258,17 @@ def _code_and_message(error: exceptions.APIException) -> tuple[str, str]:
     return str(code or getattr(detail, "code", None) or error.default_code), str(detail)
 
 
+def option_errors(error: InvalidOptions) -> dict[str, Any]:
+    """Return what is wrong with a new link as the errors of a serializer with ``options`` and
+    ``next_url``."""
+    errors: dict[str, Any] = {
+        name: [exceptions.ErrorDetail(message, code="invalid")]
+        for name, message in error.errors.items()
+    }
+    options = {name: errors.pop(name) for name in errors.keys() - {"next_url", "options"}}
+    return {"options": options, **errors} if options else errors
+
+
 def field_errors(detail: Any, path: str = "") -> Iterator[tuple[str, list[dict[str, str]]]]:
     """Yield the path of each value that a serializer rejected, with its errors."""
     if isinstance(detail, Mapping):
@@ -269,19 +280,6 @@ def field_errors(detail: Any, path: str = "") -> Iterator[tuple[str, list[dict[s
             yield from field_errors(inner, f"{path}.{index}")
     elif detail:
         yield path or BODY_PATH, [{"code": one.code, "message": one} for one in detail]
-
-
-def _options_error(error: InvalidOptions) -> ApiError:
-    top_level = {"next_url", "options"}
-    return ApiError(
-        "invalid",
-        fields={
-            name if name in top_level else f"options.{name}": [
-                {"code": "invalid", "message": message}
-            ]
-            for name, message in error.errors.items()
-        },
-    )
 
 
 def _kapso_error(error: KapsoError, *, with_details: bool) -> ApiError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .errors import FieldErrors
+
 Example = dict[str, Any]
 
 NEW_CUSTOMER: Example = {
@@ -153,4 +155,19 @@ EVENT: Example = {
     "actor": None,
     "data": {},
     "occurred_at": "2026-01-31T12:05:00Z",
+}
+
+# The ``fields`` of errors
+
+UNKNOWN_FIELD: FieldErrors = {"note": [{"code": "unknown_field", "message": "Unknown field."}]}
+NAME_MISSING: FieldErrors = {"name": [{"code": "required", "message": "This field is required."}]}
+NAME_BLANK: FieldErrors = {"name": [{"code": "blank", "message": "This field may not be blank."}]}
+CUSTOMER_UNKNOWN: FieldErrors = {
+    "customer": [{"code": "does_not_exist", "message": "There is no such customer."}]
+}
+CUSTOMERS_UNKNOWN: FieldErrors = {"customers.3": CUSTOMER_UNKNOWN["customer"]}
+PAGE_TOO_LARGE: FieldErrors = {
+    "page_size": [
+        {"code": "max_value", "message": "Ensure this value is less than or equal to 100."}
+    ]
 }

@@ -56,8 +56,8 @@ class StrictEmailField(serializers.EmailField):
 class NullableTextMixin(serializers.Field[Any, Any, Any, Any]):
     """For a text that is stored as "" where there is none: null in requests and responses."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_null=True, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_null=True, **kwargs)
 
     def run_validation(self, data: Any = empty) -> Any:
         value = super().run_validation(data)
@@ -102,8 +102,7 @@ class ChoiceField(serializers.ChoiceField):
 
 
 class NullableChoiceField(NullableTextMixin, ChoiceField):
-    def __init__(self, component: str, choices: Any, **kwargs: Any) -> None:
-        super().__init__(component=component, choices=choices, **kwargs)
+    pass
 
 
 class IdField(serializers.IntegerField):

@@ -41,6 +41,11 @@ class ListParameter(serializers.ListField):
         )
 
 
+def search_field(help_text: str) -> StrictCharField:
+    """Return the parameter with which the rows' ``search`` is called."""
+    return StrictCharField(required=False, allow_blank=True, max_length=200, help_text=help_text)
+
+
 def ordering_field(component: str, *names: str) -> ChoiceField:
     """Return the parameter that sorts by one of ``names``, with "-" in descending order."""
     choices = {}
@@ -100,14 +105,9 @@ class CustomerFilters(PagedFilters):
         source="status__in",
         help_text="Only customers with one of these statuses.",
     )
-    search = StrictCharField(
-        required=False,
-        allow_blank=True,
-        max_length=200,
-        help_text=(
-            "A part of the name, the external id, the e-mail address, Kapso's id or a phone number "
-            "(at least five digits, in any notation), or the reference of a setup link."
-        ),
+    search = search_field(
+        "A part of the name, the external id, the e-mail address, Kapso's id or a phone number "
+        "(at least five digits, in any notation), or the reference of a setup link."
     )
     ordering = ordering_field(
         "CustomerOrdering", "created_at", "updated_at", "name", "status_changed_at"
@@ -134,14 +134,9 @@ class SetupLinkFilters(PagedFilters):
         ChoiceField("SetupLinkStatus", SetupLink.Status.choices),
         help_text="Only setup links with one of these statuses.",
     )
-    search = StrictCharField(
-        required=False,
-        allow_blank=True,
-        max_length=200,
-        help_text=(
-            "The reference, a part of Kapso's id, or a part of the customer's name, external id, "
-            "e-mail address or phone number (at least five digits, in any notation)."
-        ),
+    search = search_field(
+        "The reference, a part of Kapso's id, or a part of the customer's name, external id, "
+        "e-mail address or phone number (at least five digits, in any notation)."
     )
     ordering = ordering_field("SetupLinkOrdering", "created_at", "expires_at")
 
@@ -168,15 +163,10 @@ class ConnectionFilters(PagedFilters):
         source="phone_number_id__in",
         help_text="Only the numbers with one of these ids of Meta's.",
     )
-    search = StrictCharField(
-        required=False,
-        allow_blank=True,
-        max_length=200,
-        help_text=(
-            "A part of the phone number (at least five digits, in any notation), the verified "
-            "name or Meta's ids, or of the customer's name, external id or e-mail address, or the "
-            "reference of one of its setup links."
-        ),
+    search = search_field(
+        "A part of the phone number (at least five digits, in any notation), the verified "
+        "name or Meta's ids, or of the customer's name, external id or e-mail address, or the "
+        "reference of one of its setup links."
     )
     ordering = ordering_field("ConnectionOrdering", "connected_at", "disconnected_at")
 

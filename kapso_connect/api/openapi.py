@@ -42,7 +42,7 @@ the customer's status until it is `connected`.
 Kapso's. `phone_number_id` and `business_account_id` are Meta's, and `external_customer_id` is the
 id that the site gave the customer.
 
-A value that there is not is null, never an empty text. Bodies are JSON in UTF-8, up to 64 KiB.
+A missing value is null, never an empty string. Bodies are JSON in UTF-8, up to 64 KiB.
 Times are in UTC, such as 2026-01-31T12:00:00Z. Unknown fields and unknown query parameters are
 rejected.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from .errors import ERRORS, INVALID_VALUES
+from . import examples
+from .errors import ERRORS, INVALID_VALUES, FieldErrors
 from .idempotency import (
     IDEMPOTENCY_KEY_HEADER,
     MAX_IDEMPOTENCY_KEY_LENGTH,
@@ -21,18 +22,21 @@ from .serializers import ErrorSerializer
 
 View = TypeVar("View", bound=Any)
 
-IDEMPOTENCY_KEY_SCHEMA = {
-    "type": "string",
-    "maxLength": MAX_IDEMPOTENCY_KEY_LENGTH,
-    "pattern": "^[ -~]+$",
-}
+
+def _idempotency_headers(status: int, *, key: str, replayed: str) -> list[OpenApiParameter]:
+    schema = {"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY_LENGTH, "pattern": "^[ -~]+$"}
+    return [
+        OpenApiParameter(IDEMPOTENCY_KEY_HEADER, schema, "header", description=key),
+        OpenApiParameter(REPLAYED_HEADER, str, "header", response=[status], description=replayed),
+    ]
+
+
 CREATE_HEADERS = [
-    OpenApiParameter(
-        IDEMPOTENCY_KEY_HEADER,
-        IDEMPOTENCY_KEY_SCHEMA,
-        "header",
-        description="A text that is unique to the object to create, such as a UUID. A request "
-        "repeated with the same key creates it only once.",
+    *_idempotency_headers(
+        201,
+        key="A text that is unique to the object to create, such as a UUID. A request repeated "
+        "with the same key creates it only once.",
+        replayed='"true" if an earlier request with the same Idempotency-Key created it.',
     ),
     OpenApiParameter(
         "Location",
@@ -41,31 +45,13 @@ CREATE_HEADERS = [
         response=[201],
         description="The URL of the new object.",
     ),
-    OpenApiParameter(
-        REPLAYED_HEADER,
-        str,
-        "header",
-        response=[201],
-        description='"true" if an earlier request with the same Idempotency-Key created it.',
-    ),
 ]
-
-SEND_HEADERS = [
-    OpenApiParameter(
-        IDEMPOTENCY_KEY_HEADER,
-        IDEMPOTENCY_KEY_SCHEMA,
-        "header",
-        description="A text that is unique to the e-mail to send, such as a UUID. A request "
-        "repeated with the same key never sends it twice.",
-    ),
-    OpenApiParameter(
-        REPLAYED_HEADER,
-        str,
-        "header",
-        response=[200],
-        description='"true" if an earlier request with the same Idempotency-Key sent it.',
-    ),
-]
+SEND_HEADERS = _idempotency_headers(
+    200,
+    key="A text that is unique to the e-mail to send, such as a UUID. A request repeated with the "
+    "same key never sends it twice.",
+    replayed='"true" if an earlier request with the same Idempotency-Key sent it.',
+)
 
 REST_FRAMEWORK_ERRORS: dict[str, tuple[tuple[int, ...], str]] = {
     # The site's first authentication class decides whether these two are 401 or 403.
@@ -96,7 +82,10 @@ IDEMPOTENCY_ERRORS = (
     "idempotency_key_in_use",
     "idempotency_key_reused",
 )
-EMAIL_ERRORS = (
+SEND_ERRORS = (
+    "not_found",
+    *BODY_ERRORS,
+    *IDEMPOTENCY_ERRORS,
     "customer_erased",
     "already_connected",
     "no_personal_link",
@@ -120,20 +109,8 @@ KAPSO_ERRORS = (
     "not_configured",
 )
 
-Fields = dict[str, list[dict[str, str]]]
 
-UNKNOWN_FIELD: Fields = {"note": [{"code": "unknown_field", "message": "Unknown field."}]}
-"""An example of ``fields`` for operations whose body has none."""
-
-PAGE_TOO_LARGE: Fields = {
-    "page_size": [
-        {"code": "max_value", "message": "Ensure this value is less than or equal to 100."}
-    ]
-}
-"""An example of ``fields`` for lists."""
-
-
-def _error_responses(codes: tuple[str, ...], invalid: Fields) -> dict[int, OpenApiResponse]:
+def _error_responses(codes: tuple[str, ...], invalid: FieldErrors) -> dict[int, OpenApiResponse]:
     """Return, by status, the responses with the errors ``codes`` and ``COMMON_ERRORS``; see
     ``responses``."""
     known = {**REST_FRAMEWORK_ERRORS}
@@ -163,7 +140,7 @@ def responses(
     *codes: str,
     status: int = 200,
     description: str = "The object.",
-    invalid: Fields = UNKNOWN_FIELD,
+    invalid: FieldErrors = examples.UNKNOWN_FIELD,
 ) -> dict[int, OpenApiResponse]:
     """Return, by status, the response with an object of ``serializer`` and those with the errors
     ``codes`` and ``COMMON_ERRORS``. ``invalid`` is the example of what is said of invalid values.
@@ -178,7 +155,9 @@ def describe_reads(view: View) -> View:
     """Describe the list of a view, and each of its objects: a class decorator."""
     kind = view.serializer_class
     codes = ("invalid_filter", *view.pagination_class.error_codes)
-    page = responses(kind, *codes, description="A page of the list.", invalid=PAGE_TOO_LARGE)
+    page = responses(
+        kind, *codes, description="A page of the list.", invalid=examples.PAGE_TOO_LARGE
+    )
     return extend_schema_view(
         list=extend_schema(parameters=[view.filters], responses=page),
         retrieve=extend_schema(responses=responses(kind, "not_found")),

@@ -31,7 +31,6 @@ class ApiThrottle(UserRateThrottle):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.scope = f"kapso_connect_{kind}"
-        self.is_broken = False
         super().__init__()
 
     def get_rate(self) -> str | None:
@@ -49,14 +48,17 @@ class ApiThrottle(UserRateThrottle):
         """Whether the cache was read."""
         return hasattr(self, "history")
 
-    def wait(self) -> float | None:
-        # Django REST framework's own is None once more requests count than are allowed.
-        return self._seconds_to_reset()
+    def wait(self) -> float:
+        """Return after how many seconds one more request will be allowed than now."""
+        # After a lower rate was set, there may be more requests than it allows: Django REST
+        # framework's own method returns None then.
+        history = self.history[: self.num_requests]
+        return max(history[-1] + self.duration - self.timer(), 0) if history else 0
 
     def headers(self, request: Request, view: Any) -> dict[str, str]:
         """Return the RateLimit headers of the response to ``request``, counted or not. There are
         none if there is no limit, or if the cache is broken."""
-        if self.rate is None or self.is_broken:
+        if self.rate is None:
             return {}
         if not self.is_read:  # the request was refused before it was counted
             try:
@@ -67,7 +69,7 @@ class ApiThrottle(UserRateThrottle):
         return {
             LIMIT_HEADER: str(self.num_requests),
             REMAINING_HEADER: str(max(self.num_requests - len(self.history), 0)),
-            RESET_HEADER: str(math.ceil(self._seconds_to_reset())),
+            RESET_HEADER: str(math.ceil(self.wait())),
         }
 
     def _read(self, request: Request, view: Any) -> None:
@@ -77,12 +79,6 @@ class ApiThrottle(UserRateThrottle):
         times = self.cache.get(self.get_cache_key(reader, view), [])
         self.history = [time for time in times if time > self.timer() - self.duration]
 
-    def _seconds_to_reset(self) -> float:
-        """Return after how many seconds one more request will be allowed than now."""
-        # After a lower rate was set, there may be more requests than it allows.
-        history = self.history[: self.num_requests]
-        return max(history[-1] + self.duration - self.timer(), 0) if history else 0
-
     def _break(self, error: Exception) -> None:
-        self.is_broken = True
+        self.rate = None  # no limit, and no headers
         log_event("rest.rate_limit_failed", error=type(error).__name__, exc_info=True)

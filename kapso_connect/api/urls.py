@@ -8,7 +8,7 @@ from typing import Any
 from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from .views import (
-    VERSION,
+    API_VERSION,
     Api,
     Batches,
     BatchInvitations,
@@ -26,35 +26,35 @@ app_name = "kapso_connect_api"
 LIST = {"get": "list"}
 LIST_CREATE = {"get": "list", "post": "create"}
 RETRIEVE = {"get": "retrieve"}
-STATUS = {"get": "status"}
-CHANGE = {"get": "retrieve", "patch": "partial_update"}
-
-SEND_INVITATION = {"post": "send_invitation"}
-SEND_REMINDER = {"post": "send_reminder"}
-REVOKE = {"post": "revoke"}
-REFRESH = {"post": "refresh"}
-DISCONNECT = {"post": "disconnect"}
-WORK = {"post": "work"}
-RESUME = {"post": "resume"}
-SEND_AGAIN = {"post": "send_again"}
-GIVE_UP = {"post": "give_up"}
 
 ROUTES: list[tuple[str, type[Api], dict[str, str], str, str]] = [
     ("", Root, LIST, "root", "WhatsApp"),
     ("customers/", Customers, LIST_CREATE, "customers", "Customers"),
-    ("customers/<str:pk>/", Customers, CHANGE, "customer", "Customer"),
-    ("customers/<str:pk>/status/", Customers, STATUS, "customer-status", "Onboarding status"),
+    (
+        "customers/<str:pk>/",
+        Customers,
+        {"get": "retrieve", "patch": "partial_update"},
+        "customer",
+        "Customer",
+    ),
+    (
+        "customers/<str:pk>/status/",
+        Customers,
+        {"get": "status"},
+        "customer-status",
+        "Onboarding status",
+    ),
     (
         "customers/<str:pk>/send-invitation/",
         Customers,
-        SEND_INVITATION,
+        {"post": "send_invitation"},
         "customer-send-invitation",
         "E-mail the invitation",
     ),
     (
         "customers/<str:pk>/send-reminder/",
         Customers,
-        SEND_REMINDER,
+        {"post": "send_reminder"},
         "customer-send-reminder",
         "E-mail a reminder",
     ),
@@ -63,36 +63,42 @@ ROUTES: list[tuple[str, type[Api], dict[str, str], str, str]] = [
     (
         "setup-links/<str:pk>/revoke/",
         SetupLinks,
-        REVOKE,
+        {"post": "revoke"},
         "setup-link-revoke",
         "Revoke a setup link",
     ),
     ("batches/", Batches, LIST_CREATE, "batches", "Batches"),
     ("batches/<str:pk>/", Batches, RETRIEVE, "batch", "Batch"),
     ("batches/<str:pk>/invitations/", BatchInvitations, LIST, "batch-invitations", "Invitations"),
-    ("batches/<str:pk>/work/", Batches, WORK, "batch-work", "Work on a batch"),
-    ("batches/<str:pk>/resume/", Batches, RESUME, "batch-resume", "Resume a batch"),
+    ("batches/<str:pk>/work/", Batches, {"post": "work"}, "batch-work", "Work on a batch"),
+    ("batches/<str:pk>/resume/", Batches, {"post": "resume"}, "batch-resume", "Resume a batch"),
     (
         "batches/<str:pk>/send-again/",
         Batches,
-        SEND_AGAIN,
+        {"post": "send_again"},
         "batch-send-again",
         "Send failed e-mails again",
     ),
-    ("batches/<str:pk>/give-up/", Batches, GIVE_UP, "batch-give-up", "Give up the rest of a batch"),
+    (
+        "batches/<str:pk>/give-up/",
+        Batches,
+        {"post": "give_up"},
+        "batch-give-up",
+        "Give up the rest of a batch",
+    ),
     ("connections/", Connections, LIST, "connections", "Connections"),
     ("connections/<str:pk>/", Connections, RETRIEVE, "connection", "Connection"),
     (
         "connections/<str:pk>/refresh/",
         Connections,
-        REFRESH,
+        {"post": "refresh"},
         "connection-refresh",
         "Refresh a connection",
     ),
     (
         "connections/<str:pk>/disconnect/",
         Connections,
-        DISCONNECT,
+        {"post": "disconnect"},
         "connection-disconnect",
         "Disconnect a number",
     ),
@@ -110,7 +116,7 @@ def urls_for(*mixins: type[Any]) -> tuple[list[URLPattern | URLResolver], str]:
     """
     anything = NotFound.as_view(dict.fromkeys(NotFound.http_method_names, "refuse"))
     return [
-        path(f"{VERSION}/", include(versioned_patterns(*mixins))),
+        path(f"{API_VERSION}/", include(versioned_patterns(*mixins))),
         re_path(r"^(?P<path>(?s:.*))\Z", anything, name="not-found"),
     ], app_name
 

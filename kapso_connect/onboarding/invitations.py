@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -535,7 +536,7 @@ def _ask(
     links, requests = _prepare(batch, invitations)
     _register(batch, requests, pool, new_client)
     answers = {
-        invitation: pool.submit(_with_client, new_client, setup_links.ask, request)
+        invitation: _submit(pool, new_client, setup_links.ask, request)
         for invitation, request in requests.items()
     }
     return Wave(invitations, leased_at, links, requests, answers, new_client)
@@ -661,7 +662,7 @@ def _register(
 ) -> None:
     """Register the new customers with Kapso, and remove from ``requests`` what failed."""
     futures = {
-        invitation: pool.submit(_with_client, new_client, ask_for_registration, request.customer)
+        invitation: _submit(pool, new_client, ask_for_registration, request.customer)
         for invitation, request in requests.items()
         if not request.customer.kapso_id
     }
@@ -679,12 +680,15 @@ def _register(
             _handle_error(batch, invitation, errors[invitation.customer])
 
 
-def _with_client(
+def _submit(
+    pool: ThreadPoolExecutor,
     new_client: Callable[[], KapsoClient],
     ask: Callable[[ItemT, KapsoClient], ResultT],
     item: ItemT,
-) -> ResultT:
-    return ask(item, new_client())
+) -> Future[ResultT]:
+    """Let a thread of ``pool`` call ``ask`` with ``item`` and a client of its own. What it logs has
+    the id of the request that works on the batch, if one does."""
+    return pool.submit(copy_context().run, lambda: ask(item, new_client()))
 
 
 def _record(batch: InvitationBatch, wave: Wave, is_over: Callable[[], bool]) -> int:

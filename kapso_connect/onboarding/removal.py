@@ -91,7 +91,8 @@ def _remove(
 
 
 def _may_have_happened(error: KapsoError) -> bool:
-    """Return whether Kapso may have removed the number although it answered with ``error``."""
+    """Return whether Kapso may have removed the number although it answered with ``error``, whose
+    ``outcome_unknown`` is about POST requests only."""
     if isinstance(error, KapsoBlocked):
         return False
     return isinstance(error, (KapsoUnavailable, KapsoUnexpectedResponse))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 from django.http import HttpResponse
 from django.test import Client
+from django.utils import timezone
 
-from ..factories import make_user
+from kapso_connect.models import SetupLink, new_connect_key
+
+from ..factories import make_customer, make_link, make_user
 
 API = "/api/whatsapp/v1/"
 
@@ -41,6 +45,14 @@ class Caller:
 def staff(*permissions: str) -> Caller:
     """Return a member of staff with these permissions, or with all if none are given."""
     return Caller(make_user("staff", *(permissions or ["superuser"])))
+
+
+def make_invited(**fields: Any) -> SetupLink:
+    """Return the link of a customer with these ``fields`` who was invited two days ago."""
+    values = {"email": "ada@example.com", "connect_key": new_connect_key(), **fields}
+    link = make_link(make_customer(**values), created_at=timezone.now() - timedelta(days=2))
+    link.customer.refresh_from_db()
+    return link
 
 
 def code(response: HttpResponse, status: int) -> str:

@@ -20,28 +20,19 @@ from kapso_connect.models import (
     IdempotentRequest,
     SetupLink,
     TimelineEvent,
-    new_connect_key,
 )
 from kapso_connect.onboarding.connect_urls import connect_url
 from kapso_connect.utils import utc_now
 
-from ..factories import make_connection, make_customer, make_link, make_user
+from ..factories import make_connection, make_user
 from ..faults import ProcessKilled, failing_statement, kill_process
 from ..smtp_server import SMTPServer, use_mail_server
-from .support import Caller, code
+from .support import Caller, code, make_invited
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
 
 KEY = {"Idempotency-Key": "8e03978e-40d5-43e8-bc93-6894a57f9324"}
 BOTH = pytest.mark.parametrize("action", ["send-invitation", "send-reminder"])
-
-
-def invited(**fields: Any) -> SetupLink:
-    """The link of a customer who was invited two days ago."""
-    values = {"email": "ada@example.com", "connect_key": new_connect_key(), **fields}
-    link = make_link(make_customer(**values), created_at=timezone.now() - timedelta(days=2))
-    link.customer.refresh_from_db()
-    return link
 
 
 def send(caller: Caller, link: SetupLink, action: str = "send-invitation", **options: Any) -> Any:
@@ -54,7 +45,7 @@ def sent_events() -> list[TimelineEvent]:
 
 @BOTH
 def test_customer_is_sent_the_personal_link(caller: Caller, action: str) -> None:
-    link = invited()
+    link = make_invited()
     answer = send(caller, link, action)
     assert answer.status_code == 200, answer.content
     (message,) = outbox.outbox
@@ -73,7 +64,7 @@ def test_customer_is_sent_the_personal_link(caller: Caller, action: str) -> None
 
 def test_link_that_has_expired_is_sent(caller: Caller) -> None:
     """The personal link leads to a new one."""
-    link = invited()
+    link = make_invited()
     SetupLink.objects.update(status="expired")
     assert send(caller, link).status_code == 200
     assert len(outbox.outbox) == 1
@@ -81,7 +72,7 @@ def test_link_that_has_expired_is_sent(caller: Caller) -> None:
 
 @BOTH
 def test_unknown_fields_are_rejected(caller: Caller, action: str) -> None:
-    answer = send(caller, invited(), action, body={"to": "else@example.com"})
+    answer = send(caller, make_invited(), action, body={"to": "else@example.com"})
     assert code(answer, 400) == "invalid"
     assert list(answer.json()["fields"]) == ["to"]
     assert not outbox.outbox
@@ -115,7 +106,7 @@ def remove_link(link: SetupLink) -> None:
 def test_what_cannot_be_sent_is_refused(
     caller: Caller, action: str, change: Any, expected: str
 ) -> None:
-    link = invited()
+    link = make_invited()
     change(link)
     answer = send(caller, link, action, headers=KEY)
     assert code(answer, 409) == expected
@@ -125,20 +116,20 @@ def test_what_cannot_be_sent_is_refused(
 
 
 def test_revoked_link_is_not_sent(caller: Caller) -> None:
-    link = invited()
+    link = make_invited()
     SetupLink.objects.update(status="revoked")
     assert code(send(caller, link), 409) == "no_personal_link"
 
 
 def test_customer_who_failed_is_not_reminded(caller: Caller) -> None:
-    link = invited()
+    link = make_invited()
     Customer.objects.update(status="failed")
     assert code(send(caller, link, "send-reminder"), 409) == "not_waiting"
     assert send(caller, link).status_code == 200
 
 
 def test_customer_is_reminded_once_a_day(caller: Caller) -> None:
-    link = invited()
+    link = make_invited()
     assert send(caller, link, "send-reminder").status_code == 200
     assert code(send(caller, link, "send-reminder"), 409) == "emailed_recently"
     SetupLink.objects.update(reminded_at=timezone.now() - timedelta(days=2))
@@ -148,7 +139,7 @@ def test_customer_is_reminded_once_a_day(caller: Caller) -> None:
 
 
 def test_customer_who_was_just_invited_is_not_reminded(caller: Caller) -> None:
-    link = invited()
+    link = make_invited()
     assert send(caller, link).status_code == 200
     assert code(send(caller, link, "send-reminder"), 409) == "emailed_recently"
 
@@ -157,7 +148,7 @@ def test_customer_who_was_just_invited_is_not_reminded(caller: Caller) -> None:
 def test_customer_whom_another_process_reminds_is_not_reminded_again(
     caller: Caller,
 ) -> None:
-    link = invited()
+    link = make_invited()
     others = SetupLink.objects.filter(pk=link.pk)
     seen: list[None] = []
 
@@ -190,7 +181,7 @@ MAIL_ERRORS = [
 
 @BOTH
 @pytest.mark.parametrize(("command", "response", "status", "expected"), MAIL_ERRORS)
-def test_errors_of_the_mail_server(
+def test_error_of_the_mail_server_has_a_code_of_its_own(
     caller: Caller,
     settings: Any,
     caplog: pytest.LogCaptureFixture,
@@ -200,7 +191,7 @@ def test_errors_of_the_mail_server(
     status: int,
     expected: str,
 ) -> None:
-    link = invited()
+    link = make_invited()
     caplog.set_level(logging.INFO)
     with SMTPServer(answer=refuses(command, response)) as server:
         use_mail_server(settings, server)
@@ -228,7 +219,7 @@ def test_key_is_free_after_an_email_that_was_not_sent(
     status: int,
     expected: str,
 ) -> None:
-    link = invited()
+    link = make_invited()
     answers = iter([response])
     with SMTPServer(
         answer=lambda given, recipient: next(answers, "") if given == command else ""
@@ -243,7 +234,7 @@ def test_key_is_free_after_an_email_that_was_not_sent(
 def test_email_that_may_have_been_sent_is_not_sent_again(
     caller: Caller, settings: Any, action: str
 ) -> None:
-    link = invited()
+    link = make_invited()
     with SMTPServer(answer=refuses("END", "hang up")) as server:
         use_mail_server(settings, server)
         for _ in range(3):
@@ -257,7 +248,7 @@ def test_email_that_may_have_been_sent_is_not_sent_again(
 
 @BOTH
 def test_repeated_request_sends_no_second_email(caller: Caller, action: str) -> None:
-    link = invited()
+    link = make_invited()
     first, again = (send(caller, link, action, headers=KEY) for _ in range(2))
     assert first.status_code == again.status_code == 200
     assert first.json() == again.json()
@@ -271,7 +262,7 @@ def test_same_request_at_the_same_moment_is_told_that_the_key_is_in_use(
     caller: Caller, action: str
 ) -> None:
     """It does not take the other request for one that died after it may have sent the e-mail."""
-    link = invited()
+    link = make_invited()
     others: list[Any] = []
 
     def send_once_the_key_is_stored(execute: Any, sql: str, *args: Any) -> Any:
@@ -289,7 +280,7 @@ def test_same_request_at_the_same_moment_is_told_that_the_key_is_in_use(
 
 
 def test_another_key_sends_another_email(caller: Caller) -> None:
-    link = invited()
+    link = make_invited()
     for key in ("a", "b"):
         answer = send(caller, link, headers={"Idempotency-Key": key})
         assert "Idempotent-Replayed" not in answer.headers
@@ -297,7 +288,7 @@ def test_another_key_sends_another_email(caller: Caller) -> None:
 
 
 def test_key_belongs_to_one_customer_and_one_action(caller: Caller) -> None:
-    one, other = invited(), invited(email="bob@example.com")
+    one, other = make_invited(), make_invited(email="bob@example.com")
     assert send(caller, one, "send-reminder", headers=KEY).status_code == 200
     assert send(caller, other, "send-reminder", headers=KEY).status_code == 200
     assert send(caller, one, headers=KEY).status_code == 200
@@ -314,7 +305,7 @@ def test_process_that_died_while_it_sent(
     caller: Caller, action: str, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether it had sent the e-mail is unknown, so it is not sent again with this key."""
-    link = invited()
+    link = make_invited()
     recording = failing_statement("INSERT", "kapso_connect_timelineevent", ProcessKilled())
     with monkeypatch.context() as patch:
         if at == "before":
@@ -334,7 +325,7 @@ def test_process_that_died_while_it_sent(
 @pytest.mark.django_db(transaction=True)
 @BOTH
 def test_email_recorded_by_a_killed_process_is_returned(caller: Caller, action: str) -> None:
-    link = invited()
+    link = make_invited()
     killing = [*django_settings.MIDDLEWARE, "tests.faults.killing_middleware"]
     with override_settings(MIDDLEWARE=killing), pytest.raises(ProcessKilled):
         send(Caller(caller.user), link, action, headers=KEY)
@@ -348,7 +339,7 @@ def test_email_recorded_by_a_killed_process_is_returned(caller: Caller, action: 
 @BOTH
 @pytest.mark.parametrize("table", ["timelineevent", "idempotentrequest"])
 def test_email_and_key_are_recorded_together(caller: Caller, action: str, table: str) -> None:
-    link = invited()
+    link = make_invited()
     verb = "INSERT" if table == "timelineevent" else "UPDATE"
     away = OperationalError("server closed the connection unexpectedly")
     sent: list[int] = []
@@ -370,7 +361,7 @@ def test_email_and_key_are_recorded_together(caller: Caller, action: str, table:
 
 
 def test_erased_customers_address_is_not_kept_with_the_key(caller: Caller) -> None:
-    link = invited()
+    link = make_invited()
     send(caller, link, headers=KEY)
     assert "ada@example.com" in str(IdempotentRequest.objects.values().get())
     Customer.objects.filter(pk=link.customer_id).delete()
@@ -379,13 +370,13 @@ def test_erased_customers_address_is_not_kept_with_the_key(caller: Caller) -> No
 
 def test_emails_are_limited_as_what_writes(caller: Caller, configure: Any) -> None:
     configure(API_THROTTLE_RATES={"write": "1/min"})
-    link = invited()
+    link = make_invited()
     assert send(caller, link).status_code == 200
     assert code(send(caller, link, "send-reminder"), 429) == "throttled"
 
 
 def test_user_needs_to_view_customers_and_to_send(db: None) -> None:
-    link = invited()
+    link = make_invited()
     for permissions in (["send_setup_link"], ["view_customer", "create_setup_link"]):
         user = make_user("-".join(permissions), *permissions)
         for action in ("send-invitation", "send-reminder"):

@@ -27,7 +27,6 @@ from kapso_connect.models import (
     Invitation,
     InvitationBatch,
     SetupLink,
-    new_connect_key,
 )
 from kapso_connect.testing import Sandbox
 from tests import ROOT
@@ -35,7 +34,7 @@ from tests import ROOT
 from ..factories import make_connection, make_customer, make_link, make_user
 from ..faults import ProcessKilled, around_api_requests, failing_statement, kill_process
 from ..smtp_server import SMTPServer, use_mail_server
-from .support import API, Caller, code, staff
+from .support import API, Caller, code, make_invited, staff
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unthrottled")]
 
@@ -172,10 +171,7 @@ def email(
 ) -> HttpResponse:
     """Send a customer who was invited two days ago an e-mail, over a mail server with this
     ``answer`` to one of its commands."""
-    values = {"email": "ada@example.com", "connect_key": new_connect_key(), **fields}
-    two_days_ago = timezone.now() - timedelta(days=2)
-    link = make_link(make_customer(**values), created_at=two_days_ago)
-    return send(site, link, action, answer)
+    return send(site, make_invited(**fields), action, answer)
 
 
 def send(site: Site, link: SetupLink, action: str, answer: tuple[str, str]) -> HttpResponse:

@@ -3,6 +3,8 @@ loses a request."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from django.contrib import admin
 from django.test import Client
@@ -25,9 +27,9 @@ urlpatterns = [path("admin/", admin.site.urls), path("", include("kapso_connect.
 @pytest.mark.parametrize("debug", [True, False])
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 def test_missing_slash_is_an_error_that_names_the_url(
-    caller: Caller, settings: pytest.FixtureRequest, method: str, debug: bool, append_slash: bool
+    caller: Caller, settings: Any, method: str, debug: bool, append_slash: bool
 ) -> None:
-    settings.DEBUG, settings.APPEND_SLASH = debug, append_slash  # type: ignore[attr-defined]
+    settings.DEBUG, settings.APPEND_SLASH = debug, append_slash
     answer = caller.send(method, "customers", {"name": "Ada"})
     assert code(answer, 404) == "missing_slash"
     assert answer.json()["message"].endswith(" /api/whatsapp/v1/customers/")
@@ -35,7 +37,9 @@ def test_missing_slash_is_an_error_that_names_the_url(
 
 
 def test_missing_slash_is_named_to_anybody() -> None:
-    assert code(Client(enforce_csrf_checks=True).post(f"{MOUNT}v1/customers"), 404)
+    assert (
+        code(Client(enforce_csrf_checks=True).post(f"{MOUNT}v1/customers"), 404) == "missing_slash"
+    )
 
 
 def test_wrong_credentials_do_not_hide_that_there_is_nothing() -> None:

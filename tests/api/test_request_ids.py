@@ -83,7 +83,7 @@ def test_any_other_request_gets_a_new_id(caller: Caller, given: str | None) -> N
         ("POST", "customers/", {"body": b"a", "content_type": "text/plain"}, 415),
     ],
 )
-def test_every_answer_has_it(
+def test_every_answer_has_an_id(
     caller: Caller, method: str, path: str, options: dict[str, Any], status: int
 ) -> None:
     make_customer(pk=7)
@@ -92,7 +92,7 @@ def test_every_answer_has_it(
     assert NEW.fullmatch(answer.headers[HEADER])
 
 
-def test_so_has_the_answer_to_a_stranger() -> None:
+def test_answer_to_a_stranger_has_an_id() -> None:
     answer = Caller().get("customers/")
     assert code(answer, 403) == "not_authenticated"
     assert NEW.fullmatch(answer.headers[HEADER])
@@ -122,7 +122,17 @@ def test_every_event_meanwhile_has_it(caller: Caller, sandbox: Sandbox) -> None:
     assert {fields.get("request_id") for _name, fields in observed} == {"mine"}
 
 
-def test_a_failure_has_it(caller: Caller, configure: Any) -> None:
+@pytest.mark.django_db(transaction=True)
+def test_every_event_of_a_batch_has_it(caller: Caller, sandbox: Sandbox) -> None:
+    """Also those of the threads that wait for Kapso."""
+    body = {"purpose": "invite", "customers": [make_customer(kapso_id=None).pk]}
+    answer = caller.post("batches/", body, headers={HEADER: "mine"})
+    assert answer.json()["progress"]["done"] == 1
+    assert "api.called" in {name for name, _fields in observed}
+    assert {fields.get("request_id") for _name, fields in observed} == {"mine"}
+
+
+def test_logged_failure_has_the_id(caller: Caller, configure: Any) -> None:
     configure(PUBLIC_URL="")
     answer = caller.post("setup-links/", {"customer": make_customer().pk}, headers={HEADER: "f"})
     assert code(answer, 503) == "not_configured"
@@ -142,7 +152,7 @@ def test_an_error_that_nobody_knows_is_logged_as_500(caller: Caller) -> None:
     }
 
 
-def test_it_ends_with_the_request(caller: Caller) -> None:
+def test_events_after_the_request_have_no_id(caller: Caller) -> None:
     caller.get("customers/")
     failing = failing_statement("SELECT", "kapso_connect_customer", ZeroDivisionError())
     with failing, pytest.raises(ZeroDivisionError):
@@ -164,7 +174,7 @@ def test_requests_at_the_same_time_do_not_mix_their_ids(caller: Caller) -> None:
     assert sorted(fields["request_id"] for _name, fields in observed) == ids
 
 
-def test_a_record_has_it_as_an_attribute(caller: Caller, caplog: Any) -> None:
+def test_log_record_has_the_id_as_an_attribute(caller: Caller, caplog: Any) -> None:
     with caplog.at_level(logging.DEBUG, "kapso_connect.rest"):
         caller.get("customers/", headers={HEADER: "seen"})
     (record,) = [one for one in caplog.records if one.name == "kapso_connect.rest"]
@@ -172,7 +182,7 @@ def test_a_record_has_it_as_an_attribute(caller: Caller, caplog: Any) -> None:
     assert record.getMessage().startswith("GET kapso_connect_api:customers was answered 200 after ")
 
 
-def test_the_failure_of_an_observer_has_it(caller: Caller, configure: Any, caplog: Any) -> None:
+def test_failure_of_an_observer_has_the_id(caller: Caller, configure: Any, caplog: Any) -> None:
     configure(OBSERVERS=["tests.api.test_request_ids.broken_observer"])
     caller.get("customers/", headers={HEADER: "o"})
     failed = [one for one in caplog.records if one.kapso_event == "observer.failed"]

@@ -85,7 +85,7 @@ def test_none_means_no_limit(configure: Any) -> None:
         assert code(caller.post("setup-links/99/revoke/"), 404) == "not_found"
 
 
-def test_default_limits() -> None:
+def test_by_default_30_requests_a_minute_may_call_kapso() -> None:
     caller = staff()
     answers = [caller.post("setup-links/99/revoke/").status_code for _ in range(31)]
     assert answers == [404] * 30 + [429]
@@ -224,7 +224,7 @@ def test_unknown_routes_have_the_headers(url: str) -> None:
     assert (answer.status_code, left(answer)) == (404, 599)
 
 
-def test_more_requests_than_a_lower_limit_allows(configure: Any) -> None:
+def test_requests_beyond_a_lowered_limit_are_refused(configure: Any) -> None:
     set_rates(configure, read="9/min")
     caller = staff()
     for _ in range(5):

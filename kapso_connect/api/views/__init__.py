@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import VERSION, Api
+from .base import API_VERSION, Api
 from .batches import Batches, BatchInvitations
 from .connections import Connections
 from .customers import Customers
@@ -13,7 +13,7 @@ from .schema import Schema
 from .setup_links import SetupLinks
 
 __all__ = [
-    "VERSION",
+    "API_VERSION",
     "Api",
     "BatchInvitations",
     "Batches",

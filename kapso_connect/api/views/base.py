@@ -32,19 +32,14 @@ from .. import idempotency, permissions
 from ..browsable_api import BrowsableFilters, raw_data_form
 from ..errors import ApiError, exception_handler, invalid_value
 from ..fields import is_primary_key
-from ..filters import (
-    Filters,
-    validate_filters,
-)
+from ..filters import Filters, validate_filters
 from ..pagination import NumberedPagination
 from ..parsers import MAX_BODY_BYTES, BoundedJSONParser
 from ..request_ids import REQUEST_ID_HEADER, request_id_of
-from ..schema import (
-    default_schema,
-)
+from ..schema import default_schema
 from ..throttling import ApiThrottle
 
-VERSION = "v1"
+API_VERSION = "v1"
 """The version of the API in its URLs. What the documentation promises of it does not change; an
 incompatible one would be mounted beside it."""
 
@@ -96,7 +91,7 @@ class Api(GenericViewSet[Any]):
         # Error reports show no locals, which may be customers' URLs.
         return non_atomic(sensitive_variables()(super().as_view(*args, **kwargs)))
 
-    # Permissions
+    # Permissions and limits
 
     def get_permissions(self) -> list[BasePermission]:
         return [
@@ -111,25 +106,12 @@ class Api(GenericViewSet[Any]):
         view.action = action
         view.request = clone_request(self.request, method)
         try:
-            return all(
-                one.has_permission(view.request, view)
-                and all(
-                    one.has_object_permission(view.request, view, customer)
-                    for customer in customers
-                )
-                for one in view.get_permissions()
-            )
-        except (Http404, PermissionDenied, APIException):  # a permission may refuse so, too
+            view.check_permissions(view.request)
+            for customer in customers:
+                view.check_object_permissions(view.request, customer)
+        except (Http404, PermissionDenied, APIException):  # a permission may raise its own
             return False
-
-    def get_renderers(self) -> list[BaseRenderer]:
-        renderers = super().get_renderers()
-        if apps.is_installed("rest_framework"):
-            return renderers
-        # There are no templates for browsable pages; a system check says so.
-        return [one for one in renderers if not isinstance(one, BrowsableAPIRenderer)] or [
-            JSONRenderer()
-        ]
+        return True
 
     def get_throttles(self) -> list[BaseThrottle]:
         return [self._api_throttle]
@@ -167,16 +149,6 @@ class Api(GenericViewSet[Any]):
 
     def get_object(self) -> Any:
         return self.get_permitted(self.get_queryset().filter(pk=self.pk))
-
-    def get_customer(self, pk: Any) -> Customer:
-        customer: Customer = self.get_permitted(self.limit(Customer.objects.filter(pk=pk), "pk"))
-        return customer
-
-    def find_customer(self, pk: Any) -> Customer | None:
-        """Return the customer with this primary key, or None if there is none that the request may
-        access. Check the object permissions."""
-        customer: Customer | None = self.find_customers([pk]).get(pk)
-        return customer
 
     def find_customers(self, pks: Collection[Any]) -> dict[Any, Customer]:
         """Return, by primary key, those of these customers that the request may access. Check the
@@ -240,6 +212,15 @@ class Api(GenericViewSet[Any]):
         request.get_host()  # raises DisallowedHost before anything is created
         super().initial(request, *args, **kwargs)
 
+    def get_renderers(self) -> list[BaseRenderer]:
+        renderers = super().get_renderers()
+        if apps.is_installed("rest_framework"):
+            return renderers
+        # There are no templates for browsable pages; a system check says so.
+        return [one for one in renderers if not isinstance(one, BrowsableAPIRenderer)] or [
+            JSONRenderer()
+        ]
+
     def get_exception_handler(self) -> Any:
         return exception_handler
 
@@ -284,6 +265,10 @@ class Api(GenericViewSet[Any]):
         serializer_class: Any = self.serializer_class
         return [serializer_class(row, context=context).data for row in rows]
 
+    def object_response(self, row: Any) -> Response:
+        """Return the response with one object."""
+        return Response(self.represent([row])[0])
+
     def url_of(self, name: str, *args: Any) -> str:
         """Return the absolute URL of a view of this mount of the API."""
         match: Any = self.request.resolver_match
@@ -310,4 +295,4 @@ class Api(GenericViewSet[Any]):
 
     def retrieve(self, request: Request, pk: str) -> Response:
         """Return one object by its id."""
-        return Response(self.represent([self.get_object()])[0])
+        return self.object_response(self.get_object())

@@ -18,21 +18,13 @@ from ...onboarding.other_invitations import NobodyLeft
 from .. import examples, idempotency, serializers
 from ..errors import ApiError
 from ..filters import BatchFilters, InvitationFilters
-from ..operations import (
-    BODY_ERRORS,
-    CREATE_HEADERS,
-    IDEMPOTENCY_ERRORS,
-    describe_reads,
-    responses,
-)
+from ..operations import BODY_ERRORS, CREATE_HEADERS, IDEMPOTENCY_ERRORS, describe_reads, responses
 from ..permissions import required
 from ..schema import extend_schema
 from .base import Api
 
-CUSTOMER_UNKNOWN = {
-    "customers.3": [{"code": "does_not_exist", "message": "There is no such customer."}]
-}
 ACTION_ERRORS = ("not_found", *BODY_ERRORS)
+ACTION_RESPONSES = responses(serializers.BatchSerializer, *ACTION_ERRORS)
 
 
 class BatchApi(Api):
@@ -45,7 +37,7 @@ class BatchApi(Api):
         batches = InvitationBatch.objects.started()
         everybody = Customer.objects.all()
         customers = self.limit(everybody, "pk")
-        if customers is everybody:
+        if customers is everybody:  # then also those whose customers were all deleted
             return batches
         rows = Invitation.objects.filter(batch=OuterRef("pk")).order_by()
         is_own = Q(customer__in=customers.values("pk"))
@@ -127,7 +119,7 @@ class Batches(BatchApi):
             "not_configured",
             status=201,
             description="The new object.",
-            invalid=CUSTOMER_UNKNOWN,
+            invalid=examples.CUSTOMERS_UNKNOWN,
         ),
     )
     def create(self, request: Request) -> Response:
@@ -139,16 +131,16 @@ class Batches(BatchApi):
         is_reminder = values["purpose"] == InvitationBatch.Purpose.REMIND
         self.check_permitted(is_reminder=is_reminder, sends_email=values.get("send_email", False))
         with idempotency.attempt(request, self.get_idempotency_owner) as attempt:
-            is_replay = attempt.row.response is not None
-            if attempt.row.response is not None:
-                batch = self.find_batch(attempt.row.response["id"])
+            earlier = attempt.row.response
+            if earlier is not None:
+                batch = self.find_batch(earlier["id"])
             else:
                 batch = retry_on_conflict(lambda: self._create(values, attempt))
-        if not is_replay:
+        if earlier is None:
             invitations.work_unless_background(batch)
             batch.refresh_from_db()
         body = self.represent([batch])[0]
-        return self.created_response("batch", batch.pk, body, replayed=is_replay)
+        return self.created_response("batch", batch.pk, body, replayed=earlier is not None)
 
     def _create(self, values: Mapping[str, Any], attempt: idempotency.Attempt) -> InvitationBatch:
         batch = invitations.make_batch(
@@ -170,32 +162,32 @@ class Batches(BatchApi):
         attempt.finish({"id": batch.pk})
         return batch
 
-    @extend_schema(request=None, responses=responses(serializers.BatchSerializer, *ACTION_ERRORS))
+    @extend_schema(request=None, responses=ACTION_RESPONSES)
     def work(self, request: Request, pk: str) -> Response:
         """Work on the batch for some seconds, on a site without task workers. Elsewhere, nothing is
         done here: they do the work."""
         batch = self.get_object()
         self.validated_body()
         invitations.work_unless_background(batch)
-        return self._respond()
+        return self.object_response(self.get_object())
 
-    @extend_schema(request=None, responses=responses(serializers.BatchSerializer, *ACTION_ERRORS))
+    @extend_schema(request=None, responses=ACTION_RESPONSES)
     def resume(self, request: Request, pk: str) -> Response:
         """Continue a batch that stopped, and try again what failed. An e-mail that may have been
         sent is not sent again."""
         batch = self._get_permitted_object()
         invitations.resume(batch)
         invitations.work_unless_background(batch)
-        return self._respond()
+        return self.object_response(self.get_object())
 
-    @extend_schema(request=None, responses=responses(serializers.BatchSerializer, *ACTION_ERRORS))
+    @extend_schema(request=None, responses=ACTION_RESPONSES)
     def send_again(self, request: Request, pk: str) -> Response:
         """Send the e-mails that failed again. No links are created, and an e-mail that may have
         been sent is not sent again."""
         batch = self._get_permitted_object()
         invitations.send_failed_emails_again(batch)
         invitations.work_unless_background(batch)
-        return self._respond()
+        return self.object_response(self.get_object())
 
     @extend_schema(
         request=None,
@@ -207,7 +199,7 @@ class Batches(BatchApi):
         if not batch.stopped and invitations.progress(batch).left:
             raise ApiError("batch_not_stopped")
         invitations.give_up(batch)
-        return self._respond()
+        return self.object_response(self.get_object())
 
     def _get_permitted_object(self) -> InvitationBatch:
         """Return the batch in the URL, if the user may do what it does."""
@@ -215,9 +207,6 @@ class Batches(BatchApi):
         self.validated_body()
         self.check_permitted(is_reminder=batch.is_reminder, sends_email=batch.send_email)
         return batch
-
-    def _respond(self) -> Response:
-        return Response(self.represent([self.get_object()])[0])
 
 
 @describe_reads

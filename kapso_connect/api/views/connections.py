@@ -13,19 +13,10 @@ from ...models import Connection, Source
 from ...onboarding import health, remote_numbers
 from ...utils import time_since
 from .. import serializers
-from ..filters import (
-    ConnectionFilters,
-)
-from ..operations import (
-    BODY_ERRORS,
-    KAPSO_ERRORS,
-    describe_reads,
-    responses,
-)
+from ..filters import ConnectionFilters
+from ..operations import BODY_ERRORS, KAPSO_ERRORS, describe_reads, responses
 from ..permissions import required
-from ..schema import (
-    extend_schema,
-)
+from ..schema import extend_schema
 from .base import Api
 
 HEALTH_CHECK_INTERVAL = timedelta(seconds=10)
@@ -77,7 +68,7 @@ class Connections(Api):
             is_recent = checked_at is not None and time_since(checked_at) <= HEALTH_CHECK_INTERVAL
             if connection.is_connected and not is_recent and not health.is_held(connection):
                 health.ask_and_record(connection, client, actor=self.actor)
-        return Response(self.represent([self.get_object()])[0])
+        return self.object_response(self.get_object())
 
     @extend_schema(request=None, responses=CONNECTION_ACTION_RESPONSES)
     def disconnect(self, request: Request, pk: str) -> Response:
@@ -86,4 +77,4 @@ class Connections(Api):
         connection = self.get_object()
         self.validated_body()
         onboarding.disconnect_number(connection, actor=self.actor)
-        return Response(self.represent([self.get_object()])[0])
+        return self.object_response(self.get_object())

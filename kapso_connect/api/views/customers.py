@@ -25,29 +25,20 @@ from ...onboarding import reminders, renewal
 from ...onboarding.mailer import SendFailure, classify_error
 from ...onboarding.status import get_statuses
 from .. import examples, idempotency, serializers
-from ..errors import ApiError
-from ..filters import (
-    CustomerFilters,
-)
+from ..errors import ApiError, field_errors
+from ..filters import CustomerFilters
 from ..operations import (
     BODY_ERRORS,
     CREATE_HEADERS,
-    EMAIL_ERRORS,
     IDEMPOTENCY_ERRORS,
+    SEND_ERRORS,
     SEND_HEADERS,
     describe_reads,
     responses,
 )
 from ..permissions import required
-from ..schema import (
-    OpenApiParameter,
-    OpenApiResponse,
-    extend_schema,
-)
+from ..schema import OpenApiParameter, OpenApiResponse, extend_schema
 from .base import Api
-
-NAME_MISSING = {"name": [{"code": "required", "message": "This field is required."}]}
-NAME_BLANK = {"name": [{"code": "blank", "message": "This field may not be blank."}]}
 
 CHANGE_RESPONSES = responses(
     serializers.CustomerSerializer,
@@ -55,7 +46,7 @@ CHANGE_RESPONSES = responses(
     *BODY_ERRORS,
     "customer_erased",
     "external_customer_id_taken",
-    invalid=NAME_BLANK,
+    invalid=examples.NAME_BLANK,
 )
 
 
@@ -83,7 +74,7 @@ NOT_OF_THE_MAIL_SERVER = (
 )
 """Errors that say nothing about the mail server."""
 
-NOT_UNIQUE = {"string": "Must be unique.", "code": "unique"}
+NOT_UNIQUE = ErrorDetail("Must be unique.", code="unique")
 
 
 @describe_reads
@@ -127,7 +118,7 @@ class Customers(Api):
             is_valid = isinstance(value, str) and "external_customer_id" not in detail
             customer_pk = self.pk if "pk" in self.kwargs else 0
             if is_valid and self._is_taken(str(value).strip(), customer_pk):
-                detail["external_customer_id"] = [ErrorDetail(**NOT_UNIQUE)]
+                detail["external_customer_id"] = [NOT_UNIQUE]
             raise
 
     def create_customer(self, **values: Any) -> Customer:
@@ -144,7 +135,7 @@ class Customers(Api):
             "external_customer_id_taken",
             status=201,
             description="The new object.",
-            invalid=NAME_MISSING,
+            invalid=examples.NAME_MISSING,
         ),
     )
     def create(self, request: Request) -> Response:
@@ -153,7 +144,9 @@ class Customers(Api):
         values = self.validated_body()
         with idempotency.attempt(request, self.get_idempotency_owner) as attempt:
             if attempt.row.response is not None:
-                customer = self.get_customer(attempt.row.customer_id)
+                customer = self.get_permitted(
+                    self.get_queryset().filter(pk=attempt.row.customer_id)
+                )
                 return self.created_response(
                     "customer", customer.pk, attempt.row.response, replayed=True
                 )
@@ -185,13 +178,13 @@ class Customers(Api):
                 customer.save(update_fields=[*changed, "updated_at"])
             return customer
 
-        return Response(self.represent([retry_on_conflict(change)])[0])
+        return self.object_response(retry_on_conflict(change))
 
     def _check_external_id(self, values: Mapping[str, Any], customer_pk: int = 0) -> None:
         external_id = values.get("external_customer_id")
         if external_id is not None and self._is_taken(external_id, customer_pk):
-            error = {"code": NOT_UNIQUE["code"], "message": NOT_UNIQUE["string"]}
-            raise ApiError("external_customer_id_taken", fields={"external_customer_id": [error]})
+            fields = dict(field_errors({"external_customer_id": [NOT_UNIQUE]}))
+            raise ApiError("external_customer_id_taken", fields=fields)
 
     def _is_taken(self, external_id: str, customer_pk: int) -> bool:
         # Compared by the database, as its unique constraint does.
@@ -249,10 +242,7 @@ class Customers(Api):
         parameters=SEND_HEADERS,
         responses=responses(
             serializers.SentEmailSerializer,
-            "not_found",
-            *BODY_ERRORS,
-            *IDEMPOTENCY_ERRORS,
-            *EMAIL_ERRORS,
+            *SEND_ERRORS,
             description="The e-mail.",
         ),
     )
@@ -273,10 +263,7 @@ class Customers(Api):
         parameters=SEND_HEADERS,
         responses=responses(
             serializers.SentEmailSerializer,
-            "not_found",
-            *BODY_ERRORS,
-            *IDEMPOTENCY_ERRORS,
-            *EMAIL_ERRORS,
+            *SEND_ERRORS,
             "not_waiting",
             "emailed_recently",
             description="The e-mail.",
@@ -312,16 +299,7 @@ class Customers(Api):
             body: dict[str, Any] = {}
 
             def store(event: TimelineEvent) -> None:
-                body.update(
-                    serializers.SentEmailSerializer(
-                        {
-                            "customer": customer.pk,
-                            "setup_link": event.setup_link_id,
-                            "to": customer.email,
-                            "sent_at": event.occurred_at,
-                        }
-                    ).data
-                )
+                body.update(serializers.SentEmailSerializer(event).data)
                 attempt.finish(body, customer=customer)
 
             failure: SendFailure | None = None

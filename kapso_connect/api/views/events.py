@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from ...models import TimelineEvent
 from .. import serializers
-from ..filters import (
-    EventFilters,
-)
-from ..operations import (
-    describe_reads,
-)
+from ..filters import EventFilters
+from ..operations import describe_reads
 from ..pagination import TimelinePagination
 from ..permissions import required
 from .base import Api

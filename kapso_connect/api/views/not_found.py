@@ -1,4 +1,4 @@
-"""What is answered below the API where nothing is."""
+"""The answer to URLs below the API that no view has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rest_framework.request import Request
 
 from .. import serializers
 from ..errors import ApiError
-from .base import VERSION, Api
+from .base import API_VERSION, Api
 
 
 class NotFound(Api):
@@ -43,7 +43,7 @@ class NotFound(Api):
             raise ApiError(
                 "missing_slash", f"Nothing was done: the URL ends with a slash, {url}{path}/"
             )
-        versioned = f"{VERSION}/{path.rstrip('/')}/" if path else f"{VERSION}/"
+        versioned = f"{API_VERSION}/{path.rstrip('/')}/" if path else f"{API_VERSION}/"
         if self._exists(f"{mount}{versioned}"):
             if not path and request.method in ("GET", "HEAD"):
                 return HttpResponseRedirect(versioned)

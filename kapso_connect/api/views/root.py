@@ -1,4 +1,4 @@
-"""The root of the API, and what is not there."""
+"""The root of the API."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from .. import serializers
-from ..operations import (
-    responses,
-)
-from ..schema import (
-    extend_schema,
-)
+from ..operations import responses
+from ..schema import extend_schema
 from .base import Api
 
 

@@ -12,14 +12,8 @@ from rest_framework.response import Response
 
 from .. import serializers
 from ..errors import ApiError
-from ..operations import (
-    responses,
-)
-from ..schema import (
-    OpenApiParameter,
-    extend_schema,
-    is_drf_spectacular_installed,
-)
+from ..operations import responses
+from ..schema import OpenApiParameter, extend_schema, is_drf_spectacular_installed
 from .base import Api
 
 

@@ -17,9 +17,7 @@ from ...onboarding import setup_links
 from ...onboarding.connect_urls import connect_url
 from .. import examples, idempotency, serializers
 from ..errors import ApiError
-from ..filters import (
-    SetupLinkFilters,
-)
+from ..filters import SetupLinkFilters
 from ..operations import (
     BODY_ERRORS,
     CREATE_HEADERS,
@@ -29,14 +27,8 @@ from ..operations import (
     responses,
 )
 from ..permissions import required
-from ..schema import (
-    extend_schema,
-)
+from ..schema import extend_schema
 from .base import Api
-
-CUSTOMER_UNKNOWN = {
-    "customer": [{"code": "does_not_exist", "message": "There is no such customer."}]
-}
 
 
 @describe_reads
@@ -89,7 +81,7 @@ class SetupLinks(Api):
             "customer_erased",
             status=201,
             description="The new object.",
-            invalid=CUSTOMER_UNKNOWN,
+            invalid=examples.CUSTOMER_UNKNOWN,
         ),
     )
     def create(self, request: Request) -> Response:
@@ -163,4 +155,4 @@ class SetupLinks(Api):
             link.refresh_from_db()
             if link.status != SetupLink.Status.REVOKED:
                 raise ApiError("setup_link_used")
-        return Response(self.represent([self.get_object()])[0])
+        return self.object_response(self.get_object())
