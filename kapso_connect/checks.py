@@ -160,7 +160,7 @@ def _is_language_prefix(pattern: object) -> bool:
 
 def _rest_requirements() -> list[CheckMessage]:
     is_mounted = bool(_namespaces_of("kapso_connect_api", get_resolver()))
-    hidden = list(_hidden_by_rest(get_resolver()))
+    hidden = [*_hidden_by_rest(get_resolver()), *_shadowed_by_rest(get_resolver())]
     if not is_mounted or apps.is_installed("rest_framework"):
         return hidden
     return [
@@ -196,6 +196,23 @@ def _hidden_by_rest(resolver: URLResolver) -> Iterator[CheckMessage]:
                     "after the other patterns.",
                     id="kapso_connect.W040",
                 )
+
+
+def _shadowed_by_rest(resolver: URLResolver, outside: str = "") -> Iterator[CheckMessage]:
+    """Yield an error for each mount of the REST API below an argument ``pk``."""
+    for pattern in resolver.url_patterns:
+        if not isinstance(pattern, URLResolver):
+            continue
+        route = outside + str(pattern.pattern)
+        if pattern.app_name != "kapso_connect_api":
+            yield from _shadowed_by_rest(pattern, route)
+        elif ":pk>" in route or "<pk>" in route:
+            yield Error(
+                f"kapso_connect.api.urls is mounted at {route!r}, and its own URLs have an "
+                "argument named pk, too, which takes the place of this one.",
+                hint="Give the argument of the prefix another name.",
+                id="kapso_connect.E016",
+            )
 
 
 def _shadowed_urls() -> Iterator[CheckMessage]:

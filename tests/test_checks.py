@@ -376,6 +376,9 @@ OWN = path("api/orders/", RedirectView.as_view(url="/"), name="own-orders")
         ([OURS, REST, OWN], ["kapso_connect.W040"]),
         ([OURS, REST, path("api/", include([OWN]))], ["kapso_connect.W040"]),
         ([OURS, path("in/", include([REST, OWN]))], ["kapso_connect.W040"]),
+        ([OURS, path("<int:pk>/", include([REST]))], ["kapso_connect.E016"]),
+        ([OURS, re_path("^(?P<pk>[0-9]+)/", include([REST]))], ["kapso_connect.E016"]),
+        ([OURS, path("<int:team>/", include([REST]))], []),
     ],
 )
 def test_urls_that_the_rest_api_hides_are_reported(

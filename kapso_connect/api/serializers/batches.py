@@ -64,7 +64,7 @@ class CustomersField(serializers.ListField):
                 raise
             errors = dict(cast(Any, error.detail))
         ids = {index: pk for index, pk in enumerate(data) if index not in errors}
-        found = self.context["view"].find_customers(list(dict.fromkeys(ids.values())))
+        found = self.context["view"].find_customers(list(ids.values()))
         seen = set()
         for index, pk in ids.items():
             code = ""
