@@ -158,9 +158,9 @@ def test_members_see_only_their_company_in_the_rest_api(
     member = django_user_model.objects.create_user("ada")
     company.members.add(member)
     client.force_login(member)
-    listed = client.get("/api/company/customers/").json()["results"]
+    listed = client.get("/api/company/v1/customers/").json()["results"]
     assert [row["name"] for row in listed] == ["Ada's Bakery"]
-    assert client.get(f"/api/company/customers/{other.customer.pk}/status/").status_code == 404
+    assert client.get(f"/api/company/v1/customers/{other.customer.pk}/status/").status_code == 404
     assert client.get("/api/whatsapp/v1/customers/").status_code == 403
 
 

@@ -549,7 +549,7 @@ def test_all_who_wait_are_chosen_by_status_and_period(admin_client: Client) -> N
     make_customer(name="New")
     Customer.objects.filter(pk=opened.pk).update(status="opened")
     old.setup_links.update(created_at=now - timedelta(days=40))
-    days = {n: (now - timedelta(days=n)).date().isoformat() for n in (1, 2, 30)}
+    days = {n: timezone.localdate(now - timedelta(days=n)).isoformat() for n in (1, 2, 30)}
     for data, names in (
         ({}, ["Invited", "Old", "Opened"]),
         ({"status": ["invited"]}, ["Invited", "Old"]),

@@ -284,7 +284,10 @@ def test_a_broken_cache_does_not_turn_a_refusal_into_an_error(settings: Any) -> 
     assert (code(answer, 403), sent(answer)) == ("not_authenticated", NONE)
 
 
-def test_a_database_that_is_away_is_asked_once() -> None:
+def test_a_database_that_is_away_is_asked_once(settings: Any) -> None:
+    # Django 5.2's asks for the user before the view is reached.
+    login_required = "django.contrib.auth.middleware.LoginRequiredMiddleware"
+    settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if name != login_required]
     attempts = []
 
     def fail(execute: Any, sql: str, *args: Any) -> Any:
