@@ -24,6 +24,7 @@ from .text import one_line
 SETTING = "KAPSO_CONNECT"
 
 DEFAULT_THROTTLE_RATES = {"read": "600/min", "write": "60/min", "kapso": "30/min"}
+DEFAULT_NUMBER_EVENTS = ("whatsapp.message.received",)
 MAX_NUMBER = 10**9
 """For each setting that is a number; databases and timers cannot compute with any."""
 
@@ -72,6 +73,16 @@ TEST_DELIVERY_TIMEOUT = 20.0
 
 
 @dataclass(frozen=True)
+class NumberWebhook:
+    """The setting ``NUMBER_WEBHOOK``: the webhook that each connected number gets."""
+
+    url: str
+    events: tuple[str, ...]
+    secrets: tuple[str, ...] = field(repr=False)
+    kind: str
+
+
+@dataclass(frozen=True)
 class Conf:
     """The settings in ``KAPSO_CONNECT``, with their defaults.
 
@@ -91,6 +102,12 @@ class Conf:
     ``PUBLIC_URL``
         The origin of this site as customers' browsers see it, with https:
         ``https://crm.example.com``.
+    ``NUMBER_WEBHOOK``
+        Where Kapso delivers the messages of each connected number: a dict with ``url`` (an https
+        URL, or a path of this site), ``secret`` (a string, or a list of strings while you rotate
+        it), ``events`` (by default ``["whatsapp.message.received"]``) and ``kind`` (``"kapso"``, or
+        ``"meta"`` for Meta's own payloads, which has no ``events``). Without it, numbers get no
+        webhook.
     ``SITE_NAME``
         The name of this site in e-mails and on customers' pages: ``Example CRM``. If empty, the
         host of ``PUBLIC_URL`` is shown.
@@ -177,6 +194,7 @@ class Conf:
     api_base_url: str = "https://api.kapso.ai"
     webhook_secret: tuple[str, ...] = field(default=(), repr=False)
     public_url: str = ""
+    number_webhook: NumberWebhook | None = None
     site_name: str = ""
     setup_link_defaults: Mapping[str, Any] = field(default_factory=dict)
     adopt_unknown_customers: bool = True
@@ -294,6 +312,25 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value
 
 
+def _number_webhook(value: object) -> NumberWebhook | str:
+    given = {key: entry for key, entry in _mapping(value).items() if entry not in (None, "", [])}
+    known = ("url", "events", "secret", "kind")
+    for key in given:
+        if key not in known:
+            raise ValueError(f"has an unknown key {key!r}. Known keys: {', '.join(known)}.")
+    if not given.get("url"):
+        return ""
+    kind = given.get("kind", "kapso")
+    if kind not in ("kapso", "meta"):
+        raise ValueError('must have "kapso" or "meta" as its kind.')
+    events = _texts(given.get("events", []), "a list of names of events as its events")
+    if kind == "meta" and events:
+        raise ValueError('must have no events with the kind "meta", which delivers all.')
+    if kind == "kapso" and not events:
+        events = DEFAULT_NUMBER_EVENTS
+    return NumberWebhook(_page_url(given["url"]), events, _secrets(given.get("secret", ())), kind)
+
+
 def _rates(value: object) -> Mapping[str, str | None]:
     rates = _mapping(value)
     for kind, rate in rates.items():
@@ -338,6 +375,7 @@ READERS: dict[str, Callable[[object], Any]] = {
     "API_BASE_URL": _url,
     "WEBHOOK_SECRET": _secrets,
     "PUBLIC_URL": _url,
+    "NUMBER_WEBHOOK": _number_webhook,
     "SITE_NAME": _shown,
     "SETUP_LINK_DEFAULTS": _mapping,
     "ADOPT_UNKNOWN_CUSTOMERS": _flag,

@@ -1010,6 +1010,12 @@ class Connection(models.Model):
         related_name="+",
         help_text="On whose behalf Kapso was asked to remove it. Empty if that is not known.",
     )
+    number_webhook_id = models.CharField(
+        max_length=64,
+        blank=True,
+        editable=False,
+        help_text="Kapso's id of the webhook that NUMBER_WEBHOOK registered for the number.",
+    )
     quality_rating = models.CharField(
         _("quality rating"), max_length=32, blank=True, help_text=_("Meta's: GREEN, YELLOW, RED.")
     )
@@ -1249,6 +1255,10 @@ class TimelineEvent(Dismissable):
         ACCOUNT_UPDATED = "account_updated", _("Account updated")
         HEALTH_CHECKED = "health_checked", _("Health checked")
         DETAILS_RECEIVED = "details_received", _("Details received")
+        NUMBER_WEBHOOK_CREATED = "number_webhook_created", _("Message webhook registered")
+        NUMBER_WEBHOOK_UPDATED = "number_webhook_updated", _("Message webhook repaired")
+        NUMBER_WEBHOOK_DELETED = "number_webhook_deleted", _("Message webhook removed")
+        OWNER_ASSIGNED = "owner_assigned", _("Owner assigned")
         WEBHOOK_RECEIVED = "webhook_received", _("Webhook received")
 
     kind = models.CharField(_("kind"), max_length=32, choices=Kind.choices)

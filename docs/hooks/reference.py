@@ -26,6 +26,7 @@ KINDS = {
     "_flag": "True or False",
     "_mapping": "a dict",
     "_rates": "a dict",
+    "_number_webhook": "a dict",
     "_positive": "a number",
     "_positive_int": "a whole number",
     "_days": "a whole number",

@@ -12,6 +12,8 @@ from kapso_connect.models import Connection, Customer, WhatsAppRelation
 class Company(models.Model):
     name = models.CharField(max_length=200)
     email = models.EmailField("e-mail")
+    # The WhatsApp number of the person in charge, who gets the first message.
+    phone = models.CharField(max_length=32, blank=True)
     # Users who log in for the company: the REST API shows them their company's customer.
     members = models.ManyToManyField(settings.AUTH_USER_MODEL, blank=True, related_name="companies")
     # For queries such as Company.objects.filter(whatsapp__status="connected").
@@ -47,6 +49,51 @@ class Company(models.Model):
             phone_number_id=self.whatsapp_phone_number_id, status=Connection.Status.CONNECTED
         ).first()
         return str(connection) if connection else ""
+
+
+class WelcomeMessage(models.Model):
+    """The WhatsApp message that a company's new number sent to the person in charge."""
+
+    class State(models.TextChoices):
+        SENDING = "sending", "Being sent"
+        SENT = "sent", "Sent"
+        UNKNOWN = "unknown", "It is not known whether it was sent"
+        FAILED = "failed", "Not sent"
+
+    company = models.ForeignKey(Company, models.CASCADE, related_name="welcome_messages")
+    # The event of ``whatsapp_connected``: one message for each.
+    event_id = models.BigIntegerField(unique=True)
+    phone_number_id = models.CharField(max_length=64)
+    to = models.CharField(max_length=32)
+    body = models.TextField()
+    message_id = models.CharField(max_length=255, blank=True)
+    state = models.CharField(max_length=16, choices=State.choices, default=State.SENDING)
+    error = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.to}: {self.body}"
+
+
+class ReceivedMessage(models.Model):
+    """A WhatsApp message that somebody wrote to a connected number."""
+
+    # Meta's id of the message: a delivery that comes again adds nothing.
+    message_id = models.CharField(max_length=255, unique=True)
+    phone_number_id = models.CharField(max_length=64, db_index=True)
+    sender = models.CharField(max_length=255, blank=True)
+    kind = models.CharField(max_length=32)
+    text = models.TextField(blank=True)
+    received_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.sender}: {self.text or self.kind}"
 
 
 class HandledEvent(models.Model):

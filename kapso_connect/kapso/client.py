@@ -451,7 +451,13 @@ class KapsoClient:
         if preview_url:
             text["preview_url"] = True
         message = {"type": "text", "text": text}
-        return self._send(phone_number_id, to, message, reply_to, callback_data)
+        return self.send_message(
+            phone_number_id,
+            to=to,
+            message=message,
+            reply_to=reply_to,
+            callback_data=callback_data,
+        )
 
     @sensitive_variables()
     def send_template(
@@ -474,17 +480,29 @@ class KapsoClient:
         if components:
             template["components"] = list(components)
         message = {"type": "template", "template": template}
-        return self._send(phone_number_id, to, message, reply_to, callback_data)
+        return self.send_message(
+            phone_number_id,
+            to=to,
+            message=message,
+            reply_to=reply_to,
+            callback_data=callback_data,
+        )
 
     @sensitive_variables()
-    def _send(
+    def send_message(
         self,
         phone_number_id: str,
+        *,
         to: str,
         message: Mapping[str, Any],
-        reply_to: str | None,
-        callback_data: str | None,
+        reply_to: str | None = None,
+        callback_data: str | None = None,
     ) -> KapsoSentMessage:
+        """Send a message of any type, in Meta's form: ``{"type": "image", "image": {…}}``.
+
+        For texts and templates there are ``send_text`` and ``send_template``, which explain the
+        other arguments.
+        """
         body = {
             "messaging_product": "whatsapp",
             "recipient" if any(c.isalpha() for c in to) else "to": to,

@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -16,29 +13,9 @@ import pytest
 import requests
 
 from example_project.demo.browser import Browser
-from example_project.demo.processes import HOST, free_port
+from example_project.demo.processes import HOST
 
-from .support import DOCS, README, ROOT, NewSite, blocks_of, run
-
-
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
-    run([*build, str(ROOT)])
-    (path,) = folder.glob("*.whl")
-    return path
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Iterator[NewSite]:
-    """A new site after the tutorial; the site and the sandbox are running."""
-    with ExitStack() as stack:
-        folder = tmp_path_factory.mktemp("site")
-        site = NewSite(folder, wheel, free_port(0), free_port(0), stack)
-        site.execute("tutorial.md")
-        yield site
-
+from .support import DOCS, README, ROOT, NewSite, blocks_of
 
 # The tutorial
 
@@ -92,14 +69,6 @@ def test_the_new_site_passes_its_checks(site: NewSite) -> None:
 
 
 # How-to guides
-
-
-@pytest.fixture(scope="module")
-def companies(site: NewSite) -> NewSite:
-    """The site of the tutorial, with the companies of "Use your own model"."""
-    companies = site.branch("companies")
-    companies.execute("how-to/own-model.md", last="In Python")
-    return companies
 
 
 def test_an_own_model(companies: NewSite) -> None:
