@@ -67,6 +67,10 @@ EVENTS = {
     "timeline.reconnected": (INFO, "Reconnected" + TIMELINE_SUFFIX),
     "timeline.account_updated": (INFO, "Account updated: %(decision)s" + TIMELINE_SUFFIX),
     "timeline.details_received": (INFO, "Details of the number received" + TIMELINE_SUFFIX),
+    "timeline.number_webhook_created": (INFO, "Message webhook registered" + TIMELINE_SUFFIX),
+    "timeline.number_webhook_updated": (INFO, "Message webhook repaired" + TIMELINE_SUFFIX),
+    "timeline.number_webhook_deleted": (INFO, "Message webhook removed" + TIMELINE_SUFFIX),
+    "timeline.owner_assigned": (INFO, "Owner assigned" + TIMELINE_SUFFIX),
     "timeline.email_sent": (INFO, "E-mail sent: %(message_kind)s" + TIMELINE_SUFFIX),
     "timeline.health_checked": (INFO, "Health checked: %(health)s" + TIMELINE_SUFFIX),
     # Signals

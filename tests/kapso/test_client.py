@@ -375,6 +375,17 @@ OPERATIONS = [
         id="send-template",
     ),
     pytest.param(
+        lambda c: c.send_message(
+            NUMBER,
+            to="15551234567",
+            message={"type": "image", "image": {"link": "https://site.example/a.png"}},
+            reply_to="wamid.1",
+        ),
+        "MessageSent",
+        f"POST {META_BASE}/{NUMBER}/messages",
+        id="send-message",
+    ),
+    pytest.param(
         lambda c: c.test_webhook(WEBHOOK, event_type="whatsapp.phone_number.created"),
         {"data": {"success": True}},
         f"POST {BASE}/whatsapp/webhooks/{WEBHOOK}/test",
