@@ -378,7 +378,7 @@ OPERATIONS = [
         lambda c: c.send_message(
             NUMBER,
             to="15551234567",
-            message={"type": "image", "image": {"link": "https://site.example/a.png"}},
+            message={"type": "text", "text": {"body": "Hi"}},
             reply_to="wamid.1",
         ),
         "MessageSent",
