@@ -224,15 +224,15 @@ def run(
         if should_stop():
             raise Stopped
 
-    with suppress(Stopped):
+    with suppress(Stopped), number_webhooks.left_to_sync():
         _work_on_queues(report, dry_run, advance)
         client = client or KapsoClient.from_settings(budget=SYNC_BUDGET, paced=True)
         try:
             _sync_numbers(report, client, dry_run, accept_mass_loss, advance)
-            _sync_number_webhooks(report, client, dry_run, advance)
             if not dry_run:
                 _sync_funding(report, client)
             _confirm_redirects(report, dry_run, advance)
+            _sync_number_webhooks(report, client, dry_run, advance)
             _sync_links(report, client, dry_run, advance)
             _continue_invitations(report, dry_run, progress, should_stop)
         except (KapsoError, MassLoss) as error:
@@ -287,7 +287,7 @@ def _work_on_queues(report: Report, dry_run: bool, progress: ProgressCallback) -
 def _send_signals(report: Report, progress: ProgressCallback) -> None:
     """Send the signals that are due. What the API does not say about their numbers within
     ``SYNC_DETAILS_BUDGET`` seconds in all, the comparison with it adds."""
-    with details_budget(SYNC_DETAILS_BUDGET), number_webhooks.left_to_sync():
+    with details_budget(SYNC_DETAILS_BUDGET):
         _process_rows(report, "signals", _iterate_keys(_due_signals()), outbox.deliver, progress)
 
 
