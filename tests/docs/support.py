@@ -90,13 +90,12 @@ def write(block: Block, project: Path) -> None:
 
 @dataclass
 class NewSite:
-    """A project in a virtual environment with the wheel, without this checkout.
+    """A project in a virtual environment, with the package from a clone beside it.
 
     The pages are executed in it, line by line, with other ports.
     """
 
     folder: Path
-    wheel: Path
     port: int
     sandbox_port: int
     stack: ExitStack
@@ -165,8 +164,8 @@ class NewSite:
         if words[1:3] == ["-m", "venv"]:
             return self.make_environment()
         words[0] = self.python
-        if words[1:] == ["-m", "pip", "install", "django-kapso-connect"]:
-            return self.install()
+        if words[1:4] == ["-m", "pip", "install"] and words[4].startswith("../"):
+            return self.install(words[4])
         if words[1:] == ["manage.py", "runserver"]:
             return self.serve([*words, "--noreload", f"{HOST}:{self.port}"], self.port, self.log)
         if words[1:3] == ["-m", "kapso_connect.sandbox"]:
@@ -174,6 +173,8 @@ class NewSite:
             return self.serve([*words, "--port", str(self.sandbox_port)], self.sandbox_port, log)
         if words[1:] == ["manage.py", "createsuperuser"]:
             words.append("--noinput")
+        if words[1:] == ["manage.py", "kapso_webhook", "--rotate"]:
+            words.append("--yes")
         return self.run(*words, **variables)
 
     def make_environment(self) -> str:
@@ -183,14 +184,14 @@ class NewSite:
         # The dependencies are found; .pth files there, such as the one of this checkout, are not.
         (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
         self.project.mkdir()
+        (self.folder / "django-kapso-connect").symlink_to(ROOT)  # the clone
         return output
 
-    def install(self) -> str:
-        assert self.wheel.name.startswith("django_kapso_connect-")
+    def install(self, clone: str) -> str:
         return self.run(
             *(sys.executable, "-m", "pip", "--python", self.python, "install", "--no-deps"),
-            # Also if the environment of the tests has it.
-            *("--ignore-installed", "--quiet", str(self.wheel)),
+            # Also if the environment of the tests has it, and without the network.
+            *("--ignore-installed", "--no-build-isolation", "--quiet", clone),
         )
 
     def serve(self, words: list[str], port: int, log: Path) -> str:

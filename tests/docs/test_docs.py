@@ -5,6 +5,7 @@ Of the pages that ``test_readme`` executes, only the commands are tested here.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
@@ -185,6 +186,48 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
 
 
+SHARED = {"KAPSO_CONNECT", "urlpatterns", "INSTALLED_APPS", "MIDDLEWARE", "DATABASES", "TEMPLATES"}
+"""What a site has already when a reader copies a block into it."""
+
+
+def replaced(code: str) -> set[str]:
+    """Return the names of SHARED that ``code`` gives a value without what they had before."""
+    names = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            kept = {one.id for one in ast.walk(node.value or node) if isinstance(one, ast.Name)}
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            assigned = {one.id for one in targets if isinstance(one, ast.Name)}
+            names |= (assigned & SHARED) - kept
+    return names
+
+
+def test_only_the_first_block_of_settings_replaces_what_a_site_has() -> None:
+    """That of the tutorial, which README shows, too: the others extend settings and add URLs."""
+    (first,) = (
+        block.text
+        for block in blocks_of(DOCS / "tutorial.md")
+        if block.text.startswith("# mysite/settings.py\nimport os\n")
+    )
+    assert replaced(first) == {"KAPSO_CONNECT"}
+    others = [block for block in of("python") if block.text != first]
+    assert [f"{block}: {replaced(block.text)}" for block in others if replaced(block.text)] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        ("KAPSO_CONNECT = {'SITE_NAME': 'A'}", {"KAPSO_CONNECT"}),
+        ("KAPSO_CONNECT: dict = {}", {"KAPSO_CONNECT"}),
+        ("urlpatterns = [path('a/', view)]", {"urlpatterns"}),
+        ("KAPSO_CONNECT |= {}\nKAPSO_CONNECT['SITE_NAME'] = 'A'\nurlpatterns += []", set()),
+        ("urlpatterns = [path('a/', view), *urlpatterns]", set()),
+    ],
+)
+def test_a_block_that_replaces_is_found(code: str, names: set[str]) -> None:
+    assert replaced(code) == names
+
+
 @each([block for block in of("python") if block.path == "mysite/settings.py"])
 def test_settings_are_accepted_by_the_package(block: Block) -> None:
     known: dict[str, Any] = {
@@ -340,7 +383,7 @@ def check_requirements(words: list[str]) -> None:
     for word in words:
         if word == "-e":
             continue
-        wanted = Requirement(re.sub(r"^\.", "django-kapso-connect", word))
+        wanted = Requirement(re.sub(r"^\.", "django-kapso-connect", word.removeprefix("../")))
         assert wanted.extras <= set(
             distribution(wanted.name).metadata.get_all("Provides-Extra") or []
         )
