@@ -1,4 +1,4 @@
-"""The documentation builds, its code blocks are right, and its reference agrees with the code.
+"""The documentation builds, and its code blocks are right.
 
 Of the pages that ``test_readme`` executes, only the commands are tested here.
 """
@@ -14,10 +14,8 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from importlib.metadata import distribution
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -30,12 +28,9 @@ from django.utils.module_loading import import_string
 from mkdocs.__main__ import cli as mkdocs
 from packaging.requirements import Requirement
 
-from kapso_connect import conf, dispatch, signals
-from kapso_connect.kapso.setup_link_options import SetupLinkOptions
+from kapso_connect import conf
 from kapso_connect.monitoring import metrics
-from kapso_connect.sandbox import faults
 from kapso_connect.sandbox.__main__ import parser as sandbox_parser
-from kapso_connect.sync import Report
 
 from ..benchmarks.__main__ import parser as benchmarks_parser
 from ..log_events import DOCUMENTED
@@ -416,93 +411,6 @@ MODULES: dict[str, Callable[[list[str]], Any]] = {
 def test_a_wrong_command_fails(line: str) -> None:
     with pytest.raises((Exception, SystemExit)):
         check_command(shlex.split(line))
-
-
-# Reference
-
-
-@pytest.fixture(scope="module")
-def reference() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reference", DOCS / "hooks" / "reference.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_setting_is_described_with_its_default(reference: ModuleType) -> None:
-    parts = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", reference.settings(), re.M | re.S))
-    assert set(parts) == set(conf.READERS)
-    assert all(len(text.split("\n*")[0].strip()) > 20 for text in parts.values())
-    assert "default: `300.0`" in parts["LEASE_SECONDS"]
-    assert "default: none" in parts["API_KEY"]
-    assert "*True or False; default: `False`*" in parts["SHOW_INVITER"]
-    assert "*a list of language codes; default: none*" in parts["EXTRA_LANGUAGES"]
-    assert "*a whole number; default: none*" in parts["EMAIL_REMINDER_DAYS"]
-
-
-def test_every_option_of_a_link_is_described_with_its_values(reference: ModuleType) -> None:
-    text = reference.options()
-    assert [one.name for one in fields(SetupLinkOptions) if f"`{one.name}`" not in text] == []
-    assert "| One of `customer_managed`, `partner_managed`: who pays Meta." in text
-
-
-def test_every_figure_of_a_report_is_described(reference: ModuleType) -> None:
-    text = reference.report()
-    assert [one.name for one in fields(Report) if f"`{one.name}`" not in text] == []
-
-
-def test_every_fault_is_described(reference: ModuleType) -> None:
-    text = reference.faults()
-    named = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
-    assert named == {*faults.FAULTS_SPEC, *faults.RULE_SPEC}
-    assert [kind for kind in faults.RULE_KINDS if f"``{kind}``" not in text] == []
-
-
-def test_every_signal_is_described(reference: ModuleType) -> None:
-    public = [name for name, it in vars(signals).items() if isinstance(it, dispatch.ConnectSignal)]
-    assert "whatsapp_connected" in public
-    text = reference.signals()
-    assert re.findall(r"^### (\w+) \{", text, re.MULTILINE) == public
-    assert text.count("Arguments: ") == len(public)
-
-
-def test_every_model_is_described_with_its_fields(reference: ModuleType) -> None:
-    text = reference.models()
-    for name in ("Customer", "SetupLink", "Connection", "WebhookEvent", "TimelineEvent"):
-        assert f"## {name}\n" in text
-    assert "| `language` | text, up to 16 | Language of the customer's pages and e-mails." in text
-    assert "### objects.for_owner(owner, \\*\\*defaults)" in text
-    assert "`kapso_connect.create_setup_link`" in text
-
-
-def test_every_command_is_described_with_its_options(reference: ModuleType) -> None:
-    text = reference.commands()
-    names = [name for name, app in get_commands().items() if app == "kapso_connect"]
-    assert "kapso_sync" in names
-    assert [name for name in names if f"## manage.py {name}\n" not in text] == []
-    assert "| `--inbox-days INBOX_DAYS` | Days to keep webhooks (default: 90). |" in text
-    assert "| `--port PORT` | 0 picks a free one (default: 8900) |" in text
-    assert "--verbosity" not in text
-
-
-def test_every_check_is_described(reference: ModuleType) -> None:
-    text = reference.checks()
-    described = re.findall(r"^### kapso_connect\.(\S+)$", text, re.MULTILINE)
-    files = (ROOT / "kapso_connect" / name for name in ("checks.py", "admin/mixin.py"))
-    source = "".join(path.read_text() for path in files)
-    assert sorted(described) == sorted(re.findall(r'id="kapso_connect\.(\w+)"', source))
-    assert "E001" in described
-    assert "is not set: setup links cannot be created.\n" in text
-    assert "*What to do:* Give a path, such as /welcome/." in text
-    deployment = text.partition("## Warnings of ``manage.py check --deploy``\n")[2]
-    assert "### kapso_connect.W005\n" in deployment
-
-
-def test_every_generated_part_is_on_a_page(reference: ModuleType) -> None:
-    used = {name for page in pages() for name in reference.MARK.findall(page.read_text())}
-    assert used == set(reference.PARTS)
 
 
 # Guarantees
