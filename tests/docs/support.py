@@ -10,11 +10,11 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from example_project.demo.processes import HOST, serving
+from example_project.demo.processes import HOST, free_port, serving
 from tests import ROOT
 
 README = ROOT / "README.md"
@@ -24,7 +24,7 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-PATH = re.compile(r"(?:# (?P<code>\S+\.py)|\{# (?P<template>\S+) #\})\n")
+PATH = re.compile(r"(?:(?:#|//) (?P<code>\S+\.(?:py|js))|\{# (?P<template>\S+) #\})\n")
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,25 @@ class NewSite:
         shutil.copytree(self.project, copy.project)
         return copy
 
+    @contextmanager
+    def own_sandbox(self) -> Iterator[None]:
+        """Run a new sandbox for a copy, on ports of their own, as in the tutorial."""
+        self.port, self.sandbox_port = free_port(0), free_port(0)
+        (self.project / "sandbox.json").unlink()
+        tutorial = {block.heading: block for block in blocks_of(DOCS / "tutorial.md")}
+        with ExitStack() as self.stack:
+            self.execute_block(tutorial["5. Start the sandbox"])
+            for line in tutorial["6. Start your site"].lines[:-1]:
+                self.command(line)
+            yield
+
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """Run the site, with its settings and variables as they are now."""
+        with ExitStack() as self.stack:
+            self.command("python manage.py runserver")
+            yield
+
     @property
     def project(self) -> Path:
         return self.folder / self.name
@@ -119,7 +138,11 @@ class NewSite:
 
     @property
     def log(self) -> Path:
-        return self.folder / "site.log"
+        return self.folder / f"{self.name}.log"
+
+    @property
+    def sandbox_log(self) -> Path:
+        return self.folder / f"{self.name}-sandbox.log"
 
     @property
     def sandbox(self) -> str:
@@ -169,8 +192,8 @@ class NewSite:
         if words[1:] == ["manage.py", "runserver"]:
             return self.serve([*words, "--noreload", f"{HOST}:{self.port}"], self.port, self.log)
         if words[1:3] == ["-m", "kapso_connect.sandbox"]:
-            log = self.folder / "sandbox.log"
-            return self.serve([*words, "--port", str(self.sandbox_port)], self.sandbox_port, log)
+            words += ["--port", str(self.sandbox_port)]
+            return self.serve(words, self.sandbox_port, self.sandbox_log)
         if words[1:] == ["manage.py", "createsuperuser"]:
             words.append("--noinput")
         if words[1:] == ["manage.py", "kapso_webhook", "--rotate"]:

@@ -263,9 +263,12 @@ def test_templates_override_blocks_that_exist(block: Block) -> None:
     assert {node.name for node in template.nodelist.get_nodes_by_type(BlockNode)} <= existing
 
 
-def test_javascript_is_on_the_page_whose_blocks_a_browser_runs() -> None:
-    """``tests/browser/test_other_origins.py`` runs every one of them."""
-    assert {block.page for block in of("javascript")} == {"docs/how-to/front-end.md"}
+def test_javascript_is_on_the_pages_whose_blocks_a_browser_runs() -> None:
+    """``tests/browser/test_other_origins.py`` and ``test_rest_api.py`` run every one of them."""
+    assert {block.page for block in of("javascript")} == {
+        "docs/how-to/front-end.md",
+        "docs/how-to/rest-api.md",
+    }
 
 
 def test_json_is_json() -> None:
@@ -384,6 +387,7 @@ def check_requirements(words: list[str]) -> None:
         )
 
 
+PYTEST: list[list[str]] = [[], ["--ds=mysite.settings"]]
 MODULES: dict[str, Callable[[list[str]], Any]] = {
     "django": lambda words: check_management_command(words[0], words[1:]),
     "kapso_connect.sandbox": sandbox_parser().parse_args,
@@ -391,7 +395,7 @@ MODULES: dict[str, Callable[[list[str]], Any]] = {
     "mkdocs": lambda words: mkdocs.commands[words[0]].make_context("mkdocs", words[1:]),
     "pip": check_requirements,
     "tests.benchmarks": benchmarks_parser().parse_args,
-    "pytest": lambda words: None if not words else pytest.fail(str(words)),
+    "pytest": lambda words: None if words in PYTEST else pytest.fail(str(words)),
     "venv": lambda words: None if words == [".venv"] else pytest.fail(str(words)),
 }
 

@@ -44,7 +44,7 @@ def printed(output: str) -> list[str]:
 
 def test_the_sandbox_prints_what_the_tutorial_says(site: NewSite) -> None:
     (printed_line,) = re.findall(r"It prints `(.+?)`", (DOCS / "tutorial.md").read_text())
-    log = (site.folder / "sandbox.log").read_text()
+    log = site.sandbox_log.read_text()
     assert printed_line.replace(":8900", f":{site.sandbox_port}") in log
     assert requests.get(site.sandbox, timeout=10).status_code == 200
 
