@@ -79,13 +79,13 @@ def blocks() -> Iterator[Block]:
         yield from blocks_of(path)
 
 
-def write(block: Block, project: Path) -> None:
-    """Write a block to its file in ``project``: at the end of a file of startproject, or instead of
-    the block of an earlier page."""
+def write(block: Block, project: Path, continued: tuple[str, ...] = ("mysite/",)) -> None:
+    """Write a block to its file in ``project``: at the end of a file of startproject, and of those
+    whose path begins as one of ``continued``; else instead of the block of an earlier page."""
     path = project / block.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = path.read_text() + "\n" if block.path.startswith("mysite/") else ""
-    path.write_text(before + block.text)
+    is_continued = path.exists() and block.path.startswith(continued)
+    path.write_text((path.read_text() + "\n" if is_continued else "") + block.text)
 
 
 @dataclass
@@ -102,6 +102,8 @@ class NewSite:
     name: str = "project"
     environment: dict[str, str] = field(default_factory=dict)
     output: str = ""
+    continued: tuple[str, ...] = ("mysite/",)
+    """How the paths of files begin to which a block is added, if they exist."""
 
     def branch(self, name: str) -> NewSite:
         """Return a copy of the project as it is now, in which another page is executed."""
@@ -114,12 +116,17 @@ class NewSite:
         """Run a new sandbox for a copy, on ports of their own, as in the tutorial."""
         self.port, self.sandbox_port = free_port(0), free_port(0)
         (self.project / "sandbox.json").unlink()
-        tutorial = {block.heading: block for block in blocks_of(DOCS / "tutorial.md")}
         with ExitStack() as self.stack:
-            self.execute_block(tutorial["5. Start the sandbox"])
-            for line in tutorial["6. Start your site"].lines[:-1]:
-                self.command(line)
+            self.execute("tutorial.md", first="5. Start the sandbox", last="5. Start the sandbox")
+            self.set_variables()
             yield
+
+    def set_variables(self) -> None:
+        """Set the variables of the tutorial, without starting the site."""
+        (start,) = (one for one in blocks_of(DOCS / "tutorial.md") if "runserver" in one.text)
+        for line in start.lines:
+            if line.startswith("export "):
+                self.command(line)
 
     @contextmanager
     def started(self) -> Iterator[None]:
@@ -161,7 +168,7 @@ class NewSite:
             for line in block.lines:
                 self.output = self.command(line)
         elif block.path:
-            write(block, self.project)
+            write(block, self.project, self.continued)
         elif block.language == "python":
             self.output = self.shell(block.text)
         else:
