@@ -87,6 +87,9 @@ def described_as(level: str, name: str, it: Any) -> str:
     return "\n".join([*lines, inspect.getdoc(it) or "", ""])
 
 
+FIXED_SPACE = "\N{NO-BREAK SPACE}"
+
+
 class Spelled(str):
     """A text that a signature shows without quotation marks."""
 
@@ -107,13 +110,15 @@ def signature_lines(it: Any) -> list[str]:
         ),
     )
     # Only the spaces between parameters may become line breaks.
-    text = re.sub(r"(?<!,) ", "\N{NO-BREAK SPACE}", f"{it.__name__}{shown}")
-    lines = textwrap.wrap(text, 88, subsequent_indent="    ", break_on_hyphens=False)
-    return [f"    {line}".replace("\N{NO-BREAK SPACE}", " ") for line in lines]
+    text = re.sub(r"(?<!,) ", FIXED_SPACE, f"{it.__name__}{shown}")
+    lines = textwrap.wrap(text, 76, subsequent_indent="    ", break_on_hyphens=False)
+    return [f"    {line}".replace(FIXED_SPACE, " ") for line in lines]
 
 
 def spelled(annotation: Any) -> Any:
-    return Spelled(annotation) if isinstance(annotation, str) else annotation
+    if isinstance(annotation, str):
+        return Spelled(annotation.replace(" ", FIXED_SPACE))
+    return annotation
 
 
 def default_of(parameter: inspect.Parameter) -> Any:

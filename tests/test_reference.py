@@ -42,8 +42,8 @@ def test_a_signature_is_spelled_as_in_the_code() -> None:
     text = reference.described("kapso_connect.onboarding.create_setup_link")
     assert text.startswith(
         "### create_setup_link\n\n"
-        "    create_setup_link(customer: Customer, *, options: Mapping[str, Any] | None = None,\n"
-        '        next_url: str = "", created_by: '
+        "    create_setup_link(customer: Customer, *,\n"
+        '        options: Mapping[str, Any] | None = None, next_url: str = "",\n'
     )
     assert ") -> SetupLink\n\nCreate a setup link for ``customer``" in text
 
