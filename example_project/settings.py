@@ -177,7 +177,7 @@ KAPSO_CONNECT = {
     ),
     "WEBHOOK_SECRET": env.str(
         "KAPSO_WEBHOOK_SECRET", default=SANDBOX_SECRET if USES_SANDBOX else ""
-    ),
+    ).split(),  # the new one and the old one, while it is changed
     "PUBLIC_URL": env.str(
         "KAPSO_PUBLIC_URL", default="http://127.0.0.1:8000" if USES_SANDBOX else ""
     ),

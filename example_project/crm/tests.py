@@ -277,6 +277,82 @@ def test_people_write_to_a_number_that_was_just_connected(
     assert not WebhookEvent.objects.filter(event__startswith="whatsapp.message").exists()
 
 
+# The first WhatsApp message
+
+
+@pytest.fixture
+def company_with_phone(company: Company) -> Company:
+    company.phone = "+1 415-555-0199"
+    company.save()
+    return company
+
+
+def connected(company: Company, sandbox: Sandbox, client: Client) -> str:
+    """Connect a number in the sandbox; return its id."""
+    sandbox.complete(create_setup_link(company.customer).url, phone_number="+14155550100")
+    sandbox.deliver_to(client)
+    company.refresh_from_db()
+    return company.whatsapp_phone_number_id
+
+
+def test_the_new_number_sends_one_message(
+    company_with_phone: Company, client: Client, kapso_sandbox: Sandbox
+) -> None:
+    number = connected(company_with_phone, kapso_sandbox, client)
+    (sent,) = kapso_sandbox.sent_messages()
+    assert (sent["phone_number_id"], sent["to"]) == (number, "14155550199")
+    assert sent["template"]["name"] == receivers.TEMPLATE
+    (message,) = company_with_phone.welcome_messages.all()
+    assert (message.state, message.message_id[:6]) == ("sent", "wamid.")
+    event = TimelineEvent.objects.get(kind="connected")
+    receivers.send_first_message(
+        connection=event.connection, customer=company_with_phone.customer, event=event
+    )
+    assert len(kapso_sandbox.sent_messages()) == 1, "the same event sends no second message"
+
+
+def test_a_company_without_a_phone_gets_no_message(
+    company: Company, client: Client, kapso_sandbox: Sandbox
+) -> None:
+    assert connected(company, kapso_sandbox, client)
+    assert kapso_sandbox.sent_messages() == []
+
+
+def test_a_message_that_was_refused_is_sent_later(
+    company_with_phone: Company, client: Client, kapso_sandbox: Sandbox
+) -> None:
+    kapso_sandbox.faults(api=[{"kind": "status", "status": 402, "match": "POST /meta/"}])
+    assert connected(company_with_phone, kapso_sandbox, client), "the other receivers have run"
+    assert not company_with_phone.welcome_messages.exists()
+    kapso_sandbox.clear_faults()
+    assert resend(TimelineEvent.objects.get(kind="connected"))
+    assert len(kapso_sandbox.sent_messages()) == 1
+    assert company_with_phone.welcome_messages.get().state == "sent"
+
+
+def test_a_message_that_may_have_been_sent_is_not_sent_again(
+    company_with_phone: Company, client: Client, kapso_sandbox: Sandbox
+) -> None:
+    kapso_sandbox.faults(api=[{"kind": "apply_then_close", "match": "POST /meta/"}])
+    connected(company_with_phone, kapso_sandbox, client)
+    kapso_sandbox.clear_faults()
+    assert company_with_phone.welcome_messages.get().state == "unknown"
+    assert TimelineEvent.objects.get(kind="connected").delivered_at is not None
+
+
+def test_a_process_that_died_while_it_sent_the_message(
+    company_with_phone: Company, client: Client, kapso_sandbox: Sandbox
+) -> None:
+    connected(company_with_phone, kapso_sandbox, client)
+    company_with_phone.welcome_messages.update(state="sending")
+    event = TimelineEvent.objects.get(kind="connected")
+    receivers.send_first_message(
+        connection=event.connection, customer=company_with_phone.customer, event=event
+    )
+    assert company_with_phone.welcome_messages.get().state == "unknown"
+    assert len(kapso_sandbox.sent_messages()) == 1
+
+
 def test_members_see_only_their_company_in_the_rest_api(
     company: Company, django_user_model: Any, client: Client
 ) -> None:
