@@ -356,3 +356,33 @@ def test_members_see_only_their_company_in_the_rest_api(
 def test_staff_see_all_companies_in_the_rest_api(company: Company, admin_client: Client) -> None:
     Company.objects.create(name="Other", email="other@example.com")
     assert admin_client.get("/api/whatsapp/v1/customers/").json()["count"] == 2
+
+
+# Self-service
+
+
+def test_a_member_connects_whatsapp(
+    company: Company, client: Client, kapso_sandbox: Sandbox, django_user_model: Any
+) -> None:
+    member = django_user_model.objects.create_user("ada", password="x")
+    company.members.add(member)
+    assert client.get("/account/")["Location"] == "/accounts/login/?next=/account/"
+    assert "Log in" in client.get("/accounts/login/").content.decode()
+    client.force_login(member)
+    assert "WhatsApp is not connected" in client.get("/account/").content.decode()
+    client.post(f"/account/{company.pk}/whatsapp/", {"action": "connect"})
+    link = company.customer.latest_setup_link
+    assert link is not None
+    success = client.get(kapso_sandbox.complete(link.url, phone_number="+14155550100"))
+    page = client.get(success.context["next_url"], follow=True)
+    assert page.redirect_chain == [("/account/", 302)]
+    assert "+1 415-555-0100" in page.content.decode()
+
+
+def test_only_members_connect_whatsapp(
+    company: Company, client: Client, django_user_model: Any
+) -> None:
+    client.force_login(django_user_model.objects.create_user("eve"))
+    response = client.post(f"/account/{company.pk}/whatsapp/", {"action": "connect"})
+    assert response.status_code == 404
+    assert "You do not belong" in client.get("/account/").content.decode()
