@@ -129,12 +129,16 @@ def self_service_link(
     # A link that has reconnected the number once has ended, but the number may need it again.
     is_same = latest is not None and comparable_digits(latest.reconnect_number) == wanted
     if is_same if latest is not None and latest.is_revocable else not wanted:
-        try:
-            link = usable_setup_link(customer, may_ask=may_ask, client=client)
-        except InvitationWithdrawn:
-            pass
-        else:
-            return _with_next_url(link, next_url)
+        if is_onboarded(customer, latest):
+            raise AlreadyConnected
+        customer.refresh_from_db(fields=["connect_key"])
+        if customer.connect_key:  # else the invitation was withdrawn
+            try:
+                link = usable_setup_link(customer, may_ask=may_ask, client=client)
+            except InvitationWithdrawn:
+                latest = _read_latest_link(customer)
+            else:
+                return _with_next_url(link, next_url)
     try:
         return _create_once(customer, latest, options, next_url, created_by, client)
     except KapsoValidationError:

@@ -1,4 +1,4 @@
-"""``{% load whatsapp %}``: the state of a customer's WhatsApp, with buttons, on a site's own page."""
+"""``{% load whatsapp %}``: the state of a customer's WhatsApp, on a page of the site's own."""
 
 from __future__ import annotations
 

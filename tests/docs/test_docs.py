@@ -42,12 +42,16 @@ EXECUTED = {
         "tutorial",
         "how-to/own-model",
         "how-to/wizard",
+        "how-to/messages",
         "how-to/templates",
         "how-to/languages",
         "how-to/migrating",
     )
 }
 """Pages that ``test_readme`` executes; the files in README are those of the tutorial."""
+
+OWN_APPS = ("crm", "chat")
+"""The apps of the reader's that the pages have code for."""
 
 BLOCKS = list(blocks())
 
@@ -153,9 +157,10 @@ def make_project(folder: Path) -> None:
         ("urls", "urlpatterns = ", "urlpatterns: list[Any] = "),
     ):
         retype(folder / "mysite" / f"{name}.py", untyped, typed)
-    (folder / "crm").mkdir()
-    (folder / "crm" / "__init__.py").touch()
-    for page in ("tutorial", "how-to/own-model", "how-to/wizard"):
+    for app in OWN_APPS:
+        (folder / app).mkdir()
+        (folder / app / "__init__.py").touch()
+    for page in ("tutorial", "how-to/own-model", "how-to/wizard", "how-to/messages"):
         for block in blocks_of(DOCS / f"{page}.md"):
             if block.path.endswith(".py"):
                 write(block, folder)
@@ -237,7 +242,7 @@ def test_settings_are_accepted_by_the_package(block: Block) -> None:
     with override_settings(KAPSO_CONNECT=known["KAPSO_CONNECT"]):
         conf.get_conf()
     for app in known["INSTALLED_APPS"]:
-        assert app == "crm" or importlib.util.find_spec(app), app
+        assert app in OWN_APPS or importlib.util.find_spec(app), app
     for backend in known.get("TASKS", {}).values():
         if not backend["BACKEND"].startswith("crm."):  # test_queues runs that one
             import_string(backend["BACKEND"])

@@ -238,6 +238,7 @@ def test_number_is_disconnected(browser: Client, ada: User, sandbox: Sandbox) ->
     assert not number.is_connected
     assert TimelineEvent.objects.get(kind="disconnected").actor == ada
     assert press(browser).status_code == 200, "it can be connected again"
+    assert customer_of(ada).latest_setup_link.status == "active"
 
 
 @pytest.mark.parametrize("action", ["reconnect", "disconnect"])
