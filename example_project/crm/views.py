@@ -1,22 +1,55 @@
 from __future__ import annotations
 
+from typing import Any
+
 from django import forms
-from django.contrib.admin.views.decorators import staff_member_required
+from django.conf import settings
+from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth.views import LoginView
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 
+from example_project.demo.data import MEMBER, USERNAME
 from kapso_connect.branding import site_branding
 from kapso_connect.onboarding.connect_urls import returning_customer
 
-from .models import Company
+from . import start_page
+from .models import Company, ReceivedMessage, WelcomeMessage
 
+SHOWN_MESSAGES = 5
 COMPANY_SESSION_KEY = "welcome_company"
 
 
-@staff_member_required
+@never_cache
 def home(request: HttpRequest) -> HttpResponse:
-    return render(request, "crm/home.html", {"companies": Company.objects.all()})
+    """What this site is, for everyone; for staff, how far each company has come."""
+    context = {
+        **site_branding(),
+        # Only ``manage.py demo`` sets a password that everyone may see.
+        "demo_password": settings.DEMO_PASSWORD,
+        "demo_user": USERNAME,
+        "demo_member": MEMBER,
+        "sandbox_url": settings.DEMO_PASSWORD and settings.KAPSO_CONNECT["API_BASE_URL"],
+    }
+    if not request.user.is_staff:
+        form = None if request.user.is_authenticated else AuthenticationForm(request)
+        return render(request, "crm/landing.html", {**context, "form": form})
+    numbers = dict(Company.objects.values_list("whatsapp_phone_number_id", "name"))
+    received = ReceivedMessage.objects.all()[:SHOWN_MESSAGES]
+    context |= {
+        "groups": start_page.groups(),
+        "sent": WelcomeMessage.objects.select_related("company")[:SHOWN_MESSAGES],
+        "received": [(numbers.get(row.phone_number_id, ""), row) for row in received],
+    }
+    return render(request, "crm/home.html", context)
+
+
+class LogIn(LoginView):
+    template_name = "crm/login.html"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return {**site_branding(), **super().get_context_data(**kwargs)}
 
 
 class WelcomeForm(forms.ModelForm):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from django.conf import settings
@@ -20,8 +19,8 @@ class Command(BaseCommand):
     )
 
     def handle(self, **options: Any) -> None:
-        password = os.environ.get("DEMO_PASSWORD", "")
-        if not settings.DEBUG or not password:
+        password = settings.DEMO_PASSWORD
+        if not password:
             raise CommandError("Only for development: needs DEBUG and the variable DEMO_PASSWORD.")
         call_command("migrate", verbosity=0)
         if Company.objects.exists():
