@@ -49,7 +49,7 @@ def find_sign_of_a_server():
             return name
     if "KAPSO_API_BASE_URL" not in env:
         # Without the sandbox's URL, a key or secret of one's own is one of Kapso's.
-        for name in ("KAPSO_API_KEY", "KAPSO_WEBHOOK_SECRET"):
+        for name in ("KAPSO_API_KEY", "KAPSO_WEBHOOK_SECRET", "KAPSO_MESSAGE_WEBHOOK_SECRET"):
             if env.str(name, default=SANDBOX_SECRET) != SANDBOX_SECRET:
                 return name
     return "BEHIND_PROXY" if env.bool("BEHIND_PROXY", default=False) else ""
@@ -168,6 +168,9 @@ LOGGING = {
     },
 }
 
+MESSAGE_WEBHOOK_SECRET = env.str(
+    "KAPSO_MESSAGE_WEBHOOK_SECRET", default=SANDBOX_SECRET if USES_SANDBOX else ""
+).split()
 # In development, the defaults are those of ``python -m kapso_connect.sandbox``.
 KAPSO_CONNECT = {
     "API_KEY": env.str("KAPSO_API_KEY", default=SANDBOX_SECRET if USES_SANDBOX else ""),
@@ -177,10 +180,14 @@ KAPSO_CONNECT = {
     ),
     "WEBHOOK_SECRET": env.str(
         "KAPSO_WEBHOOK_SECRET", default=SANDBOX_SECRET if USES_SANDBOX else ""
-    ),
+    ).split(),  # the new one and the old one, while it is changed
     "PUBLIC_URL": env.str(
         "KAPSO_PUBLIC_URL", default="http://127.0.0.1:8000" if USES_SANDBOX else ""
     ),
+    # Without a secret of their own, messages are not delivered to this site.
+    "NUMBER_WEBHOOK": {"url": "/whatsapp-messages/", "secret": MESSAGE_WEBHOOK_SECRET}
+    if MESSAGE_WEBHOOK_SECRET
+    else None,
     "SITE_NAME": "Example CRM",
     "LOGO_URL": "crm/logo.svg",
     "LOGO_DARK_URL": "crm/logo-dark.svg",

@@ -7,6 +7,7 @@ from django.urls import include, path
 from kapso_connect.api.urls import urls_for
 
 from .crm.api import CompanyApi
+from .crm.messages import receive_messages
 from .crm.views import LogIn, home, welcome
 
 urlpatterns = [
@@ -15,6 +16,7 @@ urlpatterns = [
     path("logout/", LogoutView.as_view(), name="logout"),
     path("welcome/", welcome, name="welcome"),
     path("admin/", admin.site.urls),
+    path("whatsapp-messages/", receive_messages, name="receive_messages"),
     path("whatsapp/", include("kapso_connect.urls")),
     path("api/whatsapp/", include("kapso_connect.api.urls")),
     path("api/company/", include(urls_for(CompanyApi), namespace="company_api")),

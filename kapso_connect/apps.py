@@ -15,8 +15,10 @@ class KapsoConnectConfig(AppConfig):
         from . import checks  # noqa: F401  (registers the system checks)
         from .onboarding import details  # noqa: F401  (what is done before a signal is sent)
         from .onboarding.automatic_emails import connect_receiver
+        from .webhooks.number_webhooks import connect_receivers
 
         connect_receiver()
+        connect_receivers()
 
         if settings.is_overridden("TASKS"):  # type: ignore[misc]
             # A backend that cannot run our tasks fails here, not with the first webhook.

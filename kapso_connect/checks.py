@@ -44,6 +44,8 @@ from .models import WhatsAppRelation
 from .owners import owner_model
 from .pages import views
 from .translation import CONTEXT
+from .webhooks import number_webhooks
+from .webhooks.number_webhooks import EVENTS as NUMBER_EVENTS
 
 MIN_WEBHOOK_SECRET_LENGTH = 16
 """A shorter one is reported before a site is deployed."""
@@ -70,6 +72,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         *_mistyped_secrets(conf),
         *_api_base_url(conf),
         *_public_url(conf),
+        *_number_webhook(conf),
         *_link_defaults(conf),
         *_next_url(conf),
         *_pictures(conf),
@@ -104,7 +107,13 @@ def check_urls(**kwargs: Any) -> list[CheckMessage]:
                 id="kapso_connect.W004",
             ),
         ]
-    return [*_shadowed_urls(), *_language_prefix(), *_page_requirements(), *rest]
+    return [
+        *_shadowed_urls(),
+        *_language_prefix(),
+        *_number_webhook_url(),
+        *_page_requirements(),
+        *rest,
+    ]
 
 
 def _namespaces_of(app_name: str, resolver: URLResolver) -> list[str]:
@@ -275,9 +284,14 @@ def _missing_settings(conf: Conf) -> Iterator[CheckMessage]:
 
 def _mistyped_secrets(conf: Conf) -> Iterator[CheckMessage]:
     """Check for what is a secret only by mistake: Kapso signs with another one."""
-    for setting, secrets in (("API_KEY", (conf.api_key,)), ("WEBHOOK_SECRET", conf.webhook_secret)):
+    of_number = conf.number_webhook.secrets if conf.number_webhook else ()
+    for setting, secrets in (
+        ("API_KEY", (conf.api_key,)),
+        ("WEBHOOK_SECRET", conf.webhook_secret),
+        ("NUMBER_WEBHOOK", of_number),
+    ):
         for secret in filter(None, secrets):
-            is_short = setting == "WEBHOOK_SECRET" and len(secret) < SHORTEST_WEBHOOK_SECRET
+            is_short = setting != "API_KEY" and len(secret) < SHORTEST_WEBHOOK_SECRET
             if not secret.isprintable():
                 problem = "contains characters that cannot be seen"
             elif len(secret) > 1 and secret[0] == secret[-1] and secret[0] in "'\"`":
@@ -286,8 +300,11 @@ def _mistyped_secrets(conf: Conf) -> Iterator[CheckMessage]:
                 problem = f"has fewer than {SHORTEST_WEBHOOK_SECRET} characters"
             else:
                 continue
+            what = f"KAPSO_CONNECT[{setting!r}]"
+            if setting == "NUMBER_WEBHOOK":
+                what = f"The secret of {what}"
             yield Error(
-                f"KAPSO_CONNECT[{setting!r}] {problem}.",
+                f"{what} {problem}.",
                 hint="Copy it again from Kapso, and check the file that sets the environment "
                 "variable. manage.py kapso_webhook --new-secret prints a new webhook secret.",
                 id="kapso_connect.E010",
@@ -345,6 +362,55 @@ def _why_not_an_origin(url: str) -> str:
     if not url.isascii() or not url.isprintable() or " " in url:
         return "it has characters that are not allowed in a URL"
     return ""
+
+
+def _number_webhook(conf: Conf) -> Iterator[CheckMessage]:
+    webhook = conf.number_webhook
+    if webhook is None:
+        return
+    if not webhook.secrets:
+        yield Warning(
+            "KAPSO_CONNECT['NUMBER_WEBHOOK'] has no secret: no number gets a webhook, and no "
+            "delivery of a message is accepted.",
+            hint="Set it to what manage.py kapso_webhook --new-secret prints.",
+            id="kapso_connect.W041",
+        )
+    url = webhook.url
+    if not url.startswith("/") and (not utils.host_of(url) or "@" in urlsplit(url).netloc):
+        yield Error(
+            "The url of KAPSO_CONNECT['NUMBER_WEBHOOK'] is not a URL that Kapso can deliver to.",
+            hint="Give an https URL, or a path of this site, such as /whatsapp-messages/.",
+            id="kapso_connect.E017",
+        )
+    unknown = [event for event in webhook.events if event not in NUMBER_EVENTS]
+    if unknown:
+        yield Warning(
+            f"KAPSO_CONNECT['NUMBER_WEBHOOK'] has events that Kapso is not known to deliver to the "
+            f"webhook of a number: {', '.join(unknown)}. If it refuses one, no number gets a "
+            "webhook.",
+            hint=f"Those that are known: {', '.join(NUMBER_EVENTS)}.",
+            id="kapso_connect.W043",
+        )
+
+
+def _number_webhook_url() -> Iterator[CheckMessage]:
+    """Check that messages are not delivered to this package's own webhook."""
+    try:
+        conf = get_conf()
+    except ImproperlyConfigured:
+        return  # E001 reports it
+    if conf.number_webhook is None:
+        return
+    url = number_webhooks.absolute_url(conf.number_webhook.url) or conf.number_webhook.url
+    own = conf.public_url + utils.reverse_path("kapso_connect:webhook")
+    if utils.is_same_target(url, own):
+        yield Error(
+            "KAPSO_CONNECT['NUMBER_WEBHOOK'] delivers messages to this package's own webhook, "
+            "which is for connections.",
+            hint="Give the URL of a view of your own: see “Receive the next ones” in the "
+            "documentation.",
+            id="kapso_connect.E018",
+        )
 
 
 def _link_defaults(conf: Conf) -> Iterator[CheckMessage]:
@@ -644,6 +710,15 @@ def _url_settings(conf: Conf) -> Iterator[CheckMessage]:
             hint="Set it to the origin of this site as customers' browsers see it.",
             id="kapso_connect.W015",
         )
+    if conf.number_webhook and not conf.number_webhook.url.startswith("/"):
+        url = conf.number_webhook.url
+        if not url.startswith("https://") or utils.is_private(url):
+            yield Warning(
+                "The url of KAPSO_CONNECT['NUMBER_WEBHOOK'] is not https, or is on this machine or "
+                "in a private network: Kapso delivers messages only to https URLs on the Internet.",
+                hint="Give an https URL on the Internet, or a path of this site.",
+                id="kapso_connect.W042",
+            )
     if utils.is_private(conf.api_base_url):
         yield Warning(
             "KAPSO_CONNECT['API_BASE_URL'] is on this machine or in a private network, so it is "
@@ -662,13 +737,7 @@ def _url_settings(conf: Conf) -> Iterator[CheckMessage]:
 def _secrets(conf: Conf) -> Iterator[CheckMessage]:
     other_secrets = {*_secret_keys(), conf.api_key} - {""}
     for secret in conf.webhook_secret:
-        if secret in SANDBOX_SECRETS:
-            problem = "is well known"
-        elif secret in other_secrets:
-            problem = "is the same as SECRET_KEY or API_KEY"
-        elif len(secret) < MIN_WEBHOOK_SECRET_LENGTH:
-            problem = f"has fewer than {MIN_WEBHOOK_SECRET_LENGTH} characters"
-        else:
+        if not (problem := _weakness(secret, other_secrets)):
             continue
         yield Warning(
             f"KAPSO_CONNECT['WEBHOOK_SECRET'] {problem}: whoever guesses it can connect and "
@@ -676,12 +745,31 @@ def _secrets(conf: Conf) -> Iterator[CheckMessage]:
             hint="Replace it: manage.py kapso_webhook --new-secret prints a good one.",
             id="kapso_connect.W017",
         )
+    for secret in conf.number_webhook.secrets if conf.number_webhook else ():
+        if problem := _weakness(secret, other_secrets):
+            yield Warning(
+                f"The secret of KAPSO_CONNECT['NUMBER_WEBHOOK'] {problem}: whoever guesses it can "
+                "send this site messages that nobody wrote.",
+                hint="Replace it: manage.py kapso_webhook --new-secret prints a good one.",
+                id="kapso_connect.W044",
+            )
     if conf.api_key in SANDBOX_SECRETS:
         yield Warning(
             "KAPSO_CONNECT['API_KEY'] is the key of the sandbox.",
             hint="Create an API key in Kapso's project settings.",
             id="kapso_connect.W018",
         )
+
+
+def _weakness(secret: str, other_secrets: Collection[object]) -> str:
+    """Return why somebody might know or guess the secret of a webhook, or ""."""
+    if secret in SANDBOX_SECRETS:
+        return "is well known"
+    if secret in other_secrets:
+        return "is the same as SECRET_KEY or API_KEY"
+    if len(secret) < MIN_WEBHOOK_SECRET_LENGTH:
+        return f"has fewer than {MIN_WEBHOOK_SECRET_LENGTH} characters"
+    return ""
 
 
 def _secret_keys() -> list[str | bytes]:

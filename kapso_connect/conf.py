@@ -59,6 +59,13 @@ DETAILS_BUDGET = 2.0
 """For asking Kapso's API, before ``whatsapp_connected`` is sent, which number it is, if only a
 webhook has told of it. All numbers of one delivery share it."""
 
+NUMBER_WEBHOOK_BUDGET = 2.0
+"""For registering or removing the webhooks of numbers while the signals of one webhook delivery or
+one page view are sent. All its numbers share it."""
+
+SYNC_NUMBER_WEBHOOKS_BUDGET = 60.0
+"""For repairing the webhooks of numbers in one run of ``kapso_sync``; the next run continues."""
+
 SYNC_INVITATIONS_BUDGET = 5 * 60.0
 """For continuing unfinished batches of invitations in one run of ``kapso_sync``."""
 

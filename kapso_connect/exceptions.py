@@ -219,5 +219,14 @@ class MalformedBody(ValueError):
     """The body of a signed delivery is not a JSON object. Answer 400, with the message."""
 
 
+class DeliveryRefused(Exception):
+    """A request to the site's own webhook is none of Kapso's deliveries. Answer ``status``, with
+    the message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class MalformedPayload(ValueError):
     """An event's payload has a missing or invalid field. Store it as failed, with the message."""

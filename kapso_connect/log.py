@@ -49,6 +49,10 @@ EVENTS = {
         INFO,
         "%(count)s webhook events are duplicates, the first: %(idempotency_key)s (%(event_name)r)",
     ),
+    "webhook.message": (
+        DEBUG,
+        "%(count)s events of messages were announced, the first: %(event_name)r",
+    ),
     "webhook.retried": (
         INFO,
         "Webhook event %(webhook_event_id)s (%(event_name)r), attempt %(attempts)s: %(outcome)s",
@@ -91,6 +95,11 @@ EVENTS = {
     "number.details_missing": (
         WARNING,
         "The details of connection %(connection_id)s are still missing: %(error)s",
+    ),
+    "number_webhook.failed": (
+        WARNING,
+        "The webhook for the messages of connection %(connection_id)s is not as it should be: "
+        "%(error)s",
     ),
     # Setup links and customers' pages
     "setup_link.hard_to_read": (

@@ -183,7 +183,9 @@ class CustomerQuerySet(PrimaryQuerySet["Customer"]):
         """
         if owner.pk is None:
             raise ValueError("Save the owner before you request its customer.")
-        ownership = {"owner_type": owner_type(owner), "owner_id": owner_key(type(owner), owner.pk)}
+        # Not type(): ``request.user`` is a lazy object.
+        key = owner_key(owner.__class__, owner.pk)
+        ownership = {"owner_type": owner_type(owner), "owner_id": key}
         given = {name: value for name, value in defaults.items() if value not in (None, "")}
         values = _validated({"name": str(owner), **given})
         try:
@@ -216,6 +218,13 @@ class CustomerQuerySet(PrimaryQuerySet["Customer"]):
             f"The {field} {value!r} is that of customer {customer.pk} "
             f"({getattr(customer, field)!r}), which {whose}."
         )
+
+    def find_for_owner(self, owner: models.Model) -> Customer | None:
+        """Return the customer linked to ``owner``, or None if there is none. Nothing is created."""
+        if owner.pk is None:
+            return None
+        key = owner_key(owner.__class__, owner.pk)
+        return self.filter(owner_type=owner_type(owner), owner_id=key).first()
 
     def for_owners(self, owners: models.QuerySet[Any]) -> CustomerQuerySet:
         """Return the customers linked to ``owners``, a queryset of one of the site's models.
@@ -1518,7 +1527,7 @@ class IdempotentRequestQuerySet(LeasedQuerySet["IdempotentRequest"]):
 
 class IdempotentRequest(Leased):
     """A REST request with an ``Idempotency-Key`` that creates an object or sends an e-mail, and its
-    response.
+    response; or a request of a logged-in customer's that creates a setup link, while it does.
 
     Without ``response`` the request is in progress while it is leased. After that, the next request
     with the key continues it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import permutations
 from typing import Any
 
 from django.db import models
@@ -45,8 +46,16 @@ LOG_FIELDS: dict[str, tuple[str, str]] = {
 }
 """The field that is logged besides the ids, by kind of event, and its key in ``data``."""
 
+NUMBER_WEBHOOK_RECEIVER = "kapso_connect.number_webhook"
+"""The name of this package's own receivers that register and remove the webhooks of numbers, with
+``NUMBER_WEBHOOK``."""
+
 EMAIL_RECEIVER = "kapso_connect.email_connected"
 """The name of this package's own receiver of ``whatsapp_connected``, with ``EMAIL_CONNECTED``."""
+
+OWN_RECEIVERS = (NUMBER_WEBHOOK_RECEIVER, EMAIL_RECEIVER)
+"""This package's own receivers, in the order in which they are called: after those of the site,
+since Kapso or a mail server may be slow."""
 
 NO_RECEIVER = (
     "No receiver to call is connected in this process. Connect receivers in AppConfig.ready(), so "
@@ -65,7 +74,16 @@ def has_site_receivers(kind: str) -> bool:
     """Return True if a receiver other than this package's own is connected to the signal of this
     kind of event."""
     signal, sender = SIGNALS.get(kind, (None, None))
-    return signal is not None and bool(signal.named_receivers(sender).keys() - {EMAIL_RECEIVER})
+    return signal is not None and bool(signal.named_receivers(sender).keys() - {*OWN_RECEIVERS})
+
+
+def heard_by_nobody() -> models.Q:
+    """Return the condition for events that none of the site's receivers has got."""
+    condition = models.Q()
+    for count in range(len(OWN_RECEIVERS) + 1):
+        for names in permutations(OWN_RECEIVERS, count):
+            condition |= models.Q(receivers=list(names))
+    return condition
 
 
 def record(kind: str, *, source: str, **fields: Any) -> TimelineEvent:
@@ -228,8 +246,9 @@ def _send(event: TimelineEvent, *, needs_receiver: bool = True) -> bool:
         for name, receiver in signal.named_receivers(sender).items()
         if name not in event.receivers
     }
-    if EMAIL_RECEIVER in receivers:  # last: the mail server may be slow
-        receivers[EMAIL_RECEIVER] = receivers.pop(EMAIL_RECEIVER)
+    for name in OWN_RECEIVERS:  # last
+        if name in receivers:
+            receivers[name] = receivers.pop(name)
     errors: dict[str, str] = {}
     interruption: BaseException | None = None
     error_text = ""

@@ -40,7 +40,7 @@ def owner_model(model: type[models.Model]) -> type[models.Model]:
 
 def owner_type(model: type[models.Model] | models.Model) -> ContentType:
     """Return the content type that ``Customer.owner_type`` has for objects of ``model``."""
-    model = model if isinstance(model, type) else type(model)
+    model = model if isinstance(model, type) else model.__class__
     return ContentType.objects.get_for_model(owner_model(model))
 
 

@@ -2,7 +2,7 @@
 
 Each signal is sent after the commit of the transaction that recorded its event, a row of the
 timeline (``event``, a TimelineEvent). Every signal carries ``event`` and ``source`` ("webhook",
-"redirect", "sync" or "manual").
+"redirect", "sync" or "manual"). Only ``webhook_received`` for messages has no event: see there.
 
 ``event.pk`` is the receiver's idempotency key. Each receiver gets a signal once. It gets it again
 only if it raised, if it took longer than ``LEASE_SECONDS``, or if the process died after calling it
@@ -84,11 +84,18 @@ whatsapp_account_updated = ConnectSignal(
 )
 
 webhook_received = ConnectSignal(
-    """A signed delivery was stored, whether or not this package handles its event.
+    """A signed delivery arrived at this package's webhook, whether or not it handles its event.
 
     ``sender=WebhookEvent``.
 
     Arguments: ``webhook_event``, ``event_name`` (Kapso's), ``payload`` (dict), ``source``,
     ``event``.
+
+    Events about messages (``whatsapp.message.*``, ``whatsapp.conversation.*``,
+    ``whatsapp.contact.*``, ``whatsapp.meta_business_agent.*`` and Meta's own bodies) belong to the
+    URL of ``NUMBER_WEBHOOK``. If they arrive here all the same, they are not stored:
+    ``webhook_event`` and ``event`` are None, and the receivers are called before Kapso is answered.
+    If one raises, the answer is 503, and Kapso sends the delivery again, to all receivers. So the
+    same message can come twice: remember its id.
     """
 )

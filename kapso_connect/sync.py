@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from django.core.cache import cache
+from django.core.exceptions import ImproperlyConfigured
 from django.db import models
 from django.utils import timezone
 
@@ -25,13 +26,21 @@ from .conf import (
     SYNC_BUDGET,
     SYNC_DETAILS_BUDGET,
     SYNC_INVITATIONS_BUDGET,
+    SYNC_NUMBER_WEBHOOKS_BUDGET,
     SYNC_WEBHOOKS_BUDGET,
     get_conf,
 )
 from .db import retry_on_conflict
-from .exceptions import CannotInvite, KapsoError, KapsoNotFound, TryLater
+from .exceptions import (
+    CannotInvite,
+    KapsoCredentialsError,
+    KapsoError,
+    KapsoNotFound,
+    KapsoRateLimited,
+    TryLater,
+)
 from .kapso.client import KapsoClient
-from .kapso.types import KapsoCustomer, KapsoPhoneNumber
+from .kapso.types import KapsoCustomer, KapsoPhoneNumber, KapsoWebhook
 from .log import log_event
 from .models import (
     Connection,
@@ -54,7 +63,7 @@ from .onboarding import (
 )
 from .onboarding import status as onboarding_status
 from .onboarding.details import details_budget
-from .webhooks import inbox
+from .webhooks import inbox, number_webhooks
 
 ItemT = TypeVar("ItemT")
 ModelT = TypeVar("ModelT", bound=models.Model)
@@ -75,6 +84,9 @@ MAX_FUNDING_PER_RUN = 20
 FUNDING_INTERVAL = timedelta(hours=1)
 """How long kapso_sync takes it for granted whether Kapso pays Meta for a number."""
 
+MAX_NUMBER_WEBHOOKS_PER_RUN = 100
+"""Of those that are not right; all others cost no request of their own."""
+
 MAX_CUSTOMER_REQUESTS = 10
 """To find more unknown customers than this, listing all of them is cheaper."""
 
@@ -88,6 +100,7 @@ ROW_NAMES = {
     "redirects": "Redirect of setup link",
     "numbers": "Number",
     "emails": "E-mail about setup link",
+    "number_webhooks": "Webhook of number",
 }
 """What a row is called whose step failed."""
 
@@ -109,6 +122,8 @@ class Report:
         How many setup links had ended, and how many invitations were processed.
     ``emails``
         How many reminders, and e-mails about failed attempts, were sent.
+    ``number_webhooks``
+        How many numbers' own webhooks were registered, repaired or removed (``NUMBER_WEBHOOK``).
     ``numbers``
         How many numbers Kapso listed.
     ``ignored``
@@ -133,6 +148,7 @@ class Report:
     links: int = 0
     invitations: int = 0
     emails: int = 0
+    number_webhooks: int = 0
     numbers: int = 0
     ignored: int = 0
     repaired: int = 0
@@ -208,7 +224,7 @@ def run(
         if should_stop():
             raise Stopped
 
-    with suppress(Stopped):
+    with suppress(Stopped), number_webhooks.left_to_sync():
         _work_on_queues(report, dry_run, advance)
         client = client or KapsoClient.from_settings(budget=SYNC_BUDGET, paced=True)
         try:
@@ -216,6 +232,7 @@ def run(
             if not dry_run:
                 _sync_funding(report, client)
             _confirm_redirects(report, dry_run, advance)
+            _sync_number_webhooks(report, client, dry_run, advance)
             _sync_links(report, client, dry_run, advance)
             _continue_invitations(report, dry_run, progress, should_stop)
         except (KapsoError, MassLoss) as error:
@@ -463,6 +480,60 @@ def _needs_update(
     return any(
         getattr(number, item.name) not in {"", getattr(known, item.name)} for item in fields(number)
     )
+
+
+def _sync_number_webhooks(
+    report: Report, client: KapsoClient, dry_run: bool, progress: ProgressCallback
+) -> None:
+    """Register, repair and remove the numbers' own webhooks, as ``NUMBER_WEBHOOK`` says."""
+    try:
+        wrong = _find_wrong_webhooks(client)
+    except ImproperlyConfigured as error:
+        report.errors.append(str(error))
+        log_event("sync.error", step="number_webhooks", row_id=None, error=type(error).__name__)
+        return
+    if dry_run:
+        report.number_webhooks = min(len(wrong), MAX_NUMBER_WEBHOOKS_PER_RUN)
+        return
+    deadline = time.monotonic() + SYNC_NUMBER_WEBHOOKS_BUDGET
+    for done, (connection, change) in enumerate(wrong[:MAX_NUMBER_WEBHOOKS_PER_RUN], start=1):
+        if time.monotonic() >= deadline:
+            return
+        try:
+            report.number_webhooks += change(connection, client, source=Source.SYNC)
+        except (KapsoCredentialsError, KapsoRateLimited):
+            raise  # the same for all
+        except Exception as error:
+            has_traceback = not isinstance(error, (KapsoError, number_webhooks.NumberWebhookError))
+            report.add_error(
+                "number_webhooks", connection.phone_number_id, error, has_traceback=has_traceback
+            )
+        progress("number webhooks", done)
+
+
+def _find_wrong_webhooks(client: KapsoClient) -> list[tuple[Connection, Callable[..., bool]]]:
+    """Return the numbers whose webhook is not as it should be, with the function that makes it
+    right, in an order by chance: what fails each time does not keep the others waiting."""
+    gone = number_webhooks.to_remove()
+    wrong: list[tuple[Connection, Callable[..., bool]]] = [
+        (connection, number_webhooks.remove)
+        for connection in gone.order_by("?")[:MAX_NUMBER_WEBHOOKS_PER_RUN]
+    ]
+    target = number_webhooks.find_target()
+    connected = Connection.objects.connected()
+    if target is None or not connected.exists():
+        return wrong
+    found: dict[str | None, list[KapsoWebhook]] = {}
+    for webhook in client.list_webhooks():
+        found.setdefault(webhook.phone_number_id, []).append(webhook)
+    for connection in connected.only("phone_number_id", "number_webhook_id").order_by("?"):
+        compared = number_webhooks.compare(
+            connection, found.get(connection.phone_number_id, ()), target
+        )
+        is_known = compared.mine and compared.mine.id == connection.number_webhook_id
+        if not (compared.is_right and is_known):
+            wrong.append((connection, number_webhooks.register))
+    return wrong
 
 
 def _sync_funding(report: Report, client: KapsoClient) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from datetime import timezone as zones
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from django.conf import settings
 from django.templatetags.static import static
@@ -170,6 +170,30 @@ def is_private(url: str) -> bool:
     except ValueError:
         private = (".localhost", ".local", ".internal")
         return bool(host) and ("." not in host or host.endswith(private))
+
+
+def is_same_target(url: str, other: str) -> bool:
+    """Return True if both URLs lead to the same view, whether or not they have https, or a slash at
+    their end."""
+    try:
+        return _host_and_path(urlsplit(url)) == _host_and_path(urlsplit(other))
+    except ValueError:
+        return False
+
+
+def redact_url(url: str) -> str:
+    """Return ``url`` without what may be secret: a user's name, a password, and a query."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an invalid URL"
+    query = "?..." if parts.query else ""
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{query}"
+
+
+def _host_and_path(url: SplitResult) -> tuple[str, int | None, str]:
+    port = None if url.port == {"http": 80, "https": 443}.get(url.scheme) else url.port
+    return url.hostname or "", port, url.path.rstrip("/")
 
 
 def describe(error: BaseException) -> str:

@@ -26,6 +26,7 @@ from django.views.generic import RedirectView
 
 from kapso_connect import checks
 from kapso_connect.pages.views import SuccessView
+from kapso_connect.webhooks.number_webhooks import EVENTS as NUMBER_EVENTS
 from tests import ROOT
 
 # From Django 6.1 on some checks look at the database.
@@ -78,6 +79,7 @@ def themed(**colors: str) -> dict[str, object]:
     return {"SETUP_LINK_DEFAULTS": {"theme_config": colors}}
 
 
+MESSAGES = {"url": "/messages/", "secret": "Qb7kT4vM1xHs9ZwE"}
 SANDBOX = {"API_BASE_URL": "http://127.0.0.1:8900"}
 
 
@@ -158,6 +160,28 @@ SANDBOX = {"API_BASE_URL": "http://127.0.0.1:8900"}
         ({"LEASE_SECONDS": 12}, {"W011"}),
         ({"LEASE_SECONDS": 4.0, "API_BUDGET": 1}, {"W011"}),
         ({"LEASE_SECONDS": 13}, set()),
+        ({"NUMBER_WEBHOOK": MESSAGES}, set()),
+        ({"NUMBER_WEBHOOK": {**MESSAGES, "url": "https://other.example/messages/"}}, set()),
+        ({"NUMBER_WEBHOOK": {**MESSAGES, "kind": "meta"}}, set()),
+        ({"NUMBER_WEBHOOK": {**MESSAGES, "kind": "other"}}, {"E001"}),
+        ({"NUMBER_WEBHOOK": {**MESSAGES, "kind": "meta", "events": ["x"]}}, {"E001"}),
+        ({"NUMBER_WEBHOOK": {**MESSAGES, "url": "messages/"}}, {"E001"}),
+        ({"NUMBER_WEBHOOK": {**MESSAGES, "url": "https://"}}, {"E017"}),
+        ({"NUMBER_WEBHOOK": {**MESSAGES, "url": "https://ada:s3@site.example/"}}, {"E017"}),
+        ({"NUMBER_WEBHOOK": {**MESSAGES, "url": "/whatsapp/webhook/"}}, {"E018"}),
+        (
+            {"NUMBER_WEBHOOK": {**MESSAGES, "url": "https://SITE.example/whatsapp/webhook"}},
+            {"E018"},
+        ),
+        ({"NUMBER_WEBHOOK": {**MESSAGES, "secret": None}}, {"W041"}),
+        ({"NUMBER_WEBHOOK": {**MESSAGES, "secret": ["", " "]}}, {"W041"}),
+        ({"NUMBER_WEBHOOK": {**MESSAGES, "secret": "'quoted and long enough'"}}, {"E010"}),
+        ({"NUMBER_WEBHOOK": {**MESSAGES, "events": ["whatsapp.message.seen"]}}, {"W043"}),
+        (
+            {"NUMBER_WEBHOOK": {**MESSAGES, "events": ["whatsapp.phone_number.created"]}},
+            {"W043"},
+        ),
+        ({"NUMBER_WEBHOOK": {**MESSAGES, "events": list(NUMBER_EVENTS)}}, set()),
         ({"REQUEST_BUDGET": 10}, {"W012"}),
         ({"REQUEST_BUDGET": 9.9}, set()),
     ],
@@ -199,6 +223,11 @@ def test_settings_that_are_not_a_dict_are_reported(settings: Any, given: object)
         ({"WEBHOOK_SECRET": [GOOD["WEBHOOK_SECRET"], "quite-short"]}, {"W017"}),
         ({"WEBHOOK_SECRET": "the key of this site"}, {"W017"}),
         ({"WEBHOOK_SECRET": "k" * 40, "API_KEY": "k" * 40}, {"W017"}),
+        ({"NUMBER_WEBHOOK": {**MESSAGES, "url": "http://site.example/messages/"}}, {"W042"}),
+        ({"NUMBER_WEBHOOK": {**MESSAGES, "url": "https://10.0.0.7/messages/"}}, {"W042"}),
+        ({"NUMBER_WEBHOOK": {**MESSAGES, "secret": "sandbox"}}, {"W044"}),
+        ({"NUMBER_WEBHOOK": {**MESSAGES, "secret": "x" * 15}}, {"W044"}),
+        ({"NUMBER_WEBHOOK": {**MESSAGES, "secret": "the key of this site"}}, {"W044"}),
         ({"API_KEY": "sandbox"}, {"W018"}),
         ({"API_KEY": "sandbox-api-key"}, {"W018"}),
     ],
@@ -219,6 +248,13 @@ def test_webhook_secret_that_anybody_could_guess_is_an_error(configure: Any, sec
     (message,) = [m for m in run_checks() if m.id == "kapso_connect.E010"]
     assert message.is_serious()
     assert "has fewer than 8 characters" in message.msg
+
+
+def test_message_secret_that_anybody_could_guess_is_an_error(configure: Any) -> None:
+    configure(NUMBER_WEBHOOK={**MESSAGES, "secret": "short"})
+    assert ids() == {"E010"}
+    (message,) = [m for m in run_checks() if m.id == "kapso_connect.E010"]
+    assert message.msg.startswith("The secret of KAPSO_CONNECT['NUMBER_WEBHOOK'] has fewer")
 
 
 def test_old_secret_keys_are_no_webhook_secrets(settings: Any, configure: Any) -> None:

@@ -58,7 +58,6 @@ class WelcomeMessage(models.Model):
         SENDING = "sending", "Being sent"
         SENT = "sent", "Sent"
         UNKNOWN = "unknown", "It is not known whether it was sent"
-        FAILED = "failed", "Not sent"
 
     company = models.ForeignKey(Company, models.CASCADE, related_name="welcome_messages")
     # The event of ``whatsapp_connected``: one message for each.
@@ -66,9 +65,9 @@ class WelcomeMessage(models.Model):
     phone_number_id = models.CharField(max_length=64)
     to = models.CharField(max_length=32)
     body = models.TextField()
+    # Meta's id; the events "delivered", "read" and "failed" name it.
     message_id = models.CharField(max_length=255, blank=True)
     state = models.CharField(max_length=16, choices=State.choices, default=State.SENDING)
-    error = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

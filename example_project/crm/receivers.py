@@ -8,6 +8,7 @@ changes.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,8 @@ from django.db import transaction
 from django.db.models.signals import post_save
 from django.dispatch import receiver
 
+from kapso_connect.exceptions import KapsoError
+from kapso_connect.kapso import KapsoClient
 from kapso_connect.models import Connection, Customer, TimelineEvent
 from kapso_connect.signals import (
     whatsapp_connected,
@@ -24,9 +27,16 @@ from kapso_connect.signals import (
     whatsapp_setup_failed,
 )
 
-from .models import Company, HandledEvent
+from .models import Company, HandledEvent, WelcomeMessage
 
 logger = logging.getLogger(__name__)
+
+TEMPLATE = "number_connected"
+"""A template that Meta has approved. A text of one's own is refused until the person has written to
+the number, and from 24 hours afterwards. The sandbox takes any template."""
+
+SEND_BUDGET = 3.0
+"""Seconds for sending: without a queue, Kapso waits meanwhile for the answer to its webhook."""
 
 
 @receiver(post_save, sender=Company)
@@ -74,6 +84,62 @@ def send_welcome(customer: Customer, event: TimelineEvent, **kwargs: object) -> 
                 None,
                 [company.email],
             )
+
+
+@receiver(whatsapp_connected)
+def send_first_message(
+    connection: Connection, customer: Customer, event: TimelineEvent, **kwargs: object
+) -> None:
+    """Send a WhatsApp message from the number that was just connected to the person in charge.
+
+    Like every call to Kapso, it is made outside a transaction. So the row comes first: it says that
+    the message may have been sent, and a second call sends no second one. If Kapso refuses it or is
+    away, nothing was sent, and the signal is sent again later.
+    """
+    company = customer.get_owner()
+    if not isinstance(company, Company) or not company.phone:
+        return
+    to = re.sub(r"\D", "", company.phone)
+    body = f"Hello! {company.name} is on WhatsApp now, with this number."
+    message, is_new = WelcomeMessage.objects.get_or_create(
+        event_id=event.pk,
+        defaults={
+            "company": company,
+            "phone_number_id": connection.phone_number_id,
+            "to": to,
+            "body": body,
+        },
+    )
+    if not is_new:
+        # The process that was sending it has died.
+        WelcomeMessage.objects.filter(pk=message.pk, state=WelcomeMessage.State.SENDING).update(
+            state=WelcomeMessage.State.UNKNOWN
+        )
+        return
+    name = {"type": "text", "text": company.name}
+    template = {
+        "name": TEMPLATE,
+        "language": {"code": "en_US"},
+        "components": [{"type": "body", "parameters": [name]}],
+    }
+    try:
+        with KapsoClient.from_settings(budget=SEND_BUDGET) as client:
+            sent = client.send_message(
+                connection.phone_number_id,
+                to=to,
+                message={"type": "template", "template": template},
+                callback_data=f"welcome-{event.pk}",
+            )
+    except KapsoError as error:
+        if not error.outcome_unknown:
+            message.delete()
+            raise
+        logger.warning("The first message to %s may have been sent: %s", company, error)
+        message.state = WelcomeMessage.State.UNKNOWN
+    else:
+        message.state = WelcomeMessage.State.SENT
+        message.message_id = sent.id
+    message.save()
 
 
 @receiver(whatsapp_setup_failed)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from django.http import HttpResponse
 from django.test import Client
 
 from example_project.crm import receivers
-from example_project.crm.models import Company
-from kapso_connect.models import TimelineEvent
+from example_project.crm.models import Company, ReceivedMessage
+from kapso_connect.models import TimelineEvent, WebhookEvent
 from kapso_connect.onboarding import create_setup_link
 from kapso_connect.onboarding.connect_urls import connect_path
 from kapso_connect.outbox import resend
@@ -21,6 +23,7 @@ from kapso_connect.testing import (
     invite_customer,
     post_webhook,
     reconnect_customer,
+    webhook_headers,
     webhook_payload,
 )
 
@@ -126,6 +129,100 @@ def test_the_success_page_leads_to_the_welcome_page(company: Company, client: Cl
     assert company.opening_hours == "9 to 5"
 
 
+# Messages
+
+RECEIVED = "whatsapp.message.received"
+SECRET = "the secret of messages"
+
+
+@pytest.fixture
+def own_secret(settings: Any) -> None:
+    webhook = {"url": "/whatsapp-messages/", "secret": SECRET}
+    settings.KAPSO_CONNECT = {**settings.KAPSO_CONNECT, "NUMBER_WEBHOOK": webhook}
+
+
+def message(number: int = 1, **more: Any) -> dict[str, Any]:
+    text = {"body": "Are you open?"}
+    content = {"id": f"wamid.{number}", "type": "text", "text": text, "from": "15551234567"}
+    return {"message": {**content, **more}, "phone_number_id": "4711"}
+
+
+def deliver(
+    client: Client, payload: Any, *, event: str = RECEIVED, secret: str = SECRET
+) -> HttpResponse:
+    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    headers = webhook_headers(body, secret, event=event)
+    return client.post(
+        "/whatsapp-messages/", body, content_type="application/json", headers=headers
+    )
+
+
+def messages() -> list[str]:
+    return [f"{row.message_id} {row}" for row in ReceivedMessage.objects.order_by("pk")]
+
+
+@pytest.mark.usefixtures("own_secret")
+@pytest.mark.parametrize(
+    "payload",
+    [
+        message(),
+        {"event": RECEIVED, "data": message()},
+        {"type": RECEIVED, "batch": True, "data": [message(), message()]},
+    ],
+)
+def test_a_message_is_stored_once_in_every_form(payload: Any) -> None:
+    client = Client(enforce_csrf_checks=True)
+    for _delivery in range(2):
+        assert deliver(client, payload).status_code == 200
+    assert messages() == ["wamid.1 15551234567: Are you open?"]
+    assert ReceivedMessage.objects.get().phone_number_id == "4711"
+
+
+@pytest.mark.usefixtures("own_secret")
+def test_a_message_of_a_person_without_a_number(client: Client) -> None:
+    hidden = {**message()["message"], "from_user_id": "US.13491208655302741918"}
+    del hidden["from"]
+    deliver(client, {"message": hidden})
+    assert ReceivedMessage.objects.get().sender == "US.13491208655302741918"
+
+
+@pytest.mark.usefixtures("own_secret")
+@pytest.mark.parametrize(
+    ("payload", "secret", "status"),
+    [
+        (message(), "another", 401),
+        (message(), "", 401),
+        (b"no JSON", SECRET, 400),
+        ([message()], SECRET, 400),
+        (b"x" * (1024 * 1024 + 1), SECRET, 413),
+    ],
+)
+def test_what_is_no_delivery_is_refused(
+    client: Client, payload: Any, secret: str, status: int
+) -> None:
+    assert deliver(client, payload, secret=secret).status_code == status
+    assert messages() == []
+
+
+def test_only_post_is_a_delivery_of_messages(client: Client) -> None:
+    assert client.get("/whatsapp-messages/").status_code == 405
+
+
+@pytest.mark.usefixtures("own_secret")
+@pytest.mark.parametrize(
+    "payload", [{}, {"message": 5}, {"message": {}}, {"test": True, **message()}, {"message": None}]
+)
+def test_what_is_no_message_is_acknowledged(client: Client, payload: Any) -> None:
+    assert deliver(client, payload).status_code == 200
+    assert messages() == []
+
+
+@pytest.mark.usefixtures("own_secret")
+def test_other_events_are_acknowledged(client: Client) -> None:
+    assert deliver(client, message(), event="whatsapp.message.read").status_code == 200
+    assert messages() == []
+
+
 # With the sandbox instead of Kapso
 
 
@@ -149,6 +246,98 @@ def test_the_sandbox_delivers_to_the_running_site(
     company.refresh_from_db()
     assert company.whatsapp_connected_at is not None
     assert [row["state"] for row in kapso_live_sandbox.deliveries()] == ["delivered"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_people_write_to_a_number_that_was_just_connected(
+    company: Company, kapso_live_sandbox: Sandbox
+) -> None:
+    kapso_live_sandbox.complete(create_setup_link(company.customer).url)
+    company.refresh_from_db()
+    number = company.whatsapp_phone_number_id
+    kapso_live_sandbox.receive_message(number, sender="15551234567", body="Are you open?")
+    rows = kapso_live_sandbox.wait_for_deliveries(2)
+    assert [row["state"] for row in rows] == ["delivered", "delivered"]
+    stored = ReceivedMessage.objects.get()
+    assert (stored.phone_number_id, stored.sender) == (number, "15551234567")
+    assert (stored.kind, stored.text) == ("text", "Are you open?")
+    assert not WebhookEvent.objects.filter(event__startswith="whatsapp.message").exists()
+
+
+# The first WhatsApp message
+
+
+@pytest.fixture
+def company_with_phone(company: Company) -> Company:
+    company.phone = "+1 415-555-0199"
+    company.save()
+    return company
+
+
+def connected(company: Company, sandbox: Sandbox, client: Client) -> str:
+    """Connect a number in the sandbox; return its id."""
+    sandbox.complete(create_setup_link(company.customer).url, phone_number="+14155550100")
+    sandbox.deliver_to(client)
+    company.refresh_from_db()
+    return company.whatsapp_phone_number_id
+
+
+def test_the_new_number_sends_one_message(
+    company_with_phone: Company, client: Client, kapso_sandbox: Sandbox
+) -> None:
+    number = connected(company_with_phone, kapso_sandbox, client)
+    (sent,) = kapso_sandbox.sent_messages()
+    assert (sent["phone_number_id"], sent["to"]) == (number, "14155550199")
+    assert sent["template"]["name"] == receivers.TEMPLATE
+    (message,) = company_with_phone.welcome_messages.all()
+    assert (message.state, message.message_id[:6]) == ("sent", "wamid.")
+    event = TimelineEvent.objects.get(kind="connected")
+    receivers.send_first_message(
+        connection=event.connection, customer=company_with_phone.customer, event=event
+    )
+    assert len(kapso_sandbox.sent_messages()) == 1, "the same event sends no second message"
+
+
+def test_a_company_without_a_phone_gets_no_message(
+    company: Company, client: Client, kapso_sandbox: Sandbox
+) -> None:
+    assert connected(company, kapso_sandbox, client)
+    assert kapso_sandbox.sent_messages() == []
+
+
+def test_a_message_that_was_refused_is_sent_later(
+    company_with_phone: Company, client: Client, kapso_sandbox: Sandbox
+) -> None:
+    kapso_sandbox.faults(api=[{"kind": "status", "status": 402, "match": "POST /meta/"}])
+    assert connected(company_with_phone, kapso_sandbox, client), "the other receivers have run"
+    assert not company_with_phone.welcome_messages.exists()
+    kapso_sandbox.clear_faults()
+    assert resend(TimelineEvent.objects.get(kind="connected"))
+    assert len(kapso_sandbox.sent_messages()) == 1
+    assert company_with_phone.welcome_messages.get().state == "sent"
+
+
+def test_a_message_that_may_have_been_sent_is_not_sent_again(
+    company_with_phone: Company, client: Client, kapso_sandbox: Sandbox
+) -> None:
+    kapso_sandbox.faults(api=[{"kind": "apply_then_close", "match": "POST /meta/"}])
+    connected(company_with_phone, kapso_sandbox, client)
+    kapso_sandbox.clear_faults()
+    assert company_with_phone.welcome_messages.get().state == "unknown"
+    assert TimelineEvent.objects.get(kind="connected").delivered_at is not None
+
+
+def test_a_process_that_died_while_it_sent_the_message(
+    company_with_phone: Company, client: Client, kapso_sandbox: Sandbox
+) -> None:
+    connected(company_with_phone, kapso_sandbox, client)
+    company_with_phone.welcome_messages.update(state="sending")
+    event = TimelineEvent.objects.get(kind="connected")
+    receivers.send_first_message(
+        connection=event.connection, customer=company_with_phone.customer, event=event
+    )
+    assert company_with_phone.welcome_messages.get().state == "unknown"
+    assert len(kapso_sandbox.sent_messages()) == 1
 
 
 def test_members_see_only_their_company_in_the_rest_api(

@@ -83,6 +83,7 @@ def running(
             "KAPSO_API_KEY": sandbox.api_key,
             "KAPSO_API_BASE_URL": sandbox.url,
             "KAPSO_WEBHOOK_SECRET": sandbox.webhook_secret,
+            "KAPSO_MESSAGE_WEBHOOK_SECRET": secrets.token_hex(),
             "KAPSO_PUBLIC_URL": site_url,
             "DEMO_PASSWORD": password,
         }

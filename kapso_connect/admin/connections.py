@@ -14,6 +14,7 @@ from django.utils.safestring import SafeString
 from ..models import AccountStatus, Attention, Connection, ConnectionQuerySet, Customer
 from ..translation import gettext as _
 from ..translation import gettext_lazy
+from ..webhooks import number_webhooks
 from .base import ReadOnlyAdmin
 from .check_health import CheckHealthMixin
 from .display import (
@@ -77,6 +78,7 @@ class ConnectionAdmin(CheckHealthMixin, ReadOnlyAdmin, ExportMixin):
         "account_restrictions",
         "account_updated_at",
         "setup_link",
+        "messages",
         "phone_number_id",
         "business_account_id",
         "provisioned_phone_number_id",
@@ -114,6 +116,9 @@ class ConnectionAdmin(CheckHealthMixin, ReadOnlyAdmin, ExportMixin):
         fields = list(super().get_fields(request, obj))
         if obj is None or not obj.is_test_number:
             fields.remove("test_number")
+        is_webhook_set = number_webhooks.is_configured()
+        if obj is None or not (obj.number_webhook_id or (is_webhook_set and obj.is_connected)):
+            fields.remove("messages")
         if obj is None or funding_badge(obj) == EMPTY:
             fields.remove("funding")
             fields.remove("funding_checked_at")
@@ -132,6 +137,12 @@ class ConnectionAdmin(CheckHealthMixin, ReadOnlyAdmin, ExportMixin):
                 "the customer to connect that one."
             ),
         )
+
+    @admin.display(description=gettext_lazy("messages"))
+    def messages(self, connection: Connection) -> SafeString:
+        if not connection.number_webhook_id:
+            return badge("busy", _("Not delivered to this site yet"))
+        return badge("good", _("Delivered to this site"))
 
     @admin.display(description=gettext_lazy("Kapso pays Meta"))
     def funding(self, connection: Connection) -> SafeString | str:

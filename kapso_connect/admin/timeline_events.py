@@ -40,6 +40,15 @@ HEALTH: dict[str, Any] = dict(Health.choices)
 
 REPLACED = gettext_lazy("replaced by a new one")
 
+CHANGED_FIELDS = {
+    "url": gettext_lazy("URL"),
+    "events": gettext_lazy("events"),
+    "active": gettext_lazy("turned on again"),
+    "secret": gettext_lazy("secret"),
+    "payload_version": gettext_lazy("version"),
+}
+"""What was wrong with the webhook of a number."""
+
 EMAILS = {
     "reminder": gettext_lazy("as a reminder"),
     "failed": gettext_lazy("about the attempt that failed"),
@@ -99,8 +108,17 @@ def event_details(event: TimelineEvent) -> list[str]:
         Kind.HEALTH_CHECKED: [HEALTH.get(status, status), data.get("error")],
         Kind.ACCOUNT_UPDATED: decision_texts(data),
         Kind.DETAILS_RECEIVED: [data.get("verified_name")],
+        Kind.NUMBER_WEBHOOK_CREATED: [data.get("url")],
+        Kind.NUMBER_WEBHOOK_UPDATED: [changed_fields(data.get("changed"))],
     }
     return [str(text)[:200] for text in texts.get(event.kind, []) if text]
+
+
+def changed_fields(names: Any) -> str:
+    """Return what was changed of a number's webhook, in words."""
+    if not isinstance(names, list):
+        return ""
+    return ", ".join(str(CHANGED_FIELDS.get(name, name)) for name in names)
 
 
 def in_words(texts: Mapping[Any, Any]) -> Callable[[Any], Any]:
@@ -134,6 +152,8 @@ FACTS: list[tuple[str, Any, Callable[[Any], Any]]] = [
     ("display_phone_number", gettext_lazy("Phone number"), format_phone_number),
     ("verified_name", gettext_lazy("Verified name"), str),
     ("connection_type", gettext_lazy("Connection type"), in_words(dict(ConnectionType.choices))),
+    ("url", gettext_lazy("Messages are delivered to"), str),
+    ("changed", gettext_lazy("Corrected"), changed_fields),
 ]
 """What an event's data can say: a key, what it is called, and how its value is shown."""
 

@@ -121,11 +121,12 @@ class KapsoClient:
     ) -> KapsoClient:
         """Return a client for ``settings.KAPSO_CONNECT``; ``budget`` defaults to API_BUDGET."""
         conf = get_conf()
+        number_webhook = conf.number_webhook
         return cls(
             conf.api_key,
             base_url=conf.api_base_url,
             budget=conf.api_budget if budget is None else budget,
-            hidden=conf.webhook_secret,
+            hidden=[*conf.webhook_secret, *(number_webhook.secrets if number_webhook else ())],
             attempts=attempts,
             paced=paced,
         )
@@ -376,8 +377,8 @@ class KapsoClient:
     ) -> KapsoWebhook:
         """Create a webhook for a number's messages and conversations. One of kind "kapso" needs
         ``events``; one of kind "meta" gets Meta's own payloads, and has none. ``options`` are
-        further fields of Kapso's, such as ``buffer_enabled``. With the URL and the secret of this
-        site's own webhook, the signal ``webhook_received`` has each delivery."""
+        further fields of Kapso's, such as ``buffer_enabled``. The setting ``NUMBER_WEBHOOK`` does
+        this for every connected number."""
         webhook = {
             "url": url,
             "kind": kind,

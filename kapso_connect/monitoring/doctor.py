@@ -38,8 +38,8 @@ from ..kapso.types import KapsoWebhook, KapsoWebhookDelivery
 from ..models import Connection, Invitation, InvitationBatch, SetupLink, TimelineEvent
 from ..onboarding import invitations
 from ..onboarding.status import find_wrong_statuses
-from ..utils import time_since
-from ..webhooks import inbox, registration
+from ..utils import is_same_target, redact_url, time_since
+from ..webhooks import inbox, number_webhooks, registration
 from ..webhooks.registration import SecretState, WebhookInspection
 from .queues import count_and_age, read_all_queues
 
@@ -138,6 +138,29 @@ FAILED_DELIVERIES = {
     ),
 }
 """For each reason of a failed delivery: what happened, and what to do next."""
+
+REPAIR_NUMBER_WEBHOOKS = "Run: manage.py kapso_sync"
+FAILED_MESSAGES = {
+    "no_answer": "Check that the view answers within 10 s: let a task do what takes longer.",
+    "paused": f"Correct what made the deliveries fail. {REPAIR_NUMBER_WEBHOOKS}, which turns the "
+    "webhook on again.",
+    "signature": "Kapso signs with another secret than the view accepts. "
+    f"{REPAIR_NUMBER_WEBHOOKS}, and restart the site if its settings have changed.",
+    "forbidden": "Let the URL through without a login and without a CSRF token: look at the view, "
+    "the firewall, the web server and the site's middleware.",
+    "not_found": "Check the url of KAPSO_CONNECT['NUMBER_WEBHOOK'], and the URLconf.",
+    "redirect": "Give the URL that the redirect leads to as the url of "
+    f"KAPSO_CONNECT['NUMBER_WEBHOOK']. {REPAIR_NUMBER_WEBHOOKS}",
+    "server_error": "Look for the error in the site's log.",
+    "refused": "Look at what the view refuses, in the site's log.",
+}
+"""For each reason of a failed delivery of a message: what to do next."""
+
+MESSAGE_REASONS = {
+    "forbidden": "something refused Kapso's request",
+    "not_found": "there was no view at that URL",
+}
+"""Where it is not what FAILED_DELIVERIES says."""
 
 
 class Level(str, Enum):
@@ -422,7 +445,7 @@ def _check_receivers(run: Diagnosis) -> Iterator[Finding]:
     recent = TimelineEvent.objects.filter(
         kind=TimelineEvent.Kind.CONNECTED, occurred_at__gte=clock.now() - UNHEARD_PERIOD
     )
-    by_nobody = models.Q(receivers=[]) | models.Q(receivers=[outbox.EMAIL_RECEIVER])
+    by_nobody = outbox.heard_by_nobody()
     unheard = recent.filter(by_nobody, delivered_at__isnull=False).count()
     is_heard = recent.exclude(by_nobody).exists()
     has_receivers = outbox.has_site_receivers(TimelineEvent.Kind.CONNECTED)
@@ -643,6 +666,96 @@ def _check_numbers(run: Diagnosis) -> Iterator[Finding]:
     yield _problem("numbers", message, hint, connected=total)
 
 
+def _check_number_webhooks(run: Diagnosis) -> Iterator[Finding]:
+    """Check that each connected number has the webhook of NUMBER_WEBHOOK, and that the site's own
+    view accepts what Kapso signs, and nothing else."""
+    run.require("migrations")
+    if get_conf().number_webhook is None:
+        if left := number_webhooks.to_remove().count():
+            message = f"Numbers that still have a webhook, although none is set: {left}."
+            hint = f"{REPAIR_NUMBER_WEBHOOKS}, which removes them."
+            yield _warning("number_webhooks.left", message, hint, count=left)
+        return
+    try:
+        target = number_webhooks.find_target()
+    except ImproperlyConfigured as error:
+        hint = f"Correct KAPSO_CONNECT['NUMBER_WEBHOOK']. {REPAIR_NUMBER_WEBHOOKS}"
+        yield _problem("number_webhooks.settings", str(error), hint)
+        return
+    if target is None:
+        return
+    yield from _check_number_endpoint(target.url)
+    run.require("kapso.key")
+    client = KapsoClient.from_settings(budget=DOCTOR_BUDGET)
+    found: dict[str | None, list[KapsoWebhook]] = {}
+    try:
+        for webhook in client.list_webhooks():
+            found.setdefault(webhook.phone_number_id, []).append(webhook)
+    except KapsoError as error:
+        raise Skipped(f"The numbers' webhooks could not be looked at. {error}") from None
+    missing, changes = 0, set()
+    connected = Connection.objects.connected().only("phone_number_id", "number_webhook_id")
+    for connection in connected:
+        webhooks = found.get(connection.phone_number_id, ())
+        compared = number_webhooks.compare(connection, webhooks, target)
+        missing += compared.mine is None
+        changes |= {name.removesuffix("_key") for name in compared.changes}
+        changes |= {"duplicates"} if compared.mine and compared.extra else set()
+    data = {"connected": len(connected), "missing": missing, "changes": sorted(changes)}
+    if not missing and not changes:
+        message = "Each connected number has the webhook that NUMBER_WEBHOOK describes."
+        yield _ok("number_webhooks", message, **data)
+        return
+    wrong = [f"numbers without one: {missing}"] if missing else []
+    wrong += [f"not as NUMBER_WEBHOOK says: {', '.join(sorted(changes))}"] if changes else []
+    message = f"The webhooks of connected numbers are not as they should be ({'; '.join(wrong)})."
+    yield _problem("number_webhooks", message, REPAIR_NUMBER_WEBHOOKS, **data)
+
+
+def _check_number_endpoint(url: str) -> Iterator[Finding]:
+    shown = redact_url(url)
+    configured = get_conf().number_webhook
+    try:
+        unsigned = registration.post_check(url, "")
+        answers = [
+            registration.post_check(url, secret)
+            for secret in (configured.secrets if configured else ())
+        ]
+    except Unreachable as error:
+        message = f"No answer from {shown}: {error}."
+        hint = "Start the site, and check its name, its certificate and the firewall."
+        yield _problem("number_webhooks.site", message, hint)
+        return
+    statuses = {"unsigned": unsigned, "signed": answers}
+    refused = [index for index, status in enumerate(answers, start=1) if status in (401, 403)]
+    elsewhere = [status for status in (unsigned, *answers) if status in (404, 405, 410)]
+    elsewhere += [status for status in (unsigned, *answers) if 300 <= status < 400]
+    if elsewhere:
+        message = f"There is no view for messages at {shown}: it answers {elsewhere[0]}."
+        hint = "Check the url of KAPSO_CONNECT['NUMBER_WEBHOOK'], and that the view allows POST."
+        yield _problem("number_webhooks.site", message, hint, **statuses)
+    elif unsigned not in (401, 403):
+        message = f"{shown} does not refuse what is not signed: it answers {unsigned}, not 401."
+        hint = "Verify the signature before anything else, as kapso_connect.webhooks.messages does."
+        yield _problem("number_webhooks.site", message, hint, **statuses)
+    elif refused:
+        message = (
+            f"{shown} refuses signatures made with secret {' and '.join(map(str, refused))} of the "
+            f"{len(answers)} of NUMBER_WEBHOOK."
+        )
+        hint = (
+            "Restart the site with these settings, and let its view verify with all secrets of "
+            "NUMBER_WEBHOOK; exempt it from the CSRF check and the login."
+        )
+        yield _problem("number_webhooks.site", message, hint, **statuses)
+    elif any(status >= 500 for status in answers):
+        message = f"{shown} accepts the signature, and fails on a body that is no delivery."
+        yield _warning("number_webhooks.site", message, "See the site's log.", **statuses)
+    else:
+        message = f"{shown} accepts what is signed with NUMBER_WEBHOOK's secret, and nothing else."
+        yield _ok("number_webhooks.site", message, **statuses)
+
+
 def _is_at_kapso(client: KapsoClient, phone_number_id: str) -> bool:
     try:
         client.get_phone_number(phone_number_id)
@@ -681,33 +794,59 @@ def _check_deliveries(run: Diagnosis) -> Iterator[Finding]:
     """Look for deliveries to this site that Kapso has given up in the last 24 hours."""
     run.require("kapso.key")
     url = run.webhook_url()
+    messages_url = _number_webhook_url()
     client = KapsoClient.from_settings(budget=DOCTOR_BUDGET)
     failed: dict[str, list[KapsoWebhookDelivery]] = {}
+    failed_messages: dict[str, list[KapsoWebhookDelivery]] = {}
     try:
         found = client.list_webhook_deliveries(status="failed", period="24h")
         for delivery in islice(found, DELIVERIES_EXAMINED):
-            if registration.is_same_target(delivery.webhook_url or "", url):
+            if is_same_target(delivery.webhook_url or "", url):
                 failed.setdefault(_reason(delivery), []).append(delivery)
+            elif messages_url and is_same_target(delivery.webhook_url or "", messages_url):
+                failed_messages.setdefault(_reason(delivery), []).append(delivery)
     except KapsoError as error:
         raise Skipped(f"Kapso's list of deliveries could not be looked at. {error}") from None
     for reason, deliveries in failed.items():
         what, hint = FAILED_DELIVERIES[reason]
-        statuses = sorted({d.response_status for d in deliveries if d.response_status})
-        answered = f" ({', '.join(map(str, statuses))})" if statuses else ""
-        latest, age = deliveries[0].event, _format(time_since(deliveries[0].created_at))
-        message = (
-            f"Deliveries that Kapso gave up in the last 24 hours: {len(deliveries)}, because "
-            f"{what}{answered}. The latest: {latest}, {age} ago."
+        yield _failed_deliveries("deliveries", reason, "Deliveries", deliveries, what, hint)
+    for reason, deliveries in failed_messages.items():
+        what, _hint = FAILED_DELIVERIES[reason]
+        yield _failed_deliveries(
+            *("deliveries.messages", reason, "Deliveries of messages", deliveries),
+            *(MESSAGE_REASONS.get(reason, what), FAILED_MESSAGES[reason]),
         )
-        data = {
-            "count": len(deliveries),
-            "statuses": statuses,
-            "events": sorted({delivery.event for delivery in deliveries}),
-        }
-        yield _warning(f"deliveries.{reason}", message, hint, **data)
-    if not failed:
+    if not failed and not failed_messages:
         message = "Kapso gave up no delivery to this site in the last 24 hours."
         yield _ok("deliveries", message)
+
+
+def _failed_deliveries(
+    check: str,
+    reason: str,
+    title: str,
+    deliveries: Sequence[KapsoWebhookDelivery],
+    what: str,
+    hint: str,
+) -> Finding:
+    statuses = sorted({d.response_status for d in deliveries if d.response_status})
+    answered = f" ({', '.join(map(str, statuses))})" if statuses else ""
+    latest, age = deliveries[0].event, _format(time_since(deliveries[0].created_at))
+    message = (
+        f"{title} that Kapso gave up in the last 24 hours: {len(deliveries)}, because "
+        f"{what}{answered}. The latest: {latest}, {age} ago."
+    )
+    data = {
+        "count": len(deliveries),
+        "statuses": statuses,
+        "events": sorted({delivery.event for delivery in deliveries}),
+    }
+    return _warning(f"{check}.{reason}", message, hint, **data)
+
+
+def _number_webhook_url() -> str:
+    webhook = get_conf().number_webhook
+    return number_webhooks.absolute_url(webhook.url) if webhook else ""
 
 
 def _reason(delivery: KapsoWebhookDelivery) -> str:
@@ -739,10 +878,13 @@ CHECKS: dict[str, Callable[[Diagnosis], Iterator[Finding]]] = {
     "clock": _check_clock,
     "kapso": _check_kapso,
     "numbers": _check_numbers,
+    "number_webhooks": _check_number_webhooks,
     "deliveries": _check_deliveries,
     "delivery": _check_delivery,
 }
 """In the order in which they run: those that may take long come last."""
 
-NETWORK_CHECKS = {"site", "clock", "kapso", "numbers", "deliveries", "delivery"}
+NETWORK_CHECKS = {
+    *("site", "clock", "kapso", "numbers", "number_webhooks", "deliveries", "delivery"),
+}
 """Those that send requests."""

@@ -9,9 +9,8 @@ them is displayed. A malformed one is refused only if nothing can be done withou
 
 from __future__ import annotations
 
-import math
 import re
-from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.contrib.auth.decorators import login_not_required
@@ -19,18 +18,14 @@ from django.core.exceptions import SuspiciousOperation
 from django.core.signing import BadSignature
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import NoReverseMatch
-from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.views.decorators.csrf import csrf_exempt
 
-from .. import exceptions, theme
+from .. import theme
 from ..branding import inviter_name
 from ..conf import get_conf
-from ..exceptions import KapsoRateLimited, KapsoUnavailable
-from ..kapso.client import KapsoClient
 from ..kapso.error_codes import Action, find_error
-from ..log import log_event
-from ..models import Connection, Customer, OnboardingStatus, SetupLink, Source
+from ..models import Connection, Customer, OnboardingStatus, SetupLink
 from ..onboarding import numbers, redirects, renewal, setup_links
 from ..onboarding.connect_urls import (
     connect_path,
@@ -39,18 +34,16 @@ from ..onboarding.connect_urls import (
     customer_from_token,
     has_failure_token,
     has_visit_cookie,
-    set_visit_cookie,
 )
 from ..onboarding.expectations import expectations
 from ..phone_numbers import format_phone_number
 from ..qr import has_qr_codes, qr_svg
-from ..utils import reverse_path, to_local_time
-from . import questions
+from ..utils import reverse_path
 from .base import PageView
 from .browsers import is_in_app_browser
-from .language import activate_language, chosen_language, with_chosen_language
+from .connecting import ConnectingView
+from .language import activate_language, with_chosen_language
 from .parameters import CODE, DIGITS, ID, error_code, optional_parameter, parameter
-from .rate_limit import seconds_until_allowed
 
 __all__ = [
     "ConnectQRView",
@@ -73,7 +66,7 @@ ENDED_LINK_CODES = {"already_used", "link_expired"}
 # another site could make a browser send nothing that it could not send itself. And it must work
 # without cookies, in the in-app browsers that open links in e-mails.
 @method_decorator(csrf_exempt, name="dispatch")
-class ConnectView(PageView):
+class ConnectView(ConnectingView):
     """The connect URL: an invitation, whose button leads to a usable setup link.
 
     GET and HEAD change nothing, since mail scanners follow links, too.
@@ -138,56 +131,13 @@ class ConnectView(PageView):
         latest = customer.latest_setup_link
         activate_language(request, customer, latest)
         path = connect_path(customer)
-        context = {"customer": customer, "link": latest, "connect_path": path}
-        if seconds := seconds_until_allowed(customer):
-            log_event("page.rate_limited", customer_id=customer.pk)
-            return self.busy_page(seconds, **context)
-        try:
-            with questions.noting_slowness():
-                may_ask = not questions.is_slow()
-                client = KapsoClient.from_settings(budget=get_conf().request_budget)
-                link = renewal.usable_setup_link(customer, may_ask=may_ask, client=client)
-                if language := chosen_language(request):
-                    setup_links.set_language(link, language, client if may_ask else None)
-        except (exceptions.InvitationWithdrawn, Customer.DoesNotExist):
-            return self.page("withdrawn", status=410)
-        except exceptions.AlreadyConnected:
-            return HttpResponseRedirect(with_chosen_language(request, path), status=303)
-        except (exceptions.RenewalInProgress, KapsoUnavailable, KapsoRateLimited) as error:
-            log_event(
-                "page.try_again_later", customer_id=customer.pk, error=str(error) or repr(error)
-            )
-            response = self.page("unavailable", status=503, **context)
-            response.headers["Retry-After"] = "60"
-            return response
-        except Exception as error:
-            # Wrong settings or an error of Kapso: nothing that the customer can change.
-            log_event(
-                "page.unavailable",
-                customer_id=customer.pk,
-                error=type(error).__name__,
-                exc_info=True,
-            )
-            return self.page("unavailable", status=503, is_refused=True, **context)
-        setup_links.record_opened(link, source=Source.REDIRECT)
-        # Not a redirect: under the Content-Security-Policy ``form-action 'self'``, browsers follow
-        # no form to another site.
-        response = self.page("leaving", customer=customer, link=link, url=link.url)
-        response.headers["Refresh"] = f"0; url={link.url}"
-        set_visit_cookie(request, response, customer)
-        return response
-
-    def busy_page(self, seconds: int, **context: Any) -> HttpResponse:
-        """Return the page that asks the customer to wait for ``seconds``."""
-        response = self.page(
-            "busy",
-            status=429,
-            minutes=math.ceil(seconds / 60),
-            retry_at=to_local_time(timezone.now() + timedelta(seconds=seconds)),
-            **context,
+        return self.lead_to_kapso(
+            customer,
+            partial(renewal.usable_setup_link, customer),
+            with_chosen_language(request, path),
+            link=latest,
+            connect_path=path,
         )
-        response.headers["Retry-After"] = str(seconds)
-        return response
 
 
 class ConnectQRView(PageView):
@@ -278,6 +228,7 @@ class FailedView(PageView):
             customer=customer,
             link=link,
             failure=failure,
+            error_code=code,
             label=failure.action.label,
             contact_first=failure.action == Action.CONTACT,
             connect_path=connect_path(customer) if is_customer else "",

@@ -357,9 +357,13 @@ class Store:
         return number.phone_number_id in self._gone_at
 
     def tear_down_number(self, number: PhoneNumber) -> bool:
-        """Start to remove a number. Return False when that has started already."""
+        """Start to remove a number, and its webhooks with it. Return False when that has started
+        already."""
         if self.is_torn_down(number):
             return False
+        for webhook in list(self.webhooks.values()):
+            if webhook.phone_number_id == number.phone_number_id:
+                del self.webhooks[webhook.id]
         duration = timedelta(seconds=self.options.teardown_seconds)
         self._gone_at[number.phone_number_id] = now() + duration
         return True

@@ -2,7 +2,7 @@
 
 They call the functions that production calls, so rows, the timeline and the signals are those of a
 real customer. ``on_commit`` callbacks run before a function returns, also inside the transaction of
-a ``TestCase`` or of ``pytest.mark.django_db``.
+a ``TestCase`` or of ``pytest.mark.django_db``. Kapso is not asked, also with ``NUMBER_WEBHOOK``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ..models import Connection, Customer, SetupLink, Source, TimelineEvent
 from ..onboarding import accounts, setup_links
 from ..onboarding.numbers import Number
 from ..sandbox.state import new_meta_id
+from ..webhooks.number_webhooks import left_to_sync
 from .webhooks import run_on_commit_callbacks
 
 
@@ -118,7 +119,7 @@ def disconnect_customer(
     connection: Connection, *, reason: str = "deleted", source: str = Source.WEBHOOK
 ) -> Connection:
     """Disconnect a number; ``whatsapp_disconnected`` is sent, with ``reason`` in ``event.data``."""
-    with run_on_commit_callbacks():
+    with left_to_sync(), run_on_commit_callbacks():
         number, data = connection.phone_number_id, {"reason": reason}
         onboarding.disconnect(number, source=source, asked_at=_later(), data=data, is_gone=True)
     connection.refresh_from_db()
@@ -186,7 +187,7 @@ def _customer(customer: Customer | None, owner: Model | None, name: str) -> Cust
 def _connect(
     customer: Customer, number: Number, *, source: str, kind: str, setup_link: SetupLink | None
 ) -> Connection:
-    with run_on_commit_callbacks():
+    with left_to_sync(), run_on_commit_callbacks():
         connection = onboarding.connect(
             customer, number, source=source, setup_link=setup_link, asked_at=_later(), kind=kind
         )

@@ -5,6 +5,7 @@ Nothing here needs Django: the sandbox is a process of its own and never reads y
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -220,6 +221,16 @@ class Sandbox:
         answer = self._call("POST", path, {"from": sender, "body": body})
         deliveries: list[str] = answer["deliveries"]
         return deliveries
+
+    def sent_messages(self) -> list[dict[str, Any]]:
+        """Return the messages that numbers have sent, the oldest first: as Meta's API gets them
+        (``to``, ``type``, ``text`` or ``template`` …), with their ``phone_number_id``."""
+        sent = re.compile(r"/meta/whatsapp/v[\d.]+/(\d+)/messages")
+        return [
+            {**request["body"], "phone_number_id": found[1]}
+            for request in self.requests()
+            if request["status"] == 200 and (found := sent.fullmatch(request["path"]))
+        ]
 
     def set_funding(self, business_account_id: str, status: str) -> None:
         """Set whether Kapso pays Meta for a WhatsApp Business account: "funded", "pending",

@@ -1,5 +1,7 @@
 """The inbox: store each delivery once, process it, and retry what could not be finished.
 
+Events of messages are not stored: a busy number would fill the inbox. They are only announced.
+
 From the top: ``receive`` is called by the webhook's view, ``process`` by a task and by
 ``kapso_sync`` for events that wait, ``process_again`` by staff.
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, cast
@@ -17,7 +19,7 @@ from typing import Any, cast
 from django.db import IntegrityError
 from django.utils import timezone
 
-from .. import db, outbox
+from .. import db, dispatch, outbox, signals
 from ..conf import DETAILS_BUDGET, get_conf
 from ..db import on_commit, retry_on_conflict, task
 from ..exceptions import (
@@ -39,6 +41,7 @@ from ..onboarding.remote_numbers import (
 )
 from ..retries import NOT_DISMISSED
 from ..utils import as_instant, describe, time_since, utc_now
+from . import number_webhooks
 from .handlers import (
     CONNECTING_EVENTS,
     NUMBER_OFFBOARDED,
@@ -90,6 +93,10 @@ class AlreadyStored(Exception):
     """Another process stored the same delivery first."""
 
 
+class ReceiverRaised(Exception):
+    """A receiver of the site raised for an event of a message, which is stored nowhere."""
+
+
 class RepeatedTooOften(Exception):
     """The same body was stored MAX_REPEATS times, under other idempotency keys."""
 
@@ -99,23 +106,67 @@ class RepeatedTooOften(Exception):
 
 @dataclass(frozen=True)
 class Received:
-    """How many events of a delivery were stored, and how many were duplicates."""
+    """How many events of a delivery were stored, how many were duplicates, and how many were about
+    messages, which are not stored."""
 
     stored: int
     duplicates: int
+    announced: int = 0
 
 
 def receive(messages: Sequence[Message]) -> Received:
-    """Store the events of one delivery and process each, in one transaction each.
+    """Store the events of one delivery and process each, in one transaction each. Then announce
+    those about messages, which are not stored.
 
     If processing fails, everything it changed is rolled back, and the event is stored with the
     error. What the API has to confirm is confirmed at once if tasks run in this process; all of
     that together takes ``REQUEST_BUDGET`` seconds at most.
     Raise a database error, or AlreadyStored, if an event could not be stored: Kapso then has to
-    send it again. Raise RepeatedTooOften for a body that was sent again and again.
+    send it again. Raise RepeatedTooOften for a body that was sent again and again, and
+    ReceiverRaised if a receiver raised for an event of a message.
     """
-    with details_budget(DETAILS_BUDGET):
-        return _receive(messages)
+    about_messages = [m for m in messages if m.is_about_messages and not m.error]
+    others = [m for m in messages if not m.is_about_messages or m.error]
+    # What is about connections is stored first, whatever the receivers do with messages.
+    with details_budget(DETAILS_BUDGET), number_webhooks.shared_budget():
+        received = _receive(others)
+    if about_messages:
+        announce(about_messages)
+    return replace(received, announced=len(about_messages))
+
+
+def announce(messages: Sequence[Message]) -> None:
+    """Send ``webhook_received`` for events about messages, to each receiver. Raise ReceiverRaised
+    afterwards if one of them raised: nothing else would repeat the call."""
+    signal, sender = signals.webhook_received, WebhookEvent
+    receivers = signal.named_receivers(sender)
+    raised = set()
+    for message in messages:
+        for name, receiver in receivers.items():
+            try:
+                dispatch.call(
+                    receiver,
+                    signal=signal,
+                    sender=sender,
+                    webhook_event=None,
+                    event_name=message.name,
+                    payload=message.payload,
+                    source=Source.WEBHOOK,
+                    event=None,
+                )
+            except Exception as error:
+                kind = type(error).__name__
+                log_event("signal.receiver_raised", receiver=name, error=kind, exc_info=error)
+                raised.add(name)
+    log_event(
+        "webhook.message",
+        event_name=messages[0].name,
+        count=len(messages),
+        receivers=len(receivers),
+        raised=sorted(raised),
+    )
+    if raised:
+        raise ReceiverRaised
 
 
 def _receive(messages: Sequence[Message]) -> Received:

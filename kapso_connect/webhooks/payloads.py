@@ -31,6 +31,17 @@ SAMPLE_NUMBER = "123456789012345"
 """The ``phone_number_id`` in Kapso's samples and test deliveries. For a customer who is not known
 here, it is a test delivery; for one who is, a developer is trying out the documentation."""
 
+MESSAGE_EVENTS = (
+    "whatsapp.message.",
+    "whatsapp.conversation.",
+    "whatsapp.contact.",
+    "whatsapp.meta_business_agent.",
+)
+"""How the names of the events begin that are about what is written with a number."""
+
+META_OBJECT = "whatsapp_business_account"
+"""The ``object`` of a body that is Meta's own, as webhooks of kind "meta" get it."""
+
 REDACTED = "***"
 
 ENVELOPE_FIELDS = {
@@ -116,10 +127,18 @@ class Message:
     body_digest: str = ""
     digest: str = ""
 
+    @property
+    def is_about_messages(self) -> bool:
+        """True for an event about what is written with a number, as its own webhook gets them."""
+        return self.name.startswith(MESSAGE_EVENTS) or (
+            self.payload.get("object") == META_OBJECT and not self.is_name_signed
+        )
 
-def parse(body: bytes, headers: Mapping[str, str]) -> list[Message]:
+
+def parse(body: bytes, headers: Mapping[str, str], *, for_inbox: bool = True) -> list[Message]:
     """Return the events in a signed body, in any of Kapso's three forms: one event as it is, one
-    event in an envelope, or a batch.
+    event in an envelope, or a batch. Without ``for_inbox``, payloads keep what looks like a
+    credential or the URL of a setup link.
 
     The event's name is taken from the body if it is there, since headers are not signed. An
     envelope may have the name, or leave it to the header. A batch is marked in the body or in a
@@ -133,7 +152,7 @@ def parse(body: bytes, headers: Mapping[str, str]) -> list[Message]:
     if not isinstance(parsed, dict):
         raise MalformedBody(NOT_AN_OBJECT)
     header_name = headers.get("X-Webhook-Event", "")
-    delivery = _Delivery(headers.get("X-Idempotency-Key", ""), header_name, body)
+    delivery = _Delivery(headers.get("X-Idempotency-Key", ""), header_name, body, for_inbox)
     data = parsed.get("data")
     is_marked = parsed.get("batch") is True or headers.get("X-Webhook-Batch", "").lower() == "true"
     if isinstance(data, list) and (is_marked or _is_plain_batch(parsed, header_name)):
@@ -147,7 +166,8 @@ def parse(body: bytes, headers: Mapping[str, str]) -> list[Message]:
 class _Delivery:
     """What all events of a request have in common."""
 
-    def __init__(self, given_key: str, header_name: str, body: bytes) -> None:
+    def __init__(self, given_key: str, header_name: str, body: bytes, redacts: bool) -> None:
+        self.redacts = redacts
         self.given_key = given_key
         self.key = _idempotency_key(given_key, header_name, body)
         self.header_name = header_name
@@ -171,7 +191,7 @@ class _Delivery:
             payload = {**payload, "test": True}
         has_identity = not is_test(payload) and any(map(_has_identity, [*around, payload]))
         try:
-            payload = storable(payload)
+            payload = storable(payload, redacts=self.redacts)
         except RecursionError:
             payload, error = {}, f"The payload is nested deeper than {MAX_PAYLOAD_DEPTH} levels."
         return self.message(payload, name, error, index=index, has_identity=has_identity)
@@ -273,24 +293,28 @@ def is_test(payload: Mapping[str, Any]) -> bool:
     return payload.get("test") is True
 
 
-def storable(value: Any, depth: int = 0, name: str = "") -> Any:
-    """Return ``value`` so that every database can store it as JSON, and without credentials and the
-    URLs of setup links. ``name`` is that of the member of an object whose value it is.
+def storable(value: Any, depth: int = 0, name: str = "", *, redacts: bool = True) -> Any:
+    """Return ``value`` so that every database can store it as JSON, and if it ``redacts``, without
+    credentials and the URLs of setup links. ``name`` is that of the member of an object whose value
+    it is.
 
     Raise RecursionError if it is nested deeper than MAX_PAYLOAD_DEPTH.
     """
     if depth > MAX_PAYLOAD_DEPTH:
         raise RecursionError
     if isinstance(value, str):
-        return _hosted_page.sub(REDACTED, _unstorable.sub("\ufffd", value))
+        text = _unstorable.sub("\ufffd", value)
+        return _hosted_page.sub(REDACTED, text) if redacts else text
     if isinstance(value, dict):
-        secret_names = _secret_names(value, name)
+        secret_names = _secret_names(value, name) if redacts else ()
         return {
-            storable(key): REDACTED if key in secret_names else storable(item, depth + 1, key)
+            storable(key, redacts=redacts): REDACTED
+            if key in secret_names
+            else storable(item, depth + 1, key, redacts=redacts)
             for key, item in value.items()
         }
     if isinstance(value, list):
-        return [storable(item, depth + 1, name) for item in value]
+        return [storable(item, depth + 1, name, redacts=redacts) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, int) and abs(value) >= 2**63:

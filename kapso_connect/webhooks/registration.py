@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
@@ -24,7 +23,7 @@ from ..kapso.client import KapsoClient
 from ..kapso.http import Response, Unreachable, fetch
 from ..kapso.types import KapsoWebhook
 from ..models import WebhookEvent
-from ..utils import host_of, is_private, reverse_path
+from ..utils import host_of, is_private, is_same_target, redact_url, reverse_path
 from .payloads import NOT_AN_OBJECT, PARSERS, SIGNATURE_CHECK_BODY
 from .signature import sign
 from .views import WRONG_SIGNATURE
@@ -147,30 +146,6 @@ def points_to(webhook: KapsoWebhook, url: str) -> bool:
     if webhook.kind != "kapso" or webhook.phone_number_id:
         return False
     return is_same_target(webhook.url, url)
-
-
-def is_same_target(url: str, other: str) -> bool:
-    """Return True if both URLs lead to the same view, whether or not they have https, or a slash at
-    their end."""
-    try:
-        return _host_and_path(urlsplit(url)) == _host_and_path(urlsplit(other))
-    except ValueError:
-        return False
-
-
-def redact_url(url: str) -> str:
-    """Return ``url`` without what may be secret: a user's name, a password, and a query."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "an invalid URL"
-    query = "?..." if parts.query else ""
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{query}"
-
-
-def _host_and_path(url: SplitResult) -> tuple[str, int | None, str]:
-    port = None if url.port == {"http": 80, "https": 443}.get(url.scheme) else url.port
-    return url.hostname or "", port, url.path.rstrip("/")
 
 
 def _preference(webhook: KapsoWebhook, url: str) -> tuple[Any, ...]:
@@ -333,6 +308,13 @@ def check_signature(url: str, secret: str) -> SignatureCheck:
 
 
 @sensitive_variables()
+def post_check(url: str, secret: str) -> int:
+    """Post to the site's own view at ``url`` a body that is not a delivery, signed with ``secret``,
+    or unsigned if that is empty. Return the status of the answer. Raise Unreachable."""
+    return _post(url, SIGNATURE_CHECK_BODY, secret).status
+
+
+@sensitive_variables()
 def verify_secrets(url: str, secrets: Sequence[str]) -> None:
     """Check that the running site accepts each of ``secrets``, VERIFICATIONS times in a row.
 
@@ -347,11 +329,9 @@ def verify_secrets(url: str, secrets: Sequence[str]) -> None:
 
 @sensitive_variables()
 def _post(url: str, body: bytes, secret: str, *, key: str = "") -> Response:
-    headers = {
-        "Content-Type": "application/json",
-        "X-Idempotency-Key": key,
-        "X-Webhook-Signature": sign(body, secret),
-    }
+    headers = {"Content-Type": "application/json", "X-Idempotency-Key": key}
+    if secret:
+        headers["X-Webhook-Signature"] = sign(body, secret)
     return fetch("POST", url, server="the site", body=body, headers=headers, timeout=SITE_TIMEOUT)
 
 

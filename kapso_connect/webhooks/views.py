@@ -15,7 +15,7 @@ from ..db import non_atomic
 from ..exceptions import MalformedBody
 from ..log import OutageEvent, log_event
 from ..utils import describe
-from .inbox import AlreadyStored, RepeatedTooOften, receive
+from .inbox import AlreadyStored, ReceiverRaised, RepeatedTooOften, receive
 from .payloads import SIGNATURE_CHECK_BODY, parse
 from .signature import find_signature, is_valid
 
@@ -37,11 +37,12 @@ def webhook(request: HttpRequest) -> JsonResponse:
     """Verify, store and process one delivery from Kapso.
 
     Answers 200 once it is stored (also for a duplicate, an unknown event, and an event that cannot
-    be processed, which the admin shows with the reason); 401 without a valid signature; 400 for a
-    signed body that is not a JSON object; 405 for methods other than POST; 411 for a body without a
-    length, where the web server cannot read one; 413 for a body that is too large; 429 for one that
-    was sent again and again under other idempotency keys; 503 if the database is unavailable, so
-    that Kapso sends it again.
+    be processed, which the admin shows with the reason) or, if it is about messages, which are not
+    stored, once all receivers of ``webhook_received`` have returned; 401 without a valid signature;
+    400 for a signed body that is not a JSON object; 405 for methods other than POST; 411 for a body
+    without a length, where the web server cannot read one; 413 for a body that is too large; 429
+    for one that was sent again and again under other idempotency keys; 503 if the database is
+    unavailable, or a receiver raised for an event about messages, so that Kapso sends it again.
     """
     started = time.monotonic()
     response = _respond(request)
@@ -55,7 +56,7 @@ def _respond(request: HttpRequest) -> JsonResponse:
         return _refusal(405, "Only POST is allowed here.", Allow="POST")
     conf = get_conf()
     try:
-        body = _read_body(request, conf.max_webhook_bytes)
+        body = read_body(request, conf.max_webhook_bytes)
     except Unreadable as error:
         return _refusal(error.status, str(error))
     if not conf.webhook_secret:
@@ -77,7 +78,16 @@ def _respond(request: HttpRequest) -> JsonResponse:
         return _error(
             503, "The delivery could not be stored. Send it again.", **{"Retry-After": "10"}
         )
-    return JsonResponse({"received": received.stored, "duplicates": received.duplicates})
+    except ReceiverRaised:
+        return _error(
+            503, "A receiver of this site raised. Send it again.", **{"Retry-After": "10"}
+        )
+    return JsonResponse(
+        {
+            "received": received.stored + received.announced,
+            "duplicates": received.duplicates,
+        }
+    )
 
 
 class Unreadable(Exception):
@@ -88,7 +98,7 @@ class Unreadable(Exception):
         self.status = status
 
 
-def _read_body(request: HttpRequest, limit: int) -> bytes:
+def read_body(request: HttpRequest, limit: int) -> bytes:
     """Return the body. Raise Unreadable, also for one that is longer than ``limit`` bytes."""
     too_large = Unreadable(413, f"The body is larger than {limit} bytes.")
     length = _content_length(request)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
 from playwright.sync_api import (
     Browser,
@@ -48,6 +49,11 @@ class StrictPolicy:
         response = self.get_response(request)
         policy = "default-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
         response.headers["Content-Security-Policy"] = policy
+        # Django's middleware reads this setting only once.
+        if opener_policy := settings.SECURE_CROSS_ORIGIN_OPENER_POLICY:
+            response.headers["Cross-Origin-Opener-Policy"] = opener_policy
+        else:
+            del response.headers["Cross-Origin-Opener-Policy"]
         return response
 
 

@@ -128,16 +128,15 @@ def running_site(
     run(start, cwd=folder, env=environment)
     tutorial = [one for one in blocks_of(DOCS / "tutorial.md") if one.path.startswith("mysite/")]
     tutorial = [one for one in tutorial if '"crm"' not in one.text]  # the reader's own app
-    (mount, *_) = blocks_of(DOCS / "how-to" / "rest-api.md")
+    mount = [one for one in blocks_of(DOCS / "how-to" / "rest-api.md") if one.heading == "Mount it"]
     own = blocks(heading, "python")
     settings = [one for one in own if one.path == "mysite/settings.py"][:count]
     urls = [one for one in own if one.path == "mysite/urls.py"]
-    for block in [*tutorial, mount, *blocks("Allow the origin", "python"), *settings, *urls]:
+    for block in [*tutorial, *mount, *blocks("Allow the origin", "python"), *settings, *urls]:
         module = folder / block.path
         module.write_text(f"{module.read_text()}\n{block.text.replace(APP, app)}")
     with (folder / "mysite" / "settings.py").open("a") as file:
-        file.write('\nINSTALLED_APPS += ["rest_framework"]\n')  # as the text says
-        file.write(f'KAPSO_CONNECT |= {{"API_THROTTLE_RATES": {{"read": "{LIMIT}/min"}}}}\n')
+        file.write(f'\nKAPSO_CONNECT |= {{"API_THROTTLE_RATES": {{"read": "{LIMIT}/min"}}}}\n')
     manage = [sys.executable, "manage.py"]
     run([*manage, "migrate", "--verbosity", "0"], cwd=folder, env=environment)
     user = ("createsuperuser", "--noinput", "--username", "staff", "--email", "s@example.com")

@@ -10,11 +10,11 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from example_project.demo.processes import HOST, serving
+from example_project.demo.processes import HOST, free_port, serving
 from tests import ROOT
 
 README = ROOT / "README.md"
@@ -24,7 +24,7 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-PATH = re.compile(r"(?:# (?P<code>\S+\.py)|\{# (?P<template>\S+) #\})\n")
+PATH = re.compile(r"(?:(?:#|//) (?P<code>\S+\.(?:py|js))|\{# (?P<template>\S+) #\})\n")
 
 
 @dataclass(frozen=True)
@@ -79,36 +79,61 @@ def blocks() -> Iterator[Block]:
         yield from blocks_of(path)
 
 
-def write(block: Block, project: Path) -> None:
-    """Write a block to its file in ``project``: at the end of a file of startproject, or instead of
-    the block of an earlier page."""
+def write(block: Block, project: Path, continued: tuple[str, ...] = ("mysite/",)) -> None:
+    """Write a block to its file in ``project``: at the end of a file of startproject, and of those
+    whose path begins as one of ``continued``; else instead of the block of an earlier page."""
     path = project / block.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = path.read_text() + "\n" if block.path.startswith("mysite/") else ""
-    path.write_text(before + block.text)
+    is_continued = path.exists() and block.path.startswith(continued)
+    path.write_text((path.read_text() + "\n" if is_continued else "") + block.text)
 
 
 @dataclass
 class NewSite:
-    """A project in a virtual environment with the wheel, without this checkout.
+    """A project in a virtual environment, with the package from a clone beside it.
 
     The pages are executed in it, line by line, with other ports.
     """
 
     folder: Path
-    wheel: Path
     port: int
     sandbox_port: int
     stack: ExitStack
     name: str = "project"
     environment: dict[str, str] = field(default_factory=dict)
     output: str = ""
+    continued: tuple[str, ...] = ("mysite/",)
+    """How the paths of files begin to which a block is added, if they exist."""
 
     def branch(self, name: str) -> NewSite:
         """Return a copy of the project as it is now, in which another page is executed."""
         copy = replace(self, name=name, environment=dict(self.environment), output="")
         shutil.copytree(self.project, copy.project)
         return copy
+
+    @contextmanager
+    def own_sandbox(self) -> Iterator[None]:
+        """Run a new sandbox for a copy, on ports of their own, as in the tutorial."""
+        self.port, self.sandbox_port = free_port(0), free_port(0)
+        (self.project / "sandbox.json").unlink()
+        with ExitStack() as self.stack:
+            self.execute("tutorial.md", first="5. Start the sandbox", last="5. Start the sandbox")
+            self.set_variables()
+            yield
+
+    def set_variables(self) -> None:
+        """Set the variables of the tutorial, without starting the site."""
+        (start,) = (one for one in blocks_of(DOCS / "tutorial.md") if "runserver" in one.text)
+        for line in start.lines:
+            if line.startswith("export "):
+                self.command(line)
+
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """Run the site, with its settings and variables as they are now."""
+        with ExitStack() as self.stack:
+            self.command("python manage.py runserver")
+            yield
 
     @property
     def project(self) -> Path:
@@ -120,7 +145,11 @@ class NewSite:
 
     @property
     def log(self) -> Path:
-        return self.folder / "site.log"
+        return self.folder / f"{self.name}.log"
+
+    @property
+    def sandbox_log(self) -> Path:
+        return self.folder / f"{self.name}-sandbox.log"
 
     @property
     def sandbox(self) -> str:
@@ -139,7 +168,7 @@ class NewSite:
             for line in block.lines:
                 self.output = self.command(line)
         elif block.path:
-            write(block, self.project)
+            write(block, self.project, self.continued)
         elif block.language == "python":
             self.output = self.shell(block.text)
         else:
@@ -165,15 +194,17 @@ class NewSite:
         if words[1:3] == ["-m", "venv"]:
             return self.make_environment()
         words[0] = self.python
-        if words[1:] == ["-m", "pip", "install", "django-kapso-connect"]:
-            return self.install()
+        if words[1:4] == ["-m", "pip", "install"] and words[4].startswith("../"):
+            return self.install(words[4])
         if words[1:] == ["manage.py", "runserver"]:
             return self.serve([*words, "--noreload", f"{HOST}:{self.port}"], self.port, self.log)
         if words[1:3] == ["-m", "kapso_connect.sandbox"]:
-            log = self.folder / "sandbox.log"
-            return self.serve([*words, "--port", str(self.sandbox_port)], self.sandbox_port, log)
+            words += ["--port", str(self.sandbox_port)]
+            return self.serve(words, self.sandbox_port, self.sandbox_log)
         if words[1:] == ["manage.py", "createsuperuser"]:
             words.append("--noinput")
+        if words[1:] == ["manage.py", "kapso_webhook", "--rotate"]:
+            words.append("--yes")
         return self.run(*words, **variables)
 
     def make_environment(self) -> str:
@@ -183,14 +214,14 @@ class NewSite:
         # The dependencies are found; .pth files there, such as the one of this checkout, are not.
         (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
         self.project.mkdir()
+        (self.folder / "django-kapso-connect").symlink_to(ROOT)  # the clone
         return output
 
-    def install(self) -> str:
-        assert self.wheel.name.startswith("django_kapso_connect-")
+    def install(self, clone: str) -> str:
         return self.run(
             *(sys.executable, "-m", "pip", "--python", self.python, "install", "--no-deps"),
-            # Also if the environment of the tests has it.
-            *("--ignore-installed", "--quiet", str(self.wheel)),
+            # Also if the environment of the tests has it, and without the network.
+            *("--ignore-installed", "--no-build-isolation", "--quiet", clone),
         )
 
     def serve(self, words: list[str], port: int, log: Path) -> str:

@@ -1,10 +1,11 @@
-"""The documentation builds, its code blocks are right, and its reference agrees with the code.
+"""The documentation builds, and its code blocks are right.
 
 Of the pages that ``test_readme`` executes, only the commands are tested here.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
@@ -13,10 +14,8 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from importlib.metadata import distribution
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -29,12 +28,9 @@ from django.utils.module_loading import import_string
 from mkdocs.__main__ import cli as mkdocs
 from packaging.requirements import Requirement
 
-from kapso_connect import conf, dispatch, signals
-from kapso_connect.kapso.setup_link_options import SetupLinkOptions
+from kapso_connect import conf
 from kapso_connect.monitoring import metrics
-from kapso_connect.sandbox import faults
 from kapso_connect.sandbox.__main__ import parser as sandbox_parser
-from kapso_connect.sync import Report
 
 from ..benchmarks.__main__ import parser as benchmarks_parser
 from ..log_events import DOCUMENTED
@@ -46,12 +42,16 @@ EXECUTED = {
         "tutorial",
         "how-to/own-model",
         "how-to/wizard",
+        "how-to/messages",
         "how-to/templates",
         "how-to/languages",
         "how-to/migrating",
     )
 }
 """Pages that ``test_readme`` executes; the files in README are those of the tutorial."""
+
+OWN_APPS = ("crm", "chat")
+"""The apps of the reader's that the pages have code for."""
 
 BLOCKS = list(blocks())
 
@@ -157,9 +157,10 @@ def make_project(folder: Path) -> None:
         ("urls", "urlpatterns = ", "urlpatterns: list[Any] = "),
     ):
         retype(folder / "mysite" / f"{name}.py", untyped, typed)
-    (folder / "crm").mkdir()
-    (folder / "crm" / "__init__.py").touch()
-    for page in ("tutorial", "how-to/own-model", "how-to/wizard"):
+    for app in OWN_APPS:
+        (folder / app).mkdir()
+        (folder / app / "__init__.py").touch()
+    for page in ("tutorial", "how-to/own-model", "how-to/wizard", "how-to/messages"):
         for block in blocks_of(DOCS / f"{page}.md"):
             if block.path.endswith(".py"):
                 write(block, folder)
@@ -185,6 +186,48 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
 
 
+SHARED = {"KAPSO_CONNECT", "urlpatterns", "INSTALLED_APPS", "MIDDLEWARE", "DATABASES", "TEMPLATES"}
+"""What a site has already when a reader copies a block into it."""
+
+
+def replaced(code: str) -> set[str]:
+    """Return the names of SHARED that ``code`` gives a value without what they had before."""
+    names = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            kept = {one.id for one in ast.walk(node.value or node) if isinstance(one, ast.Name)}
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            assigned = {one.id for one in targets if isinstance(one, ast.Name)}
+            names |= (assigned & SHARED) - kept
+    return names
+
+
+def test_only_the_first_block_of_settings_replaces_what_a_site_has() -> None:
+    """That of the tutorial, which README shows, too: the others extend settings and add URLs."""
+    (first,) = (
+        block.text
+        for block in blocks_of(DOCS / "tutorial.md")
+        if block.text.startswith("# mysite/settings.py\nimport os\n")
+    )
+    assert replaced(first) == {"KAPSO_CONNECT"}
+    others = [block for block in of("python") if block.text != first]
+    assert [f"{block}: {replaced(block.text)}" for block in others if replaced(block.text)] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        ("KAPSO_CONNECT = {'SITE_NAME': 'A'}", {"KAPSO_CONNECT"}),
+        ("KAPSO_CONNECT: dict = {}", {"KAPSO_CONNECT"}),
+        ("urlpatterns = [path('a/', view)]", {"urlpatterns"}),
+        ("KAPSO_CONNECT |= {}\nKAPSO_CONNECT['SITE_NAME'] = 'A'\nurlpatterns += []", set()),
+        ("urlpatterns = [path('a/', view), *urlpatterns]", set()),
+    ],
+)
+def test_a_block_that_replaces_is_found(code: str, names: set[str]) -> None:
+    assert replaced(code) == names
+
+
 @each([block for block in of("python") if block.path == "mysite/settings.py"])
 def test_settings_are_accepted_by_the_package(block: Block) -> None:
     known: dict[str, Any] = {
@@ -199,7 +242,7 @@ def test_settings_are_accepted_by_the_package(block: Block) -> None:
     with override_settings(KAPSO_CONNECT=known["KAPSO_CONNECT"]):
         conf.get_conf()
     for app in known["INSTALLED_APPS"]:
-        assert app == "crm" or importlib.util.find_spec(app), app
+        assert app in OWN_APPS or importlib.util.find_spec(app), app
     for backend in known.get("TASKS", {}).values():
         if not backend["BACKEND"].startswith("crm."):  # test_queues runs that one
             import_string(backend["BACKEND"])
@@ -225,9 +268,12 @@ def test_templates_override_blocks_that_exist(block: Block) -> None:
     assert {node.name for node in template.nodelist.get_nodes_by_type(BlockNode)} <= existing
 
 
-def test_javascript_is_on_the_page_whose_blocks_a_browser_runs() -> None:
-    """``tests/browser/test_other_origins.py`` runs every one of them."""
-    assert {block.page for block in of("javascript")} == {"docs/how-to/front-end.md"}
+def test_javascript_is_on_the_pages_whose_blocks_a_browser_runs() -> None:
+    """``tests/browser/test_other_origins.py`` and ``test_rest_api.py`` run every one of them."""
+    assert {block.page for block in of("javascript")} == {
+        "docs/how-to/front-end.md",
+        "docs/how-to/rest-api.md",
+    }
 
 
 def test_json_is_json() -> None:
@@ -340,12 +386,13 @@ def check_requirements(words: list[str]) -> None:
     for word in words:
         if word == "-e":
             continue
-        wanted = Requirement(re.sub(r"^\.", "django-kapso-connect", word))
+        wanted = Requirement(re.sub(r"^\.", "django-kapso-connect", word.removeprefix("../")))
         assert wanted.extras <= set(
             distribution(wanted.name).metadata.get_all("Provides-Extra") or []
         )
 
 
+PYTEST: list[list[str]] = [[], ["--ds=mysite.settings"]]
 MODULES: dict[str, Callable[[list[str]], Any]] = {
     "django": lambda words: check_management_command(words[0], words[1:]),
     "kapso_connect.sandbox": sandbox_parser().parse_args,
@@ -353,7 +400,7 @@ MODULES: dict[str, Callable[[list[str]], Any]] = {
     "mkdocs": lambda words: mkdocs.commands[words[0]].make_context("mkdocs", words[1:]),
     "pip": check_requirements,
     "tests.benchmarks": benchmarks_parser().parse_args,
-    "pytest": lambda words: None if not words else pytest.fail(str(words)),
+    "pytest": lambda words: None if words in PYTEST else pytest.fail(str(words)),
     "venv": lambda words: None if words == [".venv"] else pytest.fail(str(words)),
 }
 
@@ -373,93 +420,6 @@ MODULES: dict[str, Callable[[list[str]], Any]] = {
 def test_a_wrong_command_fails(line: str) -> None:
     with pytest.raises((Exception, SystemExit)):
         check_command(shlex.split(line))
-
-
-# Reference
-
-
-@pytest.fixture(scope="module")
-def reference() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reference", DOCS / "hooks" / "reference.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_setting_is_described_with_its_default(reference: ModuleType) -> None:
-    parts = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", reference.settings(), re.M | re.S))
-    assert set(parts) == set(conf.READERS)
-    assert all(len(text.split("\n*")[0].strip()) > 20 for text in parts.values())
-    assert "default: `300.0`" in parts["LEASE_SECONDS"]
-    assert "default: none" in parts["API_KEY"]
-    assert "*True or False; default: `False`*" in parts["SHOW_INVITER"]
-    assert "*a list of language codes; default: none*" in parts["EXTRA_LANGUAGES"]
-    assert "*a whole number; default: none*" in parts["EMAIL_REMINDER_DAYS"]
-
-
-def test_every_option_of_a_link_is_described_with_its_values(reference: ModuleType) -> None:
-    text = reference.options()
-    assert [one.name for one in fields(SetupLinkOptions) if f"`{one.name}`" not in text] == []
-    assert "| One of `customer_managed`, `partner_managed`: who pays Meta." in text
-
-
-def test_every_figure_of_a_report_is_described(reference: ModuleType) -> None:
-    text = reference.report()
-    assert [one.name for one in fields(Report) if f"`{one.name}`" not in text] == []
-
-
-def test_every_fault_is_described(reference: ModuleType) -> None:
-    text = reference.faults()
-    named = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
-    assert named == {*faults.FAULTS_SPEC, *faults.RULE_SPEC}
-    assert [kind for kind in faults.RULE_KINDS if f"``{kind}``" not in text] == []
-
-
-def test_every_signal_is_described(reference: ModuleType) -> None:
-    public = [name for name, it in vars(signals).items() if isinstance(it, dispatch.ConnectSignal)]
-    assert "whatsapp_connected" in public
-    text = reference.signals()
-    assert re.findall(r"^### (\w+) \{", text, re.MULTILINE) == public
-    assert text.count("Arguments: ") == len(public)
-
-
-def test_every_model_is_described_with_its_fields(reference: ModuleType) -> None:
-    text = reference.models()
-    for name in ("Customer", "SetupLink", "Connection", "WebhookEvent", "TimelineEvent"):
-        assert f"## {name}\n" in text
-    assert "| `language` | text, up to 16 | Language of the customer's pages and e-mails." in text
-    assert "### objects.for_owner(owner, \\*\\*defaults)" in text
-    assert "`kapso_connect.create_setup_link`" in text
-
-
-def test_every_command_is_described_with_its_options(reference: ModuleType) -> None:
-    text = reference.commands()
-    names = [name for name, app in get_commands().items() if app == "kapso_connect"]
-    assert "kapso_sync" in names
-    assert [name for name in names if f"## manage.py {name}\n" not in text] == []
-    assert "| `--inbox-days INBOX_DAYS` | Days to keep webhooks (default: 90). |" in text
-    assert "| `--port PORT` | 0 picks a free one (default: 8900) |" in text
-    assert "--verbosity" not in text
-
-
-def test_every_check_is_described(reference: ModuleType) -> None:
-    text = reference.checks()
-    described = re.findall(r"^### kapso_connect\.(\S+)$", text, re.MULTILINE)
-    files = (ROOT / "kapso_connect" / name for name in ("checks.py", "admin/mixin.py"))
-    source = "".join(path.read_text() for path in files)
-    assert sorted(described) == sorted(re.findall(r'id="kapso_connect\.(\w+)"', source))
-    assert "E001" in described
-    assert "is not set: setup links cannot be created.\n" in text
-    assert "*What to do:* Give a path, such as /welcome/." in text
-    deployment = text.partition("## Warnings of ``manage.py check --deploy``\n")[2]
-    assert "### kapso_connect.W005\n" in deployment
-
-
-def test_every_generated_part_is_on_a_page(reference: ModuleType) -> None:
-    used = {name for page in pages() for name in reference.MARK.findall(page.read_text())}
-    assert used == set(reference.PARTS)
 
 
 # Guarantees

@@ -1,5 +1,5 @@
-"""The README, and the pages of the documentation that are executed: in a new project, with the
-built wheel, each continuing the page that it names."""
+"""The README, and the pages of the documentation that are executed: in a new project, each
+continuing the page that it names."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ def printed(output: str) -> list[str]:
 
 def test_the_sandbox_prints_what_the_tutorial_says(site: NewSite) -> None:
     (printed_line,) = re.findall(r"It prints `(.+?)`", (DOCS / "tutorial.md").read_text())
-    log = (site.folder / "sandbox.log").read_text()
+    log = site.sandbox_log.read_text()
     assert printed_line.replace(":8900", f":{site.sandbox_port}") in log
     assert requests.get(site.sandbox, timeout=10).status_code == 200
 
 
-def test_the_code_comes_from_the_wheel(site: NewSite) -> None:
+def test_the_code_is_the_installed_one(site: NewSite) -> None:
     where = site.run(site.python, "-c", "import kapso_connect; print(kapso_connect.__file__)")
     assert Path(where.strip()).is_relative_to(site.folder)
 
 
-def test_static_files_are_in_the_wheel(site: NewSite) -> None:
+def test_static_files_are_installed(site: NewSite) -> None:
     with Browser() as customer:
         page = customer.get(f"http://{HOST}:{site.port}/static/kapso_connect/pages.css")
     assert page.status == 200
 
 
-def test_models_and_migrations_agree_in_the_wheel(site: NewSite) -> None:
+def test_models_and_migrations_agree_where_it_is_installed(site: NewSite) -> None:
     site.run(site.python, "manage.py", "makemigrations", "--check", "--dry-run")
 
 

@@ -15,7 +15,7 @@ SERVER = {
     "SECRET_KEY": "k9" + "abcdefghijklmnopqrstuvwxyz" * 2,
     "ALLOWED_HOSTS": "crm.example.com",
     "KAPSO_API_KEY": "key",
-    "KAPSO_WEBHOOK_SECRET": "a secret that is long enough",
+    "KAPSO_WEBHOOK_SECRET": "a-secret-that-is-long-enough",
     "KAPSO_PUBLIC_URL": "https://crm.example.com",
 }
 ALL = [
@@ -73,7 +73,7 @@ SIGNS_OF_A_SERVER = [
     {"KAPSO_PUBLIC_URL": "https://[::1"},
     {"KAPSO_API_BASE_URL": "https://api.kapso.ai"},
     {"KAPSO_API_KEY": "a-key-of-kapsos"},
-    {"KAPSO_WEBHOOK_SECRET": "a secret of its own"},
+    {"KAPSO_WEBHOOK_SECRET": "a-secret-of-its-own"},
     {"BEHIND_PROXY": "on"},
 ]
 
@@ -114,7 +114,7 @@ def test_the_sandboxs_known_secrets_are_not_used_on_a_server_in_debug() -> None:
         "from example_project.settings import *; print(DEBUG, list(KAPSO_CONNECT.values())[:4])"
     )
     server = {"SECRET_KEY": "x" * 50, "DEBUG": "on", "KAPSO_PUBLIC_URL": "https://crm.example.com"}
-    expected = "True ['', 'https://api.kapso.ai', '', 'https://crm.example.com']"
+    expected = "True ['', 'https://api.kapso.ai', [], 'https://crm.example.com']"
     assert python("-c", source, **server).stdout.strip() == expected
 
 

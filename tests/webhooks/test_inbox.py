@@ -466,8 +466,8 @@ def test_duplicate_is_no_repeat_that_is_refused() -> None:
 def test_captured_batch_under_fresh_keys_costs_one_query(
     django_assert_num_queries: Any,
 ) -> None:
-    events = [{"message": {"id": f"wamid.{number}"}} for number in range(200)]
-    batch = {"type": "whatsapp.message.received", "batch": True, "data": events}
+    events = [{"id": f"evt_{number}"} for number in range(200)]
+    batch = {"type": "project.event", "batch": True, "data": events}
     assert post(batch).json() == {"received": 200, "duplicates": 0}
     with listening("webhook_received") as heard, django_assert_num_queries(1):
         assert post(batch).json() == {"received": 0, "duplicates": 200}
@@ -482,8 +482,8 @@ def test_batch_without_ids_is_limited_as_a_whole() -> None:
 
 def test_rest_of_a_batch_that_was_stored_in_part_is_stored(monkeypatch: Any) -> None:
     monkeypatch.setattr("kapso_connect.db.CONFLICT_RETRY_SECONDS", 0.05)
-    events = [{"message": {"id": f"wamid.{number}"}} for number in range(3)]
-    batch = {"type": "whatsapp.message.received", "batch": True, "data": events}
+    events = [{"id": f"evt_{number}"} for number in range(3)]
+    batch = {"type": "project.event", "batch": True, "data": events}
     broken = failing_statements(OperationalError("gone"), INSERT_WEBHOOK_EVENT)
 
     def break_after_the_first(**kwargs: Any) -> None:

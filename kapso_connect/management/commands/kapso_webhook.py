@@ -19,7 +19,7 @@ from kapso_connect.management.arguments import whole_number
 from kapso_connect.management.base import KapsoCommand
 from kapso_connect.management.interruption import exit_status, interruption
 from kapso_connect.management.plain import plain
-from kapso_connect.utils import host_of
+from kapso_connect.utils import host_of, redact_url
 from kapso_connect.webhooks import registration
 from kapso_connect.webhooks.registration import (
     RegistrationError,
@@ -254,4 +254,4 @@ def describe(webhook: KapsoWebhook) -> str:
         f"{len(registration.SUBSCRIBED_EVENTS)} events",
         f"signed with {registration.secret_state(webhook).label}",
     )
-    return f"{webhook.id} to {registration.redact_url(webhook.url)}: {', '.join(properties)}"
+    return f"{webhook.id} to {redact_url(webhook.url)}: {', '.join(properties)}"

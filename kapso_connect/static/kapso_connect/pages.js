@@ -27,6 +27,28 @@
   });
 })();
 
+// In a window that popup.js opened, the page that opened it is told how it ended.
+(() => {
+  const WINDOW = "kapso_connect_window";
+  try {
+    // On the way to Kapso and back the window loses its name, and mostly also its opener, under the
+    // header Cross-Origin-Opener-Policy. The storage of this window stays.
+    if (window.name.startsWith("kapso_connect_")) sessionStorage.setItem(WINDOW, window.name);
+    const name = sessionStorage.getItem(WINDOW);
+    const result = document.querySelector("[data-kapso-result]");
+    if (!name || !result) return;
+    const { kapsoResult: status, kapsoError: error_code = "", kapsoClose } = result.dataset;
+    const id = Math.random().toString(36);
+    const message = { type: "kapso_connect", status, error_code, window: name, id };
+    new BroadcastChannel("kapso_connect").postMessage(message);
+    window.opener?.postMessage(message, location.origin);
+    // What has gone wrong has to be read, so that window stays open.
+    if (kapsoClose !== undefined) window.close();
+  } catch {
+    // The browser stores nothing for this site: the visitor closes the window.
+  }
+})();
+
 // A time of day is that of the visitor, not of the site.
 for (const time of document.querySelectorAll("[data-kapso-clock]")) {
   const options = { hour: "numeric", minute: "2-digit" };

@@ -1,6 +1,8 @@
-"""Parts of the documentation that are generated from the code.
+"""Write the parts of the documentation that come from the code: ``python -m tests.reference``.
 
-``<!-- from the code: settings -->`` in a page is replaced by what ``settings()`` below returns.
+What stands between ``<!-- from the code: settings -->`` and ``<!-- end -->`` in a page is what
+``settings()`` below returns. Dotted names there stand for the functions and classes of these names;
+``.*`` at the end of one, for its public members, too.
 """
 
 from __future__ import annotations
@@ -8,17 +10,19 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import json
+import os
 import pkgutil
 import re
-import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from kapso_connect import dispatch
 
-ROOT = Path(__file__).parents[2]
-MARK = re.compile(r"<!-- from the code: (\w+) -->")
+from . import ROOT
+
+MARK = re.compile(r"(<!-- from the code:\s(.+?)\s-->\n).*?(<!-- end -->)", re.DOTALL)
 KINDS = {
     "_secrets": "a text, or a list of texts",
     "_paths": "a list of dotted paths",
@@ -34,21 +38,95 @@ KINDS = {
 """The types that the readers of settings accept; the others accept a string."""
 
 
-def on_page_markdown(markdown: str, **kwargs: Any) -> str:
-    return MARK.sub(lambda mark: PARTS[mark[1]](), markdown)
+def main() -> None:
+    """Write all pages again."""
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        page.write_text(generated(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def set_up() -> None:
-    """Set up Django, unless a test has done so."""
-    import django
-    from django.conf import settings
+def generated(page: str) -> str:
+    """Return the text of a page with the parts as the code has them now."""
+    return MARK.sub(lambda mark: f"{mark[1]}\n{part(mark[2])}\n\n{mark[3]}", page)
 
-    if not settings.configured:
-        # Use this copy of the package, also if another one is installed.
-        sys.path.insert(0, str(ROOT))
-        apps = ["django.contrib.auth", "django.contrib.contenttypes", "kapso_connect"]
-        settings.configure(INSTALLED_APPS=apps, SECRET_KEY="-")  # noqa: S106
-        django.setup()
+
+def part(names: str) -> str:
+    made = PARTS[names]() if names in PARTS else "\n".join(map(described, names.split()))
+    return re.sub(r"\n{3,}", "\n\n", made).strip()
+
+
+# Functions and classes
+
+
+def described(path: str) -> str:
+    """Return heading, signature and docstring of a function or class, or a module's docstring; for
+    ``path.*`` also those of what is public in it."""
+    name = path.removesuffix(".*")
+    it = pkgutil.resolve_name(name)
+    if inspect.ismodule(it):
+        shown = f"{inspect.getdoc(it)}\n"
+        inside = [(key, one) for key, one in vars(it).items() if is_from(one, name)]
+        level = "###"
+    else:
+        parent = pkgutil.resolve_name(name.rpartition(".")[0])
+        shown = described_as("####" if inspect.isclass(parent) else "###", name, it)
+        inside = [(key, getattr(it, key)) for key in vars(it)]
+        level = "####"
+    members = inside if path.endswith(".*") else []
+    public = [(key, one) for key, one in members if key[0] != "_" and getattr(one, "__doc__", "")]
+    return "\n".join([shown, *(described_as(level, key, one) for key, one in public)])
+
+
+def is_from(it: Any, module: str) -> bool:
+    return getattr(it, "__module__", "") == module
+
+
+def described_as(level: str, name: str, it: Any) -> str:
+    lines = [f"{level} {name.rpartition('.')[2]}", ""]
+    if "__init__" in vars(it) if inspect.isclass(it) else callable(it):
+        lines += [*signature_lines(it), ""]
+    return "\n".join([*lines, inspect.getdoc(it) or "", ""])
+
+
+FIXED_SPACE = "\N{NO-BREAK SPACE}"
+
+
+class Spelled(str):
+    """A text that a signature shows without quotation marks."""
+
+    __repr__ = str.__str__
+
+
+def signature_lines(it: Any) -> list[str]:
+    """Return a signature as lines of Markdown, with the annotations as the code spells them."""
+    found = inspect.signature(it)
+    shown = found.replace(
+        parameters=[
+            one.replace(annotation=spelled(one.annotation), default=default_of(one))
+            for name, one in found.parameters.items()
+            if name != "self"
+        ],
+        return_annotation=(
+            found.empty if inspect.isclass(it) else spelled(found.return_annotation)
+        ),
+    )
+    # Only the spaces between parameters may become line breaks.
+    text = re.sub(r"(?<!,) ", FIXED_SPACE, f"{it.__name__}{shown}")
+    lines = textwrap.wrap(text, 76, subsequent_indent="    ", break_on_hyphens=False)
+    return [f"    {line}".replace(FIXED_SPACE, " ") for line in lines]
+
+
+def spelled(annotation: Any) -> Any:
+    if isinstance(annotation, str):
+        return Spelled(annotation.replace(" ", FIXED_SPACE))
+    return annotation
+
+
+def default_of(parameter: inspect.Parameter) -> Any:
+    default = parameter.default
+    if isinstance(default, str):
+        return Spelled(json.dumps(default, ensure_ascii=False))
+    is_an_object = default is not parameter.empty and repr(default).startswith("<")
+    return Spelled("…") if is_an_object else default
 
 
 # Settings
@@ -135,7 +213,7 @@ def signals() -> str:
     from kapso_connect import signals
 
     return "\n\n".join(
-        f"### {name} {{ #kapso_connect.signals.{name} }}\n\n{inspect.getdoc(signal)}"
+        f"### {name}\n\n{inspect.getdoc(signal)}"
         for name, signal in vars(signals).items()
         if isinstance(signal, dispatch.ConnectSignal)
     )
@@ -197,8 +275,8 @@ def kind_of(field: Any) -> str:
         "TextField": "text",
         "URLField": "URL",
     }
-    name = type(field).__name__
-    kind = kinds.get(name, f"`{name}`")
+    names = [one.__name__ for one in type(field).__mro__]
+    kind = next((kinds[name] for name in names if name in kinds), f"`{names[0]}`")
     return f"{kind} or None" if field.null else kind
 
 
@@ -321,4 +399,9 @@ PARTS: dict[str, Callable[[], str]] = {
     for part in (settings, options, report, faults, controls, signals, models, commands, checks)
 }
 
-set_up()
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+    import django
+
+    django.setup()
+    main()
