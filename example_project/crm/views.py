@@ -13,6 +13,7 @@ from django.views.decorators.cache import never_cache
 from example_project.demo.data import MEMBER, USERNAME
 from kapso_connect.branding import site_branding
 from kapso_connect.onboarding.connect_urls import returning_customer
+from kapso_connect.phone_numbers import format_phone_number
 
 from . import start_page
 from .models import Company, ReceivedMessage, WelcomeMessage
@@ -40,7 +41,10 @@ def home(request: HttpRequest) -> HttpResponse:
     context |= {
         "groups": start_page.groups(),
         "sent": WelcomeMessage.objects.select_related("company")[:SHOWN_MESSAGES],
-        "received": [(numbers.get(row.phone_number_id, ""), row) for row in received],
+        "received": [
+            (row, format_phone_number(row.sender), numbers.get(row.phone_number_id, ""))
+            for row in received
+        ],
     }
     return render(request, "crm/home.html", context)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -66,6 +67,8 @@ class Story:
         self.step("Kapso's webhook", self.webhook_arrives, deliveries)
         self.step("whatsapp_connected", self.receiver_ran_once, f"connected: company={company} ")
         self.step("The welcome mail", self.welcomed_once, company)
+        self.step("The first WhatsApp message", self.first_message_sent_once, company)
+        self.step("A WhatsApp message to the number", self.message_received, company)
         self.step("The same webhook again", self.duplicate_changes_nothing, company)
 
     def fail(self, company: str, code: str) -> None:
@@ -173,6 +176,29 @@ class Story:
     def welcomed_once(self, company: str) -> str:
         return self.printed_once(f"Subject: Welcome to WhatsApp, {company}\n", "the mail was sent")
 
+    def first_message_sent_once(self, company: str) -> str:
+        """Check that the new number has sent one message that names the company."""
+        until = time.monotonic() + STEP_TIMEOUT
+        while not (sent := self.messages_about(company)) and time.monotonic() < until:
+            time.sleep(0.05)
+        expect(len(sent) == 1, f"it was sent {len(sent)} times instead of once")
+        return f"sent once, from the new number to +{sent[0]['to']}"
+
+    def messages_about(self, company: str) -> list[dict[str, Any]]:
+        return [row for row in self.demo.sandbox.sent_messages() if company in str(row["template"])]
+
+    def message_received(self, company: str) -> str:
+        """Write to the company's number, and check that the site shows it."""
+        sandbox, text = self.demo.sandbox, f"Is this {company}?"
+        (number,) = {row["phone_number_id"] for row in self.messages_about(company)}
+        before = len(sandbox.deliveries())
+        sandbox.receive_message(number, sender="+14155550197", body=text)
+        sent = sandbox.wait_for_deliveries(before + 1, timeout=STEP_TIMEOUT)[-1]
+        expect(sent["state"] == "delivered", f"it was not accepted: {sent}")
+        page = self.browser.get(f"{self.demo.site_url}/")
+        expect(f"{text} +1 415-555-0197 to {company}" in page.text, "it is not shown", page)
+        return "delivered to the number's own webhook, and shown on the start page"
+
     def printed_once(self, line: str, what: str) -> str:
         until = time.monotonic() + STEP_TIMEOUT
         while (count := self.printed().count(line)) == 0 and time.monotonic() < until:
@@ -186,11 +212,13 @@ class Story:
     def duplicate_changes_nothing(self, company: str) -> str:
         sandbox = self.demo.sandbox
         sent = sandbox.deliveries()
-        sandbox.resend(sent[-1]["id"])
+        connected = [row for row in sent if row["event"] == "whatsapp.phone_number.created"]
+        sandbox.resend(connected[-1]["id"])
         again = sandbox.wait_for_deliveries(len(sent) + 1, timeout=STEP_TIMEOUT)[-1]
         expect(again["state"] == "delivered", f"it was not accepted: {again}")
         self.receiver_ran_once(f"connected: company={company} ")
         self.welcomed_once(company)
+        self.first_message_sent_once(company)
         return "answered 200, and nothing was repeated"
 
     def start_page_is_right(self, connected: str, failed: str) -> str:
