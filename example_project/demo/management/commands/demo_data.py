@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
 
 from example_project.crm.models import Company
 from example_project.demo.data import COMPANIES, MEMBER, USERNAME, phone_number
-from example_project.demo.history import play_history
+from example_project.demo.history import date_back, play_history
 
 
 class Command(BaseCommand):
@@ -25,6 +27,7 @@ class Command(BaseCommand):
         call_command("migrate", verbosity=0)
         if Company.objects.exists():
             raise CommandError("Only for a new database: this one has companies.")
+        started = timezone.now()
         users = get_user_model().objects
         staff = users.create_superuser(USERNAME, password=password)
         member = users.create_user(MEMBER, password=password)
@@ -37,4 +40,5 @@ class Command(BaseCommand):
             )
             if index == 0:
                 company.members.add(member)
+        date_back(started, timedelta(days=30))
         play_history(staff)
