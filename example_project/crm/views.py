@@ -22,6 +22,14 @@ SHOWN_MESSAGES = 5
 COMPANY_SESSION_KEY = "welcome_company"
 
 
+class LogInForm(AuthenticationForm):
+    """For a page with more than the form: a phone must not scroll to its first field."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["username"].widget.attrs.pop("autofocus", None)
+
+
 @never_cache
 def home(request: HttpRequest) -> HttpResponse:
     """What this site is, for everyone; for staff, how far each company has come."""
@@ -34,7 +42,7 @@ def home(request: HttpRequest) -> HttpResponse:
         "sandbox_url": settings.DEMO_PASSWORD and settings.KAPSO_CONNECT["API_BASE_URL"],
     }
     if not request.user.is_staff:
-        form = None if request.user.is_authenticated else AuthenticationForm(request)
+        form = None if request.user.is_authenticated else LogInForm(request)
         return render(request, "crm/landing.html", {**context, "form": form})
     numbers = dict(Company.objects.values_list("whatsapp_phone_number_id", "name"))
     received = ReceivedMessage.objects.all()[:SHOWN_MESSAGES]
