@@ -1,20 +1,18 @@
 from __future__ import annotations
 
 from django.contrib import admin
-from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
 from kapso_connect.api.urls import urls_for
 
 from .crm.api import CompanyApi
 from .crm.messages import receive_messages
-from .crm.views import LogIn, home, welcome
+from .crm.views import home, welcome
 
 urlpatterns = [
     path("", home, name="home"),
-    path("login/", LogIn.as_view(), name="login"),
-    path("logout/", LogoutView.as_view(), name="logout"),
     path("welcome/", welcome, name="welcome"),
+    path("accounts/", include("django.contrib.auth.urls")),
     path("admin/", admin.site.urls),
     path("whatsapp-messages/", receive_messages, name="receive_messages"),
     path("whatsapp/", include("kapso_connect.urls")),

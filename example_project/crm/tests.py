@@ -377,12 +377,14 @@ def test_only_the_demo_shows_its_password(client: Client, settings: Any) -> None
 
 def test_a_user_logs_in_on_the_public_page(client: Client, django_user_model: Any) -> None:
     django_user_model.objects.create_user("ada", password="a password")
-    answer = client.post("/login/", {"username": "ada", "password": "wrong"})
+    answer = client.post("/accounts/login/", {"username": "ada", "password": "wrong"})
     assert "Please enter a correct username" in answer.content.decode()
-    answer = client.post("/login/", {"username": "ada", "password": "a password"}, follow=True)
+    answer = client.post(
+        "/accounts/login/", {"username": "ada", "password": "a password"}, follow=True
+    )
     assert answer.redirect_chain == [("/", 302)]
     assert "Welcome, ada" in answer.content.decode()
-    assert client.post("/logout/", follow=True).redirect_chain == [("/", 302)]
+    assert client.post("/accounts/logout/", follow=True).redirect_chain == [("/", 302)]
 
 
 def shown(client: Client) -> dict[str, tuple[str, Any]]:

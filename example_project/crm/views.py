@@ -5,7 +5,6 @@ from typing import Any
 from django import forms
 from django.conf import settings
 from django.contrib.auth.forms import AuthenticationForm
-from django.contrib.auth.views import LoginView
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
@@ -55,13 +54,6 @@ def home(request: HttpRequest) -> HttpResponse:
         ],
     }
     return render(request, "crm/home.html", context)
-
-
-class LogIn(LoginView):
-    template_name = "crm/login.html"
-
-    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        return {**site_branding(), **super().get_context_data(**kwargs)}
 
 
 class WelcomeForm(forms.ModelForm):
