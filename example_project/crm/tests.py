@@ -377,7 +377,8 @@ def test_only_the_demo_shows_its_password(client: Client, settings: Any) -> None
 
 def test_a_user_logs_in_on_the_public_page(client: Client, django_user_model: Any) -> None:
     django_user_model.objects.create_user("ada", password="a password")
-    answer = client.post("/accounts/login/", {"username": "ada", "password": "wrong"})
+    url, user = "/accounts/login/", {"username": "ada", "password": "a password"}
+    answer = client.post(url, {**user, "password": "wrong"})
     assert "Please enter a correct username" in answer.content.decode()
     answer = client.post(
         "/accounts/login/", {"username": "ada", "password": "a password"}, follow=True
@@ -450,3 +451,33 @@ def test_the_start_page_shows_what_was_sent_and_received(
     assert "Hello from the bakery" in page
     assert "+1 415-555-0120" in page
     assert "+1 415-555-0199</bdi> to Ada&#x27;s Bakery" in page
+
+
+# Self-service
+
+
+def test_a_member_connects_whatsapp(
+    company: Company, client: Client, kapso_sandbox: Sandbox, django_user_model: Any
+) -> None:
+    member = django_user_model.objects.create_user("ada", password="x")
+    company.members.add(member)
+    assert client.get("/account/")["Location"] == "/accounts/login/?next=/account/"
+    assert "Log in" in client.get("/accounts/login/").content.decode()
+    client.force_login(member)
+    assert "WhatsApp is not connected" in client.get("/account/").content.decode()
+    client.post(f"/account/{company.pk}/whatsapp/", {"action": "connect"})
+    link = company.customer.latest_setup_link
+    assert link is not None
+    success = client.get(kapso_sandbox.complete(link.url, phone_number="+14155550100"))
+    page = client.get(success.context["next_url"], follow=True)
+    assert page.redirect_chain == [("/account/", 302)]
+    assert "+1 415-555-0100" in page.content.decode()
+
+
+def test_only_members_connect_whatsapp(
+    company: Company, client: Client, django_user_model: Any
+) -> None:
+    client.force_login(django_user_model.objects.create_user("eve"))
+    response = client.post(f"/account/{company.pk}/whatsapp/", {"action": "connect"})
+    assert response.status_code == 404
+    assert "You do not belong" in client.get("/account/").content.decode()

@@ -4,14 +4,19 @@ from typing import Any
 
 from django import forms
 from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
 from django.contrib.auth.forms import AuthenticationForm
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse_lazy
 from django.views.decorators.cache import never_cache
 
 from example_project.demo.data import MEMBER, USERNAME
 from kapso_connect.branding import site_branding
+from kapso_connect.models import Customer
 from kapso_connect.onboarding.connect_urls import returning_customer
+from kapso_connect.pages.self_service import WhatsAppView
 from kapso_connect.phone_numbers import format_phone_number
 
 from . import start_page
@@ -81,3 +86,24 @@ def welcome(request: HttpRequest) -> HttpResponse:
         form.save()
     context = {**site_branding(), "company": company, "form": form, "is_done": is_done}
     return render(request, "crm/welcome.html", context)
+
+
+@login_required
+def account(request: HttpRequest) -> HttpResponse:
+    """The page on which the members of a company connect WhatsApp themselves."""
+    customer = returning_customer(request)
+    if customer is not None:
+        messages.success(request, f"Thank you! {customer} has connected WhatsApp.")
+        return redirect("account")  # to a URL without the token
+    companies = Company.objects.filter(members=request.user.pk)
+    return render(request, "crm/account.html", {**site_branding(), "companies": companies})
+
+
+class CompanyWhatsAppView(WhatsAppView):
+    """What the buttons of that page do."""
+
+    success_url = reverse_lazy("account")
+
+    def get_customer(self) -> Customer:
+        own = Company.objects.filter(members=self.request.user.pk)
+        return get_object_or_404(own, pk=self.kwargs["pk"]).customer
