@@ -8,7 +8,9 @@ USERNAME = "demo"
 """The user who manages the site."""
 
 MEMBER = "member"
-"""A user of the first company."""
+"""A user of MEMBERS_COMPANIES: one is connected, the other is not."""
+
+MEMBERS_COMPANIES = ["Ada's Bakery", "Quill Stationers"]
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,7 @@ def test_it_names_three_things_worth_doing_at_the_chosen_ports(tmp_path: Path) -
         }
         assert [f"  {number}. " in text for number in range(1, 5)] == [True, True, True, False]
         (password,) = re.findall(r"password (\S{12})\n", text)
+        assert f"http://{HOST}:{port}/account/\n" in text
         site = f"http://{HOST}:{port}"
         with Browser() as browser:
             page = browser.get(f"{site}/")

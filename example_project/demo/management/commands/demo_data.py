@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from example_project.crm.models import Company
-from example_project.demo.data import COMPANIES, MEMBER, USERNAME, phone_number
+from example_project.demo.data import COMPANIES, MEMBER, MEMBERS_COMPANIES, USERNAME, phone_number
 from example_project.demo.history import date_back, play_history
 
 
@@ -38,7 +38,7 @@ class Command(BaseCommand):
                 phone=phone_number(index),
                 opening_hours=data.opening_hours,
             )
-            if index == 0:
+            if data.name in MEMBERS_COMPANIES:
                 company.members.add(member)
         date_back(started, timedelta(days=30))
         play_history(staff)
