@@ -123,6 +123,10 @@ class ExternalIdTaken(ValueError):
     says whose."""
 
 
+class OwnerTaken(ValueError):
+    """Another customer is this owner's. The message says which."""
+
+
 class CannotInvite(Exception):
     """The customer cannot be sent an invitation. Show the message, which is for staff."""
 

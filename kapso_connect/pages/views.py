@@ -24,7 +24,7 @@ from django.views.decorators.csrf import csrf_exempt
 from .. import theme
 from ..branding import inviter_name
 from ..conf import get_conf
-from ..kapso.error_codes import Action, find_error
+from ..kapso.error_codes import SETUP_ERRORS, Action, find_error
 from ..models import Connection, Customer, OnboardingStatus, SetupLink
 from ..onboarding import numbers, redirects, renewal, setup_links
 from ..onboarding.connect_urls import (
@@ -43,7 +43,15 @@ from .base import PageView
 from .browsers import is_in_app_browser
 from .connecting import ConnectingView
 from .language import activate_language, with_chosen_language
-from .parameters import CODE, DIGITS, ID, error_code, optional_parameter, parameter
+from .parameters import (
+    CODE,
+    DIGITS,
+    ID,
+    NO_ERROR_CODE,
+    error_code,
+    optional_parameter,
+    parameter,
+)
 
 __all__ = [
     "ConnectQRView",
@@ -228,7 +236,7 @@ class FailedView(PageView):
             customer=customer,
             link=link,
             failure=failure,
-            error_code=code,
+            error_code=code if code in SETUP_ERRORS else NO_ERROR_CODE,
             label=failure.action.label,
             contact_first=failure.action == Action.CONTACT,
             connect_path=connect_path(customer) if is_customer else "",

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from django.conf import settings as django_settings
 from django.test import override_settings
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 from pytest_django.live_server_helper import LiveServer
 
 from kapso_connect.testing import Sandbox
 
 from .. import conftest
-from .support import Visitor, running_chromium
+from ..factories import make_user
+from .self_service import log_in
+from .support import PHONE, Visitor, running_chromium
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -67,3 +69,19 @@ def visitor(browser: Browser) -> Iterator[Visitor]:
     yield visitor
     visitor.close()
     assert visitor.complaints == []
+
+
+@pytest.fixture
+def member(site: str, settings: Any) -> Any:
+    """A user of a site with pages of its own, ``tests.sites.self_service_urls``."""
+    settings.ROOT_URLCONF = "tests.sites.self_service_urls"
+    return make_user("ada", is_staff=False)
+
+
+@pytest.fixture
+def settings_page(visitor: Visitor, site: str, member: Any) -> Page:
+    """The page on which this user connects WhatsApp."""
+    page = visitor.window(PHONE)
+    log_in(page.context, site, member)
+    page.goto(f"{site}/settings/")
+    return page

@@ -6,113 +6,82 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.test import Client
 from django.utils import timezone
-from playwright.sync_api import BrowserContext, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from kapso_connect.models import Connection, Customer
 from kapso_connect.testing import Sandbox
 
-from ..factories import make_connection, make_link, make_user
+from ..factories import make_connection, make_link
+from .self_service import NUMBER, finish, log_in, open_window, state
 from .support import PHONE, Visitor, assert_accessible
 
 SCHEMES = pytest.mark.parametrize("scheme", ["light", "dark"])
-NUMBER = "+442071838750"
 SHOWN = "+44 20 7183 8750"
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture
-def user(site: str, settings: Any) -> Any:
-    settings.ROOT_URLCONF = "tests.sites.self_service_urls"
-    return make_user("ada", is_staff=False)
-
-
-def log_in(context: BrowserContext, site: str, user: Any) -> None:
-    client = Client()
-    client.force_login(user)
-    value = client.cookies["sessionid"].value
-    context.add_cookies([{"name": "sessionid", "value": value, "url": site}])
-
-
-@pytest.fixture
-def page(visitor: Visitor, site: str, user: Any) -> Page:
-    page = visitor.window(PHONE)
-    log_in(page.context, site, user)
-    page.goto(f"{site}/settings/")
-    return page
-
-
-def state(page: Page) -> Any:
-    return page.locator(".kapso-connection-state")
-
-
-def finish(kapso: Page, sandbox: Sandbox, outcome: str = "connect", number: str = NUMBER) -> None:
-    """Fill in Kapso's page, and submit it."""
-    kapso.wait_for_url(f"{sandbox.url}/**")
-    kapso.locator("[name=phone_number]").fill(number)
-    kapso.locator(f"button[name=outcome][value={outcome}]").click(no_wait_after=True)
-
-
 # In the same window
 
 
-def test_connect_and_come_back(page: Page, site: str, sandbox: Sandbox, visitor: Visitor) -> None:
-    expect(state(page)).to_have_text("WhatsApp is not connected")
-    visitor.look(page, "self-service-new")
-    page.get_by_role("button", name="Connect WhatsApp").click()
-    finish(page, sandbox)
-    expect(page.get_by_role("heading", name="WhatsApp is connected")).to_be_visible()
-    page.get_by_role("link", name="Continue").click()
-    expect(page).to_have_url(f"{site}/settings/")
-    expect(page.get_by_text("Back: ada")).to_be_visible()
-    expect(state(page)).to_have_text("WhatsApp is connected")
-    expect(page.get_by_text(SHOWN)).to_be_visible()
-    visitor.look(page, "self-service-connected")
+def test_connect_and_come_back(
+    settings_page: Page, site: str, sandbox: Sandbox, visitor: Visitor
+) -> None:
+    expect(state(settings_page)).to_have_text("WhatsApp is not connected")
+    visitor.look(settings_page, "self-service-new")
+    settings_page.get_by_role("button", name="Connect WhatsApp").click()
+    finish(settings_page, sandbox)
+    expect(settings_page.get_by_role("heading", name="WhatsApp is connected")).to_be_visible()
+    settings_page.get_by_role("link", name="Continue").click()
+    expect(settings_page).to_have_url(f"{site}/settings/")
+    expect(settings_page.get_by_text("Back: ada")).to_be_visible()
+    expect(state(settings_page)).to_have_text("WhatsApp is connected")
+    expect(settings_page.get_by_text(SHOWN)).to_be_visible()
+    visitor.look(settings_page, "self-service-connected")
 
 
 def test_try_again_after_a_failure(
-    page: Page, site: str, sandbox: Sandbox, visitor: Visitor
+    settings_page: Page, site: str, sandbox: Sandbox, visitor: Visitor
 ) -> None:
-    page.get_by_role("button", name="Connect WhatsApp").click()
-    finish(page, sandbox, "phone_verification_failed")
-    expect(page.get_by_role("heading", name="could not be verified")).to_be_visible()
-    page.goto(f"{site}/settings/")
-    expect(state(page)).to_have_text("The last attempt did not work.")
-    visitor.look(page, "self-service-failed")
-    page.get_by_role("button", name="Try again").click()
-    finish(page, sandbox)
-    page.get_by_role("link", name="Continue").click()
-    expect(state(page)).to_have_text("WhatsApp is connected")
+    settings_page.get_by_role("button", name="Connect WhatsApp").click()
+    finish(settings_page, sandbox, "phone_verification_failed")
+    expect(settings_page.get_by_role("heading", name="could not be verified")).to_be_visible()
+    settings_page.goto(f"{site}/settings/")
+    expect(state(settings_page)).to_have_text("The last attempt did not work.")
+    visitor.look(settings_page, "self-service-failed")
+    settings_page.get_by_role("button", name="Try again").click()
+    finish(settings_page, sandbox)
+    settings_page.get_by_role("link", name="Continue").click()
+    expect(state(settings_page)).to_have_text("WhatsApp is connected")
 
 
 def test_disconnect_and_reconnect(
-    page: Page, site: str, sandbox: Sandbox, visitor: Visitor
+    settings_page: Page, site: str, sandbox: Sandbox, visitor: Visitor
 ) -> None:
-    page.get_by_role("button", name="Connect WhatsApp").click()
-    finish(page, sandbox)
-    page.get_by_role("link", name="Continue").click()
-    button = page.get_by_role("button", name="Disconnect this number")
+    settings_page.get_by_role("button", name="Connect WhatsApp").click()
+    finish(settings_page, sandbox)
+    settings_page.get_by_role("link", name="Continue").click()
+    button = settings_page.get_by_role("button", name="Disconnect this number")
     expect(button).to_be_hidden()
-    page.get_by_text("Disconnect", exact=True).click()
+    settings_page.get_by_text("Disconnect", exact=True).click()
     expect(button).to_be_visible()
-    visitor.look(page, "self-service-disconnect")
+    visitor.look(settings_page, "self-service-disconnect")
     button.click()
-    expect(state(page)).to_have_text("Your number is disconnected")
-    expect(page).to_have_url(f"{site}/settings/")
-    visitor.look(page, "self-service-disconnected")
-    page.get_by_role("button", name="Connect another number").click()
-    finish(page, sandbox)
-    page.get_by_role("link", name="Continue").click()
+    expect(state(settings_page)).to_have_text("Your number is disconnected")
+    expect(settings_page).to_have_url(f"{site}/settings/")
+    visitor.look(settings_page, "self-service-disconnected")
+    settings_page.get_by_role("button", name="Connect another number").click()
+    finish(settings_page, sandbox)
+    settings_page.get_by_role("link", name="Continue").click()
     number = Connection.objects.get(status="connected")
     Connection.objects.filter(pk=number.pk).update(
         health_status="unhealthy", health_problems=[{"check": "token_validity"}]
     )
-    page.goto(f"{site}/settings/")
-    page.get_by_role("button", name="Connect again").click()
-    finish(page, sandbox)
-    expect(page.get_by_role("heading", name="WhatsApp is connected")).to_be_visible()
+    settings_page.goto(f"{site}/settings/")
+    settings_page.get_by_role("button", name="Connect again").click()
+    finish(settings_page, sandbox)
+    expect(settings_page.get_by_role("heading", name="WhatsApp is connected")).to_be_visible()
     assert Customer.objects.get().latest_setup_link.reconnect_number == NUMBER
 
 
@@ -126,7 +95,7 @@ STATES: dict[str, dict[str, Any]] = {
 @SCHEMES
 @pytest.mark.parametrize("name", STATES)
 def test_states_can_be_read_by_everyone(
-    site: str, user: Any, visitor: Visitor, name: str, scheme: Any
+    site: str, member: Any, visitor: Visitor, name: str, scheme: Any
 ) -> None:
     fields = {
         "disconnected_at": timezone.now(),
@@ -134,42 +103,36 @@ def test_states_can_be_read_by_everyone(
         "verified_name": "Ada's Bakery",
         **STATES[name],
     }
-    make_connection(Customer.objects.for_owner(user), **fields)
-    page = visitor.window(PHONE, color_scheme=scheme)
-    log_in(page.context, site, user)
-    page.goto(f"{site}/settings/")
-    expect(page.locator(".kapso-connection-problem")).to_be_visible()
-    visitor.look(page, f"self-service-{name}-{scheme}", {"width": 320, "height": 640})
-    assert_accessible(page)
+    make_connection(Customer.objects.for_owner(member), **fields)
+    settings_page = visitor.window(PHONE, color_scheme=scheme)
+    log_in(settings_page.context, site, member)
+    settings_page.goto(f"{site}/settings/")
+    expect(settings_page.locator(".kapso-connection-problem")).to_be_visible()
+    visitor.look(settings_page, f"self-service-{name}-{scheme}", {"width": 320, "height": 640})
+    assert_accessible(settings_page)
 
 
 @SCHEMES
 def test_page_before_connecting_is_accessible(
-    site: str, user: Any, visitor: Visitor, scheme: Any
+    site: str, member: Any, visitor: Visitor, scheme: Any
 ) -> None:
-    page = visitor.window(PHONE, color_scheme=scheme)
-    log_in(page.context, site, user)
-    page.goto(f"{site}/settings/")
-    visitor.look(page, f"self-service-new-{scheme}")
-    assert_accessible(page)
+    settings_page = visitor.window(PHONE, color_scheme=scheme)
+    log_in(settings_page.context, site, member)
+    settings_page.goto(f"{site}/settings/")
+    visitor.look(settings_page, f"self-service-new-{scheme}")
+    assert_accessible(settings_page)
 
 
 # In a window of its own
 
 
 @pytest.fixture(params=["same-origin", "same-origin-allow-popups", None])
-def opener(request: Any, page: Page, site: str, settings: Any) -> Page:
+def opener(request: Any, settings_page: Page, site: str, settings: Any) -> Page:
     """The site's page with ``popup=True``, with each policy that it may have: Django's own comes
     first."""
     settings.SECURE_CROSS_ORIGIN_OPENER_POLICY = request.param
-    page.goto(f"{site}/settings/?popup")
-    return page
-
-
-def open_window(opener: Page, name: str = "Connect WhatsApp") -> Page:
-    with opener.expect_popup() as opened:
-        opener.get_by_role("button", name=name).click()
-    return opened.value
+    settings_page.goto(f"{site}/settings/?popup")
+    return settings_page
 
 
 def test_window_closes_and_its_opener_shows_the_number(opener: Page, sandbox: Sandbox) -> None:
@@ -213,60 +176,65 @@ def without_opener_policy(route: Route) -> None:
     ("policy", "channel"), [(None, ""), (None, "kapso_connect"), ("same-origin", "kapso_connect")]
 )
 def test_page_may_listen_itself(
-    page: Page, site: str, sandbox: Sandbox, settings: Any, policy: str | None, channel: str
+    settings_page: Page,
+    site: str,
+    sandbox: Sandbox,
+    settings: Any,
+    policy: str | None,
+    channel: str,
 ) -> None:
     settings.SECURE_CROSS_ORIGIN_OPENER_POLICY = policy
     if policy is None:
-        page.context.route(f"{sandbox.url}/**", without_opener_policy)
-    page.goto(f"{site}/settings/?popup")
-    page.evaluate(LISTEN, channel)
-    window = open_window(page)
+        settings_page.context.route(f"{sandbox.url}/**", without_opener_policy)
+    settings_page.goto(f"{site}/settings/?popup")
+    settings_page.evaluate(LISTEN, channel)
+    window = open_window(settings_page)
     with window.expect_event("close"):
         finish(window, sandbox)
     heard = f"{site} kapso_connect connected;"
-    expect(page.locator("html")).to_have_attribute("data-heard", heard)
+    expect(settings_page.locator("html")).to_have_attribute("data-heard", heard)
 
 
 def test_page_of_another_origin_hears_nothing(
-    page: Page, site: str, sandbox: Sandbox, settings: Any, visitor: Visitor
+    settings_page: Page, site: str, sandbox: Sandbox, settings: Any, visitor: Visitor
 ) -> None:
     settings.SECURE_CROSS_ORIGIN_OPENER_POLICY = None
-    page.context.route(f"{sandbox.url}/**", without_opener_policy)
+    settings_page.context.route(f"{sandbox.url}/**", without_opener_policy)
     link = make_link()
-    page.goto(f"{sandbox.url}/")
-    page.evaluate(LISTEN, "")
+    settings_page.goto(f"{sandbox.url}/")
+    settings_page.evaluate(LISTEN, "")
     url = f"{site}/whatsapp/failed/?setup_link_id={link.kapso_id}&error_code=link_expired"
-    with page.expect_popup() as opened:
-        page.evaluate("(url) => { window.open(url, 'kapso_connect_x') }", url)
+    with settings_page.expect_popup() as opened:
+        settings_page.evaluate("(url) => { window.open(url, 'kapso_connect_x') }", url)
     window = opened.value
     expect(window.get_by_role("heading", name="This link has expired")).to_be_visible()
     assert window.evaluate("window.opener !== null")
-    expect(page.locator("html")).to_have_attribute("data-heard", "")
+    expect(settings_page.locator("html")).to_have_attribute("data-heard", "")
     visitor.close()
     (complaint,) = visitor.complaints
     assert "does not match the recipient window's origin" in complaint
     visitor.complaints = []
 
 
-def test_other_window_changes_nothing(page: Page, site: str, sandbox: Sandbox) -> None:
+def test_other_window_changes_nothing(settings_page: Page, site: str, sandbox: Sandbox) -> None:
     """One in which the same user connects without a popup."""
-    page.goto(f"{site}/settings/?popup")
-    page.evaluate(LISTEN, "kapso_connect")
-    other = page.context.new_page()
+    settings_page.goto(f"{site}/settings/?popup")
+    settings_page.evaluate(LISTEN, "kapso_connect")
+    other = settings_page.context.new_page()
     other.goto(f"{site}/settings/")
     other.get_by_role("button", name="Connect WhatsApp").click()
     finish(other, sandbox)
     expect(other.get_by_role("link", name="Continue")).to_be_visible()
-    expect(page.locator("html")).to_have_attribute("data-heard", "")
+    expect(settings_page.locator("html")).to_have_attribute("data-heard", "")
 
 
-def test_blocked_window_is_no_obstacle(page: Page, site: str, sandbox: Sandbox) -> None:
-    page.add_init_script("window.open = () => null")
-    page.goto(f"{site}/settings/?popup")
-    page.get_by_role("button", name="Connect WhatsApp").click()
-    finish(page, sandbox)
-    page.get_by_role("link", name="Continue").click()
-    expect(state(page)).to_have_text("WhatsApp is connected")
+def test_blocked_window_is_no_obstacle(settings_page: Page, site: str, sandbox: Sandbox) -> None:
+    settings_page.add_init_script("window.open = () => null")
+    settings_page.goto(f"{site}/settings/?popup")
+    settings_page.get_by_role("button", name="Connect WhatsApp").click()
+    finish(settings_page, sandbox)
+    settings_page.get_by_role("link", name="Continue").click()
+    expect(state(settings_page)).to_have_text("WhatsApp is connected")
 
 
 def test_number_that_cannot_be_used_is_shown_in_the_window(opener: Page, sandbox: Sandbox) -> None:

@@ -41,6 +41,7 @@ EXECUTED = {
     for name in (
         "tutorial",
         "how-to/own-model",
+        "how-to/self-service",
         "how-to/wizard",
         "how-to/messages",
         "how-to/templates",
@@ -269,9 +270,11 @@ def test_templates_override_blocks_that_exist(block: Block) -> None:
 
 
 def test_javascript_is_on_the_pages_whose_blocks_a_browser_runs() -> None:
-    """``tests/browser/test_other_origins.py`` and ``test_rest_api.py`` run every one of them."""
+    """``tests/browser/test_other_origins.py``, ``test_popup.py`` and ``test_rest_api.py`` run every
+    one of them."""
     assert {block.page for block in of("javascript")} == {
         "docs/how-to/front-end.md",
+        "docs/how-to/popup.md",
         "docs/how-to/rest-api.md",
     }
 

@@ -3,19 +3,23 @@ like the user."""
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.db import transaction
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import redirect
 from django.template import engines
 from django.urls import path
 
 from kapso_connect.models import Customer
+from kapso_connect.onboarding import create_setup_link
 from kapso_connect.onboarding.connect_urls import returning_customer
 from kapso_connect.pages.self_service import WhatsAppView
 
+from ..docs.support import DOCS, blocks_of
 from ..urls import urlpatterns as package_urls
 
 TEMPLATE = """<!doctype html>
@@ -47,6 +51,17 @@ def settings_page(request: HttpRequest) -> HttpResponse:
     return HttpResponse(engines["django"].from_string(TEMPLATE).render(context, request))
 
 
+def _sdk_options() -> dict[str, Any]:
+    (block,) = (one for one in POPUP_PAGE if one.language == "python")
+    (assigned,) = (node for node in ast.parse(block.text).body if isinstance(node, ast.Assign))
+    options: dict[str, Any] = ast.literal_eval(assigned.value)
+    return options
+
+
+POPUP_PAGE = blocks_of(DOCS / "how-to" / "popup.md")
+SDK_OPTIONS = _sdk_options()
+
+
 class OwnWhatsAppView(WhatsAppView):
     success_url = "/settings/"
 
@@ -65,8 +80,17 @@ class CoveredWhatsAppView(OwnWhatsAppView):
         return super().dispatch(request, *args, **kwargs)
 
 
+@transaction.non_atomic_requests
+@login_required
+def token(request: HttpRequest) -> JsonResponse:
+    """That of the page "Connect in a window of its own", for the user's own customer."""
+    customer = Customer.objects.for_owner(request.user)
+    return JsonResponse({"token": create_setup_link(customer, options=SDK_OPTIONS).token})
+
+
 urlpatterns = [
     *package_urls,
+    path("settings/token/", token),
     path("settings/", settings_page, name="settings"),
     path("settings/whatsapp/", OwnWhatsAppView.as_view(), name="whatsapp"),
     path("settings/covered/", CoveredWhatsAppView.as_view(), name="covered"),
