@@ -133,6 +133,8 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("MinimumLengthValidator", "CommonPasswordValidator", "NumericPasswordValidator")
 ]
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "home"
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True
@@ -191,6 +193,9 @@ KAPSO_CONNECT = {
     "CONTACT_URL": f"mailto:{DEFAULT_FROM_EMAIL}",
     "INVITATION_TEXT": "Your customers can then book and ask by WhatsApp.",
 }
+
+# ``manage.py demo`` sets it for its two users; the start page shows it then.
+DEMO_PASSWORD = os.environ.get("DEMO_PASSWORD", "") if USES_SANDBOX else ""
 
 if not DEBUG:
     SECURE_SSL_REDIRECT = True

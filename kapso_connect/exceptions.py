@@ -123,6 +123,10 @@ class ExternalIdTaken(ValueError):
     says whose."""
 
 
+class OwnerTaken(ValueError):
+    """Another customer is this owner's. The message says which."""
+
+
 class CannotInvite(Exception):
     """The customer cannot be sent an invitation. Show the message, which is for staff."""
 
@@ -224,8 +228,12 @@ class DeliveryRefused(Exception):
     the message."""
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
+        super().__init__(status, message)
         self.status = status
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class MalformedPayload(ValueError):

@@ -10,7 +10,7 @@ from django.http import HttpResponse
 from django.test import Client
 
 from example_project.crm import receivers
-from example_project.crm.models import Company, ReceivedMessage
+from example_project.crm.models import Company, ReceivedMessage, WelcomeMessage
 from kapso_connect.models import TimelineEvent, WebhookEvent
 from kapso_connect.onboarding import create_setup_link
 from kapso_connect.onboarding.connect_urls import connect_path
@@ -23,6 +23,7 @@ from kapso_connect.testing import (
     invite_customer,
     post_webhook,
     reconnect_customer,
+    update_account,
     webhook_headers,
     webhook_payload,
 )
@@ -248,6 +249,19 @@ def test_the_sandbox_delivers_to_the_running_site(
     assert [row["state"] for row in kapso_live_sandbox.deliveries()] == ["delivered"]
 
 
+def test_the_sandbox_delivers_messages_to_the_test_client(
+    company: Company, client: Client, kapso_sandbox: Sandbox
+) -> None:
+    kapso_sandbox.complete(create_setup_link(company.customer).url)
+    kapso_sandbox.deliver_to(client)
+    company.refresh_from_db()
+    number = company.whatsapp_phone_number_id
+    kapso_sandbox.receive_message(number, sender="15551234567", body="Are you open?")
+    (response,) = kapso_sandbox.deliver_to(client)
+    assert response.json() == {"received": 1}
+    assert ReceivedMessage.objects.get().text == "Are you open?"
+
+
 @pytest.mark.django_db(transaction=True)
 def test_people_write_to_a_number_that_was_just_connected(
     company: Company, kapso_live_sandbox: Sandbox
@@ -356,6 +370,100 @@ def test_members_see_only_their_company_in_the_rest_api(
 def test_staff_see_all_companies_in_the_rest_api(company: Company, admin_client: Client) -> None:
     Company.objects.create(name="Other", email="other@example.com")
     assert admin_client.get("/api/whatsapp/v1/customers/").json()["count"] == 2
+
+
+# The start page
+
+
+def test_the_public_page_has_a_login_and_no_company(company: Company, client: Client) -> None:
+    page = client.get("/").content.decode()
+    assert "Your customers write to you" in page
+    assert 'name="password"' in page
+    assert "This is the demo" not in page
+    assert company.name not in page
+
+
+def test_only_the_demo_shows_its_password(client: Client, settings: Any) -> None:
+    settings.DEMO_PASSWORD = "everyone may know"
+    assert "everyone may know" in client.get("/").content.decode()
+
+
+def test_a_user_logs_in_on_the_public_page(client: Client, django_user_model: Any) -> None:
+    django_user_model.objects.create_user("ada", password="a password")
+    url, user = "/accounts/login/", {"username": "ada", "password": "a password"}
+    answer = client.post(url, {**user, "password": "wrong"})
+    assert "Please enter a correct username" in answer.content.decode()
+    answer = client.post(
+        "/accounts/login/", {"username": "ada", "password": "a password"}, follow=True
+    )
+    assert answer.redirect_chain == [("/", 302)]
+    assert "Welcome, ada" in answer.content.decode()
+    assert client.post("/accounts/logout/", follow=True).redirect_chain == [("/", 302)]
+
+
+def shown(client: Client) -> dict[str, tuple[str, Any]]:
+    """Return the group and the row of each company on the start page of staff."""
+    groups = client.get("/").context["groups"]
+    return {row.company.name: (group.key, row) for group in groups for row in group.rows}
+
+
+def test_the_start_page_says_what_to_do_next(company: Company, admin_client: Client) -> None:
+    group, row = shown(admin_client)["Ada's Bakery"]
+    assert (group, row.status, row.next_step) == ("new", "Not invited", "Invite")
+    assert admin_client.post(row.form_url).status_code == 302
+
+    link = invite_customer(owner=company)
+    group, row = shown(admin_client)["Ada's Bakery"]
+    assert (group, row.status, row.next_step) == ("waiting", "Invited", "Send again")
+    assert admin_client.get(row.next_url).status_code == 200
+
+    fail_setup(link, "waba_limit_reached")
+    group, row = shown(admin_client)["Ada's Bakery"]
+    assert (group, row.status, row.next_step) == ("help", "Failed", "Invite again")
+    assert "limit of WhatsApp Business accounts" in row.reason
+
+    connection = connect_customer(setup_link=link, phone_number="+1 415-555-0100")
+    group, row = shown(admin_client)["Ada's Bakery"]
+    assert (group, row.number, row.next_step) == ("connected", "+1 415-555-0100", "")
+
+    update_account(connection, "restricted")
+    group, row = shown(admin_client)["Ada's Bakery"]
+    assert (group, row.problems) == ("help", ["Account restricted or disabled"])
+    assert admin_client.get(row.next_url).status_code == 200
+
+    update_account(connection, "reinstated")
+    disconnect_customer(connection)
+    group, row = shown(admin_client)["Ada's Bakery"]
+    assert (group, row.status, row.next_step) == ("help", "Disconnected", "Reconnect")
+    assert admin_client.get(row.next_url).status_code == 200
+
+
+def test_the_start_page_needs_no_more_queries_for_more_companies(
+    admin_client: Client, django_assert_max_num_queries: Any
+) -> None:
+    for number in range(20):
+        connect_customer(owner=Company.objects.create(name=f"Company {number}", email="a@b.c"))
+    with django_assert_max_num_queries(15):
+        assert len(shown(admin_client)) == 20
+
+
+def test_the_start_page_shows_what_was_sent_and_received(
+    company: Company, admin_client: Client
+) -> None:
+    company.phone = "+1 415-555-0120"
+    company.save()
+    connection = connect_customer(owner=company)
+    WelcomeMessage.objects.get_or_create(
+        event_id=TimelineEvent.objects.get(kind="connected").pk,
+        defaults={"company": company, "to": "14155550120", "body": "Hello from the bakery"},
+    )
+    ReceivedMessage.objects.create(
+        message_id="1", phone_number_id=connection.phone_number_id, sender="14155550199", text="Hi"
+    )
+    page = admin_client.get("/").content.decode()
+    assert "Hello from the bakery" in page
+    assert "+1 415-555-0120" in page
+    assert "+1 415-555-0199</bdi> to Ada&#x27;s Bakery" in page
 
 
 # Self-service

@@ -1,27 +1,64 @@
 from __future__ import annotations
 
+from typing import Any
+
 from django import forms
+from django.conf import settings
 from django.contrib import messages
-from django.contrib.admin.views.decorators import staff_member_required
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.forms import AuthenticationForm
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse_lazy
 from django.views.decorators.cache import never_cache
 
+from example_project.demo.data import MEMBER, USERNAME
 from kapso_connect.branding import site_branding
 from kapso_connect.models import Customer
 from kapso_connect.onboarding.connect_urls import returning_customer
 from kapso_connect.pages.self_service import WhatsAppView
+from kapso_connect.phone_numbers import format_phone_number
 
-from .models import Company
+from . import start_page
+from .models import Company, ReceivedMessage, WelcomeMessage
 
+SHOWN_MESSAGES = 5
 COMPANY_SESSION_KEY = "welcome_company"
 
 
-@staff_member_required
+class LogInForm(AuthenticationForm):
+    """For a page with more than the form: a phone must not scroll to its first field."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["username"].widget.attrs.pop("autofocus", None)
+
+
+@never_cache
 def home(request: HttpRequest) -> HttpResponse:
-    return render(request, "crm/home.html", {"companies": Company.objects.all()})
+    """What this site is, for everyone; for staff, how far each company has come."""
+    context = {
+        **site_branding(),
+        # Only ``manage.py demo`` sets a password that everyone may see.
+        "demo_password": settings.DEMO_PASSWORD,
+        "demo_user": USERNAME,
+        "demo_member": MEMBER,
+        "sandbox_url": settings.DEMO_PASSWORD and settings.KAPSO_CONNECT["API_BASE_URL"],
+    }
+    if not request.user.is_staff:
+        form = None if request.user.is_authenticated else LogInForm(request)
+        return render(request, "crm/landing.html", {**context, "form": form})
+    numbers = dict(Company.objects.values_list("whatsapp_phone_number_id", "name"))
+    received = ReceivedMessage.objects.all()[:SHOWN_MESSAGES]
+    context |= {
+        "groups": start_page.groups(),
+        "sent": WelcomeMessage.objects.select_related("company")[:SHOWN_MESSAGES],
+        "received": [
+            (row, format_phone_number(row.sender), numbers.get(row.phone_number_id, ""))
+            for row in received
+        ],
+    }
+    return render(request, "crm/home.html", context)
 
 
 class WelcomeForm(forms.ModelForm):
@@ -59,7 +96,7 @@ def account(request: HttpRequest) -> HttpResponse:
         messages.success(request, f"Thank you! {customer} has connected WhatsApp.")
         return redirect("account")  # to a URL without the token
     companies = Company.objects.filter(members=request.user.pk)
-    return render(request, "crm/account.html", {"companies": companies})
+    return render(request, "crm/account.html", {**site_branding(), "companies": companies})
 
 
 class CompanyWhatsAppView(WhatsAppView):

@@ -37,23 +37,36 @@ class Demo:
 
 
 @contextmanager
-def running(*, log: Path | None = None, retry_scale: float = 1.0) -> Iterator[Demo]:
+def running(
+    *,
+    log: Path | None = None,
+    retry_scale: float = 1.0,
+    port: int | None = None,
+    sandbox_port: int | None = None,
+) -> Iterator[Demo]:
     """Run the sandbox and the site with a new database, and remove everything at the end.
 
     The site prints to ``log``, or to the terminal. ``retry_scale`` shortens Kapso's delays.
-    Raise DemoError or SandboxError if one of them does not start.
+    ``port`` is the site's; without it, it is 8000 or another that is free, and so is the sandbox's.
+    Raise DemoError or SandboxError if one of them does not start, or a given port is in use.
     """
+    # Use the usual ports only for a person at the terminal.
+    port = free_port(0 if log else 8000) if port is None else unused_port(port, "--port")
+    if sandbox_port is None:
+        sandbox_port = free_port(0 if log else 8900)
+    else:
+        sandbox_port = unused_port(sandbox_port, "--sandbox-port")
+    if port == sandbox_port:
+        raise DemoError(f"--port and --sandbox-port are both {port}. Choose two ports.")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kapso-demo-")))
-        # Use the usual ports only for a person at the terminal.
-        port = free_port(0 if log else 8000)
         site_url = f"http://{HOST}:{port}"
         sandbox = stack.enter_context(
             Sandbox(
                 webhook_url=f"{site_url}/whatsapp/webhook/",
                 webhook_secret=secrets.token_hex(),
                 api_key=secrets.token_hex(),
-                port=0 if log else free_port(8900),
+                port=sandbox_port,
                 retry_scale=retry_scale,
             )
         )
@@ -83,13 +96,30 @@ def running(*, log: Path | None = None, retry_scale: float = 1.0) -> Iterator[De
 def free_port(wanted: int) -> int:
     """Return ``wanted``, or another port if it is in use."""
     for port in (wanted, 0):
-        with socket.socket() as probe, suppress(OSError):
-            if os.name != "nt":
-                # A port whose last connections are still closing counts as free.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((HOST, port))
-            return int(probe.getsockname()[1])
+        with suppress(OSError):
+            return bind(port)
     raise DemoError("No port is free.")
+
+
+def unused_port(port: int, option: str) -> int:
+    """Return ``port``. Raise DemoError, with the name of the option, if it cannot be used."""
+    try:
+        return bind(port)
+    except (OSError, OverflowError) as error:
+        raise DemoError(
+            f"Port {port} cannot be used ({error}). Choose another one with {option}, or leave it "
+            "out to use the next that is free."
+        ) from error
+
+
+def bind(port: int) -> int:
+    """Return ``port``, or any that is free for 0. Raise OSError if it is in use."""
+    with socket.socket() as probe:
+        if os.name != "nt":
+            # A port whose last connections are still closing counts as free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((HOST, port))
+        return int(probe.getsockname()[1])
 
 
 def manage(environment: Mapping[str, str], *arguments: str) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -14,7 +15,7 @@ from kapso_connect.kapso.error_codes import SETUP_ERRORS
 from kapso_connect.testing import SandboxError
 
 from .browser import Browser, Page, PageError
-from .data import COMPANIES, USERNAME
+from .data import NEW_COMPANIES, USERNAME
 from .processes import Demo
 
 ACTION = "Create WhatsApp setup link"
@@ -45,7 +46,7 @@ class Story:
     def play(self) -> None:
         """Do all steps. Raise StepFailed at the first that fails."""
         self.step("Staff logs in to the admin", self.log_in)
-        connects, *fails = COMPANIES
+        connects, *fails = NEW_COMPANIES
         self.succeed(connects)
         for company, code in zip(fails, SETUP_ERRORS, strict=False):
             self.fail(company, code)
@@ -59,14 +60,19 @@ class Story:
         self.say(f"ok  {title}: {observed}")
 
     def succeed(self, company: str) -> None:
+        self.step(f"{company} is added", self.add, company)
         self.step(f"{company} is invited", self.invite, company)
+        deliveries = len(self.demo.sandbox.deliveries())
         self.step(f"{company} connects a number", self.connect, company)
-        self.step("Kapso's webhook", self.webhook_arrives)
+        self.step("Kapso's webhook", self.webhook_arrives, deliveries)
         self.step("whatsapp_connected", self.receiver_ran_once, f"connected: company={company} ")
         self.step("The welcome mail", self.welcomed_once, company)
+        self.step("The first WhatsApp message", self.first_message_sent_once, company)
+        self.step("A WhatsApp message to the number", self.message_received, company)
         self.step("The same webhook again", self.duplicate_changes_nothing, company)
 
     def fail(self, company: str, code: str) -> None:
+        self.step(f"{company} is added", self.add, company)
         self.step(f"{company} is invited", self.invite, company)
         self.step(f"{company} comes back with {code}", self.fail_setup, code)
         self.step(
@@ -87,6 +93,20 @@ class Story:
         )
         expect(home.status == 200 and "Log out" in home.text, "the login was refused", home)
         return f"{home.url} greets {USERNAME}"
+
+    def add(self, company: str) -> str:
+        page = self.browser.get(f"{self.demo.site_url}/admin/crm/company/add/")
+        email = f"{company.split()[0].lower()}@example.com"
+        saved = self.browser.submit(
+            page,
+            page.form("_save"),
+            ("name", company),
+            ("email", email),
+            ("phone", "+1 415-555-0198"),
+            ("_save", "Save"),
+        )
+        expect("was added successfully" in saved.text, "the company was not added", saved)
+        return f"{email} is among the companies"
 
     def invite(self, company: str) -> str:
         customers = f"{self.demo.site_url}/admin/kapso_connect/customer/"
@@ -142,10 +162,11 @@ class Story:
 
     # The site
 
-    def webhook_arrives(self) -> str:
-        deliveries = self.demo.sandbox.wait_for_deliveries(1, timeout=STEP_TIMEOUT)
-        expect(len(deliveries) == 1, f"{len(deliveries)} deliveries instead of one")
-        delivery = deliveries[0]
+    def webhook_arrives(self, before: int = 0) -> str:
+        """Check the one delivery that came after the first ``before``."""
+        sent = self.demo.sandbox.wait_for_deliveries(before + 1, timeout=STEP_TIMEOUT)[before:]
+        expect(len(sent) == 1, f"{len(sent)} deliveries instead of one")
+        delivery = sent[0]
         expect(delivery["state"] == "delivered", f"it was not accepted: {delivery}")
         return f"{delivery['event']} was delivered and answered 200"
 
@@ -154,6 +175,29 @@ class Story:
 
     def welcomed_once(self, company: str) -> str:
         return self.printed_once(f"Subject: Welcome to WhatsApp, {company}\n", "the mail was sent")
+
+    def first_message_sent_once(self, company: str) -> str:
+        """Check that the new number has sent one message that names the company."""
+        until = time.monotonic() + STEP_TIMEOUT
+        while not (sent := self.messages_about(company)) and time.monotonic() < until:
+            time.sleep(0.05)
+        expect(len(sent) == 1, f"it was sent {len(sent)} times instead of once")
+        return f"sent once, from the new number to +{sent[0]['to']}"
+
+    def messages_about(self, company: str) -> list[dict[str, Any]]:
+        return [row for row in self.demo.sandbox.sent_messages() if company in str(row["template"])]
+
+    def message_received(self, company: str) -> str:
+        """Write to the company's number, and check that the site shows it."""
+        sandbox, text = self.demo.sandbox, f"Is this {company}?"
+        (number,) = {row["phone_number_id"] for row in self.messages_about(company)}
+        before = len(sandbox.deliveries())
+        sandbox.receive_message(number, sender="+14155550197", body=text)
+        sent = sandbox.wait_for_deliveries(before + 1, timeout=STEP_TIMEOUT)[-1]
+        expect(sent["state"] == "delivered", f"it was not accepted: {sent}")
+        page = self.browser.get(f"{self.demo.site_url}/")
+        expect(f"{text} +1 415-555-0197 to {company}" in page.text, "it is not shown", page)
+        return "delivered to the number's own webhook, and shown on the start page"
 
     def printed_once(self, line: str, what: str) -> str:
         until = time.monotonic() + STEP_TIMEOUT
@@ -167,17 +211,22 @@ class Story:
 
     def duplicate_changes_nothing(self, company: str) -> str:
         sandbox = self.demo.sandbox
-        sandbox.resend(sandbox.deliveries()[0]["id"])
-        again = sandbox.wait_for_deliveries(2, timeout=STEP_TIMEOUT)[1]
+        sent = sandbox.deliveries()
+        connected = [row for row in sent if row["event"] == "whatsapp.phone_number.created"]
+        sandbox.resend(connected[-1]["id"])
+        again = sandbox.wait_for_deliveries(len(sent) + 1, timeout=STEP_TIMEOUT)[-1]
         expect(again["state"] == "delivered", f"it was not accepted: {again}")
         self.receiver_ran_once(f"connected: company={company} ")
         self.welcomed_once(company)
+        self.first_message_sent_once(company)
         return "answered 200, and nothing was repeated"
 
     def start_page_is_right(self, connected: str, failed: str) -> str:
         page = self.browser.get(f"{self.demo.site_url}/")
-        expect(f"{connected} Connected: +" in page.text, f"{connected} is not connected", page)
-        expect(f"{failed} Not connected: {next(iter(SETUP_ERRORS))}" in page.text, "no error", page)
+        number = re.search(rf"{connected} \+[\d -]+ Connected", page.text)
+        expect(number is not None, f"{connected} is not connected", page)
+        title = next(iter(SETUP_ERRORS.values())).title
+        expect(f"{failed} Failed {title}" in page.text, "no error", page)
         return f"{connected} is connected, the others are not, and it says why"
 
 

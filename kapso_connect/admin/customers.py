@@ -21,6 +21,7 @@ from ..phone_numbers import format_phone_number
 from ..translation import gettext as _
 from ..translation import gettext_lazy, ngettext
 from . import overview
+from .assign_owner import OwnerView, owner_admins
 from .base import PackageAdmin
 from .customer_filters import IdleFilter, OverviewFilter
 from .display import CONFIRMATION_ROWS
@@ -104,6 +105,7 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin, ExportMixin):
         return [
             self.view_path("overview/", overview.OverviewView, "overview"),
             self.view_path("erase/", EraseView, "erase"),
+            self.view_path("<path:object_id>/owner/", OwnerView, "owner"),
             *super().get_urls(),
         ]
 
@@ -125,6 +127,9 @@ class CustomerAdmin(SetupLinkAdminMixin, PackageAdmin, ExportMixin):
     ) -> HttpResponse:
         if customer := context.get("original"):
             context["owner_link"] = self.owner_link(request, customer)
+            may_change = self.has_change_permission(request, customer)
+            if may_change and owner_admins(self.admin_site, request):
+                context["owner_url"] = self.view_url("owner", quote(customer.pk))
             if self.has_erase_permission(request):
                 context["erase_url"] = page_url(self, request, [customer.pk], "erase")
         return super().render_change_form(request, context, *args, **kwargs)

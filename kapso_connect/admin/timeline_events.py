@@ -108,6 +108,7 @@ def event_details(event: TimelineEvent) -> list[str]:
         Kind.HEALTH_CHECKED: [HEALTH.get(status, status), data.get("error")],
         Kind.ACCOUNT_UPDATED: decision_texts(data),
         Kind.DETAILS_RECEIVED: [data.get("verified_name")],
+        Kind.OWNER_ASSIGNED: [owner_text(data)],
         Kind.NUMBER_WEBHOOK_CREATED: [data.get("url")],
         Kind.NUMBER_WEBHOOK_UPDATED: [changed_fields(data.get("changed"))],
     }
@@ -119,6 +120,13 @@ def changed_fields(names: Any) -> str:
     if not isinstance(names, list):
         return ""
     return ", ".join(str(CHANGED_FIELDS.get(name, name)) for name in names)
+
+
+def owner_text(data: Mapping[str, Any]) -> str:
+    """Return which object became the owner, as ``crm.company 7``, or that there is none."""
+    if data.get("removed") is True:
+        return _("no owner any more")
+    return f"{data.get('owner_type', '')} {data.get('owner_id', '')}".strip()
 
 
 def in_words(texts: Mapping[Any, Any]) -> Callable[[Any], Any]:

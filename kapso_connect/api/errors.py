@@ -37,6 +37,7 @@ from ..exceptions import (
     NoEmailAddress,
     NumberGone,
     NumberMoved,
+    OwnerTaken,
     TryLater,
 )
 from ..log import log_event
@@ -79,6 +80,7 @@ ERRORS: dict[str, tuple[int, str]] = {
         409,
         "Kapso says that this number is not this customer's any more. Nothing was done with it.",
     ),
+    "owner_taken": (409, "The owner of the new customer has another customer already."),
     "setup_link_used": (409, "A setup link that has been used cannot be revoked."),
     "kapso_conflict": (
         409,
@@ -134,6 +136,7 @@ DJANGO_ERROR_CODES: dict[tuple[type[Exception], ...], str] = {
     (ImproperlyConfigured, NoReverseMatch, CalledInTransaction): "not_configured",
     OUTAGE_ERRORS: "unavailable",
     (CustomerErased,): "customer_erased",
+    (OwnerTaken,): "owner_taken",
     (TryLater,): "changed_meanwhile",
     (NumberMoved,): "number_moved",
     (NumberGone,): "kapso_not_found",

@@ -16,10 +16,12 @@ from .emails import send_invitation, send_reminder
 from .erasure import erase_customer
 from .health import check_health
 from .numbers import connect
+from .owners import assign_owner
 from .removal import disconnect_number
 from .setup_links import create_setup_link, extend_setup_link, revoke_setup_link
 
 __all__ = [
+    "assign_owner",
     "check_health",
     "connect",
     "connect_path",

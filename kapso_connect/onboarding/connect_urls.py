@@ -18,6 +18,7 @@ from ..exceptions import InvalidOptions
 from ..log import log_event
 from ..models import Connection, Customer, SetupLink
 from ..utils import reverse_path, time_since, validate_same_site_url
+from .arguments import check_customer
 
 VISIT_COOKIE = "kapso_connect_token"
 """The cookie of a browser in which a customer's connect URL was opened. Django's error reports hide
@@ -59,12 +60,14 @@ def connect_url(customer: Customer) -> str:
     Return "" if the customer was not invited yet, or the invitation was withdrawn. Whoever has
     the URL can connect a number for the customer.
     """
+    check_customer(customer, "connect_url", is_saved=False)
     path = connect_path(customer)
     return path and get_conf().public_url + path
 
 
 def connect_path(customer: Customer) -> str:
     """Return the path of ``connect_url``, without this site's origin."""
+    check_customer(customer, "connect_path", is_saved=False)
     return _path("connect", customer)
 
 

@@ -38,6 +38,7 @@ from ..text import isolated, one_line
 from ..translation import gettext as _
 from ..utils import describe
 from . import setup_links
+from .arguments import check_customer
 from .connect_urls import connect_url, find_next_url
 from .expectations import expectations
 from .mailer import SendFailure, classify_error
@@ -59,6 +60,7 @@ def send_invitation(
     Raise as ``invitation_message`` does, and SMTPException or OSError as the mail backend does;
     nothing is recorded then.
     """
+    check_customer(customer, "send_invitation")
     message = invitation_message(customer, link)
     message.send()
 
@@ -81,6 +83,7 @@ def send_reminder(
 
     Raise as ``send_invitation`` does.
     """
+    check_customer(customer, "send_reminder")
     message = reminder_message(customer, link)
     message.send()
     now = timezone.now()

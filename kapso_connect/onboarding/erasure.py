@@ -39,6 +39,7 @@ from ..models import (
 from ..translation import gettext as _
 from ..translation import ngettext
 from ..utils import utc_now
+from .arguments import check_customer
 from .messages import staff_message
 from .remote_numbers import record_numbers
 from .removal import disconnect_number
@@ -97,6 +98,7 @@ def erase_customer(
     or TryLater as ``disconnect_number`` does; Customer.DoesNotExist; and CalledInTransaction
     inside a transaction. Nothing is anonymised then.
     """
+    check_customer(customer, "erase_customer")
     refuse_in_transaction()
     customer.refresh_from_db()
     client = client or KapsoClient.from_settings()

@@ -14,6 +14,7 @@ from ..kapso.client import KapsoClient
 from ..kapso.health import find_problems
 from ..kapso.types import KapsoHealth
 from ..models import Connection, Health, Source, TimelineEvent
+from .arguments import check_connection
 from .disconnections import disconnect
 from .funding import refresh_funding
 from .remote_numbers import check_owner, confirm_owner
@@ -39,6 +40,7 @@ def check_health(
     refuses (KapsoRateLimited) or is unavailable, and CalledInTransaction inside a transaction;
     nothing is recorded then.
     """
+    check_connection(connection, "check_health")
     refuse_in_transaction()
     if is_held(connection):
         return KapsoHealth(

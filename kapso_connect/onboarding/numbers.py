@@ -25,6 +25,7 @@ from ..models import (
 from ..phone_numbers import only_digits
 from ..text import one_line
 from ..utils import as_instant
+from .arguments import check_customer
 from .setup_links import COMPLETED_FIELDS, complete, find_open_link
 from .status import update_status
 
@@ -93,6 +94,7 @@ def connect(
     Raise NeedsConfirmation without ``asked_at`` if the number is another customer's or was
     disconnected, and TryLater with it if that was recorded after ``asked_at``.
     """
+    check_customer(customer, "connect")
 
     def change() -> Connection:
         now = occurred_at or timezone.now()

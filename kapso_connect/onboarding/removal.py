@@ -18,6 +18,7 @@ from ..exceptions import (
 )
 from ..kapso.client import KapsoClient
 from ..models import DISCONNECTED_BY_STAFF, Connection, Customer, SetupLink, Source
+from .arguments import check_connection
 from .disconnections import disconnect
 from .remote_numbers import confirm_owner
 from .setup_links import revoke_setup_link
@@ -40,6 +41,7 @@ def disconnect_number(
     meantime, and CalledInTransaction inside a transaction; it stays at Kapso then, or what happened
     since stays recorded.
     """
+    check_connection(connection, "disconnect_number")
     refuse_in_transaction()
     if not connection.is_connected:
         return connection

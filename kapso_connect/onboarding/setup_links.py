@@ -35,6 +35,7 @@ from ..models import Connection, Customer, SetupLink, Source, TimelineEvent, new
 from ..phone_numbers import comparable_digits, only_digits
 from ..translation import gettext as _
 from ..utils import as_aware, as_instant, reverse_path, validate_same_site_url
+from .arguments import check_customer, check_setup_link
 from .connect_urls import failure_token
 from .customers import register
 from .status import OnboardingStatus, update_status
@@ -88,6 +89,7 @@ def create_setup_link(
     recorded, and it is safe to call again. Raise CalledInTransaction, before anything else, inside
     a transaction: a rollback would lose a link that exists at Kapso.
     """
+    check_customer(customer, "create_setup_link")
     refuse_in_transaction()
     request = prepare(customer, options=options, next_url=next_url, created_by=created_by)
     return create(request, client or KapsoClient.from_settings())
@@ -107,6 +109,7 @@ def extend_setup_link(
     Raise ValueError for a time in the past, CalledInTransaction inside a transaction, and a
     KapsoError if Kapso refuses or is unavailable; the link is then unchanged.
     """
+    check_setup_link(link, "extend_setup_link")
     refuse_in_transaction()
     if expires_at <= timezone.now():
         raise ValueError("A setup link can only be extended into the future.")
@@ -152,6 +155,7 @@ def revoke_setup_link(
     as it is. Raise a KapsoError if Kapso is unavailable, and CalledInTransaction inside a
     transaction; the link is then unchanged.
     """
+    check_setup_link(link, "revoke_setup_link")
     refuse_in_transaction()
     if not link.is_revocable:
         return False

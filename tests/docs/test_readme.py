@@ -281,7 +281,7 @@ def number_at_kapso(site: NewSite, external_customer_id: str) -> dict[str, str]:
 
 def test_the_two_commands_come_first() -> None:
     assert [block.text.strip() for block in blocks_of(README)][:2] == [
-        'python -m pip install -e ".[dev]" && python manage.py demo',
+        'python -m pip install -e ".[example]" && python manage.py demo',
         'python -m pip install -e ".[dev]" && python -m pytest',
     ]
 
@@ -293,10 +293,20 @@ def test_its_python_is_that_of_the_tutorial() -> None:
     assert shown <= followed
 
 
+def test_it_is_installed_as_in_the_tutorial() -> None:
+    followed = {line for block in blocks_of(DOCS / "tutorial.md") for line in block.lines}
+    (install,) = (
+        block
+        for block in blocks_of(README)
+        if block.heading == "Add it to your site" and block.language == "console"
+    )
+    assert set(install.lines) <= followed
+
+
 def test_every_link_has_a_target() -> None:
     links = re.findall(r"!?\[[^\]]*\]\(([^)]*)\)", README.read_text())
     local = [link for link in links if not link.startswith("https://")]
-    assert "docs/screenshot.png" in local
+    assert "docs/screenshots/together.png" in local
     assert "docs/tutorial.md" in local
     assert [link for link in local if not target_exists(link)] == []
 

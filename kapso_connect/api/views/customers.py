@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error
+from django.db.models import Model
 from django.urls import NoReverseMatch
 from django.utils.cache import patch_vary_headers
 from django.utils.http import parse_etags
@@ -125,6 +126,11 @@ class Customers(Api):
         """Create a customer. This runs in a transaction, which is retried on conflicts."""
         return Customer.objects.create(**values)
 
+    def get_owner(self, request: Request, **values: Any) -> Model | None:
+        """Return the object of the site's that owns the customer which is created with ``values``,
+        or None if there is none. It runs in the transaction that creates the customer."""
+        return None
+
     @extend_schema(
         summary="New customer",
         parameters=CREATE_HEADERS,
@@ -133,6 +139,7 @@ class Customers(Api):
             *BODY_ERRORS,
             *IDEMPOTENCY_ERRORS,
             "external_customer_id_taken",
+            "owner_taken",
             status=201,
             description="The new object.",
             invalid=examples.NAME_MISSING,
@@ -156,6 +163,9 @@ class Customers(Api):
     def _create(self, values: Mapping[str, Any], attempt: idempotency.Attempt) -> tuple[int, Any]:
         self._check_external_id(values)
         customer = self.create_customer(**values)
+        owner = self.get_owner(self.request, **values)
+        if owner is not None:
+            onboarding.assign_owner(customer, owner, actor=self.actor)
         body = self.represent([customer])[0]
         attempt.finish(body, customer=customer)
         return customer.pk, body
