@@ -441,20 +441,21 @@ def test_many_processes_at_the_same_instant_leave_one_webhook(kapso: Sandbox, at
     connection = known(kapso)
     ready = Barrier(4)
 
-    def process() -> bool:
+    def process() -> None:
         try:
             row = Connection.objects.get(pk=connection.pk)
             ready.wait(timeout=20)
-            return number_webhooks.register(row, client(), source="sync")
+            number_webhooks.register(row, client(), source="sync")
         finally:
             connections.close_all()
 
     with ThreadPoolExecutor(4) as executor:
-        changed = [future.result() for future in [executor.submit(process) for _ in range(4)]]
+        for future in [executor.submit(process) for _ in range(4)]:
+            future.result()
     connection.refresh_from_db()
     assert connection.number_webhook_id == only(kapso)["id"]
-    assert changed.count(True) == 1
-    assert kinds() == ["created"]
+    # One that looks in between finds two, and removes one, which it records.
+    assert kinds().count("created") == 1
 
 
 def test_secret_that_kapso_hides_goes_with_other_changes(kapso: Sandbox) -> None:
