@@ -228,8 +228,12 @@ class DeliveryRefused(Exception):
     the message."""
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
+        super().__init__(status, message)
         self.status = status
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class MalformedPayload(ValueError):

@@ -9,6 +9,7 @@ import pytest
 from kapso_connect import exceptions
 
 EXAMPLES = {
+    exceptions.DeliveryRefused: lambda: exceptions.DeliveryRefused(401, "No signature."),
     exceptions.InvalidOptions: lambda: exceptions.InvalidOptions({"language": "wrong", "x": "y"}),
     exceptions.KapsoRateLimited: lambda: exceptions.KapsoRateLimited(
         "Wait.", operation="create setup link", status=429, retry_after=7.5

@@ -797,7 +797,7 @@ def test_number_of_queries_for_a_page_of_known_numbers(
     kapso_sync()
     assert Connection.objects.filter(status="connected").count() == 201
     before = len(sandbox.requests())
-    with django_assert_max_num_queries(24):
+    with django_assert_max_num_queries(25):
         kapso_sync()
     paths = [row["path"] for row in sandbox.requests()[before:]]
     assert paths == ["/platform/v1/whatsapp/phone_numbers"] * 3

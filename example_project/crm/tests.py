@@ -249,6 +249,19 @@ def test_the_sandbox_delivers_to_the_running_site(
     assert [row["state"] for row in kapso_live_sandbox.deliveries()] == ["delivered"]
 
 
+def test_the_sandbox_delivers_messages_to_the_test_client(
+    company: Company, client: Client, kapso_sandbox: Sandbox
+) -> None:
+    kapso_sandbox.complete(create_setup_link(company.customer).url)
+    kapso_sandbox.deliver_to(client)
+    company.refresh_from_db()
+    number = company.whatsapp_phone_number_id
+    kapso_sandbox.receive_message(number, sender="15551234567", body="Are you open?")
+    (response,) = kapso_sandbox.deliver_to(client)
+    assert response.json() == {"received": 1}
+    assert ReceivedMessage.objects.get().text == "Are you open?"
+
+
 @pytest.mark.django_db(transaction=True)
 def test_people_write_to_a_number_that_was_just_connected(
     company: Company, kapso_live_sandbox: Sandbox

@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from requests import Response, Session
 
@@ -312,7 +313,8 @@ class Sandbox:
         self.faults(drop=True)
 
     def deliver_to(self, client: Client) -> list[Any]:
-        """Post the deliveries since the last call with Django's test ``client``, oldest first.
+        """Post the deliveries since the last call with Django's test ``client``, oldest first:
+        those of a number's own webhook to the path of its URL.
 
         The sandbox cannot do so itself, since the test has no server. Return the responses.
         """
@@ -320,17 +322,24 @@ class Sandbox:
 
         new = [row for row in self.deliveries() if row["id"] not in self._posted]
         self._posted.update(row["id"] for row in new)
-        return [
-            post_webhook(
-                client,
-                row["event"],
-                row["body"].encode(),
-                idempotency_key=row["idempotency_key"],
-                secret=self.webhook_secret,
-                batch_size=row["batch_size"],
+        of_numbers = {
+            row["id"]: row for row in self.state()["webhooks"] if row["phone_number_id"] is not None
+        }
+        responses = []
+        for row in new:
+            own = of_numbers.get(row["webhook_id"])
+            responses.append(
+                post_webhook(
+                    client,
+                    row["event"],
+                    row["body"].encode(),
+                    idempotency_key=row["idempotency_key"],
+                    secret=own["secret_key"] if own else self.webhook_secret,
+                    batch_size=row["batch_size"],
+                    path=urlsplit(own["url"]).path if own else "",
+                )
             )
-            for row in new
-        ]
+        return responses
 
     def resend(self, delivery_id: str, *, new_key: bool = False) -> dict[str, Any]:
         """Send a delivery again, with its own idempotency key or with a new one. Return it."""

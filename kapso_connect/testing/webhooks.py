@@ -74,6 +74,7 @@ def post_webhook(
     idempotency_key: str | None = None,
     secret: str | None = None,
     batch_size: int = 0,
+    path: str = "",
 ) -> Any:
     """Deliver ``payload`` as Kapso would, signed, and return the response.
 
@@ -81,6 +82,7 @@ def post_webhook(
     the webhook's path is added if the URL has none. A ``payload`` of bytes is sent unchanged.
     ``idempotency_key`` is random when None; give one to deliver the same thing twice. ``secret``
     defaults to the first of your ``WEBHOOK_SECRET``. Raise ImproperlyConfigured without a secret.
+    ``path`` is that of another view, such as your own for messages, together with its ``secret``.
     """
     if secret is None:
         secret = next(iter(get_conf().webhook_secret), None)
@@ -90,7 +92,7 @@ def post_webhook(
     headers = webhook_headers(
         body, secret, event=event, idempotency_key=idempotency_key, batch_size=batch_size
     )
-    path = webhook_path()
+    path = path or webhook_path()
     if isinstance(to, str):
         url = to if urlsplit(to).path.strip("/") else to.rstrip("/") + path
         with requests.Session() as session:

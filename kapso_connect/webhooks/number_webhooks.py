@@ -40,7 +40,7 @@ from ..utils import host_of, is_private, is_same_target, redact_url, time_since
 
 Kind = TimelineEvent.Kind
 
-EVENTS = (
+NUMBER_EVENTS = (
     "whatsapp.message.received",
     "whatsapp.message.sent",
     "whatsapp.message.delivered",
@@ -209,7 +209,7 @@ def differences(webhook: KapsoWebhook, target: Target) -> dict[str, Any]:
 
 def register(connection: Connection, client: KapsoClient, *, source: str) -> bool:
     """Make the webhook of a connected number what ``NUMBER_WEBHOOK`` says: one, and right. Return
-    whether something was changed.
+    whether that is recorded as a change: not if it was right, or another process did the same.
 
     Several processes may do this at once. After an error, call it again: it looks before it
     creates. Raise KapsoError, NumberWebhookError if Kapso did not take a change,
@@ -225,8 +225,8 @@ def register(connection: Connection, client: KapsoClient, *, source: str) -> boo
     _delete_all(number, found.extra, client)
     changed = sorted(name.removesuffix("_key") for name in found.changes)
     if found.mine is None:
-        mine, is_new = _create(connection, target, client)
-        is_changed = is_new or bool(found.extra)
+        # Whoever is the first to store its id, this or another process, records the event.
+        mine, is_changed = _create(connection, target, client), False
     else:
         mine, is_changed = found.mine, bool(found.changes or found.extra)
         if found.changes:
@@ -240,11 +240,9 @@ def register(connection: Connection, client: KapsoClient, *, source: str) -> boo
 
 
 @sensitive_variables()
-def _create(
-    connection: Connection, target: Target, client: KapsoClient
-) -> tuple[KapsoWebhook, bool]:
-    """Create the webhook, and return the one that the number has afterwards, and whether that is
-    the one that was created: another process may have been faster."""
+def _create(connection: Connection, target: Target, client: KapsoClient) -> KapsoWebhook:
+    """Create the webhook, and return the one that the number has afterwards: another process may
+    have been faster."""
     created, unknown = None, None
     try:
         created = client.create_number_webhook(
@@ -264,7 +262,7 @@ def _create(
     if mine is None:
         raise unknown or NumberWebhookError("Kapso does not show the webhook.")
     _delete_all(connection.phone_number_id, found.extra, client)
-    return mine, created is None or created.id == mine.id
+    return mine
 
 
 def _delete_all(number: str, webhooks: Iterable[KapsoWebhook], client: KapsoClient) -> None:
@@ -276,8 +274,8 @@ def _delete_all(number: str, webhooks: Iterable[KapsoWebhook], client: KapsoClie
 def _record_registered(
     connection: Connection, webhook_id: str, data: dict[str, Any], *, source: str, is_changed: bool
 ) -> bool:
-    """Store the id of the webhook, with an event in the timeline. Return False if it was known
-    already, and nothing else was changed."""
+    """Store the id of the webhook, with an event in the timeline. Return False if it was stored
+    already, and nothing of the webhook was changed."""
 
     def change() -> bool:
         current = lock_number(connection.phone_number_id)

@@ -574,3 +574,27 @@ def test_the_timeline_says_who_did_it(admin_client: Client, admin_user: User) ->
     for page in (url("timelineevent"), url("timelineevent", "change", event.pk)):
         body = admin_client.get(page).content.decode().partition("<main")[2]
         assert "admin" in re.sub(r"<[^>]*>", " ", body)
+
+
+@pytest.mark.parametrize(
+    ("is_set", "fields", "words"),
+    [
+        (True, {"number_webhook_id": "wh"}, "Delivered to this site"),
+        (True, {}, "Not delivered to this site yet"),
+        (True, {"status": "disconnected"}, ""),
+        (False, {}, ""),
+        (False, {"number_webhook_id": "wh"}, "Delivered to this site"),
+    ],
+)
+def test_number_says_whether_its_messages_are_delivered(
+    admin_client: Client, configure: Any, is_set: bool, fields: dict[str, str], words: str
+) -> None:
+    if is_set:
+        configure(NUMBER_WEBHOOK={"url": "/messages/", "secret": "the secret of messages"})
+    connection = make_connection(**fields)
+    page = admin_client.get(
+        reverse("admin:kapso_connect_connection_change", args=[connection.pk])
+    ).text
+    assert ("elivered to this site" in page) is bool(words)
+    assert words in page
+    assert "the secret of messages" not in page

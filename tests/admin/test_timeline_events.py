@@ -78,6 +78,16 @@ FACTS: list[tuple[str, Any, dict[str, str]]] = [
         {"display_phone_number": "+4930123456", "connection_type": "dedicated"},
         {"Phone number": "+49 30 123456", "Connection type": str(ConnectionType.DEDICATED.label)},
     ),
+    (
+        "number_webhook_created",
+        {"url": "https://site.example/messages/", "kind": "kapso", "events": ["x"]},
+        {"Messages are delivered to": "https://site.example/messages/"},
+    ),
+    (
+        "number_webhook_updated",
+        {"url": "https://site.example/messages/", "changed": ["active", "secret"]},
+        {"Corrected": "turned on again, secret"},
+    ),
     # What cannot be read is in the technical details.
     ("setup_link_sent", {"channel": ["no", "text"], "error_code": {"no": "text"}}, {}),
     ("webhook_received", ["not", "a", "dict"], {}),
@@ -108,6 +118,17 @@ def test_event_page_says_the_data_in_words(
     ("kind", "data", "words"),
     [
         ("health_checked", {"status": "unhealthy"}, "Health checked · Unhealthy"),
+        (
+            "number_webhook_created",
+            {"url": "https://site.example/messages/"},
+            "Message webhook registered · https://site.example/messages/",
+        ),
+        (
+            "number_webhook_updated",
+            {"changed": ["events", "payload_version"]},
+            "Message webhook repaired · events, version",
+        ),
+        ("number_webhook_deleted", {}, "Message webhook removed"),
         ("account_updated", {"event": "disabled"}, "account disabled"),
         ("account_updated", {"event": "restricted"}, "account restricted"),
         ("account_updated", {"event": "reinstated"}, "account reinstated"),

@@ -164,7 +164,7 @@ def make_project(folder: Path) -> None:
     for page in ("tutorial", "how-to/own-model", "how-to/wizard", "how-to/messages"):
         for block in blocks_of(DOCS / f"{page}.md"):
             if block.path.endswith(".py"):
-                write(block, folder)
+                write(block, folder, ("mysite/", "chat/models.py"))
     for block in blocks_of(DOCS / "how-to" / "multi-tenant-api.md"):
         # One of its files imports another.
         if block.path and not (folder / block.path).exists():

@@ -293,6 +293,16 @@ def test_its_python_is_that_of_the_tutorial() -> None:
     assert shown <= followed
 
 
+def test_it_is_installed_as_in_the_tutorial() -> None:
+    followed = {line for block in blocks_of(DOCS / "tutorial.md") for line in block.lines}
+    (install,) = (
+        block
+        for block in blocks_of(README)
+        if block.heading == "Add it to your site" and block.language == "console"
+    )
+    assert set(install.lines) <= followed
+
+
 def test_every_link_has_a_target() -> None:
     links = re.findall(r"!?\[[^\]]*\]\(([^)]*)\)", README.read_text())
     local = [link for link in links if not link.startswith("https://")]

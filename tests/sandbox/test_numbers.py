@@ -191,3 +191,12 @@ def test_unknown_numbers_have_no_webhooks(box_api: Api) -> None:
     assert box_api("POST", path, {"whatsapp_webhook": fields}).status_code == 404
     assert box_api("GET", f"{path}/{UNKNOWN}").status_code == 404
     assert connect(box_api, UNKNOWN, **PRODUCTION).status_code == 404
+
+
+def test_webhooks_go_with_their_number(box: Sandbox, box_api: Api) -> None:
+    pk, other = (box.add_number()["phone_number_id"] for _ in range(2))
+    for number in (pk, other):
+        box_api.number_webhook(number, url="https://site.example/", events=[SENT])
+    assert box_api("DELETE", f"/whatsapp/phone_numbers/{pk}").status_code == 204
+    left = box_api("GET", "/whatsapp/webhooks").json()["data"]
+    assert [row["phone_number_id"] for row in left] == [other]

@@ -437,6 +437,37 @@ def test_a_batch_is_delivered_as_one(kapso_sandbox: Sandbox, client: Client) -> 
     assert posted.call_args.kwargs["headers"]["X-Batch-Size"] == "2"
 
 
+@pytest.mark.django_db
+def test_customers_connect_without_kapso_also_with_a_webhook_for_messages(
+    configure: Any, django_assert_num_queries: Any
+) -> None:
+    with FaultyServer() as kapso:
+        kapso.will(answer(500))
+        configure(API_BASE_URL=kapso.url, NUMBER_WEBHOOK={"url": "/messages/", "secret": "s" * 20})
+        connection = connect_customer()
+        disconnect_customer(connection)
+        reconnect_customer(connection)
+        assert kapso.requests == []
+    assert not TimelineEvent.objects.undelivered().exists()
+
+
+@pytest.mark.django_db
+def test_the_sandbox_delivers_messages_to_the_sites_own_view(
+    kapso_sandbox: Sandbox, client: Client, configure: Any
+) -> None:
+    configure(NUMBER_WEBHOOK={"url": "/messages/", "secret": "the secret of messages"})
+    kapso_sandbox.complete(onboarding.create_setup_link(Customer.objects.create(name="Ada")).url)
+    kapso_sandbox.deliver_to(client)
+    number = Connection.objects.get().phone_number_id
+    kapso_sandbox.receive_message(number, sender="15551234567")
+    with mock.patch.object(Client, "post", autospec=True, side_effect=Client.post) as posted:
+        kapso_sandbox.deliver_to(client)
+    _client, path, body = posted.call_args.args
+    assert path == "/messages/"
+    signature = posted.call_args.kwargs["headers"]["X-Webhook-Signature"]
+    assert signature == sign(body, "the secret of messages")
+
+
 @pytest.mark.django_db(transaction=True)
 def test_the_sandbox_delivers_to_a_live_server(
     kapso_live_sandbox: Sandbox,

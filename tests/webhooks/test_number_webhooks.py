@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import Barrier
 from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 from django.utils import timezone
 
 from kapso_connect import onboarding, outbox, sync
@@ -431,6 +434,28 @@ def test_two_processes_that_see_both_remove_the_same_one(kapso: Sandbox) -> None
         register(Connection.objects.get(pk=connection.pk))
     connection.refresh_from_db()
     assert connection.number_webhook_id == only(kapso)["id"]
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_many_processes_at_the_same_instant_leave_one_webhook(kapso: Sandbox, attempt: int) -> None:
+    connection = known(kapso)
+    ready = Barrier(4)
+
+    def process() -> None:
+        try:
+            row = Connection.objects.get(pk=connection.pk)
+            ready.wait(timeout=20)
+            number_webhooks.register(row, client(), source="sync")
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(4) as executor:
+        for future in [executor.submit(process) for _ in range(4)]:
+            future.result()
+    connection.refresh_from_db()
+    assert connection.number_webhook_id == only(kapso)["id"]
+    # One that looks in between finds two, and removes one, which it records.
+    assert kinds().count("created") == 1
 
 
 def test_secret_that_kapso_hides_goes_with_other_changes(kapso: Sandbox) -> None:
