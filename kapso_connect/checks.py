@@ -45,7 +45,7 @@ from .owners import owner_model
 from .pages import views
 from .translation import CONTEXT
 from .webhooks import number_webhooks
-from .webhooks.number_webhooks import EVENTS as NUMBER_EVENTS
+from .webhooks.number_webhooks import NUMBER_EVENTS
 
 MIN_WEBHOOK_SECRET_LENGTH = 16
 """A shorter one is reported before a site is deployed."""

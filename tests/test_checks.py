@@ -26,7 +26,7 @@ from django.views.generic import RedirectView
 
 from kapso_connect import checks
 from kapso_connect.pages.views import SuccessView
-from kapso_connect.webhooks.number_webhooks import EVENTS as NUMBER_EVENTS
+from kapso_connect.webhooks.number_webhooks import NUMBER_EVENTS
 from tests import ROOT
 
 # From Django 6.1 on some checks look at the database.

@@ -22,7 +22,7 @@ from ..translation import gettext_lazy
 from .customer_actions import ConfirmView
 from .mixin import SetupLinkAdminMixin
 
-MAX_FOUND = 20
+MAX_OWNERS_SHOWN = 20
 """How many objects of each model a search shows."""
 
 NOBODY = "-"
@@ -104,7 +104,7 @@ class OwnerView(ConfirmView):
         found: list[Any] = []
         if model_admin.get_search_fields(self.request):
             results, may_repeat = model_admin.get_search_results(self.request, rows, query)
-            found = list((results.distinct() if may_repeat else results)[:MAX_FOUND])
+            found = list((results.distinct() if may_repeat else results)[:MAX_OWNERS_SHOWN])
         by_key = model_admin.get_object(self.request, query)
         if by_key is not None and by_key not in found:
             found.insert(0, by_key)

@@ -119,7 +119,12 @@ class WhatsAppView(AccessMixin, ConnectingView):
             created_by=self.request.user,
         )
         return self.lead_to_kapso(
-            customer, find_setup_link, self.back_url, link=latest, back_url=self.back_url
+            customer,
+            find_setup_link,
+            self.back_url,
+            link=latest,
+            connect_path="",
+            back_url=self.back_url,
         )
 
     def disconnect(self, connection: Connection) -> HttpResponse:

@@ -145,6 +145,7 @@ class ConnectView(ConnectingView):
             with_chosen_language(request, path),
             link=latest,
             connect_path=path,
+            back_url="",
         )
 
 

@@ -13,9 +13,7 @@ from ..conf import get_conf
 from ..exceptions import DeliveryRefused, MalformedBody
 from .payloads import UNNAMED_EVENT, parse
 from .signature import find_signature, is_valid
-from .views import Unreadable, read_body
-
-WRONG_SIGNATURE = "The signature is missing or wrong."
+from .views import WRONG_SIGNATURE, Unreadable, read_body
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from ..utils import host_of, is_private, is_same_target, redact_url, time_since
 
 Kind = TimelineEvent.Kind
 
-EVENTS = (
+NUMBER_EVENTS = (
     "whatsapp.message.received",
     "whatsapp.message.sent",
     "whatsapp.message.delivered",

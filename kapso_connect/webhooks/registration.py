@@ -24,6 +24,7 @@ from ..kapso.http import Response, Unreachable, fetch
 from ..kapso.types import KapsoWebhook
 from ..models import WebhookEvent
 from ..utils import host_of, is_private, is_same_target, redact_url, reverse_path
+from .number_webhooks import PAYLOAD_VERSION
 from .payloads import NOT_AN_OBJECT, PARSERS, SIGNATURE_CHECK_BODY
 from .signature import sign
 from .views import WRONG_SIGNATURE
@@ -33,8 +34,6 @@ SUBSCRIBED_EVENTS = tuple(sorted(PARSERS))
 
 TEST_EVENT = "whatsapp.phone_number.reconnected"
 """The event of a test delivery: it connects no number unless the API confirms it."""
-
-PAYLOAD_VERSION = "v2"
 
 VERIFICATIONS = 10
 """How many times the site has to accept a secret: each time another of its processes may answer,

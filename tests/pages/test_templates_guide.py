@@ -35,7 +35,8 @@ PACKAGE = ROOT / "kapso_connect"
 TEMPLATES = PACKAGE / "templates" / "kapso_connect"
 TEXT = (ROOT / "docs" / "how-to" / "templates.md").read_text(encoding="utf-8")
 GUIDE = re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL)
-PAGES = sorted(path.name for path in TEMPLATES.glob("[a-z]*.html") if path.name != "base.html")
+NO_PAGES = {"base.html", "connection.html"}
+PAGES = sorted({path.name for path in TEMPLATES.glob("[a-z]*.html")} - NO_PAGES)
 
 
 def section(title: str, level: int = 2) -> str:
