@@ -70,7 +70,7 @@ CONNECT_URL = """
 from crm.models import Company
 from kapso_connect.models import Customer
 from kapso_connect.onboarding import connect_url
-print(connect_url(Customer.objects.for_owner(Company.objects.get())))
+print(connect_url(Customer.objects.for_owner(Company.objects.get(contact_email="ada@example.com"))))
 """
 
 
@@ -89,7 +89,7 @@ def erase(newcomer: NewSite) -> None:
 SHOW_WHAT_IS_LEFT = """
 from crm.models import Company
 from kapso_connect.models import Connection, Customer
-print(Company.objects.count())
+print(Company.objects.filter(contact_email="ada@example.com").count())
 for connection in Connection.objects.all():
     print(connection.customer, connection.status)
 """
