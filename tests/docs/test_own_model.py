@@ -36,4 +36,19 @@ def test_a_customer_is_given_its_company(companies: NewSite) -> None:
     own.execute(
         "how-to/own-model.md", first="Customers without an owner", last="Customers without an owner"
     )
-    assert own.output.splitlines() == ["True Bob's Bikes", "False"]
+    shown = own.shell(ADOPT).splitlines()
+    assert shown == ["True", "False", "Bob's Bikes"]
+
+
+ADOPT = """
+from crm.adoption import adopt
+from crm.models import Company
+from kapso_connect.models import Customer
+
+company = Company.objects.create(legal_name="Bob's Bikes")
+customer = Customer.objects.create(name="Bob", external_customer_id="bob")
+print(adopt(company, "bob"))
+print(adopt(company, "bob"))
+customer.refresh_from_db()
+print(customer.get_owner())
+"""

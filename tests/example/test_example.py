@@ -118,6 +118,12 @@ def test_the_sandboxs_known_secrets_are_not_used_on_a_server_in_debug() -> None:
     assert python("-c", source, **server).stdout.strip() == expected
 
 
+def test_the_password_of_the_demo_is_shown_with_the_sandbox_only() -> None:
+    password = {"DEMO_PASSWORD": "shown"}
+    loaded = load_settings(password, {**SERVER, **password}, names=["DEMO_PASSWORD"])
+    assert loaded == ["shown", ""]
+
+
 def test_sandbox_of_the_own_machine_needs_no_secret_key() -> None:
     lines = (ROOT / ".env.example").read_text().splitlines()
     local = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))

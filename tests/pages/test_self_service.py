@@ -68,6 +68,16 @@ def created(sandbox: Sandbox) -> int:
     return sum(request["path"].endswith("/setup_links") for request in requests)
 
 
+def press_elsewhere(user: User) -> Any:
+    """Press the button in another browser, in a thread of its own."""
+    try:
+        browser = Client()
+        browser.force_login(user)
+        return press(browser)
+    finally:
+        connections.close_all()
+
+
 # Connecting
 
 
@@ -160,21 +170,32 @@ def test_presses_at_once_create_one_link(
 ) -> None:
     customer_of(ada)
 
-    def work(_: int) -> Any:
-        try:
-            browser = Client()
-            browser.force_login(ada)
-            return press(browser)
-        finally:
-            connections.close_all()
-
     with (
         around_api_requests("POST .*/setup_links", before=partial(time.sleep, 0.3)),
         ThreadPoolExecutor(3) as threads,
     ):
-        responses = list(threads.map(work, range(3)))
+        responses = list(threads.map(press_elsewhere, [ada] * 3))
     assert [response.status_code for response in responses] == [200] * 3
     assert len({response["Refresh"] for response in responses}) == 1
+    assert created(sandbox) == 1
+
+
+def test_press_uses_the_link_that_another_has_just_created(
+    browser: Client, ada: User, sandbox: Sandbox, sqlite_options: None
+) -> None:
+    customer_of(ada)
+    others: list[Any] = []
+
+    def press_meanwhile(execute: Any, sql: str, *arguments: Any) -> Any:
+        if sql.startswith("INSERT") and "idempotentrequest" in sql and not others:
+            with ThreadPoolExecutor(1) as thread:
+                others.append(None)
+                others[0] = thread.submit(press_elsewhere, ada).result()
+        return execute(sql, *arguments)
+
+    with database.execute_wrapper(press_meanwhile):
+        response = press(browser)
+    assert response["Refresh"] == others[0]["Refresh"]
     assert created(sandbox) == 1
 
 
@@ -239,6 +260,7 @@ def test_number_is_disconnected(browser: Client, ada: User, sandbox: Sandbox) ->
     assert TimelineEvent.objects.get(kind="disconnected").actor == ada
     assert press(browser).status_code == 200, "it can be connected again"
     assert customer_of(ada).latest_setup_link.status == "active"
+    assert created(sandbox) == 2
 
 
 @pytest.mark.parametrize("action", ["reconnect", "disconnect"])
