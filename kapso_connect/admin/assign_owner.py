@@ -108,6 +108,7 @@ class OwnerView(ConfirmView):
         by_key = model_admin.get_object(self.request, query)
         if by_key is not None and by_key not in found:
             found.insert(0, by_key)
+        found = [obj for obj in found if model_admin.has_view_permission(self.request, obj)]
         customers = model_admin.find_customers(found)
         for obj in found:
             yield {
@@ -122,6 +123,7 @@ class OwnerView(ConfirmView):
         try:
             assign_owner(self.customer, owner, actor=self.actor)
         except OwnerTaken:
+            self.customer.refresh_from_db()  # the version in the form that is shown again
             form.add_error("owner", _("Another customer belongs to this object already."))
             return self.form_invalid(form)
         if owner is None:

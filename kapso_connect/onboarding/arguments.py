@@ -31,6 +31,7 @@ def _check(
         hint = ""
         if wanted is Customer and isinstance(value, models.Model):
             hint = f" Use Customer.objects.for_owner({value._meta.model_name})."
-        raise TypeError(f"{function}() takes a {name}, not {type(value).__name__}.{hint}")
+        # Not type(): ``request.user`` is a lazy object.
+        raise TypeError(f"{function}() takes a {name}, not {value.__class__.__name__}.{hint}")
     if is_saved and value.pk is None:
         raise ValueError(f"{function}() takes a {name} that is saved. Save it first.")

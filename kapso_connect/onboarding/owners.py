@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-from django.db import models
+from django.db import IntegrityError, models
 from django.utils import timezone
 
 from .. import outbox
-from ..db import retry_on_conflict
+from ..db import atomic, retry_on_conflict
 from ..exceptions import CustomerErased, OwnerTaken
 from ..models import Customer, Source, TimelineEvent
 from ..owners import owner_key, owner_type
@@ -39,7 +39,8 @@ def assign_owner(
             raise TypeError(f"The owner has to be an object of the site's own, not {owner!r}.")
         if owner.pk is None:
             raise ValueError("Save the owner before you assign it.")
-        kind, key = owner_type(owner), owner_key(type(owner), owner.pk)
+        # Not type(): ``request.user`` is a lazy object.
+        kind, key = owner_type(owner), owner_key(owner.__class__, owner.pk)
 
     def change() -> bool:
         current = Customer.objects.locked().get(pk=customer.pk)
@@ -47,14 +48,17 @@ def assign_owner(
             raise CustomerErased("The personal data of this customer were erased.")
         if (current.owner_type_id, current.owner_id) == (kind.pk if kind else None, key):
             return False
-        if kind is not None:
-            taken = Customer.objects.filter(owner_type=kind, owner_id=key).first()
-            # MySQL and MariaDB take "Ab3" for "aB3".
-            if taken is not None and taken.pk != current.pk:
-                raise OwnerTaken(f"{owner} owns customer {taken.pk} already: {taken}.")
-        Customer.objects.filter(pk=current.pk).update(
-            owner_type=kind, owner_id=key, updated_at=timezone.now()
-        )
+        try:
+            with atomic():  # a savepoint: the caller's transaction can go on
+                Customer.objects.filter(pk=current.pk).update(
+                    owner_type=kind, owner_id=key, updated_at=timezone.now()
+                )
+        except IntegrityError:
+            # Locked, MySQL and MariaDB return what was committed after this transaction began.
+            taken = Customer.objects.locked().filter(owner_type=kind, owner_id=key).first()
+            if taken is None:
+                raise
+            raise OwnerTaken(f"{owner} owns customer {taken.pk} already: {taken}.") from None
         data: dict[str, Any] = {"removed": True}
         if kind is not None:
             data = {"owner_type": f"{kind.app_label}.{kind.model}", "owner_id": key}

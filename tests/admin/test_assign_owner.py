@@ -14,6 +14,7 @@ from django.urls import reverse
 from kapso_connect.models import Customer, TimelineEvent
 
 from ..factories import make_customer
+from ..sites.host_site.admin import BakeryAdmin
 from ..sites.host_site.models import Bakery, Shop
 
 pytestmark = pytest.mark.django_db
@@ -85,6 +86,23 @@ def test_an_object_that_has_a_customer_cannot_be_chosen(staff: Client) -> None:
     assert "Another customer belongs to this object already." in answer.content.decode()
     other.refresh_from_db()
     assert other.get_owner() is None
+    # The form that shows the error can be sent.
+    version, free = answer.context["view"].version, Bakery.objects.create(title="Bob's")
+    choose(staff, other, f"host_site.bakery:{free.pk}", version=version)
+    other.refresh_from_db()
+    assert other.get_owner() == free
+
+
+def test_a_single_object_that_may_not_be_viewed_is_not_found(
+    staff: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, shown = (Bakery.objects.create(title=title) for title in ("Ada's", "Ada's other"))
+    monkeypatch.setattr(
+        BakeryAdmin, "has_view_permission", lambda self, request, obj=None: obj != hidden
+    )
+    found = text(staff, page_of(make_customer()), q="Ada")
+    assert f'value="host_site.bakery:{shown.pk}"' in found
+    assert f'value="host_site.bakery:{hidden.pk}"' not in found
 
 
 def test_the_owner_is_taken_away(staff: Client) -> None:

@@ -33,6 +33,7 @@ from tests import ROOT
 
 from ..factories import make_connection, make_customer, make_link, make_user
 from ..faults import ProcessKilled, around_api_requests, failing_statement, kill_process
+from ..sites.host_site.models import Bakery
 from ..smtp_server import SMTPServer, use_mail_server
 from .support import API, Caller, code, make_invited, staff
 
@@ -105,6 +106,13 @@ def key_reused(site: Site) -> HttpResponse:
 def external_id_taken(site: Site) -> HttpResponse:
     make_customer(external_customer_id="x")
     return site.create_customer({"name": "A", "external_customer_id": "x"})
+
+
+def owner_taken(site: Site) -> HttpResponse:
+    Customer.objects.for_owner(Bakery.objects.create(title="Ada's", reference="b-1"))
+    site.settings.ROOT_URLCONF = "tests.api.test_owners"
+    caller = Caller(site.caller.user, at="/owned/v1/")
+    return caller.post("customers/", {"name": "Ada's", "external_customer_id": "b-1"})
 
 
 def link_used(site: Site) -> HttpResponse:
@@ -239,6 +247,7 @@ PROVOKED: dict[tuple[int, str], Callable[[Site], HttpResponse]] = {
         "setup-links/", {"customer": make_customer(erased_at=timezone.now()).pk}, headers=KEY
     ),
     (409, "external_customer_id_taken"): external_id_taken,
+    (409, "owner_taken"): owner_taken,
     (409, "already_connected"): already_connected,
     (409, "batch_not_stopped"): batch_not_stopped,
     (409, "emailed_recently"): emailed_recently,

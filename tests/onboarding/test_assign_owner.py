@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.db import connection, transaction
 from django.utils import timezone
+from django.utils.functional import SimpleLazyObject
 
 from kapso_connect import onboarding
 from kapso_connect.exceptions import CustomerErased, OwnerTaken
@@ -13,7 +15,7 @@ from kapso_connect.models import Connection, Customer, SetupLink, TimelineEvent
 from kapso_connect.onboarding import assign_owner
 
 from ..factories import make_customer
-from ..sites.host_site.models import Bakery, Branch, Franchise, Shop
+from ..sites.host_site.models import Bakery, Branch, Franchise, Seat, Shop
 from .support import at_once
 
 pytestmark = pytest.mark.django_db
@@ -80,6 +82,47 @@ def test_of_two_customers_one_gets_the_owner() -> None:
     assert len(taken) == 1
     assert Customer.objects.exclude(owner_id=None).count() == 1
     assert TimelineEvent.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time")
+@pytest.mark.parametrize("number", range(3))
+def test_owner_is_taken_while_a_transaction_of_the_callers_is_open(number: int) -> None:
+    """The customer of the other transaction is not in what this one has read."""
+    owner, first, second = owners()[number], make_customer(), make_customer()
+    with transaction.atomic():
+        assert Customer.objects.find_for_owner(owner) is None
+        at_once(lambda: assign_owner(first, owner))
+        with pytest.raises(OwnerTaken, match=f"owns customer {first.pk} already"):
+            assign_owner(second, owner)
+        make_customer(name="Later")  # the transaction is not broken
+    assert Customer.objects.filter(name="Later").exists()
+    assert TimelineEvent.objects.get().customer == first
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_owner_of_another_customer_does_not_break_the_transaction(number: int) -> None:
+    owner = owners()[number]
+    Customer.objects.for_owner(owner)
+    with transaction.atomic():
+        with pytest.raises(OwnerTaken):
+            assign_owner(make_customer(), owner)
+        make_customer(name="Later")
+    assert Customer.objects.filter(name="Later").exists()
+
+
+def test_lazy_object_such_as_the_user_of_a_request_is_an_owner(admin_user: Any) -> None:
+    customer = make_customer()
+    assert assign_owner(customer, SimpleLazyObject(lambda: admin_user))  # type: ignore[arg-type]
+    assert customer.get_owner() == admin_user
+    lazy: Any = SimpleLazyObject(lambda: admin_user)
+    with pytest.raises(TypeError, match=r"takes a Customer, not User\."):
+        onboarding.connect_url(lazy)
+
+
+def test_composite_key_cannot_be_that_of_an_owner() -> None:
+    with pytest.raises(ValueError, match="composite primary key"):
+        assign_owner(make_customer(), Seat(row=1, number=2))
 
 
 def test_who_cannot_be_an_owner() -> None:
