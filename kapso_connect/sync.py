@@ -37,6 +37,7 @@ from .exceptions import (
     KapsoError,
     KapsoNotFound,
     KapsoRateLimited,
+    KapsoUnavailable,
     TryLater,
 )
 from .kapso.client import KapsoClient
@@ -489,6 +490,13 @@ def _sync_number_webhooks(
     try:
         wrong = _find_wrong_webhooks(client)
     except ImproperlyConfigured as error:
+        report.errors.append(str(error))
+        log_event("sync.error", step="number_webhooks", row_id=None, error=type(error).__name__)
+        return
+    except (KapsoCredentialsError, KapsoRateLimited, KapsoUnavailable):
+        raise  # the same for all that follows
+    except KapsoError as error:
+        # Links and invitations do not depend on it.
         report.errors.append(str(error))
         log_event("sync.error", step="number_webhooks", row_id=None, error=type(error).__name__)
         return

@@ -787,6 +787,15 @@ def test_sync_reports_a_setting_that_cannot_work(kapso: Sandbox, configure: Any)
     assert "NUMBER_WEBHOOK" in error
 
 
+def test_list_that_kapso_does_not_give_costs_only_this_step(kapso: Sandbox) -> None:
+    link = onboarding.create_setup_link(known(kapso).customer)
+    with away(kapso, 422, "GET .*/whatsapp/webhooks"):
+        (error,) = sync.run().errors
+    assert "list webhooks" in error
+    link.refresh_from_db()
+    assert link.checked_at is not None, "the steps after it were done"
+
+
 def test_number_that_goes_during_a_run_gets_no_webhook(kapso: Sandbox) -> None:
     numbers = [known(kapso), known(kapso)]
 
