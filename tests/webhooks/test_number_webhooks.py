@@ -351,8 +351,9 @@ def test_nothing_is_asked_in_a_transaction(
     kapso: Sandbox, requests_in_transaction: list[bool]
 ) -> None:
     connection = known(kapso)
-    with pytest.raises(CalledInTransaction), atomic():
-        number_webhooks.register(connection, client(), source="sync")
+    for change in (number_webhooks.register, number_webhooks.remove):
+        with pytest.raises(CalledInTransaction), atomic():
+            change(connection, client(), source="sync")
     connect(kapso)
     assert requests_in_transaction
     assert not any(requests_in_transaction)
@@ -794,6 +795,21 @@ def test_list_that_kapso_does_not_give_costs_only_this_step(kapso: Sandbox) -> N
     assert "list webhooks" in error
     link.refresh_from_db()
     assert link.checked_at is not None, "the steps after it were done"
+
+
+def test_number_that_goes_while_it_is_registered_loses_its_webhook(kapso: Sandbox) -> None:
+    connection = known(kapso)
+
+    def go() -> None:
+        disconnect(connection)
+        kapso.patch_number(connection.phone_number_id, status="DISCONNECTED")
+
+    with around_api_requests("POST .*/webhooks", after=go):
+        register(connection)
+    assert sync.run().number_webhooks == 1
+    assert webhooks(kapso) == []
+    connection.refresh_from_db()
+    assert (connection.number_webhook_id, connection.is_connected) == ("", False)
 
 
 def test_number_that_goes_during_a_run_gets_no_webhook(kapso: Sandbox) -> None:
