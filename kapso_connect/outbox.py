@@ -253,9 +253,10 @@ def _send(event: TimelineEvent, *, needs_receiver: bool = True) -> bool:
     interruption: BaseException | None = None
     error_text = ""
     is_unheard = not has_site_receivers(event.kind)
-    if not receivers or is_unheard:
+    lacks_receiver = not receivers or (is_unheard and event.needs_site_receiver)
+    if lacks_receiver or (is_unheard and event.kind == Kind.CONNECTED):
         _log_unheard(event)
-    if needs_receiver and (not receivers or (is_unheard and event.needs_site_receiver)):
+    if needs_receiver and lacks_receiver:
         error_text = NO_RECEIVER
     for position, (name, receiver) in enumerate(receivers.items()):
         if (position or took_long) and not _renew_lease(event):
