@@ -253,11 +253,12 @@ def _send(event: TimelineEvent, *, needs_receiver: bool = True) -> bool:
     interruption: BaseException | None = None
     error_text = ""
     is_unheard = not has_site_receivers(event.kind)
-    is_missing = not receivers and not _waits_for_number_webhook(event)
-    is_missing |= is_unheard and event.needs_site_receiver
-    if is_missing or (is_unheard and event.kind == Kind.CONNECTED):
+    lacks_receiver = (not receivers and not _waits_for_number_webhook(event)) or (
+        is_unheard and event.needs_site_receiver
+    )
+    if lacks_receiver or (is_unheard and event.kind == Kind.CONNECTED):
         _log_unheard(event)
-    if needs_receiver and is_missing:
+    if needs_receiver and lacks_receiver:
         error_text = NO_RECEIVER
     for position, (name, receiver) in enumerate(receivers.items()):
         if (position or took_long) and not _renew_lease(event):

@@ -637,6 +637,17 @@ def test_staff_disconnect_a_number_and_its_webhook_goes(kapso: Sandbox) -> None:
     assert connection.number_webhook_id == ""
 
 
+def test_site_that_hears_of_no_disconnection_is_not_warned(
+    kapso: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Our own receiver needs the signal; a site need not."""
+    with listening("whatsapp_connected"):
+        connection = connect(kapso)
+        onboarding.disconnect_number(connection)
+    assert webhooks(kapso) == []
+    assert "signal.unheard" not in [row.kapso_event for row in caplog.records]
+
+
 def test_erased_customer_has_no_webhook(kapso: Sandbox) -> None:
     connection = connect(kapso)
     onboarding.erase_customer(connection.customer)
