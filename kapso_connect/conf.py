@@ -320,14 +320,18 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _number_webhook(value: object) -> NumberWebhook | str:
-    given = {key: entry for key, entry in _mapping(value).items() if entry not in (None, "", [])}
+    given = {
+        key: entry
+        for key, entry in _mapping(value).items()
+        if entry is not None and not (isinstance(entry, str) and not entry.strip())
+    }
     known = ("url", "events", "secret", "kind")
     for key in given:
         if key not in known:
             raise ValueError(f"has an unknown key {key!r}. Known keys: {', '.join(known)}.")
-    if not given.get("url"):
+    if "url" not in given:
         return ""
-    kind = given.get("kind", "kapso")
+    kind = _text(given.get("kind", "kapso"))
     if kind not in ("kapso", "meta"):
         raise ValueError('must have "kapso" or "meta" as its kind.')
     events = _texts(given.get("events", []), "a list of names of events as its events")

@@ -253,7 +253,9 @@ def _send(event: TimelineEvent, *, needs_receiver: bool = True) -> bool:
     interruption: BaseException | None = None
     error_text = ""
     is_unheard = not has_site_receivers(event.kind)
-    lacks_receiver = not receivers or (is_unheard and event.needs_site_receiver)
+    lacks_receiver = (not receivers and not _waits_for_number_webhook(event)) or (
+        is_unheard and event.needs_site_receiver
+    )
     if lacks_receiver or (is_unheard and event.kind == Kind.CONNECTED):
         _log_unheard(event)
     if needs_receiver and lacks_receiver:
@@ -285,6 +287,14 @@ def _send(event: TimelineEvent, *, needs_receiver: bool = True) -> bool:
         if interruption is not None:
             raise interruption
     return not error_text
+
+
+def _waits_for_number_webhook(event: TimelineEvent) -> bool:
+    """Return True if in the last attempt only the receiver for the webhooks of numbers raised.
+    Without ``NUMBER_WEBHOOK`` there is nothing left to do, and ``kapso_sync`` repairs the rest."""
+    # Each error is after its receiver's name, and those of OWN_RECEIVERS are called last.
+    is_first = event.last_error.startswith(f"{NUMBER_WEBHOOK_RECEIVER}: ")
+    return is_first and f"{EMAIL_RECEIVER}: " not in event.last_error
 
 
 def _record_outcome(

@@ -37,6 +37,7 @@ from .exceptions import (
     KapsoError,
     KapsoNotFound,
     KapsoRateLimited,
+    KapsoUnavailable,
     TryLater,
 )
 from .kapso.client import KapsoClient
@@ -492,6 +493,13 @@ def _sync_number_webhooks(
         report.errors.append(str(error))
         log_event("sync.error", step="number_webhooks", row_id=None, error=type(error).__name__)
         return
+    except (KapsoCredentialsError, KapsoRateLimited, KapsoUnavailable):
+        raise  # the same for all that follows
+    except KapsoError as error:
+        # Links and invitations do not depend on it.
+        report.errors.append(str(error))
+        log_event("sync.error", step="number_webhooks", row_id=None, error=type(error).__name__)
+        return
     if dry_run:
         report.number_webhooks = min(len(wrong), MAX_NUMBER_WEBHOOKS_PER_RUN)
         return
@@ -500,6 +508,8 @@ def _sync_number_webhooks(
         if time.monotonic() >= deadline:
             return
         try:
+            if not _is_still_wanted(connection, change):
+                continue
             report.number_webhooks += change(connection, client, source=Source.SYNC)
         except (KapsoCredentialsError, KapsoRateLimited):
             raise  # the same for all
@@ -534,6 +544,13 @@ def _find_wrong_webhooks(client: KapsoClient) -> list[tuple[Connection, Callable
         if not (compared.is_right and is_known):
             wrong.append((connection, number_webhooks.register))
     return wrong
+
+
+def _is_still_wanted(connection: Connection, change: Callable[..., bool]) -> bool:
+    """Return False if the number has gone, or has come back, since it was compared."""
+    is_registered = change is number_webhooks.register
+    rows = Connection.objects.connected() if is_registered else number_webhooks.to_remove()
+    return rows.filter(pk=connection.pk).exists()
 
 
 def _sync_funding(report: Report, client: KapsoClient) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import AnonymousUser
 from django.template import TemplateSyntaxError, engines
 from django.test import Client
 from django.urls import NoReverseMatch
@@ -140,6 +141,21 @@ def test_owner_may_be_the_lazy_user_of_a_request() -> None:
     assert Customer.objects.for_owner(lazy) == Customer.objects.for_owner(user)
     make_connection(Customer.objects.get(), **NUMBER)
     assert "+44 20 7183 8750" in words(show(lazy))
+
+
+@pytest.mark.parametrize("visitor", [AnonymousUser(), None])
+def test_visitor_who_is_not_logged_in_has_no_customer(visitor: Any) -> None:
+    assert button("connect") in show(visitor)
+    assert button("connect") in show(SimpleLazyObject(lambda: visitor))
+
+
+@pytest.mark.parametrize("action", ["disconnect", "reconnect"])
+def test_key_of_a_number_has_no_separators(settings: Any, action: str) -> None:
+    settings.USE_THOUSAND_SEPARATOR = True
+    lost = make_connection(pk=1234567, **NUMBER, **LOST)
+    assert f'{button(action)}<input type="hidden" name="connection" value="1234567">' in show(
+        lost.customer
+    )
 
 
 def test_forms_have_the_csrf_token(client: Client) -> None:

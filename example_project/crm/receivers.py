@@ -97,9 +97,11 @@ def send_first_message(
     away, nothing was sent, and the signal is sent again later.
     """
     company = customer.get_owner()
-    if not isinstance(company, Company) or not company.phone:
+    if not isinstance(company, Company):
         return
-    to = re.sub(r"\D", "", company.phone)
+    to = re.sub("[^0-9]", "", company.phone)
+    if not to:  # "please write to us": Kapso would refuse it each time
+        return
     body = f"Hello! {company.name} is on WhatsApp now, with this number."
     message, is_new = WelcomeMessage.objects.get_or_create(
         event_id=event.pk,

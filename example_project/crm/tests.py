@@ -312,11 +312,15 @@ def test_the_new_number_sends_one_message(
     assert len(kapso_sandbox.sent_messages()) == 1, "the same event sends no second message"
 
 
+@pytest.mark.parametrize("phone", ["", "please write to us"])
 def test_a_company_without_a_phone_gets_no_message(
-    company: Company, client: Client, kapso_sandbox: Sandbox
+    company: Company, client: Client, kapso_sandbox: Sandbox, phone: str
 ) -> None:
+    company.phone = phone
+    company.save()
     assert connected(company, kapso_sandbox, client)
     assert kapso_sandbox.sent_messages() == []
+    assert TimelineEvent.objects.get(kind="connected").delivered_at is not None
 
 
 def test_a_message_that_was_refused_is_sent_later(

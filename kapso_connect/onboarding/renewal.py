@@ -179,13 +179,24 @@ def _create_once(
     )
     rows = IdempotentRequest.objects.filter(pk=row.pk)
     if not is_new and not retry_on_conflict(lambda: rows.acquire_lease(seconds)):
-        return _wait_for_other_request(customer, latest, lambda: rows.not_leased().exists())
+        try:
+            link = _wait_for_other_request(
+                customer, latest, lambda: not any(row.is_leased for row in rows.all())
+            )
+        except RenewalInProgress:
+            if rows.exists():
+                raise
+            # Kapso refused the other request, and says here, too, what is wrong.
+            return _create_once(customer, latest, options, next_url, created_by, client)
+        customer.refresh_from_db(fields=["connect_key"])  # the other request may have set it
+        return link
     # Set if the outcome of an earlier attempt is not known. A link that it created is used then.
     since = None if is_new else row.created_at
     try:
         newest = _read_latest_link(customer)
         if newest is not None and (latest is None or newest.pk != latest.pk):
             link = newest  # another request has created it just before
+            customer.refresh_from_db(fields=["connect_key"])
         else:
             request = prepare(
                 customer, options=options, next_url=next_url, created_by=created_by, since=since

@@ -94,7 +94,10 @@ class WhatsAppView(AccessMixin, ConnectingView):
         """Return the number that the form names; raise Http404 if it is not the customer's."""
         key = self.request.POST.get("connection", "")
         numbers = Connection.objects.filter(customer=self.customer)
-        connection = numbers.filter(pk=key).first() if key.isdecimal() else None
+        try:
+            connection = numbers.filter(pk=key).first()
+        except ValueError:  # no number, or one with thousands of digits
+            connection = None
         if connection is None:
             raise Http404
         connection.customer = self.customer

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import Any
 
 from django import template
+from django.contrib.auth.models import AnonymousUser
 from django.db.models import Model
 from django.shortcuts import resolve_url
 
@@ -19,11 +21,14 @@ register = template.Library()
 def whatsapp_connection(owner: Model | None, url: str, popup: bool = False) -> dict[str, Any]:
     """Show whether ``owner`` has connected WhatsApp, and the buttons to change that.
 
-    ``owner`` is an object of the site's that owns a customer, a Customer, or None. ``url`` is the
-    path, or the name of the URL pattern, of the site's subclass of ``WhatsAppView``. With
-    ``popup=True``, Kapso's page opens in a window of its own. Nothing is created or asked.
+    ``owner`` is an object of the site's that owns a customer, a Customer, or None; a visitor who is
+    not logged in counts as None. ``url`` is the path, or the name of the URL pattern, of the site's
+    subclass of ``WhatsAppView``. With ``popup=True``, Kapso's page opens in a window of its own.
+    Nothing is created or asked.
     """
-    if owner is not None and not isinstance(owner, Model):
+    if isinstance(owner, (AnonymousUser, NoneType)):  # or a lazy object that is one of them
+        owner = None
+    elif not isinstance(owner, Model):
         raise template.TemplateSyntaxError(
             f"whatsapp_connection: the owner is {owner!r}. It has to be an object of a model that "
             "owns a customer, a Customer, or None. Is the variable's name right?"

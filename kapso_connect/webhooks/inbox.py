@@ -155,8 +155,9 @@ def announce(messages: Sequence[Message]) -> None:
                     event=None,
                 )
             except Exception as error:
-                kind = type(error).__name__
-                log_event("signal.receiver_raised", receiver=name, error=kind, exc_info=error)
+                if name not in raised:  # not a traceback for each message of a batch
+                    kind = type(error).__name__
+                    log_event("signal.receiver_raised", receiver=name, error=kind, exc_info=error)
                 raised.add(name)
     log_event(
         "webhook.message",

@@ -37,9 +37,9 @@ def read_messages(
     """Return the events in a request of Kapso to the URL of ``NUMBER_WEBHOOK``, in any of Kapso's
     forms: one event, one in an envelope, or a batch.
 
-    The signature must have been made with one of ``secrets``, by default those of
-    ``NUMBER_WEBHOOK``; ``max_bytes`` is ``MAX_WEBHOOK_BYTES`` if it is left out. Characters that a
-    database cannot store are replaced by U+FFFD.
+    The signature must have been made with one of ``secrets``, a string or several, by default those
+    of ``NUMBER_WEBHOOK``; ``max_bytes`` is ``MAX_WEBHOOK_BYTES`` if it is left out. Characters that
+    a database cannot store are replaced by U+FFFD.
 
     Raise DeliveryRefused for everything else, with the ``status`` to answer: 405 for a method other
     than POST, 413 for a body that is too large, 401 without a valid signature, 400 for a signed
@@ -48,7 +48,9 @@ def read_messages(
     if request.method != "POST":
         raise DeliveryRefused(405, "Only POST is allowed here.")
     conf = get_conf()
-    if secrets is None:
+    if isinstance(secrets, str):
+        secrets = [secrets]  # not each of its characters
+    elif secrets is None:
         secrets = conf.number_webhook.secrets if conf.number_webhook else ()
     try:
         body = read_body(request, conf.max_webhook_bytes if max_bytes is None else max_bytes)

@@ -173,12 +173,19 @@ def compare(connection: Connection, found: Iterable[KapsoWebhook], target: Targe
         webhook
         for webhook in found
         if webhook.phone_number_id in {None, connection.phone_number_id}
-        and (webhook.id == connection.number_webhook_id or is_same_target(webhook.url, target.url))
+        and (webhook.id == connection.number_webhook_id or _delivers_to(webhook, target))
     ]
     usable = [webhook for webhook in ours if webhook.kind == target.kind]
     mine = usable[-1] if usable else None
     extra = tuple(webhook for webhook in ours if webhook is not mine)
     return Comparison(mine, differences(mine, target) if mine else {}, extra)
+
+
+def _delivers_to(webhook: KapsoWebhook, target: Target) -> bool:
+    """Return True if ``webhook`` delivers to the URL of ``target``. Another query may be another
+    site's, or another receiver."""
+    is_same_query = webhook.url.partition("?")[2] == target.url.partition("?")[2]
+    return is_same_query and is_same_target(webhook.url, target.url)
 
 
 @sensitive_variables()
@@ -221,14 +228,14 @@ def register(connection: Connection, client: KapsoClient, *, source: str) -> boo
         return False
     number = connection.phone_number_id
     found = compare(connection, client.list_number_webhooks(number), target)
-    # Before one is created: of kind "meta" there is one for each number at most.
-    _delete_all(number, found.extra, client)
     changed = sorted(name.removesuffix("_key") for name in found.changes)
     if found.mine is None:
+        # One of another kind goes afterwards: if Kapso refuses the new one, messages still arrive.
         # Whoever is the first to store its id, this or another process, records the event.
         mine, is_changed = _create(connection, target, client), False
     else:
         mine, is_changed = found.mine, bool(found.changes or found.extra)
+        _delete_all(number, found.extra, client)
         if found.changes:
             mine = client.update_number_webhook(number, mine.id, found.changes)
             if wrong := sorted(differences(mine, target)):
@@ -443,7 +450,9 @@ def connect_receivers(*, setting: str = SETTING, **kwargs: Any) -> None:
     # Not by ``get_conf``, which raises for any other setting that is invalid.
     given = getattr(settings, SETTING, None)
     webhook = given.get("NUMBER_WEBHOOK") if isinstance(given, Mapping) else None
-    is_set = isinstance(webhook, Mapping) and bool(webhook.get("url"))
+    url = webhook.get("url") if isinstance(webhook, Mapping) else None
+    # A lazy one would be evaluated here, while the apps are loaded. ``get_conf`` refuses it.
+    is_set = isinstance(url, str) and bool(url.strip())
     for signal, receiver in RECEIVERS:
         name = outbox.NUMBER_WEBHOOK_RECEIVER
         if is_set:

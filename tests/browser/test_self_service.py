@@ -228,6 +228,47 @@ def test_other_window_changes_nothing(settings_page: Page, site: str, sandbox: S
     expect(settings_page.locator("html")).to_have_attribute("data-heard", "")
 
 
+@pytest.mark.parametrize("used", [0, 1])
+def test_each_of_two_windows_is_heard(
+    settings_page: Page, site: str, sandbox: Sandbox, used: int
+) -> None:
+    """After a double click, or for two customers on the page."""
+    settings_page.goto(f"{site}/settings/?popup")
+    windows = []
+    for _ in range(2):
+        windows.append(open_window(settings_page))
+        windows[-1].wait_for_url(f"{sandbox.url}/**")
+    with windows[used].expect_event("close"):
+        finish(windows[used], sandbox)
+    expect(state(settings_page)).to_have_text("WhatsApp is connected")
+
+
+def test_no_window_is_opened_for_what_the_page_stops(settings_page: Page, site: str) -> None:
+    settings_page.goto(f"{site}/settings/?popup")
+    settings_page.evaluate(
+        """() => {
+          for (const kind of ["submit", "click"]) {
+            document.querySelector("main").addEventListener(kind, (event) => {
+              if (kind === "submit" || event.target.matches("a")) {
+                event.preventDefault();
+                document.documentElement.dataset.stopped += ` ${kind}`;
+              }
+            });
+          }
+          document.documentElement.dataset.stopped = "";
+          const link = document.createElement("a");
+          link.href = "/whatsapp/failed/";
+          link.textContent = "Open";
+          link.dataset.kapsoPopup = "";
+          document.querySelector("main").append(link);
+        }"""
+    )
+    settings_page.get_by_role("link", name="Open").click()
+    settings_page.get_by_role("button", name="Connect WhatsApp").click()
+    expect(settings_page.locator("html")).to_have_attribute("data-stopped", " click submit")
+    assert settings_page.context.pages == [settings_page]
+
+
 def test_blocked_window_is_no_obstacle(settings_page: Page, site: str, sandbox: Sandbox) -> None:
     settings_page.add_init_script("window.open = () => null")
     settings_page.goto(f"{site}/settings/?popup")

@@ -177,7 +177,22 @@ def test_presses_at_once_create_one_link(
         responses = list(threads.map(press_elsewhere, [ada] * 3))
     assert [response.status_code for response in responses] == [200] * 3
     assert len({response["Refresh"] for response in responses}) == 1
+    assert all(VISIT_COOKIE in response.cookies for response in responses)
     assert created(sandbox) == 1
+
+
+def test_presses_at_once_are_all_told_that_kapso_refuses(
+    ada: User, sandbox: Sandbox, sqlite_options: None
+) -> None:
+    customer_of(ada)
+    sandbox.faults(api=[{**REFUSED, "match": "POST .*"}])
+    with (
+        around_api_requests("POST .*", before=partial(time.sleep, 0.3)),
+        ThreadPoolExecutor(3) as threads,
+    ):
+        responses = list(threads.map(press_elsewhere, [ada] * 3))
+    assert [response.status_code for response in responses] == [503] * 3
+    assert not any("Retry-After" in response for response in responses), "nothing to wait for"
 
 
 def test_press_uses_the_link_that_another_has_just_created(
@@ -196,6 +211,7 @@ def test_press_uses_the_link_that_another_has_just_created(
     with database.execute_wrapper(press_meanwhile):
         response = press(browser)
     assert response["Refresh"] == others[0]["Refresh"]
+    assert VISIT_COOKIE in response.cookies
     assert created(sandbox) == 1
 
 
@@ -264,7 +280,7 @@ def test_number_is_disconnected(browser: Client, ada: User, sandbox: Sandbox) ->
 
 
 @pytest.mark.parametrize("action", ["reconnect", "disconnect"])
-@pytest.mark.parametrize("key", ["other", "", "x", "9" * 30])
+@pytest.mark.parametrize("key", ["other", "", "x", "\0", "9" * 30, "9" * 5000])
 def test_only_the_customers_own_numbers(
     browser: Client, ada: User, sandbox: Sandbox, action: str, key: str
 ) -> None:

@@ -124,7 +124,8 @@ def test_all_receivers_are_called_and_an_error_lets_kapso_send_it_again(caplog: 
     assert response.headers["Retry-After"] == "10"
     assert heard == ["ok", "ok"]
     raised = [row for row in caplog.records if "kapso_event" in vars(row)]
-    assert {vars(row)["kapso_event"] for row in raised} == {"signal.receiver_raised"}
+    events = [vars(row)["kapso_event"] for row in raised]
+    assert events == ["signal.receiver_raised"], "one traceback, not one for each message"
     assert {vars(row)["receiver"] for row in raised} == {"broken"}
 
 

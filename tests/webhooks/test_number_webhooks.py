@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from threading import Barrier
 from typing import Any
@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
+from django.urls import reverse_lazy
 from django.utils import timezone
 
 from kapso_connect import onboarding, outbox, sync
+from kapso_connect.conf import get_conf
 from kapso_connect.db import atomic
 from kapso_connect.exceptions import CalledInTransaction, KapsoUnavailable, KapsoValidationError
 from kapso_connect.kapso.client import KapsoClient
@@ -227,6 +229,72 @@ def test_while_kapso_is_away_it_is_tried_again(kapso: Sandbox) -> None:
     assert kinds() == ["created"]
 
 
+@pytest.mark.parametrize("has_site_receiver", [True, False])
+def test_setting_that_is_taken_out_leaves_no_signal_that_fails(
+    kapso: Sandbox, configure: Any, has_site_receiver: bool
+) -> None:
+    with listening("whatsapp_connected") if has_site_receiver else nullcontext():
+        with away(kapso):
+            connect(kapso)
+        configure(NUMBER_WEBHOOK=None)
+        event = TimelineEvent.objects.get(kind="connected")
+        assert outbox.deliver(event.pk, needs_receiver=True) is False, "it is not due yet"
+        TimelineEvent.objects.update(next_attempt_at=timezone.now())
+        assert outbox.deliver(event.pk)
+    event.refresh_from_db()
+    assert (event.delivered_at is not None, event.last_error) == (True, "")
+
+
+def test_setting_that_is_taken_out_does_not_hide_another_receiver(
+    kapso: Sandbox, configure: Any
+) -> None:
+    def fail(**kwargs: Any) -> None:
+        raise ValueError
+
+    whatsapp_connected.connect(fail, dispatch_uid="the site's")
+    with listening("whatsapp_connected"):
+        with away(kapso):
+            connect(kapso)
+        whatsapp_connected.disconnect(dispatch_uid="the site's")
+        configure(NUMBER_WEBHOOK=None)
+        TimelineEvent.objects.update(next_attempt_at=timezone.now())
+        assert not outbox.deliver(TimelineEvent.objects.get(kind="connected").pk)
+    assert TimelineEvent.objects.get(kind="connected").last_error == outbox.NO_RECEIVER
+
+
+def test_email_that_was_not_sent_is_not_forgotten_with_the_setting(
+    kapso: Sandbox, configure: Any
+) -> None:
+    connection = connect(kapso)
+    event = TimelineEvent.objects.get(kind="connected", connection=connection)
+    errors = [f"{name}: ValueError" for name in outbox.OWN_RECEIVERS]
+    TimelineEvent.objects.filter(pk=event.pk).update(
+        delivered_at=None,
+        needs_site_receiver=False,
+        last_error="\n".join(errors),
+        next_attempt_at=timezone.now(),
+    )
+    configure(NUMBER_WEBHOOK=None)
+    assert not outbox.deliver(event.pk)
+
+
+def test_site_without_receivers_of_disconnections_is_not_warned(
+    kapso: Sandbox, caplog: Any
+) -> None:
+    with listening("whatsapp_connected"):
+        disconnect(connect(kapso))
+    logged = [vars(row).get("kapso_event") for row in caplog.records]
+    assert "signal.unheard" not in logged
+
+
+@pytest.mark.parametrize("url", ["  ", reverse_lazy("no such page"), 5, ["/messages/"]])
+def test_url_that_is_no_text_connects_no_receiver(configure: Any, url: Any) -> None:
+    configure(NUMBER_WEBHOOK={**SETTING, "url": url})
+    assert not outbox.has_receivers(Kind.CONNECTED)
+    with nullcontext() if isinstance(url, str) else pytest.raises(ImproperlyConfigured):
+        assert get_conf().number_webhook is None
+
+
 @pytest.mark.parametrize(
     "webhook",
     [
@@ -283,8 +351,9 @@ def test_nothing_is_asked_in_a_transaction(
     kapso: Sandbox, requests_in_transaction: list[bool]
 ) -> None:
     connection = known(kapso)
-    with pytest.raises(CalledInTransaction), atomic():
-        number_webhooks.register(connection, client(), source="sync")
+    for change in (number_webhooks.register, number_webhooks.remove):
+        with pytest.raises(CalledInTransaction), atomic():
+            change(connection, client(), source="sync")
     connect(kapso)
     assert requests_in_transaction
     assert not any(requests_in_transaction)
@@ -376,6 +445,32 @@ def test_another_kind_needs_another_webhook(kapso: Sandbox, configure: Any) -> N
     connection.refresh_from_db()
     assert connection.number_webhook_id == only(kapso)["id"]
     assert kinds() == ["created", "updated"]
+
+
+def test_webhook_of_another_kind_stays_until_there_is_another(
+    kapso: Sandbox, configure: Any
+) -> None:
+    connection = known(kapso)
+    register(connection)
+    configure(NUMBER_WEBHOOK={"url": URL, "secret": SECRET, "kind": "meta"})
+    with away(kapso, 422, "POST .*/webhooks"), pytest.raises(KapsoValidationError):
+        register(connection)
+    assert only(kapso)["kind"] == "kapso", "messages still arrive"
+    configure(NUMBER_WEBHOOK=SETTING)
+    assert not register(connection), "as if nothing had been tried"
+
+
+def test_webhook_with_another_query_is_another(kapso: Sandbox, configure: Any) -> None:
+    configure(NUMBER_WEBHOOK={**SETTING, "url": f"{URL}?site=a"})
+    connection = known(kapso)
+    other = create(connection, url=f"{URL}?site=b")
+    register(connection)
+    listed = {row["url"]: row["id"] for row in webhooks(kapso)}
+    assert sorted(listed) == [f"{URL}?site=a", f"{URL}?site=b"]
+    assert listed[f"{URL}?site=b"] == other
+    configure(NUMBER_WEBHOOK={**SETTING, "url": f"{URL}?site=c"})
+    assert register(connection)
+    assert sorted(row["url"] for row in webhooks(kapso)) == [f"{URL}?site=b", f"{URL}?site=c"]
 
 
 def test_duplicates_are_removed(kapso: Sandbox) -> None:
@@ -702,6 +797,70 @@ def test_sync_reports_a_setting_that_cannot_work(kapso: Sandbox, configure: Any)
     configure(NUMBER_WEBHOOK={**SETTING, "secret": None})
     (error,) = sync.run().errors
     assert "NUMBER_WEBHOOK" in error
+
+
+def test_list_that_kapso_does_not_give_costs_only_this_step(kapso: Sandbox) -> None:
+    link = onboarding.create_setup_link(known(kapso).customer)
+    with away(kapso, 422, "GET .*/whatsapp/webhooks"):
+        (error,) = sync.run().errors
+    assert "list webhooks" in error
+    link.refresh_from_db()
+    assert link.checked_at is not None, "the steps after it were done"
+
+
+def test_number_that_goes_while_it_is_registered_loses_its_webhook(kapso: Sandbox) -> None:
+    connection = known(kapso)
+
+    def go() -> None:
+        disconnect(connection)
+        kapso.patch_number(connection.phone_number_id, status="DISCONNECTED")
+
+    with around_api_requests("POST .*/webhooks", after=go):
+        register(connection)
+    assert sync.run().number_webhooks == 1
+    assert webhooks(kapso) == []
+    connection.refresh_from_db()
+    assert (connection.number_webhook_id, connection.is_connected) == ("", False)
+
+
+def test_number_that_goes_during_a_run_gets_no_webhook(kapso: Sandbox) -> None:
+    numbers = [known(kapso), known(kapso)]
+
+    def disconnect_all() -> None:
+        for connection in numbers:
+            disconnect(connection)
+
+    with around_api_requests("GET .*/whatsapp/webhooks", after=disconnect_all):
+        assert sync.run().number_webhooks == 0
+    assert webhooks(kapso) == []
+    assert kinds() == []
+
+
+def test_number_that_comes_back_during_a_run_keeps_its_webhook(kapso: Sandbox) -> None:
+    connection, other = connect(kapso), known(kapso)
+    Connection.objects.filter(pk=connection.pk).update(
+        status="disconnected", disconnected_at=timezone.now(), disconnect_reason="deleted"
+    )
+    kapso.patch_number(connection.phone_number_id, status="DISCONNECTED")
+
+    def reconnect() -> None:
+        Connection.objects.filter(pk=connection.pk).update(
+            status="connected", connected_at=timezone.now()
+        )
+
+    with around_api_requests("GET .*/whatsapp/webhooks", after=reconnect):
+        assert sync.run().number_webhooks == 1
+    numbers = {row["phone_number_id"] for row in webhooks(kapso)}
+    assert numbers == {connection.phone_number_id, other.phone_number_id}
+
+
+def test_what_is_right_costs_a_request_for_each_hundred(kapso: Sandbox) -> None:
+    for _ in range(120):
+        register(known(kapso))
+    before = len(kapso.requests())
+    assert sync.run().number_webhooks == 0
+    paths = [row["path"] for row in kapso.requests()[before:] if "webhooks" in row["path"]]
+    assert len(paths) == 2
 
 
 def test_one_run_is_bounded(kapso: Sandbox, monkeypatch: Any) -> None:

@@ -65,7 +65,12 @@ def test_secrets_are_those_of_the_setting(configure: Any) -> None:
     assert_refused(request(MESSAGE, secret="older"), 401)
 
 
-@pytest.mark.parametrize("secrets", [None, [], [""]])
+def test_one_secret_may_be_a_string() -> None:
+    assert read_messages(request(MESSAGE), secrets=SECRET)
+    assert_refused(request(MESSAGE, secret=SECRET[0]), 401, secrets=SECRET)
+
+
+@pytest.mark.parametrize("secrets", [None, [], [""], ""])
 def test_without_a_secret_everything_is_refused(secrets: Any) -> None:
     assert_refused(request(MESSAGE, secret=""), 401, secrets=secrets)
 
