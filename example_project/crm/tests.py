@@ -479,7 +479,7 @@ def test_a_member_connects_whatsapp(
     member = django_user_model.objects.create_user("ada", password="x")
     company.members.add(member)
     assert client.get("/account/")["Location"] == "/accounts/login/?next=/account/"
-    assert "Log in" in client.get("/accounts/login/").content.decode()
+    assert "<title>Log in · Example CRM</title>" in client.get("/accounts/login/").content.decode()
     client.force_login(member)
     assert "WhatsApp is not connected" in client.get("/account/").content.decode()
     client.post(f"/account/{company.pk}/whatsapp/", {"action": "connect"})
