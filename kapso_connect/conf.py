@@ -18,6 +18,7 @@ from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.signals import setting_changed
 from django.core.validators import validate_email
 from django.utils.functional import Promise
+from django.views.decorators.debug import sensitive_variables
 
 from .text import one_line
 
@@ -419,6 +420,7 @@ READERS: dict[str, Callable[[object], Any]] = {
 
 
 @lru_cache(maxsize=1)
+@sensitive_variables()
 def get_conf() -> Conf:
     """Return ``settings.KAPSO_CONNECT`` as typed values.
 

@@ -29,7 +29,7 @@ from django.utils.crypto import get_random_string
 from django.utils.functional import cached_property
 
 from .conf import MAX_LANGUAGE_CODE
-from .exceptions import ExternalIdTaken
+from .exceptions import ExternalIdTaken, OwnerTaken
 from .fields import InstantField
 from .kapso.setup_link_options import PARTNER_MANAGED
 from .kapso.types import ConnectionType
@@ -179,7 +179,8 @@ class CustomerQuerySet(PrimaryQuerySet["Customer"]):
         With multi-table inheritance the owner is the row of the topmost parent, whose children have
         the same customer. Raise ValueError for an object that is not saved or has a composite
         primary key, for a language that pages are not in and for a value that is too long
-        (except a name, which is cut); and ExternalIdTaken for the id of another owner's customer.
+        (except a name, which is cut); ExternalIdTaken for the id of another owner's customer; and
+        OwnerTaken if the database cannot tell the owner's key from that of another one.
         """
         if owner.pk is None:
             raise ValueError("Save the owner before you request its customer.")
@@ -196,6 +197,12 @@ class CustomerQuerySet(PrimaryQuerySet["Customer"]):
                 if taken is not None:
                     return self._adopt(taken, field, values[field], ownership)
             raise
+        if customer.owner_id != key:
+            # MySQL and MariaDB take "Ab3" for "aB3", and cannot store both.
+            raise OwnerTaken(
+                f"This database cannot tell the owner's key {key!r} from "
+                f"{customer.owner_id!r}, that of the owner of customer {customer.pk}."
+            )
         return customer
 
     def _adopt(
@@ -224,7 +231,9 @@ class CustomerQuerySet(PrimaryQuerySet["Customer"]):
         if owner.pk is None:
             return None
         key = owner_key(owner.__class__, owner.pk)
-        return self.filter(owner_type=owner_type(owner), owner_id=key).first()
+        customer = self.filter(owner_type=owner_type(owner), owner_id=key).first()
+        # MySQL and MariaDB take "Ab3" for "aB3".
+        return customer if customer is not None and customer.owner_id == key else None
 
     def for_owners(self, owners: models.QuerySet[Any]) -> CustomerQuerySet:
         """Return the customers linked to ``owners``, a queryset of one of the site's models.

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import pytest
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.test import override_settings
+from django.test import RequestFactory, override_settings
 from django.utils import translation
 from django.utils.translation import gettext_lazy
+from django.views.debug import ExceptionReporter
 
 from kapso_connect.conf import READERS, Conf, get_conf
 
@@ -206,3 +210,18 @@ def test_setting_must_be_a_dict() -> None:
 def test_secrets_stay_out_of_the_repr() -> None:
     with override_settings(KAPSO_CONNECT={"API_KEY": "hush", "WEBHOOK_SECRET": ["hush2"]}):
         assert "hush" not in repr(get_conf())
+
+
+def test_error_report_of_a_wrong_setting_has_no_secret(configure: Any) -> None:
+    webhook = {"url": "/messages/", "secret": "secret of messages", "kind": "other"}
+    configure(API_KEY="the key", WEBHOOK_SECRET="secret of webhooks", NUMBER_WEBHOOK=webhook)
+    request = RequestFactory().get("/")
+    try:
+        get_conf()
+    except ImproperlyConfigured:
+        report = ExceptionReporter(request, *sys.exc_info())
+    frames = report.get_traceback_data()["frames"]
+    shown = str([frame["vars"] for frame in frames if "kapso_connect/conf" in frame["filename"]])
+    assert shown
+    for secret in ("the key", "secret of webhooks", "secret of messages"):
+        assert secret not in shown

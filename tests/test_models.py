@@ -10,9 +10,10 @@ import pytest
 from django.contrib.auth.models import User
 from django.contrib.contenttypes.models import ContentType
 from django.core import checks
+from django.db import connection as database
 from django.db import models
 
-from kapso_connect.exceptions import ExternalIdTaken
+from kapso_connect.exceptions import ExternalIdTaken, OwnerTaken
 from kapso_connect.models import Customer, TimelineEvent, WhatsAppRelation
 from kapso_connect.onboarding import create_setup_link
 from kapso_connect.testing import Sandbox
@@ -242,3 +243,16 @@ def test_str_of_a_row_contains_no_secret() -> None:
     assert str(connection) == "+1 415-555-2671"
     assert str(event) == "Connected: +1 415-555-2671"
     assert str(make_connection(phone_number_id="77")) == "77"
+
+
+def test_owner_has_no_customer_of_one_whose_key_differs_in_case() -> None:
+    earlier = Branch.objects.create(code="Ab3")
+    customer = Customer.objects.for_owner(earlier)
+    earlier.delete()
+    owner = Branch.objects.create(code="aB3")
+    assert Customer.objects.find_for_owner(owner) is None
+    if database.vendor == "mysql":
+        with pytest.raises(OwnerTaken, match=f"'aB3' .* 'Ab3', .* customer {customer.pk}"):
+            Customer.objects.for_owner(owner)
+    else:
+        assert Customer.objects.for_owner(owner) != customer

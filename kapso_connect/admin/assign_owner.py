@@ -88,7 +88,8 @@ class OwnerView(ConfirmView):
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
-        query = self.request.GET.get("q", "").strip()
+        # PostgreSQL refuses NUL.
+        query = self.request.GET.get("q", "").replace("\0", "").strip()
         admins = context["form"].admins
         found = [row for one in admins.values() for row in self.find_owners(one, query)]
         has_owner = self.customer.owner_type_id is not None

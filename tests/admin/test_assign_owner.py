@@ -166,3 +166,9 @@ def test_an_erased_customer_gets_no_owner(staff: Client) -> None:
     answer = staff.get(page_of(customer), follow=True)
     assert "were erased" in answer.content.decode()
     assert "Give it an owner" not in answer.content.decode()
+
+
+def test_search_leaves_out_what_a_database_refuses(staff: Client) -> None:
+    bakery = Bakery.objects.create(title="Ada's")
+    found = text(staff, page_of(make_customer()), q="\0ada")
+    assert f'value="host_site.bakery:{bakery.pk}"' in found
