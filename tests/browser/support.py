@@ -21,8 +21,14 @@ from playwright.sync_api import (
     ConsoleMessage,
     Page,
     Route,
+    expect,
     sync_playwright,
 )
+
+TIMEOUT = 15_000
+"""Milliseconds that a page has for what is expected of it: all cores may be busy."""
+
+expect.set_options(timeout=TIMEOUT)
 
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1280, "height": 800}
@@ -95,7 +101,7 @@ class Visitor:
 
     def window(self, viewport: dict[str, int] = DESKTOP, **options: Any) -> Page:
         context = self.browser.new_context(viewport=viewport, **{"locale": "en-GB", **options})
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(TIMEOUT)
         self._contexts.append(context)
         page = context.new_page()
         page.on("console", self._console)

@@ -165,7 +165,7 @@ def onboard(page: Page, front_end: FrontEnd, host: str, site: Site, sandbox: San
     connects. While nothing changes, the browser asks with the ETag that it stored."""
     status = "/api/whatsapp/v1/customers/1/status/"
     page.goto(front_end.url(host))
-    expect(page.locator("output")).to_have_text("invited", timeout=20_000)
+    expect(page.locator("output")).to_have_text("invited")
     assert page.locator("a").get_attribute("href").startswith(f"{site.url}/whatsapp/connect/")
     with page.expect_response(lambda answer: answer.url.endswith(status)):
         pass  # the second request may have been sent before
