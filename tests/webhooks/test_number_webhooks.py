@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
+from django.test import Client
 from django.urls import reverse_lazy
 from django.utils import timezone
 
@@ -23,7 +24,7 @@ from kapso_connect.kapso.client import KapsoClient
 from kapso_connect.models import OFFBOARDED, Connection, Customer, TimelineEvent
 from kapso_connect.onboarding.numbers import Number
 from kapso_connect.signals import whatsapp_connected
-from kapso_connect.testing import Sandbox
+from kapso_connect.testing import Sandbox, post_webhook, webhook_payload
 from kapso_connect.webhooks import number_webhooks
 
 from ..factories import (
@@ -337,6 +338,22 @@ def test_numbers_of_one_delivery_share_the_time(kapso: Sandbox) -> None:
                 number_webhooks.register_connected(connection, "webhook")
     assert timezone.now() - started < timedelta(seconds=4)
     kapso.clear_faults()
+
+
+def test_delivery_of_many_numbers_is_answered_in_time(kapso: Sandbox) -> None:
+    created = "whatsapp.phone_number.created"
+    customers = [remote_customer(kapso) for _ in range(4)]
+    numbers = [
+        webhook_payload(created, customer, phone_number_id=number_of(kapso, customer))
+        for customer in customers
+    ]
+    kapso.faults(api=[{"match": "/webhooks", "kind": "slow", "seconds": 6}])
+    started = timezone.now()
+    answer = post_webhook(Client(), created, {"type": created, "batch": True, "data": numbers})
+    assert timezone.now() - started < timedelta(seconds=6)
+    kapso.clear_faults()
+    assert answer.json() == {"received": 4, "duplicates": 0}
+    assert Connection.objects.connected().count() == 4
 
 
 def test_number_that_kapso_does_not_show_yet_is_tried_again(kapso: Sandbox) -> None:

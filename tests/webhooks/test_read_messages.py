@@ -12,6 +12,7 @@ from django.test import RequestFactory
 from kapso_connect.exceptions import DeliveryRefused
 from kapso_connect.testing import webhook_headers
 from kapso_connect.webhooks.messages import NumberEvent, read_messages
+from kapso_connect.webhooks.signature import sign
 
 RECEIVED = "whatsapp.message.received"
 SECRET = "the secret of messages"
@@ -73,6 +74,13 @@ def test_one_secret_may_be_a_string() -> None:
 @pytest.mark.parametrize("secrets", [None, [], [""], ""])
 def test_without_a_secret_everything_is_refused(secrets: Any) -> None:
     assert_refused(request(MESSAGE, secret=""), 401, secrets=secrets)
+
+
+@pytest.mark.parametrize("secrets", [[""], "", [SECRET, ""]])
+def test_signature_made_with_an_empty_secret_is_refused(secrets: Any) -> None:
+    forged = request(MESSAGE)
+    forged.META["HTTP_X_WEBHOOK_SIGNATURE"] = sign(forged.body, "")
+    assert_refused(forged, 401, secrets=secrets)
 
 
 def assert_refused(request: HttpRequest, status: int, **options: Any) -> None:
